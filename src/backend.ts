@@ -1,0 +1,293 @@
+/**
+ * What carries out requests: the contract between the queue and everything
+ * below it. A layer is a backend over another backend.
+ *
+ * The contract, each line a test that every backend passes:
+ *
+ * 1. It answers every request exactly once, with the bytes of whole blocks or
+ *    an error; never a short count as success.
+ * 2. A read after a completed write of the same sectors returns it.
+ *    Never-written sectors of a fresh image read as zeroes.
+ * 3. A completed flush means that every write completed before it was
+ *    submitted is durable. A FUA write is durable when it completes.
+ * 4. Discard leaves unspecified but stable content; write zeroes leaves
+ *    zeroes. What it cannot do is `unsupported`, never a silent success.
+ * 5. Out of range, misaligned, read-only, closed: a typed error before
+ *    anything reaches the kernel.
+ * 6. It keeps no reference to a buffer after completion, and every reference
+ *    until then.
+ * 7. `close()` drains, releases everything, is idempotent.
+ *
+ * Requests of one batch, and of batches not yet answered, may be carried out
+ * in any order and at once: whoever needs an order waits (the queue does).
+ *
+ * @module
+ */
+
+import { describePlace, DiskError } from "./errors.ts";
+import { type Geometry, SECTOR_BYTES } from "./geometry.ts";
+import type { BackendInfo } from "./info.ts";
+import {
+  ID_BYTES,
+  operationName,
+  type Request,
+  RequestType,
+} from "./request.ts";
+
+/** How well a backend can do something. */
+export type Ability = "none" | "emulated" | "native";
+
+/** What a backend can do beyond reading and writing. */
+export interface Abilities {
+  /** Whether writes are refused. */
+  readonly readOnly: boolean;
+  /** Making writes durable. */
+  readonly flush: Ability;
+  /** Single durable writes: native in one call, emulated by a flush after. */
+  readonly fua: Ability;
+  /** Giving up content: native when the medium hears of it. */
+  readonly discard: Ability;
+  /** Zeroes: native without moving them, emulated by writing them. */
+  readonly writeZeroes: Ability;
+  /** Erasing beyond recovery. */
+  readonly secureErase: Ability;
+}
+
+/** How large a request may get by merging, and what memory needs no copy. */
+export interface Limits {
+  /** Segments that one merged request may have; 1 turns merging off. */
+  readonly maxSegments: number;
+  /** Bytes that one merged request may have. */
+  readonly maxBytes: number;
+}
+
+/** What a backend counted. */
+export interface BackendCounters {
+  /** Calls into the kernel that moved data, flushed or deallocated. */
+  systemCalls: number;
+  /** Requests whose data went through a copy as their memory is not aligned. */
+  bounced: number;
+  /** Writes that had to read a host block first. */
+  readModifyWrites: number;
+}
+
+/** A run of sectors that is either stored or a hole that reads as zeroes. */
+export interface Extent {
+  /** First sector. */
+  readonly sector: number;
+  /** Sectors. */
+  readonly count: number;
+  /** Whether nothing is stored there: it reads as zeroes. */
+  readonly hole: boolean;
+}
+
+/**
+ * Answers one request.
+ *
+ * @param request The request.
+ * @param error Why it failed; `null` if it did not.
+ */
+export type Complete = (request: Request, error: DiskError | null) => void;
+
+/** Something that carries out batches of requests. */
+export interface Backend {
+  /** The disk's shape. */
+  readonly geometry: Geometry;
+  /** What it can do. */
+  readonly abilities: Abilities;
+  /** How large requests may get. */
+  readonly limits: Limits;
+  /** What it is and why, as plain data. */
+  readonly info: BackendInfo;
+  /** What it counted so far. */
+  readonly counters: Readonly<BackendCounters>;
+  /**
+   * Carries out a batch. Never throws; a request may be answered before this
+   * returns.
+   *
+   * @param batch The requests; the array is the caller's and valid during the
+   * call only.
+   * @param complete Called once for each of them.
+   */
+  submit(batch: readonly Request[], complete: Complete): void;
+  /**
+   * Tries to stop a submitted request early. It is answered all the same.
+   *
+   * @param request The request.
+   */
+  cancel?(request: Request): void;
+  /**
+   * Where data is stored and where holes are. Without this method, or where it
+   * cannot tell, everything counts as data, which is always a safe answer.
+   *
+   * @param sector First sector.
+   * @param count Sectors, within the disk.
+   * @returns Extents in order, adjoining, covering the range exactly; holes
+   * and data may follow their like.
+   */
+  extents?(sector: number, count: number): Extent[];
+  /**
+   * Memory that moves without a copy.
+   *
+   * @param byteLength Bytes.
+   * @returns The memory, zeroed.
+   */
+  allocate(byteLength: number): Uint8Array<ArrayBuffer>;
+  /**
+   * Waits for everything submitted, then releases everything. Idempotent.
+   *
+   * @returns When it is done.
+   */
+  close(): Promise<void>;
+}
+
+/**
+ * Checks a request against a disk: the fifth line of the contract, in the one
+ * place that queue, layers and backends share.
+ *
+ * @param request The request.
+ * @param geometry The disk's shape.
+ * @param abilities What the disk can do.
+ * @param path The image's path, for the error.
+ * @returns Why it must be refused, or `null` if it need not.
+ */
+export function refuse(
+  request: Request,
+  geometry: Geometry,
+  abilities: Abilities,
+  path?: string,
+): DiskError | null {
+  const { type, sector, count } = request;
+  switch (type) {
+    case RequestType.Flush:
+      return abilities.flush === "none"
+        ? refusal("unsupported", request, "the disk cannot flush", path)
+        : null;
+    case RequestType.GetId:
+      return request.data === null || request.data.length < ID_BYTES
+        ? refusal(
+          "argument",
+          request,
+          `the identity needs a buffer of ${ID_BYTES} bytes`,
+          path,
+        )
+        : null;
+    case RequestType.In:
+    case RequestType.Out:
+    case RequestType.Discard:
+    case RequestType.WriteZeroes:
+    case RequestType.SecureErase:
+      break;
+    default:
+      return refusal(
+        "unsupported",
+        request,
+        `there is no request type ${type as number}`,
+        path,
+      );
+  }
+  if (
+    !Number.isSafeInteger(sector) || !Number.isSafeInteger(count) ||
+    sector < 0 || count <= 0
+  ) {
+    // A count that is no integer comes from memory that is no whole sectors.
+    const kind = Number.isSafeInteger(sector) && count > 0 &&
+        Number.isInteger(count * SECTOR_BYTES)
+      ? "alignment"
+      : "argument";
+    return refusal(
+      kind,
+      request,
+      kind === "alignment"
+        ? `data must be whole sectors of ${SECTOR_BYTES} bytes: current value is ${
+          count * SECTOR_BYTES
+        } bytes`
+        : "sector and count must be safe integers, with at least one sector",
+      path,
+    );
+  }
+  const blockSectors = geometry.blockSize / SECTOR_BYTES;
+  if (sector % blockSectors !== 0 || count % blockSectors !== 0) {
+    return refusal(
+      "alignment",
+      request,
+      `it must start and end on blocks of ${geometry.blockSize} bytes (${blockSectors} sectors)`,
+      path,
+    );
+  }
+  if (count > geometry.sectors || sector > geometry.sectors - count) {
+    return refusal(
+      "range",
+      request,
+      `the disk has ${geometry.sectors} sectors`,
+      path,
+    );
+  }
+  if (type === RequestType.In || type === RequestType.Out) {
+    let bytes = 0;
+    for (let i = 0; i < request.segmentCount; i++) {
+      const segment = request.segment(i);
+      if (segment.length % SECTOR_BYTES !== 0) {
+        return refusal(
+          "alignment",
+          request,
+          `every segment must be whole sectors of ${SECTOR_BYTES} bytes: current value is ${segment.length} bytes`,
+          path,
+        );
+      }
+      bytes += segment.length;
+    }
+    if (bytes !== count * SECTOR_BYTES) {
+      return refusal(
+        "argument",
+        request,
+        `its memory must be ${
+          count * SECTOR_BYTES
+        } bytes: current value is ${bytes}`,
+        path,
+      );
+    }
+  }
+  if (type !== RequestType.In && abilities.readOnly) {
+    return refusal("read-only", request, "the disk is read-only", path);
+  }
+  const ability = type === RequestType.Discard
+    ? abilities.discard
+    : type === RequestType.WriteZeroes
+    ? abilities.writeZeroes
+    : type === RequestType.SecureErase
+    ? abilities.secureErase
+    : "native";
+  if (ability === "none") {
+    return refusal("unsupported", request, "the disk cannot do that", path);
+  }
+  return null;
+}
+
+/**
+ * The error for a request that is refused before anything was done.
+ *
+ * @param kind What is wrong with it.
+ * @param request The request.
+ * @param reason The second half of "Cannot … as …".
+ * @param path The image's path.
+ * @returns The error.
+ */
+export function refusal(
+  kind: DiskError["kind"],
+  request: Request,
+  reason: string,
+  path?: string,
+): DiskError {
+  const operation = operationName(request.type) ?? "carry out";
+  const placed = request.type !== RequestType.Flush &&
+    request.type !== RequestType.GetId;
+  const place = placed
+    ? describePlace(operation, request.sector, request.count, path)
+    : describePlace(operation, undefined, undefined, path);
+  return new DiskError(kind, `Cannot ${place} as ${reason}`, {
+    operation,
+    ...(path === undefined ? {} : { path }),
+    ...(placed ? { sector: request.sector, count: request.count } : {}),
+  });
+}
