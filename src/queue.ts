@@ -1,0 +1,663 @@
+/**
+ * One request queue: it checks, orders, batches, merges, dispatches and
+ * answers. It knows nothing of files; below it is a backend, above it a disk.
+ *
+ * - Requests submitted in one turn of the event loop go to the backend as one
+ *   batch.
+ * - At most `size` requests are in the queue proper; more wait in line in
+ *   front of it, unexamined, so that the cost of ordering and the backend's
+ *   memory are bounded by `size`.
+ * - A request that overlaps an earlier one, one of them writing, waits for it;
+ *   a flush waits for every earlier write. Nothing else waits for anything.
+ * - Ready neighbours of one kind, adjacent on the disk, go out as one vectored
+ *   request. If that fails, each is carried out again alone, so that only the
+ *   one that really fails reports it.
+ * - A failed flush is latched: what an operating system kept of the writes
+ *   before it can no longer be known (Rebello et al., "Can Applications
+ *   Recover from fsync Failures?", ATC 2020), so from then on writes and
+ *   flushes are refused, and no flush is ever repeated. A failed FUA write
+ *   holds a flush inside and latches as well.
+ *
+ * @module
+ */
+
+import { type Backend, type Complete, refusal, refuse } from "./backend.ts";
+import { DiskError } from "./errors.ts";
+import { isPowerOfTwo, SECTOR_BYTES } from "./geometry.ts";
+import {
+  operationName,
+  Request,
+  RequestFlag,
+  RequestType,
+  Status,
+} from "./request.ts";
+
+/** The most requests that a queue can hold. */
+export const MAX_QUEUE_SIZE = 1024;
+
+/** The queue size of a disk that is opened without one. */
+export const DEFAULT_QUEUE_SIZE = 128;
+
+/** How a queue is set up. */
+export interface QueueOptions {
+  /**
+   * Requests that the backend may have at once, a power of two up to 1,024.
+   *
+   * @default {128}
+   */
+  queueSize?: number;
+  /**
+   * `"writethrough"` makes every write durable when it completes.
+   *
+   * @default {"writeback"}
+   */
+  writeCache?: "writeback" | "writethrough";
+}
+
+/** What a queue counted since it was made. */
+export interface QueueCounters {
+  /** Requests answered. */
+  requests: number;
+  /** Batches handed to the backend. */
+  batches: number;
+  /** Requests that travelled inside a merged one. */
+  merged: number;
+  /** Flushes that the backend carried out (several requests may share one). */
+  flushes: number;
+  /** Bytes that completed reads returned. */
+  bytesRead: number;
+  /** Bytes that completed writes took, zeroes without data not counted. */
+  bytesWritten: number;
+  /** Requests that failed. */
+  errors: number;
+}
+
+/** What the promise of a request settles with. */
+export const Outcome = {
+  /** Nothing; rejects on failure. */
+  Void: 0,
+  /** The request's first segment; rejects on failure. */
+  Data: 1,
+  /** The request's status; never rejects. */
+  Status: 2,
+} as const;
+
+/** What the promise of a request settles with. */
+export type Outcome = typeof Outcome[keyof typeof Outcome];
+
+/** A request's place in the queue. Entries are used again, not made anew. */
+class Entry {
+  request: Request | null = null;
+  outcome: Outcome = Outcome.Void;
+  resolve: ((value: unknown) => void) | null = null;
+  reject: ((reason: unknown) => void) | null = null;
+  /** Position among the active; −1 when it is not one of them. */
+  index = -1;
+  /** Earlier requests that it waits for. */
+  blockers = 0;
+  /** Whether the backend has it. */
+  dispatched = false;
+  /** Whether it must travel alone as a merged one with it failed. */
+  solo = false;
+  /** Later requests that wait for it. */
+  readonly dependents: Entry[] = [];
+  /** Flushes that share its answer. */
+  readonly followers: Entry[] = [];
+  signal: AbortSignal | null = null;
+  onAbort: (() => void) | null = null;
+}
+
+/** The owner of a request that stands for several. */
+class Merged {
+  readonly parts: Entry[];
+  constructor(parts: Entry[]) {
+    this.parts = parts;
+  }
+}
+
+const KIND_READ = 0;
+const KIND_WRITE = 1;
+const KIND_OTHER = 2;
+
+/** Times that a kick is put off to the next microtask while requests arrive. */
+const MAX_DEFERRALS = 8;
+
+// A promise's resolvers are caught here, so that no closure is made for them.
+let caughtResolve: ((value: unknown) => void) | null = null;
+let caughtReject: ((reason: unknown) => void) | null = null;
+function catchResolvers(
+  resolve: (value: unknown) => void,
+  reject: (reason: unknown) => void,
+): void {
+  caughtResolve = resolve;
+  caughtReject = reject;
+}
+
+/** One request queue over one backend. */
+export class RequestQueue {
+  readonly #backend: Backend;
+  readonly #path: string | undefined;
+  readonly #writeThrough: boolean;
+  /** Requests that the backend may have at once. */
+  readonly size: number;
+  /** What was counted so far. */
+  readonly counters: QueueCounters = {
+    requests: 0,
+    batches: 0,
+    merged: 0,
+    flushes: 0,
+    bytesRead: 0,
+    bytesWritten: 0,
+    errors: 0,
+  };
+
+  /** In line in front of the queue, from `#lineHead` on. */
+  #line: (Entry | null)[] = [];
+  #lineHead = 0;
+
+  // The active requests; what the overlap scan reads lies in flat arrays.
+  readonly #active: Entry[] = [];
+  readonly #starts: Float64Array;
+  readonly #ends: Float64Array;
+  readonly #kinds: Uint8Array;
+  #activeWrites = 0;
+  /** A flush not yet dispatched, with no write after it: others may join. */
+  #openFlush: Entry | null = null;
+
+  /** Active, waiting for nothing, not yet with the backend. */
+  #runnable: Entry[] = [];
+  readonly #batch: Request[] = [];
+  readonly #pool: Entry[] = [];
+
+  #kickScheduled = false;
+  #deferrals = 0;
+  #seen = 0;
+  #failure: DiskError | null = null;
+  #closing: Promise<void> | null = null;
+  #drained: (() => void) | null = null;
+  #room: PromiseWithResolvers<void> | null = null;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param backend What carries out the requests; the queue closes it.
+   * @param options How it is set up.
+   * @throws {RangeError} If the queue size is no power of two up to 1,024.
+   */
+  constructor(backend: Backend, options: QueueOptions = {}) {
+    const size = options.queueSize ?? DEFAULT_QUEUE_SIZE;
+    if (!isPowerOfTwo(size) || size > MAX_QUEUE_SIZE) {
+      throw new RangeError(
+        `Cannot make a queue as its size must be a power of two up to ${MAX_QUEUE_SIZE}: current value is ${size}`,
+      );
+    }
+    this.#backend = backend;
+    this.#path = backend.info.path ?? undefined;
+    this.#writeThrough = options.writeCache === "writethrough";
+    this.size = size;
+    this.#starts = new Float64Array(size);
+    this.#ends = new Float64Array(size);
+    this.#kinds = new Uint8Array(size);
+  }
+
+  /** What carries out the requests. */
+  get backend(): Backend {
+    return this.#backend;
+  }
+
+  /** Whether every write is made durable when it completes. */
+  get writeThrough(): boolean {
+    return this.#writeThrough;
+  }
+
+  /** The error of the first failed flush; `null` while none failed. */
+  get failure(): DiskError | null {
+    return this.#failure;
+  }
+
+  /** Whether the queue is closed or closing. */
+  get closed(): boolean {
+    return this.#closing !== null;
+  }
+
+  /** Requests that are in the queue or in line and not answered yet. */
+  get pending(): number {
+    return this.#active.length + this.#line.length - this.#lineHead;
+  }
+
+  /** Whether a request would have to stand in line. */
+  get full(): boolean {
+    return this.pending >= this.size;
+  }
+
+  /**
+   * Settles as soon as the queue has room: await it before each request to
+   * make requests no faster than the disk takes them.
+   */
+  get ready(): Promise<void> {
+    if (!this.full) return Promise.resolve();
+    return (this.#room ??= Promise.withResolvers<void>()).promise;
+  }
+
+  /**
+   * Takes a request. It goes out with the others of this turn of the event
+   * loop, or at {@linkcode kick}.
+   *
+   * @param request The request.
+   * @param outcome What the promise settles with.
+   * @param signal Withdraws the request. The promise rejects once nobody will
+   * touch the request's memory any more; a write may or may not have happened.
+   * @returns A promise for the answer.
+   */
+  submit(
+    request: Request,
+    outcome: Outcome,
+    signal?: AbortSignal,
+  ): Promise<unknown> {
+    const promise = new Promise<unknown>(catchResolvers);
+    const resolve = caughtResolve!;
+    const reject = caughtReject!;
+    if (request.owner !== null) {
+      reject(refusal("argument", request, "it is under way already"));
+      return promise;
+    }
+    if (this.#writeThrough && request.writes) {
+      request.flags |= RequestFlag.Fua;
+    }
+    const entry = this.#pool.pop() ?? new Entry();
+    entry.request = request;
+    entry.outcome = outcome;
+    entry.resolve = resolve;
+    entry.reject = reject;
+    request.owner = entry;
+    request.status = undefined;
+    request.error = null;
+
+    const refused = this.#closing !== null
+      ? refusal("closed", request, "the disk is closed", this.#path)
+      : refuse(
+        request,
+        this.#backend.geometry,
+        this.#backend.abilities,
+        this.#path,
+      );
+    if (refused !== null || signal?.aborted) {
+      this.#answer(entry, refused ?? this.#aborted(request, signal!));
+      this.#recycle(entry);
+    } else {
+      if (signal !== undefined) this.#watch(entry, signal);
+      this.#line.push(entry);
+      this.#kickSoon();
+    }
+    return promise;
+  }
+
+  /** Hands what was submitted to the backend now. */
+  kick(): void {
+    this.#admit();
+    while (this.#runnable.length > 0) this.#dispatch();
+  }
+
+  /**
+   * Refuses new requests, waits for those that were taken, and closes the
+   * backend. Does not flush. Idempotent.
+   *
+   * @returns When it is done.
+   */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  async #close(): Promise<void> {
+    if (this.pending > 0) {
+      const drained = new Promise<void>((resolve) => this.#drained = resolve);
+      this.#kickSoon();
+      await drained;
+    }
+    await this.#backend.close();
+  }
+
+  #kickSoon(): void {
+    if (this.#kickScheduled) return;
+    this.#kickScheduled = true;
+    this.#deferrals = 0;
+    this.#seen = 0;
+    queueMicrotask(this.#tick);
+  }
+
+  /**
+   * Kicks once no request has arrived since the last microtask: when a batch
+   * of answers wakes many callers, their next requests come one microtask
+   * after another, and belong together.
+   */
+  readonly #tick = (): void => {
+    const waiting = this.#line.length;
+    if (waiting > this.#seen && this.#deferrals < MAX_DEFERRALS) {
+      this.#seen = waiting;
+      this.#deferrals++;
+      queueMicrotask(this.#tick);
+      return;
+    }
+    this.#kickScheduled = false;
+    this.kick();
+  };
+
+  /** Moves requests from the line into the queue, as far as there is room. */
+  #admit(): void {
+    while (
+      this.#lineHead < this.#line.length && this.#active.length < this.size
+    ) {
+      const entry = this.#line[this.#lineHead]!;
+      this.#line[this.#lineHead++] = null;
+      if (entry.request === null) this.#recycle(entry);
+      else this.#activate(entry);
+    }
+    if (this.#lineHead === this.#line.length) {
+      this.#line.length = 0;
+      this.#lineHead = 0;
+    } else if (this.#lineHead >= 4096) {
+      this.#line = this.#line.slice(this.#lineHead);
+      this.#lineHead = 0;
+    }
+  }
+
+  #activate(entry: Entry): void {
+    const request = entry.request!;
+    const kind = request.type === RequestType.In
+      ? KIND_READ
+      : request.writes
+      ? KIND_WRITE
+      : KIND_OTHER;
+    if (request.type === RequestType.Flush) {
+      if (this.#openFlush !== null) {
+        this.#openFlush.followers.push(entry);
+        return;
+      }
+      // One that can be withdrawn cannot answer for others.
+      if (entry.signal === null) this.#openFlush = entry;
+    } else if (kind === KIND_WRITE) {
+      this.#openFlush = null;
+    }
+    const start = request.sector;
+    const end = start + request.count;
+    const active = this.#active;
+    const index = active.length;
+    if (kind === KIND_WRITE || this.#activeWrites > 0) {
+      const flush = request.type === RequestType.Flush;
+      for (let i = 0; i < index; i++) {
+        const other = this.#kinds[i]!;
+        const waits = flush ? other === KIND_WRITE : kind !== KIND_OTHER &&
+          other !== KIND_OTHER && (kind === KIND_WRITE ||
+            other === KIND_WRITE) &&
+          start < this.#ends[i]! && this.#starts[i]! < end;
+        if (waits) {
+          active[i]!.dependents.push(entry);
+          entry.blockers++;
+        }
+      }
+    }
+    active.push(entry);
+    entry.index = index;
+    this.#starts[index] = start;
+    this.#ends[index] = end;
+    this.#kinds[index] = kind;
+    if (kind === KIND_WRITE) this.#activeWrites++;
+    if (entry.blockers === 0) this.#runnable.push(entry);
+  }
+
+  /** Hands what is ready to the backend, neighbours merged. */
+  #dispatch(): void {
+    const ready = this.#runnable;
+    this.#runnable = [];
+    const batch = this.#batch;
+    for (let i = 0; i < ready.length;) {
+      const entry = ready[i]!;
+      const request = entry.request;
+      const refused = request === null ? null : this.#latched(request);
+      if (request === null || refused !== null) {
+        if (request === null) this.#release(entry);
+        else this.#finish(entry, refused);
+        i++;
+        continue;
+      }
+      if (entry === this.#openFlush) this.#openFlush = null;
+      if (request.type === RequestType.Flush) this.counters.flushes++;
+      const next = this.#groupEnd(ready, i);
+      if (next === i + 1) {
+        entry.dispatched = true;
+        batch.push(request);
+      } else {
+        batch.push(this.#merge(ready.slice(i, next)));
+      }
+      i = next;
+    }
+    if (batch.length === 0) return;
+    this.counters.batches++;
+    try {
+      this.#backend.submit(batch, this.#complete);
+    } catch (cause) {
+      // A backend must not throw; if one does, nobody waits for ever.
+      for (const request of batch) {
+        if (request.owner === null) continue;
+        this.#complete(
+          request,
+          new DiskError("io", `Cannot carry out a batch: ${cause}`, { cause }),
+        );
+      }
+    }
+    batch.length = 0;
+  }
+
+  /** The end of the run of entries from `from` that can go as one request. */
+  #groupEnd(ready: Entry[], from: number): number {
+    const { maxSegments, maxBytes } = this.#backend.limits;
+    const first = ready[from]!;
+    const { type, flags } = first.request!;
+    if (
+      (type !== RequestType.In && type !== RequestType.Out) || first.solo ||
+      first.signal !== null
+    ) return from + 1;
+    let segments = first.request!.segmentCount;
+    let end = first.request!.sector + first.request!.count;
+    const limit = first.request!.sector + maxBytes / SECTOR_BYTES;
+    let next = from + 1;
+    for (; next < ready.length; next++) {
+      const entry = ready[next]!;
+      const request = entry.request;
+      if (request === null) break;
+      segments += request.segmentCount;
+      if (
+        request.type !== type || request.flags !== flags || entry.solo ||
+        entry.signal !== null || request.sector !== end ||
+        segments > maxSegments || end + request.count > limit
+      ) break;
+      end += request.count;
+    }
+    return next;
+  }
+
+  #merge(parts: Entry[]): Request {
+    const first = parts[0]!.request!;
+    const segments: Uint8Array[] = [];
+    let count = 0;
+    for (const part of parts) {
+      const request = part.request!;
+      part.dispatched = true;
+      for (let i = 0; i < request.segmentCount; i++) {
+        segments.push(request.segment(i));
+      }
+      count += request.count;
+    }
+    this.counters.merged += parts.length;
+    const merged = new Request(
+      first.type,
+      first.sector,
+      count,
+      first.flags,
+      segments[0]!,
+      segments.slice(1),
+    );
+    merged.owner = new Merged(parts);
+    return merged;
+  }
+
+  readonly #complete: Complete = (request, error) => {
+    const owner = request.owner;
+    if (owner instanceof Entry) {
+      this.#finish(owner, error);
+    } else if (owner instanceof Merged) {
+      request.owner = null;
+      if (error === null) {
+        for (const part of owner.parts) this.#finish(part, null);
+      } else if (request.fua) {
+        // Durability of all of them is unknown now, and no sync is repeated.
+        for (const part of owner.parts) this.#finish(part, error);
+      } else {
+        for (const part of owner.parts) {
+          part.solo = true;
+          part.dispatched = false;
+          this.#runnable.push(part);
+        }
+        this.#kickSoon();
+      }
+    } else {
+      throw new Error(
+        `Cannot answer a ${
+          operationName(request.type)
+        } request that is not under way`,
+      );
+    }
+  };
+
+  /** Answers a request and takes it out of the queue. */
+  #finish(entry: Entry, error: DiskError | null): void {
+    const request = entry.request!;
+    if (
+      error !== null && this.#failure === null &&
+      (error.kind === "io" || error.kind === "no-space") &&
+      (request.type === RequestType.Flush || (request.writes && request.fua))
+    ) this.#failure = error;
+    for (const follower of entry.followers) {
+      if (follower.request !== null) this.#answer(follower, error);
+      this.#recycle(follower);
+    }
+    this.#answer(entry, error);
+    this.#release(entry);
+  }
+
+  /** Takes an answered request out of the queue: what waited for it may go. */
+  #release(entry: Entry): void {
+    if (entry === this.#openFlush) this.#openFlush = null;
+    const index = entry.index;
+    if (this.#kinds[index] === KIND_WRITE) this.#activeWrites--;
+    const last = this.#active.pop()!;
+    if (last !== entry) {
+      const from = this.#active.length;
+      this.#active[index] = last;
+      this.#starts[index] = this.#starts[from]!;
+      this.#ends[index] = this.#ends[from]!;
+      this.#kinds[index] = this.#kinds[from]!;
+      last.index = index;
+    }
+    for (const dependent of entry.dependents) {
+      if (--dependent.blockers === 0) this.#runnable.push(dependent);
+    }
+    this.#recycle(entry);
+    if (this.#runnable.length > 0 || this.#lineHead < this.#line.length) {
+      this.#kickSoon();
+    }
+    if (this.#room !== null && !this.full) {
+      this.#room.resolve();
+      this.#room = null;
+    }
+    if (this.#drained !== null && this.pending === 0) this.#drained();
+  }
+
+  /** Settles the promise of a request; its entry stays where it is. */
+  #answer(entry: Entry, error: DiskError | null): void {
+    const request = entry.request!;
+    const { outcome, signal } = entry;
+    const resolve = entry.resolve!;
+    const reject = entry.reject!;
+    if (signal !== null) {
+      signal.removeEventListener("abort", entry.onAbort!);
+      if (signal.aborted) error = this.#aborted(request, signal);
+    }
+    entry.request = null;
+    request.owner = null;
+    request.error = error;
+    request.status = error === null
+      ? Status.Ok
+      : error.kind === "unsupported"
+      ? Status.Unsupp
+      : Status.IoErr;
+    const counters = this.counters;
+    counters.requests++;
+    if (error !== null) {
+      counters.errors++;
+    } else if (request.type === RequestType.In) {
+      counters.bytesRead += request.count * SECTOR_BYTES;
+    } else if (request.type === RequestType.Out) {
+      counters.bytesWritten += request.count * SECTOR_BYTES;
+    }
+    if (outcome === Outcome.Status) resolve(request.status);
+    else if (error !== null) {
+      reject(error.kind === "aborted" ? error.cause : error);
+    } else resolve(outcome === Outcome.Data ? request.data : undefined);
+  }
+
+  #recycle(entry: Entry): void {
+    entry.request = null;
+    entry.resolve = null;
+    entry.reject = null;
+    entry.index = -1;
+    entry.blockers = 0;
+    entry.dispatched = false;
+    entry.solo = false;
+    entry.dependents.length = 0;
+    entry.followers.length = 0;
+    entry.signal = null;
+    entry.onAbort = null;
+    if (this.#pool.length < this.size) this.#pool.push(entry);
+  }
+
+  /**
+   * Watches for the abort of a request. One that the backend does not have yet
+   * is answered at once and leaves an empty entry that falls out when its turn
+   * comes; the others are answered when the backend is done with them.
+   */
+  #watch(entry: Entry, signal: AbortSignal): void {
+    entry.signal = signal;
+    entry.onAbort = () => {
+      const request = entry.request!;
+      if (entry.dispatched) this.#backend.cancel?.(request);
+      else this.#answer(entry, this.#aborted(request, signal));
+    };
+    signal.addEventListener("abort", entry.onAbort, { once: true });
+  }
+
+  /** Why a request must not go out after a failed flush, if it must not. */
+  #latched(request: Request): DiskError | null {
+    const cause = this.#failure;
+    if (
+      cause === null ||
+      !request.writes && request.type !== RequestType.Flush
+    ) return null;
+    const error = refusal(
+      "latched",
+      request,
+      `an earlier ${cause.operation ?? "flush"} failed (${
+        cause.code ?? cause.message
+      }) and what is durable is no longer known: reopen the disk`,
+      this.#path,
+    );
+    error.cause = cause;
+    return error;
+  }
+
+  #aborted(request: Request, signal: AbortSignal): DiskError {
+    const error = refusal("aborted", request, "it was aborted", this.#path);
+    error.cause = signal.reason;
+    return error;
+  }
+}
