@@ -1,0 +1,193 @@
+/**
+ * The usual stack for an image: which backend, opened how. Whoever wants
+ * another one builds it and gives it to `VirtualDisk.over`.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import type { Backend } from "./backend.ts";
+import { openDirect } from "./backends/direct.ts";
+import type { ImageOptions } from "./backends/image_options.ts";
+import { openPortable } from "./backends/portable.ts";
+import { DiskError } from "./errors.ts";
+import { checkBlockSize, SECTOR_BYTES } from "./geometry.ts";
+import type { QueueOptions } from "./queue.ts";
+
+/** How to open an image or a block device. */
+export interface OpenOptions extends QueueOptions {
+  /**
+   * Direct I/O passes by the operating system's cache. `"require"` fails where
+   * it is not to be had, `"prefer"` goes on without and says why in
+   * `info.direct.reason`, `"never"` does not ask for it.
+   *
+   * @default {"prefer"}
+   */
+  direct?: "require" | "prefer" | "never";
+  /**
+   * What talks to the operating system: `"direct"` needs FFI, `"portable"` does
+   * not; `"auto"` takes `"direct"` where the platform has it and FFI has been
+   * allowed, and asks for no permission.
+   *
+   * @default {"auto"}
+   */
+  backend?: "auto" | "direct" | "portable";
+  /**
+   * Whether writes are refused.
+   *
+   * @default {false}
+   */
+  readOnly?: boolean;
+  /**
+   * Logical block size in bytes, a power of two from 512 to 65,536. By default
+   * that of the block device; 512 for a file.
+   */
+  blockSize?: number;
+  /**
+   * Whether to keep out other writers, by QEMU's own lock bytes where FFI is
+   * allowed.
+   *
+   * @default {"auto"}
+   */
+  lock?: "auto" | "none";
+  /** What the disk says of itself to GET_ID: up to 20 ASCII characters. */
+  id?: string;
+  /** Gives up opening. */
+  signal?: AbortSignal;
+}
+
+/** How to make an image. */
+export interface CreateOptions extends OpenOptions {
+  /** Capacity in sectors of 512 bytes. */
+  sectors: number;
+  /**
+   * Whether an image that exists already loses its content.
+   *
+   * @default {false}
+   */
+  overwrite?: boolean;
+  /**
+   * Whether space is reserved now and not when it is written.
+   *
+   * @default {false}
+   */
+  preallocate?: boolean;
+}
+
+/**
+ * Opens an image or a block device.
+ *
+ * @param path Its path, or a `file:` URL.
+ * @param options How to open it.
+ * @returns Its backend.
+ * @throws {DiskError} If it cannot be opened as asked.
+ * @throws {RangeError} If an option is out of its range.
+ */
+export async function openBackend(
+  path: string | URL,
+  options: OpenOptions,
+): Promise<Backend> {
+  return await open(path, options);
+}
+
+/**
+ * Makes an image, which reads as zeroes, and opens it.
+ *
+ * @param path Its path, or a `file:` URL.
+ * @param options Its size, and how to open it.
+ * @returns Its backend.
+ * @throws {DiskError} If it cannot be made as asked.
+ * @throws {RangeError} If an option is out of its range.
+ */
+export async function createBackend(
+  path: string | URL,
+  options: CreateOptions,
+): Promise<Backend> {
+  const { sectors, blockSize = SECTOR_BYTES } = options;
+  const sizeBytes = sectors * SECTOR_BYTES;
+  checkBlockSize(blockSize);
+  if (
+    !Number.isSafeInteger(sectors) || !Number.isSafeInteger(sizeBytes) ||
+    sectors <= 0 || sizeBytes % blockSize !== 0
+  ) {
+    throw new RangeError(
+      `Cannot create "${path}" as sectors must be a safe integer above 0 and whole blocks of ${blockSize} bytes: current value is ${sectors}`,
+    );
+  }
+  if (options.readOnly) {
+    throw new TypeError(`Cannot create "${path}" as a read-only disk`);
+  }
+  return await open(path, options, {
+    sizeBytes,
+    overwrite: options.overwrite ?? false,
+  });
+}
+
+async function open(
+  path: string | URL,
+  options: OpenOptions,
+  create?: ImageOptions["create"],
+): Promise<Backend> {
+  options.signal?.throwIfAborted();
+  const name = typeof path === "string" ? path : fileURLToPath(path);
+  if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
+  // deno-lint-ignore no-control-regex
+  if (options.id !== undefined && !/^[\x20-\x7e]{1,20}$/.test(options.id)) {
+    throw new RangeError(
+      `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${
+        JSON.stringify(options.id)
+      }`,
+    );
+  }
+  const image: ImageOptions = {
+    readOnly: options.readOnly ?? false,
+    direct: oneOf("direct", options.direct ?? "prefer", [
+      "require",
+      "prefer",
+      "never",
+    ]),
+    lock: oneOf("lock", options.lock ?? "auto", ["auto", "none"]),
+    ...(options.blockSize === undefined
+      ? {}
+      : { blockSize: options.blockSize }),
+    ...(options.id === undefined ? {} : { id: options.id }),
+    ...(create === undefined ? {} : { create }),
+  };
+  const backend = oneOf("backend", options.backend ?? "auto", [
+    "auto",
+    "direct",
+    "portable",
+  ]);
+  const direct = backend === "direct" ||
+    (backend === "auto" && await ffiIsGranted());
+  if (!direct) return await openPortable(name, image);
+  if (backend === "direct") return await openDirect(name, image);
+  try {
+    return await openDirect(name, image);
+  } catch (error) {
+    // No libc, or none of this platform: the portable backend needs neither.
+    if (
+      !(error instanceof DiskError) || error.kind !== "platform" ||
+      image.direct === "require"
+    ) throw error;
+    return await openPortable(name, image);
+  }
+}
+
+async function ffiIsGranted(): Promise<boolean> {
+  const { state } = await Deno.permissions.query({ name: "ffi" });
+  return state === "granted";
+}
+
+function oneOf<T extends string>(
+  name: string,
+  value: T,
+  values: readonly T[],
+): T {
+  if (values.includes(value)) return value;
+  throw new TypeError(
+    `Cannot open a disk as ${name} must be one of ${
+      values.map((one) => `"${one}"`).join(", ")
+    }: current value is ${JSON.stringify(value)}`,
+  );
+}
