@@ -1,0 +1,269 @@
+/**
+ * Opens a raw image or block device for the direct backend: through Deno's own
+ * permission system, locked, probed, with an engine.
+ *
+ * @module
+ */
+
+import { closeSync, ftruncateSync, openSync } from "node:fs";
+import { errnoMessage, errnoName } from "../../ffi/abi.ts";
+import { FfiError } from "../../ffi/ffi_error.ts";
+import { type Libc, openLibc } from "../../ffi/libc.ts";
+import { DiskError, kindOfCode } from "../errors.ts";
+import { makeGeometry, SECTOR_BYTES } from "../geometry.ts";
+import type { LockInfo } from "../info.ts";
+import { DirectBackend, type DirectImage } from "./direct/backend.ts";
+import { lockImage } from "./direct/image_lock.ts";
+import { type OpenedFor, probe, type Probed } from "./direct/probe.ts";
+import { SyncEngine } from "./direct/sync_engine.ts";
+import { claimFile, type FileClaim } from "./file_claim.ts";
+import { asDiskError, type ImageOptions } from "./image_options.ts";
+
+/**
+ * Opens an image with FFI.
+ *
+ * The descriptor comes from `node:fs`, so that Deno's read and write
+ * permissions are asked for this path as they are for any other: FFI is no way
+ * around them.
+ *
+ * @param path The image's path.
+ * @param options How to open it.
+ * @returns The backend.
+ * @throws {DiskError} If it cannot be opened as asked.
+ */
+export function openDirect(
+  path: string,
+  options: ImageOptions,
+): Promise<DirectBackend> {
+  // Nothing here waits; a promise all the same, as a rejection is easier kept
+  // apart from a thrown mistake, and later engines may wait.
+  return Promise.resolve().then(() => open(path, options));
+}
+
+function open(path: string, options: ImageOptions): DirectBackend {
+  const libc = loadLibc(path);
+  const { fd, opened, created } = openFile(libc, path, options);
+  let tailFd = -1;
+  let claim: FileClaim | null = null;
+  try {
+    const lock = takeLock(libc, fd, path, options);
+    claim = lock.claim;
+    if (options.create !== undefined) {
+      ftruncateSync(fd, 0);
+      ftruncateSync(fd, options.create.sizeBytes);
+    }
+    const probed = probe(libc, fd, opened);
+    if (typeof probed === "number") throw osError(libc, path, -probed);
+    if (probed.medium === null) {
+      throw new DiskError(
+        "geometry",
+        `Cannot open "${path}" as a disk as it is neither a file nor a block device`,
+        { operation: "open", path },
+      );
+    }
+    if (options.direct === "require" && !probed.direct.active) {
+      throw new DiskError(
+        "platform",
+        `Cannot open "${path}" with direct I/O: ${
+          probed.direct.reason ?? "it is not to be had here"
+        }`,
+        { operation: "open", path },
+      );
+    }
+    const geometry = geometryOf(path, probed, options);
+    const alignment = probed.direct.offsetAlignment;
+    if (
+      !options.readOnly && opened.method !== null &&
+      probed.medium === "file" && probed.sizeBytes % alignment !== 0
+    ) tailFd = openSync(path, libc.abi.open.O_RDWR);
+    return new DirectBackend(
+      libc,
+      describe(libc, fd, tailFd, path, options, probed, geometry, lock),
+      (complete) => new SyncEngine(libc, complete, null),
+    );
+  } catch (error) {
+    if (tailFd >= 0) closeSync(tailFd);
+    claim?.release();
+    closeSync(fd);
+    if (created) Deno.removeSync(path);
+    throw asDiskError(error, path);
+  }
+}
+
+function loadLibc(path: string): Libc {
+  try {
+    return openLibc();
+  } catch (cause) {
+    if (!(cause instanceof FfiError)) throw cause;
+    throw new DiskError(
+      cause.kind === "permission" ? "permission" : "platform",
+      `Cannot open "${path}" with the direct backend: ${cause.message}`,
+      { operation: "open", path, cause },
+    );
+  }
+}
+
+interface OpenFile {
+  fd: number;
+  opened: OpenedFor;
+  created: boolean;
+}
+
+/** Opens the file with direct I/O where that is wanted and taken. */
+function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
+  const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_DIRECT } = libc.abi.open;
+  const { F_NOCACHE } = libc.abi.fcntl;
+  let flags = options.readOnly ? O_RDONLY : O_RDWR;
+  let created = false;
+  if (options.create !== undefined) {
+    created = true;
+    try {
+      closeSync(openSync(path, flags | O_CREAT | O_EXCL, 0o644));
+    } catch (error) {
+      const exists = asDiskError(error, path);
+      if (exists.kind !== "exists" || !options.create.overwrite) throw exists;
+      created = false;
+    }
+  }
+  const buffered = (reason: string | null): OpenFile => ({
+    fd: openSync(path, flags),
+    opened: { method: null, reason },
+    created,
+  });
+  try {
+    if (options.direct === "never") {
+      return buffered('direct I/O was not wanted: direct: "never"');
+    }
+    if (O_DIRECT !== undefined) {
+      try {
+        flags |= O_DIRECT;
+        const fd = openSync(path, flags);
+        return { fd, opened: { method: "O_DIRECT", reason: null }, created };
+      } catch (error) {
+        // EINVAL is how a file system without direct I/O says so: open(2).
+        if (asDiskError(error, path).code !== "EINVAL") throw error;
+        flags &= ~O_DIRECT;
+        return buffered("the file system refuses O_DIRECT");
+      }
+    }
+    const file = buffered(null);
+    const result = F_NOCACHE === undefined
+      ? -1
+      : libc.fcntl(file.fd, F_NOCACHE, 1);
+    return result < 0
+      ? {
+        ...file,
+        opened: { method: null, reason: "this system has no direct I/O" },
+      }
+      : { ...file, opened: { method: "F_NOCACHE", reason: null } };
+  } catch (error) {
+    if (created) Deno.removeSync(path);
+    throw asDiskError(error, path);
+  }
+}
+
+interface TakenLock {
+  info: LockInfo;
+  claim: FileClaim | null;
+}
+
+/** QEMU's lock bytes, and a lock that programs without FFI can see. */
+function takeLock(
+  libc: Libc,
+  fd: number,
+  path: string,
+  options: ImageOptions,
+): TakenLock {
+  if (options.lock === "none") {
+    return {
+      info: { method: "none", reason: 'not wanted: lock: "none"' },
+      claim: null,
+    };
+  }
+  const missing = lockImage(libc, fd, path, options.readOnly);
+  const claim = options.readOnly ? null : claimFile(path);
+  if (missing === null) {
+    return { info: { method: "OFD", reason: null }, claim };
+  }
+  return {
+    info: claim === null ? { method: "none", reason: missing } : {
+      method: "flock",
+      reason: `${missing}: QEMU's tools are not kept out`,
+    },
+    claim,
+  };
+}
+
+function geometryOf(path: string, probed: Probed, options: ImageOptions) {
+  const blockSize = options.blockSize ?? probed.logicalBlockSize;
+  if (probed.sizeBytes % blockSize !== 0) {
+    throw new DiskError(
+      "geometry",
+      `Cannot open "${path}" as a disk as its size must be whole blocks of ${blockSize} bytes: current value is ${probed.sizeBytes} bytes`,
+      { operation: "open", path },
+    );
+  }
+  return makeGeometry(probed.sizeBytes / SECTOR_BYTES, blockSize, {
+    ...(probed.physicalBlockSize === undefined
+      ? {}
+      : { physicalBlockSize: probed.physicalBlockSize }),
+    minimumIoSize: probed.minimumIoSize,
+    optimalIoSize: probed.optimalIoSize,
+  });
+}
+
+function describe(
+  libc: Libc,
+  fd: number,
+  tailFd: number,
+  path: string,
+  options: ImageOptions,
+  probed: Probed,
+  geometry: DirectImage["geometry"],
+  lock: TakenLock,
+): DirectImage {
+  const blockDevice = probed.medium !== "file";
+  const linux = libc.abi.os === "linux";
+  // On a raw device, even a buffered one takes blocks only: smaller requests
+  // through its cache would be the kernel's read-modify-write, unlocked.
+  const least = blockDevice ? probed.logicalBlockSize : 1;
+  return {
+    fd,
+    tailFd,
+    geometry,
+    abilities: {
+      readOnly: options.readOnly,
+      flush: "native",
+      fua: linux ? "native" : "emulated",
+      discard: linux && probed.discards !== false ? "native" : "none",
+      writeZeroes: linux ? "native" : "emulated",
+      secureErase: linux && blockDevice ? "native" : "none",
+    },
+    writeAlignment: Math.max(probed.direct.offsetAlignment, least),
+    readAlignment: Math.max(probed.direct.readOffsetAlignment, least),
+    blockDevice,
+    regularFile: !blockDevice,
+    durableWrites: linux,
+    claim: lock.claim,
+    info: {
+      backend: "direct",
+      path,
+      medium: probed.medium!,
+      fileSystem: probed.fileSystem,
+      engine: { name: "sync", reason: null },
+      direct: probed.direct,
+      durability: probed.durability,
+      lock: lock.info,
+      id: options.id ?? `platter-${probed.inode.toString(16)}`.slice(0, 20),
+    },
+  };
+}
+
+function osError(libc: Libc, path: string, errno: number): DiskError {
+  const code = errnoName(libc.abi, errno);
+  return new DiskError(
+    kindOfCode(code),
+    `Cannot open "${path}": ${errnoMessage(libc.abi, errno)} (${code})`,
+    { operation: "open", path, errno, code },
+  );
+}

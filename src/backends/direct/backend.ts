@@ -1,0 +1,733 @@
+/**
+ * The direct backend: turns requests into operations on a descriptor and has
+ * an engine carry them out.
+ *
+ * What it takes off everybody's hands: memory that the host does not take as it
+ * is goes through aligned memory; blocks of the disk that are smaller than what
+ * the host writes at once are read, changed and written under a range lock; a
+ * file that ends inside a host block keeps its size; short transfers go on.
+ *
+ * @module
+ */
+
+import { closeSync } from "node:fs";
+import { errnoMessage, errnoName } from "../../../ffi/abi.ts";
+import type { Libc } from "../../../ffi/libc.ts";
+import { addressOf, alignedMemory, IoVector } from "../../../ffi/memory.ts";
+import {
+  type Abilities,
+  type Backend,
+  type BackendCounters,
+  type Complete,
+  type Extent,
+  type Limits,
+  refusal,
+  refuse,
+} from "../../backend.ts";
+import { gather, scatter } from "../../buffer.ts";
+import { describePlace, DiskError, kindOfCode } from "../../errors.ts";
+import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
+import type { BackendInfo } from "../../info.ts";
+import {
+  ID_BYTES,
+  operationName,
+  type Request,
+  RequestFlag,
+  RequestType,
+} from "../../request.ts";
+import type { FileClaim } from "../file_claim.ts";
+import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
+import { type Engine, Operation, OperationCode } from "./engine.ts";
+import { AllocateMode } from "./kernel.ts";
+import { RangeLock } from "./range_lock.ts";
+
+/**
+ * What memory must be aligned to for the kernel to get it as it is: a page,
+ * whatever the host says it wants. Some drivers (zram) take a less aligned
+ * buffer, report success and write beside it.
+ */
+const MEMORY_ALIGNMENT = 4096;
+
+/** Segments of one vectored operation; IOV_MAX is 1,024 everywhere. */
+const MAX_SEGMENTS = 256;
+
+/** Bytes that adjacent requests are merged to. */
+const MAX_MERGED_BYTES = 1_048_576;
+
+/** Times in a row that an operation is repeated for EINTR or EAGAIN. */
+const MAX_RETRIES = 10_000;
+
+/** What a transfer is doing. */
+const Stage = {
+  /** Caller's memory to or from the medium, or no memory at all. */
+  Plain: 0,
+  /** A piece through aligned memory. */
+  Bounce: 1,
+  /** Reading the host block that a piece will be written into. */
+  ReadToModify: 2,
+  /** Making a write durable that no single call could. */
+  Sync: 3,
+} as const;
+
+type Stage = typeof Stage[keyof typeof Stage];
+
+/** A request on its way, and the operation that it is at. */
+class Transfer extends Operation {
+  request: Request | null = null;
+  complete: Complete | null = null;
+  stage: Stage = Stage.Plain;
+  /** Bytes of the request. */
+  total = 0;
+  /** Bytes of it that are done. */
+  done = 0;
+  /** Bytes of it that the operation under way moves. */
+  piece = 0;
+  /** Where the piece starts in the aligned memory. */
+  skip = 0;
+  bounce: Bounce | null = null;
+  vector: IoVector | null = null;
+  vectored = false;
+  bounced = false;
+  modified = false;
+  retries = 0;
+  release: (() => void) | null = null;
+}
+
+/** What was found out about an open image. */
+export interface DirectImage {
+  /** Descriptor for everything but the tail. */
+  readonly fd: number;
+  /**
+   * Buffered descriptor for the end of a file whose size is no multiple of the
+   * host's alignment; −1 when there is no such end.
+   */
+  readonly tailFd: number;
+  /** The disk's shape. */
+  readonly geometry: Geometry;
+  /** What it can do. */
+  readonly abilities: Abilities;
+  /** What offsets and lengths of writes must be multiples of. */
+  readonly writeAlignment: number;
+  /** What offsets and lengths of reads must be multiples of. */
+  readonly readAlignment: number;
+  /** Whether it is a block device. */
+  readonly blockDevice: boolean;
+  /** Whether it is a regular file, where holes can be asked for. */
+  readonly regularFile: boolean;
+  /** Whether RWF_DSYNC may be tried. */
+  readonly durableWrites: boolean;
+  /** A lock that ends with the backend. */
+  readonly claim: FileClaim | null;
+  /** Everything else, as plain data. */
+  readonly info: BackendInfo;
+}
+
+/** Makes the engine for a backend. */
+export type MakeEngine = (
+  complete: (transfer: Operation, result: number) => void,
+) => Engine<Operation>;
+
+/** Requests over a descriptor. */
+export class DirectBackend implements Backend {
+  readonly #libc: Libc;
+  readonly #image: DirectImage;
+  readonly #engine: Engine<Operation>;
+  readonly #bounces = new BouncePool();
+  readonly #transfers: Transfer[] = [];
+  /** Where files end inside a host block: from here on it is buffered. */
+  readonly #tailStart: number;
+  /** Present when a block of the disk can be less than what the host writes. */
+  readonly #rangeLock: RangeLock | null;
+  readonly #writeZeroesModes: { punch: boolean; zero: boolean };
+  #durableWrites: boolean;
+  #zeroes: Bounce | null = null;
+  #inFlight = 0;
+  #closing: Promise<void> | null = null;
+  #drained: (() => void) | null = null;
+  #bounced = 0;
+  #readModifyWrites = 0;
+  /** The disk's shape. */
+  readonly geometry: Geometry;
+  /** What it can do. */
+  readonly abilities: Abilities;
+  /** How large requests may get. */
+  readonly limits: Limits = {
+    maxSegments: MAX_SEGMENTS,
+    maxBytes: MAX_MERGED_BYTES,
+  };
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param libc The C library.
+   * @param image The open image; the backend closes its descriptors.
+   * @param makeEngine Makes the engine.
+   */
+  constructor(libc: Libc, image: DirectImage, makeEngine: MakeEngine) {
+    this.#libc = libc;
+    this.#image = image;
+    this.geometry = image.geometry;
+    this.abilities = image.abilities;
+    this.#durableWrites = image.durableWrites;
+    const size = image.geometry.sectors * SECTOR_BYTES;
+    this.#tailStart = image.tailFd < 0
+      ? Infinity
+      : size - size % image.writeAlignment;
+    this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0 &&
+        image.tailFd < 0
+      ? null
+      : new RangeLock();
+    this.#writeZeroesModes = {
+      punch: true,
+      zero: true,
+    };
+    this.#engine = makeEngine((transfer, result) =>
+      this.#completed(transfer as Transfer, result)
+    );
+  }
+
+  /** What it is and why, as plain data. */
+  get info(): BackendInfo {
+    return { ...this.#image.info, engine: this.#engine.info };
+  }
+
+  /** What it counted so far. */
+  get counters(): BackendCounters {
+    return {
+      systemCalls: this.#engine.systemCalls,
+      bounced: this.#bounced,
+      readModifyWrites: this.#readModifyWrites,
+    };
+  }
+
+  /** Carries out a batch. */
+  submit(batch: readonly Request[], complete: Complete): void {
+    for (let i = 0; i < batch.length; i++) this.#start(batch[i]!, complete);
+    this.#engine.kick();
+  }
+
+  /** Page-aligned memory. */
+  allocate(byteLength: number): Uint8Array<ArrayBuffer> {
+    return alignedMemory(byteLength);
+  }
+
+  /** Where data is stored and where holes are (SEEK_DATA and SEEK_HOLE). */
+  extents(sector: number, count: number): Extent[] {
+    const all = [{ sector, count, hole: false }];
+    if (!this.#image.regularFile) return all;
+    const { SEEK_DATA, SEEK_HOLE } = this.#libc.abi.whence;
+    const found: Extent[] = [];
+    const end = (sector + count) * SECTOR_BYTES;
+    let at = sector * SECTOR_BYTES;
+    const add = (to: number, hole: boolean) => {
+      if (to <= at) return;
+      found.push({
+        sector: at / SECTOR_BYTES,
+        count: (to - at) / SECTOR_BYTES,
+        hole,
+      });
+      at = to;
+    };
+    while (at < end) {
+      const data = this.#libc.lseek(this.#image.fd, at, SEEK_DATA);
+      // ENXIO: nothing but a hole up to the end of the file.
+      if (data === -this.#libc.abi.errno.ENXIO) {
+        add(end, true);
+        break;
+      }
+      if (data < 0) return all;
+      // A sector that is partly data is data.
+      add(Math.min(data - data % SECTOR_BYTES, end), true);
+      if (at >= end) break;
+      const hole = this.#libc.lseek(
+        this.#image.fd,
+        Math.max(at, data),
+        SEEK_HOLE,
+      );
+      if (hole < 0) return all;
+      add(Math.min(Math.ceil(hole / SECTOR_BYTES) * SECTOR_BYTES, end), false);
+    }
+    return found;
+  }
+
+  /** Waits for everything submitted, then closes the descriptors. */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  async #close(): Promise<void> {
+    if (this.#inFlight > 0) {
+      await new Promise<void>((resolve) => this.#drained = resolve);
+    }
+    this.#engine.close();
+    this.#image.claim?.release();
+    if (this.#image.tailFd >= 0) closeSync(this.#image.tailFd);
+    closeSync(this.#image.fd);
+  }
+
+  #start(request: Request, complete: Complete): void {
+    const { path } = this.#image.info;
+    const refused = this.#closing !== null
+      ? refusal("closed", request, "the disk is closed", path ?? undefined)
+      : refuse(request, this.geometry, this.abilities, path ?? undefined);
+    if (refused !== null) return complete(request, refused);
+    if (request.type === RequestType.GetId) {
+      this.#identify(request);
+      return complete(request, null);
+    }
+    const transfer = this.#transfers.pop() ?? new Transfer();
+    transfer.request = request;
+    transfer.complete = complete;
+    transfer.total = request.count * SECTOR_BYTES;
+    this.#inFlight++;
+    if (this.#rangeLock !== null && request.writes) {
+      const align = this.#image.writeAlignment;
+      const start = request.sector * SECTOR_BYTES;
+      const end = start + transfer.total;
+      this.#rangeLock.claim(
+        start - start % align,
+        Math.ceil(end / align) * align,
+        (release) => {
+          transfer.release = release;
+          this.#begin(transfer);
+        },
+      );
+    } else {
+      this.#begin(transfer);
+    }
+  }
+
+  #begin(transfer: Transfer): void {
+    const request = transfer.request!;
+    switch (request.type) {
+      case RequestType.In:
+      case RequestType.Out:
+        transfer.vectored = request.more.length > 0 &&
+          this.#takesVector(request);
+        return this.#next(transfer);
+      case RequestType.Flush:
+        return this.#sync(transfer);
+      case RequestType.WriteZeroes:
+        return this.#zero(transfer);
+      default:
+        transfer.code = request.type === RequestType.SecureErase
+          ? OperationCode.SecureErase
+          : this.#image.blockDevice
+          ? OperationCode.Discard
+          : OperationCode.Allocate;
+        transfer.mode = AllocateMode.Punch;
+        return this.#whole(transfer);
+    }
+  }
+
+  /** Hands the whole range to the kernel in one operation without memory. */
+  #whole(transfer: Transfer): void {
+    transfer.stage = Stage.Plain;
+    transfer.fd = this.#image.fd;
+    transfer.offset = transfer.request!.sector * SECTOR_BYTES;
+    transfer.length = transfer.total;
+    if (this.#image.blockDevice) {
+      // Only whole blocks of the device: a discard is rounded inward, as its
+      // sectors may read as anything; zeroes that do not fit are written.
+      const align = this.#image.writeAlignment;
+      const start = Math.ceil(transfer.offset / align) * align;
+      const end = transfer.offset + transfer.length;
+      const fits = start === transfer.offset && end % align === 0;
+      if (!fits && transfer.code === OperationCode.Allocate) {
+        return this.#next(transfer);
+      }
+      transfer.offset = start;
+      transfer.length = end - end % align - start;
+      if (transfer.length <= 0) {
+        return this.#finish(transfer, null);
+      }
+    }
+    transfer.piece = transfer.total;
+    this.#push(transfer);
+  }
+
+  /**
+   * Zeroes without moving them where the file system can, by writing them where
+   * it cannot.
+   */
+  #zero(transfer: Transfer): void {
+    const modes = this.#writeZeroesModes;
+    const unmap = (transfer.request!.flags & RequestFlag.Unmap) !== 0;
+    transfer.code = OperationCode.Allocate;
+    if (unmap && modes.punch) transfer.mode = AllocateMode.Punch;
+    else if (modes.zero) transfer.mode = AllocateMode.Zero;
+    else return this.#next(transfer);
+    this.#whole(transfer);
+  }
+
+  #sync(transfer: Transfer): void {
+    transfer.stage = Stage.Sync;
+    transfer.code = OperationCode.Sync;
+    transfer.fd = this.#image.fd;
+    transfer.length = 0;
+    this.#push(transfer);
+  }
+
+  /** Whether every segment can be given to the kernel as it is. */
+  #takesVector(request: Request): boolean {
+    const { readAlignment, writeAlignment } = this.#image;
+    const align = Math.max(readAlignment, writeAlignment);
+    for (let i = 0; i < request.segmentCount; i++) {
+      const segment = request.segment(i);
+      const address = addressOf(segment);
+      if (
+        address === 0 || address % MEMORY_ALIGNMENT !== 0 ||
+        segment.length % align !== 0
+      ) return false;
+    }
+    return request.segmentCount <= MAX_SEGMENTS;
+  }
+
+  /** Sets up and starts the next operation of a request that moves data. */
+  #next(transfer: Transfer): void {
+    const request = transfer.request!;
+    const { type } = request;
+    const reads = type === RequestType.In;
+    const align = reads
+      ? this.#image.readAlignment
+      : this.#image.writeAlignment;
+    const offset = request.sector * SECTOR_BYTES + transfer.done;
+    const left = transfer.total - transfer.done;
+    transfer.fd = this.#image.fd;
+    transfer.code = reads ? OperationCode.Read : OperationCode.Write;
+    transfer.offset = offset;
+    transfer.skip = 0;
+    const inTail = offset + left > this.#tailStart;
+    if (offset % align === 0 && left % align === 0 && !inTail) {
+      // One call makes a whole write durable; pieces are synced together.
+      transfer.durable = request.fua && !reads && this.#durableWrites &&
+        transfer.done === 0;
+      transfer.piece = left;
+      if (type === RequestType.WriteZeroes) {
+        return this.#writeZeroes(transfer, left);
+      }
+      if (transfer.vectored && transfer.done === 0) {
+        return this.#vector(transfer);
+      }
+      const address = request.more.length > 0 ? 0 : addressOf(request.data!);
+      if (address !== 0 && (address + transfer.done) % MEMORY_ALIGNMENT === 0) {
+        transfer.stage = Stage.Plain;
+        return this.#single(transfer, address + transfer.done, left);
+      }
+      return this.#bounce(transfer, Math.min(left, LARGE_BOUNCE_BYTES), 0);
+    }
+    transfer.durable = false;
+    if (reads) return this.#readAround(transfer, offset, left, align);
+    this.#writeAround(transfer, offset, left, align);
+  }
+
+  /** Reads whole host blocks around a piece, and gives out the piece. */
+  #readAround(
+    transfer: Transfer,
+    offset: number,
+    left: number,
+    align: number,
+  ): void {
+    const skip = offset % align;
+    transfer.offset = offset - skip;
+    transfer.piece = Math.min(left, LARGE_BOUNCE_BYTES - skip);
+    const span = Math.ceil((skip + transfer.piece) / align) * align;
+    this.#bounce(transfer, span, skip);
+  }
+
+  /**
+   * Writes the next piece of a request that does not fit the host's blocks:
+   * what lies in the file's tail, buffered; a part of a host block, by reading
+   * it first; the whole blocks between, as they are.
+   */
+  #writeAround(
+    transfer: Transfer,
+    offset: number,
+    left: number,
+    align: number,
+  ): void {
+    if (offset >= this.#tailStart) {
+      transfer.fd = this.#image.tailFd;
+      transfer.piece = left;
+      return this.#bounce(transfer, left, 0);
+    }
+    const upTo = Math.min(left, this.#tailStart - offset);
+    const skip = offset % align;
+    if (skip === 0 && upTo >= align) {
+      transfer.piece = Math.min(upTo - upTo % align, LARGE_BOUNCE_BYTES);
+      return this.#bounce(transfer, transfer.piece, 0);
+    }
+    transfer.piece = Math.min(upTo, align - skip);
+    transfer.offset = offset - skip;
+    transfer.skip = skip;
+    transfer.stage = Stage.ReadToModify;
+    transfer.code = OperationCode.Read;
+    this.#withBounce(transfer, align, () => {
+      this.#single(transfer, transfer.bounce!.address, align);
+    });
+  }
+
+  /** Moves a piece through aligned memory. */
+  #bounce(transfer: Transfer, length: number, skip: number): void {
+    transfer.stage = Stage.Bounce;
+    transfer.skip = skip;
+    transfer.piece = Math.min(transfer.piece, length - skip);
+    if (transfer.piece < transfer.total - transfer.done) {
+      transfer.durable = false;
+    }
+    this.#withBounce(transfer, length, () => {
+      const { request, bounce, done, piece } = transfer;
+      if (request!.type === RequestType.Out) {
+        gather(request!, done, bounce!.bytes.subarray(skip, skip + piece));
+        transfer.bounced = true;
+      } else if (request!.type === RequestType.WriteZeroes) {
+        bounce!.bytes.fill(0, skip, skip + piece);
+      } else {
+        transfer.bounced = true;
+      }
+      this.#single(transfer, bounce!.address, length);
+    });
+  }
+
+  #withBounce(transfer: Transfer, bytes: number, use: () => void): void {
+    if (
+      transfer.bounce !== null && transfer.bounce.bytes.length >= bytes
+    ) return use();
+    this.#giveBounce(transfer);
+    let waited = false;
+    this.#bounces.take(bytes, (bounce) => {
+      transfer.bounce = bounce;
+      use();
+      if (waited) this.#engine.kick();
+    });
+    waited = true;
+  }
+
+  #giveBounce(transfer: Transfer): void {
+    const bounce = transfer.bounce;
+    transfer.bounce = null;
+    if (bounce !== null) this.#bounces.give(bounce);
+  }
+
+  /** Writes aligned zeroes from memory that all such writes share. */
+  #writeZeroes(transfer: Transfer, left: number): void {
+    if (this.#zeroes === null) {
+      const bytes = alignedMemory(LARGE_BOUNCE_BYTES);
+      this.#zeroes = { bytes, address: addressOf(bytes) };
+    }
+    const length = Math.min(left, LARGE_BOUNCE_BYTES);
+    if (length < left) transfer.durable = false;
+    transfer.piece = length;
+    transfer.stage = Stage.Plain;
+    this.#single(transfer, this.#zeroes.address, length);
+  }
+
+  #single(transfer: Transfer, address: number, length: number): void {
+    transfer.address = address;
+    transfer.length = length;
+    if (transfer.durable) {
+      // pwritev2 is the call that takes RWF_DSYNC.
+      const vector = transfer.vector ??= new IoVector(1);
+      vector.set(0, address, length);
+      transfer.code = OperationCode.WriteVector;
+      transfer.vectorCount = 1;
+      transfer.address = vector.address;
+    }
+    this.#push(transfer);
+  }
+
+  #vector(transfer: Transfer): void {
+    const request = transfer.request!;
+    const count = request.segmentCount;
+    if (transfer.vector === null || transfer.vector.capacity < count) {
+      transfer.vector = new IoVector(Math.max(count, 16));
+    }
+    for (let i = 0; i < count; i++) {
+      const segment = request.segment(i);
+      transfer.vector.set(i, addressOf(segment), segment.length);
+    }
+    transfer.stage = Stage.Plain;
+    transfer.code = request.type === RequestType.In
+      ? OperationCode.ReadVector
+      : OperationCode.WriteVector;
+    transfer.address = transfer.vector.address;
+    transfer.vectorCount = count;
+    transfer.length = transfer.total;
+    this.#push(transfer);
+  }
+
+  #push(transfer: Transfer): void {
+    this.#engine.push(transfer);
+  }
+
+  /** Goes on after an operation. */
+  #completed(transfer: Transfer, result: number): void {
+    if (result < 0) return this.#failed(transfer, -result);
+    transfer.retries = 0;
+    const request = transfer.request!;
+    switch (transfer.stage) {
+      case Stage.Sync:
+        return this.#finish(transfer, null);
+      case Stage.ReadToModify:
+        return this.#modify(transfer, result);
+      case Stage.Plain:
+        if (transfer.code >= OperationCode.Allocate) {
+          return request.fua
+            ? this.#again(this.#sync, transfer)
+            : this.#finish(transfer, null);
+        }
+        break;
+      case Stage.Bounce:
+        result = Math.min(Math.max(0, result - transfer.skip), transfer.piece);
+        if (request.type === RequestType.In && result > 0) {
+          const { skip, bounce } = transfer;
+          scatter(
+            request,
+            transfer.done,
+            bounce!.bytes.subarray(skip, skip + result),
+          );
+        }
+        break;
+    }
+    if (result === 0) return this.#nothingMoved(transfer);
+    // A write that ended short was not synced as one.
+    if (result < transfer.total - transfer.done) transfer.durable = false;
+    transfer.done += result;
+    if (transfer.done < transfer.total) {
+      return this.#again(this.#next, transfer);
+    }
+    if (request.fua && request.writes && !transfer.durable) {
+      return this.#again(this.#sync, transfer);
+    }
+    this.#finish(transfer, null);
+  }
+
+  /** Puts the piece into the host block that was read, and writes it. */
+  #modify(transfer: Transfer, read: number): void {
+    const request = transfer.request!;
+    const { skip, piece, done } = transfer;
+    const bounce = transfer.bounce!;
+    if (read < transfer.length) {
+      // The image ends before the block does: someone cut it.
+      return this.#nothingMoved(transfer);
+    }
+    if (!transfer.modified) {
+      transfer.modified = true;
+      this.#readModifyWrites++;
+    }
+    const target = bounce.bytes.subarray(skip, skip + piece);
+    if (request.type === RequestType.Out) gather(request, done, target);
+    else target.fill(0);
+    transfer.stage = Stage.Bounce;
+    transfer.code = OperationCode.Write;
+    this.#push(transfer);
+    this.#engine.kick();
+  }
+
+  /** Starts another operation of a request, from inside a completion. */
+  #again(step: (transfer: Transfer) => void, transfer: Transfer): void {
+    step.call(this, transfer);
+    this.#engine.kick();
+  }
+
+  #failed(transfer: Transfer, errno: number): void {
+    const { EINTR, EAGAIN, EOPNOTSUPP, ENOSYS, EINVAL } = this.#libc.abi.errno;
+    const request = transfer.request!;
+    // A sync is never repeated: its second answer may be a lie.
+    if (
+      (errno === EINTR || errno === EAGAIN) &&
+      transfer.code !== OperationCode.Sync && transfer.retries++ < MAX_RETRIES
+    ) return this.#again(this.#push, transfer);
+    const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
+    if (transfer.durable && unsupported) {
+      this.#durableWrites = false;
+      return this.#again(this.#next, transfer);
+    }
+    if (
+      request.type === RequestType.WriteZeroes &&
+      transfer.code === OperationCode.Allocate &&
+      (unsupported || errno === EINVAL)
+    ) {
+      if (transfer.mode === AllocateMode.Punch) {
+        this.#writeZeroesModes.punch = false;
+      } else this.#writeZeroesModes.zero = false;
+      return this.#again(this.#zero, transfer);
+    }
+    this.#finish(transfer, this.#error(request, errno));
+  }
+
+  #nothingMoved(transfer: Transfer): void {
+    const request = transfer.request!;
+    const operation = operationName(request.type);
+    const path = this.#image.info.path ?? undefined;
+    this.#finish(
+      transfer,
+      new DiskError(
+        "io",
+        `Cannot ${
+          describePlace(operation, request.sector, request.count, path)
+        } as the image ends before them: it was cut while open`,
+        {
+          operation,
+          sector: request.sector,
+          count: request.count,
+          ...(path === undefined ? {} : { path }),
+        },
+      ),
+    );
+  }
+
+  #error(request: Request, errno: number): DiskError {
+    const { abi } = this.#libc;
+    const code = errnoName(abi, errno);
+    const operation = operationName(request.type);
+    const path = this.#image.info.path ?? undefined;
+    const placed = request.type !== RequestType.Flush;
+    return new DiskError(
+      kindOfCode(code),
+      `Cannot ${
+        placed
+          ? describePlace(operation, request.sector, request.count, path)
+          : describePlace(operation, undefined, undefined, path)
+      }: ${errnoMessage(abi, errno)} (${code})`,
+      {
+        operation,
+        errno,
+        code,
+        ...(path === undefined ? {} : { path }),
+        ...(placed ? { sector: request.sector, count: request.count } : {}),
+      },
+    );
+  }
+
+  #finish(transfer: Transfer, error: DiskError | null): void {
+    const request = transfer.request!;
+    const complete = transfer.complete!;
+    if (transfer.bounced) this.#bounced++;
+    const { release } = transfer;
+    this.#giveBounce(transfer);
+    transfer.request = null;
+    transfer.complete = null;
+    transfer.done = 0;
+    transfer.retries = 0;
+    transfer.durable = false;
+    transfer.vectored = false;
+    transfer.bounced = false;
+    transfer.modified = false;
+    transfer.release = null;
+    this.#transfers.push(transfer);
+    this.#inFlight--;
+    complete(request, error);
+    release?.();
+    if (this.#inFlight === 0) this.#drained?.();
+  }
+
+  #identify(request: Request): void {
+    const target = request.data!;
+    target.fill(0, 0, ID_BYTES);
+    new TextEncoder().encodeInto(
+      this.#image.info.id,
+      target.subarray(0, ID_BYTES),
+    );
+  }
+}

@@ -1,0 +1,74 @@
+/**
+ * Page-aligned memory that stands in for memory that is not: small pieces made
+ * as needed and kept, and a few large ones that transfers wait for in turn.
+ *
+ * @module
+ */
+
+import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
+
+/** Bytes of a small piece: what most requests of a database fit in. */
+export const SMALL_BOUNCE_BYTES = 16_384;
+
+/** Bytes of a large piece. */
+export const LARGE_BOUNCE_BYTES = 1_048_576;
+
+/** Large pieces that exist at most. */
+const MAX_LARGE = 8;
+
+/** A piece of aligned memory. */
+export interface Bounce {
+  /** The memory. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Its address. */
+  readonly address: number;
+}
+
+function make(bytes: number): Bounce {
+  const memory = alignedMemory(bytes);
+  return { bytes: memory, address: addressOf(memory) };
+}
+
+/**
+ * Aligned memory for transfers. Small pieces are as many as there were
+ * transfers at once (the queue's size bounds that), large ones at most eight.
+ */
+export class BouncePool {
+  readonly #small: Bounce[] = [];
+  readonly #large: Bounce[] = [];
+  #largeMade = 0;
+  readonly #waiting: ((bounce: Bounce) => void)[] = [];
+
+  /**
+   * Lends a piece.
+   *
+   * @param bytes Bytes that are wanted; a large piece may have fewer.
+   * @param granted Called with the piece, maybe at once.
+   */
+  take(bytes: number, granted: (bounce: Bounce) => void): void {
+    if (bytes <= SMALL_BOUNCE_BYTES) {
+      granted(this.#small.pop() ?? make(SMALL_BOUNCE_BYTES));
+    } else if (this.#large.length > 0) {
+      granted(this.#large.pop()!);
+    } else if (this.#largeMade < MAX_LARGE) {
+      this.#largeMade++;
+      granted(make(LARGE_BOUNCE_BYTES));
+    } else {
+      this.#waiting.push(granted);
+    }
+  }
+
+  /**
+   * Takes a piece back.
+   *
+   * @param bounce The piece.
+   */
+  give(bounce: Bounce): void {
+    if (bounce.bytes.length === SMALL_BOUNCE_BYTES) this.#small.push(bounce);
+    else {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#large.push(bounce);
+      else next(bounce);
+    }
+  }
+}

@@ -1,0 +1,77 @@
+/**
+ * One operation as one blocking system call, and the calls that differ from
+ * one operating system to the next.
+ *
+ * @module
+ */
+
+import { FALLOCATE, RWF } from "../../../ffi/abi.ts";
+import { discard, secureErase } from "../../../ffi/block_device.ts";
+import type { Libc } from "../../../ffi/libc.ts";
+import { type Operation, OperationCode } from "./engine.ts";
+
+/**
+ * fallocate modes for the three things that a disk wants of it: all keep the
+ * file's size. See fallocate(2).
+ */
+export const AllocateMode = {
+  /** Deallocate: the range reads as zeroes. */
+  Punch: FALLOCATE.PUNCH_HOLE | FALLOCATE.KEEP_SIZE,
+  /** Zero and keep allocated, without moving data. */
+  Zero: FALLOCATE.ZERO_RANGE | FALLOCATE.KEEP_SIZE,
+} as const;
+
+/**
+ * Carries out an operation in one blocking call.
+ *
+ * @param libc The C library.
+ * @param operation The operation.
+ * @returns Bytes moved, 0 for those that move none, or −errno.
+ */
+export function perform(libc: Libc, operation: Operation): number {
+  const { fd, address, length, vectorCount, offset } = operation;
+  switch (operation.code) {
+    case OperationCode.Read:
+      return libc.pread(fd, address, length, offset);
+    case OperationCode.Write:
+      return operation.durable
+        ? libc.pwritev2(fd, address, 1, offset, RWF.DSYNC)
+        : libc.pwrite(fd, address, length, offset);
+    case OperationCode.ReadVector:
+      return libc.preadv(fd, address, vectorCount, offset);
+    case OperationCode.WriteVector:
+      return operation.durable
+        ? libc.pwritev2(fd, address, vectorCount, offset, RWF.DSYNC)
+        : libc.pwritev(fd, address, vectorCount, offset);
+    case OperationCode.Sync:
+      return syncFile(libc, fd);
+    case OperationCode.Allocate:
+      return libc.fallocate(fd, operation.mode, offset, length);
+    case OperationCode.Discard:
+      return discard(libc, fd, offset, length);
+    case OperationCode.SecureErase:
+      return secureErase(libc, fd, offset, length);
+  }
+}
+
+/** The name of the call that {@linkcode syncFile} makes first. */
+export function syncMethod(libc: Libc): string {
+  return libc.abi.os === "darwin" ? "F_FULLFSYNC" : "fdatasync";
+}
+
+/**
+ * Makes what was written through a descriptor durable, once. macOS' fsync stops
+ * in front of the drive's cache; F_FULLFSYNC goes through it, and file systems
+ * without it say ENOTSUP or ENOTTY (fcntl(2) of macOS).
+ *
+ * @param libc The C library.
+ * @param fd The descriptor.
+ * @returns 0 or −errno.
+ */
+export function syncFile(libc: Libc, fd: number): number {
+  const fullSync = libc.abi.fcntl.F_FULLFSYNC;
+  if (fullSync === undefined) return libc.fdatasync(fd);
+  const result = libc.fcntl(fd, fullSync, 0);
+  const { ENOTSUP, ENOTTY } = libc.abi.errno;
+  return result === -ENOTSUP || result === -ENOTTY ? libc.fsync(fd) : result;
+}

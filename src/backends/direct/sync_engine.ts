@@ -1,0 +1,92 @@
+/**
+ * The engine that needs nothing: one blocking system call for each operation.
+ *
+ * It holds the event loop while the kernel works, so it lets timers and sockets
+ * have their turn whenever {@linkcode SYNC_STALL_MS} have passed since they last
+ * had one. A single call that takes longer than that cannot be interrupted.
+ *
+ * @module
+ */
+
+import { clearImmediate, setImmediate } from "node:timers";
+import type { Libc } from "../../../ffi/libc.ts";
+import type { EngineInfo } from "../../info.ts";
+import type { Engine, Operation, OperationComplete } from "./engine.ts";
+import { perform } from "./kernel.ts";
+
+/**
+ * Milliseconds of blocking calls in one turn of the event loop. A turn costs a
+ * few µs, so that more would gain little and less would cost throughput.
+ */
+export const SYNC_STALL_MS = 1;
+
+/** Carries out operations with blocking calls. */
+export class SyncEngine<T extends Operation> implements Engine<T> {
+  readonly #libc: Libc;
+  readonly #complete: OperationComplete<T>;
+  #queue: T[] = [];
+  #head = 0;
+  #running = false;
+  #turn: ReturnType<typeof setImmediate> | null = null;
+  #turnStart = 0;
+  /** What it is and why. */
+  readonly info: EngineInfo;
+  /** Calls into the kernel so far. */
+  systemCalls = 0;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param libc The C library.
+   * @param complete Answers the operations.
+   * @param reason Why this engine and not a better one.
+   */
+  constructor(
+    libc: Libc,
+    complete: OperationComplete<T>,
+    reason: string | null,
+  ) {
+    this.#libc = libc;
+    this.#complete = complete;
+    this.info = { name: "sync", reason };
+  }
+
+  /** Takes an operation. */
+  push(operation: T): void {
+    this.#queue.push(operation);
+  }
+
+  /** Carries out what was taken, as far as this turn's time goes. */
+  kick(): void {
+    if (this.#running) return;
+    this.#running = true;
+    while (this.#head < this.#queue.length) {
+      const now = performance.now();
+      if (this.#turn === null) {
+        this.#turnStart = now;
+        this.#turn = setImmediate(this.#nextTurn);
+      } else if (now - this.#turnStart >= SYNC_STALL_MS) {
+        break;
+      }
+      const operation = this.#queue[this.#head++]!;
+      this.systemCalls++;
+      this.#complete(operation, perform(this.#libc, operation));
+    }
+    if (this.#head === this.#queue.length) {
+      this.#queue.length = 0;
+      this.#head = 0;
+    }
+    this.#running = false;
+  }
+
+  /** Releases everything. */
+  close(): void {
+    if (this.#turn !== null) clearImmediate(this.#turn);
+    this.#turn = null;
+  }
+
+  readonly #nextTurn = (): void => {
+    this.#turn = null;
+    this.kick();
+  };
+}

@@ -1,0 +1,69 @@
+/**
+ * How an image is opened, in the words that the direct and the portable backend
+ * share.
+ *
+ * @module
+ */
+
+import { DiskError, kindOfCode } from "../errors.ts";
+
+/** How to open an image. */
+export interface ImageOptions {
+  /** Whether writes are refused. */
+  readonly readOnly: boolean;
+  /** Whether direct I/O is a condition, a wish, or unwanted. */
+  readonly direct: "require" | "prefer" | "never";
+  /** Whether to keep out other writers. */
+  readonly lock: "auto" | "none";
+  /** Logical block size in bytes; the medium's own by default. */
+  readonly blockSize?: number;
+  /** What the disk says of itself: up to 20 ASCII characters. */
+  readonly id?: string;
+  /** Make the image first; it must not exist, unless it may be overwritten. */
+  readonly create?: {
+    /** Its size in bytes. */
+    readonly sizeBytes: number;
+    /** Whether an image that exists loses its content. */
+    readonly overwrite: boolean;
+  };
+}
+
+/**
+ * Turns what Deno or `node:fs` threw while opening into the project's error.
+ *
+ * @param error What was thrown.
+ * @param path The image's path.
+ * @param operation What was tried.
+ * @returns The error; one of the project's own comes back as it is.
+ */
+export function asDiskError(
+  error: unknown,
+  path: string,
+  operation = "open",
+): DiskError {
+  if (error instanceof DiskError) return error;
+  const place = { operation, path, cause: error };
+  if (error instanceof Deno.errors.NotCapable) {
+    return new DiskError(
+      "permission",
+      `Cannot ${operation} "${path}": ${error.message}`,
+      place,
+    );
+  }
+  if (error instanceof Error && "code" in error) {
+    const code = String(error.code);
+    const errno = "errno" in error ? Math.abs(Number(error.errno)) : undefined;
+    return new DiskError(
+      kindOfCode(code),
+      `Cannot ${operation} "${path}": ${error.message}`,
+      { ...place, code, ...(errno === undefined ? {} : { errno }) },
+    );
+  }
+  return new DiskError(
+    "io",
+    `Cannot ${operation} "${path}": ${
+      error instanceof Error ? error.message : error
+    }`,
+    place,
+  );
+}

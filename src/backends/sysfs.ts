@@ -1,0 +1,61 @@
+/**
+ * What Linux tells of a block device's queue in /sys, read only where Deno's
+ * permissions already allow it: nobody is asked for this.
+ *
+ * @module
+ */
+
+/** What is known of the block device that an image lies on. */
+export interface QueueAttributes {
+  /** `"write back"` or `"write through"`. */
+  readonly writeCache: string | undefined;
+  /** Logical block size in bytes. */
+  readonly logicalBlockSize: number | undefined;
+  /** Physical block size in bytes. */
+  readonly physicalBlockSize: number | undefined;
+  /** Smallest I/O that performs well, in bytes. */
+  readonly minimumIoSize: number | undefined;
+  /** I/O size that performs best, in bytes; 0 when not known. */
+  readonly optimalIoSize: number | undefined;
+  /** Most bytes of one discard; 0 when it has none. */
+  readonly discardMaxBytes: number | undefined;
+}
+
+/**
+ * Reads the queue attributes of a block device or of the disk it is part of.
+ *
+ * @param major The device's major number.
+ * @param minor The device's minor number.
+ * @returns What could be read.
+ */
+export function queueAttributes(major: number, minor: number): QueueAttributes {
+  const device = `/sys/dev/block/${major}:${minor}`;
+  const read = (name: string): string | undefined =>
+    // A partition has no queue of its own.
+    readGranted(`${device}/queue/${name}`) ??
+      readGranted(`${device}/../queue/${name}`);
+  const number = (name: string): number | undefined => {
+    const text = read(name);
+    return text === undefined ? undefined : Number(text);
+  };
+  return {
+    writeCache: read("write_cache"),
+    logicalBlockSize: number("logical_block_size"),
+    physicalBlockSize: number("physical_block_size"),
+    minimumIoSize: number("minimum_io_size"),
+    optimalIoSize: number("optimal_io_size"),
+    discardMaxBytes: number("discard_max_bytes"),
+  };
+}
+
+function readGranted(path: string): string | undefined {
+  try {
+    const permission = { name: "read", path } as const;
+    if (Deno.permissions.querySync(permission).state !== "granted") {
+      return undefined;
+    }
+    return Deno.readTextFileSync(path).trim();
+  } catch {
+    return undefined;
+  }
+}
