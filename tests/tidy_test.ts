@@ -1,0 +1,504 @@
+/**
+ * Holds the house: which file may import which, what no file may contain, and
+ * that no file is left over. The rules are the tables below; {@linkcode tidy}
+ * applies them to a tree of sources, so that each rule is first shown to fail
+ * on a small made-up tree, and then holds on the real one.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import { posix } from "node:path";
+
+/** Source text by path, relative to the root of the repository. */
+type Tree = Record<string, string>;
+
+/** The name under which the package's own files are imported from outside. */
+const PACKAGE = "@platter/disk";
+
+/**
+ * The floors, from the bottom up. A file stands on the first floor that names
+ * it: a folder by its trailing slash, or one file. An import goes to a lower
+ * floor, or stays on its own.
+ */
+const FLOORS: [name: string, members: string[]][] = [
+  ["backends", ["src/backends/"]],
+  ["layers", ["src/layers/"]],
+  ["queue", ["src/queue.ts"]],
+  ["disk", ["src/copy.ts", "src/disk.ts", "src/open.ts", "src/streams.ts"]],
+  ["mod", ["mod.ts"]],
+  ["faces", ["src/nbd/", "src/testing/"]],
+  ["cli", ["src/cli/"]],
+  // Everything else directly in src/. At the bottom, though it is matched last.
+  ["vocabulary", ["src/*.ts"]],
+];
+
+/** Folders whose files follow the rules of style. */
+const STYLED = /^(src|ffi|tests|bench|examples)\/|^mod\.ts$/;
+
+/** Folders that are the library, and must be reachable from an export. */
+const LIBRARY = /^(src|ffi)\//;
+
+/** Who may reach into ffi/: the direct backend, tests and benchmarks. */
+const FFI_USERS = /^(ffi|tests|bench)\/|^src\/backends\/direct(\.ts$|\/)/;
+
+const SNAKE_CASE = /^_?[a-z0-9]+(_[a-z0-9]+)*(\.d)?\.ts$/;
+const MAX_COLUMNS = 100;
+
+/** What may not be written where. Comments do not count unless said so. */
+const BANNED: {
+  pattern: RegExp;
+  where: RegExp;
+  except?: RegExp;
+  inComments?: boolean;
+}[] = [
+  {
+    pattern:
+      /\bDeno\.(dlopen|Unsafe(Pointer|PointerView|FnPointer|Callback))\b/,
+    where: /^(src|examples)\/|^mod\.ts$/,
+  },
+  // Pulled out of the namespace, the names above would no longer be seen.
+  { pattern: /\}\s*=\s*Deno;/, where: /^(src|examples)\/|^mod\.ts$/ },
+  {
+    pattern: /\bconsole\.\w+/,
+    where: /^(src|ffi)\/|^mod\.ts$/,
+    except: /^src\/cli\//,
+  },
+  { pattern: /\b(TODO|FIXME|XXX)\b/, where: STYLED, inComments: true },
+  { pattern: /@ts-(ignore|nocheck)\b/, where: STYLED, inComments: true },
+  {
+    pattern: /deno-lint-ignore.*\bno-explicit-any\b/,
+    where: /^(src|ffi)\/|^mod\.ts$/,
+    inComments: true,
+  },
+];
+
+/** Tests that quote what is banned. */
+const QUOTES_BANNED = new Set(["tests/tidy_test.ts"]);
+
+/** Blanks out comments, but keeps every line where it was. */
+function withoutComments(source: string): string {
+  return source
+    .replace(
+      /^([^\n"'`]*?)\/\*[\s\S]*?\*\//gm,
+      (comment, code) =>
+        code + comment.slice(code.length).replace(/[^\n]/g, " "),
+    )
+    .replace(/(^|\s)\/\/.*$/gm, "$1");
+}
+
+/**
+ * Everything that a module names to be loaded: static imports, re-exports,
+ * dynamic imports, types by import(), and worker or asset URLs.
+ */
+function specifiersOf(source: string): string[] {
+  const code = withoutComments(source);
+  const patterns = [
+    /^\s*(?:import|export)\b[^;"'`]*?\bfrom\s*["']([^"']+)["']/gm,
+    /^\s*import\s*["']([^"']+)["']/gm,
+    /\bimport\(\s*["']([^"']+)["']/g,
+    /\bnew URL\(\s*["'](\.[^"']+)["'],\s*import\.meta\.url/g,
+    /\bimport\.meta\.resolve\(\s*["']([^"']+)["']/g,
+  ];
+  return patterns.flatMap((pattern) =>
+    [...code.matchAll(pattern)].map((match) => match[1]!)
+  );
+}
+
+/** What one specifier means in `file`: a path of the tree, or a package. */
+function resolve(
+  file: string,
+  specifier: string,
+  exports: Record<string, string>,
+): { path: string } | { package: string } {
+  if (specifier.startsWith(".")) {
+    return { path: posix.join(posix.dirname(file), specifier) };
+  }
+  if (specifier === PACKAGE || specifier.startsWith(`${PACKAGE}/`)) {
+    const target = exports[`.${specifier.slice(PACKAGE.length)}`];
+    if (target !== undefined) return { path: posix.normalize(target) };
+  }
+  return { package: specifier };
+}
+
+/** The floor of a file, or -1 for a folder that no floor knows. */
+function floorOf(path: string): number {
+  const named = FLOORS.findIndex(([, members]) =>
+    members.some((member) =>
+      member.endsWith("/") ? path.startsWith(member) : path === member
+    )
+  );
+  if (named >= 0) return named + 1;
+  return /^src\/[^/]+\.ts$/.test(path) ? 0 : -1;
+}
+
+function floorName(floor: number): string {
+  return FLOORS.at(floor - 1)![0];
+}
+
+/** Why `from` may not import `to`, or nothing if it may. */
+function importFault(from: string, to: string): string | undefined {
+  if (to.startsWith("ffi/")) {
+    return FFI_USERS.test(from)
+      ? undefined
+      : "only src/backends/direct may import ffi/";
+  }
+  if (from.startsWith("ffi/")) return "ffi/ imports nothing outside ffi/";
+  if (!from.startsWith("src/") && from !== "mod.ts") return undefined;
+  const [above, below] = [floorOf(from), floorOf(to)];
+  if (above < 0 || below < 0) return undefined; // Reported once, by file.
+  return below <= above
+    ? undefined
+    : `${floorName(above)} may not import ${floorName(below)}`;
+}
+
+/** Why a file of the library may not import a package, or nothing. */
+function packageFault(from: string, name: string): string | undefined {
+  if (!LIBRARY.test(from) && from !== "mod.ts") return undefined;
+  if (name.startsWith(PACKAGE)) return "import own files by their path";
+  if (from.startsWith("ffi/")) return "ffi/ imports nothing outside ffi/";
+  if (name.startsWith("node:")) return undefined;
+  if (from.startsWith("src/cli/") && name.startsWith("@std/")) return undefined;
+  return "the library depends on no package";
+}
+
+/** One cycle per knot of the graph, each as the path around it. */
+function cyclesIn(graph: Map<string, string[]>): string[] {
+  const done = new Set<string>();
+  const trail: string[] = [];
+  const cycles: string[] = [];
+  const visit = (file: string) => {
+    const start = trail.indexOf(file);
+    if (start >= 0) {
+      cycles.push([...trail.slice(start), file].join(" -> "));
+      return;
+    }
+    if (done.has(file)) return;
+    trail.push(file);
+    for (const next of graph.get(file) ?? []) visit(next);
+    trail.pop();
+    done.add(file);
+  };
+  for (const file of graph.keys()) visit(file);
+  return cycles;
+}
+
+function reachableFrom(
+  roots: string[],
+  graph: Map<string, string[]>,
+): Set<string> {
+  const reached = new Set<string>();
+  const pending = [...roots];
+  for (let file = pending.pop(); file !== undefined; file = pending.pop()) {
+    if (reached.has(file)) continue;
+    reached.add(file);
+    pending.push(...graph.get(file) ?? []);
+  }
+  return reached;
+}
+
+/** Faults of one file by itself. */
+function styleFaults(path: string, source: string): string[] {
+  const faults: string[] = [];
+  const names = path.split("/");
+  if (
+    !SNAKE_CASE.test(names.at(-1)!) ||
+    !names.slice(0, -1).every((name) => SNAKE_CASE.test(`${name}.ts`))
+  ) {
+    faults.push(`${path}: the name is not snake_case`);
+  }
+  source.split("\n").forEach((line, index) => {
+    // Text stays in one piece, to be found by a search, and so does a link.
+    const width = line.replace(/(["`])(.*\1|.*$)/, "").length;
+    if (width > MAX_COLUMNS && !line.includes("https://")) {
+      faults.push(`${path}:${index + 1}: longer than ${MAX_COLUMNS} columns`);
+    }
+  });
+  const code = withoutComments(source);
+  for (const { pattern, where, except, inComments } of BANNED) {
+    if (!where.test(path) || except?.test(path)) continue;
+    if (QUOTES_BANNED.has(path)) continue;
+    const match = pattern.exec(inComments ? source : code);
+    if (match === null) continue;
+    const line = source.slice(0, match.index).split("\n").length;
+    faults.push(`${path}:${line}: ${match[0].trim()} is not allowed here`);
+  }
+  if (/\bimport\(\s*[^"'\s]/.test(code) && LIBRARY.test(path)) {
+    faults.push(`${path}: a dynamic import names its file as a plain string`);
+  }
+  if (LIBRARY.test(path) || path === "mod.ts") {
+    const doc = /^(?:\/\/.*\n|\s)*\/\*\*[\s\S]*?\*\//.exec(source)?.[0] ?? "";
+    if (!doc.includes("@module")) {
+      faults.push(`${path}: does not begin with a comment marked @module`);
+    }
+  }
+  if (path === "mod.ts") {
+    const rest = code.replace(/^export\b[^;"']*\bfrom\s*"[^"]+";$/gm, "");
+    if (rest.trim() !== "") faults.push(`${path}: does more than re-export`);
+  }
+  return faults;
+}
+
+/** Every fault of a tree, as `path: what is wrong`. */
+function tidy(tree: Tree, exports: Record<string, string>): string[] {
+  const faults: string[] = [];
+  const graph = new Map<string, string[]>();
+  for (const [path, source] of Object.entries(tree)) {
+    if (STYLED.test(path)) faults.push(...styleFaults(path, source));
+    if (path.startsWith("src/") && floorOf(path) < 0) {
+      faults.push(`${path}: stands on no floor`);
+    }
+    const targets: string[] = [];
+    for (const specifier of specifiersOf(source)) {
+      const target = resolve(path, specifier, exports);
+      if ("package" in target) {
+        const fault = packageFault(path, target.package);
+        if (fault) faults.push(`${path}: imports ${specifier}: ${fault}`);
+        continue;
+      }
+      targets.push(target.path);
+      const own = !specifier.startsWith(".") &&
+        (LIBRARY.test(path) || path === "mod.ts");
+      const fault = own
+        ? packageFault(path, specifier)
+        : importFault(path, target.path);
+      if (fault) faults.push(`${path}: imports ${target.path}: ${fault}`);
+    }
+    graph.set(path, targets);
+  }
+  for (const cycle of cyclesIn(graph)) faults.push(`import cycle: ${cycle}`);
+  const roots = [
+    ...Object.values(exports).map((path) => posix.normalize(path)),
+    ...Object.keys(tree).filter((path) => /^(examples|bench)\//.test(path)),
+  ];
+  const reached = reachableFrom(roots, graph);
+  for (const path of Object.keys(tree)) {
+    if (LIBRARY.test(path) && !reached.has(path)) {
+      faults.push(`${path}: no export, example or benchmark reaches it`);
+    }
+  }
+  return faults;
+}
+
+const ROOT = new URL("../", import.meta.url);
+
+async function readTree(): Promise<Tree> {
+  const tree: Tree = {};
+  const visit = async (folder: string) => {
+    const entries = await Array.fromAsync(Deno.readDir(new URL(folder, ROOT)));
+    for (const entry of entries) {
+      const path = `${folder}${entry.name}`;
+      if (entry.isDirectory) await visit(`${path}/`);
+      else if (path.endsWith(".ts")) {
+        tree[path] = await Deno.readTextFile(new URL(path, ROOT));
+      }
+    }
+  };
+  for (const folder of ["src/", "ffi/", "tests/", "bench/", "examples/"]) {
+    try {
+      await visit(folder);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+  tree["mod.ts"] = await Deno.readTextFile(new URL("mod.ts", ROOT));
+  return tree;
+}
+
+const MODULE = "/** A module.\n *\n * @module\n */\n";
+const EXPORTS = { ".": "./mod.ts", "./cli": "./src/cli/main.ts" };
+
+/** A tree without a fault; each case below spoils one thing in it. */
+const CLEAN: Tree = {
+  "mod.ts": `${MODULE}export {\n  disk,\n} from "./src/disk.ts";\n`,
+  "src/cli/main.ts":
+    `${MODULE}import { parseArgs } from "@std/cli/parse-args";\n` +
+    `import { disk } from "../../mod.ts";\nconsole.log(parseArgs, disk);\n`,
+  "src/disk.ts": `${MODULE}export { queue as disk } from "./queue.ts";\n`,
+  "src/queue.ts":
+    `${MODULE}import type { Faults } from "./layers/faults.ts";\n` +
+    `export const queue = () => import("./backends/direct.ts");\n`,
+  "src/layers/faults.ts":
+    `${MODULE}import "./overlay.ts";\nimport "../backends/memory.ts";\n`,
+  "src/layers/overlay.ts": MODULE,
+  "src/backends/memory.ts": `${MODULE}import "../request.ts";\n`,
+  "src/backends/direct.ts": `${MODULE}import "./direct/ring.ts";\n`,
+  "src/backends/direct/ring.ts":
+    `${MODULE}import "../../../ffi/ring.ts";\nimport "node:fs";\n`,
+  "src/request.ts": `${MODULE}// See https://example.org; import "./disk.ts"\n`,
+  "ffi/ring.ts": `${MODULE}Deno.dlopen("libc.so.6", {});\n`,
+  "examples/demo.ts": `import { disk } from "@platter/disk";\n`,
+  "tests/ring_test.ts": `import "../ffi/ring.ts";\n`,
+};
+
+/** CLEAN with files added, or with lines added to the files it has. */
+function spoiled(changes: Tree): Tree {
+  const tree = { ...CLEAN };
+  for (const [path, lines] of Object.entries(changes)) {
+    tree[path] = `${tree[path] ?? ""}${lines}\n`;
+  }
+  return tree;
+}
+
+Deno.test("tidy() finds nothing in a clean tree", () => {
+  assertEquals(tidy(CLEAN, EXPORTS), []);
+});
+
+const CASES: [title: string, changes: Tree, faults: string[]][] = [
+  [
+    "an import that goes up",
+    { "src/layers/overlay.ts": `import { queue } from "../queue.ts";` },
+    [
+      "src/layers/overlay.ts: imports src/queue.ts: layers may not import queue",
+      "import cycle: src/queue.ts -> src/layers/faults.ts -> " +
+      "src/layers/overlay.ts -> src/queue.ts",
+    ],
+  ],
+  [
+    "a type import that goes up",
+    { "src/request.ts": `type M = import("./backends/memory2.ts").Memory;` },
+    [
+      "src/request.ts: imports src/backends/memory2.ts: " +
+      "vocabulary may not import backends",
+    ],
+  ],
+  [
+    "mod.ts importing a face",
+    { "mod.ts": `export { server } from "./src/nbd/server.ts";` },
+    ["mod.ts: imports src/nbd/server.ts: mod may not import faces"],
+  ],
+  [
+    "ffi/ imported from outside the direct backend",
+    { "src/backends/memory.ts": `export * from "../../ffi/ring.ts";` },
+    [
+      "src/backends/memory.ts: imports ffi/ring.ts: " +
+      "only src/backends/direct may import ffi/",
+    ],
+  ],
+  [
+    "ffi/ importing from outside",
+    { "ffi/ring.ts": `import "../src/errors.ts";\nimport "node:fs";` },
+    [
+      "ffi/ring.ts: imports node:fs: ffi/ imports nothing outside ffi/",
+      "ffi/ring.ts: imports src/errors.ts: ffi/ imports nothing outside ffi/",
+    ],
+  ],
+  [
+    "a package below the command line",
+    { "src/disk.ts": `import { delay } from "@std/async";` },
+    ["src/disk.ts: imports @std/async: the library depends on no package"],
+  ],
+  [
+    "the package imported by its own name",
+    { "src/cli/main.ts": `import { disk } from "@platter/disk";` },
+    ["src/cli/main.ts: imports mod.ts: import own files by their path"],
+  ],
+  [
+    "a cycle on one floor",
+    { "src/layers/overlay.ts": `import type { F } from "./faults.ts";` },
+    [
+      "import cycle: src/layers/faults.ts -> src/layers/overlay.ts -> " +
+      "src/layers/faults.ts",
+    ],
+  ],
+  [
+    "a folder without a floor",
+    { "src/extra/x.ts": MODULE, "src/cli/main.ts": `import "../extra/x.ts";` },
+    ["src/extra/x.ts: stands on no floor"],
+  ],
+  [
+    "a dead file",
+    { "src/dead.ts": MODULE, "tests/dead_test.ts": `import "../src/dead.ts";` },
+    ["src/dead.ts: no export, example or benchmark reaches it"],
+  ],
+  [
+    "FFI outside ffi/",
+    { "src/backends/direct.ts": "Deno.UnsafePointer.of(x);" },
+    ["src/backends/direct.ts:6: Deno.UnsafePointer is not allowed here"],
+  ],
+  [
+    "FFI taken out of the namespace",
+    { "src/backends/direct.ts": "const { dlopen } = Deno;" },
+    ["src/backends/direct.ts:6: } = Deno; is not allowed here"],
+  ],
+  [
+    "a computed dynamic import",
+    { "src/backends/direct.ts": "await import(name);" },
+    [
+      "src/backends/direct.ts: " +
+      "a dynamic import names its file as a plain string",
+    ],
+  ],
+  [
+    "a name that is not snake_case",
+    { "tests/ringTest.ts": "", "bench/my-bench/main.ts": "" },
+    [
+      "tests/ringTest.ts: the name is not snake_case",
+      "bench/my-bench/main.ts: the name is not snake_case",
+    ],
+  ],
+  [
+    "a long line, but not a long link or a long text",
+    {
+      "src/disk.ts": `// ${"x".repeat(98)}\n// https://${"x".repeat(98)}\n` +
+        `throw new Error("${"x".repeat(98)}");`,
+    },
+    ["src/disk.ts:6: longer than 100 columns"],
+  ],
+  [
+    "a console outside the command line",
+    { "src/disk.ts": "console.error(1);" },
+    ["src/disk.ts:6: console.error is not allowed here"],
+  ],
+  [
+    "work left for later",
+    { "src/disk.ts": "// TODO: more", "tests/ring_test.ts": "/* FIXME */" },
+    [
+      "src/disk.ts:6: TODO is not allowed here",
+      "tests/ring_test.ts:2: FIXME is not allowed here",
+    ],
+  ],
+  [
+    "types switched off",
+    {
+      "src/disk.ts": "// @ts-ignore because",
+      "src/queue.ts": "// deno-lint-ignore no-explicit-any",
+    },
+    [
+      "src/disk.ts:6: @ts-ignore is not allowed here",
+      "src/queue.ts:7: deno-lint-ignore no-explicit-any is not allowed here",
+    ],
+  ],
+  [
+    "a module without its comment",
+    {
+      "ffi/poll.ts": "/** Not the module's. */",
+      "bench/x.ts": `import "../ffi/poll.ts";`,
+    },
+    ["ffi/poll.ts: does not begin with a comment marked @module"],
+  ],
+  [
+    "mod.ts with code of its own",
+    { "mod.ts": "export const one = 1;" },
+    ["mod.ts: does more than re-export"],
+  ],
+];
+
+for (const [title, changes, faults] of CASES) {
+  Deno.test(`tidy() reports ${title}`, () => {
+    assertEquals(tidy(spoiled(changes), EXPORTS).toSorted(), faults.toSorted());
+  });
+}
+
+Deno.test("tidy() ignores imports that stand in comments", () => {
+  const source = `/**\n * import "./a.ts";\n */\n// import "./b.ts";\n` +
+    `/* export * from "./c.ts"; */\nimport "./d.ts"; // import("./e.ts")\n`;
+  assertEquals(specifiersOf(source), ["./d.ts"]);
+});
+
+Deno.test("the repository is tidy", async () => {
+  const config = JSON.parse(
+    await Deno.readTextFile(new URL("deno.json", ROOT)),
+  ) as { exports: Record<string, string> };
+  assertEquals(tidy(await readTree(), config.exports), []);
+});
