@@ -1,0 +1,273 @@
+/**
+ * What a block device says of itself, and the commands that are not reads or
+ * writes: discard, zero, erase. Linux; FreeBSD and macOS where they have the
+ * ioctl (written from their headers, not yet run there).
+ *
+ * Every function returns a result ≥ 0 or −errno: −ENOTTY (or −EINVAL) for what
+ * is not a block device, −ENOSYS where the system has no such request.
+ *
+ * @module
+ */
+
+import { DARWIN_IOCTL, FREEBSD_IOCTL, LINUX_IOCTL } from "./abi.ts";
+import type { Libc } from "./libc.ts";
+import { readU64, structMemory, writeU64 } from "./memory.ts";
+
+type FieldType = "u16" | "u32" | "u64";
+
+/** Asks for one value; it is read only when the request succeeded. */
+function ask(
+  libc: Libc,
+  fd: number,
+  request: number | undefined,
+  type: FieldType,
+): number {
+  if (request === undefined) return -libc.abi.errno.ENOSYS;
+  // Long enough for every type, so that a kernel that writes more than it
+  // should still writes into our memory.
+  const { address, view } = structMemory(8);
+  const result = libc.ioctl(fd, request, address);
+  if (result < 0) return result;
+  switch (type) {
+    case "u16":
+      return view.getUint16(0, true);
+    case "u32":
+      return view.getUint32(0, true);
+    case "u64":
+      return readU64(view, 0);
+  }
+}
+
+/** Sends a request with a range: {u64 start, u64 length}, in bytes. */
+function sendRange(
+  libc: Libc,
+  fd: number,
+  request: number | undefined,
+  start: number,
+  length: number,
+): number {
+  if (request === undefined) return -libc.abi.errno.ENOSYS;
+  const { address, view } = structMemory(16);
+  writeU64(view, 0, start);
+  writeU64(view, 8, length);
+  return libc.ioctl(fd, request, address);
+}
+
+/** A request that only Linux has. */
+function linuxOnly(libc: Libc, request: number): number | undefined {
+  return libc.abi.os === "linux" ? request : undefined;
+}
+
+/**
+ * Size of a device (BLKGETSIZE64; DIOCGMEDIASIZE; block count × block size on
+ * macOS).
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns Bytes, or −errno.
+ */
+export function blockDeviceSize(libc: Libc, fd: number): number {
+  switch (libc.abi.os) {
+    case "linux":
+      return ask(libc, fd, LINUX_IOCTL.BLKGETSIZE64, "u64");
+    case "freebsd":
+      return ask(libc, fd, FREEBSD_IOCTL.DIOCGMEDIASIZE, "u64");
+    case "darwin": {
+      const blocks = ask(libc, fd, DARWIN_IOCTL.DKIOCGETBLOCKCOUNT, "u64");
+      if (blocks < 0) return blocks;
+      const blockSize = logicalBlockSize(libc, fd);
+      return blockSize < 0 ? blockSize : blocks * blockSize;
+    }
+  }
+}
+
+/**
+ * Logical block size: the unit of addressing (BLKSSZGET; DIOCGSECTORSIZE;
+ * DKIOCGETBLOCKSIZE).
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns Bytes, or −errno.
+ */
+export function logicalBlockSize(libc: Libc, fd: number): number {
+  switch (libc.abi.os) {
+    case "linux":
+      return ask(libc, fd, LINUX_IOCTL.BLKSSZGET, "u32");
+    case "freebsd":
+      return ask(libc, fd, FREEBSD_IOCTL.DIOCGSECTORSIZE, "u32");
+    case "darwin":
+      return ask(libc, fd, DARWIN_IOCTL.DKIOCGETBLOCKSIZE, "u32");
+  }
+}
+
+/**
+ * Physical block size: what the medium writes without reading first
+ * (BLKPBSZGET; DIOCGSTRIPESIZE; DKIOCGETPHYSICALBLOCKSIZE).
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns Bytes, or −errno.
+ */
+export function physicalBlockSize(libc: Libc, fd: number): number {
+  switch (libc.abi.os) {
+    case "linux":
+      return ask(libc, fd, LINUX_IOCTL.BLKPBSZGET, "u32");
+    case "freebsd": {
+      // 0 when the device has no stripe beyond its sector.
+      const stripe = ask(libc, fd, FREEBSD_IOCTL.DIOCGSTRIPESIZE, "u64");
+      return stripe === 0 ? logicalBlockSize(libc, fd) : stripe;
+    }
+    case "darwin":
+      return ask(libc, fd, DARWIN_IOCTL.DKIOCGETPHYSICALBLOCKSIZE, "u32");
+  }
+}
+
+/**
+ * Smallest I/O that is efficient (BLKIOMIN; Linux).
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns Bytes, or −errno.
+ */
+export function minimumIo(libc: Libc, fd: number): number {
+  return ask(libc, fd, linuxOnly(libc, LINUX_IOCTL.BLKIOMIN), "u32");
+}
+
+/**
+ * Size of I/O that is most efficient (BLKIOOPT; Linux).
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns Bytes, 0 when the device does not say, or −errno.
+ */
+export function optimalIo(libc: Libc, fd: number): number {
+  return ask(libc, fd, linuxOnly(libc, LINUX_IOCTL.BLKIOOPT), "u32");
+}
+
+/**
+ * Most sectors that one request to the device holds; longer ones are split by
+ * the kernel (BLKSECTGET; on macOS the least of DKIOCGETMAXBYTECOUNTREAD and
+ * …WRITE).
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns Sectors of 512 bytes (on Linux at most 65,535), or −errno.
+ */
+export function maxSectors(libc: Libc, fd: number): number {
+  if (libc.abi.os !== "darwin") {
+    return ask(libc, fd, linuxOnly(libc, LINUX_IOCTL.BLKSECTGET), "u16");
+  }
+  const read = ask(libc, fd, DARWIN_IOCTL.DKIOCGETMAXBYTECOUNTREAD, "u64");
+  if (read < 0) return read;
+  const write = ask(libc, fd, DARWIN_IOCTL.DKIOCGETMAXBYTECOUNTWRITE, "u64");
+  return write < 0 ? write : Math.floor(Math.min(read, write) / 512);
+}
+
+/**
+ * Is the device read-only (BLKROGET; DKIOCISWRITABLE)?
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns 1 if it is, 0 if it is not, or −errno.
+ */
+export function isReadOnly(libc: Libc, fd: number): number {
+  if (libc.abi.os === "darwin") {
+    const writable = ask(libc, fd, DARWIN_IOCTL.DKIOCISWRITABLE, "u32");
+    return writable < 0 ? writable : writable === 0 ? 1 : 0;
+  }
+  const readOnly = ask(libc, fd, linuxOnly(libc, LINUX_IOCTL.BLKROGET), "u32");
+  return readOnly > 0 ? 1 : readOnly;
+}
+
+/**
+ * Is it a rotating disk (BLKROTATIONAL; Linux)?
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns 1 if it is, 0 if it is not, or −errno.
+ */
+export function rotational(libc: Libc, fd: number): number {
+  const result = ask(
+    libc,
+    fd,
+    linuxOnly(libc, LINUX_IOCTL.BLKROTATIONAL),
+    "u16",
+  );
+  return result > 0 ? 1 : result;
+}
+
+/**
+ * Tells the device that a range is no longer needed (BLKDISCARD; DIOCGDELETE;
+ * DKIOCUNMAP). What it reads as afterwards is not specified.
+ *
+ * @param libc The C library.
+ * @param fd File descriptor, open for writing.
+ * @param start First byte, a multiple of the logical block size.
+ * @param length Number of bytes, a multiple of it too.
+ * @returns 0, or −errno: −EOPNOTSUPP where the device cannot, −EINVAL for a
+ * range that is misaligned or beyond the end, −EBADF for a descriptor that is
+ * not open for writing.
+ */
+export function discard(
+  libc: Libc,
+  fd: number,
+  start: number,
+  length: number,
+): number {
+  switch (libc.abi.os) {
+    case "linux":
+      return sendRange(libc, fd, LINUX_IOCTL.BLKDISCARD, start, length);
+    case "freebsd":
+      return sendRange(libc, fd, FREEBSD_IOCTL.DIOCGDELETE, start, length);
+    case "darwin": {
+      // dk_unmap_t {dk_extent_t *extents@0, u32 count@8, u32 options@12} and
+      // one dk_extent_t {u64 offset, u64 length} behind it.
+      const { address, view } = structMemory(32);
+      writeU64(view, 0, address + 16);
+      view.setUint32(8, 1, true);
+      writeU64(view, 16, start);
+      writeU64(view, 24, length);
+      return libc.ioctl(fd, DARWIN_IOCTL.DKIOCUNMAP, address);
+    }
+  }
+}
+
+/**
+ * Makes a range read as zeroes, by the device's own command or by writing
+ * (BLKZEROOUT; Linux).
+ *
+ * @param libc The C library.
+ * @param fd File descriptor, open for writing.
+ * @param start First byte, a multiple of the logical block size.
+ * @param length Number of bytes, a multiple of it too.
+ * @returns 0, or −errno; as {@linkcode discard}.
+ */
+export function zeroOut(
+  libc: Libc,
+  fd: number,
+  start: number,
+  length: number,
+): number {
+  const request = linuxOnly(libc, LINUX_IOCTL.BLKZEROOUT);
+  return sendRange(libc, fd, request, start, length);
+}
+
+/**
+ * Erases a range and every copy that the device may hold of it
+ * (BLKSECDISCARD; Linux). Few devices can.
+ *
+ * @param libc The C library.
+ * @param fd File descriptor, open for writing.
+ * @param start First byte, a multiple of the logical block size.
+ * @param length Number of bytes, a multiple of it too.
+ * @returns 0, or −errno; as {@linkcode discard}.
+ */
+export function secureErase(
+  libc: Libc,
+  fd: number,
+  start: number,
+  length: number,
+): number {
+  const request = linuxOnly(libc, LINUX_IOCTL.BLKSECDISCARD);
+  return sendRange(libc, fd, request, start, length);
+}

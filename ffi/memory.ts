@@ -1,0 +1,263 @@
+/**
+ * Memory whose address is known: aligned buffers, iovec arrays, and views of
+ * memory that the kernel gave. It touches addresses, and calls no library.
+ *
+ * Aligned memory is an ordinary ArrayBuffer, a little longer than asked, of
+ * which a view begins at an aligned address. A backing store never moves, and
+ * lives for as long as anything refers to it, so that nothing has to be freed,
+ * and a transfer to another thread needs no care. (Memory of mmap would have
+ * to be unmapped by somebody, and its ArrayBuffer must not outlive that.)
+ *
+ * @module
+ */
+
+/** 2^32, to split a safe integer into two 32-bit halves. */
+const TWO_32 = 0x1_0000_0000;
+
+/** Bytes of one `struct iovec`: void* iov_base@0, size_t iov_len@8. */
+const IOVEC_BYTES = 16;
+
+// Address of the first byte of each ArrayBuffer made here. A transferred
+// buffer is a new object, which is not in the map: its address is unknown.
+const baseAddresses = new WeakMap<ArrayBuffer, number>();
+
+function pointerToNumber(pointer: Deno.PointerValue): number {
+  const address = Number(Deno.UnsafePointer.value(pointer));
+  if (!Number.isSafeInteger(address)) {
+    throw new RangeError(
+      `Cannot use memory as its address must be a safe integer: current value is ${address}`,
+    );
+  }
+  return address;
+}
+
+/**
+ * Allocates zeroed memory that begins at an aligned address.
+ *
+ * @param byteLength Length in bytes.
+ * @param alignment Alignment of the address in bytes, a power of two.
+ * @returns A view of the memory; {@linkcode addressOf} knows its address.
+ * @throws {RangeError} If the length is not a safe integer ≥ 0, or the
+ * alignment is not a power of two.
+ * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+ */
+export function alignedMemory(
+  byteLength: number,
+  alignment = 4096,
+): Uint8Array<ArrayBuffer> {
+  if (!Number.isSafeInteger(byteLength) || byteLength < 0) {
+    throw new RangeError(
+      `Cannot allocate memory as its length must be a safe integer from 0: ` +
+        `current value is ${byteLength}`,
+    );
+  }
+  // A power of two has one bit set; 2^30 is far beyond any huge page in use.
+  if (
+    !Number.isInteger(alignment) || alignment < 1 || alignment > 2 ** 30 ||
+    (alignment & (alignment - 1)) !== 0
+  ) {
+    throw new RangeError(
+      `Cannot allocate memory as its alignment must be a power of two: ` +
+        `current value is ${alignment}`,
+    );
+  }
+  // At worst alignment − 1 bytes are skipped. One byte at least, as an empty
+  // buffer has no address. An ArrayBuffer made directly is never kept inside
+  // the garbage-collected heap, as a small typed array can be.
+  const buffer = new ArrayBuffer(Math.max(byteLength, 1) + alignment - 1);
+  const base = pointerToNumber(Deno.UnsafePointer.of(buffer));
+  baseAddresses.set(buffer, base);
+  // Addresses are below 2^53, and % is exact there.
+  const skip = (alignment - base % alignment) % alignment;
+  return new Uint8Array(buffer, skip, byteLength);
+}
+
+/**
+ * The address of memory made here. An address does not keep its memory alive:
+ * something must refer to the view until the kernel is done with it.
+ *
+ * @param view A view of it, or of a part of it.
+ * @returns The address of its first byte, or 0 when the memory was not made
+ * here, or is no longer there (detached by a transfer).
+ */
+export function addressOf(view: ArrayBufferView): number {
+  const buffer = view.buffer as ArrayBuffer;
+  const base = baseAddresses.get(buffer);
+  // Every buffer made here has a byte at least: no bytes means detached.
+  if (base === undefined || buffer.byteLength === 0) return 0;
+  return base + view.byteOffset;
+}
+
+/**
+ * Shows memory that was not made here, such as a mapping, as an ArrayBuffer.
+ * The caller must keep the memory mapped for as long as anything uses it.
+ *
+ * @param address Address of the first byte.
+ * @param byteLength Length in bytes.
+ * @returns The memory itself, not a copy.
+ * @throws {TypeError} If the address is 0.
+ * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+ */
+export function memoryAt(address: number, byteLength: number): ArrayBuffer {
+  const pointer = Deno.UnsafePointer.create(BigInt(address));
+  if (pointer === null) {
+    throw new TypeError("Cannot show memory as its address must not be 0");
+  }
+  return Deno.UnsafePointerView.getArrayBuffer(pointer, byteLength);
+}
+
+/**
+ * Reads a little-endian u64 as a number, without making a BigInt.
+ *
+ * @param view Where to read.
+ * @param byteOffset Offset in bytes.
+ * @returns The value; above 2^53 the nearest number.
+ */
+export function readU64(view: DataView, byteOffset: number): number {
+  return view.getUint32(byteOffset + 4, true) * TWO_32 +
+    view.getUint32(byteOffset, true);
+}
+
+/**
+ * Writes a safe integer as a little-endian u64 (or i64), without making a
+ * BigInt.
+ *
+ * @param view Where to write.
+ * @param byteOffset Offset in bytes.
+ * @param value The value, a safe integer of either sign.
+ */
+export function writeU64(
+  view: DataView,
+  byteOffset: number,
+  value: number,
+): void {
+  // setUint32 takes its value modulo 2^32; floor makes the high half of a
+  // negative value the two's complement one.
+  view.setUint32(byteOffset, value, true);
+  view.setUint32(byteOffset + 4, Math.floor(value / TWO_32), true);
+}
+
+/** A struct for one call. */
+export interface StructMemory {
+  /** Address of its first byte, a multiple of 8. */
+  readonly address: number;
+  /** Its bytes, all zero. */
+  readonly view: DataView<ArrayBuffer>;
+}
+
+/** Longest struct of a call here, and enough for that of statx (256 bytes). */
+const STRUCT_BYTES = 512;
+
+// One piece for all calls: they are synchronous, so that no two need it at
+// once. It is also what keeps the memory alive: the compiler may let go of a
+// local view as soon as its address is known, before the call is made.
+let structBytes: Uint8Array<ArrayBuffer> | undefined;
+
+/**
+ * Zeroed memory for the struct of one synchronous call. The next use of this
+ * function takes it back.
+ *
+ * @param byteLength Length in bytes, at most 512.
+ * @returns The memory.
+ * @throws {RangeError} If the length is greater.
+ * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+ */
+export function structMemory(byteLength: number): StructMemory {
+  if (!(byteLength <= STRUCT_BYTES)) {
+    throw new RangeError(
+      `Cannot make a struct as its length must be at most ${STRUCT_BYTES}: ` +
+        `current value is ${byteLength}`,
+    );
+  }
+  structBytes ??= alignedMemory(STRUCT_BYTES, 8);
+  structBytes.fill(0);
+  return {
+    address: addressOf(structBytes),
+    view: new DataView(
+      structBytes.buffer,
+      structBytes.byteOffset,
+      byteLength,
+    ),
+  };
+}
+
+/** An array of `struct iovec`, for preadv, pwritev and io_uring. */
+export class IoVector {
+  readonly #memory: Uint8Array<ArrayBuffer>;
+  readonly #words: Uint32Array<ArrayBuffer>;
+
+  /** Address of the first entry. */
+  readonly address: number;
+
+  /** Number of entries. */
+  readonly capacity: number;
+
+  /**
+   * Makes an array of empty entries.
+   *
+   * @param capacity Number of entries.
+   * @throws {RangeError} If the capacity is not an integer from 1.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+   */
+  constructor(capacity: number) {
+    if (!Number.isSafeInteger(capacity) || capacity < 1) {
+      throw new RangeError(
+        `Cannot make an iovec array as its capacity must be an integer from 1: ` +
+          `current value is ${capacity}`,
+      );
+    }
+    this.capacity = capacity;
+    this.#memory = alignedMemory(capacity * IOVEC_BYTES, IOVEC_BYTES);
+    this.address = addressOf(this.#memory);
+    this.#words = new Uint32Array(
+      this.#memory.buffer,
+      this.#memory.byteOffset,
+      capacity * IOVEC_BYTES / 4,
+    );
+  }
+
+  /**
+   * Fills one entry. Allocates nothing.
+   *
+   * @param index Which entry.
+   * @param address Address of the segment.
+   * @param byteLength Length of the segment in bytes.
+   * @throws {RangeError} If the index is beyond the capacity.
+   */
+  set(index: number, address: number, byteLength: number): void {
+    if (!(index >= 0 && index < this.capacity)) {
+      throw new RangeError(
+        `Cannot set an iovec as its index must be below ${this.capacity}: ` +
+          `current value is ${index}`,
+      );
+    }
+    // Stores into a Uint32Array take the value modulo 2^32.
+    const words = this.#words;
+    const at = index * 4;
+    words[at] = address;
+    words[at + 1] = address / TWO_32;
+    words[at + 2] = byteLength;
+    words[at + 3] = byteLength / TWO_32;
+  }
+
+  /**
+   * The address of one entry, to pass on the rest of the array.
+   *
+   * @param index Which entry.
+   * @returns Its address.
+   */
+  addressAt(index: number): number {
+    return this.address + index * IOVEC_BYTES;
+  }
+
+  /**
+   * The length that one entry holds.
+   *
+   * @param index Which entry.
+   * @returns Its length in bytes.
+   */
+  byteLengthAt(index: number): number {
+    const at = index * 4;
+    return this.#words[at + 3]! * TWO_32 + this.#words[at + 2]!;
+  }
+}

@@ -1,0 +1,139 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import {
+  addressOf,
+  alignedMemory,
+  IoVector,
+  memoryAt,
+  readU64,
+  structMemory,
+  writeU64,
+} from "../../ffi/memory.ts";
+
+Deno.test("alignedMemory() begins at a multiple of the alignment", () => {
+  for (const alignment of [1, 8, 512, 4096, 65536]) {
+    for (const byteLength of [0, 1, 511, 4096, 1_000_003]) {
+      const memory = alignedMemory(byteLength, alignment);
+      assertEquals(memory.byteLength, byteLength);
+      assertEquals(addressOf(memory) % alignment, 0);
+      assert(addressOf(memory) > 0);
+      assert(memory.every((byte) => byte === 0));
+    }
+  }
+});
+
+Deno.test("alignedMemory() aligns to a page unless told otherwise", () => {
+  assertEquals(addressOf(alignedMemory(1)) % 4096, 0);
+});
+
+Deno.test("alignedMemory() throws on a length or alignment that cannot be", () => {
+  for (const byteLength of [-1, 1.5, NaN, Infinity]) {
+    assertThrows(() => alignedMemory(byteLength), RangeError, "length");
+  }
+  for (const alignment of [0, -8, 3, 4095, 2 ** 31, NaN]) {
+    assertThrows(() => alignedMemory(8, alignment), RangeError, "alignment");
+  }
+});
+
+Deno.test("addressOf() counts from the memory's own address in a subarray", () => {
+  const memory = alignedMemory(8192);
+  assertEquals(addressOf(memory.subarray(513)), addressOf(memory) + 513);
+  assertEquals(
+    addressOf(new DataView(memory.buffer, memory.byteOffset + 7)),
+    addressOf(memory) + 7,
+  );
+});
+
+Deno.test("addressOf() is the address that Deno gives", () => {
+  const memory = alignedMemory(64);
+  const pointer = Deno.UnsafePointer.of(memory);
+  assertEquals(BigInt(addressOf(memory)), Deno.UnsafePointer.value(pointer));
+});
+
+Deno.test("addressOf() is 0 for memory that was not made here", () => {
+  assertEquals(addressOf(new Uint8Array(4096)), 0);
+  assertEquals(addressOf(new Uint8Array(new SharedArrayBuffer(16))), 0);
+});
+
+Deno.test("addressOf() is 0 once the memory is transferred, and so is its heir", () => {
+  const memory = alignedMemory(4096);
+  const heir = new Uint8Array(memory.buffer.transfer());
+  assertEquals(addressOf(memory), 0);
+  assertEquals(addressOf(heir), 0);
+});
+
+Deno.test("memoryAt() shows the same bytes", () => {
+  const memory = alignedMemory(16);
+  const shown = new Uint8Array(memoryAt(addressOf(memory), 16));
+  shown[3] = 7;
+  assertEquals(memory[3], 7);
+  memory[4] = 9;
+  assertEquals(shown[4], 9);
+});
+
+Deno.test("memoryAt() throws on address 0", () => {
+  assertThrows(() => memoryAt(0, 16), TypeError, "must not be 0");
+});
+
+Deno.test("writeU64() and readU64() carry every safe integer", () => {
+  const view = new DataView(new ArrayBuffer(16));
+  for (
+    const value of [
+      0,
+      1,
+      2 ** 31,
+      2 ** 32 - 1,
+      2 ** 32,
+      2 ** 45 + 5,
+      2 ** 53 - 1,
+    ]
+  ) {
+    writeU64(view, 8, value);
+    assertEquals(view.getBigUint64(8, true), BigInt(value));
+    assertEquals(readU64(view, 8), value);
+  }
+});
+
+Deno.test("writeU64() writes negative integers in two's complement", () => {
+  const view = new DataView(new ArrayBuffer(8));
+  for (const value of [-1, -(2 ** 31), -(2 ** 32), -(2 ** 40) - 7]) {
+    writeU64(view, 0, value);
+    assertEquals(view.getBigInt64(0, true), BigInt(value));
+  }
+});
+
+Deno.test("structMemory() gives zeroes at a multiple of 8 each time", () => {
+  const first = structMemory(32);
+  assertEquals(first.address % 8, 0);
+  assertEquals(first.view.byteLength, 32);
+  first.view.setUint32(0, 7);
+  assertEquals(structMemory(32).view.getUint32(0), 0);
+});
+
+Deno.test("structMemory() throws on a length beyond its memory", () => {
+  assertThrows(() => structMemory(513), RangeError, "at most 512");
+});
+
+Deno.test("IoVector lays out struct iovec", () => {
+  const vector = new IoVector(3);
+  assertEquals(vector.capacity, 3);
+  assertEquals(vector.address % 16, 0);
+  const address = 0x7f12_3456_7890;
+  vector.set(1, address, 2 ** 33 + 512);
+  const view = new DataView(memoryAt(vector.address, 48));
+  assertEquals(view.getBigUint64(0, true), 0n);
+  assertEquals(view.getBigUint64(16, true), BigInt(address));
+  assertEquals(view.getBigUint64(24, true), 2n ** 33n + 512n);
+  assertEquals(view.getBigUint64(32, true), 0n);
+  assertEquals(vector.addressAt(1), vector.address + 16);
+  assertEquals(vector.byteLengthAt(1), 2 ** 33 + 512);
+});
+
+Deno.test("IoVector throws on an index or a capacity that cannot be", () => {
+  const vector = new IoVector(2);
+  for (const index of [-1, 2, NaN]) {
+    assertThrows(() => vector.set(index, 1, 1), RangeError, "below 2");
+  }
+  for (const capacity of [0, -1, 1.5]) {
+    assertThrows(() => new IoVector(capacity), RangeError, "integer from 1");
+  }
+});
