@@ -1,0 +1,285 @@
+/**
+ * The model: a disk in this process' memory. It is sparse, answers before
+ * `submit` returns, and does each thing in the plainest way, as the other
+ * backends are compared to it.
+ *
+ * @module
+ */
+
+import {
+  type Abilities,
+  type Backend,
+  type BackendCounters,
+  type Complete,
+  type Extent,
+  type Limits,
+  refusal,
+  refuse,
+} from "../backend.ts";
+import { clear, gather, scatter } from "../buffer.ts";
+import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
+import type { BackendInfo } from "../info.ts";
+import { type Request, RequestFlag, RequestType } from "../request.ts";
+import { encodeId } from "../virtio.ts";
+
+/** Bytes of a chunk, the unit of storage: the largest block size. */
+const CHUNK_BYTES = 65_536;
+
+/** How to make a {@linkcode MemoryBackend}. */
+export interface MemoryBackendOptions {
+  /** Capacity in sectors of 512 bytes. */
+  sectors: number;
+  /**
+   * Logical block size in bytes.
+   *
+   * @default {512}
+   */
+  blockSize?: number;
+  /** Physical block size in bytes; the logical one if not given. */
+  physicalBlockSize?: number;
+  /**
+   * Whether writes are refused.
+   *
+   * @default {false}
+   */
+  readOnly?: boolean;
+  /**
+   * Identity, up to 20 ASCII characters.
+   *
+   * @default {"memory"}
+   */
+  id?: string;
+}
+
+/** A disk in memory. What was never written costs nothing. */
+export class MemoryBackend implements Backend {
+  /** The disk's shape. */
+  readonly geometry: Geometry;
+  /** What it can do. */
+  readonly abilities: Abilities;
+  /** How large requests may get. */
+  readonly limits: Limits = { maxSegments: 1024, maxBytes: 16 << 20 };
+  /** What it is and why. */
+  readonly info: BackendInfo;
+  /** What it counted so far: nothing, as nothing it counts happens here. */
+  readonly counters: Readonly<BackendCounters> = {
+    systemCalls: 0,
+    bounced: 0,
+    readModifyWrites: 0,
+  };
+  readonly #id: Uint8Array;
+  /** What was written, by the index of its chunk; the rest are zeroes. */
+  readonly #chunks = new Map<number, Uint8Array>();
+  #closed = false;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param options Its shape.
+   * @throws {RangeError} If it cannot have that shape or identity.
+   */
+  constructor(options: MemoryBackendOptions) {
+    const { sectors, blockSize, physicalBlockSize, id = "memory" } = options;
+    this.geometry = makeGeometry(
+      sectors,
+      blockSize,
+      physicalBlockSize === undefined ? {} : { physicalBlockSize },
+    );
+    this.#id = encodeId(id);
+    this.abilities = {
+      readOnly: options.readOnly ?? false,
+      flush: "native",
+      fua: "native",
+      discard: "native",
+      writeZeroes: "native",
+      secureErase: "native",
+    };
+    this.info = {
+      backend: "memory",
+      path: null,
+      medium: "memory",
+      fileSystem: null,
+      engine: { name: "memory", reason: null },
+      direct: {
+        active: false,
+        method: null,
+        reason: "the disk is in memory",
+        memoryAlignment: 1,
+        offsetAlignment: 1,
+        readOffsetAlignment: 1,
+        alignmentSource: "none",
+      },
+      durability: {
+        flush: "memory",
+        method: "none",
+        deviceCache: "unknown",
+        fua: "none",
+        reason: "the disk ends with this process",
+      },
+      lock: { method: "none", reason: "nobody else can reach the disk" },
+      id,
+    };
+  }
+
+  /** Bytes of memory in use for the disk's content. */
+  get storedBytes(): number {
+    return this.#chunks.size * CHUNK_BYTES;
+  }
+
+  /**
+   * Carries out a batch, in its order and before it returns.
+   *
+   * @param batch The requests.
+   * @param complete Called once for each of them.
+   */
+  submit(batch: readonly Request[], complete: Complete): void {
+    for (const request of batch) {
+      if (this.#closed) {
+        complete(request, refusal("closed", request, "the disk is closed"));
+        continue;
+      }
+      const error = refuse(request, this.geometry, this.abilities);
+      if (error === null) this.#carryOut(request);
+      complete(request, error);
+    }
+  }
+
+  /**
+   * Where data is stored and where holes are.
+   *
+   * @param sector First sector.
+   * @param count Sectors, within the disk.
+   * @returns Extents in order, adjoining, covering the range exactly.
+   */
+  extents(sector: number, count: number): Extent[] {
+    const chunkSectors = CHUNK_BYTES / SECTOR_BYTES;
+    const end = sector + count;
+    const extents: Extent[] = [];
+    const add = (from: number, to: number, hole: boolean) => {
+      if (from >= to) return;
+      const last = extents.at(-1);
+      if (last !== undefined && last.hole === hole) {
+        extents.pop();
+        extents.push({ ...last, count: to - last.sector });
+      } else {
+        extents.push({ sector: from, count: to - from, hole });
+      }
+    };
+    let at = sector;
+    for (const index of this.#stored(sector, count).sort((a, b) => a - b)) {
+      const from = Math.max(sector, index * chunkSectors);
+      const to = Math.min(end, (index + 1) * chunkSectors);
+      add(at, from, true);
+      add(from, to, false);
+      at = to;
+    }
+    add(at, end, true);
+    return extents;
+  }
+
+  /**
+   * Memory that moves without a copy: any does as well as any other.
+   *
+   * @param byteLength Bytes.
+   * @returns The memory, zeroed.
+   */
+  allocate(byteLength: number): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(byteLength);
+  }
+
+  /**
+   * Gives the disk's content up. Idempotent.
+   *
+   * @returns When it is done.
+   */
+  close(): Promise<void> {
+    this.#closed = true;
+    this.#chunks.clear();
+    return Promise.resolve();
+  }
+
+  #carryOut(request: Request): void {
+    switch (request.type) {
+      case RequestType.In:
+        return this.#read(request);
+      case RequestType.Out:
+        return this.#write(request);
+      case RequestType.GetId:
+        return request.data!.set(this.#id);
+      case RequestType.WriteZeroes:
+        return this.#zero(
+          request,
+          (request.flags & RequestFlag.Unmap) !== 0,
+        );
+      case RequestType.Discard:
+      case RequestType.SecureErase:
+        return this.#zero(request, true);
+      case RequestType.Flush:
+        return;
+    }
+  }
+
+  #read(request: Request): void {
+    walkChunks(request, (index, start, end, at) => {
+      const chunk = this.#chunks.get(index);
+      if (chunk === undefined) clear(request, at, end - start);
+      else scatter(request, at, chunk.subarray(start, end));
+    });
+  }
+
+  #write(request: Request): void {
+    walkChunks(request, (index, start, end, at) => {
+      let chunk = this.#chunks.get(index);
+      if (chunk === undefined) {
+        chunk = new Uint8Array(CHUNK_BYTES);
+        this.#chunks.set(index, chunk);
+      }
+      gather(request, at, chunk.subarray(start, end));
+    });
+  }
+
+  /** Makes sectors zero; drops the chunks that they fill if that is allowed. */
+  #zero(request: Request, drop: boolean): void {
+    const first = request.sector * SECTOR_BYTES;
+    const last = first + request.count * SECTOR_BYTES;
+    for (const index of this.#stored(request.sector, request.count)) {
+      const base = index * CHUNK_BYTES;
+      const start = Math.max(first - base, 0);
+      const end = Math.min(last - base, CHUNK_BYTES);
+      this.#chunks.get(index)!.fill(0, start, end);
+      if (drop && end - start === CHUNK_BYTES) this.#chunks.delete(index);
+    }
+  }
+
+  /** Indexes of the chunks stored in a range, in no order. */
+  #stored(sector: number, count: number): number[] {
+    if (count === 0) return [];
+    const first = Math.floor(sector * SECTOR_BYTES / CHUNK_BYTES);
+    const last = Math.floor(
+      ((sector + count) * SECTOR_BYTES - 1) / CHUNK_BYTES,
+    );
+    // Whatever is less: a range may be far larger than what is stored.
+    if (last - first >= this.#chunks.size) {
+      return [...this.#chunks.keys()].filter((i) => i >= first && i <= last);
+    }
+    const found: number[] = [];
+    for (let i = first; i <= last; i++) if (this.#chunks.has(i)) found.push(i);
+    return found;
+  }
+}
+
+/** Visits the part of each chunk that a request covers; `at` is in its data. */
+function walkChunks(
+  request: Request,
+  visit: (index: number, start: number, end: number, at: number) => void,
+): void {
+  const first = request.sector * SECTOR_BYTES;
+  const last = first + request.count * SECTOR_BYTES;
+  for (let from = first; from < last;) {
+    const index = Math.floor(from / CHUNK_BYTES);
+    const base = index * CHUNK_BYTES;
+    const to = Math.min(last, base + CHUNK_BYTES);
+    visit(index, from - base, to - base, from - first);
+    from = to;
+  }
+}

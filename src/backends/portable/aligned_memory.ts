@@ -1,0 +1,156 @@
+/**
+ * Page-aligned memory without FFI. The memory of a `WebAssembly.Memory` starts
+ * on a page, and that is all that O_DIRECT needs of it: no WebAssembly runs.
+ *
+ * @module
+ */
+
+/** Bytes of the smallest page that a supported host has. */
+export const PAGE_BYTES = 4096;
+
+/** Bytes of a bounce buffer, and so of the largest write in one system call. */
+export const BOUNCE_BYTES = 1 << 20;
+
+/** Bounce buffers of the whole process: 32 MiB, untouched until used. */
+const BOUNCE_COUNT = 32;
+
+/** Bytes of a WebAssembly page (WebAssembly core specification §4.2.8). */
+const WASM_PAGE_BYTES = 65_536;
+
+/** Bytes that an arena grows by. */
+const ARENA_BYTES = 4 << 20;
+
+/** Buffers known to start on a page. */
+const alignedBuffers = new WeakSet<ArrayBufferLike>();
+
+/**
+ * Makes page-aligned memory.
+ *
+ * Every `WebAssembly.Memory` reserves about 10 GiB of address space, of which
+ * V8 gives out some 1 TiB: so few of them, shared.
+ */
+function makeAligned(byteLength: number): ArrayBuffer {
+  const pages = Math.ceil(byteLength / WASM_PAGE_BYTES);
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+  // Not shared, as `shared` was not asked for.
+  const buffer = memory.buffer as ArrayBuffer;
+  alignedBuffers.add(buffer);
+  return buffer;
+}
+
+/**
+ * Tells whether memory can go to the kernel as it is.
+ *
+ * @param memory The memory.
+ * @param from Offset in it, in bytes.
+ * @returns Whether it is known to start on a page there.
+ */
+export function isPageAligned(memory: Uint8Array, from: number): boolean {
+  return (memory.byteOffset + from) % PAGE_BYTES === 0 &&
+    alignedBuffers.has(memory.buffer);
+}
+
+/** Hands out page-aligned memory that the garbage collector takes back. */
+export class Arena {
+  #buffer: ArrayBuffer | null = null;
+  #used = 0;
+
+  /**
+   * Takes memory.
+   *
+   * @param byteLength Bytes.
+   * @returns The memory, zeroed: page-aligned unless the address space ran out.
+   */
+  allocate(byteLength: number): Uint8Array<ArrayBuffer> {
+    const size = roundUp(byteLength, PAGE_BYTES);
+    if (this.#buffer === null || this.#used + size > this.#buffer.byteLength) {
+      try {
+        this.#buffer = makeAligned(Math.max(size, ARENA_BYTES));
+        this.#used = 0;
+      } catch {
+        return new Uint8Array(byteLength);
+      }
+    }
+    const memory = new Uint8Array(this.#buffer, this.#used, byteLength);
+    this.#used += size;
+    return memory;
+  }
+}
+
+const free: Uint8Array[] = [];
+const waiting: ((bounce: Uint8Array) => void)[] = [];
+let zeroMemory: Uint8Array | null = null;
+let made = false;
+
+/** Made on first use: the bounce buffers, and a last piece that stays zero. */
+function make(): void {
+  if (made) return;
+  const buffer = makeAligned((BOUNCE_COUNT + 1) * BOUNCE_BYTES);
+  for (let i = BOUNCE_COUNT - 1; i >= 0; i--) {
+    free.push(new Uint8Array(buffer, i * BOUNCE_BYTES, BOUNCE_BYTES));
+  }
+  zeroMemory = new Uint8Array(
+    buffer,
+    BOUNCE_COUNT * BOUNCE_BYTES,
+    BOUNCE_BYTES,
+  );
+  made = true;
+}
+
+/**
+ * Takes a bounce buffer, waiting for one if all are in use. Whoever has one
+ * waits for the kernel alone, so that it always comes back.
+ *
+ * @returns {@linkcode BOUNCE_BYTES} bytes of memory with anything in it.
+ */
+export function takeBounce(): Promise<Uint8Array> {
+  make();
+  // Last in, first out: the memory that the processor's cache still has.
+  const bounce = free.pop();
+  if (bounce !== undefined) return Promise.resolve(bounce);
+  return new Promise((resolve) => waiting.push(resolve));
+}
+
+/**
+ * Gives a bounce buffer back.
+ *
+ * @param bounce The buffer.
+ */
+export function giveBounce(bounce: Uint8Array): void {
+  const next = waiting.shift();
+  if (next === undefined) free.push(bounce);
+  else next(bounce);
+}
+
+/**
+ * Page-aligned zeroes. Nobody may write there.
+ *
+ * @returns {@linkcode BOUNCE_BYTES} bytes.
+ */
+export function zeroes(): Uint8Array {
+  make();
+  return zeroMemory!;
+}
+
+/**
+ * Rounds down to a multiple.
+ *
+ * @param value A number ≥ 0.
+ * @param multiple What to round to; not only powers of two, and not only 32
+ * bits.
+ * @returns The multiple at or below it.
+ */
+export function roundDown(value: number, multiple: number): number {
+  return value - value % multiple;
+}
+
+/**
+ * Rounds up to a multiple.
+ *
+ * @param value A number ≥ 0.
+ * @param multiple What to round to.
+ * @returns The multiple at or above it.
+ */
+export function roundUp(value: number, multiple: number): number {
+  return roundDown(value + multiple - 1, multiple);
+}

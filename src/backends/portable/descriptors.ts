@@ -1,0 +1,246 @@
+/**
+ * File descriptors of `node:fs` as promises, and a pool of them.
+ *
+ * @module
+ */
+
+import fs from "node:fs";
+import { roundDown } from "./aligned_memory.ts";
+
+/** How often, and how long apart in milliseconds, EAGAIN is tried again. */
+const MAX_RETRIES = 1_000;
+const RETRY_MS = 1;
+
+/** The image ends before the disk does. */
+export class ShrunkError extends Error {}
+
+/**
+ * Reads at a position. One descriptor carries out one read at a time.
+ *
+ * @param descriptor An open file.
+ * @param memory Where to; at least `need` bytes.
+ * @param position Where from, in bytes.
+ * @param need Bytes that must be read: the rest of the memory may stay as it
+ * is, for reads of whole host blocks at the end of an image.
+ * @param alignment What positions must be multiples of.
+ * @param counted Called once for every system call.
+ * @returns When that much is there.
+ * @throws {ShrunkError} If the file ends before.
+ */
+export function readAt(
+  descriptor: number,
+  memory: Uint8Array,
+  position: number,
+  need: number,
+  alignment: number,
+  counted: () => void,
+): Promise<void> {
+  return readFully(
+    (done) =>
+      new Promise((resolve, reject) => {
+        counted();
+        fs.read(
+          descriptor,
+          memory,
+          done,
+          memory.length - done,
+          position + done,
+          (error, bytes) => error ? reject(error) : resolve(bytes),
+        );
+      }),
+    need,
+    alignment,
+  );
+}
+
+/**
+ * Writes at a position.
+ *
+ * @param descriptor An open file.
+ * @param memory What.
+ * @param position Where to, in bytes.
+ * @param alignment What positions must be multiples of.
+ * @param counted Called once for every system call.
+ * @returns When all of it is written.
+ */
+export function writeAt(
+  descriptor: number,
+  memory: Uint8Array,
+  position: number,
+  alignment: number,
+  counted: () => void,
+): Promise<void> {
+  return writeFully(
+    (done) =>
+      new Promise((resolve, reject) => {
+        counted();
+        fs.write(
+          descriptor,
+          memory,
+          done,
+          memory.length - done,
+          position + done,
+          (error, bytes) => error ? reject(error) : resolve(bytes),
+        );
+      }),
+    memory.length,
+    alignment,
+  );
+}
+
+/**
+ * Makes a file's data durable. Never tried again: a second try may succeed
+ * without what the first one lost.
+ *
+ * @param descriptor The descriptor that hears of every failed write-back: it
+ * must have been open before the first write.
+ * @returns When it is done.
+ */
+export function dataSync(descriptor: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    fs.fdatasync(descriptor, (error) => error ? reject(error) : resolve());
+  });
+}
+
+/**
+ * Continues short reads and retries interrupted ones.
+ *
+ * @param step Reads on from so many bytes and says how many more there are.
+ * @param need Bytes that must be read.
+ * @param alignment What `step` must start on a multiple of.
+ * @returns When that much is there.
+ * @throws {ShrunkError} If a step does not get on: that is the file's end.
+ */
+export async function readFully(
+  step: (done: number) => Promise<number>,
+  need: number,
+  alignment: number,
+): Promise<void> {
+  let done = 0;
+  while (done < need) {
+    const end = done + await retry(() => step(done));
+    if (end >= need) return;
+    const next = roundDown(end, alignment);
+    if (next === done) throw new ShrunkError("The image shrank");
+    done = next;
+  }
+}
+
+/**
+ * Continues short writes and retries interrupted ones.
+ *
+ * @param step Writes on from so many bytes and says how many more it wrote.
+ * @param length Bytes that must be written.
+ * @param alignment What `step` must start on a multiple of.
+ * @returns When that much is written.
+ */
+export async function writeFully(
+  step: (done: number) => Promise<number>,
+  length: number,
+  alignment: number,
+): Promise<void> {
+  let done = 0;
+  let stalled = false;
+  while (done < length) {
+    const end = done + await retry(() => step(done));
+    if (end >= length) return;
+    const next = roundDown(end, alignment);
+    // The kernel reports a part first and the error at the next call.
+    if (next === done && stalled) {
+      throw new Error("The kernel takes no more and gives no error");
+    }
+    stalled = next === done;
+    done = next;
+  }
+}
+
+/** Tries again what a signal or a lack of resources kept from happening. */
+async function retry(step: () => Promise<number>): Promise<number> {
+  for (let tries = 0;; tries++) {
+    try {
+      return await step();
+    } catch (error) {
+      const code = (error as { code?: unknown }).code;
+      if (code === "EINTR") continue;
+      if (code !== "EAGAIN" || tries >= MAX_RETRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+  }
+}
+
+/** Descriptors of one file, opened as they are needed, each used by one. */
+export class DescriptorPool {
+  readonly #open: () => number | null;
+  readonly #all: number[] = [];
+  readonly #free: number[] = [];
+  readonly #waiting: ((descriptor: number) => void)[] = [];
+  #max: number;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param first Descriptors to begin with; without any, none can be taken.
+   * @param max How many there may be.
+   * @param open Opens another one; `null`, or an error, if there can be none.
+   */
+  constructor(
+    first: readonly number[],
+    max: number,
+    open: () => number | null,
+  ) {
+    this.#all.push(...first);
+    this.#free.push(...first);
+    this.#max = max;
+    this.#open = open;
+  }
+
+  /** How many are open. */
+  get size(): number {
+    return this.#all.length;
+  }
+
+  /**
+   * Takes a descriptor, waiting for one if all are in use.
+   *
+   * @returns The descriptor.
+   */
+  take(): Promise<number> {
+    const free = this.#free.pop();
+    if (free !== undefined) return Promise.resolve(free);
+    if (this.#all.length < this.#max) {
+      const opened = this.#tryOpen();
+      if (opened !== null) return Promise.resolve(opened);
+    }
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  /**
+   * Gives a descriptor back.
+   *
+   * @param descriptor The descriptor.
+   */
+  give(descriptor: number): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free.push(descriptor);
+    else next(descriptor);
+  }
+
+  /** Closes all of them; nobody may have one or wait for one. */
+  close(): void {
+    this.#max = 0;
+    this.#free.length = 0;
+    for (const descriptor of this.#all.splice(0)) fs.closeSync(descriptor);
+  }
+
+  #tryOpen(): number | null {
+    let opened: number | null = null;
+    try {
+      opened = this.#open();
+    } catch {
+      // Out of descriptors, say: go on with what there is, and ask no more.
+    }
+    if (opened === null) this.#max = this.#all.length;
+    else this.#all.push(opened);
+    return opened;
+  }
+}

@@ -1,0 +1,237 @@
+/**
+ * What can be learnt of the host without FFI, and without a permission prompt:
+ * file systems, block devices, and what they demand of direct I/O.
+ *
+ * @module
+ */
+
+import fs from "node:fs";
+import { isZero } from "../../buffer.ts";
+import { isPowerOfTwo } from "../../geometry.ts";
+import { type QueueAttributes, queueAttributes } from "../sysfs.ts";
+import { Arena, roundDown } from "./aligned_memory.ts";
+
+/** What to assume of a host that does not say: right for nearly every disk. */
+export const ASSUMED_ALIGNMENT = 4096;
+
+/** The largest alignment tried. */
+const MAX_ALIGNMENT = 65_536;
+
+/**
+ * `O_DIRECT` by operating system and architecture: Linux
+ * `arch/*\/include/uapi/asm/fcntl.h`; FreeBSD and NetBSD `sys/fcntl.h`.
+ * `node:fs` has it on Linux alone.
+ */
+const O_DIRECT: Readonly<Record<string, number>> = {
+  "linux x86_64": 0x4000,
+  "linux aarch64": 0x1_0000,
+  "freebsd x86_64": 0x1_0000,
+  "freebsd aarch64": 0x1_0000,
+  "netbsd x86_64": 0x8_0000,
+  "netbsd aarch64": 0x8_0000,
+};
+
+/**
+ * The flag that opens a file for direct I/O.
+ *
+ * @returns The flag, or `null` if this platform has none that is known.
+ */
+export function directFlag(): number | null {
+  const { os, arch } = Deno.build;
+  const known = O_DIRECT[`${os} ${arch}`];
+  if (known !== undefined) return known;
+  return os === "linux" ? fs.constants.O_DIRECT ?? null : null;
+}
+
+/** What a file system does to direct I/O. */
+export interface FileSystem {
+  /** Its name. */
+  readonly name: string;
+  /** Whether it is on a disk of this machine, so that a flush reaches it. */
+  readonly local: boolean;
+  /** Whether O_DIRECT is taken and has no effect at all. */
+  readonly ignoresDirect: boolean;
+  /** What limits direct I/O; `null` if nothing does. */
+  readonly limit: string | null;
+  /** Whether the device's logical block size is what direct I/O must be
+   * aligned to. */
+  readonly alignedAsDevice: boolean;
+}
+
+function fileSystem(name: string, more: Partial<FileSystem> = {}): FileSystem {
+  return {
+    name,
+    local: true,
+    ignoresDirect: false,
+    limit: null,
+    alignedAsDevice: false,
+    ...more,
+  };
+}
+
+const IN_MEMORY = {
+  local: false,
+  ignoresDirect: true,
+  limit: "takes O_DIRECT and keeps its data in memory all the same",
+};
+
+const NETWORK = {
+  local: false,
+  limit: "bypasses the cache of this machine only: the server has its own",
+};
+
+/** Linux `include/uapi/linux/magic.h`, and OpenZFS' own. */
+const FILE_SYSTEMS: ReadonlyMap<number, FileSystem> = new Map([
+  [0xef53, fileSystem("ext4", { alignedAsDevice: true })],
+  [0x5846_5342, fileSystem("xfs", { alignedAsDevice: true })],
+  [
+    0x9123_683e,
+    fileSystem("btrfs", {
+      limit: "buffers writes to files with checksums, O_DIRECT or not",
+    }),
+  ],
+  [0x0102_1994, fileSystem("tmpfs", IN_MEMORY)],
+  [0x8584_58f6, fileSystem("ramfs", IN_MEMORY)],
+  [
+    0x2fc1_2fc1,
+    fileSystem("zfs", {
+      limit: "may buffer O_DIRECT: ZFS before 2.3 always does",
+    }),
+  ],
+  [0x6969, fileSystem("nfs", NETWORK)],
+  [0xff53_4d42, fileSystem("cifs", NETWORK)],
+  [0xfe53_4d42, fileSystem("smb2", NETWORK)],
+  [0x0102_1997, fileSystem("9p", NETWORK)],
+  [0x00c3_6400, fileSystem("ceph", NETWORK)],
+  [
+    0x6573_5546,
+    fileSystem("fuse", {
+      local: false,
+      limit: "is a FUSE file system: what it does with O_DIRECT is its matter",
+    }),
+  ],
+  [
+    0x794c_7630,
+    fileSystem("overlay", {
+      local: false,
+      limit: "is an overlay: the file system below decides on O_DIRECT",
+    }),
+  ],
+  [0xf2f5_2010, fileSystem("f2fs")],
+  [0xca45_1a4e, fileSystem("bcachefs")],
+  [0x4d44, fileSystem("vfat")],
+  [0x2011_bab0, fileSystem("exfat")],
+]);
+
+/**
+ * The file system that a path is on.
+ *
+ * @param path A path.
+ * @returns What is known of it; `null` if nothing is, or if nobody may know
+ * without a prompt (`--allow-sys=statfs`).
+ */
+export function fileSystemOf(path: string): FileSystem | null {
+  if (Deno.build.os !== "linux") return null;
+  try {
+    const descriptor = { name: "sys", kind: "statfs" } as const;
+    const { state } = Deno.permissions.querySync(
+      descriptor as Deno.PermissionDescriptor,
+    );
+    if (state !== "granted") return null;
+    // Magic numbers above 2^31 may come sign-extended.
+    const magic = Number(BigInt.asUintN(32, BigInt(fs.statfsSync(path).type)));
+    return FILE_SYSTEMS.get(magic) ??
+      fileSystem(`0x${magic.toString(16)}`, { local: false });
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * What Linux says of a block device or of the one below a file.
+ *
+ * @param device The device's number as `stat` gives it.
+ * @returns What it says; nothing where it cannot be asked: Deno gives `/sys` to
+ * programs with `--allow-all` alone, and asks nobody.
+ */
+export function deviceAttributes(device: bigint): Partial<QueueAttributes> {
+  if (Deno.build.os !== "linux") return {};
+  // glibc's <sys/sysmacros.h>: both numbers have a low and a high part.
+  const major = device >> 8n & 0xfffn | device >> 32n & 0xffff_f000n;
+  const minor = device & 0xffn | device >> 12n & 0xffff_ff00n;
+  return queueAttributes(Number(major), Number(minor));
+}
+
+/** What trial reads found out. */
+export interface Alignment {
+  /** What offsets and lengths must be multiples of, in bytes. */
+  readonly bytes: number;
+  /** `"trial reads"` if the host refused what is smaller, else `"assumed"`. */
+  readonly source: "trial reads" | "assumed";
+  /** Whether the host read a single byte: then it buffers, or does not care. */
+  readonly takesAnything: boolean;
+}
+
+/**
+ * Finds out what a host demands of direct I/O by reading ever more, as QEMU
+ * does. What reads as zeroes may be a hole, and a hole of a file can be read
+ * with any alignment: so only data counts.
+ *
+ * @param descriptor A file open for direct I/O.
+ * @param size Its size in bytes.
+ * @param isDevice Whether it is a device, which has no holes.
+ * @returns What was found.
+ */
+export function tryAlignment(
+  descriptor: number,
+  size: number,
+  isDevice: boolean,
+): Alignment {
+  const memory = new Arena().allocate(MAX_ALIGNMENT);
+  const read = (length: number, position: number): number | null => {
+    try {
+      return fs.readSync(descriptor, memory, 0, length, position);
+    } catch {
+      return null;
+    }
+  };
+  const places = [0, size / 2, size - 1].map((place) =>
+    roundDown(Math.max(0, Math.floor(place)), MAX_ALIGNMENT)
+  );
+  for (const place of new Set(places)) {
+    memory.fill(0);
+    // Whole 64 KiB satisfy any host, and a file's end cuts them short.
+    const there = read(MAX_ALIGNMENT, place);
+    if (there === null || there < 512) continue;
+    if (!isDevice && isZero(memory.subarray(0, 512))) continue;
+    if (read(1, place) === 1) {
+      return {
+        bytes: ASSUMED_ALIGNMENT,
+        source: "assumed",
+        takesAnything: true,
+      };
+    }
+    for (let bytes = 512; bytes <= MAX_ALIGNMENT; bytes *= 2) {
+      if (read(bytes, place) !== null) {
+        return { bytes, source: "trial reads", takesAnything: false };
+      }
+    }
+  }
+  // No data to be sure with. Not even a hole may be larger than it seems.
+  let bytes = ASSUMED_ALIGNMENT;
+  while (bytes < MAX_ALIGNMENT && size > 0 && read(bytes, 0) === null) {
+    bytes *= 2;
+  }
+  return { bytes, source: "assumed", takesAnything: false };
+}
+
+/**
+ * Whether a number of sysfs can be an alignment.
+ *
+ * @param bytes The number.
+ * @returns Whether it is a power of two from 512 to 64 KiB.
+ */
+export function isAlignment(bytes: number | undefined): bytes is number {
+  return bytes !== undefined && isPowerOfTwo(bytes) && bytes >= 512 &&
+    bytes <= MAX_ALIGNMENT;
+}
