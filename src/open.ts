@@ -9,10 +9,14 @@ import { fileURLToPath } from "node:url";
 import type { Backend } from "./backend.ts";
 import { openDirect } from "./backends/direct.ts";
 import type { ImageOptions } from "./backends/image_options.ts";
+import type {
+  EngineName,
+  EngineOptions,
+} from "./backends/direct/choose_engine.ts";
 import { openPortable } from "./backends/portable.ts";
 import { DiskError } from "./errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "./geometry.ts";
-import type { QueueOptions } from "./queue.ts";
+import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "./queue.ts";
 
 /** How to open an image or a block device. */
 export interface OpenOptions extends QueueOptions {
@@ -32,6 +36,20 @@ export interface OpenOptions extends QueueOptions {
    * @default {"auto"}
    */
   backend?: "auto" | "direct" | "portable";
+  /**
+   * How the direct backend talks to the kernel. `"auto"` tries and takes the
+   * fastest; `info.engine` says which and why.
+   *
+   * @default {"auto"}
+   */
+  engine?: EngineName;
+  /**
+   * The longest that waiting for the disk may hold the event loop, in ms. A
+   * blocking call of engine `"sync"` can take longer: it cannot be interrupted.
+   *
+   * @default {0.1}
+   */
+  stallMs?: number;
   /**
    * Whether writes are refused.
    *
@@ -160,10 +178,11 @@ async function open(
   ]);
   const direct = backend === "direct" ||
     (backend === "auto" && await ffiIsGranted());
+  const engine = engineOptions(options);
   if (!direct) return await openPortable(name, image);
-  if (backend === "direct") return await openDirect(name, image);
+  if (backend === "direct") return await openDirect(name, { ...image, engine });
   try {
-    return await openDirect(name, image);
+    return await openDirect(name, { ...image, engine });
   } catch (error) {
     // No libc, or none of this platform: the portable backend needs neither.
     if (
@@ -172,6 +191,25 @@ async function open(
     ) throw error;
     return await openPortable(name, image);
   }
+}
+
+function engineOptions(options: OpenOptions): EngineOptions {
+  const stallMs = options.stallMs ?? 0.1;
+  if (!(stallMs > 0 && stallMs <= 1000)) {
+    throw new RangeError(
+      `Cannot open a disk as stallMs must be above 0 and up to 1000: current value is ${stallMs}`,
+    );
+  }
+  return {
+    engine: oneOf("engine", options.engine ?? "auto", [
+      "auto",
+      "io_uring",
+      "libaio",
+      "sync",
+    ]),
+    depth: options.queueSize ?? DEFAULT_QUEUE_SIZE,
+    stallMs,
+  };
 }
 
 async function ffiIsGranted(): Promise<boolean> {

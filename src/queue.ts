@@ -8,7 +8,8 @@
  *   front of it, unexamined, so that the cost of ordering and the backend's
  *   memory are bounded by `size`.
  * - A request that overlaps an earlier one, one of them writing, waits for it;
- *   a flush waits for every earlier write. Nothing else waits for anything.
+ *   a flush waits for every earlier write and flush. Nothing else waits for
+ *   anything.
  * - Ready neighbours of one kind, adjacent on the disk, go out as one vectored
  *   request. If that fails, each is carried out again alone, so that only the
  *   one that really fails reports it.
@@ -52,6 +53,29 @@ export interface QueueOptions {
    * @default {"writeback"}
    */
   writeCache?: "writeback" | "writethrough";
+}
+
+/**
+ * Checks how a queue is to be set up, before there is anything to close again.
+ *
+ * @param options How.
+ * @throws {RangeError} If the queue size is no power of two up to 1,024.
+ * @throws {TypeError} If the write cache is none that there is.
+ */
+export function checkQueueOptions(options: QueueOptions): void {
+  const { queueSize = DEFAULT_QUEUE_SIZE, writeCache = "writeback" } = options;
+  if (!isPowerOfTwo(queueSize) || queueSize > MAX_QUEUE_SIZE) {
+    throw new RangeError(
+      `Cannot make a queue as its size must be a power of two up to ${MAX_QUEUE_SIZE}: current value is ${queueSize}`,
+    );
+  }
+  if (writeCache !== "writeback" && writeCache !== "writethrough") {
+    throw new TypeError(
+      `Cannot make a queue as writeCache must be one of "writeback", "writethrough": current value is ${
+        JSON.stringify(writeCache)
+      }`,
+    );
+  }
 }
 
 /** What a queue counted since it was made. */
@@ -117,7 +141,18 @@ class Merged {
 
 const KIND_READ = 0;
 const KIND_WRITE = 1;
-const KIND_OTHER = 2;
+const KIND_FLUSH = 2;
+const KIND_OTHER = 3;
+
+/**
+ * Whether an error may have cost durability: anything that the operating
+ * system said while it worked (a file system that went read-only answers a
+ * flush with EROFS), but for "there is no such call".
+ */
+function isFailure(error: DiskError): boolean {
+  return error.kind === "io" || error.kind === "no-space" ||
+    (error.errno !== undefined && error.kind !== "unsupported");
+}
 
 /** Times that a kick is put off to the next microtask while requests arrive. */
 const MAX_DEFERRALS = 8;
@@ -183,14 +218,11 @@ export class RequestQueue {
    * @param backend What carries out the requests; the queue closes it.
    * @param options How it is set up.
    * @throws {RangeError} If the queue size is no power of two up to 1,024.
+   * @throws {TypeError} If the write cache is none that there is.
    */
   constructor(backend: Backend, options: QueueOptions = {}) {
+    checkQueueOptions(options);
     const size = options.queueSize ?? DEFAULT_QUEUE_SIZE;
-    if (!isPowerOfTwo(size) || size > MAX_QUEUE_SIZE) {
-      throw new RangeError(
-        `Cannot make a queue as its size must be a power of two up to ${MAX_QUEUE_SIZE}: current value is ${size}`,
-      );
-    }
     this.#backend = backend;
     this.#path = backend.info.path ?? undefined;
     this.#writeThrough = options.writeCache === "writethrough";
@@ -359,6 +391,9 @@ export class RequestQueue {
       this.#line = this.#line.slice(this.#lineHead);
       this.#lineHead = 0;
     }
+    // What was withdrawn while in line left it just now, and flushes that
+    // joined another one take no place.
+    this.#tellRoom();
   }
 
   #activate(entry: Entry): void {
@@ -367,8 +402,10 @@ export class RequestQueue {
       ? KIND_READ
       : request.writes
       ? KIND_WRITE
+      : request.type === RequestType.Flush
+      ? KIND_FLUSH
       : KIND_OTHER;
-    if (request.type === RequestType.Flush) {
+    if (kind === KIND_FLUSH) {
       if (this.#openFlush !== null) {
         this.#openFlush.followers.push(entry);
         return;
@@ -382,14 +419,19 @@ export class RequestQueue {
     const end = start + request.count;
     const active = this.#active;
     const index = active.length;
-    if (kind === KIND_WRITE || this.#activeWrites > 0) {
-      const flush = request.type === RequestType.Flush;
+    if (
+      kind <= KIND_FLUSH && (kind !== KIND_READ || this.#activeWrites > 0)
+    ) {
       for (let i = 0; i < index; i++) {
         const other = this.#kinds[i]!;
-        const waits = flush ? other === KIND_WRITE : kind !== KIND_OTHER &&
-          other !== KIND_OTHER && (kind === KIND_WRITE ||
-            other === KIND_WRITE) &&
-          start < this.#ends[i]! && this.#starts[i]! < end;
+        // A flush waits for another one as well: the system tells one of two
+        // that a write-back failed, and the other one that all is well.
+        const waits = kind === KIND_FLUSH
+          ? other === KIND_WRITE || other === KIND_FLUSH
+          : (kind === KIND_WRITE
+            ? other <= KIND_WRITE
+            : other === KIND_WRITE) &&
+            start < this.#ends[i]! && this.#starts[i]! < end;
         if (waits) {
           active[i]!.dependents.push(entry);
           entry.blockers++;
@@ -533,8 +575,7 @@ export class RequestQueue {
   #finish(entry: Entry, error: DiskError | null): void {
     const request = entry.request!;
     if (
-      error !== null && this.#failure === null &&
-      (error.kind === "io" || error.kind === "no-space") &&
+      error !== null && this.#failure === null && isFailure(error) &&
       (request.type === RequestType.Flush || (request.writes && request.fua))
     ) this.#failure = error;
     for (const follower of entry.followers) {
@@ -566,6 +607,11 @@ export class RequestQueue {
     if (this.#runnable.length > 0 || this.#lineHead < this.#line.length) {
       this.#kickSoon();
     }
+    this.#tellRoom();
+  }
+
+  /** Wakes whoever waits for room, or for the end. */
+  #tellRoom(): void {
     if (this.#room !== null && !this.full) {
       this.#room.resolve();
       this.#room = null;

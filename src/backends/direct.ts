@@ -12,12 +12,25 @@ import { type Libc, openLibc } from "../../ffi/libc.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { LockInfo } from "../info.ts";
+import { chooseEngine, type EngineOptions } from "./direct/choose_engine.ts";
 import { DirectBackend, type DirectImage } from "./direct/backend.ts";
 import { lockImage } from "./direct/image_lock.ts";
 import { type OpenedFor, probe, type Probed } from "./direct/probe.ts";
-import { SyncEngine } from "./direct/sync_engine.ts";
 import { claimFile, type FileClaim } from "./file_claim.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
+
+/** How to open an image with FFI. */
+export interface DirectOptions extends ImageOptions {
+  /** How an engine is wanted. */
+  readonly engine?: EngineOptions;
+}
+
+/** How an engine is wanted, where nobody says. */
+const DEFAULT_ENGINE: EngineOptions = {
+  engine: "auto",
+  depth: 128,
+  stallMs: 0.1,
+};
 
 /**
  * Opens an image with FFI.
@@ -33,14 +46,14 @@ import { asDiskError, type ImageOptions } from "./image_options.ts";
  */
 export function openDirect(
   path: string,
-  options: ImageOptions,
+  options: DirectOptions,
 ): Promise<DirectBackend> {
   // Nothing here waits; a promise all the same, as a rejection is easier kept
   // apart from a thrown mistake, and later engines may wait.
   return Promise.resolve().then(() => open(path, options));
 }
 
-function open(path: string, options: ImageOptions): DirectBackend {
+function open(path: string, options: DirectOptions): DirectBackend {
   const libc = loadLibc(path);
   const { fd, opened, created } = openFile(libc, path, options);
   let tailFd = -1;
@@ -79,7 +92,7 @@ function open(path: string, options: ImageOptions): DirectBackend {
     return new DirectBackend(
       libc,
       describe(libc, fd, tailFd, path, options, probed, geometry, lock),
-      (complete) => new SyncEngine(libc, complete, null),
+      chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
     );
   } catch (error) {
     if (tailFd >= 0) closeSync(tailFd);

@@ -37,6 +37,7 @@ import {
 } from "../../request.ts";
 import type { FileClaim } from "../file_claim.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
+import type { MakeEngine } from "./choose_engine.ts";
 import { type Engine, Operation, OperationCode } from "./engine.ts";
 import { AllocateMode } from "./kernel.ts";
 import { RangeLock } from "./range_lock.ts";
@@ -72,7 +73,7 @@ const Stage = {
 type Stage = typeof Stage[keyof typeof Stage];
 
 /** A request on its way, and the operation that it is at. */
-class Transfer extends Operation {
+export class Transfer extends Operation {
   request: Request | null = null;
   complete: Complete | null = null;
   stage: Stage = Stage.Plain;
@@ -122,16 +123,11 @@ export interface DirectImage {
   readonly info: BackendInfo;
 }
 
-/** Makes the engine for a backend. */
-export type MakeEngine = (
-  complete: (transfer: Operation, result: number) => void,
-) => Engine<Operation>;
-
 /** Requests over a descriptor. */
 export class DirectBackend implements Backend {
   readonly #libc: Libc;
   readonly #image: DirectImage;
-  readonly #engine: Engine<Operation>;
+  readonly #engine: Engine<Transfer>;
   readonly #bounces = new BouncePool();
   readonly #transfers: Transfer[] = [];
   /** Where files end inside a host block: from here on it is buffered. */
@@ -163,7 +159,11 @@ export class DirectBackend implements Backend {
    * @param image The open image; the backend closes its descriptors.
    * @param makeEngine Makes the engine.
    */
-  constructor(libc: Libc, image: DirectImage, makeEngine: MakeEngine) {
+  constructor(
+    libc: Libc,
+    image: DirectImage,
+    makeEngine: MakeEngine<Transfer>,
+  ) {
     this.#libc = libc;
     this.#image = image;
     this.geometry = image.geometry;
@@ -182,7 +182,7 @@ export class DirectBackend implements Backend {
       zero: true,
     };
     this.#engine = makeEngine((transfer, result) =>
-      this.#completed(transfer as Transfer, result)
+      this.#completed(transfer, result)
     );
   }
 
@@ -259,7 +259,7 @@ export class DirectBackend implements Backend {
     if (this.#inFlight > 0) {
       await new Promise<void>((resolve) => this.#drained = resolve);
     }
-    this.#engine.close();
+    await this.#engine.close();
     this.#image.claim?.release();
     if (this.#image.tailFd >= 0) closeSync(this.#image.tailFd);
     closeSync(this.#image.fd);

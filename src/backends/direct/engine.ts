@@ -85,6 +85,10 @@ export interface Engine<T extends Operation> {
    * @param operation The operation.
    */
   cancel?(operation: T): void;
-  /** Releases everything. Nothing may be in flight. */
-  close(): void;
+  /**
+   * Releases everything. Nothing may be in flight.
+   *
+   * @returns When it is done.
+   */
+  close(): Promise<void>;
 }

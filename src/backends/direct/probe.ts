@@ -298,8 +298,17 @@ function ignoresDirect(
   }
 }
 
-/** Offset of data that was written: holes take any alignment, so they lie. */
-function writtenOffset(
+/**
+ * Offset of data that was written: holes take any alignment and answer at once,
+ * so they lie.
+ *
+ * @param libc The C library.
+ * @param fd The image's descriptor.
+ * @param sizeBytes Its size in bytes.
+ * @returns A multiple of 4,096 with two blocks of that size behind it;
+ * `undefined` if there is none.
+ */
+export function writtenOffset(
   libc: Libc,
   fd: number,
   sizeBytes: number,

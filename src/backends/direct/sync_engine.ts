@@ -2,8 +2,8 @@
  * The engine that needs nothing: one blocking system call for each operation.
  *
  * It holds the event loop while the kernel works, so it lets timers and sockets
- * have their turn whenever {@linkcode SYNC_STALL_MS} have passed since they last
- * had one. A single call that takes longer than that cannot be interrupted.
+ * have their turn whenever {@linkcode SyncEngineOptions.stallMs} have passed
+ * since they last had one. A single call that takes longer than that cannot be interrupted.
  *
  * @module
  */
@@ -14,11 +14,13 @@ import type { EngineInfo } from "../../info.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import { perform } from "./kernel.ts";
 
-/**
- * Milliseconds of blocking calls in one turn of the event loop. A turn costs a
- * few µs, so that more would gain little and less would cost throughput.
- */
-export const SYNC_STALL_MS = 1;
+/** How a synchronous engine is set up. */
+export interface SyncEngineOptions {
+  /** What it is and why. */
+  readonly info: EngineInfo;
+  /** How long calls may follow each other in one turn of the loop, in ms. */
+  readonly stallMs: number;
+}
 
 /** Carries out operations with blocking calls. */
 export class SyncEngine<T extends Operation> implements Engine<T> {
@@ -29,6 +31,7 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
   #running = false;
   #turn: ReturnType<typeof setImmediate> | null = null;
   #turnStart = 0;
+  readonly #stallMs: number;
   /** What it is and why. */
   readonly info: EngineInfo;
   /** Calls into the kernel so far. */
@@ -39,16 +42,17 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
    *
    * @param libc The C library.
    * @param complete Answers the operations.
-   * @param reason Why this engine and not a better one.
+   * @param options How it is set up.
    */
   constructor(
     libc: Libc,
     complete: OperationComplete<T>,
-    reason: string | null,
+    options: SyncEngineOptions,
   ) {
     this.#libc = libc;
     this.#complete = complete;
-    this.info = { name: "sync", reason };
+    this.#stallMs = options.stallMs;
+    this.info = options.info;
   }
 
   /** Takes an operation. */
@@ -65,7 +69,7 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
       if (this.#turn === null) {
         this.#turnStart = now;
         this.#turn = setImmediate(this.#nextTurn);
-      } else if (now - this.#turnStart >= SYNC_STALL_MS) {
+      } else if (now - this.#turnStart >= this.#stallMs) {
         break;
       }
       const operation = this.#queue[this.#head++]!;
@@ -80,9 +84,10 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
   }
 
   /** Releases everything. */
-  close(): void {
+  close(): Promise<void> {
     if (this.#turn !== null) clearImmediate(this.#turn);
     this.#turn = null;
+    return Promise.resolve();
   }
 
   readonly #nextTurn = (): void => {
