@@ -1,0 +1,270 @@
+/**
+ * Linux kernel AIO: one context, filled, submitted, reaped. It knows control
+ * blocks and events and nothing of what the operations are for.
+ *
+ * Source of numbers and layouts: include/uapi/linux/aio_abi.h, io_submit(2),
+ * io_getevents(2).
+ *
+ * @module
+ */
+
+import type { Libc } from "./libc.ts";
+import {
+  addressOf,
+  alignedMemory,
+  IoVector,
+  readU64,
+  writeU64,
+} from "./memory.ts";
+
+/** Operations (`IOCB_CMD_*`). */
+export const IOCB_CMD = {
+  /** pread. */
+  PREAD: 0,
+  /** pwrite. */
+  PWRITE: 1,
+  /** fdatasync (Linux 4.18). */
+  FDSYNC: 3,
+  /** preadv. */
+  PREADV: 7,
+  /** pwritev. */
+  PWRITEV: 8,
+} as const;
+
+const IOCB_BYTES = 64;
+const IOCB_WORDS = IOCB_BYTES / 4;
+const EVENT_BYTES = 32;
+const EVENT_WORDS = EVENT_BYTES / 4;
+const TIMESPEC_BYTES = 16;
+const RESFD = 1;
+const TWO_32 = 2 ** 32;
+
+/** One AIO context of the process. */
+export class AioContext {
+  readonly #libc: Libc;
+  readonly #context: number;
+  /** Operations that may be in flight at once. */
+  readonly depth: number;
+  /** One control block for each slot. */
+  readonly #blocks: Uint8Array<ArrayBuffer>;
+  readonly #words: Uint32Array;
+  /** Pointers to the control blocks that were filled. */
+  readonly #pointers: Uint8Array<ArrayBuffer>;
+  readonly #pointerWords: Uint32Array;
+  #filled = 0;
+  readonly #events: Uint8Array<ArrayBuffer>;
+  readonly #eventWords: Int32Array;
+  readonly #timespec: Uint8Array<ArrayBuffer>;
+  readonly #timespecView: DataView;
+  /** What is read from and written to the event descriptor: a u64. */
+  readonly #counter: Uint8Array<ArrayBuffer>;
+  readonly #counterVector: IoVector;
+  /** Counts completions when they arrive, for those who wait elsewhere. */
+  readonly eventFd: number;
+
+  private constructor(
+    libc: Libc,
+    context: number,
+    depth: number,
+    eventFd: number,
+  ) {
+    this.#libc = libc;
+    this.#context = context;
+    this.depth = depth;
+    this.eventFd = eventFd;
+    this.#blocks = alignedMemory(depth * IOCB_BYTES, 64);
+    this.#words = new Uint32Array(
+      this.#blocks.buffer,
+      this.#blocks.byteOffset,
+      depth * IOCB_WORDS,
+    );
+    this.#pointers = alignedMemory(depth * 8, 64);
+    this.#pointerWords = new Uint32Array(
+      this.#pointers.buffer,
+      this.#pointers.byteOffset,
+      depth * 2,
+    );
+    this.#events = alignedMemory(depth * EVENT_BYTES, 64);
+    this.#eventWords = new Int32Array(
+      this.#events.buffer,
+      this.#events.byteOffset,
+      depth * EVENT_WORDS,
+    );
+    this.#counter = alignedMemory(8, 8);
+    this.#counterVector = new IoVector(1);
+    this.#counterVector.set(0, addressOf(this.#counter), 8);
+    this.#timespec = alignedMemory(TIMESPEC_BYTES, 16);
+    this.#timespecView = new DataView(
+      this.#timespec.buffer,
+      this.#timespec.byteOffset,
+      TIMESPEC_BYTES,
+    );
+  }
+
+  /**
+   * Sets a context up: io_setup(2).
+   *
+   * @param libc The C library.
+   * @param depth Operations that may be in flight at once.
+   * @returns The context, or −errno (EAGAIN when fs.aio-max-nr is reached).
+   */
+  static setup(libc: Libc, depth: number): AioContext | number {
+    const { syscalls, errno } = libc.abi;
+    if (syscalls === undefined) return -errno.ENOSYS;
+    const memory = alignedMemory(8, 8);
+    const result = libc.syscall(syscalls.io_setup, depth, addressOf(memory));
+    if (result < 0) return result;
+    const context = readU64(
+      new DataView(memory.buffer, memory.byteOffset, 8),
+      0,
+    );
+    const EFD_CLOEXEC = 0x80000;
+    const EFD_NONBLOCK = 0x800;
+    const eventFd = libc.syscall(
+      syscalls.eventfd2,
+      0,
+      EFD_CLOEXEC | EFD_NONBLOCK,
+    );
+    if (eventFd < 0) {
+      libc.syscall(syscalls.io_destroy, context);
+      return eventFd;
+    }
+    return new AioContext(libc, context, depth, eventFd);
+  }
+
+  /**
+   * Fills the control block of a slot and lines it up for submission.
+   *
+   * @param slot The slot, free, below `depth`; the event brings it back.
+   * @param command One of {@linkcode IOCB_CMD}.
+   * @param fd Descriptor.
+   * @param address Address of memory or of an iovec array.
+   * @param length Bytes, or entries of the array.
+   * @param offset Offset in the file.
+   * @param flags RWF_* flags.
+   */
+  fill(
+    slot: number,
+    command: number,
+    fd: number,
+    address: number,
+    length: number,
+    offset: number,
+    flags: number,
+  ): void {
+    const words = this.#words;
+    const at = slot * IOCB_WORDS;
+    words[at] = slot;
+    words[at + 1] = 0;
+    words[at + 2] = 0;
+    words[at + 3] = flags;
+    words[at + 4] = command;
+    words[at + 5] = fd;
+    words[at + 6] = address;
+    words[at + 7] = address / TWO_32;
+    words[at + 8] = length;
+    words[at + 9] = length / TWO_32;
+    words[at + 10] = offset;
+    words[at + 11] = offset / TWO_32;
+    words[at + 12] = 0;
+    words[at + 13] = 0;
+    words[at + 14] = RESFD;
+    words[at + 15] = this.eventFd;
+    const block = addressOf(this.#blocks) + slot * IOCB_BYTES;
+    this.#pointerWords[this.#filled * 2] = block;
+    this.#pointerWords[this.#filled * 2 + 1] = block / TWO_32;
+    this.#filled++;
+  }
+
+  /** Operations filled and not taken by the kernel yet. */
+  get filled(): number {
+    return this.#filled;
+  }
+
+  /** The slot of the operation that the kernel would take next. */
+  get firstFilled(): number {
+    const pointer = readU64(
+      new DataView(this.#pointers.buffer, this.#pointers.byteOffset, 8),
+      0,
+    );
+    return (pointer - addressOf(this.#blocks)) / IOCB_BYTES;
+  }
+
+  /** Takes the next operation out of the line, as the kernel refuses it. */
+  dropFirst(): void {
+    this.#take(1);
+  }
+
+  /**
+   * Submits what was filled: io_submit(2).
+   *
+   * @returns Operations that the kernel took, or −errno for the first of those
+   * that are left.
+   */
+  submit(): number {
+    if (this.#filled === 0) return 0;
+    const result = this.#libc.syscall(
+      this.#libc.abi.syscalls!.io_submit,
+      this.#context,
+      this.#filled,
+      addressOf(this.#pointers),
+    );
+    if (result > 0) this.#take(result);
+    return result;
+  }
+
+  #take(count: number): void {
+    this.#pointerWords.copyWithin(0, count * 2, this.#filled * 2);
+    this.#filled -= count;
+  }
+
+  /**
+   * Waits for completions and takes them: io_getevents(2).
+   *
+   * @param atLeast Completions to wait for; 0 does not wait.
+   * @param timeoutUs The longest wait, in µs.
+   * @param visit Called with the slot and the result of each (−errno on
+   * failure).
+   * @returns How many there were, or −errno.
+   */
+  reap(
+    atLeast: number,
+    timeoutUs: number,
+    visit: (slot: number, result: number) => void,
+  ): number {
+    const seconds = Math.floor(timeoutUs / 1e6);
+    writeU64(this.#timespecView, 0, seconds);
+    writeU64(this.#timespecView, 8, (timeoutUs - seconds * 1e6) * 1e3);
+    const count = this.#libc.syscall(
+      this.#libc.abi.syscalls!.io_getevents,
+      this.#context,
+      atLeast,
+      this.depth,
+      addressOf(this.#events),
+      addressOf(this.#timespec),
+    );
+    for (let i = 0; i < count; i++) {
+      const at = i * EVENT_WORDS;
+      visit(this.#eventWords[at]!, this.#eventWords[at + 4]!);
+    }
+    return count;
+  }
+
+  /** Makes the event descriptor readable. */
+  signal(): void {
+    this.#counter[0] = 1;
+    // An offset of −1 makes these readv and writev: readv(2).
+    this.#libc.pwritev2(this.eventFd, this.#counterVector.address, 1, -1, 0);
+  }
+
+  /** Makes the event descriptor wait for the next completion. */
+  drain(): void {
+    this.#libc.preadv2(this.eventFd, this.#counterVector.address, 1, -1, 0);
+  }
+
+  /** Destroys the context; waits for what is in flight. */
+  close(): void {
+    this.#libc.syscall(this.#libc.abi.syscalls!.io_destroy, this.#context);
+    this.#libc.close(this.eventFd);
+  }
+}

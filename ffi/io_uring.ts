@@ -1,0 +1,504 @@
+/**
+ * One io_uring: set up, filled, entered, reaped. It knows the ring protocol and
+ * nothing of what the operations are for.
+ *
+ * The ring memory is shared with the kernel. Atomics order what lies in it:
+ * loads and stores through them are sequentially consistent, which covers the
+ * acquire and release that the protocol asks for (liburing, src/queue.c). The
+ * kernel is entered after every new tail, so that there is a barrier in any
+ * case; a kernel thread that polls the ring (SQPOLL) is not used.
+ *
+ * Source of numbers and layouts: include/uapi/linux/io_uring.h.
+ *
+ * @module
+ */
+
+import type { Libc } from "./libc.ts";
+import { addressOf, alignedMemory, memoryAt, writeU64 } from "./memory.ts";
+
+/** Operations (`enum io_uring_op`). */
+export const IORING_OP = {
+  /** Nothing. */
+  NOP: 0,
+  /** preadv2. */
+  READV: 1,
+  /** pwritev2. */
+  WRITEV: 2,
+  /** fsync or fdatasync. */
+  FSYNC: 3,
+  /** Read into a registered buffer. */
+  READ_FIXED: 4,
+  /** Write from a registered buffer. */
+  WRITE_FIXED: 5,
+  /** Cancel by user data. */
+  ASYNC_CANCEL: 14,
+  /** fallocate: the length in `address`, the mode in `length`. */
+  FALLOCATE: 17,
+  /** pread. */
+  READ: 22,
+  /** pwrite. */
+  WRITE: 23,
+  /** A command of the file's driver. */
+  URING_CMD: 46,
+} as const;
+
+/** Command of block devices: discard (Linux 6.12; include/uapi/linux/blkdev.h). */
+const BLOCK_URING_CMD_DISCARD = 0x1200;
+
+/** Flags of io_uring_setup. */
+export const IORING_SETUP = {
+  /** Poll the device for completions. */
+  IOPOLL: 0x1,
+  /** The completion ring's size is given. */
+  CQSIZE: 0x8,
+  /** Lower sizes that are too large. */
+  CLAMP: 0x10,
+  /** Go on after a submission that fails. */
+  SUBMIT_ALL: 0x80,
+  /** Do not interrupt the thread to post completions. */
+  COOP_TASKRUN: 0x100,
+  /** Only one thread submits. */
+  SINGLE_ISSUER: 0x1000,
+  /** Post completions only when the thread asks for them. */
+  DEFER_TASKRUN: 0x2000,
+} as const;
+
+/** Features that the kernel reports (`IORING_FEAT_*`). */
+export const IORING_FEAT = {
+  /** One mapping holds both rings. */
+  SINGLE_MMAP: 0x1,
+  /** Completions are never dropped. */
+  NODROP: 0x2,
+  /** What a submission points to may change once it was submitted. */
+  SUBMIT_STABLE: 0x4,
+  /** io_uring_enter takes a timeout. */
+  EXT_ARG: 0x100,
+  /** io_uring_enter takes a time to wait for more completions. */
+  MIN_TIMEOUT: 0x8000,
+} as const;
+
+/** Flags of one submission (`IOSQE_*`). */
+export const IOSQE = {
+  /** The descriptor is an index of the registered files. */
+  FIXED_FILE: 0x1,
+} as const;
+
+/** Operations of io_uring_register. */
+export const IORING_REGISTER = {
+  /** Buffers. */
+  BUFFERS: 0,
+  /** Files. */
+  FILES: 2,
+  /** Ask which operations there are. */
+  PROBE: 8,
+} as const;
+
+const ENTER_GETEVENTS = 0x1;
+const ENTER_EXT_ARG = 0x8;
+const OFF_SQ_RING = 0;
+const OFF_CQ_RING = 0x8000000;
+const OFF_SQES = 0x10000000;
+const PARAMS_BYTES = 120;
+const SQE_BYTES = 64;
+const SQE_WORDS = SQE_BYTES / 4;
+const CQE_BYTES = 16;
+const CQE_WORDS = CQE_BYTES / 4;
+const PROBE_OPS = 256;
+const PROBE_BYTES = 16 + 8 * PROBE_OPS;
+const PROBE_SUPPORTED = 1;
+const GETEVENTS_ARG_BYTES = 24;
+const TIMESPEC_BYTES = 16;
+const SQ_CQ_OVERFLOW = 0x2;
+const TWO_32 = 2 ** 32;
+
+/** How a ring is set up. */
+export interface IoUringOptions {
+  /** Submissions between two calls, a power of two up to 32,768. */
+  readonly entries: number;
+  /** Flags of {@linkcode IORING_SETUP}. */
+  readonly flags: number;
+}
+
+/** A piece of mapped memory. */
+interface Mapping {
+  address: number;
+  length: number;
+}
+
+/** One io_uring of the thread that made it. */
+export class IoUring {
+  readonly #libc: Libc;
+  readonly #mappings: Mapping[];
+  /** Its file descriptor. */
+  readonly fd: number;
+  /** Bits of {@linkcode IORING_FEAT}. */
+  readonly features: number;
+  /** Flags that it was set up with. */
+  readonly flags: number;
+  /** Submissions that fit between two calls. */
+  readonly entries: number;
+  /** Completions that fit before the kernel keeps a list of its own. */
+  readonly completionEntries: number;
+
+  readonly #sq: Int32Array;
+  readonly #sqHead: number;
+  readonly #sqTail: number;
+  readonly #sqFlags: number;
+  readonly #sqes: Uint32Array;
+  readonly #cq: Int32Array;
+  readonly #cqHead: number;
+  readonly #cqTail: number;
+  readonly #cqMask: number;
+  readonly #cqes: number;
+  /** Where the next submission goes: what the kernel does not see yet. */
+  #tail: number;
+  /** Submissions filled and not taken by the kernel yet. */
+  #unsubmitted = 0;
+
+  /** struct io_uring_getevents_arg and the timespec that it points to. */
+  readonly #waitArgument: Uint8Array<ArrayBuffer>;
+  readonly #waitView: DataView;
+  readonly #waitAddress: number;
+
+  private constructor(
+    libc: Libc,
+    fd: number,
+    params: DataView,
+    flags: number,
+    mappings: Mapping[],
+  ) {
+    const [sqMap, cqMap, sqesMap] = mappings as [Mapping, Mapping, Mapping];
+    this.#libc = libc;
+    this.fd = fd;
+    this.flags = flags;
+    this.#mappings = mappings;
+    this.entries = params.getUint32(0, true);
+    this.completionEntries = params.getUint32(4, true);
+    this.features = params.getUint32(20, true);
+    const sqOffset = (at: number) => params.getUint32(40 + at, true) / 4;
+    const cqOffset = (at: number) => params.getUint32(80 + at, true) / 4;
+    this.#sq = new Int32Array(memoryAt(sqMap.address, sqMap.length));
+    this.#sqHead = sqOffset(0);
+    this.#sqTail = sqOffset(4);
+    this.#sqFlags = sqOffset(16);
+    this.#cq = cqMap.address === sqMap.address
+      ? this.#sq
+      : new Int32Array(memoryAt(cqMap.address, cqMap.length));
+    this.#cqHead = cqOffset(0);
+    this.#cqTail = cqOffset(4);
+    this.#cqMask = this.completionEntries - 1;
+    this.#cqes = cqOffset(20);
+    this.#sqes = new Uint32Array(memoryAt(sqesMap.address, sqesMap.length));
+    // Slot i of the array names submission i, once and for all: submissions
+    // are filled in the order of the ring.
+    const array = sqOffset(24);
+    for (let i = 0; i < this.entries; i++) this.#sq[array + i] = i;
+    this.#tail = Atomics.load(this.#sq, this.#sqTail);
+
+    this.#waitArgument = alignedMemory(
+      GETEVENTS_ARG_BYTES + TIMESPEC_BYTES,
+      64,
+    );
+    this.#waitAddress = addressOf(this.#waitArgument);
+    this.#waitView = new DataView(
+      this.#waitArgument.buffer,
+      this.#waitArgument.byteOffset,
+      this.#waitArgument.length,
+    );
+    writeU64(this.#waitView, 16, this.#waitAddress + GETEVENTS_ARG_BYTES);
+  }
+
+  /**
+   * Sets a ring up: io_uring_setup(2) and its mappings.
+   *
+   * @param libc The C library.
+   * @param options Its size and flags.
+   * @returns The ring, or −errno (EPERM or ENOSYS where it is switched off or
+   * filtered, EINVAL where the kernel does not know a flag).
+   */
+  static setup(libc: Libc, options: IoUringOptions): IoUring | number {
+    const { syscalls, mmap } = libc.abi;
+    if (syscalls === undefined) return -libc.abi.errno.ENOSYS;
+    const memory = alignedMemory(PARAMS_BYTES, 8);
+    const params = new DataView(
+      memory.buffer,
+      memory.byteOffset,
+      PARAMS_BYTES,
+    );
+    params.setUint32(8, options.flags, true);
+    const fd = libc.syscall(
+      syscalls.io_uring_setup,
+      options.entries,
+      addressOf(memory),
+    );
+    if (fd < 0) return fd;
+
+    const entries = params.getUint32(0, true);
+    const completions = params.getUint32(4, true);
+    const sqBytes = params.getUint32(40 + 24, true) + entries * 4;
+    const cqBytes = params.getUint32(80 + 20, true) + completions * CQE_BYTES;
+    const single = (params.getUint32(20, true) & IORING_FEAT.SINGLE_MMAP) !== 0;
+    const mappings: Mapping[] = [];
+    const map = (length: number, offset: number): boolean => {
+      const address = libc.mmap(
+        0,
+        length,
+        mmap.PROT_READ | mmap.PROT_WRITE,
+        mmap.MAP_SHARED | (mmap.MAP_POPULATE ?? 0),
+        fd,
+        offset,
+      );
+      if (address < 0) {
+        failure = address;
+        return false;
+      }
+      mappings.push({ address, length });
+      return true;
+    };
+    let failure = 0;
+    let mapped = map(
+      single ? Math.max(sqBytes, cqBytes) : sqBytes,
+      OFF_SQ_RING,
+    );
+    if (mapped && single) mappings.push(mappings[0]!);
+    else if (mapped) mapped = map(cqBytes, OFF_CQ_RING);
+    mapped &&= map(entries * SQE_BYTES, OFF_SQES);
+    if (!mapped) {
+      for (const { address, length } of new Set(mappings)) {
+        libc.munmap(address, length);
+      }
+      libc.close(fd);
+      return failure;
+    }
+    return new IoUring(libc, fd, params, options.flags, mappings);
+  }
+
+  /**
+   * Asks which operations the kernel has.
+   *
+   * @returns For each operation number whether it is there; empty where the
+   * kernel cannot tell (before Linux 5.6).
+   */
+  operations(): boolean[] {
+    const memory = alignedMemory(PROBE_BYTES, 8);
+    const result = this.register(
+      IORING_REGISTER.PROBE,
+      addressOf(memory),
+      PROBE_OPS,
+    );
+    if (result < 0) return [];
+    const view = new DataView(memory.buffer, memory.byteOffset, PROBE_BYTES);
+    const found: boolean[] = [];
+    for (let i = 0; i < view.getUint8(1); i++) {
+      found.push(
+        (view.getUint16(16 + i * 8 + 2, true) & PROBE_SUPPORTED) !== 0,
+      );
+    }
+    return found;
+  }
+
+  /**
+   * Registers buffers or files: io_uring_register(2).
+   *
+   * @param operation One of {@linkcode IORING_REGISTER}.
+   * @param address Address of its argument.
+   * @param count Entries of its argument.
+   * @returns 0 or more, or −errno.
+   */
+  register(operation: number, address: number, count: number): number {
+    return this.#libc.syscall(
+      this.#libc.abi.syscalls!.io_uring_register,
+      this.fd,
+      operation,
+      address,
+      count,
+    );
+  }
+
+  /** Submissions that can be filled before the next call. */
+  get room(): number {
+    return this.entries - this.#unsubmitted;
+  }
+
+  /** Submissions filled and not taken by the kernel yet. */
+  get unsubmitted(): number {
+    return this.#unsubmitted;
+  }
+
+  /** Whether the kernel keeps completions that do not fit into the ring. */
+  get overflown(): boolean {
+    return (Atomics.load(this.#sq, this.#sqFlags) & SQ_CQ_OVERFLOW) !== 0;
+  }
+
+  /**
+   * Fills the next submission. Allocates nothing.
+   *
+   * @param opcode One of {@linkcode IORING_OP}.
+   * @param flags Bits of {@linkcode IOSQE}.
+   * @param fd Descriptor.
+   * @param offset Offset in the file.
+   * @param address Address of memory, or what the operation has there.
+   * @param length Length, or what the operation has there.
+   * @param operationFlags Flags of the operation (RWF_*, FSYNC_*).
+   * @param userData What the completion brings back, up to 2^32 − 1.
+   * @param bufferIndex Which registered buffer.
+   * @returns Whether there was room.
+   */
+  fill(
+    opcode: number,
+    flags: number,
+    fd: number,
+    offset: number,
+    address: number,
+    length: number,
+    operationFlags: number,
+    userData: number,
+    bufferIndex = 0,
+  ): boolean {
+    if (this.#unsubmitted === this.entries) return false;
+    const sqes = this.#sqes;
+    // Stores into a Uint32Array take the value modulo 2^32.
+    const at = (this.#tail & (this.entries - 1)) * SQE_WORDS;
+    sqes[at] = opcode | flags << 8;
+    sqes[at + 1] = fd;
+    sqes[at + 2] = offset;
+    sqes[at + 3] = offset / TWO_32;
+    sqes[at + 4] = address;
+    sqes[at + 5] = address / TWO_32;
+    sqes[at + 6] = length;
+    sqes[at + 7] = operationFlags;
+    sqes[at + 8] = userData;
+    sqes[at + 9] = 0;
+    sqes[at + 10] = bufferIndex;
+    sqes[at + 11] = 0;
+    sqes[at + 12] = 0;
+    sqes[at + 13] = 0;
+    sqes[at + 14] = 0;
+    sqes[at + 15] = 0;
+    this.#tail = (this.#tail + 1) | 0;
+    this.#unsubmitted++;
+    return true;
+  }
+
+  /**
+   * Fills a discard of a block device: the length goes where other operations
+   * have nothing.
+   *
+   * @param fd Descriptor of the device.
+   * @param start First byte.
+   * @param length Bytes.
+   * @param userData What the completion brings back.
+   * @returns Whether there was room.
+   */
+  fillDiscard(
+    fd: number,
+    start: number,
+    length: number,
+    userData: number,
+  ): boolean {
+    const at = (this.#tail & (this.entries - 1)) * SQE_WORDS;
+    if (
+      !this.fill(
+        IORING_OP.URING_CMD,
+        0,
+        fd,
+        BLOCK_URING_CMD_DISCARD,
+        start,
+        0,
+        0,
+        userData,
+      )
+    ) return false;
+    this.#sqes[at + 12] = length;
+    this.#sqes[at + 13] = length / TWO_32;
+    return true;
+  }
+
+  /**
+   * Enters the kernel: submits what was filled, and waits if told to.
+   *
+   * @param waitFor Completions to wait for; 0 does not wait.
+   * @param timeoutUs The longest wait, in µs; needs `EXT_ARG`.
+   * @param minimumWaitUs After this time one completion is enough, in µs; 0 to
+   * wait for all of them; needs `MIN_TIMEOUT`.
+   * @returns Submissions that the kernel took, or −errno (ETIME when the wait
+   * ended with nothing submitted).
+   */
+  enter(waitFor: number, timeoutUs: number, minimumWaitUs = 0): number {
+    const submit = this.#unsubmitted;
+    Atomics.store(this.#sq, this.#sqTail, this.#tail);
+    let flags = 0;
+    let address = 0;
+    let size = 0;
+    if (waitFor > 0) {
+      flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
+      const view = this.#waitView;
+      view.setUint32(12, minimumWaitUs, true);
+      const seconds = Math.floor(timeoutUs / 1e6);
+      view.setUint32(GETEVENTS_ARG_BYTES, seconds, true);
+      view.setUint32(
+        GETEVENTS_ARG_BYTES + 8,
+        (timeoutUs - seconds * 1e6) * 1e3,
+        true,
+      );
+      address = this.#waitAddress;
+      size = GETEVENTS_ARG_BYTES;
+    } else if (
+      (this.flags & IORING_SETUP.DEFER_TASKRUN) !== 0 && submit === 0 ||
+      this.overflown
+    ) {
+      flags = ENTER_GETEVENTS;
+    }
+    const result = this.#libc.ioUringEnter(
+      this.fd,
+      submit,
+      waitFor,
+      flags,
+      address,
+      size,
+    );
+    // What the kernel took is told by its head, also when it returns an error
+    // for the wait.
+    const head = Atomics.load(this.#sq, this.#sqHead);
+    this.#unsubmitted = (this.#tail - head) | 0;
+    return result;
+  }
+
+  /** Whether there are completions in the ring. */
+  get hasCompletions(): boolean {
+    return Atomics.load(this.#cq, this.#cqTail) !==
+      this.#cq[this.#cqHead]!;
+  }
+
+  /**
+   * Takes the completions out of the ring.
+   *
+   * @param visit Called with the user data and the result (−errno on failure)
+   * of each; by then its place in the ring is free.
+   * @returns How many there were.
+   */
+  reap(visit: (userData: number, result: number) => void): number {
+    const cq = this.#cq;
+    let head = cq[this.#cqHead]!;
+    const tail = Atomics.load(cq, this.#cqTail);
+    let count = 0;
+    while (head !== tail) {
+      const at = this.#cqes + (head & this.#cqMask) * CQE_WORDS;
+      const userData = cq[at]! >>> 0;
+      const result = cq[at + 2]!;
+      head = (head + 1) | 0;
+      Atomics.store(cq, this.#cqHead, head);
+      count++;
+      visit(userData, result);
+    }
+    return count;
+  }
+
+  /** Closes the ring. Nothing may be in flight; the views must not be used. */
+  close(): void {
+    for (const { address, length } of new Set(this.#mappings)) {
+      this.#libc.munmap(address, length);
+    }
+    this.#libc.close(this.fd);
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * Waiting for a descriptor on another thread, for waits that are too long to
+ * hold this one.
+ *
+ * @module
+ */
+
+import type { Libc } from "./libc.ts";
+import { libcFileNames } from "./library.ts";
+
+const POLLIN = 1;
+/** struct pollfd {i32 fd@0, i16 events@4, i16 revents@6}. */
+const POLLFD_BYTES = 8;
+
+function openPoll(libc: Libc) {
+  const names = libcFileNames(libc.abi);
+  for (const [i, name] of names.entries()) {
+    try {
+      return Deno.dlopen(
+        name,
+        {
+          poll: {
+            parameters: ["buffer", "usize", "i32"],
+            result: "i32",
+            nonblocking: true,
+          },
+        } as const,
+      );
+    } catch (error) {
+      if (i === names.length - 1) throw error;
+    }
+  }
+  throw new Error("Cannot open libc as no name of it is known");
+}
+
+/**
+ * Waits until a descriptor is readable: `int poll(struct pollfd *fds, nfds_t
+ * count, int timeout)`, on a thread of Deno's pool. The library is opened for
+ * this one wait (some 50 µs beside milliseconds), as one that stays open counts
+ * as a leak.
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @param timeoutMs The longest wait, in ms.
+ * @returns Once it is readable, the time is over, or the wait failed: the
+ * caller looks for itself.
+ */
+export async function waitReadable(
+  libc: Libc,
+  fd: number,
+  timeoutMs: number,
+): Promise<void> {
+  const library = openPoll(libc);
+  try {
+    const pollfd = new Uint8Array(POLLFD_BYTES);
+    const view = new DataView(pollfd.buffer);
+    view.setInt32(0, fd, true);
+    view.setInt16(4, POLLIN, true);
+    await library.symbols.poll(pollfd, 1n, timeoutMs);
+  } finally {
+    library.close();
+  }
+}

@@ -1,0 +1,211 @@
+/**
+ * The engine for kernels that take operations now and answer them later: slots,
+ * turns and waiting, over whatever queue the kernel has.
+ *
+ * How it waits. Operations go to the kernel at the end of the turn in which
+ * they were made. While any is in flight, every turn of the event loop ends
+ * with one wait inside the kernel, at most {@linkcode AsyncEngineOptions.stallMs}
+ * long: the thread sleeps, wakes with the completion, and timers and sockets
+ * have their turn in between. The turn itself passes while the device works, so
+ * that it costs no latency. After {@linkcode PATIENCE} waits in vain the device
+ * is slow enough for a wait on another thread, which costs a hand-off (some
+ * 50 µs) and holds nobody. With nothing in flight nothing runs at all.
+ *
+ * @module
+ */
+
+import { clearImmediate, setImmediate } from "node:timers";
+import type { EngineInfo } from "../../info.ts";
+import type { Engine, Operation, OperationComplete } from "./engine.ts";
+
+/** Waits in vain, one after the other, before waiting on another thread. */
+const PATIENCE = 64;
+
+/** The longest wait on another thread, in ms. */
+const ASIDE_MS = 50;
+
+/** A queue into the kernel. Numbers returned are −errno where negative. */
+export interface KernelQueue<T extends Operation> {
+  /** Operations that may be in flight at once. */
+  readonly depth: number;
+  /**
+   * Describes an operation to the kernel, without a call.
+   *
+   * @param operation The operation.
+   * @param slot What the completion brings back.
+   * @returns Whether the kernel can do it; if not, it is done by a blocking
+   * call.
+   */
+  fill(operation: T, slot: number): boolean;
+  /** Hands over what was filled; returns what is left to hand over. */
+  submit(): number;
+  /** Waits for completions, at most so many µs. */
+  wait(completions: number, timeoutUs: number): void;
+  /** Takes the completions; returns how many there were. */
+  reap(visit: (slot: number, result: number) => void): number;
+  /** Waits on another thread until there may be completions. */
+  waitAside(timeoutMs: number): Promise<void>;
+  /** Ends a wait on another thread. */
+  wake(): void;
+  /** Asks the kernel to give up an operation. */
+  cancel?(slot: number): void;
+  /** Releases everything; nothing is in flight. */
+  close(): void;
+}
+
+/** How an asynchronous engine is set up. */
+export interface AsyncEngineOptions {
+  /** What it is and why. */
+  readonly info: EngineInfo;
+  /** The longest that one wait may hold the event loop, in ms. */
+  readonly stallMs: number;
+}
+
+/** Carries out operations through a queue into the kernel. */
+export class AsyncEngine<T extends Operation> implements Engine<T> {
+  readonly #queue: KernelQueue<T>;
+  readonly #complete: OperationComplete<T>;
+  readonly #perform: (operation: T) => number;
+  readonly #stallUs: number;
+  readonly #slots: (T | null)[];
+  readonly #free: Int32Array;
+  #freeCount: number;
+  /** Taken while every slot was in use. */
+  readonly #waiting: T[] = [];
+  #filled = 0;
+  #reaping = false;
+  #turn: ReturnType<typeof setImmediate> | null = null;
+  #aside: Promise<void> | null = null;
+  #vain = 0;
+  /** What it is and why. */
+  readonly info: EngineInfo;
+  /** Calls into the kernel so far. */
+  systemCalls = 0;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param queue The queue into the kernel; the engine closes it.
+   * @param complete Answers the operations.
+   * @param perform Carries out an operation in a blocking call, for those that
+   * the queue cannot take.
+   * @param options How it is set up.
+   */
+  constructor(
+    queue: KernelQueue<T>,
+    complete: OperationComplete<T>,
+    perform: (operation: T) => number,
+    options: AsyncEngineOptions,
+  ) {
+    this.#queue = queue;
+    this.#complete = complete;
+    this.#perform = perform;
+    this.#stallUs = Math.max(1, Math.round(options.stallMs * 1000));
+    this.info = options.info;
+    this.#slots = new Array(queue.depth).fill(null);
+    this.#free = Int32Array.from({ length: queue.depth }, (_, i) => i);
+    this.#freeCount = queue.depth;
+  }
+
+  /** Takes an operation. */
+  push(operation: T): void {
+    if (this.#freeCount === 0) {
+      this.#waiting.push(operation);
+      return;
+    }
+    const slot = this.#free[--this.#freeCount]!;
+    if (!this.#queue.fill(operation, slot)) {
+      this.#free[this.#freeCount++] = slot;
+      this.systemCalls++;
+      this.#complete(operation, this.#perform(operation));
+      return;
+    }
+    this.#slots[slot] = operation;
+    operation.slot = slot;
+    this.#filled++;
+  }
+
+  /** Hands what was taken to the kernel. */
+  kick(): void {
+    if (this.#reaping) return;
+    if (this.#filled > 0) {
+      this.systemCalls++;
+      this.#filled = this.#queue.submit();
+    }
+    this.#arm();
+  }
+
+  /** Asks the kernel to give up an operation. */
+  cancel(operation: T): void {
+    if (operation.slot >= 0) this.#queue.cancel?.(operation.slot);
+  }
+
+  /** Releases everything. */
+  async close(): Promise<void> {
+    if (this.#turn !== null) clearImmediate(this.#turn);
+    this.#turn = null;
+    // A wait on another thread still looks at the queue.
+    if (this.#aside !== null) {
+      this.#queue.wake();
+      await this.#aside;
+    }
+    this.#queue.close();
+  }
+
+  get #inFlight(): number {
+    return this.#slots.length - this.#freeCount;
+  }
+
+  #arm(): void {
+    if (this.#turn === null && this.#inFlight > 0) {
+      this.#vain = 0;
+      this.#turn = setImmediate(this.#onTurn);
+    }
+  }
+
+  readonly #onTurn = (): void => {
+    this.#turn = null;
+    if (this.#inFlight === 0) return;
+    let found = this.#reap();
+    if (found === 0 && this.#inFlight > 0) {
+      this.systemCalls++;
+      this.#queue.wait(1, this.#stallUs);
+      found = this.#reap();
+    }
+    if (this.#filled > 0) {
+      this.systemCalls++;
+      this.#filled = this.#queue.submit();
+    }
+    if (this.#inFlight === 0) return;
+    this.#vain = found > 0 ? 0 : this.#vain + 1;
+    if (this.#vain < PATIENCE) this.#turn ??= setImmediate(this.#onTurn);
+    else this.#waitAside();
+  };
+
+  #waitAside(): void {
+    this.#aside ??= this.#queue.waitAside(ASIDE_MS).then(() => {
+      this.#aside = null;
+      if (this.#turn === null) this.#onTurn();
+    });
+  }
+
+  #reap(): number {
+    this.#reaping = true;
+    const found = this.#queue.reap(this.#onCompletion);
+    while (this.#waiting.length > 0 && this.#freeCount > 0) {
+      this.push(this.#waiting.shift()!);
+    }
+    this.#reaping = false;
+    return found;
+  }
+
+  readonly #onCompletion = (slot: number, result: number): void => {
+    const operation = this.#slots[slot];
+    // An answer that nobody waits for: to a cancellation, or to a wake-up.
+    if (operation === undefined || operation === null) return;
+    this.#slots[slot] = null;
+    this.#free[this.#freeCount++] = slot;
+    operation.slot = -1;
+    this.#complete(operation, result);
+  };
+}

@@ -1,0 +1,145 @@
+/**
+ * Which engine an image gets, by trying: a system call that is filtered, a
+ * limit that is reached, a device that is faster than any ring.
+ *
+ * @module
+ */
+
+import type { Libc } from "../../../ffi/libc.ts";
+import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
+import { DiskError } from "../../errors.ts";
+import { AioQueue } from "./aio_queue.ts";
+import { AsyncEngine } from "./async_engine.ts";
+import type { Engine, Operation, OperationComplete } from "./engine.ts";
+import { IoUringQueue } from "./io_uring_queue.ts";
+import { perform } from "./kernel.ts";
+import { type Probed, writtenOffset } from "./probe.ts";
+import { SyncEngine } from "./sync_engine.ts";
+
+/** The engines there are, and the choice among them. */
+export type EngineName = "auto" | "io_uring" | "libaio" | "sync";
+
+/** How an engine is wanted. */
+export interface EngineOptions {
+  /** Which one. */
+  readonly engine: EngineName;
+  /** Operations that may be in flight at once. */
+  readonly depth: number;
+  /** The longest that one wait may hold the event loop, in ms. */
+  readonly stallMs: number;
+}
+
+/** Makes the engine for a backend. */
+export type MakeEngine<T extends Operation> = (
+  complete: OperationComplete<T>,
+) => Engine<T>;
+
+/**
+ * Below this many µs for 4 KiB, a blocking call is over before a ring would
+ * have handed the operation on: RAM, or a cache.
+ */
+const INLINE_US = 15;
+
+/** Trial reads; their median counts. */
+const TRIALS = 9;
+
+/**
+ * Chooses an engine for an open image.
+ *
+ * @param libc The C library.
+ * @param fd The image's descriptor.
+ * @param path The image's path, for the error.
+ * @param probed What the image is.
+ * @param options Which engine is wanted.
+ * @returns What makes the engine.
+ * @throws {DiskError} With kind `platform` if the engine that was asked for is
+ * not to be had here.
+ */
+export function chooseEngine<T extends Operation>(
+  libc: Libc,
+  fd: number,
+  path: string,
+  probed: Probed,
+  options: EngineOptions,
+): MakeEngine<T> {
+  const { engine, depth, stallMs } = options;
+  const sync = (reason: string | null): MakeEngine<T> => (complete) =>
+    new SyncEngine(libc, complete, { info: { name: "sync", reason }, stallMs });
+  const over = (
+    name: string,
+    queue: IoUringQueue<T> | AioQueue<T>,
+    reason: string | null,
+  ): MakeEngine<T> =>
+  (complete) =>
+    new AsyncEngine<T>(
+      queue,
+      complete,
+      (operation) => perform(libc, operation),
+      { info: { name, reason }, stallMs },
+    );
+  const refuse = (reason: string): never => {
+    throw new DiskError(
+      "platform",
+      `Cannot open "${path}" with engine "${engine}" as ${reason}`,
+      { operation: "open", path },
+    );
+  };
+
+  if (engine === "sync") return sync('asked for: engine: "sync"');
+  if (engine === "io_uring") {
+    const ring = IoUringQueue.open<T>(libc, depth);
+    return typeof ring === "string"
+      ? refuse(ring)
+      : over("io_uring", ring, 'asked for: engine: "io_uring"');
+  }
+  if (engine === "libaio") {
+    const aio = AioQueue.open<T>(libc, depth);
+    return typeof aio === "string"
+      ? refuse(aio)
+      : over("libaio", aio, 'asked for: engine: "libaio"');
+  }
+  if (libc.abi.os !== "linux") {
+    return sync("only Linux has io_uring and AIO");
+  }
+  const inline = answersInline(libc, fd, probed);
+  if (inline !== null) return sync(inline);
+  const ring = IoUringQueue.open<T>(libc, depth);
+  if (typeof ring !== "string") return over("io_uring", ring, null);
+  if (!probed.direct.active) {
+    return sync(`${ring}; AIO without direct I/O blocks as well`);
+  }
+  const aio = AioQueue.open<T>(libc, depth);
+  if (typeof aio !== "string") return over("libaio", aio, ring);
+  return sync(`${ring}; ${aio}`);
+}
+
+/** Why blocking calls are the fastest way here, if they are. */
+function answersInline(
+  libc: Libc,
+  fd: number,
+  probed: Probed,
+): string | null {
+  if (probed.fileSystem === "tmpfs") {
+    return "tmpfs is memory: a call is over before a ring would hand it on";
+  }
+  // A page cache answers at once what it has; what it has not would block.
+  if (!probed.direct.active) return null;
+  const offset = writtenOffset(libc, fd, probed.sizeBytes);
+  if (offset === undefined) return null;
+  const size = Math.max(4096, probed.direct.readOffsetAlignment);
+  const address = addressOf(alignedMemory(size));
+  const times: number[] = [];
+  for (let i = 0; i < TRIALS; i++) {
+    const start = performance.now();
+    if (libc.pread(fd, address, size, offset) !== size) return null;
+    times.push((performance.now() - start) * 1000);
+    // One slow answer is enough: a medium is no memory.
+    if (times[i]! > INLINE_US * 4 && i > 1) return null;
+  }
+  const median = times.sort((a, b) => a - b)[TRIALS >> 1]!;
+  return median < INLINE_US
+    ? `the device answers 4 KiB in ${
+      median.toFixed(1)
+    } µs: a blocking call is over before a ring would hand it on`
+    : null;
+}

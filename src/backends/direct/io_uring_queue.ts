@@ -1,0 +1,220 @@
+/**
+ * io_uring as a queue for operations: which operation is which opcode.
+ *
+ * @module
+ */
+
+import { RWF } from "../../../ffi/abi.ts";
+import {
+  IORING_FEAT,
+  IORING_OP,
+  IORING_SETUP,
+  IoUring,
+} from "../../../ffi/io_uring.ts";
+import type { Libc } from "../../../ffi/libc.ts";
+import { waitReadable } from "../../../ffi/poll.ts";
+import type { KernelQueue } from "./async_engine.ts";
+import { type Operation, OperationCode } from "./engine.ts";
+
+const FSYNC_DATASYNC = 1;
+
+/** Brought back by operations whose result nobody waits for. */
+const NOBODY = 0xffff_ffff;
+
+/**
+ * Ways to set a ring up, best first; older kernels refuse the flags that they
+ * do not know. SINGLE_ISSUER is Linux 6.0, COOP_TASKRUN 5.19.
+ */
+const SETUPS = [
+  IORING_SETUP.SINGLE_ISSUER | IORING_SETUP.COOP_TASKRUN |
+  IORING_SETUP.SUBMIT_ALL,
+  IORING_SETUP.COOP_TASKRUN | IORING_SETUP.SUBMIT_ALL,
+  0,
+];
+
+/** Operations without which the ring is of no use here. */
+const NEEDED = [
+  IORING_OP.READ,
+  IORING_OP.WRITE,
+  IORING_OP.READV,
+  IORING_OP.WRITEV,
+  IORING_OP.FSYNC,
+];
+
+/** Operations over io_uring. */
+export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
+  readonly #libc: Libc;
+  readonly #ring: IoUring;
+  readonly #operations: boolean[];
+  /** Operations that may be in flight at once. */
+  readonly depth: number;
+
+  private constructor(libc: Libc, ring: IoUring, operations: boolean[]) {
+    this.#libc = libc;
+    this.#ring = ring;
+    this.#operations = operations;
+    this.depth = ring.entries;
+  }
+
+  /**
+   * Sets a queue up and makes sure that it works.
+   *
+   * @param libc The C library.
+   * @param depth Operations that may be in flight at once.
+   * @returns The queue, or why there is none.
+   */
+  static open<T extends Operation>(
+    libc: Libc,
+    depth: number,
+  ): IoUringQueue<T> | string {
+    let refused = 0;
+    for (const flags of SETUPS) {
+      const ring = IoUring.setup(libc, { entries: depth, flags });
+      if (typeof ring === "number") {
+        refused = ring;
+        if (ring === -libc.abi.errno.EINVAL) continue;
+        break;
+      }
+      const operations = ring.operations();
+      const missing = NEEDED.find((operation) => !operations[operation]);
+      if (
+        missing === undefined && (ring.features & IORING_FEAT.EXT_ARG) !== 0
+      ) {
+        return new IoUringQueue<T>(libc, ring, operations);
+      }
+      ring.close();
+      return "io_uring lacks operations that are needed (before Linux 5.11, or restricted)";
+    }
+    const { EPERM, ENOSYS, ENOMEM } = libc.abi.errno;
+    return refused === -EPERM
+      ? "io_uring_setup is not permitted (seccomp, or kernel.io_uring_disabled)"
+      : refused === -ENOSYS
+      ? "the kernel has no io_uring, or a filter hides it"
+      : refused === -ENOMEM
+      ? "io_uring_setup hit RLIMIT_MEMLOCK or found no memory"
+      : `io_uring_setup failed with errno ${-refused}`;
+  }
+
+  /** Describes an operation. */
+  fill(operation: T, slot: number): boolean {
+    const ring = this.#ring;
+    const { code, fd, address, length, offset } = operation;
+    const durable = operation.durable ? RWF.DSYNC : 0;
+    switch (code) {
+      case OperationCode.Read:
+        return ring.fill(
+          IORING_OP.READ,
+          0,
+          fd,
+          offset,
+          address,
+          length,
+          0,
+          slot,
+        );
+      case OperationCode.Write:
+        return ring.fill(
+          IORING_OP.WRITE,
+          0,
+          fd,
+          offset,
+          address,
+          length,
+          durable,
+          slot,
+        );
+      case OperationCode.ReadVector:
+        return ring.fill(
+          IORING_OP.READV,
+          0,
+          fd,
+          offset,
+          address,
+          operation.vectorCount,
+          0,
+          slot,
+        );
+      case OperationCode.WriteVector:
+        return ring.fill(
+          IORING_OP.WRITEV,
+          0,
+          fd,
+          offset,
+          address,
+          operation.vectorCount,
+          durable,
+          slot,
+        );
+      case OperationCode.Sync:
+        return ring.fill(
+          IORING_OP.FSYNC,
+          0,
+          fd,
+          0,
+          0,
+          0,
+          FSYNC_DATASYNC,
+          slot,
+        );
+      case OperationCode.Allocate:
+        return this.#operations[IORING_OP.FALLOCATE] === true &&
+          ring.fill(
+            IORING_OP.FALLOCATE,
+            0,
+            fd,
+            offset,
+            length,
+            operation.mode,
+            0,
+            slot,
+          );
+      case OperationCode.Discard:
+        return this.#operations[IORING_OP.URING_CMD] === true &&
+          ring.fillDiscard(fd, offset, length, slot);
+      case OperationCode.SecureErase:
+        return false;
+    }
+  }
+
+  /** Hands over what was filled. */
+  submit(): number {
+    const result = this.#ring.enter(0, 0);
+    const { EAGAIN, EBUSY, EINTR } = this.#libc.abi.errno;
+    if (
+      result < 0 && result !== -EAGAIN && result !== -EBUSY && result !== -EINTR
+    ) throw new Error(`Cannot submit to io_uring: errno ${-result}`);
+    return this.#ring.unsubmitted;
+  }
+
+  /** Waits for completions. */
+  wait(completions: number, timeoutUs: number): void {
+    this.#ring.enter(completions, timeoutUs);
+  }
+
+  /** Takes the completions. */
+  reap(visit: (slot: number, result: number) => void): number {
+    return this.#ring.reap(visit);
+  }
+
+  /** Waits on another thread. */
+  waitAside(timeoutMs: number): Promise<void> {
+    return waitReadable(this.#libc, this.#ring.fd, timeoutMs);
+  }
+
+  /** Asks for an operation to be given up. */
+  cancel(slot: number): void {
+    this.#ring.fill(IORING_OP.ASYNC_CANCEL, 0, -1, 0, slot, 0, 0, NOBODY);
+    this.#ring.enter(0, 0);
+  }
+
+  /** Ends a wait on another thread. */
+  wake(): void {
+    this.#ring.fill(IORING_OP.NOP, 0, -1, 0, 0, 0, 0, NOBODY);
+    this.#ring.enter(0, 0);
+  }
+
+  /** Closes the ring. */
+  close(): void {
+    this.#ring.close();
+  }
+}
