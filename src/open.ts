@@ -149,7 +149,6 @@ async function open(
   options.signal?.throwIfAborted();
   const name = typeof path === "string" ? path : fileURLToPath(path);
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
-  // deno-lint-ignore no-control-regex
   if (options.id !== undefined && !/^[\x20-\x7e]{1,20}$/.test(options.id)) {
     throw new RangeError(
       `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${

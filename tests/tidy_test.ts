@@ -40,7 +40,7 @@ const STYLED = /^(src|ffi|tests|bench|examples)\/|^mod\.ts$/;
 const LIBRARY = /^(src|ffi)\//;
 
 /** Who may reach into ffi/: the direct backend, tests and benchmarks. */
-const FFI_USERS = /^(ffi|tests|bench)\/|^src\/backends\/direct(\.ts$|\/)/;
+const FFI_USERS = /^(ffi|tests|bench|examples)\/|^src\/backends\/direct(\.ts$|\/)/;
 
 const SNAKE_CASE = /^_?[a-z0-9]+(_[a-z0-9]+)*(\.d)?\.ts$/;
 const MAX_COLUMNS = 100;

@@ -61,7 +61,7 @@ import {
   RequestType,
 } from "../request.ts";
 import { encodeId } from "../virtio.ts";
-import { RangeLock } from "./direct/range_lock.ts";
+import { RangeLock } from "./range_lock.ts";
 import { claimFile, type FileClaim } from "./file_claim.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import {

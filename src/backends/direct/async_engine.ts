@@ -121,7 +121,6 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       return;
     }
     this.#slots[slot] = operation;
-    operation.slot = slot;
     this.#filled++;
   }
 
@@ -135,9 +134,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     this.#arm();
   }
 
-  /** Asks the kernel to give up an operation. */
-  cancel(operation: T): void {
-    if (operation.slot >= 0) this.#queue.cancel?.(operation.slot);
+  /** Asks the kernel to give up operations. */
+  cancel(matches: (operation: T) => boolean): void {
+    for (const [slot, operation] of this.#slots.entries()) {
+      if (operation !== null && matches(operation)) this.#queue.cancel?.(slot);
+    }
   }
 
   /** Releases everything. */
@@ -205,7 +206,6 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     if (operation === undefined || operation === null) return;
     this.#slots[slot] = null;
     this.#free[this.#freeCount++] = slot;
-    operation.slot = -1;
     this.#complete(operation, result);
   };
 }

@@ -39,8 +39,8 @@ import type { FileClaim } from "../file_claim.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import type { MakeEngine } from "./choose_engine.ts";
 import { type Engine, Operation, OperationCode } from "./engine.ts";
-import { AllocateMode } from "./kernel.ts";
-import { RangeLock } from "./range_lock.ts";
+import { AllocateMode, perform } from "./kernel.ts";
+import { RangeLock } from "../range_lock.ts";
 
 /**
  * What memory must be aligned to for the kernel to get it as it is: a page,
@@ -90,6 +90,7 @@ export class Transfer extends Operation {
   vectored = false;
   bounced = false;
   modified = false;
+  tried = false;
   retries = 0;
   release: (() => void) | null = null;
 }
@@ -204,6 +205,11 @@ export class DirectBackend implements Backend {
   submit(batch: readonly Request[], complete: Complete): void {
     for (let i = 0; i < batch.length; i++) this.#start(batch[i]!, complete);
     this.#engine.kick();
+  }
+
+  /** Tries to stop a request early. */
+  cancel(request: Request): void {
+    this.#engine.cancel?.((transfer) => transfer.request === request);
   }
 
   /** Page-aligned memory. */
@@ -653,6 +659,13 @@ export class DirectBackend implements Backend {
       } else this.#writeZeroesModes.zero = false;
       return this.#again(this.#zero, transfer);
     }
+    if (
+      transfer.code === OperationCode.Discard && unsupported && !transfer.tried
+    ) {
+      // Before Linux 6.12 a ring cannot discard; the blocking call can.
+      transfer.tried = true;
+      return this.#completed(transfer, perform(this.#libc, transfer));
+    }
     this.#finish(transfer, this.#error(request, errno));
   }
 
@@ -714,6 +727,7 @@ export class DirectBackend implements Backend {
     transfer.vectored = false;
     transfer.bounced = false;
     transfer.modified = false;
+    transfer.tried = false;
     transfer.release = null;
     this.#transfers.push(transfer);
     this.#inFlight--;

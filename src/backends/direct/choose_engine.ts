@@ -38,7 +38,7 @@ export type MakeEngine<T extends Operation> = (
  * Below this many µs for 4 KiB, a blocking call is over before a ring would
  * have handed the operation on: RAM, or a cache.
  */
-const INLINE_US = 15;
+const INLINE_US = 10;
 
 /** Trial reads; their median counts. */
 const TRIALS = 9;

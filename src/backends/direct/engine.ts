@@ -50,8 +50,6 @@ export class Operation {
   durable = false;
   /** Mode of fallocate(2). */
   mode = 0;
-  /** The engine's own mark for it while it is in flight. */
-  slot = -1;
 }
 
 /**
@@ -80,11 +78,11 @@ export interface Engine<T extends Operation> {
   /** Carries out, or hands to the kernel, what was taken. */
   kick(): void;
   /**
-   * Tries to stop an operation early. It is answered all the same.
+   * Tries to stop operations early. They are answered all the same.
    *
-   * @param operation The operation.
+   * @param matches Tells which ones.
    */
-  cancel?(operation: T): void;
+  cancel?(matches: (operation: T) => boolean): void;
   /**
    * Releases everything. Nothing may be in flight.
    *

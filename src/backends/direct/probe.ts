@@ -313,7 +313,9 @@ export function writtenOffset(
   fd: number,
   sizeBytes: number,
 ): number | undefined {
-  const offset = libc.lseek(fd, 0, libc.abi.whence.SEEK_DATA);
+  const found = libc.lseek(fd, 0, libc.abi.whence.SEEK_DATA);
+  // A device has no holes to ask for, and says EINVAL.
+  const offset = found === -libc.abi.errno.EINVAL ? 0 : found;
   if (offset < 0) return undefined;
   const aligned = Math.ceil(offset / ASSUMED_ALIGNMENT) * ASSUMED_ALIGNMENT;
   return aligned + 2 * ASSUMED_ALIGNMENT <= sizeBytes ? aligned : undefined;

@@ -1,0 +1,78 @@
+/**
+ * `platter compare`: whether two images have the same content.
+ *
+ * @module
+ */
+
+import { compareDisks } from "../copy.ts";
+import { VirtualDisk } from "../disk.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import {
+  IMAGE_OPTIONS,
+  interruptible,
+  NO_LOCK_OPTION,
+  openOptions,
+} from "./images.ts";
+import { type CliIo, print } from "./io.ts";
+import { Progress } from "./progress.ts";
+import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
+
+/** The verb. */
+export const compare: Verb = {
+  name: "compare",
+  summary: "Find the first difference of two images",
+  operands: "A B",
+  operandCount: [2, 2],
+  description:
+    "Says nothing if the images are equal. Else it names the first sector that\n" +
+    "differs and the first byte in it, from 0. If one is only longer than the\n" +
+    "other, it says where the other ends. Where both have holes nothing is\n" +
+    "read.",
+  options: [...IMAGE_OPTIONS, NO_LOCK_OPTION],
+  examples: [
+    ["platter compare before.img after.img", "Where do they first differ?"],
+    [
+      "platter compare disk.img /dev/sdb --direct require",
+      "Is it on the device, not only in the page cache?",
+    ],
+  ],
+  exitCodes: [
+    [ExitCode.Ok, "equal"],
+    [ExitCode.Different, "different"],
+    [ExitCode.Trouble, "wrong usage, or it failed"],
+    [ExitCode.Interrupted, "interrupted"],
+  ],
+  run,
+};
+
+async function run(args: VerbArguments, io: CliIo): Promise<number> {
+  const [a, b] = [args.operand(0), args.operand(1)];
+  const options = { ...openOptions(args), readOnly: true };
+  return await interruptible(io, async (signal) => {
+    await using left = await VirtualDisk.open(a, options);
+    await using right = await VirtualDisk.open(b, options);
+    const progress = new Progress(io);
+    try {
+      const difference = await compareDisks(left, right, {
+        signal,
+        onProgress: (done, total) =>
+          progress.update(
+            "Comparing",
+            done * SECTOR_BYTES,
+            total * SECTOR_BYTES,
+          ),
+      });
+      await progress.clear();
+      if (difference === null) return ExitCode.Ok;
+      const { sector, offset, end } = difference;
+      const shorter = left.sectors < right.sectors ? a : b;
+      const line = end
+        ? `${a} ${b} differ: ${shorter} ends at sector ${sector}`
+        : `${a} ${b} differ: sector ${sector}, byte ${offset}`;
+      await print(io.stdout, `${line}\n`);
+      return ExitCode.Different;
+    } finally {
+      await progress.clear();
+    }
+  });
+}

@@ -1,0 +1,95 @@
+/**
+ * `platter create`: a new image that reads as zeroes.
+ *
+ * @module
+ */
+
+import { VirtualDisk } from "../disk.ts";
+import { DiskError } from "../errors.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import type { CreateOptions } from "../open.ts";
+import { formatCount, formatSize, parseSize } from "../units.ts";
+import { CliError, IMAGE_OPTIONS, openOptions } from "./images.ts";
+import { type CliIo, print } from "./io.ts";
+import {
+  ExitCode,
+  parseAs,
+  UsageError,
+  type Verb,
+  type VerbArguments,
+} from "./verb.ts";
+
+/** The verb. */
+export const create: Verb = {
+  name: "create",
+  summary: "Make a new image that reads as zeroes",
+  operands: "IMAGE SIZE",
+  operandCount: [2, 2],
+  description:
+    "SIZE is in bytes, or has a unit: 64MiB, 2048s. It must be whole blocks.\n" +
+    "The image is a raw file; what was never written takes no space unless\n" +
+    "--preallocate. An existing file is refused unless --force, which loses\n" +
+    "all that it has.",
+  options: [
+    {
+      name: "block-size",
+      value: "SIZE",
+      summary: "Logical block size, 512 (default) to 64KiB",
+    },
+    { name: "preallocate", summary: "Reserve the space now" },
+    { name: "force", letter: "f", summary: "Overwrite an existing file" },
+    ...IMAGE_OPTIONS.filter(({ name }) => name === "backend"),
+  ],
+  examples: [
+    ["platter create disk.img 64MiB", "An image of 64 MiB"],
+    [
+      "platter create disk.img 1GiB --block-size 4096 --preallocate",
+      "An image for blocks of 4 KiB, with its space reserved",
+    ],
+  ],
+  run,
+};
+
+async function run(args: VerbArguments, io: CliIo): Promise<number> {
+  const path = args.operand(0);
+  const bytes = parseAs("SIZE", args.operand(1), parseSize);
+  const options = openOptions(args);
+  const { blockSize = SECTOR_BYTES } = options;
+  if (bytes === 0 || bytes % blockSize !== 0) {
+    throw new UsageError(
+      `Cannot create "${path}" as its size must be whole blocks of ` +
+        `${blockSize} bytes: current value is ${bytes}`,
+    );
+  }
+  await using disk = await make(path, {
+    ...options,
+    sectors: bytes / SECTOR_BYTES,
+    overwrite: args.flag("force"),
+    preallocate: args.flag("preallocate"),
+  });
+  await print(
+    io.stdout,
+    `Created ${path}: ${formatSize(bytes)}, ${
+      formatCount(disk.sectors, "sector")
+    }` +
+      (disk.blockSize === SECTOR_BYTES
+        ? "\n"
+        : ` in blocks of ${formatSize(disk.blockSize)}\n`),
+  );
+  return ExitCode.Ok;
+}
+
+async function make(
+  path: string,
+  options: CreateOptions,
+): Promise<VirtualDisk> {
+  try {
+    return await VirtualDisk.create(path, options);
+  } catch (error) {
+    if (!(error instanceof DiskError) || error.kind !== "exists") throw error;
+    throw new CliError(
+      `Cannot create "${path}" as it exists: overwrite it with --force`,
+      { cause: error },
+    );
+  }
+}

@@ -1,0 +1,185 @@
+/**
+ * What the verbs have in common: the options that open an image, places on it,
+ * files beside it, and stopping half-way.
+ *
+ * @module
+ */
+
+import type { Extent } from "../backend.ts";
+import type { VirtualDisk } from "../disk.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import type { OpenOptions } from "../open.ts";
+import { parseSectors, parseSize } from "../units.ts";
+import type { CliIo } from "./io.ts";
+import { UsageError, type VerbArguments, type VerbOption } from "./verb.ts";
+
+/** Sectors whose extents are asked for at once: 1 GiB. */
+const WINDOW_SECTORS = 2 ** 21;
+
+/** The options that say how an image is opened. */
+export const IMAGE_OPTIONS: readonly VerbOption[] = [
+  {
+    name: "direct",
+    value: "WHEN",
+    summary: "Direct I/O: never, prefer (default) or require",
+  },
+  {
+    name: "backend",
+    value: "NAME",
+    summary: "direct (by FFI), portable or auto (default)",
+  },
+  {
+    name: "block-size",
+    value: "SIZE",
+    summary: "Logical block size (default: the device's, or 512)",
+  },
+];
+
+/** The option that reads an image which another program holds. */
+export const NO_LOCK_OPTION: VerbOption = {
+  name: "no-lock",
+  summary: "Take no lock on the image, and heed none",
+};
+
+/** Something that is not a disk's error, in words for the person. */
+export class CliError extends Error {
+  /** Always `"CliError"`. */
+  override readonly name = "CliError";
+}
+
+/** A command that was stopped by Ctrl-C. */
+export class Interrupted extends Error {
+  /** Always `"Interrupted"`. */
+  override readonly name = "Interrupted";
+}
+
+/**
+ * Reads the options that say how an image is opened.
+ *
+ * @param args What was typed.
+ * @returns The same for the library.
+ * @throws {UsageError} If one cannot be read.
+ */
+export function openOptions(args: VerbArguments): OpenOptions {
+  const direct = args.choice("direct", ["never", "prefer", "require"]);
+  const backend = args.choice("backend", ["auto", "direct", "portable"]);
+  const blockSize = args.parsed("block-size", parseSize);
+  return {
+    ...(direct === undefined ? {} : { direct }),
+    ...(backend === undefined ? {} : { backend }),
+    ...(blockSize === undefined ? {} : { blockSize }),
+    ...(args.flag("no-lock") ? { lock: "none" } : {}),
+  };
+}
+
+/**
+ * Reads a place or an extent that may be given in sectors or in bytes.
+ *
+ * @param args What was typed.
+ * @param inSectors The option that counts sectors.
+ * @param inBytes The option that counts bytes.
+ * @returns Bytes, if either was given.
+ * @throws {UsageError} If both were given, or one cannot be read.
+ */
+export function bytesOf(
+  args: VerbArguments,
+  inSectors: string,
+  inBytes: string,
+): number | undefined {
+  const sectors = args.parsed(inSectors, parsePlainSectors);
+  const bytes = args.parsed(inBytes, parseSize);
+  if (sectors !== undefined && bytes !== undefined) {
+    throw new UsageError(
+      `Cannot use --${inSectors} and --${inBytes} together as they say the ` +
+        `same thing`,
+    );
+  }
+  return sectors === undefined ? bytes : sectors * SECTOR_BYTES;
+}
+
+/**
+ * Where data and holes are, window by window, so that memory is bounded by
+ * what a window has.
+ *
+ * @param disk The disk.
+ * @param sector First sector, on a block.
+ * @param count Sectors, whole blocks.
+ * @returns Data and holes in turn.
+ */
+export function* extentsOf(
+  disk: VirtualDisk,
+  sector: number,
+  count: number,
+): Generator<Extent> {
+  const end = sector + count;
+  let last: Extent | undefined;
+  for (let at = sector; at < end; at += WINDOW_SECTORS) {
+    for (const next of disk.extents(at, Math.min(WINDOW_SECTORS, end - at))) {
+      if (last === undefined) {
+        last = next;
+      } else if (last.hole === next.hole) {
+        last = { ...last, count: last.count + next.count };
+      } else {
+        yield last;
+        last = next;
+      }
+    }
+  }
+  if (last !== undefined) yield last;
+}
+
+/**
+ * Says in one sentence why a file could not be used.
+ *
+ * @param operation What was to be done with it.
+ * @param path The file.
+ * @param error What the runtime threw.
+ * @returns The error to throw.
+ */
+export function fileError(
+  operation: string,
+  path: string,
+  error: unknown,
+): CliError {
+  const reason = error instanceof Deno.errors.NotFound
+    ? "there is no such file or folder"
+    : error instanceof Deno.errors.AlreadyExists
+    ? "it exists: use --force to overwrite it"
+    : error instanceof Deno.errors.PermissionDenied
+    ? "the operating system does not permit it"
+    : error instanceof Error
+    ? error.message
+    : String(error);
+  return new CliError(`Cannot ${operation} "${path}" as ${reason}`, {
+    cause: error,
+  });
+}
+
+/**
+ * Runs something that Ctrl-C stops in good order.
+ *
+ * @param io What to talk to.
+ * @param run Does it; when its signal fires it should throw.
+ * @returns What it returned.
+ * @throws {Interrupted} If it threw because it was stopped, unless it found
+ * better words.
+ */
+export async function interruptible<T>(
+  io: CliIo,
+  run: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const controller = new AbortController();
+  const forget = io.onInterrupt(() => {
+    controller.abort(new Interrupted("Interrupted"));
+  });
+  try {
+    return await run(controller.signal);
+  } finally {
+    forget();
+  }
+}
+
+/** Reads sectors: a number without a unit counts them already. */
+function parsePlainSectors(text: string): number {
+  return parseSectors(/^\d+$/.test(text) ? `${text}s` : text);
+}

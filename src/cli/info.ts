@@ -1,0 +1,130 @@
+/**
+ * `platter info`: what a disk is, how it is reached, and what it promises.
+ *
+ * @module
+ */
+
+import { type DiskInfo, VirtualDisk } from "../disk.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import { formatCount, formatSize } from "../units.ts";
+import { IMAGE_OPTIONS, openOptions } from "./images.ts";
+import { type CliIo, print } from "./io.ts";
+import { ExitCode, listOf, type Verb, type VerbArguments } from "./verb.ts";
+
+/** The verb. */
+export const info: Verb = {
+  name: "info",
+  summary: "Show what a disk is, how it is reached, and what it promises",
+  operands: "IMAGE",
+  operandCount: [1, 1],
+  description:
+    "Opens the image for reading only and without a lock, so it also works\n" +
+    "while another program writes it. If direct I/O was not to be had, it\n" +
+    "says why; and it says what a flush on this disk is worth.",
+  options: [
+    { name: "json", summary: "Print JSON" },
+    ...IMAGE_OPTIONS,
+  ],
+  examples: [
+    ["platter info disk.img", "What is this disk?"],
+    [
+      "platter info disk.img --json | jq .durability.flush",
+      "For scripts: what does a flush reach?",
+    ],
+    ["platter info disk.img --direct require", "Is direct I/O possible here?"],
+  ],
+  run,
+};
+
+type Row = [name: string, text: string, reason?: string | null];
+
+async function run(args: VerbArguments, io: CliIo): Promise<number> {
+  const path = args.operand(0);
+  await using disk = await VirtualDisk.open(path, {
+    ...openOptions(args),
+    readOnly: true,
+    lock: "none",
+  });
+  const text = args.flag("json")
+    ? `${JSON.stringify(disk.info, null, 2)}\n`
+    : describe(path, disk.info);
+  await print(io.stdout, text);
+  return ExitCode.Ok;
+}
+
+/**
+ * Describes a disk in words.
+ *
+ * @param path What the person calls it.
+ * @param info The facts.
+ * @returns Some lines.
+ */
+export function describe(path: string, info: DiskInfo): string {
+  const { direct, durability, abilities, engine } = info;
+  const bytes = info.sectors * SECTOR_BYTES;
+  const rows: Row[] = [
+    [
+      "size",
+      `${formatSize(bytes)} (${formatCount(bytes)} bytes, ` +
+      `${formatCount(info.sectors, "sector")})`,
+    ],
+    [
+      "blocks",
+      `${formatCount(info.blockSize)} bytes logical, ` +
+      `${formatCount(info.physicalBlockSize)} physical`,
+    ],
+    ...ioSizes(info),
+    [
+      "medium",
+      info.fileSystem === null
+        ? info.medium
+        : `${info.medium} on ${info.fileSystem}`,
+    ],
+    ["identity", info.id === "" ? "none" : info.id],
+    ["backend", info.backend],
+    ["engine", engine.name, engine.reason],
+    [
+      "direct I/O",
+      direct.active ? `yes, by ${direct.method ?? "the backend"}` : "no",
+      direct.reason,
+    ],
+    [
+      "alignment",
+      `memory ${direct.memoryAlignment}, reads ` +
+      `${direct.readOffsetAlignment}, writes ${direct.offsetAlignment} bytes ` +
+      `(source: ${direct.alignmentSource})`,
+    ],
+    [
+      "flush reaches",
+      `${durability.flush}, by ${durability.method} ` +
+      `(device cache: ${durability.deviceCache})`,
+      durability.reason,
+    ],
+    ["FUA write", `${abilities.fua}, by ${durability.fua}`],
+    ["lock", info.lock.method, info.lock.reason],
+    ["write zeroes", abilities.writeZeroes],
+    ["discard", abilities.discard],
+    ["secure erase", abilities.secureErase],
+  ];
+  return `${path}\n${
+    listOf(rows.flatMap(([name, text, reason]) => [
+      [name, text] as const,
+      ...linesOf(reason ?? "").map((line) => ["", line] as const),
+    ]))
+  }`;
+}
+
+function ioSizes(info: DiskInfo): Row[] {
+  const sizes = [
+    ["smallest", info.minimumIoSize] as const,
+    ["best", info.optimalIoSize] as const,
+  ].filter(([, bytes]) => bytes > 0);
+  if (sizes.length === 0) return [];
+  const text = sizes.map(([word, bytes]) => `${formatCount(bytes)} ${word}`);
+  return [["I/O sizes", `${text.join(", ")}, in bytes`]];
+}
+
+/** Breaks a reason into lines that fit beside the names of the rows. */
+function linesOf(reason: string): string[] {
+  return reason.match(/\S.{0,60}(?=\s|$)|\S+/g) ?? [];
+}

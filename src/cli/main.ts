@@ -1,0 +1,139 @@
+/**
+ * The command line: look at virtual disks, make, read, write, copy and compare
+ * them.
+ *
+ * ```sh
+ * deno run -A jsr:@platter/disk/cli --help
+ * deno run -A jsr:@platter/disk/cli info disk.img
+ * deno install --global -A --name platter jsr:@platter/disk/cli
+ * platter copy disk.img backup.img --verify
+ * ```
+ *
+ * Exit codes: 0 done or equal, 1 different, 2 wrong usage or failed, 130
+ * interrupted.
+ *
+ * @module
+ */
+
+import config from "../../deno.json" with { type: "json" };
+import { compare } from "./compare.ts";
+import { copy } from "./copy.ts";
+import { create } from "./create.ts";
+import { Interrupted } from "./images.ts";
+import { info } from "./info.ts";
+import { type CliIo, type CliOutput, print, processIo } from "./io.ts";
+import { map } from "./map.ts";
+import { read } from "./read.ts";
+import {
+  ExitCode,
+  helpOf,
+  listOf,
+  readArguments,
+  UsageError,
+  type Verb,
+} from "./verb.ts";
+import { write } from "./write.ts";
+
+export { type CliIo, type CliOutput, processIo };
+
+const VERBS: readonly Verb[] = [info, create, read, write, copy, compare, map];
+
+/**
+ * Runs one command.
+ *
+ * @param args What was typed after the program's name.
+ * @param io What to talk to.
+ * @returns The code to exit with.
+ *
+ * @example What `platter --version` does
+ * ```ts
+ * import { main, processIo } from "@platter/disk/cli";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(await main(["--version"], processIo()), 0);
+ * ```
+ */
+export async function main(
+  args: readonly string[],
+  io: CliIo,
+): Promise<number> {
+  try {
+    return await dispatch(args, io);
+  } catch (error) {
+    return await report(error, io);
+  }
+}
+
+async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
+  const [name, ...rest] = args;
+  if (name === undefined) {
+    await print(io.stderr, help());
+    return ExitCode.Trouble;
+  }
+  if (name === "--help" || name === "-h" || name === "help") {
+    const text = rest[0] === undefined ? help() : helpOf(verbOf(rest[0]));
+    await print(io.stdout, text);
+    return ExitCode.Ok;
+  }
+  if (name === "--version" || name === "-V") {
+    await print(io.stdout, `platter ${config.version}\n`);
+    return ExitCode.Ok;
+  }
+  const verb = verbOf(name);
+  const parsed = readArguments(verb, rest);
+  if (parsed.flag("help")) {
+    await print(io.stdout, helpOf(verb));
+    return ExitCode.Ok;
+  }
+  return await verb.run(parsed, io);
+}
+
+function verbOf(name: string): Verb {
+  const verb = VERBS.find((verb) => verb.name === name);
+  if (verb !== undefined) return verb;
+  const what = name.startsWith("-") ? "option" : "verb";
+  throw new UsageError(
+    `Cannot do that as there is no ${what} "${name}": see "platter --help"`,
+  );
+}
+
+/** Says in one line what went wrong. */
+async function report(error: unknown, io: CliIo): Promise<number> {
+  // Nobody reads any more: there is nobody to tell, either.
+  if (error instanceof Deno.errors.BrokenPipe) return ExitCode.BrokenPipe;
+  const text = error instanceof Error
+    ? (io.debug ? error.stack : undefined) ?? error.message
+    : String(error);
+  await print(io.stderr, `platter: ${text}\n`);
+  return error instanceof Interrupted ? ExitCode.Interrupted : ExitCode.Trouble;
+}
+
+function help(): string {
+  return [
+    "Platter: virtual disks, sector by sector\n",
+    "Usage: platter VERB [ARGUMENT…] [OPTION…]\n",
+    `Verbs:\n${listOf(VERBS.map(({ name, summary }) => [name, summary]))}`,
+    `Options:\n${
+      listOf([
+        ["-h, --help", 'Show this help; "platter VERB --help" that of a verb'],
+        ["-V, --version", "Show the version"],
+      ])
+    }`,
+    "An IMAGE is a raw disk image or a block device. A SIZE is in bytes, or has\n" +
+    "a unit: 512, 4KiB, 64MiB, 1.5GiB, 10MB (powers of 1,000), 2048s (sectors\n" +
+    "of 512 bytes). Options that count sectors take a plain number as sectors.\n",
+    `Exit codes:\n${
+      listOf([
+        ["0", "done, or equal"],
+        ["1", 'different ("compare" only)'],
+        ["2", "wrong usage, or it failed"],
+        ["130", "interrupted"],
+      ])
+    }`,
+  ].join("\n");
+}
+
+if (import.meta.main) {
+  // Not exitCode: a read of standard input may be left that would never end.
+  Deno.exit(await main(Deno.args, processIo()));
+}

@@ -1,0 +1,97 @@
+/**
+ * One line that tells how far a long command is, on a terminal only.
+ *
+ * @module
+ */
+
+import { formatSize } from "../units.ts";
+import { clock, rate } from "./format.ts";
+import { type CliIo, print } from "./io.ts";
+
+/** Milliseconds before a line is shown at all: short work needs none. */
+const PATIENCE_MS = 300;
+
+/** Milliseconds between two lines. */
+const INTERVAL_MS = 100;
+
+/** Goes to the start of the line and clears it. */
+const CLEAR_LINE = "\r\x1b[2K";
+
+/** One line on a terminal that tells how far a long command is. */
+export class Progress {
+  readonly #io: CliIo;
+  #label = "";
+  #start = 0;
+  #shown = 0;
+  #visible = false;
+  #writing: Promise<void> | undefined;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param io What to talk to: standard error, if it is a terminal.
+   */
+  constructor(io: CliIo) {
+    this.#io = io;
+  }
+
+  /**
+   * Tells how far the work is; cheap enough to call for every chunk.
+   *
+   * @param label What is being done; another one starts another clock.
+   * @param done Bytes done.
+   * @param total Bytes in all.
+   */
+  update(label: string, done: number, total: number): void {
+    if (!this.#io.stderr.isTerminal) return;
+    const now = this.#io.now();
+    if (label !== this.#label) {
+      this.#label = label;
+      this.#start = now;
+      this.#shown = now + PATIENCE_MS - INTERVAL_MS;
+    }
+    // A slow terminal must not slow the work down.
+    if (now - this.#shown < INTERVAL_MS || this.#writing !== undefined) return;
+    this.#shown = now;
+    this.#visible = true;
+    const line = progressLine(label, done, total, now - this.#start);
+    const text = line.slice(0, this.#io.stderr.columns - 1);
+    this.#writing = print(this.#io.stderr, `${CLEAR_LINE}${text}`)
+      .catch(() => {})
+      .finally(() => this.#writing = undefined);
+  }
+
+  /**
+   * Takes the line away.
+   *
+   * @returns When it is gone.
+   */
+  async clear(): Promise<void> {
+    await this.#writing;
+    if (!this.#visible) return;
+    this.#visible = false;
+    await print(this.#io.stderr, CLEAR_LINE);
+  }
+}
+
+/**
+ * What the line says.
+ *
+ * @param label What is being done.
+ * @param done Bytes done.
+ * @param total Bytes in all.
+ * @param ms Milliseconds since it began.
+ * @returns For example `"Copying   45%  461 MiB of 1 GiB  920 MiB/s  0:01 left"`.
+ */
+export function progressLine(
+  label: string,
+  done: number,
+  total: number,
+  ms: number,
+): string {
+  // Never 100% while there is something left.
+  const percent = total === 0 ? 100 : Math.floor(done / total * 100);
+  const left = done === 0 ? "" : `  ${clock((total - done) / done * ms)} left`;
+  return `${label}  ${String(percent).padStart(3)}%  ${formatSize(done)} of ` +
+    `${formatSize(total)}  ${rate(done, ms)}${left}`;
+}

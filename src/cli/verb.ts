@@ -1,0 +1,317 @@
+/**
+ * What a verb of the command line is, how its arguments are read, and how its
+ * help is written.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+import type { CliIo } from "./io.ts";
+
+/** The codes that a command exits with. */
+export const ExitCode = {
+  /** Done, or equal. */
+  Ok: 0,
+  /** The answer is "different". */
+  Different: 1,
+  /** Wrong usage, or it failed. */
+  Trouble: 2,
+  /** Stopped by Ctrl-C: 128 + SIGINT, as shells report it. */
+  Interrupted: 130,
+  /** Whoever read the output went away: 128 + SIGPIPE. */
+  BrokenPipe: 141,
+} as const;
+
+/** One option of a verb. */
+export interface VerbOption {
+  /** Its name, without the dashes. */
+  readonly name: string;
+  /** A letter that stands for it. */
+  readonly letter?: string;
+  /** What its value is called in the help; without one it is a switch. */
+  readonly value?: string;
+  /** What it does, in one line. */
+  readonly summary: string;
+}
+
+/** One verb of the command line. */
+export interface Verb {
+  /** What is typed. */
+  readonly name: string;
+  /** What it does, in one line. */
+  readonly summary: string;
+  /** Its operands, such as `"IMAGE SIZE"`. */
+  readonly operands: string;
+  /** How many operands there must be, and may be. */
+  readonly operandCount: readonly [least: number, most: number];
+  /** What it does, in paragraphs. */
+  readonly description: string;
+  /** Its options. */
+  readonly options: readonly VerbOption[];
+  /** Command lines and what they do. */
+  readonly examples: readonly (readonly [line: string, purpose: string])[];
+  /** What its exit codes mean, where that is more than for every verb. */
+  readonly exitCodes?: readonly (readonly [code: number, meaning: string])[];
+  /**
+   * Carries it out.
+   *
+   * @param args What was typed after the verb.
+   * @param io What to talk to.
+   * @returns The exit code.
+   */
+  run(args: VerbArguments, io: CliIo): Promise<number>;
+}
+
+/** A command line that cannot be understood. */
+export class UsageError extends Error {
+  /** Always `"UsageError"`. */
+  override readonly name = "UsageError";
+}
+
+/** What was typed after a verb. */
+export class VerbArguments {
+  /** What is not an option. */
+  readonly operands: readonly string[];
+  readonly #values: ReadonlyMap<string, string | boolean>;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param operands What is not an option.
+   * @param values The options by name.
+   */
+  constructor(
+    operands: readonly string[],
+    values: ReadonlyMap<string, string | boolean>,
+  ) {
+    this.operands = operands;
+    this.#values = values;
+  }
+
+  /**
+   * An operand that must be there.
+   *
+   * @param index From 0.
+   * @returns The operand.
+   */
+  operand(index: number): string {
+    return this.operands[index]!;
+  }
+
+  /**
+   * A switch.
+   *
+   * @param name Its name.
+   * @returns Whether it was given.
+   */
+  flag(name: string): boolean {
+    return this.#values.get(name) === true;
+  }
+
+  /**
+   * An option with a value.
+   *
+   * @param name Its name.
+   * @returns Its value, if it was given.
+   */
+  value(name: string): string | undefined {
+    const value = this.#values.get(name);
+    return typeof value === "string" ? value : undefined;
+  }
+
+  /**
+   * An option with a value that is read by a function.
+   *
+   * @param name Its name.
+   * @param parse Reads it; throws if it cannot.
+   * @returns What it means, if it was given.
+   * @throws {UsageError} If it cannot be read.
+   */
+  parsed<T>(name: string, parse: (text: string) => T): T | undefined {
+    const text = this.value(name);
+    return text === undefined ? undefined : parseAs(`--${name}`, text, parse);
+  }
+
+  /**
+   * An option whose value is one of a few words.
+   *
+   * @param name Its name.
+   * @param words The words.
+   * @returns Its value, if it was given.
+   * @throws {UsageError} If it is none of the words.
+   */
+  choice<T extends string>(name: string, words: readonly T[]): T | undefined {
+    const text = this.value(name);
+    const word = words.find((word) => word === text);
+    if (text !== undefined && word === undefined) {
+      throw new UsageError(
+        `Cannot use --${name} as it must be ${orList(words)}: current value ` +
+          `is "${text}"`,
+      );
+    }
+    return word;
+  }
+}
+
+/**
+ * Reads a value that was typed.
+ *
+ * @param what What it is called in the error.
+ * @param text What was typed.
+ * @param parse Reads it; throws if it cannot.
+ * @returns What it means.
+ * @throws {UsageError} If it cannot be read.
+ */
+export function parseAs<T>(
+  what: string,
+  text: string,
+  parse: (text: string) => T,
+): T {
+  try {
+    return parse(text);
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    // What it was read as matters less than where it stands.
+    const reason = error.message.replace(/^Cannot .*? as /, "");
+    throw new UsageError(`Cannot use ${what} as ${reason}`, { cause: error });
+  }
+}
+
+/**
+ * Reads a whole number above zero.
+ *
+ * @param text What was typed.
+ * @returns The number.
+ * @throws {RangeError} If it is none.
+ */
+export function parseCount(text: string): number {
+  const count = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(count) || count < 1) {
+    throw new RangeError(
+      `Cannot parse a count as it must be a whole number above 0: current ` +
+        `value is "${text}"`,
+    );
+  }
+  return count;
+}
+
+const HELP: VerbOption = {
+  name: "help",
+  letter: "h",
+  summary: "Show this help",
+};
+
+/**
+ * Reads what was typed after a verb.
+ *
+ * @param verb The verb.
+ * @param args What was typed.
+ * @returns Its options and operands; `--help` makes every other fault go by.
+ * @throws {UsageError} If the verb does not take that.
+ */
+export function readArguments(
+  verb: Verb,
+  args: readonly string[],
+): VerbArguments {
+  const options = [...verb.options, HELP];
+  const see = `see "platter ${verb.name} --help"`;
+  let unknown: string | undefined;
+  const parsed = parseArgs([...args], {
+    boolean: options.filter((it) => it.value === undefined).map(nameOf),
+    string: [
+      "_",
+      ...options.filter((it) => it.value !== undefined).map(nameOf),
+    ],
+    alias: Object.fromEntries(
+      options.flatMap(({ letter, name }) => letter ? [[name, letter]] : []),
+    ),
+    unknown: (arg: string, key?: string) => {
+      if (key === undefined) return true;
+      unknown ??= arg;
+      return false;
+    },
+  }) as Record<string, unknown>;
+  const operands = parsed._ as string[];
+  const values = new Map<string, string | boolean>();
+  for (const { name, value } of options) {
+    const given = parsed[name];
+    if (typeof given === "string" || given === true) values.set(name, given);
+    if (value !== undefined && given === "" && !parsed.help) {
+      throw new UsageError(
+        `Cannot ${verb.name} as --${name} needs its ${value}: ${see}`,
+      );
+    }
+  }
+  if (!parsed.help) {
+    const [least, most] = verb.operandCount;
+    if (unknown !== undefined) {
+      throw new UsageError(
+        `Cannot ${verb.name} as there is no option "${unknown}": ${see}`,
+      );
+    }
+    if (operands.length < least || operands.length > most) {
+      const count = operands.length < least ? "few" : "many";
+      throw new UsageError(
+        `Cannot ${verb.name} as there are too ${count} arguments for ` +
+          `"${usageOf(verb)}": ${see}`,
+      );
+    }
+  }
+  return new VerbArguments(operands, values);
+}
+
+/**
+ * Writes the help of a verb.
+ *
+ * @param verb The verb.
+ * @returns Some lines.
+ */
+export function helpOf(verb: Verb): string {
+  const options = [...verb.options, HELP].map((option) => {
+    const letter = option.letter === undefined ? "    " : `-${option.letter}, `;
+    const value = option.value === undefined ? "" : ` ${option.value}`;
+    return [`${letter}--${option.name}${value}`, option.summary] as const;
+  });
+  const codes = verb.exitCodes ?? [
+    [ExitCode.Ok, "done"],
+    [ExitCode.Trouble, "wrong usage, or it failed"],
+  ];
+  return [
+    `${verb.summary}\n`,
+    `Usage: ${usageOf(verb)} [OPTION…]\n`,
+    `${verb.description}\n`,
+    `Options:\n${listOf(options)}`,
+    `Examples:\n${
+      verb.examples
+        .map(([line, purpose]) => `  # ${purpose}\n  ${line}\n`)
+        .join("")
+    }`,
+    `Exit codes:\n${listOf(codes.map(([code, it]) => [String(code), it]))}`,
+  ].join("\n");
+}
+
+/**
+ * Lays out names and what is said of them in two columns.
+ *
+ * @param rows The rows.
+ * @returns Some lines, indented.
+ */
+export function listOf(
+  rows: readonly (readonly [name: string, text: string])[],
+): string {
+  const width = Math.max(...rows.map(([name]) => name.length));
+  return rows.map(([name, text]) => `  ${name.padEnd(width)}  ${text}\n`)
+    .join("");
+}
+
+function usageOf(verb: Verb): string {
+  return `platter ${verb.name} ${verb.operands}`;
+}
+
+function nameOf(option: VerbOption): string {
+  return option.name;
+}
+
+function orList(words: readonly string[]): string {
+  return words.map((word) => `"${word}"`).join(" or ");
+}

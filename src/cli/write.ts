@@ -1,0 +1,325 @@
+/**
+ * `platter write`: a file, or whatever comes in, onto a disk.
+ *
+ * @module
+ */
+
+import { VirtualDisk } from "../disk.ts";
+import { DiskError } from "../errors.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import { formatCount, formatSize } from "../units.ts";
+import {
+  bytesOf,
+  CliError,
+  fileError,
+  IMAGE_OPTIONS,
+  Interrupted,
+  interruptible,
+  openOptions,
+} from "./images.ts";
+import { type CliIo, print } from "./io.ts";
+import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
+
+/** Sectors of one write: 1 MiB. */
+const CHUNK_SECTORS = 2048;
+
+/** Writes under way at once. */
+const DEPTH = 4;
+
+/** The verb. */
+export const write: Verb = {
+  name: "write",
+  summary: "Write a file or standard input onto a disk, and flush",
+  operands: "IMAGE [FILE|-]",
+  operandCount: [1, 2],
+  description:
+    "The place must be given by --sector or --offset, at the start of a block.\n" +
+    "The input must be whole blocks unless --pad. A file that does not fit is\n" +
+    "refused before anything is written; standard input is written as far as\n" +
+    "it fits, and then it is said how far that was. The disk never grows.",
+  options: [
+    { name: "sector", value: "N", summary: "Where to: first sector" },
+    {
+      name: "offset",
+      value: "SIZE",
+      summary: "The same as a size: 1MiB, 4096",
+    },
+    {
+      name: "fua",
+      summary: "Make every write durable by itself (force unit access)",
+    },
+    { name: "pad", summary: "Fill the last block with zeroes" },
+    ...IMAGE_OPTIONS,
+  ],
+  examples: [
+    ["platter write disk.img --sector 0 boot.bin --pad", "A boot sector"],
+    [
+      "zcat part.gz | platter write disk.img --offset 1MiB",
+      "A partition from a pipe",
+    ],
+  ],
+  exitCodes: [
+    [ExitCode.Ok, "done, and flushed"],
+    [ExitCode.Trouble, "wrong usage, or it failed"],
+    [ExitCode.Interrupted, "interrupted"],
+  ],
+  run,
+};
+
+/** Where the bytes come from. */
+interface Input {
+  /** What to call it. */
+  readonly name: string;
+  /** Bytes, if that is known before it is read. */
+  readonly size: number | undefined;
+  readonly stream: ReadableStream<Uint8Array>;
+}
+
+async function run(args: VerbArguments, io: CliIo): Promise<number> {
+  const offset = bytesOf(args, "sector", "offset");
+  if (offset === undefined) {
+    throw new UsageError(
+      "Cannot write as nothing says where to: give --sector or --offset",
+    );
+  }
+  return await interruptible(io, async (signal) => {
+    const input = await openInput(args.operands[1] ?? "-", io);
+    try {
+      await using disk = await VirtualDisk.open(
+        args.operand(0),
+        openOptions(args),
+      );
+      const pad = args.flag("pad");
+      checkPlace(disk, offset, input, pad);
+      const writer = new Writer(disk, offset, args.flag("fua"), signal);
+      await pour(input, writer, pad, signal);
+      await print(io.stdout, `Wrote ${writer.extent()}\n`);
+      return ExitCode.Ok;
+    } finally {
+      await input.stream.cancel().catch(() => {});
+    }
+  });
+}
+
+async function openInput(name: string, io: CliIo): Promise<Input> {
+  if (name === "-") {
+    return { name: "standard input", size: undefined, stream: io.stdin() };
+  }
+  try {
+    const file = await Deno.open(name);
+    const stat = await file.stat();
+    const size = stat.isFile ? stat.size : undefined;
+    if (!stat.isDirectory) {
+      return { name: `"${name}"`, size, stream: file.readable };
+    }
+    file.close();
+  } catch (error) {
+    throw fileError("read", name, error);
+  }
+  throw new CliError(`Cannot read "${name}" as it is a folder`);
+}
+
+/** Refuses what can be known to fail before anything is written. */
+function checkPlace(
+  disk: VirtualDisk,
+  offset: number,
+  input: Input,
+  pad: boolean,
+): void {
+  const { blockSize } = disk;
+  if (offset % blockSize !== 0) {
+    throw new CliError(
+      `Cannot write at byte ${offset} as writes start on blocks of ` +
+        `${blockSize} bytes`,
+    );
+  }
+  const room = disk.sectors * SECTOR_BYTES - offset;
+  if (room <= 0) {
+    throw new CliError(
+      `Cannot write at sector ${offset / SECTOR_BYTES} as the disk has ` +
+        `${disk.sectors} sectors`,
+    );
+  }
+  if (input.size === undefined) return;
+  if (input.size > room) {
+    throw new CliError(
+      `Cannot write ${input.name} at sector ${
+        offset / SECTOR_BYTES
+      } as it has ` +
+        `${input.size} bytes and there is room for ${room}: nothing was written`,
+    );
+  }
+  if (input.size % blockSize !== 0 && !pad) {
+    throw new CliError(
+      `Cannot write ${input.name} as its ${input.size} bytes are not whole ` +
+        `blocks of ${blockSize} bytes: fill the last one with --pad`,
+    );
+  }
+}
+
+/** Writes an input from its start to its end, and flushes. */
+async function pour(
+  input: Input,
+  writer: Writer,
+  pad: boolean,
+  signal: AbortSignal,
+): Promise<void> {
+  const reader = input.stream.getReader();
+  // A read of an idle terminal or pipe has to be broken off.
+  const stop = () => void reader.cancel().catch(() => {});
+  signal.addEventListener("abort", stop);
+  let fault: string | undefined;
+  try {
+    while (fault === undefined) {
+      const { done, value } = await reader.read();
+      signal.throwIfAborted();
+      if (done) break;
+      if (!await writer.add(value)) {
+        fault = `Cannot write all of ${input.name} as the disk ends`;
+      }
+    }
+    if (writer.ragged > 0 && pad) writer.pad();
+    if (writer.ragged > 0) {
+      fault = `Cannot write the last ${writer.ragged} bytes of ${input.name} ` +
+        `as they are no whole block: fill it with --pad`;
+    }
+    await writer.finish();
+  } catch (error) {
+    const after = await writer.giveUp();
+    if (signal.aborted) throw new Interrupted(`Interrupted: ${after}`);
+    if (error instanceof DiskError) {
+      throw new CliError(`${error.message}: ${after}`, { cause: error });
+    }
+    throw new CliError(
+      `Cannot read ${input.name} as ${(error as Error).message}: ${after}`,
+      { cause: error },
+    );
+  } finally {
+    signal.removeEventListener("abort", stop);
+    reader.releaseLock();
+  }
+  if (fault !== undefined) {
+    throw new CliError(`${fault}: wrote ${writer.extent()}`);
+  }
+}
+
+/** Gathers bytes into large writes, of which a few are under way at once. */
+class Writer {
+  readonly #disk: VirtualDisk;
+  readonly #start: number;
+  readonly #options: { fua: boolean; signal: AbortSignal };
+  readonly #free: Uint8Array[] = [];
+  readonly #pending: { bytes: number; done: Promise<void> }[] = [];
+  #buffers = 0;
+  #buffer: Uint8Array | undefined;
+  #filled = 0;
+  /** Bytes handed to the disk. */
+  #sent = 0;
+  /** Bytes from the start that are known to be written. */
+  #written = 0;
+
+  constructor(
+    disk: VirtualDisk,
+    offset: number,
+    fua: boolean,
+    signal: AbortSignal,
+  ) {
+    this.#disk = disk;
+    this.#start = offset / SECTOR_BYTES;
+    this.#options = { fua, signal };
+  }
+
+  /** Bytes at the end that are no whole block yet. */
+  get ragged(): number {
+    return this.#filled % this.#disk.blockSize;
+  }
+
+  /** What was written where, in words. */
+  extent(): string {
+    if (this.#written === 0) return "nothing";
+    const size = formatSize(this.#written);
+    const sectors = formatCount(this.#written / SECTOR_BYTES, "sector");
+    return `${size} (${sectors}) at sector ${this.#start}`;
+  }
+
+  /** Takes bytes in; false if the disk ended before they did. */
+  async add(bytes: Uint8Array): Promise<boolean> {
+    for (let at = 0; at < bytes.length;) {
+      const position = this.#start * SECTOR_BYTES + this.#sent + this.#filled;
+      const room = this.#disk.sectors * SECTOR_BYTES - position;
+      if (room === 0) return false;
+      const buffer = this.#buffer ??= await this.#take();
+      const length = Math.min(
+        bytes.length - at,
+        buffer.length - this.#filled,
+        room,
+      );
+      buffer.set(bytes.subarray(at, at + length), this.#filled);
+      at += length;
+      this.#filled += length;
+      if (this.#filled === buffer.length) this.#send();
+    }
+    return true;
+  }
+
+  /** Fills the last block with zeroes. */
+  pad(): void {
+    const { blockSize } = this.#disk;
+    const end = Math.ceil(this.#filled / blockSize) * blockSize;
+    this.#buffer?.fill(0, this.#filled, end);
+    this.#filled = end;
+  }
+
+  /** Writes what is left of whole blocks, waits for everything, and flushes. */
+  async finish(): Promise<void> {
+    this.#filled -= this.ragged;
+    if (this.#filled > 0) this.#send();
+    while (this.#pending.length > 0) await this.#settle();
+    await this.#disk.flush({ signal: this.#options.signal });
+  }
+
+  /** Waits for what is under way, and says how far it came. */
+  async giveUp(): Promise<string> {
+    try {
+      while (this.#pending.length > 0) await this.#settle();
+    } catch {
+      // What comes after the first failure does not count.
+      await Promise.allSettled(this.#pending.map(({ done }) => done));
+    }
+    return this.#written === 0
+      ? "what was to be written first may be there or not"
+      : `wrote ${this.extent()}, but did not flush`;
+  }
+
+  #send(): void {
+    const buffer = this.#buffer!;
+    const bytes = this.#filled;
+    const sector = this.#start + this.#sent / SECTOR_BYTES;
+    const data = buffer.subarray(0, bytes);
+    const done = this.#disk.write(sector, data, this.#options).then(() => {
+      this.#free.push(buffer);
+    });
+    // It is waited for later, in order; until then it must not count as lost.
+    done.catch(() => {});
+    this.#pending.push({ bytes, done });
+    this.#sent += bytes;
+    this.#buffer = undefined;
+    this.#filled = 0;
+  }
+
+  async #settle(): Promise<void> {
+    const { bytes, done } = this.#pending[0]!;
+    await done;
+    this.#pending.shift();
+    this.#written += bytes;
+  }
+
+  async #take(): Promise<Uint8Array> {
+    if (this.#buffers < DEPTH) {
+      this.#buffers++;
+      return this.#disk.allocate(CHUNK_SECTORS);
+    }
+    while (this.#free.length === 0) await this.#settle();
+    return this.#free.pop()!;
+  }
+}
