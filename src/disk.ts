@@ -16,6 +16,7 @@ import {
   type OpenOptions,
 } from "./open.ts";
 import {
+  checkQueueOptions,
   Outcome,
   type QueueCounters,
   type QueueOptions,
@@ -149,6 +150,7 @@ export class VirtualDisk implements AsyncDisposable {
     path: string | URL,
     options: OpenOptions = {},
   ): Promise<VirtualDisk> {
+    checkQueueOptions(options);
     return VirtualDisk.over(await openBackend(path, options), options);
   }
 
@@ -166,6 +168,7 @@ export class VirtualDisk implements AsyncDisposable {
     path: string | URL,
     options: CreateOptions,
   ): Promise<VirtualDisk> {
+    checkQueueOptions(options);
     const disk = VirtualDisk.over(await createBackend(path, options), options);
     if (options.preallocate) {
       try {

@@ -63,11 +63,13 @@ export interface OpenOptions extends QueueOptions {
   blockSize?: number;
   /**
    * Whether to keep out other writers, by QEMU's own lock bytes where FFI is
-   * allowed.
+   * allowed: `"auto"` does when it writes and reads beside a writer,
+   * `"exclusive"` does when it reads, too (for a copy that must not change
+   * meanwhile), `"none"` never does.
    *
    * @default {"auto"}
    */
-  lock?: "auto" | "none";
+  lock?: "exclusive" | "auto" | "none";
   /** What the disk says of itself to GET_ID: up to 20 ASCII characters. */
   id?: string;
   /** Gives up opening. */
@@ -163,7 +165,11 @@ async function open(
       "prefer",
       "never",
     ]),
-    lock: oneOf("lock", options.lock ?? "auto", ["auto", "none"]),
+    lock: oneOf("lock", options.lock ?? "auto", [
+      "exclusive",
+      "auto",
+      "none",
+    ]),
     ...(options.blockSize === undefined
       ? {}
       : { blockSize: options.blockSize }),

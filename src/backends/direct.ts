@@ -5,7 +5,7 @@
  * @module
  */
 
-import { closeSync, ftruncateSync, openSync } from "node:fs";
+import { closeSync, ftruncateSync, openSync, statSync } from "node:fs";
 import { errnoMessage, errnoName } from "../../ffi/abi.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
@@ -127,6 +127,12 @@ function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
   const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_DIRECT } = libc.abi.open;
   const { F_NOCACHE } = libc.abi.fcntl;
   let flags = options.readOnly ? O_RDONLY : O_RDWR;
+  // On a device, O_EXCL without O_CREAT means: not while it is mounted or
+  // otherwise in use by the kernel, which says EBUSY (open(2)).
+  if (
+    libc.abi.os === "linux" && !options.readOnly && options.lock !== "none" &&
+    isBlockDevice(path)
+  ) flags |= O_EXCL;
   let created = false;
   if (options.create !== undefined) {
     created = true;
@@ -175,6 +181,15 @@ function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
   }
 }
 
+function isBlockDevice(path: string): boolean {
+  try {
+    return statSync(path).isBlockDevice();
+  } catch {
+    // Not there, or not permitted: opening it says so.
+    return false;
+  }
+}
+
 interface TakenLock {
   info: LockInfo;
   claim: FileClaim | null;
@@ -193,8 +208,10 @@ function takeLock(
       claim: null,
     };
   }
-  const missing = lockImage(libc, fd, path, options.readOnly);
-  const claim = options.readOnly ? null : claimFile(path);
+  const { readOnly } = options;
+  const exclusive = options.lock === "exclusive";
+  const missing = lockImage(libc, fd, path, readOnly, exclusive);
+  const claim = readOnly && !exclusive ? null : claimFile(path, readOnly);
   if (missing === null) {
     return { info: { method: "OFD", reason: null }, claim };
   }
@@ -250,7 +267,7 @@ function describe(
       fua: linux ? "native" : "emulated",
       discard: linux && probed.discards !== false ? "native" : "none",
       writeZeroes: linux ? "native" : "emulated",
-      secureErase: linux && blockDevice ? "native" : "none",
+      secureErase: probed.erases ? "native" : "none",
     },
     writeAlignment: Math.max(probed.direct.offsetAlignment, least),
     readAlignment: Math.max(probed.direct.readOffsetAlignment, least),

@@ -1,6 +1,7 @@
 /**
- * The lock that needs no FFI: flock(2) on the whole file, held by writers, so
- * that the direct and the portable backend keep each other out.
+ * The lock that needs no FFI: flock(2) on the whole file, exclusive for
+ * writers, shared for readers that want no writer beside them, so that the
+ * direct and the portable backend keep each other out.
  *
  * @module
  */
@@ -14,17 +15,18 @@ export interface FileClaim {
 }
 
 /**
- * Locks a file for writing.
+ * Locks a file against writers.
  *
  * @param path The file.
+ * @param readOnly Whether others may read it under the same lock.
  * @returns The lock; `null` where the file system has none.
  * @throws {DiskError} With kind `locked` if someone else holds it.
  */
-export function claimFile(path: string): FileClaim | null {
+export function claimFile(path: string, readOnly: boolean): FileClaim | null {
   const file = Deno.openSync(path, { read: true });
   let taken: boolean;
   try {
-    taken = file.tryLockSync(true);
+    taken = file.tryLockSync(!readOnly);
   } catch {
     file.close();
     return null;
@@ -33,7 +35,9 @@ export function claimFile(path: string): FileClaim | null {
     file.close();
     throw new DiskError(
       "locked",
-      `Cannot open "${path}" for writing as another program has it open for writing: close it there, or open with lock: "none" if you know better`,
+      `Cannot open "${path}" for ${
+        readOnly ? "reading alone" : "writing"
+      } as another program holds it: close it there, or open with lock: "none" if you know better`,
       { operation: "open", path },
     );
   }

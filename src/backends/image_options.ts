@@ -13,8 +13,8 @@ export interface ImageOptions {
   readonly readOnly: boolean;
   /** Whether direct I/O is a condition, a wish, or unwanted. */
   readonly direct: "require" | "prefer" | "never";
-  /** Whether to keep out other writers. */
-  readonly lock: "auto" | "none";
+  /** Whether to keep out writers: always, when writing, or never. */
+  readonly lock: "exclusive" | "auto" | "none";
   /** Logical block size in bytes; the medium's own by default. */
   readonly blockSize?: number;
   /** What the disk says of itself: up to 20 ASCII characters. */

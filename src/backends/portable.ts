@@ -718,20 +718,20 @@ function mediumOf(path: string): string {
 function takeLock(
   path: string,
   readOnly: boolean,
-  want: "auto" | "none" = "auto",
+  want: ImageOptions["lock"] = "auto",
 ): { claim: FileClaim | null; info: LockInfo } {
   const none = (reason: string) => ({
     claim: null,
     info: { method: "none", reason },
   });
   if (want === "none") return none('not wanted: lock: "none"');
-  if (readOnly) return none("a reader locks nobody out");
+  if (readOnly && want === "auto") return none("a reader locks nobody out");
   if (Deno.build.os === "windows") {
     return none(
       "locks are mandatory on Windows and would keep out our own descriptors",
     );
   }
-  const claim = claimFile(path);
+  const claim = claimFile(path, readOnly);
   if (claim === null) return none("the file system has no flock");
   return {
     claim,

@@ -78,6 +78,8 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const depth = args.parsed("depth", parseCount);
   return await interruptible(io, async (signal) => {
     await using source = await VirtualDisk.open(from, {
+      // What changes while it is copied is copied torn.
+      lock: "exclusive",
       ...options,
       readOnly: true,
     });

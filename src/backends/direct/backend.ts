@@ -13,6 +13,7 @@
 import { closeSync } from "node:fs";
 import { errnoMessage, errnoName } from "../../../ffi/abi.ts";
 import type { Libc } from "../../../ffi/libc.ts";
+import { mapMemory } from "../../../ffi/mapped_memory.ts";
 import { addressOf, alignedMemory, IoVector } from "../../../ffi/memory.ts";
 import {
   type Abilities,
@@ -57,6 +58,9 @@ const MAX_MERGED_BYTES = 1_048_576;
 
 /** Times in a row that an operation is repeated for EINTR or EAGAIN. */
 const MAX_RETRIES = 10_000;
+
+/** Whether this thread can be terminated while the program goes on. */
+const inWorker = "WorkerGlobalScope" in globalThis;
 
 /** What a transfer is doing. */
 const Stage = {
@@ -129,13 +133,19 @@ export class DirectBackend implements Backend {
   readonly #libc: Libc;
   readonly #image: DirectImage;
   readonly #engine: Engine<Transfer>;
-  readonly #bounces = new BouncePool();
+  readonly #bounces: BouncePool;
   readonly #transfers: Transfer[] = [];
   /** Where files end inside a host block: from here on it is buffered. */
   readonly #tailStart: number;
   /** Present when a block of the disk can be less than what the host writes. */
   readonly #rangeLock: RangeLock | null;
   readonly #writeZeroesModes: { punch: boolean; zero: boolean };
+  /**
+   * Whether the kernel may have the caller's memory while this thread goes on.
+   * A Worker can be terminated at any time, and its memory goes to others while
+   * the device still writes: there, the kernel gets mapped memory only.
+   */
+  readonly #lendsCallerMemory: boolean;
   #durableWrites: boolean;
   #zeroes: Bounce | null = null;
   #inFlight = 0;
@@ -167,6 +177,7 @@ export class DirectBackend implements Backend {
   ) {
     this.#libc = libc;
     this.#image = image;
+    this.#bounces = new BouncePool(libc);
     this.geometry = image.geometry;
     this.abilities = image.abilities;
     this.#durableWrites = image.durableWrites;
@@ -185,6 +196,7 @@ export class DirectBackend implements Backend {
     this.#engine = makeEngine((transfer, result) =>
       this.#completed(transfer, result)
     );
+    this.#lendsCallerMemory = !inWorker || this.#engine.info.name === "sync";
   }
 
   /** What it is and why, as plain data. */
@@ -266,6 +278,8 @@ export class DirectBackend implements Backend {
       await new Promise<void>((resolve) => this.#drained = resolve);
     }
     await this.#engine.close();
+    this.#bounces.close();
+    this.#zeroes?.release();
     this.#image.claim?.release();
     if (this.#image.tailFd >= 0) closeSync(this.#image.tailFd);
     closeSync(this.#image.fd);
@@ -380,7 +394,7 @@ export class DirectBackend implements Backend {
     const align = Math.max(readAlignment, writeAlignment);
     for (let i = 0; i < request.segmentCount; i++) {
       const segment = request.segment(i);
-      const address = addressOf(segment);
+      const address = this.#addressOf(segment);
       if (
         address === 0 || address % MEMORY_ALIGNMENT !== 0 ||
         segment.length % align !== 0
@@ -415,7 +429,9 @@ export class DirectBackend implements Backend {
       if (transfer.vectored && transfer.done === 0) {
         return this.#vector(transfer);
       }
-      const address = request.more.length > 0 ? 0 : addressOf(request.data!);
+      const address = request.more.length > 0
+        ? 0
+        : this.#addressOf(request.data!);
       if (address !== 0 && (address + transfer.done) % MEMORY_ALIGNMENT === 0) {
         transfer.stage = Stage.Plain;
         return this.#single(transfer, address + transfer.done, left);
@@ -518,14 +534,18 @@ export class DirectBackend implements Backend {
   /** Writes aligned zeroes from memory that all such writes share. */
   #writeZeroes(transfer: Transfer, left: number): void {
     if (this.#zeroes === null) {
-      const bytes = alignedMemory(LARGE_BOUNCE_BYTES);
-      this.#zeroes = { bytes, address: addressOf(bytes) };
+      this.#zeroes = mapMemory(this.#libc, LARGE_BOUNCE_BYTES);
     }
     const length = Math.min(left, LARGE_BOUNCE_BYTES);
     if (length < left) transfer.durable = false;
     transfer.piece = length;
     transfer.stage = Stage.Plain;
     this.#single(transfer, this.#zeroes.address, length);
+  }
+
+  /** The address of memory that the kernel may have; 0 for any other. */
+  #addressOf(memory: Uint8Array): number {
+    return this.#lendsCallerMemory ? addressOf(memory) : 0;
   }
 
   #single(transfer: Transfer, address: number, length: number): void {

@@ -29,6 +29,12 @@ interface Claim {
 /** Readers live beside anything that lets itself be read. */
 const READER: Claim = { uses: [CONSISTENT_READ], denies: [] };
 
+/** Readers that want nothing to change meanwhile. */
+const LONE_READER: Claim = {
+  uses: [CONSISTENT_READ],
+  denies: [WRITE, RESIZE],
+};
+
 /** One writer at a time, and nobody changes the size below it. */
 const WRITER: Claim = {
   uses: [CONSISTENT_READ, WRITE],
@@ -42,6 +48,7 @@ const WRITER: Claim = {
  * @param fd The descriptor.
  * @param path The image's path, for the error.
  * @param readOnly Whether to lock as a reader.
+ * @param exclusive Whether a reader keeps out writers.
  * @returns `null`, or why the file system has no such locks.
  * @throws {DiskError} With kind `locked` if someone else holds the image.
  */
@@ -50,9 +57,14 @@ export function lockImage(
   fd: number,
   path: string,
   readOnly: boolean,
+  exclusive: boolean,
 ): string | null {
   const { F_RDLCK, F_UNLCK, F_WRLCK } = libc.abi.flock;
-  const { uses, denies } = readOnly ? READER : WRITER;
+  const { uses, denies } = !readOnly
+    ? WRITER
+    : exclusive
+    ? LONE_READER
+    : READER;
   const mine = [
     ...uses.map((permission) => PERMISSION_BASE + permission),
     ...denies.map((permission) => SHARED_BASE + permission),

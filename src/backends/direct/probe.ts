@@ -13,6 +13,7 @@ import {
   minimumIo,
   optimalIo,
   physicalBlockSize,
+  secureErase,
 } from "../../../ffi/block_device.ts";
 import type { Libc } from "../../../ffi/libc.ts";
 import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
@@ -60,6 +61,8 @@ export interface Probed {
   readonly durability: DurabilityInfo;
   /** Whether the device takes discards; `undefined` if that is not known. */
   readonly discards: boolean | undefined;
+  /** Whether the device erases securely. */
+  readonly erases: boolean;
 }
 
 /** How the descriptor was opened. */
@@ -134,12 +137,23 @@ export function probe(
     inode: status.inode,
     direct,
     durability: durabilityInfo(libc, fileSystem, medium, queue),
+    erases: medium === "block device" && takesSecureErase(libc, fd),
     discards: device === null
       ? fileSystem === "nfs" ? undefined : true
       : queue.discardMaxBytes === undefined
       ? undefined
       : queue.discardMaxBytes > 0,
   };
+}
+
+/**
+ * Asks a device to erase what no device can: half a sector. One that erases
+ * finds fault with the range, one that does not with the request: block/ioctl.c,
+ * `blk_ioctl_secure_erase`.
+ */
+function takesSecureErase(libc: Libc, fd: number): boolean {
+  return libc.abi.os === "linux" &&
+    secureErase(libc, fd, 1, 1) === -libc.abi.errno.EINVAL;
 }
 
 function positive(value: number): number | undefined {

@@ -1,0 +1,129 @@
+import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
+import config from "../../deno.json" with { type: "json" };
+import { platter } from "./harness.ts";
+
+const VERBS = ["info", "create", "read", "write", "copy", "compare", "map"];
+
+for (const args of [["--help"], ["-h"], ["help"]]) {
+  Deno.test(`platter ${args} lists every verb and the exit codes`, async () => {
+    const { code, out, err } = await platter(args);
+    assertEquals([code, err], [0, ""]);
+    for (const verb of VERBS) assertMatch(out, new RegExp(`^  ${verb} `, "m"));
+    assertMatch(out, /Exit codes:\n {2}0 {2}/);
+  });
+}
+
+Deno.test("platter without arguments shows its help, but as an error", async () => {
+  const { code, out, err } = await platter([]);
+  assertEquals([code, out], [2, ""]);
+  assertMatch(err, /^Usage: platter VERB/m);
+});
+
+for (const verb of VERBS) {
+  Deno.test(`platter ${verb} --help fits a terminal and has examples`, async () => {
+    const { code, out, err } = await platter([verb, "--help"]);
+    assertEquals([code, err], [0, ""]);
+    assertMatch(out, new RegExp(`^Usage: platter ${verb} `, "m"));
+    assertMatch(out, new RegExp(`Examples:\n  # [^\n]+\n  .*platter ${verb} `));
+    assertMatch(out, /^Exit codes:\n {2}0 {2}/m);
+    for (const line of out.split("\n")) assertLess(line.length, 80, line);
+    assertEquals((await platter(["help", verb])).out, out);
+    assertEquals((await platter([verb, "-h", "--bogus", "a", "b"])).out, out);
+  });
+
+  Deno.test(`platter ${verb} takes the options that its help tells, and no other`, async () => {
+    const { out } = await platter([verb, "--help"]);
+    const options = [
+      ...out.matchAll(/^ {2}(?:-., | {4})(--[a-z-]+)( [A-Z]+)?/gm),
+    ];
+    assert(options.length >= 4);
+    const words = options.flatMap(([, name, value]) =>
+      value === undefined ? [name!] : [`${name}=512`]
+    ).filter((word) => word !== "--help");
+    // Too many operands is the complaint that is left.
+    const operands = ["a", "b", "c", "d"];
+    const all = await platter([verb, ...words, ...operands]);
+    assertEquals(all.code, 2);
+    assertMatch(all.err, /too many arguments for "platter/);
+    const bogus = await platter([verb, ...operands, "--bogus"]);
+    assertEquals(bogus.code, 2);
+    assertEquals(
+      bogus.err,
+      `platter: Cannot ${verb} as there is no option "--bogus": ` +
+        `see "platter ${verb} --help"\n`,
+    );
+  });
+
+  Deno.test(`platter ${verb} without operands tells its usage`, async () => {
+    const { code, out, err } = await platter([verb]);
+    assertEquals([code, out], [2, ""]);
+    assertMatch(
+      err,
+      /^platter: Cannot .* too few arguments for "platter .*\n$/,
+    );
+  });
+
+  Deno.test(`platter ${verb} says in one line that there is no image`, async () => {
+    const operands = {
+      create: ["1MiB"],
+      copy: ["b"],
+      compare: ["b"],
+      write: [],
+    };
+    const more = operands[verb as keyof typeof operands] ?? [];
+    const place = verb === "write" ? ["--sector", "0"] : [];
+    const path = "/nowhere/at/all.img";
+    const { code, out, err } = await platter([verb, path, ...more, ...place]);
+    assertEquals([code, out], [2, ""]);
+    assertMatch(
+      err,
+      /^platter: Cannot [^\n]*"\/nowhere\/at\/all.img"[^\n]*\n$/,
+    );
+  });
+}
+
+Deno.test("platter --version prints the version of the package", async () => {
+  const { code, out } = await platter(["--version"]);
+  assertEquals([code, out], [0, `platter ${config.version}\n`]);
+});
+
+const MISTAKES: [args: string[], err: RegExp][] = [
+  [["frob"], /there is no verb "frob": see "platter --help"/],
+  [["--frob"], /there is no option "--frob": see "platter --help"/],
+  [["help", "frob"], /there is no verb "frob"/],
+  [["read", "x", "--sector"], /--sector needs its N/],
+  [["read", "x", "--sector="], /--sector needs its N/],
+  [
+    ["read", "x", "--sector", "12q"],
+    /Cannot use --sector as it must be a number/,
+  ],
+  [["read", "x", "--sector", "-1"], /--sector needs its N|no option "-1"/],
+  [["read", "x", "--offset", "0.3"], /Cannot use --offset as .* whole bytes/],
+  [
+    ["read", "x", "--sector", "1KB"],
+    /Cannot use --sector as .* multiple of 512/,
+  ],
+  [
+    ["read", "x", "--sector", "1", "--offset", "512"],
+    /Cannot use --sector and --offset together/,
+  ],
+  [
+    ["info", "x", "--direct", "maybe"],
+    /--direct as it must be "never" or "prefer" or "require": current value is "maybe"/,
+  ],
+  [["copy", "x", "y", "--depth", "0"], /Cannot use --depth as .* above 0/],
+  [["write", "x"], /nothing says where to: give --sector or --offset/],
+  [["create", "x", "lots"], /Cannot use SIZE as it must be a number/],
+  [["create", "x", "1000"], /whole blocks of 512 bytes: current value is 1000/],
+  [["create", "x", "0"], /whole blocks of 512 bytes: current value is 0/],
+  [["info", "x", "--block-size", "1000"], /power of two .* value is 1000/],
+];
+
+for (const [args, expected] of MISTAKES) {
+  Deno.test(`platter ${args.join(" ")} is wrong usage`, async () => {
+    const { code, out, err } = await platter(args);
+    assertEquals([code, out], [2, ""]);
+    assertMatch(err, expected);
+    assertMatch(err, /^platter: Cannot [^\n]*\n$/);
+  });
+}

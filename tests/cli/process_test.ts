@@ -1,0 +1,95 @@
+import {
+  assert,
+  assertEquals,
+  assertLess,
+  assertMatch,
+  equal,
+} from "@std/assert";
+import { concat, exists, processOf, Scratch } from "./harness.ts";
+
+const MIB = 1 << 20;
+
+function text(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}
+
+Deno.test("the program exits with the command's code", async () => {
+  const version = await processOf(["--version"]).output();
+  assertEquals(version.code, 0);
+  assertMatch(text(version.stdout), /^platter \d+\.\d+\.\d+\n$/);
+  const wrong = await processOf(["frob"]).output();
+  assertEquals(wrong.code, 2);
+  assertMatch(text(wrong.stderr), /^platter: Cannot [^\n]+\n$/);
+});
+
+Deno.test("the program shows a stack only if PLATTER_DEBUG is set", async () => {
+  const env = { PLATTER_DEBUG: "1" };
+  const { code, stderr } = await processOf(["info", "/nowhere"], { env })
+    .output();
+  assertEquals(code, 2);
+  assertMatch(text(stderr), /^platter: DiskError: .*\n {4}at /);
+});
+
+Deno.test("the program pipes raw sectors from one to the other", async () => {
+  await using scratch = await Scratch.make();
+  const content = new Uint8Array(5 * MIB).map((_, i) => i * i >> 8);
+  const source = await scratch.image("a.img", content.length, { 0: content });
+  const target = await scratch.image("b.img", content.length);
+  const reader = processOf(["read", source, "--raw"], { stdout: "piped" })
+    .spawn();
+  const writer = processOf(["write", target, "--sector", "0"], {
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  await reader.stdout.pipeTo(writer.stdin);
+  assertEquals((await reader.status).code, 0);
+  const { code, stdout } = await writer.output();
+  assertEquals(code, 0);
+  assertEquals(text(stdout), "Wrote 5 MiB (10,240 sectors) at sector 0\n");
+  assert(equal(await Deno.readFile(target), content));
+});
+
+Deno.test("the program ends quietly when nobody reads its output", async () => {
+  await using scratch = await Scratch.make();
+  const path = await scratch.image("a.img", 64 * MIB);
+  const process = processOf(["read", path, "--raw"], {
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const reader = process.stdout.getReader();
+  await reader.read();
+  await reader.cancel();
+  const errors: Uint8Array[] = await Array.fromAsync(process.stderr);
+  assertEquals(text(concat(errors)), "");
+  assertEquals((await process.status).code, 141);
+});
+
+Deno.test({
+  name: "the program removes an incomplete copy on Ctrl-C",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using scratch = await Scratch.make();
+    const source = await scratch.image("a.img", 2 ** 40);
+    const target = scratch.of("b.img");
+    // Nobody waits for a terabyte to be copied byte by byte.
+    const process = processOf(["copy", source, target, "--no-sparse"], {
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    while (!await exists(target)) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const sentAt = performance.now();
+    process.kill("SIGINT");
+    const { code, stdout, stderr } = await process.output();
+    assertLess(performance.now() - sentAt, 10_000);
+    assertEquals(code, 130);
+    assertEquals(text(stdout), "");
+    assertEquals(
+      text(stderr),
+      `platter: Interrupted: "${target}" was removed again\n`,
+    );
+    assertEquals(await exists(target), false);
+  },
+});
