@@ -4,7 +4,13 @@
  * @module
  */
 
-import type { Abilities, Backend, BackendCounters, Extent } from "./backend.ts";
+import {
+  type Abilities,
+  type Backend,
+  type BackendCounters,
+  type Extent,
+  refusal,
+} from "./backend.ts";
 import { MemoryBackend, type MemoryBackendOptions } from "./backends/memory.ts";
 import { DiskError } from "./errors.ts";
 import { type Geometry, SECTOR_BYTES } from "./geometry.ts";
@@ -27,7 +33,7 @@ import {
   Request,
   RequestFlag,
   RequestType,
-  type Status,
+  Status,
 } from "./request.ts";
 import {
   readableStream,
@@ -280,14 +286,20 @@ export class VirtualDisk implements AsyncDisposable {
     // Checked before memory is made: the count may be absurd.
     const refused = this.#refuseRange("read", sector, count);
     if (refused !== null) return Promise.reject(refused);
+    let data: Uint8Array<ArrayBuffer>;
+    try {
+      data = new Uint8Array(count * SECTOR_BYTES);
+    } catch (cause) {
+      return Promise.reject(
+        new DiskError(
+          "argument",
+          `Cannot read ${count} sectors at sector ${sector} as there is no memory for them`,
+          { operation: "read", sector, count, cause },
+        ),
+      );
+    }
     return this.#submit(
-      new Request(
-        RequestType.In,
-        this.#start + sector,
-        count,
-        0,
-        new Uint8Array(count * SECTOR_BYTES),
-      ),
+      new Request(RequestType.In, this.#start + sector, count, 0, data),
       Outcome.Data,
       options,
     ) as Promise<Uint8Array<ArrayBuffer>>;
@@ -442,20 +454,25 @@ export class VirtualDisk implements AsyncDisposable {
    * the whole disk as the request is taken as it is.
    * @param options A signal.
    * @returns How it ended; `request.error` says why.
+   * @throws {DiskError} If the request is under way already.
    */
   submit(request: Request, options?: RequestOptions): Promise<Status> {
-    const end = this.#start + this.sectors;
-    if (
-      request.count > 0 &&
-      (request.sector < this.#start || request.sector + request.count > end)
-    ) {
-      return Promise.reject(
-        new DiskError(
-          "range",
-          `Cannot submit a request for ${request.count} sectors at sector ${request.sector} as the disk spans sectors ${this.#start} to ${end}`,
-          { sector: request.sector, count: request.count },
-        ),
-      );
+    // The queue knows the whole disk, and that it is closed; not the slice.
+    if (!this.#owner && request.owner === null) {
+      const end = this.#start + this.sectors;
+      const outside = request.count > 0 &&
+        (request.sector < this.#start || request.sector + request.count > end);
+      if (this.#closed || outside) {
+        request.error = this.#closed
+          ? refusal("closed", request, "the slice is closed")
+          : refusal(
+            "range",
+            request,
+            `the slice spans sectors ${this.#start} to ${end}`,
+          );
+        request.status = Status.IoErr;
+        return Promise.resolve(request.status);
+      }
     }
     return this.#submit(request, Outcome.Status, options) as Promise<Status>;
   }

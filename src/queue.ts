@@ -53,6 +53,11 @@ export interface QueueOptions {
    * @default {"writeback"}
    */
   writeCache?: "writeback" | "writethrough";
+  /**
+   * Called with each request that is submitted, inside the caller's own call:
+   * the place to learn who made it. It must neither throw nor submit.
+   */
+  onSubmit?: (request: Request) => void;
 }
 
 /**
@@ -173,6 +178,7 @@ export class RequestQueue {
   readonly #backend: Backend;
   readonly #path: string | undefined;
   readonly #writeThrough: boolean;
+  readonly #onSubmit: ((request: Request) => void) | undefined;
   /** Requests that the backend may have at once. */
   readonly size: number;
   /** What was counted so far. */
@@ -226,6 +232,7 @@ export class RequestQueue {
     this.#backend = backend;
     this.#path = backend.info.path ?? undefined;
     this.#writeThrough = options.writeCache === "writethrough";
+    this.#onSubmit = options.onSubmit;
     this.size = size;
     this.#starts = new Float64Array(size);
     this.#ends = new Float64Array(size);
@@ -296,6 +303,7 @@ export class RequestQueue {
     if (this.#writeThrough && request.writes) {
       request.flags |= RequestFlag.Fua;
     }
+    this.#onSubmit?.(request);
     const entry = this.#pool.pop() ?? new Entry();
     entry.request = request;
     entry.outcome = outcome;

@@ -11,6 +11,20 @@ import { roundDown } from "./aligned_memory.ts";
 const MAX_RETRIES = 1_000;
 const RETRY_MS = 1;
 
+let lastWrite: Promise<unknown> = Promise.resolve();
+
+/**
+ * Waits until no other write is under way. `fs.write` calls the kernel on this
+ * thread (see `../portable.ts`), and all that are asked for at once would
+ * follow each other before anything else could run: one after the other, the
+ * event loop turns between them.
+ */
+function inTurn<T>(write: () => Promise<T>): Promise<T> {
+  const turn = lastWrite.then(write);
+  lastWrite = turn.catch(() => {});
+  return turn;
+}
+
 /** The image ends before the disk does. */
 export class ShrunkError extends Error {}
 
@@ -54,7 +68,7 @@ export function readAt(
 }
 
 /**
- * Writes at a position.
+ * Writes at a position, when all earlier writes have been.
  *
  * @param descriptor An open file.
  * @param memory What.
@@ -72,17 +86,19 @@ export function writeAt(
 ): Promise<void> {
   return writeFully(
     (done) =>
-      new Promise((resolve, reject) => {
-        counted();
-        fs.write(
-          descriptor,
-          memory,
-          done,
-          memory.length - done,
-          position + done,
-          (error, bytes) => error ? reject(error) : resolve(bytes),
-        );
-      }),
+      inTurn(() =>
+        new Promise((resolve, reject) => {
+          counted();
+          fs.write(
+            descriptor,
+            memory,
+            done,
+            memory.length - done,
+            position + done,
+            (error, bytes) => error ? reject(error) : resolve(bytes),
+          );
+        })
+      ),
     memory.length,
     alignment,
   );
