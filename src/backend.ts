@@ -63,9 +63,9 @@ export interface Limits {
 
 /** What a backend counted. */
 export interface BackendCounters {
-  /** Calls into the kernel that moved data, flushed or deallocated. */
+  /** Calls into the kernel for requests, and to wait for them. */
   systemCalls: number;
-  /** Requests whose data went through a copy as their memory is not aligned. */
+  /** Requests whose data was copied as their memory could not go as it is. */
   bounced: number;
   /** Writes that had to read a host block first. */
   readModifyWrites: number;

@@ -591,7 +591,9 @@ export class VirtualDisk implements AsyncDisposable {
   }
 
   /**
-   * Memory that this disk moves without a copy.
+   * Memory that this disk moves without a copy, as long as a request's memory
+   * starts on a page (4,096 bytes) of it. In a Worker it is copied all the same,
+   * as a Worker can be terminated while the device still writes.
    *
    * @param sectors Sectors.
    * @returns The memory, zeroed.

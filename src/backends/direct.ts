@@ -5,7 +5,7 @@
  * @module
  */
 
-import { closeSync, ftruncateSync, openSync, statSync } from "node:fs";
+import { closeSync, fstatSync, ftruncateSync, openSync } from "node:fs";
 import { errnoMessage, errnoName } from "../../ffi/abi.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
@@ -127,12 +127,6 @@ function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
   const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_DIRECT } = libc.abi.open;
   const { F_NOCACHE } = libc.abi.fcntl;
   let flags = options.readOnly ? O_RDONLY : O_RDWR;
-  // On a device, O_EXCL without O_CREAT means: not while it is mounted or
-  // otherwise in use by the kernel, which says EBUSY (open(2)).
-  if (
-    libc.abi.os === "linux" && !options.readOnly && options.lock !== "none" &&
-    isBlockDevice(path)
-  ) flags |= O_EXCL;
   let created = false;
   if (options.create !== undefined) {
     created = true;
@@ -181,18 +175,50 @@ function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
   }
 }
 
-function isBlockDevice(path: string): boolean {
-  try {
-    return statSync(path).isBlockDevice();
-  } catch {
-    // Not there, or not permitted: opening it says so.
-    return false;
-  }
-}
-
 interface TakenLock {
   info: LockInfo;
   claim: FileClaim | null;
+}
+
+/**
+ * Keeps the kernel out of a block device, if it is one: on a device, O_EXCL
+ * without O_CREAT means "not while it is mounted or otherwise in use", and the
+ * kernel says EBUSY (open(2)). `node:fs` cannot open like that; the path has
+ * been permitted by the descriptor that is open already.
+ */
+function claimDevice(libc: Libc, fd: number, path: string): FileClaim | null {
+  if (libc.abi.os !== "linux" || !fstatSync(fd).isBlockDevice()) return null;
+  const { O_RDONLY, O_EXCL, O_CLOEXEC } = libc.abi.open;
+  const claim = libc.open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
+  if (claim === -libc.abi.errno.EBUSY) {
+    throw new DiskError(
+      "locked",
+      `Cannot open "${path}" for writing as the system uses the device, mounted or otherwise: release it there, or open with lock: "none" if you know better`,
+      { operation: "open", path },
+    );
+  }
+  if (claim < 0) throw osError(libc, path, -claim);
+  return {
+    release: () => {
+      libc.close(claim);
+    },
+  };
+}
+
+/** Several claims as one: all of them, or none and what the failed one threw. */
+function claimAll(claims: (() => FileClaim | null)[]): FileClaim | null {
+  const held: FileClaim[] = [];
+  const release = () => held.forEach((claim) => claim.release());
+  try {
+    for (const claim of claims) {
+      const taken = claim();
+      if (taken !== null) held.push(taken);
+    }
+  } catch (error) {
+    release();
+    throw error;
+  }
+  return held.length === 0 ? null : { release };
 }
 
 /** QEMU's lock bytes, and a lock that programs without FFI can see. */
@@ -211,7 +237,10 @@ function takeLock(
   const { readOnly } = options;
   const exclusive = options.lock === "exclusive";
   const missing = lockImage(libc, fd, path, readOnly, exclusive);
-  const claim = readOnly && !exclusive ? null : claimFile(path, readOnly);
+  const claim = readOnly && !exclusive ? null : claimAll([
+    () => claimFile(path, readOnly),
+    () => readOnly ? null : claimDevice(libc, fd, path),
+  ]);
   if (missing === null) {
     return { info: { method: "OFD", reason: null }, claim };
   }

@@ -22,9 +22,10 @@
  * one read per descriptor at a time, over many descriptors; writes through
  * `fs.write`. The latter calls the kernel on the thread that asked, whatever
  * its callback promises, so writes go in pieces of at most 1 MiB (some
- * 300 µs), and the event loop turns between any two. `Deno.FsFile` would write elsewhere, but it cannot be opened for
- * direct I/O and is a third as fast. `fs.readv` and `fs.writev` copy to memory
- * that is not aligned, so they are no way to scatter and gather either.
+ * 300 µs), and the event loop turns between any two. `Deno.FsFile` would write
+ * elsewhere, but it cannot be opened for direct I/O and is a third as fast.
+ * `fs.readv` and `fs.writev` copy to memory that is not aligned, so they are no
+ * way to scatter and gather either.
  *
  * @module
  */

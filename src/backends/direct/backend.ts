@@ -637,6 +637,7 @@ export class DirectBackend implements Backend {
       // The image ends before the block does: someone cut it.
       return this.#nothingMoved(transfer);
     }
+    transfer.bounced ||= request.type === RequestType.Out;
     if (!transfer.modified) {
       transfer.modified = true;
       this.#readModifyWrites++;

@@ -1,0 +1,258 @@
+/**
+ * What tests share: scratch places, outside tools, loop devices, and numbers
+ * that are random once and the same ever after.
+ *
+ * @module
+ */
+
+/** A directory that goes away with its content. */
+export interface TempDir extends AsyncDisposable {
+  /** Its path. */
+  readonly path: string;
+  /** The path of something in it. */
+  join(name: string): string;
+  /** Makes a file in it: a hole of that size, or those bytes. */
+  file(name: string, content: number | Uint8Array): Promise<string>;
+}
+
+/**
+ * Makes a directory on a disk, not in memory: under `/var/tmp` where there is
+ * one, or where `PLATTER_TEST_DIR` says.
+ */
+export function tempDir(): Promise<TempDir> {
+  const dir = Deno.env.get("PLATTER_TEST_DIR") ??
+    (Deno.build.os === "windows" ? undefined : "/var/tmp");
+  return directoryIn(dir);
+}
+
+/** Makes a directory in memory; ignore tests by {@linkcode hasTmpfs}. */
+export function tmpfsDir(): Promise<TempDir> {
+  return directoryIn("/dev/shm");
+}
+
+/** Whether there is a tmpfs for {@linkcode tmpfsDir}. */
+export function hasTmpfs(): boolean {
+  try {
+    return Deno.build.os === "linux" &&
+      Deno.statSync("/dev/shm").isDirectory === true;
+  } catch {
+    return false;
+  }
+}
+
+async function directoryIn(dir: string | undefined): Promise<TempDir> {
+  const path = await Deno.makeTempDir({
+    prefix: "platter-",
+    ...(dir === undefined ? {} : { dir }),
+  });
+  const join = (name: string) => `${path}/${name}`;
+  return {
+    path,
+    join,
+    async file(name, content) {
+      if (typeof content === "number") {
+        using file = await Deno.create(join(name));
+        await file.truncate(content);
+      } else {
+        await Deno.writeFile(join(name), content);
+      }
+      return join(name);
+    },
+    async [Symbol.asyncDispose]() {
+      await Deno.remove(path, { recursive: true });
+    },
+  };
+}
+
+/** Whether the tests may do what needs root: loop devices, mounts. */
+export function isRoot(): boolean {
+  return Deno.build.os !== "windows" && Deno.uid() === 0;
+}
+
+/** Whether a program is in `PATH` or where administrators' programs are. */
+export function hasTool(name: string): boolean {
+  const windows = Deno.build.os === "windows";
+  const dirs = (Deno.env.get("PATH") ?? "").split(windows ? ";" : ":");
+  if (!windows) dirs.push("/usr/sbin", "/sbin");
+  return dirs.some((dir) => {
+    try {
+      return Deno.statSync(`${dir}/${name}${windows ? ".exe" : ""}`).isFile;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/**
+ * Test options for tests that need outside tools: without them the test is
+ * skipped and says why, or, if `PLATTER_REQUIRE_TOOLS` is 1, fails here.
+ *
+ * @param tools Names of programs, or `"root"`.
+ */
+export function needs(...tools: string[]): { ignore: boolean } {
+  const missing = tools.filter((tool) =>
+    tool === "root" ? !isRoot() : !hasTool(tool)
+  );
+  if (missing.length === 0) return { ignore: false };
+  const reason = `these are missing: ${missing.join(", ")}`;
+  if (Deno.env.get("PLATTER_REQUIRE_TOOLS") === "1") {
+    throw new Error(
+      `Cannot skip a test as PLATTER_REQUIRE_TOOLS is 1 and ${reason}`,
+    );
+  }
+  console.warn(`Some tests are skipped as ${reason}`);
+  return { ignore: true };
+}
+
+/**
+ * Runs a program.
+ *
+ * @returns What it printed.
+ * @throws With what it printed to its standard error, if it fails.
+ */
+export async function run(command: string, args: string[]): Promise<string> {
+  const output = await new Deno.Command(command, {
+    args,
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  if (!output.success) {
+    throw new Error(
+      `Cannot run ${command} ${
+        args.join(" ")
+      } as it exits with ${output.code}: ${text(output.stderr).trim()}`,
+    );
+  }
+  return text(output.stdout);
+}
+
+/** A block device that is really a file. */
+export interface LoopDevice extends AsyncDisposable {
+  /** Its path, such as `/dev/loop0`. */
+  readonly path: string;
+}
+
+/**
+ * Makes a block device of a file.
+ *
+ * @param path The file.
+ * @param sectorSize The device's logical block size in bytes.
+ */
+export async function loopDevice(
+  path: string,
+  sectorSize: number = 512,
+): Promise<LoopDevice> {
+  const device = (await run("losetup", [
+    "--sector-size",
+    String(sectorSize),
+    "--direct-io=on",
+    "--show",
+    "-f",
+    path,
+  ])).trim();
+  return {
+    path: device,
+    async [Symbol.asyncDispose]() {
+      await run("losetup", ["-d", device]);
+    },
+  };
+}
+
+/** A file system that is mounted. */
+export interface Mount extends AsyncDisposable {
+  /** Where it is. */
+  readonly path: string;
+  /** The path of something in it. */
+  join(name: string): string;
+}
+
+/**
+ * Mounts something.
+ *
+ * @param source A device with a file system, or any word for one in memory.
+ * @param target A directory, made if missing.
+ * @param args Further arguments of `mount`.
+ */
+export async function mount(
+  source: string,
+  target: string,
+  ...args: string[]
+): Promise<Mount> {
+  await Deno.mkdir(target, { recursive: true });
+  await run("mount", [...args, source, target]);
+  return {
+    path: target,
+    join: (name) => `${target}/${name}`,
+    async [Symbol.asyncDispose]() {
+      await run("umount", [target]);
+    },
+  };
+}
+
+/**
+ * Random numbers that a seed repeats: Chris Doty-Humphrey's sfc32, with ratios
+ * of integers in place of probabilities.
+ */
+export class Random {
+  /** The seed, to print when a test fails. */
+  readonly seed: number;
+  readonly #state: Uint32Array;
+
+  /** @param seed An integer from 0 to 2^32 - 1. */
+  constructor(seed: number) {
+    this.seed = seed >>> 0;
+    this.#state = Uint32Array.of(0, 0, this.seed, 1);
+    // Until the seed has reached every bit.
+    for (let i = 0; i < 12; i++) this.next();
+  }
+
+  /** An integer from 0 to 2^32 - 1. */
+  next(): number {
+    const s = this.#state;
+    const [a, b, c, counter] = [s[0]!, s[1]!, s[2]!, s[3]!];
+    const sum = (a + b + counter) >>> 0;
+    s[3] = counter + 1;
+    s[0] = b ^ (b >>> 9);
+    s[1] = c + (c << 3);
+    s[2] = ((c << 21) | (c >>> 11)) + sum;
+    return sum;
+  }
+
+  /** An integer from 0 to `end - 1`, `end` at most 2^32. */
+  below(end: number): number {
+    return Math.floor(this.next() * end / 2 ** 32);
+  }
+
+  /** An integer from `first` to `last`. */
+  between(first: number, last: number): number {
+    return first + this.below(last - first + 1);
+  }
+
+  /** True `times` out of `of` times. */
+  chance(times: number, of: number): boolean {
+    return this.below(of) < times;
+  }
+
+  /** One of some values. */
+  pick<T>(values: readonly T[]): T {
+    return values[this.below(values.length)]!;
+  }
+
+  /** Bytes, none of them zero: to be told from a hole. */
+  bytes(length: number): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(length);
+    for (let i = 0; i < length; i++) bytes[i] = this.next() % 255 + 1;
+    return bytes;
+  }
+
+  /** Puts values into another order, in place. */
+  shuffle<T>(values: T[]): T[] {
+    for (let i = values.length - 1; i > 0; i--) {
+      const k = this.below(i + 1);
+      [values[i], values[k]] = [values[k]!, values[i]!];
+    }
+    return values;
+  }
+}
