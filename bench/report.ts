@@ -176,7 +176,7 @@ export function summary(results: readonly CaseResult[]): string {
       yellow;
     lines.push(
       `  ${word(verdict.padEnd(8))}${result.name.padEnd(20)}` +
-        `${reached.padStart(9)}  ${metric.name.padEnd(20)}${dim(asked)}`,
+        `${reached.padStart(9)}  ${metric.name.padEnd(22)}${dim(asked)}`,
     );
   }
   const count = (verdict: string) =>

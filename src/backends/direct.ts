@@ -5,7 +5,14 @@
  * @module
  */
 
-import { closeSync, fstatSync, ftruncateSync, openSync } from "node:fs";
+import {
+  closeSync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  type Stats,
+  statSync,
+} from "node:fs";
 import { errnoMessage, errnoName } from "../../ffi/abi.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
@@ -55,6 +62,7 @@ export function openDirect(
 
 function open(path: string, options: DirectOptions): DirectBackend {
   const libc = loadLibc(path);
+  refuseOthers(path);
   const { fd, opened, created } = openFile(libc, path, options);
   let tailFd = -1;
   let claim: FileClaim | null = null;
@@ -67,13 +75,7 @@ function open(path: string, options: DirectOptions): DirectBackend {
     }
     const probed = probe(libc, fd, opened);
     if (typeof probed === "number") throw osError(libc, path, -probed);
-    if (probed.medium === null) {
-      throw new DiskError(
-        "geometry",
-        `Cannot open "${path}" as a disk as it is neither a file nor a block device`,
-        { operation: "open", path },
-      );
-    }
+    if (probed.medium === null) throw noDisk(path);
     if (options.direct === "require" && !probed.direct.active) {
       throw new DiskError(
         "platform",
@@ -114,6 +116,28 @@ function loadLibc(path: string): Libc {
       { operation: "open", path, cause },
     );
   }
+}
+
+/** Before it is opened: opening a pipe to read waits for its other end. */
+function refuseOthers(path: string): void {
+  let stat: Stats | undefined;
+  try {
+    stat = statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw asDiskError(error, path);
+  }
+  if (
+    stat !== undefined && !stat.isFile() && !stat.isBlockDevice() &&
+    !stat.isCharacterDevice()
+  ) throw noDisk(path);
+}
+
+function noDisk(path: string): DiskError {
+  return new DiskError(
+    "geometry",
+    `Cannot open "${path}" as a disk as it is neither a file nor a device`,
+    { operation: "open", path },
+  );
 }
 
 interface OpenFile {
