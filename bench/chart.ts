@@ -111,8 +111,8 @@ export function chart(series: readonly Series[], caption: string): string {
     throughput(series, 72, 380),
   ];
   LATENCY_DEPTHS.forEach((depth, i) => {
-    const left = 640 + i * 165;
-    parts.push(latencies(series, depth, left, left + 135, i === 0));
+    const left = 640 + i * 154;
+    parts.push(latencies(series, depth, left, left + 142, i === 0));
   });
   parts.push(legend(series), "</svg>\n");
   return parts.join("\n");
@@ -195,6 +195,7 @@ function throughput(
   return [...parts, ...drawn.toReversed()].join("\n");
 }
 
+/** Durations on a scale that both panels share, so that they compare. */
 function latencies(
   series: readonly Series[],
   depth: number,
@@ -202,41 +203,37 @@ function latencies(
   right: number,
   labelled: boolean,
 ): string {
-  const found = series.flatMap(({ name, points }, index) => {
-    const point = points.find((point) => point.depth === depth);
-    return point?.latency ? [{ name, index, latency: point.latency }] : [];
-  });
+  const shown = series.flatMap(({ name, points }, index) =>
+    points.flatMap(({ depth, latency }) =>
+      latency !== null && LATENCY_DEPTHS.includes(depth)
+        ? [{ name, index, depth, latency }]
+        : []
+    )
+  );
+  const found = shown.filter((one) => one.depth === depth);
   const title = depth === 1 ? "one by one" : `${depth} in flight`;
-  const parts = [text(left, TOP, title, "quiet")];
+  const parts = [
+    text((left + right) / 2, BOTTOM + 18, title, "quiet", "middle"),
+  ];
   if (labelled) {
-    parts.push(text(left - 44, TOP - 16, "Latency: p50, p99, p99.9", "panel"));
+    parts.push(text(left - 48, TOP - 16, "Latency: p50, p99, p99.9", "panel"));
   }
-  if (found.length === 0) return parts.join("\n");
-  const low = Math.floor(
-    Math.log10(Math.min(...found.map(({ latency }) => latency.p50))) * 2,
-  ) / 2;
-  const high = Math.ceil(
-    Math.log10(Math.max(...found.map(({ latency }) => latency.p999))) * 2,
-  ) / 2;
+  if (shown.length === 0) return parts.join("\n");
+  const low = Math.log10(Math.min(...shown.map(({ latency }) => latency.p50)));
+  const high = Math.log10(
+    Math.max(...shown.map(({ latency }) => latency.p999)),
+  );
   const y = (microseconds: number) =>
-    BOTTOM - (Math.log10(microseconds) - low) / Math.max(0.5, high - low) *
+    BOTTOM - 8 - (Math.log10(microseconds) - low) / Math.max(0.5, high - low) *
       (BOTTOM - TOP - 16);
-  for (let power = Math.ceil(low * 2) / 2; power <= high; power += 0.5) {
-    // 1, 3, 10, 30 …: half a power of ten is close enough to three.
-    const step = Number.isInteger(power)
-      ? 10 ** power
-      : 3 * 10 ** Math.floor(power);
-    if (y(step) > BOTTOM + 1) continue;
-    parts.push(
-      rule(left, right, y(step)),
-      text(
-        left - 6,
-        y(step) + 4,
-        duration(step).replace(/\.0+ /, " "),
-        "quiet",
-        "end",
-      ),
-    );
+  for (let power = Math.floor(low); power <= high; power++) {
+    for (const step of [10 ** power, 3 * 10 ** power]) {
+      if (y(step) > BOTTOM || y(step) < TOP) continue;
+      parts.push(rule(left, right, y(step)));
+      if (!labelled) continue;
+      const label = duration(step).replace(/\.0+ /, " ");
+      parts.push(text(left - 6, y(step) + 4, label, "quiet", "end"));
+    }
   }
   const gap = (right - left) / found.length;
   found.forEach(({ name, index, latency }, i) => {

@@ -42,9 +42,10 @@ const ENGINES: readonly string[] = [
   "sync",
 ] satisfies EngineName[];
 
-const CLEAR_LINE = "\r\x1b[2K";
+/** Somebody wants it to stop. */
+class Interrupted extends Error {}
 
-Deno.exitCode = await main(Deno.args);
+const CLEAR_LINE = "\r\x1b[2K";
 
 async function main(args: string[]): Promise<number> {
   const unknown: string[] = [];
@@ -190,9 +191,6 @@ function select(
   );
 }
 
-/** Somebody wants it to stop. */
-class Interrupted extends Error {}
-
 /** One line on the terminal that tells what is being done. */
 function progress(text: string): void {
   if (!Deno.stderr.isTerminal()) return;
@@ -205,3 +203,6 @@ function clearProgress(): void {
   if (!Deno.stderr.isTerminal()) return;
   Deno.stderr.writeSync(new TextEncoder().encode(CLEAR_LINE));
 }
+
+// Down here, as everything above must exist by then.
+Deno.exitCode = await main(Deno.args);

@@ -74,7 +74,11 @@ export class Scratch implements AsyncDisposable {
       // Unless somebody else uses it by now.
       scratch.#cleanUp.defer(() => Deno.remove(parent).catch(() => {}));
     }
-    scratch.#cleanUp.defer(() => Deno.remove(directory, { recursive: true }));
+    scratch.#cleanUp.defer(() => {
+      // A file of many small pieces takes its time.
+      scratch.#progress("Removing the scratch images");
+      return Deno.remove(directory, { recursive: true });
+    });
     return scratch;
   }
 

@@ -166,6 +166,10 @@ export function describePlace(
   const where = sector === undefined || count === undefined
     ? ""
     : ` ${count} sector${count === 1 ? "" : "s"} at sector ${sector}`;
-  const of = path === undefined ? "" : ` of "${path}"`;
+  const of = path === undefined
+    ? ""
+    : where === ""
+    ? ` "${path}"`
+    : ` of "${path}"`;
   return `${operation}${where}${of}`;
 }

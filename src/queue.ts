@@ -162,6 +162,14 @@ function isFailure(error: DiskError): boolean {
 /** Times that a kick is put off to the next microtask while requests arrive. */
 const MAX_DEFERRALS = 8;
 
+/**
+ * Empties a list. Setting its length is a call into V8's runtime, which was a
+ * fifth of the queue's own time.
+ */
+function empty(list: unknown[]): void {
+  while (list.length > 0) list.pop();
+}
+
 // A promise's resolvers are caught here, so that no closure is made for them.
 let caughtResolve: ((value: unknown) => void) | null = null;
 let caughtReject: ((reason: unknown) => void) | null = null;
@@ -171,6 +179,21 @@ function catchResolvers(
 ): void {
   caughtResolve = resolve;
   caughtReject = reject;
+}
+
+/** Appends a segment; one that goes on where the last one ends joins it. */
+function append(segments: Uint8Array[], segment: Uint8Array): void {
+  const last = segments.at(-1);
+  if (
+    last !== undefined && last.buffer === segment.buffer &&
+    last.byteOffset + last.length === segment.byteOffset
+  ) {
+    segments[segments.length - 1] = new Uint8Array(
+      last.buffer,
+      last.byteOffset,
+      last.length + segment.length,
+    );
+  } else segments.push(segment);
 }
 
 /** One request queue over one backend. */
@@ -207,6 +230,8 @@ export class RequestQueue {
 
   /** Active, waiting for nothing, not yet with the backend. */
   #runnable: Entry[] = [];
+  /** The list that the next dispatch collects into. */
+  #spare: Entry[] | null = null;
   readonly #batch: Request[] = [];
   readonly #pool: Entry[] = [];
 
@@ -393,7 +418,7 @@ export class RequestQueue {
       else this.#activate(entry);
     }
     if (this.#lineHead === this.#line.length) {
-      this.#line.length = 0;
+      empty(this.#line);
       this.#lineHead = 0;
     } else if (this.#lineHead >= 4096) {
       this.#line = this.#line.slice(this.#lineHead);
@@ -458,7 +483,8 @@ export class RequestQueue {
   /** Hands what is ready to the backend, neighbours merged. */
   #dispatch(): void {
     const ready = this.#runnable;
-    this.#runnable = [];
+    this.#runnable = this.#spare ?? [];
+    this.#spare = null;
     const batch = this.#batch;
     for (let i = 0; i < ready.length;) {
       const entry = ready[i]!;
@@ -481,6 +507,8 @@ export class RequestQueue {
       }
       i = next;
     }
+    empty(ready);
+    this.#spare = ready;
     if (batch.length === 0) return;
     this.counters.batches++;
     try {
@@ -495,7 +523,7 @@ export class RequestQueue {
         );
       }
     }
-    batch.length = 0;
+    empty(batch);
   }
 
   /** The end of the run of entries from `from` that can go as one request. */
@@ -534,7 +562,7 @@ export class RequestQueue {
       const request = part.request!;
       part.dispatched = true;
       for (let i = 0; i < request.segmentCount; i++) {
-        segments.push(request.segment(i));
+        append(segments, request.segment(i));
       }
       count += request.count;
     }
@@ -668,8 +696,8 @@ export class RequestQueue {
     entry.blockers = 0;
     entry.dispatched = false;
     entry.solo = false;
-    entry.dependents.length = 0;
-    entry.followers.length = 0;
+    empty(entry.dependents);
+    empty(entry.followers);
     entry.signal = null;
     entry.onAbort = null;
     if (this.#pool.length < this.size) this.#pool.push(entry);

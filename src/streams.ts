@@ -225,6 +225,12 @@ export function writableStream(
 
   return new WritableStream<Uint8Array>({
     async write(bytes) {
+      // An ArrayBuffer has no length: it would be taken for nothing.
+      if (!(bytes instanceof Uint8Array)) {
+        throw new TypeError(
+          "Cannot write to the stream as its chunks must be Uint8Arrays",
+        );
+      }
       const left = (end - next) * SECTOR_BYTES - filled;
       if (bytes.length > left) {
         await settle();

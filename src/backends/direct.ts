@@ -74,7 +74,12 @@ function open(path: string, options: DirectOptions): DirectBackend {
       ftruncateSync(fd, options.create.sizeBytes);
     }
     const probed = probe(libc, fd, opened);
-    if (typeof probed === "number") throw osError(libc, path, -probed);
+    if (typeof probed === "number") {
+      // A device that has no size to ask for, such as /dev/null.
+      throw probed === -libc.abi.errno.ENOTTY
+        ? noDisk(path)
+        : osError(libc, path, -probed);
+    }
     if (probed.medium === null) throw noDisk(path);
     if (options.direct === "require" && !probed.direct.active) {
       throw new DiskError(
@@ -135,7 +140,7 @@ function refuseOthers(path: string): void {
 function noDisk(path: string): DiskError {
   return new DiskError(
     "geometry",
-    `Cannot open "${path}" as a disk as it is neither a file nor a device`,
+    `Cannot open "${path}" as a disk as it is neither a file nor a device with a size`,
     { operation: "open", path },
   );
 }

@@ -639,6 +639,8 @@ export async function openPortable(
       : buffered;
     const tail = size % alignment === 0 ? null : openWith(0);
     if (tail !== null) undo.push(() => fs.closeSync(tail));
+    // Such as /dev/null.
+    if (medium === "character device" && size === 0) throw noDisk(path);
     return new PortableBackend({
       geometry: shapeOf(
         path,
@@ -709,9 +711,13 @@ function mediumOf(path: string): string {
   if (stat.isFile()) return "file";
   if (stat.isBlockDevice()) return "block device";
   if (stat.isCharacterDevice()) return "character device";
-  throw new DiskError(
+  throw noDisk(path);
+}
+
+function noDisk(path: string): DiskError {
+  return new DiskError(
     "geometry",
-    `Cannot open "${path}" as it must be a file or a block device`,
+    `Cannot open "${path}" as a disk as it is neither a file nor a device with a size`,
     { operation: "open", path },
   );
 }

@@ -388,7 +388,10 @@ export class DirectBackend implements Backend {
     this.#push(transfer);
   }
 
-  /** Whether every segment can be given to the kernel as it is. */
+  /**
+   * Whether every segment can and should be given to the kernel as it is: less
+   * than a page is sooner copied than described to the device.
+   */
   #takesVector(request: Request): boolean {
     const { readAlignment, writeAlignment } = this.#image;
     const align = Math.max(readAlignment, writeAlignment);
@@ -397,7 +400,7 @@ export class DirectBackend implements Backend {
       const address = this.#addressOf(segment);
       if (
         address === 0 || address % MEMORY_ALIGNMENT !== 0 ||
-        segment.length % align !== 0
+        segment.length % align !== 0 || segment.length < MEMORY_ALIGNMENT
       ) return false;
     }
     return request.segmentCount <= MAX_SEGMENTS;
@@ -658,7 +661,8 @@ export class DirectBackend implements Backend {
   }
 
   #failed(transfer: Transfer, errno: number): void {
-    const { EINTR, EAGAIN, EOPNOTSUPP, ENOSYS, EINVAL } = this.#libc.abi.errno;
+    const { EINTR, EAGAIN, EBUSY, EOPNOTSUPP, ENOSYS, EINVAL } =
+      this.#libc.abi.errno;
     const request = transfer.request!;
     // A sync is never repeated: its second answer may be a lie.
     if (
@@ -679,6 +683,18 @@ export class DirectBackend implements Backend {
         this.#writeZeroesModes.punch = false;
       } else this.#writeZeroesModes.zero = false;
       return this.#again(this.#zero, transfer);
+    }
+    if (errno === EBUSY && this.#image.blockDevice) {
+      // Through the cache of a device that is claimed, by us or by others, the
+      // kernel gives up no range that has unwritten pages: block/bdev.c,
+      // `truncate_bdev_range`. Zeroes can be written, and a discard may leave
+      // what is there.
+      if (transfer.code === OperationCode.Allocate) {
+        return this.#again(this.#next, transfer);
+      }
+      if (transfer.code === OperationCode.Discard) {
+        return this.#completed(transfer, 0);
+      }
     }
     if (
       transfer.code === OperationCode.Discard && unsupported && !transfer.tried

@@ -77,7 +77,7 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
       this.#complete(operation, perform(this.#libc, operation));
     }
     if (this.#head === this.#queue.length) {
-      this.#queue.length = 0;
+      while (this.#queue.length > 0) this.#queue.pop();
       this.#head = 0;
     }
     this.#running = false;

@@ -1,0 +1,221 @@
+/**
+ * What every layer does: it is a backend over a backend, checks each request
+ * once before the hop, keeps count of what is under way, and drains before it
+ * closes what it lies over.
+ *
+ * A layer hands the caller's own request down wherever it can, and a batch as a
+ * batch; it changes nothing of a request. Requests of its own answer to the
+ * closure that it submits them with.
+ *
+ * @module
+ */
+
+import {
+  type Abilities,
+  type Backend,
+  type BackendCounters,
+  type Complete,
+  type Extent,
+  type Limits,
+  refusal,
+  refuse,
+} from "../backend.ts";
+import type { DiskError } from "../errors.ts";
+import type { Geometry } from "../geometry.ts";
+import type { BackendInfo } from "../info.ts";
+import type { Request } from "../request.ts";
+
+/** A backend over a backend. */
+export abstract class Layer implements Backend {
+  /** What it lies over. */
+  readonly backend: Backend;
+  readonly #name: string;
+  #info: BackendInfo | null = null;
+  #pending = 0;
+  #closing: Promise<void> | null = null;
+  #drained: (() => void) | null = null;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param name The layer's name, for `info.backend`.
+   * @param backend What it lies over.
+   */
+  constructor(name: string, backend: Backend) {
+    this.#name = name;
+    this.backend = backend;
+  }
+
+  /** The disk's shape. */
+  get geometry(): Geometry {
+    return this.backend.geometry;
+  }
+
+  /** What it can do. */
+  get abilities(): Abilities {
+    return this.backend.abilities;
+  }
+
+  /** How large requests may get. */
+  get limits(): Limits {
+    return this.backend.limits;
+  }
+
+  /** What it is and why: the backend's own, with the layer's name before it. */
+  get info(): BackendInfo {
+    return this.#info ??= this.describe(this.backend.info);
+  }
+
+  /** What the backend counted so far. */
+  get counters(): Readonly<BackendCounters> {
+    return this.backend.counters;
+  }
+
+  /** Whether it is closed or closing. */
+  get closed(): boolean {
+    return this.#closing !== null;
+  }
+
+  /** Requests that are not answered yet. */
+  get pending(): number {
+    return this.#pending;
+  }
+
+  /**
+   * Carries out a batch.
+   *
+   * @param batch The requests.
+   * @param complete Called once for each of them.
+   */
+  submit(batch: readonly Request[], complete: Complete): void {
+    let refused: (DiskError | null)[] | null = null;
+    for (let i = 0; i < batch.length; i++) {
+      const error = this.#refuse(batch[i]!);
+      if (error !== null) (refused ??= [])[i] = error;
+    }
+    let good = batch;
+    if (refused !== null) {
+      good = batch.filter((_, i) => !refused[i]);
+      const bad = batch.filter((_, i) => refused[i]);
+      const errors = refused.filter((error) => error);
+      this.#pending += good.length;
+      bad.forEach((request, i) => complete(request, errors[i]!));
+    } else this.#pending += good.length;
+    if (good.length === 0) return;
+    this.carryOut(good, (request, error) => {
+      // First, as whoever is told may look.
+      this.#pending--;
+      complete(request, error);
+      if (this.#pending === 0) this.#drained?.();
+    });
+  }
+
+  /**
+   * Tries to stop a submitted request early.
+   *
+   * @param request The request.
+   */
+  cancel(request: Request): void {
+    this.backend.cancel?.(request);
+  }
+
+  /**
+   * Where data is stored and where holes are.
+   *
+   * @param sector First sector.
+   * @param count Sectors, within the disk.
+   * @returns Extents in order, adjoining, covering the range exactly.
+   */
+  extents(sector: number, count: number): Extent[] {
+    return this.backend.extents?.(sector, count) ??
+      [{ sector, count, hole: false }];
+  }
+
+  /**
+   * Memory that moves without a copy.
+   *
+   * @param byteLength Bytes.
+   * @returns The memory, zeroed.
+   */
+  allocate(byteLength: number): Uint8Array<ArrayBuffer> {
+    return this.backend.allocate(byteLength);
+  }
+
+  /**
+   * Waits for everything submitted, then closes what it lies over. Idempotent.
+   *
+   * @returns When it is done.
+   */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  /**
+   * Carries out requests that have been checked.
+   *
+   * @param batch The requests; the array is valid during the call only.
+   * @param complete Called once for each of them.
+   */
+  protected abstract carryOut(
+    batch: readonly Request[],
+    complete: Complete,
+  ): void;
+
+  /**
+   * What the layer says of itself.
+   *
+   * @param info What the backend says of itself.
+   * @returns The same, with the layer's name.
+   */
+  protected describe(info: BackendInfo): BackendInfo {
+    return { ...info, backend: `${this.#name} over ${info.backend}` };
+  }
+
+  /**
+   * Gives up what the layer holds; everything has been answered.
+   *
+   * @returns When it is done.
+   */
+  protected release(): Promise<void> {
+    return this.backend.close();
+  }
+
+  async #close(): Promise<void> {
+    if (this.#pending > 0) {
+      await new Promise<void>((resolve) => this.#drained = resolve);
+    }
+    await this.release();
+  }
+
+  #refuse(request: Request): DiskError | null {
+    const error = refuse(request, this.geometry, this.abilities);
+    // Made anew with the path, which costs something to learn.
+    if (error === null && this.#closing === null) return null;
+    const path = this.backend.info.path ?? undefined;
+    return this.#closing !== null
+      ? refusal("closed", request, "the disk is closed", path)
+      : refuse(request, this.geometry, this.abilities, path);
+  }
+}
+
+/**
+ * Submits requests of one's own as one batch.
+ *
+ * @param backend The backend.
+ * @param batch The requests.
+ * @returns The error of the first of them that failed; `null` if none did.
+ */
+export function submitAll(
+  backend: Backend,
+  batch: readonly Request[],
+): Promise<DiskError | null> {
+  return new Promise((resolve) => {
+    let left = batch.length;
+    let first: DiskError | null = null;
+    if (left === 0) resolve(null);
+    backend.submit(batch, (_, error) => {
+      first ??= error;
+      if (--left === 0) resolve(first);
+    });
+  });
+}
