@@ -111,8 +111,8 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
     }
   }
 
-  /** Hands over what was filled. */
-  submit(): number {
+  /** Hands over what was filled, and waits. */
+  enter(completions: number, timeoutUs: number): number {
     const { EAGAIN, EINTR } = this.#libc.abi.errno;
     while (this.#context.filled > 0) {
       const result = this.#context.submit();
@@ -123,13 +123,10 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
         this.#context.dropFirst();
       }
     }
+    if (completions > 0 && this.#refused.length === 0) {
+      this.#context.reap(completions, timeoutUs, this.#keep);
+    }
     return this.#context.filled;
-  }
-
-  /** Waits for completions. */
-  wait(completions: number, timeoutUs: number): void {
-    if (this.#refused.length > 0) return;
-    this.#context.reap(completions, timeoutUs, this.#keep);
   }
 
   /** Takes the completions. */

@@ -21,6 +21,12 @@ import type { Engine, Operation, OperationComplete } from "./engine.ts";
 /** Waits in vain, one after the other, before waiting on another thread. */
 const PATIENCE = 64;
 
+/**
+ * Operations in flight up to which a call waits for them at once: with more, it
+ * pays to hand over further ones meanwhile.
+ */
+const INLINE_DEPTH = 2;
+
 /** The longest wait on another thread, in ms. */
 const ASIDE_MS = 50;
 
@@ -37,10 +43,14 @@ export interface KernelQueue<T extends Operation> {
    * call.
    */
   fill(operation: T, slot: number): boolean;
-  /** Hands over what was filled; returns what is left to hand over. */
-  submit(): number;
-  /** Waits for completions, at most so many µs. */
-  wait(completions: number, timeoutUs: number): void;
+  /**
+   * Hands over what was filled, and waits if told to.
+   *
+   * @param completions Completions to wait for; 0 does not wait.
+   * @param timeoutUs The longest wait, in µs.
+   * @returns How many of those that were filled are left.
+   */
+  enter(completions: number, timeoutUs: number): number;
   /** Takes the completions; returns how many there were. */
   reap(visit: (slot: number, result: number) => void): number;
   /** Waits on another thread until there may be completions. */
@@ -75,6 +85,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #filled = 0;
   #reaping = false;
   #turn: ReturnType<typeof setImmediate> | null = null;
+  #turnStart = 0;
   #aside: Promise<void> | null = null;
   #vain = 0;
   /** What it is and why. */
@@ -126,12 +137,25 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Hands what was taken to the kernel. */
   kick(): void {
-    if (this.#reaping) return;
-    if (this.#filled > 0) {
-      this.systemCalls++;
-      this.#filled = this.#queue.submit();
+    if (this.#reaping || this.#inFlight === 0) return;
+    this.#vain = 0;
+    if (this.#inFlight > INLINE_DEPTH) {
+      if (this.#filled > 0) this.#enter(0, 0);
+      this.#turn ??= setImmediate(this.#onTurn);
+      return;
     }
-    this.#arm();
+    // A few: whoever asked most likely waits for them.
+    const now = performance.now();
+    if (this.#turn === null) {
+      this.#turnStart = now;
+      this.#turn = setImmediate(this.#onTurn);
+    }
+    const leftUs = this.#stallUs - (now - this.#turnStart) * 1000;
+    if (leftUs >= 1) {
+      this.#enter(1, leftUs);
+      this.#reap();
+    }
+    if (this.#filled > 0) this.#enter(0, 0);
   }
 
   /** Asks the kernel to give up operations. */
@@ -157,11 +181,9 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     return this.#slots.length - this.#freeCount;
   }
 
-  #arm(): void {
-    if (this.#turn === null && this.#inFlight > 0) {
-      this.#vain = 0;
-      this.#turn = setImmediate(this.#onTurn);
-    }
+  #enter(completions: number, timeoutUs: number): void {
+    this.systemCalls++;
+    this.#filled = this.#queue.enter(completions, timeoutUs);
   }
 
   readonly #onTurn = (): void => {
@@ -169,14 +191,10 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     if (this.#inFlight === 0) return;
     let found = this.#reap();
     if (found === 0 && this.#inFlight > 0) {
-      this.systemCalls++;
-      this.#queue.wait(1, this.#stallUs);
+      this.#enter(1, this.#stallUs);
       found = this.#reap();
     }
-    if (this.#filled > 0) {
-      this.systemCalls++;
-      this.#filled = this.#queue.submit();
-    }
+    if (this.#filled > 0) this.#enter(0, 0);
     if (this.#inFlight === 0) return;
     this.#vain = found > 0 ? 0 : this.#vain + 1;
     if (this.#vain < PATIENCE) this.#turn ??= setImmediate(this.#onTurn);

@@ -201,7 +201,17 @@ export class DirectBackend implements Backend {
 
   /** What it is and why, as plain data. */
   get info(): BackendInfo {
-    return { ...this.#image.info, engine: this.#engine.info };
+    const { info, durableWrites } = this.#image;
+    const { durability } = info;
+    // What was promised when it was opened, unless the kernel knew better.
+    const fua = durableWrites && !this.#durableWrites
+      ? `write + ${durability.method}`
+      : durability.fua;
+    return {
+      ...info,
+      durability: { ...durability, fua },
+      engine: this.#engine.info,
+    };
   }
 
   /** What it counted so far. */

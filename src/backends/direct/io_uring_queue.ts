@@ -176,19 +176,15 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
     }
   }
 
-  /** Hands over what was filled. */
-  submit(): number {
-    const result = this.#ring.enter(0, 0);
-    const { EAGAIN, EBUSY, EINTR } = this.#libc.abi.errno;
+  /** Hands over what was filled, and waits. */
+  enter(completions: number, timeoutUs: number): number {
+    const result = this.#ring.enter(completions, timeoutUs);
+    const { EAGAIN, EBUSY, EINTR, ETIME } = this.#libc.abi.errno;
     if (
-      result < 0 && result !== -EAGAIN && result !== -EBUSY && result !== -EINTR
-    ) throw new Error(`Cannot submit to io_uring: errno ${-result}`);
+      result < 0 && result !== -EAGAIN && result !== -EBUSY &&
+      result !== -EINTR && result !== -ETIME!
+    ) throw new Error(`Cannot enter io_uring: errno ${-result}`);
     return this.#ring.unsubmitted;
-  }
-
-  /** Waits for completions. */
-  wait(completions: number, timeoutUs: number): void {
-    this.#ring.enter(completions, timeoutUs);
   }
 
   /** Takes the completions. */
