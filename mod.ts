@@ -28,6 +28,7 @@ export {
   type MemoryBackendOptions,
 } from "./src/backends/memory.ts";
 export type { EngineName } from "./src/backends/direct/choose_engine.ts";
+export * from "./src/bad_sectors.ts";
 export * from "./src/copy.ts";
 export * from "./src/disk.ts";
 export * from "./src/errors.ts";

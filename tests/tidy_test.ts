@@ -25,7 +25,13 @@ const FLOORS: [name: string, members: string[]][] = [
   ["backends", ["src/backends/"]],
   ["layers", ["src/layers/"]],
   ["queue", ["src/queue.ts"]],
-  ["disk", ["src/copy.ts", "src/disk.ts", "src/open.ts", "src/streams.ts"]],
+  ["disk", [
+    "src/bad_sectors.ts",
+    "src/copy.ts",
+    "src/disk.ts",
+    "src/open.ts",
+    "src/streams.ts",
+  ]],
   ["mod", ["mod.ts"]],
   ["faces", ["src/nbd/", "src/testing/"]],
   ["cli", ["src/cli/"]],
@@ -40,7 +46,8 @@ const STYLED = /^(src|ffi|tests|bench|examples)\/|^mod\.ts$/;
 const LIBRARY = /^(src|ffi)\//;
 
 /** Who may reach into ffi/: the direct backend, tests and benchmarks. */
-const FFI_USERS = /^(ffi|tests|bench|examples)\/|^src\/backends\/direct(\.ts$|\/)/;
+const FFI_USERS =
+  /^(ffi|tests|bench|examples)\/|^src\/backends\/direct(\.ts$|\/)/;
 
 const SNAKE_CASE = /^_?[a-z0-9]+(_[a-z0-9]+)*(\.d)?\.ts$/;
 const MAX_COLUMNS = 100;
