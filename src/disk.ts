@@ -510,6 +510,11 @@ export class VirtualDisk implements AsyncDisposable {
   slice(start: number, count: number): VirtualDisk {
     const refused = this.#refuseRange("slice", start, count);
     if (refused !== null) throw refused;
+    if (this.#closed || this.#queue.closed) {
+      throw new DiskError("closed", "Cannot slice the disk as it is closed", {
+        operation: "slice",
+      });
+    }
     const blockSectors = this.blockSize / SECTOR_BYTES;
     if (start % blockSectors !== 0 || count % blockSectors !== 0) {
       throw new DiskError(

@@ -127,7 +127,6 @@ const KINDS: Readonly<Record<string, DiskErrorKind>> = {
   EROFS: "read-only",
   ENOENT: "not-found",
   EEXIST: "exists",
-  EBUSY: "locked",
   ENOSPC: "no-space",
   EDQUOT: "no-space",
   EFBIG: "no-space",

@@ -38,7 +38,8 @@ export interface OpenOptions extends QueueOptions {
   backend?: "auto" | "direct" | "portable";
   /**
    * How the direct backend talks to the kernel. `"auto"` tries and takes the
-   * fastest; `info.engine` says which and why.
+   * fastest; `info.engine` says which and why. Any other asks for the direct
+   * backend as well.
    *
    * @default {"auto"}
    */
@@ -181,11 +182,15 @@ async function open(
     "direct",
     "portable",
   ]);
-  const direct = backend === "direct" ||
-    (backend === "auto" && await ffiIsGranted());
   const engine = engineOptions(options);
-  if (!direct) return await openPortable(name, image);
-  if (backend === "direct") return await openDirect(name, { ...image, engine });
+  // An engine that is asked for by name is one of the direct backend's.
+  const insists = backend === "direct" || engine.engine !== "auto";
+  if (insists && backend !== "portable") {
+    return await openDirect(name, { ...image, engine });
+  }
+  if (backend === "portable" || !await ffiIsGranted()) {
+    return await openPortable(name, image);
+  }
   try {
     return await openDirect(name, { ...image, engine });
   } catch (error) {

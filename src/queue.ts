@@ -23,7 +23,7 @@
  */
 
 import { type Backend, type Complete, refusal, refuse } from "./backend.ts";
-import { DiskError } from "./errors.ts";
+import { describePlace, DiskError } from "./errors.ts";
 import { isPowerOfTwo, SECTOR_BYTES } from "./geometry.ts";
 import {
   operationName,
@@ -589,7 +589,9 @@ export class RequestQueue {
         for (const part of owner.parts) this.#finish(part, null);
       } else if (request.fua) {
         // Durability of all of them is unknown now, and no sync is repeated.
-        for (const part of owner.parts) this.#finish(part, error);
+        for (const part of owner.parts) {
+          this.#finish(part, this.#partOf(part.request!, error));
+        }
       } else {
         for (const part of owner.parts) {
           part.solo = true;
@@ -735,6 +737,24 @@ export class RequestQueue {
     );
     error.cause = cause;
     return error;
+  }
+
+  /** What failed for several merged requests, told of one of them. */
+  #partOf(request: Request, error: DiskError): DiskError {
+    const { sector, count } = request;
+    const operation = operationName(request.type);
+    const place = describePlace(operation, sector, count, this.#path);
+    const message =
+      `Cannot ${place} as it went out merged with its neighbours, and that failed: ${error.message}`;
+    return new DiskError(error.kind, message, {
+      operation,
+      sector,
+      count,
+      cause: error,
+      ...(this.#path === undefined ? {} : { path: this.#path }),
+      ...(error.errno === undefined ? {} : { errno: error.errno }),
+      ...(error.code === undefined ? {} : { code: error.code }),
+    });
   }
 
   #aborted(request: Request, signal: AbortSignal): DiskError {

@@ -154,9 +154,11 @@ export function readableStream(
   return new ReadableStream({
     async pull(controller) {
       fill();
-      const first = ahead.shift();
+      const first = ahead[0];
       if (first !== undefined) {
         await first.done;
+        // Cancelled meanwhile.
+        if (ahead.shift() === undefined) return;
         controller.enqueue(first.data);
         fill();
       }

@@ -666,7 +666,9 @@ Deno.test("submit() does not repeat a merged FUA write that failed", async () =>
   assertEquals(await Promise.all(answers), [Status.IoErr, Status.IoErr]);
   await turn();
   assertEquals(backend.batches.length, 1);
-  assertStrictEquals(queue.failure, error);
+  // Each tells its own place, and what happened to all of them.
+  assertStrictEquals(queue.failure?.cause, error);
+  assertEquals(queue.failure.sector, 0);
 });
 
 Deno.test("submit() rejects with the backend's error, or tells it by status", async () => {

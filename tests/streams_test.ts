@@ -90,7 +90,7 @@ class HeldDisk implements StreamableDisk {
   }
 
   /** Answers one that is held. */
-  answer(index = 0, error?: unknown): void {
+  answer(index: number = 0, error: unknown = undefined): void {
     const [held] = this.held.splice(index, 1);
     if (held!.kind === "read") held!.data.fill(held!.sector + 1);
     if (error === undefined) held!.resolve();

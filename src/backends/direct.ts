@@ -70,26 +70,12 @@ function open(path: string, options: DirectOptions): DirectBackend {
     const lock = takeLock(libc, fd, path, options);
     claim = lock.claim;
     if (options.create !== undefined) {
+      // Nothing is given up before it is known that it can be had.
+      if (!created) examine(libc, fd, path, opened, options);
       ftruncateSync(fd, 0);
       ftruncateSync(fd, options.create.sizeBytes);
     }
-    const probed = probe(libc, fd, opened);
-    if (typeof probed === "number") {
-      // A device that has no size to ask for, such as /dev/null.
-      throw probed === -libc.abi.errno.ENOTTY
-        ? noDisk(path)
-        : osError(libc, path, -probed);
-    }
-    if (probed.medium === null) throw noDisk(path);
-    if (options.direct === "require" && !probed.direct.active) {
-      throw new DiskError(
-        "platform",
-        `Cannot open "${path}" with direct I/O: ${
-          probed.direct.reason ?? "it is not to be had here"
-        }`,
-        { operation: "open", path },
-      );
-    }
+    const probed = examine(libc, fd, path, opened, options);
     const geometry = geometryOf(path, probed, options);
     const alignment = probed.direct.offsetAlignment;
     if (
@@ -108,6 +94,34 @@ function open(path: string, options: DirectOptions): DirectBackend {
     if (created) Deno.removeSync(path);
     throw asDiskError(error, path);
   }
+}
+
+/** Finds out what an image is, and whether that will do. */
+function examine(
+  libc: Libc,
+  fd: number,
+  path: string,
+  opened: OpenedFor,
+  options: DirectOptions,
+): Probed {
+  const probed = probe(libc, fd, opened);
+  if (typeof probed === "number") {
+    // A device that has no size to ask for, such as /dev/null.
+    throw probed === -libc.abi.errno.ENOTTY
+      ? noDisk(path)
+      : osError(libc, path, -probed);
+  }
+  if (probed.medium === null) throw noDisk(path);
+  if (options.direct === "require" && !probed.direct.active) {
+    throw new DiskError(
+      "platform",
+      `Cannot open "${path}" with direct I/O: ${
+        probed.direct.reason ?? "it is not to be had here"
+      }`,
+      { operation: "open", path },
+    );
+  }
+  return probed;
 }
 
 function loadLibc(path: string): Libc {

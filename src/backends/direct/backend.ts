@@ -57,7 +57,7 @@ const MAX_SEGMENTS = 256;
 const MAX_MERGED_BYTES = 1_048_576;
 
 /** Times in a row that an operation is repeated for EINTR or EAGAIN. */
-const MAX_RETRIES = 10_000;
+const MAX_RETRIES = 1000;
 
 /** Whether this thread can be terminated while the program goes on. */
 const inWorker = "WorkerGlobalScope" in globalThis;
