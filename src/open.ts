@@ -9,13 +9,16 @@ import { fileURLToPath } from "node:url";
 import type { Backend } from "./backend.ts";
 import { openDirect } from "./backends/direct.ts";
 import type { ImageOptions } from "./backends/image_options.ts";
-import type {
-  EngineName,
-  EngineOptions,
+import {
+  DEFAULT_STALL_MS,
+  type EngineName,
+  type EngineOptions,
 } from "./backends/direct/choose_engine.ts";
+import { openNbd } from "./backends/nbd.ts";
 import { openPortable } from "./backends/portable.ts";
 import { DiskError } from "./errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "./geometry.ts";
+import { isNbdUri } from "./nbd_uri.ts";
 import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "./queue.ts";
 
 /** How to open an image or a block device. */
@@ -48,7 +51,7 @@ export interface OpenOptions extends QueueOptions {
    * The longest that waiting for the disk may hold the event loop, in ms. A
    * blocking call of engine `"sync"` can take longer: it cannot be interrupted.
    *
-   * @default {0.1}
+   * @default {0.2}
    */
   stallMs?: number;
   /**
@@ -150,8 +153,9 @@ async function open(
   create?: ImageOptions["create"],
 ): Promise<Backend> {
   options.signal?.throwIfAborted();
-  const name = typeof path === "string" ? path : fileURLToPath(path);
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
+  if (isNbdUri(path)) return await openRemote(String(path), options, create);
+  const name = typeof path === "string" ? path : fileURLToPath(path);
   if (options.id !== undefined && !/^[\x20-\x7e]{1,20}$/.test(options.id)) {
     throw new RangeError(
       `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${
@@ -203,8 +207,38 @@ async function open(
   }
 }
 
+/** Opens a disk behind an NBD server, which is no file and has no engine. */
+async function openRemote(
+  uri: string,
+  options: OpenOptions,
+  create?: ImageOptions["create"],
+): Promise<Backend> {
+  const { direct = "prefer", backend = "auto", engine = "auto" } = options;
+  const reason = create !== undefined
+    ? "be made"
+    : direct === "require"
+    ? "have direct I/O"
+    : backend !== "auto" || engine !== "auto"
+    ? "be opened with a backend or an engine for files"
+    : null;
+  if (reason !== null) {
+    throw new DiskError(
+      "platform",
+      `Cannot open "${uri}" as a disk behind an NBD server cannot ${reason}`,
+      { operation: "open", path: uri },
+    );
+  }
+  const { readOnly = false, blockSize, id, signal } = options;
+  return await openNbd(uri, {
+    readOnly,
+    ...(blockSize === undefined ? {} : { blockSize }),
+    ...(id === undefined ? {} : { id }),
+    ...(signal === undefined ? {} : { signal }),
+  });
+}
+
 function engineOptions(options: OpenOptions): EngineOptions {
-  const stallMs = options.stallMs ?? 0.1;
+  const stallMs = options.stallMs ?? DEFAULT_STALL_MS;
   if (!(stallMs > 0 && stallMs <= 1000)) {
     throw new RangeError(
       `Cannot open a disk as stallMs must be above 0 and up to 1000: current value is ${stallMs}`,

@@ -19,7 +19,11 @@ import { type Libc, openLibc } from "../../ffi/libc.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { LockInfo } from "../info.ts";
-import { chooseEngine, type EngineOptions } from "./direct/choose_engine.ts";
+import {
+  chooseEngine,
+  DEFAULT_STALL_MS,
+  type EngineOptions,
+} from "./direct/choose_engine.ts";
 import { DirectBackend, type DirectImage } from "./direct/backend.ts";
 import { lockImage } from "./direct/image_lock.ts";
 import { type OpenedFor, probe, type Probed } from "./direct/probe.ts";
@@ -36,7 +40,7 @@ export interface DirectOptions extends ImageOptions {
 const DEFAULT_ENGINE: EngineOptions = {
   engine: "auto",
   depth: 128,
-  stallMs: 0.1,
+  stallMs: DEFAULT_STALL_MS,
 };
 
 /**

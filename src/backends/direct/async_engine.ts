@@ -86,6 +86,10 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #reaping = false;
   #turn: ReturnType<typeof setImmediate> | null = null;
   #turnStart = 0;
+  /** When a few operations were handed over; 0 while there are many. */
+  #handedOver = 0;
+  /** How long a few operations usually take, in µs. */
+  #usualUs = 0;
   #aside: Promise<void> | null = null;
   #vain = 0;
   /** What it is and why. */
@@ -140,18 +144,22 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     if (this.#reaping || this.#inFlight === 0) return;
     this.#vain = 0;
     if (this.#inFlight > INLINE_DEPTH) {
+      this.#handedOver = 0;
       if (this.#filled > 0) this.#enter(0, 0);
       this.#turn ??= setImmediate(this.#onTurn);
       return;
     }
-    // A few: whoever asked most likely waits for them.
+    // A few: whoever asked most likely waits for them. What should be over
+    // within this turn's time is waited for here; the turn that the others
+    // need passes while the device works.
     const now = performance.now();
     if (this.#turn === null) {
       this.#turnStart = now;
       this.#turn = setImmediate(this.#onTurn);
     }
     const leftUs = this.#stallUs - (now - this.#turnStart) * 1000;
-    if (leftUs >= 1) {
+    this.#handedOver = now;
+    if (leftUs >= Math.max(1, this.#usualUs)) {
       this.#enter(1, leftUs);
       this.#reap();
     }
@@ -210,7 +218,12 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   #reap(): number {
     this.#reaping = true;
+    const handedOver = this.#handedOver;
     const found = this.#queue.reap(this.#onCompletion);
+    if (found > 0 && handedOver > 0) {
+      const tookUs = (performance.now() - handedOver) * 1000;
+      this.#usualUs += (tookUs - this.#usualUs) / 8;
+    }
     while (this.#waiting.length > 0 && this.#freeCount > 0) {
       this.push(this.#waiting.shift()!);
     }

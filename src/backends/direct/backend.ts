@@ -95,6 +95,8 @@ export class Transfer extends Operation {
   bounced = false;
   modified = false;
   tried = false;
+  /** Whether the kernel was asked to give it up. */
+  cancelled = false;
   retries = 0;
   release: (() => void) | null = null;
 }
@@ -231,7 +233,11 @@ export class DirectBackend implements Backend {
 
   /** Tries to stop a request early. */
   cancel(request: Request): void {
-    this.#engine.cancel?.((transfer) => transfer.request === request);
+    this.#engine.cancel?.((transfer) => {
+      if (transfer.request !== request) return false;
+      transfer.cancelled = true;
+      return true;
+    });
   }
 
   /** Page-aligned memory. */
@@ -671,9 +677,18 @@ export class DirectBackend implements Backend {
   }
 
   #failed(transfer: Transfer, errno: number): void {
-    const { EINTR, EAGAIN, EBUSY, EOPNOTSUPP, ENOSYS, EINVAL } =
+    const { EINTR, EAGAIN, EBUSY, EOPNOTSUPP, ENOSYS, EINVAL, ECANCELED } =
       this.#libc.abi.errno;
     const request = transfer.request!;
+    if (errno === ECANCELED && transfer.cancelled) {
+      // It was given up before it began. That is no failure of the medium: a
+      // flush or a durable write that never ran has cost no durability.
+      const path = this.#image.info.path ?? undefined;
+      return this.#finish(
+        transfer,
+        refusal("aborted", request, "it was aborted", path),
+      );
+    }
     // A sync is never repeated: its second answer may be a lie.
     if (
       (errno === EINTR || errno === EAGAIN) &&
@@ -775,6 +790,7 @@ export class DirectBackend implements Backend {
     transfer.bounced = false;
     transfer.modified = false;
     transfer.tried = false;
+    transfer.cancelled = false;
     transfer.release = null;
     this.#transfers.push(transfer);
     this.#inFlight--;

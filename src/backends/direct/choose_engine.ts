@@ -19,6 +19,13 @@ import { SyncEngine } from "./sync_engine.ts";
 /** The engines there are, and the choice among them. */
 export type EngineName = "auto" | "io_uring" | "libaio" | "sync";
 
+/**
+ * The longest that one wait may hold the event loop, in ms, where nobody says.
+ * A turn of Deno's event loop after a sleep costs some 25 µs of CPU, which is
+ * little beside this, and this is little to whoever waits for a timer.
+ */
+export const DEFAULT_STALL_MS = 0.2;
+
 /** How an engine is wanted. */
 export interface EngineOptions {
   /** Which one. */
@@ -39,6 +46,13 @@ export type MakeEngine<T extends Operation> = (
  * have handed the operation on: RAM, or a cache.
  */
 const INLINE_US = 10;
+
+/**
+ * The file system that makes whoever submits wait: FUSE takes twelve requests
+ * in the background (fs/fuse/inode.c, `FUSE_DEFAULT_MAX_BACKGROUND`), and the
+ * thirteenth waits inside the call until one of them is answered.
+ */
+const BLOCKING_FILE_SYSTEM = "fuse";
 
 /** Trial reads; their median counts. */
 const TRIALS = 9;
@@ -85,9 +99,10 @@ export function chooseEngine<T extends Operation>(
     );
   };
 
+  const blocks = probed.fileSystem === BLOCKING_FILE_SYSTEM;
   if (engine === "sync") return sync('asked for: engine: "sync"');
   if (engine === "io_uring") {
-    const ring = IoUringQueue.open<T>(libc, depth);
+    const ring = IoUringQueue.open<T>(libc, depth, blocks);
     return typeof ring === "string"
       ? refuse(ring)
       : over("io_uring", ring, 'asked for: engine: "io_uring"');
@@ -103,7 +118,7 @@ export function chooseEngine<T extends Operation>(
   }
   const inline = answersInline(libc, fd, probed);
   if (inline !== null) return sync(inline);
-  const ring = IoUringQueue.open<T>(libc, depth);
+  const ring = IoUringQueue.open<T>(libc, depth, blocks);
   if (typeof ring !== "string") return over("io_uring", ring, null);
   if (!probed.direct.active) {
     return sync(`${ring}; AIO without direct I/O blocks as well`);

@@ -9,6 +9,7 @@ import {
   IORING_FEAT,
   IORING_OP,
   IORING_SETUP,
+  IOSQE,
   IoUring,
 } from "../../../ffi/io_uring.ts";
 import type { Libc } from "../../../ffi/libc.ts";
@@ -46,13 +47,21 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   readonly #libc: Libc;
   readonly #ring: IoUring;
   readonly #operations: boolean[];
+  /** Flags of every submission that moves data. */
+  readonly #flags: number;
   /** Operations that may be in flight at once. */
   readonly depth: number;
 
-  private constructor(libc: Libc, ring: IoUring, operations: boolean[]) {
+  private constructor(
+    libc: Libc,
+    ring: IoUring,
+    operations: boolean[],
+    flags: number,
+  ) {
     this.#libc = libc;
     this.#ring = ring;
     this.#operations = operations;
+    this.#flags = flags;
     this.depth = ring.entries;
   }
 
@@ -61,11 +70,14 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
    *
    * @param libc The C library.
    * @param depth Operations that may be in flight at once.
+   * @param blocks Whether operations may block where they are submitted,
+   * so that threads of the kernel have to submit them.
    * @returns The queue, or why there is none.
    */
   static open<T extends Operation>(
     libc: Libc,
     depth: number,
+    blocks = false,
   ): IoUringQueue<T> | string {
     let refused = 0;
     for (const flags of SETUPS) {
@@ -80,7 +92,8 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       if (
         missing === undefined && (ring.features & IORING_FEAT.EXT_ARG) !== 0
       ) {
-        return new IoUringQueue<T>(libc, ring, operations);
+        const submissionFlags = blocks ? IOSQE.ASYNC : 0;
+        return new IoUringQueue<T>(libc, ring, operations, submissionFlags);
       }
       ring.close();
       return "io_uring lacks operations that are needed (before Linux 5.11, or restricted)";
@@ -104,7 +117,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       case OperationCode.Read:
         return ring.fill(
           IORING_OP.READ,
-          0,
+          this.#flags,
           fd,
           offset,
           address,
@@ -115,7 +128,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       case OperationCode.Write:
         return ring.fill(
           IORING_OP.WRITE,
-          0,
+          this.#flags,
           fd,
           offset,
           address,
@@ -126,7 +139,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       case OperationCode.ReadVector:
         return ring.fill(
           IORING_OP.READV,
-          0,
+          this.#flags,
           fd,
           offset,
           address,
@@ -137,7 +150,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       case OperationCode.WriteVector:
         return ring.fill(
           IORING_OP.WRITEV,
-          0,
+          this.#flags,
           fd,
           offset,
           address,
