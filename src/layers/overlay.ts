@@ -10,7 +10,8 @@
  * | what | where it goes |
  * | --- | --- |
  * | read | what was changed comes from memory, the rest from the base |
- * | write, write zeroes, discard, secure erase | memory; the last three leave zeroes |
+ * | write, write zeroes, discard | memory; the last two leave zeroes |
+| secure erase | unsupported: the base keeps what it has |
  * | flush | nowhere: a change is as safe as this process until it is committed |
  * | `commit()` | the changes go to the base, which is flushed, and leave memory |
  * | `commit(target)` | the changes go to another disk, and stay |
@@ -19,12 +20,7 @@
  * @module
  */
 
-import {
-  type Abilities,
-  type Backend,
-  type Complete,
-  type Extent,
-} from "../backend.ts";
+import type { Abilities, Backend, Complete, Extent } from "../backend.ts";
 import { DiskError } from "../errors.ts";
 import type { BackendInfo } from "../info.ts";
 import {
@@ -34,7 +30,7 @@ import {
   writeRequest,
 } from "../request.ts";
 import { Layer, submitAll } from "./layer.ts";
-import { coverage, runsOf, SectorStore } from "./sector_store.ts";
+import { coverage, extentsOver, runsOf, SectorStore } from "./sector_store.ts";
 import { writeBack } from "./write_back.ts";
 
 /** How to make an {@linkcode Overlay}. */
@@ -59,7 +55,7 @@ const ABILITIES: Abilities = {
   fua: "native",
   discard: "native",
   writeZeroes: "native",
-  secureErase: "native",
+  secureErase: "none",
 };
 const READ_ONLY: Abilities = { ...ABILITIES, readOnly: true };
 
@@ -110,7 +106,7 @@ export class Overlay extends Layer {
     this.#readOnly = options?.readOnly ?? false;
   }
 
-  /** What it can do: all of it, whatever the base can. */
+  /** What it can do, whatever the base can. */
   override get abilities(): Abilities {
     return this.#readOnly ? READ_ONLY : ABILITIES;
   }
@@ -161,7 +157,8 @@ export class Overlay extends Layer {
 
   /**
    * A second overlay with the same base and the same changes, which from here
-   * on goes its own way. It copies nothing: a snapshot.
+   * on goes its own way. It copies nothing: a snapshot. What either of them
+   * commits to the base shows through in the other one, as the base is shared.
    *
    * @param options Whether it owns the base.
    * @returns The overlay.
@@ -206,20 +203,20 @@ export class Overlay extends Layer {
    * @returns Extents in order, adjoining, covering the range exactly.
    */
   override extents(sector: number, count: number): Extent[] {
-    const extents: Extent[] = [];
-    let at = sector;
-    const below = (end: number) => {
-      if (end > at) extents.push(...super.extents(at, end - at));
-    };
-    for (const run of this.changes(sector, count)) {
-      below(run.sector);
-      extents.push(run);
-      at = run.sector + run.count;
-    }
-    below(sector + count);
-    return extents;
+    return extentsOver(
+      this.#stores,
+      sector,
+      count,
+      (first, sectors) => super.extents(first, sectors),
+    );
   }
 
+  /**
+   * Carries out requests that have been checked.
+   *
+   * @param batch The requests; the array is valid during the call only.
+   * @param complete Called once for each of them.
+   */
   protected override carryOut(
     batch: readonly Request[],
     complete: Complete,
@@ -242,7 +239,6 @@ export class Overlay extends Layer {
           break;
         case RequestType.WriteZeroes:
         case RequestType.Discard:
-        case RequestType.SecureErase:
           this.#changing().zero(request.sector, request.count);
           break;
       }
@@ -262,6 +258,12 @@ export class Overlay extends Layer {
     });
   }
 
+  /**
+   * What the layer says of itself.
+   *
+   * @param info What the backend says of itself.
+   * @returns The same, with what the layer changes.
+   */
   protected override describe(info: BackendInfo): BackendInfo {
     return {
       ...super.describe(info),
@@ -275,6 +277,11 @@ export class Overlay extends Layer {
     };
   }
 
+  /**
+   * Gives up what the layer holds; everything has been answered.
+   *
+   * @returns When it is done.
+   */
   protected override async release(): Promise<void> {
     await this.#committing;
     this.discard();

@@ -7,10 +7,11 @@
  * @module
  */
 
+import type { Extent } from "../backend.ts";
 import { clear, gather, scatter } from "../buffer.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { Request, RequestType } from "../request.ts";
-import { type SectorRange, SectorRanges } from "./sector_ranges.ts";
+import { SectorRanges } from "./sector_ranges.ts";
 
 /** Sectors of a chunk: a page, the unit in which most programs write. */
 const CHUNK_SECTORS = 8;
@@ -23,12 +24,6 @@ const ALL = (1 << CHUNK_SECTORS) - 1;
 interface Chunk {
   mask: number;
   readonly data: Uint8Array;
-}
-
-/** A run of sectors that are here. */
-export interface StoredRun extends SectorRange {
-  /** Whether they were zeroed and not written. */
-  readonly hole: boolean;
 }
 
 /** How much of a range some stores have together. */
@@ -126,7 +121,7 @@ export class SectorStore {
   }
 
   /** The runs that lie in a range, in order; adjoining ones may be of a kind. */
-  runs(sector: number, count: number): StoredRun[] {
+  runs(sector: number, count: number): Extent[] {
     return runsOf([this], sector, count);
   }
 
@@ -247,7 +242,7 @@ export function runsOf(
   stores: readonly SectorStore[],
   sector: number,
   count: number,
-): StoredRun[] {
+): Extent[] {
   const written = new SectorRanges();
   const zeroed = new SectorRanges();
   for (const store of stores) store.collect(sector, count, written, zeroed);
@@ -255,6 +250,33 @@ export function runsOf(
     ...written.within(sector, count).map((run) => ({ ...run, hole: false })),
     ...zeroed.within(sector, count).map((run) => ({ ...run, hole: true })),
   ].sort((a, b) => a.sector - b.sector);
+}
+
+/**
+ * Extents of a disk that some stores lie over.
+ *
+ * @param stores The stores, the last one on top.
+ * @param sector First sector.
+ * @param count Sectors.
+ * @param below Extents of the disk below.
+ * @returns Extents in order, adjoining, covering the range exactly.
+ */
+export function extentsOver(
+  stores: readonly SectorStore[],
+  sector: number,
+  count: number,
+  below: (sector: number, count: number) => Extent[],
+): Extent[] {
+  const extents: Extent[] = [];
+  let at = sector;
+  for (const run of runsOf(stores, sector, count)) {
+    if (run.sector > at) extents.push(...below(at, run.sector - at));
+    extents.push(run);
+    at = run.sector + run.count;
+  }
+  const end = sector + count;
+  if (end > at) extents.push(...below(at, end - at));
+  return extents;
 }
 
 /**

@@ -5,12 +5,12 @@
  * @module
  */
 
-import type { Backend } from "../backend.ts";
+import type { Backend, Extent } from "../backend.ts";
 import type { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { Request, RequestFlag, RequestType } from "../request.ts";
 import { submitAll } from "./layer.ts";
-import { copyOut, type SectorStore, type StoredRun } from "./sector_store.ts";
+import { copyOut, type SectorStore } from "./sector_store.ts";
 
 /** Bytes of a piece, and pieces under way at once. */
 const PIECE_BYTES = 1 << 20;
@@ -26,7 +26,7 @@ const PIECES = 4;
  */
 export async function writeBack(
   stores: readonly SectorStore[],
-  runs: readonly StoredRun[],
+  runs: readonly Extent[],
   target: Backend,
 ): Promise<DiskError | null> {
   const pieces = piecesOf(runs, target);
@@ -47,9 +47,9 @@ export async function writeBack(
   return null;
 }
 
-function piecesOf(runs: readonly StoredRun[], target: Backend): StoredRun[] {
+function piecesOf(runs: readonly Extent[], target: Backend): Extent[] {
   const most = PIECE_BYTES / SECTOR_BYTES;
-  const pieces: StoredRun[] = [];
+  const pieces: Extent[] = [];
   for (const run of runs) {
     if (run.hole && target.abilities.writeZeroes !== "none") {
       pieces.push(run);

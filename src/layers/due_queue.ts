@@ -1,0 +1,88 @@
+/**
+ * Calls that are due at a time, to the microsecond: what is more than a few
+ * milliseconds away waits for a timer, the rest is polled for, as a timer is no
+ * better than a millisecond.
+ *
+ * @module
+ */
+
+import { clearImmediate, setImmediate } from "node:timers";
+
+/** The last stretch before a call, in ms, in which a timer would be too late. */
+const POLL_MS = 2;
+
+/** A call that is due. */
+interface Call {
+  readonly dueMs: number;
+  readonly run: () => void;
+}
+
+/** Calls that are due at a time. */
+export class DueQueue {
+  /** In the order in which they are due; those due at once as they came. */
+  readonly #calls: Call[] = [];
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #immediate: ReturnType<typeof setImmediate> | undefined;
+  /** When the timer wakes. */
+  #wakeMs = Infinity;
+
+  /**
+   * Puts a call off.
+   *
+   * @param dueMs When, by `performance.now()`.
+   * @param run The call.
+   * @returns What {@linkcode expedite} takes.
+   */
+  add(dueMs: number, run: () => void): object {
+    const call = { dueMs, run };
+    let at = this.#calls.length;
+    while (at > 0 && this.#calls[at - 1]!.dueMs > dueMs) at--;
+    this.#calls.splice(at, 0, call);
+    if (at === 0) this.#arm();
+    return call;
+  }
+
+  /**
+   * Makes a call now that was put off.
+   *
+   * @param call What {@linkcode add} returned.
+   */
+  expedite(call: object): void {
+    const at = this.#calls.indexOf(call as Call);
+    if (at < 0) return;
+    const [found] = this.#calls.splice(at, 1);
+    if (this.#calls.length === 0) this.#disarm();
+    found!.run();
+  }
+
+  #arm(): void {
+    const dueMs = this.#calls[0]!.dueMs;
+    const waitMs = dueMs - performance.now();
+    if (waitMs <= POLL_MS) {
+      this.#immediate ??= setImmediate(this.#wake);
+    } else if (this.#immediate === undefined && dueMs < this.#wakeMs) {
+      clearTimeout(this.#timer);
+      this.#wakeMs = dueMs;
+      this.#timer = setTimeout(this.#wake, Math.floor(waitMs - POLL_MS / 2));
+    }
+  }
+
+  #disarm(): void {
+    clearTimeout(this.#timer);
+    clearImmediate(this.#immediate);
+    this.#timer = undefined;
+    this.#immediate = undefined;
+    this.#wakeMs = Infinity;
+  }
+
+  readonly #wake = (): void => {
+    this.#disarm();
+    const now = performance.now();
+    const due: Call[] = [];
+    while (this.#calls.length > 0 && this.#calls[0]!.dueMs <= now) {
+      due.push(this.#calls.shift()!);
+    }
+    if (this.#calls.length > 0) this.#arm();
+    for (const call of due) call.run();
+  };
+}

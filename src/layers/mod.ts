@@ -1,0 +1,31 @@
+/**
+ * Layers: backends over backends, to be stacked in any order.
+ *
+ * | layer | what it is for |
+ * | --- | --- |
+ * | {@linkcode overlay} | changes that stay in memory, over a base that does not change |
+ * | {@linkcode faults} | a disk that goes wrong by rules |
+ * | {@linkcode trace} | every request and answer written down; {@linkcode replayTrace} does it again |
+ * | {@linkcode latency} | a disk that is slow, or slow at times |
+ * | {@linkcode readahead} | reads in sequence answered from memory |
+ * | {@linkcode verify} | two disks that must agree |
+ *
+ * @module
+ */
+
+export * from "./fault_rule_text.ts";
+export {
+  type FaultEffect,
+  type FaultKind,
+  type FaultRule,
+} from "./fault_rule.ts";
+export * from "./faults.ts";
+export * from "./latency.ts";
+export { Layer } from "./layer.ts";
+export type { DiskOperation } from "./operations.ts";
+export * from "./overlay.ts";
+export * from "./readahead.ts";
+export * from "./replay.ts";
+export type { SectorRange } from "./sector_ranges.ts";
+export * from "./trace.ts";
+export * from "./verify.ts";

@@ -1,0 +1,507 @@
+/**
+ * Reads ahead of who reads in sequence: small reads one after the other become
+ * large ones that overlap, and are answered from memory.
+ *
+ * Direct I/O has nobody else to do this: a program that reads 4 KiB at a time
+ * waits for the disk each time.
+ *
+ * - A few readers at once are told apart, each by where it is to go on. The
+ *   second read in sequence starts it; what is read ahead doubles with every
+ *   piece until it is as large as a piece may get.
+ * - A read that is not wholly in memory, and a read as large as a piece, goes
+ *   down as it is.
+ * - A write cuts what it touches out of every piece when it is submitted, and
+ *   nothing is read ahead where a write is under way: a read after a write that
+ *   completed returns it.
+ * - A piece that cannot be read is dropped; whoever waits for it asks the disk
+ *   itself, so that no error is told but for the sectors that have one.
+ * - Memory is bounded by `memoryBytes`, and is the disk's own (no copy inside a
+ *   direct backend); what a reader has passed is used again.
+ *
+ * @module
+ */
+
+import type { Backend, Complete } from "../backend.ts";
+import { scatter } from "../buffer.ts";
+import type { DiskError } from "../errors.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import { Request, RequestType } from "../request.ts";
+import { Layer } from "./layer.ts";
+import type { SectorRange } from "./sector_ranges.ts";
+
+/** How far to read ahead. */
+export interface ReadaheadOptions {
+  /**
+   * Bytes that are read ahead of a reader, at most.
+   *
+   * @default {4_194_304}
+   */
+  windowBytes?: number;
+  /**
+   * Bytes of a piece, the largest read that is made: whole blocks, at most half
+   * of the window.
+   *
+   * @default {1_048_576}
+   */
+  pieceBytes?: number;
+  /**
+   * Memory for all readers, in bytes; at least the window.
+   *
+   * @default {16_777_216}
+   */
+  memoryBytes?: number;
+}
+
+/** What was read ahead so far. */
+export interface ReadaheadCounters {
+  /** Reads that were answered from memory. */
+  hits: number;
+  /** Reads that went down. */
+  misses: number;
+  /** Pieces that were read ahead. */
+  pieces: number;
+}
+
+/** Readers that are told apart. */
+const STREAMS = 8;
+
+/** A reader who has not read for this many reads is taken to be gone. */
+const ACTIVE_READS = 256;
+
+/** The first piece for a new reader, in bytes. */
+const FIRST_BYTES = 131_072;
+
+/** Someone who reads in sequence. */
+interface Stream {
+  /** First sector of the latest read. */
+  from: number;
+  /** The sector after the last one read. */
+  next: number;
+  /** Reads in sequence so far. */
+  hits: number;
+  /** The sector after the last one read ahead. */
+  ahead: number;
+  /** Sectors of the next piece. */
+  pieceSectors: number;
+  /** When the latest read was, counted in reads. */
+  tick: number;
+}
+
+/** A run of sectors that is in memory or on its way there. */
+interface Piece {
+  /** The sector that its memory starts with. */
+  readonly base: number;
+  /** First sector that is of use: a write may have cut some off. */
+  sector: number;
+  /** The sector after the last one that is. */
+  end: number;
+  readonly memory: Uint8Array;
+  readonly stream: Stream;
+  ready: boolean;
+  /** Whether it is not to be used any more. */
+  dropped: boolean;
+  /** Reads that wait for it. */
+  readonly waiting: (() => void)[];
+}
+
+/**
+ * A disk that reads ahead; {@linkcode readahead} makes one.
+ *
+ * @example
+ * ```ts
+ * import { MemoryBackend, VirtualDisk } from "@platter/disk";
+ * import { readahead } from "@platter/disk/testing";
+ * import { assert } from "@std/assert";
+ *
+ * const ahead = readahead(new MemoryBackend({ sectors: 65_536 }));
+ * await using disk = VirtualDisk.over(ahead);
+ * for (let sector = 0; sector < 8192; sector += 8) await disk.read(sector, 8);
+ * assert(ahead.readaheadCounters.hits > 1000);
+ * ```
+ */
+export class Readahead extends Layer {
+  readonly #windowSectors: number;
+  readonly #pieceSectors: number;
+  readonly #maxPieces: number;
+  readonly #counters: ReadaheadCounters = { hits: 0, misses: 0, pieces: 0 };
+  #enabled = true;
+
+  #ticks = 0;
+  /** Who reads, the latest first. */
+  readonly #streams: Stream[] = [];
+  readonly #pieces: Piece[] = [];
+  /** The piece that was of use last. */
+  #latest: Piece | null = null;
+  /** Memory that is of no use to anybody right now. */
+  readonly #free: Uint8Array[] = [];
+  /** Pieces that hold memory: in use, or dropped and still on their way. */
+  #held = 0;
+  readonly #loading = new Map<Request, Piece>();
+  /** Ranges of writes that are under way. */
+  readonly #writes = new Set<SectorRange>();
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param backend What it lies over.
+   * @param options How far to read ahead.
+   * @throws {RangeError} If the sizes do not fit together.
+   */
+  constructor(backend: Backend, options: ReadaheadOptions = {}) {
+    super("readahead", backend);
+    const {
+      windowBytes = 4 << 20,
+      pieceBytes = Math.min(1 << 20, windowBytes / 2),
+      memoryBytes = Math.max(16 << 20, windowBytes),
+    } = options;
+    const { blockSize } = backend.geometry;
+    if (
+      !Number.isSafeInteger(windowBytes) ||
+      !Number.isSafeInteger(memoryBytes) ||
+      !(pieceBytes >= blockSize) || pieceBytes % blockSize !== 0 ||
+      pieceBytes * 2 > windowBytes || windowBytes > memoryBytes
+    ) {
+      throw new RangeError(
+        `Cannot read ahead as pieceBytes must be whole blocks of ${blockSize} bytes, windowBytes at least two pieces, and memoryBytes at least the window: current value is ${pieceBytes}, ${windowBytes}, ${memoryBytes}`,
+      );
+    }
+    this.#pieceSectors = pieceBytes / SECTOR_BYTES;
+    this.#windowSectors = Math.floor(windowBytes / SECTOR_BYTES);
+    this.#maxPieces = Math.floor(memoryBytes / pieceBytes);
+  }
+
+  /** What was read ahead so far. */
+  get readaheadCounters(): Readonly<ReadaheadCounters> {
+    return this.#counters;
+  }
+
+  /** Whether it reads ahead. Switched off, it gives its memory up. */
+  get enabled(): boolean {
+    return this.#enabled;
+  }
+
+  set enabled(enabled: boolean) {
+    this.#enabled = enabled;
+    if (enabled) return;
+    for (const piece of [...this.#pieces]) this.#drop(piece);
+    this.#streams.length = 0;
+    this.#free.length = 0;
+  }
+
+  /**
+   * Carries out requests that have been checked.
+   *
+   * @param batch The requests; the array is valid during the call only.
+   * @param complete Called once for each of them.
+   */
+  protected override carryOut(
+    batch: readonly Request[],
+    complete: Complete,
+  ): void {
+    // Most often all of it is in memory: nothing is made for what goes down.
+    let below: Request[] = NOTHING;
+    let writes: Map<Request, SectorRange> | null = null;
+    for (let i = 0; i < batch.length; i++) {
+      const request = batch[i]!;
+      if (request.type === RequestType.In && this.#enabled) {
+        const stream = request.count < this.#pieceSectors
+          ? this.#follow(request)
+          : null;
+        // Asked for before the reader is told, who may then ask for more.
+        if (stream !== null && stream.hits > 0) {
+          below = this.#readAhead(stream, below);
+        }
+        below = this.#serve(request, complete, below);
+        continue;
+      }
+      if (request.writes) {
+        const { sector, count } = request;
+        const write = { sector, count };
+        this.#invalidate(write);
+        this.#writes.add(write);
+        (writes ??= new Map()).set(request, write);
+      }
+      below = push(below, request);
+    }
+    if (below.length === 0) return;
+    this.#submit(
+      below,
+      writes === null ? complete : (request, error) => {
+        const write = writes.get(request);
+        if (write !== undefined) this.#writes.delete(write);
+        complete(request, error);
+      },
+    );
+  }
+
+  /**
+   * Gives up what the layer holds; everything has been answered.
+   *
+   * @returns When it is done.
+   */
+  protected override async release(): Promise<void> {
+    await super.release();
+    this.enabled = false;
+  }
+
+  #submit(below: readonly Request[], complete: Complete): void {
+    if (below.length === 0) return;
+    this.backend.submit(below, (request, error) => {
+      const piece = this.#loading.get(request);
+      if (piece !== undefined) {
+        this.#loading.delete(request);
+        this.#loaded(piece, error);
+        return;
+      }
+      complete(request, error);
+    });
+  }
+
+  /** Answers a read from memory, now or later, or sends it down. */
+  #serve(
+    request: Request,
+    complete: Complete,
+    below: Request[],
+  ): Request[] {
+    const { sector, count } = request;
+    const end = sector + count;
+    const latest = this.#latest;
+    if (
+      latest !== null && latest.ready && latest.sector <= sector &&
+      end <= latest.end
+    ) {
+      this.#counters.hits++;
+      copy(latest, request, sector, end);
+      complete(request, null);
+      return below;
+    }
+    const found: Piece[] = [];
+    for (let at = sector; at < end;) {
+      const piece = this.#pieces.find((each) =>
+        each.sector <= at && at < each.end
+      );
+      if (piece === undefined) {
+        this.#counters.misses++;
+        return push(below, request);
+      }
+      if (!piece.ready) {
+        piece.waiting.push(() => {
+          this.#submit(this.#serve(request, complete, NOTHING), complete);
+        });
+        return below;
+      }
+      found.push(piece);
+      at = piece.end;
+    }
+    this.#counters.hits++;
+    for (const piece of found) {
+      copy(
+        piece,
+        request,
+        Math.max(sector, piece.sector),
+        Math.min(end, piece.end),
+      );
+    }
+    this.#latest = found.at(-1)!;
+    complete(request, null);
+    return below;
+  }
+
+  /** Finds who reads here, or takes note of someone new. */
+  #follow(request: Request): Stream {
+    const { sector, count } = request;
+    const at = this.#streams[0]?.next === sector
+      ? 0
+      : this.#streams.findIndex(({ next }) => next === sector);
+    let stream = this.#streams[at];
+    if (stream === undefined) {
+      stream = {
+        from: 0,
+        next: 0,
+        hits: -1,
+        ahead: 0,
+        tick: 0,
+        pieceSectors: Math.min(FIRST_BYTES / SECTOR_BYTES, this.#pieceSectors),
+      };
+      if (this.#streams.length === STREAMS) this.#forget(this.#streams.pop()!);
+    } else if (at > 0) this.#streams.splice(at, 1);
+    if (at !== 0) this.#streams.unshift(stream);
+    stream.from = sector;
+    stream.next = sector + count;
+    stream.hits++;
+    stream.tick = ++this.#ticks;
+    return stream;
+  }
+
+  #forget(stream: Stream): void {
+    for (const piece of this.#pieces.filter((each) => each.stream === stream)) {
+      if (piece.waiting.length === 0) this.#drop(piece);
+    }
+  }
+
+  /** Asks for pieces until the window is full. */
+  #readAhead(stream: Stream, below: Request[]): Request[] {
+    const { next } = stream;
+    if (stream.ahead < next) stream.ahead = next;
+    const limit = Math.min(
+      next + this.#windowSectors,
+      this.geometry.sectors,
+    );
+    while (stream.ahead < limit) {
+      const count = Math.min(
+        stream.pieceSectors,
+        this.geometry.sectors - stream.ahead,
+      );
+      // A piece more only where all of it fits into the window.
+      if (stream.ahead + count > limit) return below;
+      if (this.#overlapsWrite(stream.ahead, count)) return below;
+      const memory = this.#memory(stream);
+      if (memory === null) return below;
+      const data = memory.subarray(0, count * SECTOR_BYTES);
+      const piece: Piece = {
+        base: stream.ahead,
+        sector: stream.ahead,
+        end: stream.ahead + count,
+        memory,
+        stream,
+        ready: false,
+        dropped: false,
+        waiting: [],
+      };
+      this.#pieces.push(piece);
+      this.#counters.pieces++;
+      const request = new Request(RequestType.In, piece.sector, count, 0, data);
+      this.#loading.set(request, piece);
+      below = push(below, request);
+      stream.ahead += count;
+      stream.pieceSectors = Math.min(
+        stream.pieceSectors * 2,
+        this.#pieceSectors,
+      );
+    }
+    return below;
+  }
+
+  /** Memory for a piece; `null` if the reader has its share. */
+  #memory(stream: Stream): Uint8Array | null {
+    for (let i = this.#pieces.length - 1; i >= 0; i--) {
+      const piece = this.#pieces[i]!;
+      if (piece.stream === stream && piece.ready && piece.end <= stream.from) {
+        this.#drop(piece);
+      }
+    }
+    if (this.#held >= this.#maxPieces) {
+      // Shares, or readers who take turns would take from each other what is
+      // just about to be of use.
+      const isActive = ({ hits, tick }: Stream) =>
+        hits > 0 && this.#ticks - tick < ACTIVE_READS;
+      const share = this.#maxPieces / this.#streams.filter(isActive).length;
+      const holds = (each: Stream) =>
+        this.#pieces.filter((piece) => piece.stream === each).length;
+      if (holds(stream) + 1 > share) return null;
+      const found = this.#pieces.findLast((piece) =>
+        piece.ready && piece.stream !== stream &&
+        (!isActive(piece.stream) || holds(piece.stream) > share)
+      );
+      if (found === undefined) return null;
+      found.stream.ahead = Math.min(found.stream.ahead, found.base);
+      this.#drop(found);
+    }
+    this.#held++;
+    return this.#free.pop() ??
+      this.backend.allocate(this.#pieceSectors * SECTOR_BYTES);
+  }
+
+  #loaded(piece: Piece, error: DiskError | null): void {
+    if (error !== null) {
+      piece.stream.hits = -1;
+      this.#drop(piece);
+    }
+    piece.ready = true;
+    // Only now, as the kernel wrote into it until now.
+    if (piece.dropped) this.#recycle(piece);
+    for (const start of piece.waiting.splice(0)) start();
+    // Nobody is left who could pass it.
+    if (!this.#streams.includes(piece.stream)) this.#drop(piece);
+  }
+
+  #drop(piece: Piece): void {
+    if (piece.dropped) return;
+    piece.dropped = true;
+    if (this.#latest === piece) this.#latest = null;
+    this.#pieces.splice(this.#pieces.indexOf(piece), 1);
+    if (piece.ready) this.#recycle(piece);
+  }
+
+  #recycle(piece: Piece): void {
+    this.#held--;
+    if (this.#enabled && this.#free.length < this.#maxPieces) {
+      this.#free.push(piece.memory);
+    }
+  }
+
+  /** Cuts off what a write touches: of what is left, the larger part stays. */
+  #invalidate({ sector, count }: SectorRange): void {
+    const end = sector + count;
+    for (let i = this.#pieces.length - 1; i >= 0; i--) {
+      const piece = this.#pieces[i]!;
+      if (piece.sector >= end || sector >= piece.end) continue;
+      if (sector - piece.sector > piece.end - end) piece.end = sector;
+      else piece.sector = end;
+      if (piece.sector >= piece.end) this.#drop(piece);
+    }
+  }
+
+  #overlapsWrite(sector: number, count: number): boolean {
+    for (const write of this.#writes) {
+      if (
+        write.sector < sector + count && sector < write.sector + write.count
+      ) {
+        return true;
+      }
+    }
+    return false;
+  }
+}
+
+/** No requests; never changed. */
+const NOTHING: Request[] = [];
+
+/** Adds a request to some that go down, which are made with the first one. */
+function push(below: Request[], request: Request): Request[] {
+  if (below === NOTHING) return [request];
+  below.push(request);
+  return below;
+}
+
+/** Copies sectors of a piece into a read. */
+function copy(
+  piece: Piece,
+  request: Request,
+  from: number,
+  to: number,
+): void {
+  scatter(
+    request,
+    (from - request.sector) * SECTOR_BYTES,
+    piece.memory.subarray(
+      (from - piece.base) * SECTOR_BYTES,
+      (to - piece.base) * SECTOR_BYTES,
+    ),
+  );
+}
+
+/**
+ * Makes a disk that reads ahead of who reads in sequence.
+ *
+ * @param backend What it lies over; closing the layer closes it.
+ * @param options How far.
+ * @returns The layer.
+ * @throws {RangeError} If the sizes do not fit together.
+ */
+export function readahead(
+  backend: Backend,
+  options?: ReadaheadOptions,
+): Readahead {
+  return new Readahead(backend, options);
+}
