@@ -1,0 +1,300 @@
+/**
+ * Assertions about what is on disks, which show what differs sector by sector.
+ *
+ * @module
+ */
+
+import { isZero } from "../buffer.ts";
+import type { VirtualDisk } from "../disk.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+
+/** How to compare. */
+export interface AssertSectorsOptions {
+  /**
+   * Sectors that are shown at most if they differ.
+   *
+   * @default {4}
+   */
+  maxSectors?: number;
+  /** What to say first. */
+  message?: string;
+}
+
+/** How to compare memory. */
+export interface AssertMemoryOptions extends AssertSectorsOptions {
+  /**
+   * The sector that the memory starts with, for the message.
+   *
+   * @default {0}
+   */
+  sector?: number;
+}
+
+/** Content of disks that is not what it should be. */
+export class DiskAssertionError extends Error {
+  /** The name that test runners know. */
+  override readonly name = "AssertionError";
+  /** The sectors that differ. */
+  readonly sectors: readonly number[];
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param message What differs.
+   * @param sectors The sectors that differ.
+   */
+  constructor(message: string, sectors: readonly number[]) {
+    super(message);
+    this.sectors = sectors;
+  }
+}
+
+/**
+ * Asserts that memory holds the same bytes, and shows the sectors that differ.
+ *
+ * @param actual What is there: whole sectors.
+ * @param expected What should be there.
+ * @param options Where it is from.
+ * @throws {DiskAssertionError} If they differ.
+ *
+ * @example
+ * ```ts
+ * import { assertSectorsEqual } from "@platter/disk/testing";
+ * import { assertThrows } from "@std/assert";
+ *
+ * const expected = new Uint8Array(1024);
+ * const actual = expected.slice();
+ * actual[516] = 7;
+ * assertThrows(
+ *   () => assertSectorsEqual(actual, expected, { sector: 100 }),
+ *   Error,
+ *   "sector 101: 1 byte differs",
+ * );
+ * ```
+ */
+export function assertSectorsEqual(
+  actual: Uint8Array,
+  expected: Uint8Array,
+  options: AssertMemoryOptions = {},
+): void {
+  const difference = new Difference(options);
+  difference.add(options.sector ?? 0, actual, expected);
+  difference.end(
+    actual.length === expected.length
+      ? null
+      : `There are ${actual.length} bytes, and there should be ${expected.length}`,
+  );
+}
+
+/**
+ * Asserts that sectors of a disk hold some bytes.
+ *
+ * @param disk The disk.
+ * @param sector First sector.
+ * @param expected What should be there: whole blocks.
+ * @param options What to show.
+ * @returns When they were read and are right.
+ * @throws {DiskAssertionError} If they are not.
+ *
+ * @example
+ * ```ts
+ * import { VirtualDisk } from "@platter/disk";
+ * import { assertSectors } from "@platter/disk/testing";
+ *
+ * await using disk = VirtualDisk.memory({ sectors: 8 });
+ * await disk.write(2, new Uint8Array(512).fill(7));
+ * await assertSectors(disk, 2, new Uint8Array(512).fill(7));
+ * ```
+ */
+export async function assertSectors(
+  disk: VirtualDisk,
+  sector: number,
+  expected: Uint8Array,
+  options: AssertSectorsOptions = {},
+): Promise<void> {
+  const actual = await disk.read(sector, expected.length / SECTOR_BYTES);
+  assertSectorsEqual(actual, expected, { ...options, sector });
+}
+
+/**
+ * Asserts that sectors of a disk are zeroes.
+ *
+ * @param disk The disk.
+ * @param sector First sector; 0 by default.
+ * @param count Sectors; the rest of the disk by default.
+ * @param options What to show.
+ * @returns When they were read and are zeroes.
+ * @throws {DiskAssertionError} If they are not.
+ */
+export async function assertZeroes(
+  disk: VirtualDisk,
+  sector = 0,
+  count: number = disk.sectors - sector,
+  options: AssertSectorsOptions = {},
+): Promise<void> {
+  const difference = new Difference(options);
+  const zeroes = new Uint8Array(CHUNK_SECTORS * SECTOR_BYTES);
+  for (const extent of disk.extents(sector, count)) {
+    if (extent.hole) continue;
+    for (let at = 0; at < extent.count; at += CHUNK_SECTORS) {
+      const length = Math.min(CHUNK_SECTORS, extent.count - at);
+      const bytes = await disk.read(extent.sector + at, length);
+      if (isZero(bytes)) continue;
+      difference.add(
+        extent.sector + at,
+        bytes,
+        zeroes.subarray(0, bytes.length),
+      );
+    }
+  }
+  difference.end(null);
+}
+
+/**
+ * Asserts that two disks hold the same, and shows the sectors that differ.
+ *
+ * @param actual The disk.
+ * @param expected What it should be like.
+ * @param options What to show.
+ * @returns When they were read and are the same.
+ * @throws {DiskAssertionError} If they differ.
+ *
+ * @example
+ * ```ts
+ * import { VirtualDisk } from "@platter/disk";
+ * import { assertDisksEqual } from "@platter/disk/testing";
+ * import { assertRejects } from "@std/assert";
+ *
+ * await using a = VirtualDisk.memory({ sectors: 4096 });
+ * await using b = VirtualDisk.memory({ sectors: 4096 });
+ * await assertDisksEqual(a, b);
+ * await a.write(4000, new Uint8Array(512).fill(1));
+ * await assertRejects(() => assertDisksEqual(a, b), Error, "sector 4000");
+ * ```
+ */
+export async function assertDisksEqual(
+  actual: VirtualDisk,
+  expected: VirtualDisk,
+  options: AssertSectorsOptions = {},
+): Promise<void> {
+  const difference = new Difference(options);
+  const end = Math.min(actual.sectors, expected.sectors);
+  for (let sector = 0; sector < end; sector += CHUNK_SECTORS) {
+    const count = Math.min(CHUNK_SECTORS, end - sector);
+    if (isHole(actual, sector, count) && isHole(expected, sector, count)) {
+      continue;
+    }
+    const [a, b] = await Promise.all([
+      actual.read(sector, count),
+      expected.read(sector, count),
+    ]);
+    difference.add(sector, a, b);
+  }
+  difference.end(
+    actual.sectors === expected.sectors
+      ? null
+      : `The disk has ${actual.sectors} sectors, and should have ${expected.sectors}`,
+  );
+}
+
+/** Sectors that are read at once: whole blocks of any disk. */
+const CHUNK_SECTORS = 2048;
+
+/** Bytes of a line of a dump. */
+const LINE_BYTES = 16;
+
+function isHole(disk: VirtualDisk, sector: number, count: number): boolean {
+  return disk.extents(sector, count).every(({ hole }) => hole);
+}
+
+/** Gathers what differs. */
+class Difference {
+  readonly #most: number;
+  readonly #message: string | undefined;
+  readonly #sectors: number[] = [];
+  readonly #lines: string[] = [];
+
+  constructor({ maxSectors = 4, message }: AssertSectorsOptions) {
+    this.#most = maxSectors;
+    this.#message = message;
+  }
+
+  add(sector: number, actual: Uint8Array, expected: Uint8Array): void {
+    const length = Math.min(actual.length, expected.length);
+    for (let at = 0; at < length; at += SECTOR_BYTES) {
+      const end = Math.min(at + SECTOR_BYTES, length);
+      const a = actual.subarray(at, end);
+      const b = expected.subarray(at, end);
+      let different = 0;
+      for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) different++;
+      if (different === 0) continue;
+      const place = sector + at / SECTOR_BYTES;
+      this.#sectors.push(place);
+      if (this.#sectors.length > this.#most) continue;
+      const first = a.findIndex((byte, i) => byte !== b[i]);
+      this.#lines.push(
+        `sector ${place}: ${different} ${
+          different === 1 ? "byte differs" : "bytes differ"
+        }, from byte ${first} on`,
+        ...dump(a, b),
+      );
+    }
+  }
+
+  end(lengths: string | null): void {
+    const count = this.#sectors.length;
+    if (count === 0 && lengths === null) return;
+    const lines = this.#message === undefined ? [] : [this.#message];
+    if (lengths !== null) lines.push(lengths);
+    if (count > 0) {
+      lines.push(
+        `${count} ${
+          count === 1 ? "sector differs" : "sectors differ"
+        } (- is there, + should be):`,
+        ...this.#lines,
+      );
+    }
+    if (count > this.#most) {
+      lines.push(
+        `… and ${count - this.#most} more, up to sector ${
+          this.#sectors.at(-1)
+        }`,
+      );
+    }
+    throw new DiskAssertionError(lines.join("\n"), this.#sectors);
+  }
+}
+
+/** The lines of a sector that differ, both ways. */
+function dump(actual: Uint8Array, expected: Uint8Array): string[] {
+  const lines: string[] = [];
+  let skipped = false;
+  for (let at = 0; at < actual.length; at += LINE_BYTES) {
+    const a = actual.subarray(at, at + LINE_BYTES);
+    const b = expected.subarray(at, at + LINE_BYTES);
+    if (a.every((byte, i) => byte === b[i])) {
+      skipped = true;
+      continue;
+    }
+    if (skipped && lines.length > 0) lines.push("  …");
+    skipped = false;
+    if (lines.length >= 24) {
+      lines.push("  …");
+      break;
+    }
+    lines.push(line("-", at, a), line("+", at, b));
+  }
+  return lines;
+}
+
+function line(sign: string, at: number, bytes: Uint8Array): string {
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0"))
+    .join(" ");
+  const text = Array.from(
+    bytes,
+    (byte) => byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : ".",
+  ).join("");
+  return `  ${sign} ${at.toString(16).padStart(3, "0")}  ${
+    hex.padEnd(LINE_BYTES * 3 - 1)
+  }  |${text}|`;
+}

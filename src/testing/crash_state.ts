@@ -1,0 +1,293 @@
+/**
+ * A disk as a power cut left it, without a copy of it: the blocks in question
+ * are looked up, all others come from below. One image is turned from state to
+ * state, and each state is shown as a disk of its own.
+ *
+ * @module
+ */
+
+import {
+  type Abilities,
+  type Backend,
+  type BackendCounters,
+  type Complete,
+  type Extent,
+  type Limits,
+  refusal,
+  refuse,
+} from "../backend.ts";
+import { gather, scatter } from "../buffer.ts";
+import { DiskError } from "../errors.ts";
+import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
+import type { BackendInfo } from "../info.ts";
+import { type Request, RequestType } from "../request.ts";
+import { encodeId } from "../virtio.ts";
+import type { BlockSource } from "./block_source.ts";
+import type { BlockVersion } from "./block_version.ts";
+import { crashInfo } from "./crash_recording.ts";
+import type { CompleteCrashDevice } from "./crash_device.ts";
+
+/** An image that is turned from one state to another, block by block. */
+export class CrashImage implements BlockSource {
+  /** Half of a hash of the content; 0 where nothing differs from below. */
+  high = 0;
+  /** The other half. */
+  low = 0;
+  readonly #source: BlockSource;
+  readonly #initial: ReadonlyMap<number, BlockVersion>;
+  readonly #content = new Map<number, BlockVersion>();
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param source What is below.
+   * @param initial Those blocks of it that will change.
+   */
+  constructor(
+    source: BlockSource,
+    initial: ReadonlyMap<number, BlockVersion>,
+  ) {
+    this.#source = source;
+    this.#initial = initial;
+    for (const [block, version] of initial) this.#content.set(block, version);
+  }
+
+  /** Blocks that may be anything but zeroes; `null` for all of them. */
+  get stored(): Iterable<number> | null {
+    const below = this.#source.stored;
+    return below === null ? null : [...below, ...this.#content.keys()];
+  }
+
+  /**
+   * What a block is now.
+   *
+   * @param block Its number, one of those that will change.
+   * @returns Its version.
+   */
+  version(block: number): BlockVersion {
+    return this.#content.get(block)!;
+  }
+
+  /**
+   * Changes a block.
+   *
+   * @param version What it becomes.
+   */
+  set(version: BlockVersion): void {
+    const old = this.#content.get(version.block)!;
+    this.high ^= old.high ^ version.high;
+    this.low ^= old.low ^ version.low;
+    this.#content.set(version.block, version);
+  }
+
+  /** A block, if it is at hand. */
+  peek(block: number): Uint8Array | undefined {
+    return this.#content.get(block)?.bytes ?? this.#source.peek(block);
+  }
+
+  /** Any block. */
+  async fetch(block: number): Promise<Uint8Array> {
+    return this.peek(block) ?? await this.#source.fetch(block);
+  }
+
+  /**
+   * The image as it is now, whatever becomes of this one.
+   *
+   * @returns An image that nobody turns any further.
+   */
+  freeze(): CrashImage {
+    // One below may be turned as well.
+    const source = this.#source instanceof CrashImage
+      ? this.#source.freeze()
+      : this.#source;
+    const copy = new CrashImage(source, this.#initial);
+    for (const version of this.#content.values()) copy.set(version);
+    return copy;
+  }
+}
+
+const ABILITIES: Abilities = {
+  readOnly: false,
+  flush: "native",
+  fua: "native",
+  discard: "native",
+  writeZeroes: "native",
+  secureErase: "native",
+};
+// Joining requests costs more than it saves where a request is a copy.
+const LIMITS: Limits = { maxSegments: 1, maxBytes: 1 << 30 };
+const COUNTERS: Readonly<BackendCounters> = {
+  systemCalls: 0,
+  bounced: 0,
+  readModifyWrites: 0,
+};
+const INFO: BackendInfo = crashInfo("crash state");
+
+/** One state as a backend. What is written to it goes with it. */
+export class CrashStateBackend implements Backend {
+  /** The disk's shape. */
+  readonly geometry: Geometry;
+  /** What it can do: everything. */
+  readonly abilities: Abilities = ABILITIES;
+  /** Requests stay as they are. */
+  readonly limits: Limits = LIMITS;
+  /** What it is. */
+  readonly info: BackendInfo = INFO;
+  /** What it counted: nothing. */
+  readonly counters: Readonly<BackendCounters> = COUNTERS;
+  readonly #image: CrashImage;
+  readonly #blockSectors: number;
+  readonly #blockSize: number;
+  #written: Map<number, Uint8Array> | null = null;
+  #fetching: Promise<void> | null = null;
+  #closed = false;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param image The state. It must not be turned before this is closed.
+   * @param device The device.
+   * @param geometry Its shape, if it is at hand.
+   */
+  constructor(
+    image: CrashImage,
+    device: CompleteCrashDevice,
+    geometry: Geometry = crashGeometry(device),
+  ) {
+    this.#image = image;
+    this.geometry = geometry;
+    this.#blockSize = device.blockSize;
+    this.#blockSectors = device.blockSectors;
+  }
+
+  /** Carries out a batch; before it returns unless a block must be fetched. */
+  submit(batch: readonly Request[], complete: Complete): void {
+    for (let i = 0; i < batch.length; i++) {
+      const request = batch[i]!;
+      if (this.#closed) {
+        complete(request, refusal("closed", request, "the disk is closed"));
+        continue;
+      }
+      const refused = refuse(request, this.geometry, ABILITIES);
+      if (refused !== null) complete(request, refused);
+      else if (this.#fetching !== null || !this.#carryOut(request)) {
+        this.#later(request, complete);
+      } else complete(request, null);
+    }
+  }
+
+  /** Where data may be: what was written, and all that is below if it is. */
+  extents(sector: number, count: number): Extent[] {
+    const { stored } = this.#image;
+    if (stored === null) return [{ sector, count, hole: false }];
+    const end = sector + count;
+    const starts = [...new Set([...stored, ...this.#written?.keys() ?? []])]
+      .map((block) => block * this.#blockSectors)
+      .filter((start) => start + this.#blockSectors > sector && start < end)
+      .sort((a, b) => a - b);
+    const extents: Extent[] = [];
+    let at = sector;
+    const add = (to: number, hole: boolean) => {
+      if (to > at) extents.push({ sector: at, count: to - at, hole });
+      at = Math.max(at, to);
+    };
+    for (const start of starts) {
+      add(start, true);
+      add(Math.min(start + this.#blockSectors, end), false);
+    }
+    add(end, true);
+    return extents;
+  }
+
+  /** Any memory does. */
+  allocate(byteLength: number): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(byteLength);
+  }
+
+  /** Gives up what was written. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#fetching !== null) await this.#fetching;
+    this.#written = null;
+  }
+
+  /** Carries out a request, unless a block is not at hand. */
+  #carryOut(
+    request: Request,
+    fetched?: ReadonlyMap<number, Uint8Array>,
+  ): boolean {
+    const first = request.sector / this.#blockSectors;
+    const count = request.count / this.#blockSectors;
+    switch (request.type) {
+      case RequestType.In:
+        for (let i = 0; i < count; i++) {
+          const bytes = this.#written?.get(first + i) ??
+            this.#image.peek(first + i) ?? fetched?.get(first + i);
+          if (bytes === undefined) return false;
+          scatter(request, i * this.#blockSize, bytes);
+        }
+        return true;
+      case RequestType.Out: {
+        const data = new Uint8Array(request.count * SECTOR_BYTES);
+        gather(request, 0, data);
+        const written = this.#written ??= new Map();
+        for (let i = 0; i < count; i++) {
+          const at = i * this.#blockSize;
+          written.set(first + i, data.subarray(at, at + this.#blockSize));
+        }
+        return true;
+      }
+      case RequestType.Discard:
+      case RequestType.WriteZeroes:
+      case RequestType.SecureErase: {
+        const zeroes = new Uint8Array(this.#blockSize);
+        const written = this.#written ??= new Map();
+        for (let i = 0; i < count; i++) written.set(first + i, zeroes);
+        return true;
+      }
+      case RequestType.GetId:
+        request.data!.set(encodeId("crash"));
+        return true;
+      default:
+        return true;
+    }
+  }
+
+  /** Carries out a request when its blocks have been fetched, in turn. */
+  #later(request: Request, complete: Complete): void {
+    const turn = (this.#fetching ?? Promise.resolve()).then(async () => {
+      let failure: DiskError | null = null;
+      try {
+        const fetched = new Map<number, Uint8Array>();
+        const first = request.sector / this.#blockSectors;
+        const count = request.type === RequestType.In
+          ? request.count / this.#blockSectors
+          : 0;
+        for (let block = first; block < first + count; block++) {
+          if (this.#image.peek(block) !== undefined) continue;
+          fetched.set(block, await this.#image.fetch(block));
+        }
+        this.#carryOut(request, fetched);
+      } catch (cause) {
+        failure = cause instanceof DiskError ? cause : new DiskError(
+          "io",
+          `Cannot read the disk below as it fails: ${cause}`,
+          { cause },
+        );
+      }
+      if (this.#fetching === turn) this.#fetching = null;
+      complete(request, failure);
+    });
+    this.#fetching = turn;
+  }
+}
+
+/**
+ * The shape of a device's disks.
+ *
+ * @param device The device.
+ * @returns The shape.
+ */
+export function crashGeometry(device: CompleteCrashDevice): Geometry {
+  return makeGeometry(device.sectors, device.blockSize);
+}

@@ -1,0 +1,736 @@
+/**
+ * Crash exploration: runs a workload once, and shows every image that a power
+ * cut may have left to a recovery.
+ *
+ * Recording: the workload runs on a disk that writes down each write, flush and
+ * acknowledgement. From this and the device's promises follow, for every crash
+ * point, the contents that each block may be found with. All combinations are
+ * visited where they are few; elsewhere first the ones in which mistakes are
+ * usually found, then random ones. Equal images with the same acknowledged
+ * values are visited once.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend.ts";
+import { VirtualDisk } from "../disk.ts";
+import type { Geometry } from "../geometry.ts";
+import { RequestType } from "../request.ts";
+import { Random } from "../random.ts";
+import { BackendSource, type BlockSource, ZeroSource } from "./block_source.ts";
+import { scramble } from "./block_version.ts";
+import {
+  type CompleteCrashDevice,
+  completeCrashDevice,
+  type CrashDevice,
+} from "./crash_device.ts";
+import { CrashFailure, type CrashReport } from "./crash_failure.ts";
+import { type CrashLevel, CrashPosition, positionAt } from "./crash_level.ts";
+import {
+  allStates,
+  type Choice,
+  divideStates,
+  randomStates,
+  systematicStates,
+} from "./crash_plan.ts";
+import { CrashRecording } from "./crash_recording.ts";
+import { shrinkCrash } from "./crash_shrink.ts";
+import { crashGeometry, CrashImage, CrashStateBackend } from "./crash_state.ts";
+import { type StoryCrash, tellStory } from "./crash_story.ts";
+import { CrashTimeline } from "./crash_timeline.ts";
+import { type CrashStep, decodeToken, encodeToken } from "./crash_token.ts";
+import { Visited } from "./visited.ts";
+
+/** What a workload can do beside using its disk. */
+export interface CrashSession {
+  /**
+   * Opens the device again, as a program does after an error: another disk over
+   * the same device, without a crash in between. The one before is closed.
+   *
+   * @returns The disk.
+   */
+  reopen(): Promise<VirtualDisk>;
+}
+
+/** How far an exploration is. */
+export interface CrashProgress {
+  /** States whose recovery was checked. */
+  readonly states: number;
+  /** States that there are, or that are to be visited at most. */
+  readonly total: number;
+  /** Milliseconds since the start. */
+  readonly elapsedMs: number;
+}
+
+/**
+ * What to explore.
+ *
+ * @typeParam Value What the workload acknowledges.
+ */
+export interface CrashOptions<Value = unknown> {
+  /** The device, and what it promises. */
+  device: CrashDevice;
+  /**
+   * What is on the device before: any backend, which is only read, and stays
+   * open. Zeroes if not given.
+   */
+  base?: Backend;
+  /**
+   * Prepares the disk: all that it writes is durable before the workload
+   * starts, and no crash happens meanwhile.
+   *
+   * @param disk The disk.
+   */
+  prepare?: (disk: VirtualDisk) => Promise<void> | void;
+  /**
+   * What is interrupted. It runs once. It should depend on nothing but its disk
+   * and its own code: times and random numbers make tokens worthless.
+   *
+   * @param disk The disk.
+   * @param acknowledge Call it with whatever has just been promised to the
+   * outside: from then on it must survive. The value must not be changed later.
+   * @param session The device, to be opened again.
+   */
+  workload: (
+    disk: VirtualDisk,
+    acknowledge: (value: Value) => void,
+    session: CrashSession,
+  ) => Promise<void> | void;
+  /**
+   * Recovers, and throws if anything acknowledged is missing or anything is
+   * inconsistent. It may write; each state is its own.
+   *
+   * @param disk The disk as the power cut left it.
+   * @param acknowledged What was acknowledged before, in order.
+   */
+  recover: (
+    disk: VirtualDisk,
+    acknowledged: readonly Value[],
+  ) => Promise<void> | void;
+  /**
+   * Layers between the workload's disk and the device, to meet faults as well
+   * as crashes: it gets the device and returns a backend over it.
+   *
+   * @param device The device.
+   * @returns The layers.
+   */
+  layers?: (device: Backend) => Backend;
+  /**
+   * What random states are drawn from: a safe integer ≥ 0. The same seed visits
+   * the same states.
+   *
+   * @default {0}
+   */
+  seed?: number;
+  /**
+   * States to visit at most. If there are no more than that, all are visited.
+   *
+   * @default {20000}
+   */
+  maxStates?: number;
+  /**
+   * Whether the power may fail again while recovering, and how often in a row:
+   * `true` is once.
+   *
+   * @default {false}
+   */
+  crashDuringRecovery?: boolean | number;
+  /**
+   * States to visit at most of each interrupted recovery.
+   *
+   * @default {48}
+   */
+  maxStatesPerRecovery?: number;
+  /** The token of a failure: only that state is visited. */
+  only?: string;
+  /** Where to keep the image of a failure. */
+  saveImage?: string | URL;
+  /**
+   * Whether to say how far it is: `true` does on a terminal if it takes longer,
+   * a function is called now and then.
+   *
+   * @default {true}
+   */
+  progress?: boolean | ((progress: CrashProgress) => void);
+  /** Gives up the exploration. */
+  signal?: AbortSignal;
+}
+
+/**
+ * Requests that a recovery's disk takes at once: a disk is made for each state,
+ * and eight numbers are the most that V8 keeps beside a typed array itself.
+ */
+const QUEUE_SIZE = 8;
+
+/** Random states in a row that bring nothing new, after which there are none. */
+const MOST_REPEATED = 256;
+
+/** Milliseconds until the event loop gets a turn. */
+const TURN_MS = 50;
+
+/**
+ * Runs a workload, and checks its recovery from every image that a power cut
+ * may have left, or from as many of them as are asked for.
+ *
+ * @param options The workload, the recovery, and the device.
+ * @returns What was explored; nothing failed.
+ * @throws {CrashFailure} If the recovery fails for a state. Its message is the
+ * story of the simplest such state that was found.
+ * @throws {RangeError} If the device or a number is out of its range.
+ *
+ * @example A record that is durable before it is acknowledged
+ * ```ts
+ * import { exploreCrashes } from "@platter/disk/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const report = await exploreCrashes<number>({
+ *   device: { sectors: 16 },
+ *   async workload(disk, acknowledge) {
+ *     for (let i = 1; i <= 3; i++) {
+ *       await disk.write(i, new Uint8Array(512).fill(i));
+ *       await disk.flush();
+ *       acknowledge(i);
+ *     }
+ *   },
+ *   async recover(disk, acknowledged) {
+ *     for (const i of acknowledged) {
+ *       assertEquals((await disk.read(i, 1))[0], i);
+ *     }
+ *   },
+ * });
+ * assertEquals(report.exhaustive, true);
+ * ```
+ */
+export async function exploreCrashes<Value = unknown>(
+  options: CrashOptions<Value>,
+): Promise<CrashReport> {
+  const explorer = new Explorer(options as CrashOptions);
+  return await explorer.run();
+}
+
+/**
+ * Visits one state again: the one that a failure printed the token of.
+ *
+ * @param token The token.
+ * @param options The same workload, recovery and device.
+ * @returns Nothing, if the recovery does not fail any more.
+ * @throws {CrashFailure} If it still fails.
+ * @throws {RangeError} If the workload does not write what it wrote when the
+ * token was printed.
+ * @throws {SyntaxError} If the token is none.
+ *
+ * @example
+ * ```ts
+ * import { CrashFailure, exploreCrashes, replayCrash } from "@platter/disk/testing";
+ * import { assertRejects } from "@std/assert";
+ *
+ * const options = {
+ *   device: { sectors: 8 },
+ *   async workload(disk: import("@platter/disk").VirtualDisk) {
+ *     await disk.write(0, new Uint8Array(1024).fill(1));
+ *   },
+ *   async recover(disk: import("@platter/disk").VirtualDisk) {
+ *     const [a, b] = [await disk.read(0, 1), await disk.read(1, 1)];
+ *     if (a[0] !== b[0]) throw new Error("Torn");
+ *   },
+ * };
+ * const { token } = await assertRejects(
+ *   () => exploreCrashes(options),
+ *   CrashFailure,
+ * );
+ * await assertRejects(() => replayCrash(token, options), CrashFailure, "Torn");
+ * ```
+ */
+export async function replayCrash<Value = unknown>(
+  token: string,
+  options: CrashOptions<Value>,
+): Promise<void> {
+  await exploreCrashes({ ...options, only: token });
+}
+
+/** What failed, and after which crashes. */
+interface Failure {
+  readonly error: unknown;
+  readonly steps: readonly CrashStep[];
+}
+
+/** How to visit the states of a recording. */
+interface Visit {
+  readonly maxStates: number;
+  /** How often the power may fail in the recoveries. */
+  readonly depth: number;
+  readonly visited: Visited;
+  readonly random: Random;
+  /** What its states are counted as. */
+  readonly counted: "states" | "recovery states" | "nothing";
+}
+
+class Explorer {
+  readonly #options: CrashOptions;
+  readonly #device: CompleteCrashDevice;
+  /** The device as recoveries see it: their flushes do not fail. */
+  readonly #recoveryDevice: CompleteCrashDevice;
+  readonly #geometry: Geometry;
+  readonly #source: BlockSource;
+  readonly #seed: number;
+  readonly #depth: number;
+  readonly #maxStates: number;
+  readonly #maxStatesPerRecovery: number;
+  readonly #progress: Progress;
+  readonly #start = performance.now();
+  #states = 0;
+  #recoveryStates = 0;
+  #repeated = 0;
+  #points = 0;
+  #exhaustive = true;
+  #turned = performance.now();
+
+  constructor(options: CrashOptions) {
+    const { base, seed = 0, crashDuringRecovery = false } = options;
+    this.#options = options;
+    this.#device = completeCrashDevice(options.device, base?.geometry);
+    this.#recoveryDevice = { ...this.#device, failFlushes: new Set() };
+    this.#geometry = crashGeometry(this.#device);
+    this.#source = base === undefined
+      ? new ZeroSource(this.#device.blockSize)
+      : new BackendSource(base, this.#device.blockSize);
+    this.#seed = new Random(seed).seed;
+    this.#depth = Number(crashDuringRecovery);
+    this.#maxStates = options.maxStates ?? 20_000;
+    this.#maxStatesPerRecovery = options.maxStatesPerRecovery ?? 48;
+    for (
+      const [name, value, least] of [
+        ["maxStates", this.#maxStates, 1],
+        ["maxStatesPerRecovery", this.#maxStatesPerRecovery, 1],
+        ["crashDuringRecovery", this.#depth, 0],
+      ] as const
+    ) {
+      if (!Number.isSafeInteger(value) || value < least) {
+        throw new RangeError(
+          `Cannot explore crashes as ${name} must be a safe integer from ${least}: current value is ${value}`,
+        );
+      }
+    }
+    this.#progress = new Progress(options.progress ?? true);
+  }
+
+  async run(): Promise<CrashReport> {
+    this.#options.signal?.throwIfAborted();
+    const level: CrashLevel = {
+      recording: await this.#record(),
+      source: this.#source,
+      hash: [0, 0],
+      acknowledged: null,
+    };
+    const { only } = this.#options;
+    if (only !== undefined) return await this.#replay(level, only);
+    let failure: Failure | null;
+    try {
+      failure = await this.#explore(level, {
+        maxStates: this.#maxStates,
+        depth: this.#depth,
+        visited: new Visited(),
+        random: new Random(this.#seed),
+        counted: "states",
+      });
+    } finally {
+      this.#progress.end();
+    }
+    if (failure !== null) this.#exhaustive = false;
+    const report = this.#report(
+      level.recording,
+      failure !== null
+        ? "until one failed"
+        : this.#exhaustive
+        ? "all that there are"
+        : "a part of all that there are",
+    );
+    if (failure === null) return report;
+    const steps = await this.#shrink(level, failure, this.#depth);
+    throw await this.#tell(level, steps, report);
+  }
+
+  /** Runs the workload. */
+  async #record(): Promise<CrashRecording> {
+    const { prepare, workload, layers } = this.#options;
+    const recording = new CrashRecording(this.#device, this.#source, {
+      origins: true,
+      turns: true,
+    });
+    if (prepare !== undefined) {
+      await using disk = VirtualDisk.over(recording.open());
+      await prepare(disk);
+      await disk.flush();
+    }
+    recording.forget();
+    const device = recording.open();
+    const stack = layers?.(device) ?? device;
+    const open = () =>
+      VirtualDisk.over(keptOpen(stack), { onSubmit: recording.onSubmit });
+    let disk = open();
+    const session: CrashSession = {
+      async reopen() {
+        await disk.close();
+        return disk = open();
+      },
+    };
+    try {
+      await workload(disk, (value) => recording.acknowledge(value), session);
+    } finally {
+      await disk.close();
+      await stack.close();
+      await device.close();
+      recording.end();
+    }
+    return recording;
+  }
+
+  /** Visits the states of a recording; stops at the first one that fails. */
+  async #explore(level: CrashLevel, visit: Visit): Promise<Failure | null> {
+    const sizes: number[] = [];
+    const complete: boolean[] = [];
+    const timeline = new CrashTimeline(
+      level.recording,
+      new CrashImage(level.source, level.recording.initial),
+    );
+    while (timeline.nextTelling()) {
+      const measure = timeline.measure();
+      sizes.push(measure.size);
+      complete.push(measure.complete);
+    }
+    let left = visit.maxStates;
+    let shares = divideStates(sizes, left);
+    const all = sizes.map((size, i) => size <= shares[i]!);
+    if (visit.counted === "states") {
+      this.#points = sizes.length;
+      let total = 0;
+      for (const size of sizes) total += size;
+      this.#progress.total = Math.min(total, visit.maxStates);
+    }
+    if (!all.every(Boolean) || !complete.every(Boolean)) {
+      this.#exhaustive = false;
+    }
+    for (let pass = 0; left > 0; pass++) {
+      const before = left;
+      const position = new CrashPosition(level);
+      for (let i = 0; position.next(); i++) {
+        const { space } = position;
+        const plans = all[i]
+          ? pass === 0 ? [allStates(space)] : []
+          : pass === 0
+          ? [systematicStates(space), randomStates(space, visit.random)]
+          : [randomStates(space, visit.random)];
+        let share = shares[i]!;
+        for (const plan of plans) {
+          let repeated = 0;
+          if (share === 0) break;
+          for (const choice of plan) {
+            const found = await this.#visit(position, choice, visit);
+            if (found === false) {
+              if (!all[i] && ++repeated >= MOST_REPEATED) break;
+              continue;
+            }
+            if (found !== true) return found;
+            repeated = 0;
+            left--;
+            if (--share === 0) break;
+          }
+        }
+      }
+      const open = all.flatMap((every, i) => every ? [] : [i]);
+      if (open.length === 0 || left === before && pass > 0) break;
+      shares = shares.fill(0);
+      const more = divideStates(open.map((i) => sizes[i]!), left);
+      for (const [k, i] of open.entries()) shares[i] = more[k]!;
+    }
+    return null;
+  }
+
+  /**
+   * Visits a state.
+   *
+   * @returns Whether it is a new one, or how it fails.
+   */
+  async #visit(
+    position: CrashPosition,
+    choice: Choice,
+    visit: Visit,
+  ): Promise<boolean | Failure> {
+    position.turn(choice);
+    const { image, acknowledged } = position;
+    const high = image.high ^ scramble(acknowledged.length, visit.depth);
+    if (!visit.visited.add(high, image.low)) {
+      if (visit.counted !== "nothing") this.#repeated++;
+      return false;
+    }
+    if (visit.counted !== "nothing") {
+      if (visit.counted === "states") this.#states++;
+      else this.#recoveryStates++;
+      const now = performance.now();
+      if (now - this.#turned >= TURN_MS) await this.#takeTurn();
+    }
+    const failure = await this.#check(image, acknowledged, visit);
+    if (failure === null) return true;
+    return { ...failure, steps: [position.step, ...failure.steps] };
+  }
+
+  /** Lets others have the event loop, says how far it is, looks for an end. */
+  async #takeTurn(): Promise<void> {
+    this.#progress.update(this.#states);
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    this.#options.signal?.throwIfAborted();
+    this.#turned = performance.now();
+  }
+
+  /** Recovers from a state, and from crashes meanwhile. */
+  async #check(
+    image: CrashImage,
+    acknowledged: readonly unknown[],
+    visit: Visit,
+  ): Promise<Failure | null> {
+    if (visit.depth === 0) {
+      const backend = new CrashStateBackend(
+        image,
+        this.#recoveryDevice,
+        this.#geometry,
+      );
+      return await this.#recover(
+        VirtualDisk.over(backend, { queueSize: QUEUE_SIZE }),
+        acknowledged,
+      );
+    }
+    const { level, failure } = await this.#recordRecovery(
+      image,
+      acknowledged,
+      false,
+    );
+    if (failure !== null || !level.recording.wrote) return failure;
+    return await this.#explore(level, {
+      ...visit,
+      maxStates: this.#maxStatesPerRecovery,
+      depth: visit.depth - 1,
+      random: new Random(
+        (image.high >>> 0) * 2 ** 21 + (image.low >>> 11),
+      ),
+      counted: visit.counted === "nothing" ? "nothing" : "recovery states",
+    });
+  }
+
+  async #recordRecovery(
+    image: CrashImage,
+    acknowledged: readonly unknown[],
+    origins: boolean,
+  ): Promise<{ level: CrashLevel; failure: Failure | null }> {
+    const recording = new CrashRecording(this.#recoveryDevice, image, {
+      origins,
+      turns: false,
+    });
+    const failure = await this.#recover(
+      VirtualDisk.over(recording.open(), {
+        onSubmit: recording.onSubmit,
+      }),
+      acknowledged,
+    );
+    recording.end();
+    const hash = [image.high, image.low] as const;
+    return { level: { recording, source: image, hash, acknowledged }, failure };
+  }
+
+  async #recover(
+    disk: VirtualDisk,
+    acknowledged: readonly unknown[],
+  ): Promise<Failure | null> {
+    let failure: Failure | null = null;
+    try {
+      await this.#options.recover(disk, acknowledged);
+    } catch (error) {
+      failure = { error, steps: [] };
+    }
+    await disk.close();
+    return failure;
+  }
+
+  /** Makes the crashes simple, from the first to the last. */
+  async #shrink(
+    level: CrashLevel,
+    failure: Failure,
+    depth: number,
+  ): Promise<CrashStep[]> {
+    const { step, failure: found } = await shrinkCrash<Failure>(
+      level,
+      failure.steps[0]!,
+      { ...failure, steps: failure.steps.slice(1) },
+      (position) =>
+        this.#check(position.image, position.acknowledged, {
+          maxStates: 1,
+          depth,
+          visited: new Visited(),
+          random: new Random(0),
+          counted: "nothing",
+        }),
+    );
+    if (found.steps.length === 0) return [step];
+    const position = positionAt(level, step);
+    const inner = await this.#recordRecovery(
+      position.image,
+      position.acknowledged,
+      false,
+    );
+    return [step, ...await this.#shrink(inner.level, found, depth - 1)];
+  }
+
+  /** Visits a state once more and makes an error of it. */
+  async #tell(
+    level: CrashLevel,
+    steps: readonly CrashStep[],
+    report: CrashReport | null,
+  ): Promise<Error> {
+    const { fingerprint, crashes, position, failure } = await this.#walk(
+      level,
+      steps,
+    );
+    if (failure === null) {
+      return new Error(
+        "Cannot tell how the recovery fails as it did once, and did not when it was tried again: it depends on more than its disk",
+      );
+    }
+    const { acknowledged } = position;
+    const error = new CrashFailure({
+      token: encodeToken({ fingerprint, steps }),
+      story: tellStory({ crashes, acknowledged, error: failure.error }),
+      report,
+      acknowledged,
+      cause: failure.error,
+      image: position.image.freeze(),
+      device: this.#device,
+    });
+    const { saveImage } = this.#options;
+    if (saveImage !== undefined) await error.saveImage(saveImage);
+    return error;
+  }
+
+  /** Goes through crashes again, one after the other. */
+  async #walk(level: CrashLevel, steps: readonly CrashStep[]): Promise<{
+    fingerprint: string;
+    crashes: StoryCrash[];
+    position: CrashPosition;
+    failure: Failure | null;
+  }> {
+    const fingerprint = level.recording.fingerprint();
+    const crashes: StoryCrash[] = [];
+    for (const [i, step] of steps.entries()) {
+      const position = positionAt(level, step);
+      crashes.push({ level, step, space: position.space });
+      const next = await this.#recordRecovery(
+        position.image,
+        position.acknowledged,
+        true,
+      );
+      if (i === steps.length - 1) {
+        return { fingerprint, crashes, position, failure: next.failure };
+      }
+      level = next.level;
+    }
+    throw new RangeError("Cannot replay a crash as its token has none");
+  }
+
+  async #replay(level: CrashLevel, token: string): Promise<CrashReport> {
+    const { fingerprint, steps } = decodeToken(token);
+    if (fingerprint !== level.recording.fingerprint()) {
+      throw new RangeError(
+        "Cannot replay the crash as the workload does not write what it wrote when the token was printed: explore anew",
+      );
+    }
+    const { failure } = await this.#walk(level, steps);
+    if (failure !== null) throw await this.#tell(level, steps, null);
+    this.#states = 1;
+    this.#exhaustive = false;
+    return this.#report(level.recording, "replayed");
+  }
+
+  #report(recording: CrashRecording, extent: string): CrashReport {
+    const writes =
+      recording.requests.filter(({ type }) => type !== RequestType.Flush)
+        .length;
+    const flushes = recording.requests.length - writes;
+    const durationMs = performance.now() - this.#start;
+    const count = (value: number, name: string) =>
+      `${value.toLocaleString("en-US")} ${name}${value === 1 ? "" : "s"}`;
+    const recoveries = this.#recoveryStates === 0
+      ? ""
+      : ` and ${
+        count(this.#recoveryStates, "state")
+      } of interrupted recoveries`;
+    const summary = `${count(this.#states, "crash state")}${recoveries} of ${
+      count(writes, "write")
+    } and ${
+      count(flushes, "flush").replace(/flushs$/, "flushes")
+    }: ${extent}, seed ${this.#seed}`;
+    return {
+      states: this.#states,
+      exhaustive: this.#exhaustive,
+      seed: this.#seed,
+      points: this.#points,
+      writes,
+      flushes,
+      acknowledged: recording.acknowledged.length,
+      recoveryStates: this.#recoveryStates,
+      repeated: this.#repeated,
+      durationMs,
+      summary,
+    };
+  }
+}
+
+/** A backend that others close. */
+function keptOpen(backend: Backend): Backend {
+  const { geometry, abilities, limits, info, counters } = backend;
+  return {
+    geometry,
+    abilities,
+    limits,
+    info,
+    counters,
+    submit: (batch, complete) => backend.submit(batch, complete),
+    cancel: (request) => backend.cancel?.(request),
+    allocate: (byteLength) => backend.allocate(byteLength),
+    close: () => Promise.resolve(),
+  };
+}
+
+/** Milliseconds before a line is shown at all. */
+const PATIENCE_MS = 1000;
+
+/** Tells how far an exploration is. */
+class Progress {
+  total = 0;
+  readonly #tell: ((progress: CrashProgress) => void) | null;
+  readonly #terminal: boolean;
+  readonly #start = performance.now();
+  #shown = false;
+
+  constructor(progress: boolean | ((progress: CrashProgress) => void)) {
+    this.#tell = typeof progress === "function" ? progress : null;
+    this.#terminal = progress === true && Deno.stderr.isTerminal();
+  }
+
+  update(states: number): void {
+    const elapsedMs = performance.now() - this.#start;
+    this.#tell?.({ states, total: this.total, elapsedMs });
+    if (!this.#terminal || elapsedMs < PATIENCE_MS) return;
+    this.#shown = true;
+    const percent = Math.floor(states / Math.max(1, this.total) * 100);
+    const rate = Math.round(states / elapsedMs * 1000);
+    this.#write(
+      `\r\x1b[2KCrash states: ${states} of ${this.total} (${percent} %), ${rate}/s`,
+    );
+  }
+
+  end(): void {
+    if (this.#shown) this.#write("\r\x1b[2K");
+  }
+
+  #write(text: string): void {
+    Deno.stderr.writeSync(new TextEncoder().encode(text));
+  }
+}

@@ -1,0 +1,36 @@
+/**
+ * Testing whatever writes to disks: power cuts explored, faults and other layers,
+ * assertions about what is on disks, and disks that clean up after themselves.
+ *
+ * {@linkcode exploreCrashes} is where to start.
+ *
+ * @example Is what was acknowledged still there after a power cut?
+ * ```ts
+ * import { exploreCrashes } from "@platter/disk/testing";
+ *
+ * await exploreCrashes<string>({
+ *   device: { sectors: 64 },
+ *   async workload(disk, acknowledge) {
+ *     await disk.write(8, new TextEncoder().encode("paid".padEnd(512)));
+ *     await disk.flush();
+ *     acknowledge("paid");
+ *   },
+ *   async recover(disk, acknowledged) {
+ *     const text = new TextDecoder().decode(await disk.read(8, 1)).trim();
+ *     if (acknowledged.includes("paid") && text !== "paid") {
+ *       throw new Error("The payment is gone");
+ *     }
+ *   },
+ * });
+ * ```
+ *
+ * @module
+ */
+
+export * from "../layers/mod.ts";
+export * from "../random.ts";
+export * from "./assert_sectors.ts";
+export type { CrashDevice } from "./crash_device.ts";
+export { CrashFailure, type CrashReport } from "./crash_failure.ts";
+export * from "./explore_crashes.ts";
+export * from "./test_images.ts";

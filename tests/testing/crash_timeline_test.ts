@@ -1,0 +1,83 @@
+/**
+ * What a flush covers when requests are under way beside it, which no queue
+ * does: these go to the device itself.
+ *
+ * @module
+ */
+
+import {
+  flushRequest,
+  type Request,
+  writeFuaRequest,
+  writeRequest,
+} from "@platter/disk";
+import { assertEquals } from "@std/assert";
+import { ZeroSource } from "../../src/testing/block_source.ts";
+import {
+  completeCrashDevice,
+  type CrashDevice,
+} from "../../src/testing/crash_device.ts";
+import { CrashRecording } from "../../src/testing/crash_recording.ts";
+import { CrashImage } from "../../src/testing/crash_state.ts";
+import { CrashTimeline } from "../../src/testing/crash_timeline.ts";
+
+/** Submits batches, each when the one before is answered. */
+async function sizesAfter(
+  batches: Request[][],
+  device: CrashDevice = {},
+): Promise<number[]> {
+  const source = new ZeroSource(512);
+  const recording = new CrashRecording(
+    completeCrashDevice({ sectors: 64, ...device }),
+    source,
+    { origins: false, turns: true },
+  );
+  const backend = recording.open();
+  for (const batch of batches) {
+    let left = batch.length;
+    await new Promise<void>((resolve) =>
+      backend.submit(batch, () => --left === 0 && resolve())
+    );
+  }
+  await backend.close();
+  const sizes: number[] = [];
+  for (let point = 0; point <= recording.events.length; point++) {
+    const image = new CrashImage(source, recording.initial);
+    const timeline = new CrashTimeline(recording, image);
+    timeline.advance(point);
+    sizes.push(timeline.space().size);
+  }
+  return sizes;
+}
+
+const write = (sector: number) => writeRequest(sector, bytes());
+const writeFua = (sector: number) => writeFuaRequest(sector, bytes());
+
+function bytes(): Uint8Array {
+  return new Uint8Array(512).fill(1);
+}
+
+Deno.test("a flush does not cover what completes while it is under way", async () => {
+  assertEquals(
+    await sizesAfter([[write(0)], [write(1), flushRequest(), write(2)]]),
+    // 0 is written; 1, the flush and 2 are under way; 1 completes; the flush
+    // does, with 0 alone; 2 completes.
+    [1, 2, 2, 4, 4, 8, 8, 4, 4],
+  );
+});
+
+Deno.test("a flush that keeps the order covers what came before, too", async () => {
+  assertEquals(
+    await sizesAfter([[write(0), write(1)], [write(2), flushRequest()]], {
+      reorders: false,
+    }),
+    [1, 2, 3, 3, 3, 4, 4, 4, 2],
+  );
+});
+
+Deno.test("a FUA write covers itself alone", async () => {
+  assertEquals(
+    await sizesAfter([[write(0)], [writeFua(1)], [writeFua(0)]]),
+    [1, 2, 2, 4, 2, 3, 1],
+  );
+});
