@@ -81,6 +81,8 @@ export const IORING_FEAT = {
 export const IOSQE = {
   /** The descriptor is an index of the registered files. */
   FIXED_FILE: 0x1,
+  /** Hand it to a thread of the kernel without trying first. */
+  ASYNC: 0x10,
 } as const;
 
 /** Operations of io_uring_register. */

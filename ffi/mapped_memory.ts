@@ -26,6 +26,7 @@ export interface MappedMemory {
  * @param byteLength Length in bytes.
  * @returns The memory.
  * @throws {RangeError} If the system has no memory left.
+ * @throws {Deno.errors.NotCapable} If FFI is not allowed.
  */
 export function mapMemory(libc: Libc, byteLength: number): MappedMemory {
   const { PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS } = libc.abi.mmap;
@@ -42,11 +43,14 @@ export function mapMemory(libc: Libc, byteLength: number): MappedMemory {
       `Cannot map ${byteLength} bytes of memory: errno ${-address}`,
     );
   }
-  return {
-    bytes: new Uint8Array(memoryAt(address, byteLength)),
-    address,
-    release: () => {
-      libc.munmap(address, byteLength);
-    },
+  const release = () => {
+    libc.munmap(address, byteLength);
   };
+  try {
+    const bytes = new Uint8Array(memoryAt(address, byteLength));
+    return { bytes, address, release };
+  } catch (error) {
+    release();
+    throw error;
+  }
 }

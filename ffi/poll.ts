@@ -7,6 +7,7 @@
 
 import type { Libc } from "./libc.ts";
 import { libcFileNames } from "./library.ts";
+import { mapMemory } from "./mapped_memory.ts";
 
 const POLLIN = 1;
 /** struct pollfd {i32 fd@0, i16 events@4, i16 revents@6}. */
@@ -20,7 +21,7 @@ function openPoll(libc: Libc) {
         name,
         {
           poll: {
-            parameters: ["buffer", "usize", "i32"],
+            parameters: ["usize", "usize", "i32"],
             result: "i32",
             nonblocking: true,
           },
@@ -39,6 +40,10 @@ function openPoll(libc: Libc) {
  * this one wait (some 50 µs beside milliseconds), as one that stays open counts
  * as a leak.
  *
+ * The structure lies in mapped memory: Deno keeps a buffer for the start of a
+ * nonblocking call only, and a Worker that is terminated leaves its heap to
+ * others while the kernel still has to write into the structure.
+ *
  * @param libc The C library.
  * @param fd File descriptor.
  * @param timeoutMs The longest wait, in ms.
@@ -51,13 +56,14 @@ export async function waitReadable(
   timeoutMs: number,
 ): Promise<void> {
   const library = openPoll(libc);
+  const { bytes, address, release } = mapMemory(libc, POLLFD_BYTES);
   try {
-    const pollfd = new Uint8Array(POLLFD_BYTES);
-    const view = new DataView(pollfd.buffer);
+    const view = new DataView(bytes.buffer);
     view.setInt32(0, fd, true);
     view.setInt16(4, POLLIN, true);
-    await library.symbols.poll(pollfd, 1n, timeoutMs);
+    await library.symbols.poll(BigInt(address), 1n, timeoutMs);
   } finally {
+    release();
     library.close();
   }
 }

@@ -30,6 +30,9 @@ const INLINE_DEPTH = 2;
 /** The longest wait on another thread, in ms. */
 const ASIDE_MS = 50;
 
+/** How long a timer waits where another thread cannot, in ms. */
+const TIMER_MS = 1;
+
 /** A queue into the kernel. Numbers returned are −errno where negative. */
 export interface KernelQueue<T extends Operation> {
   /** Operations that may be in flight at once. */
@@ -210,7 +213,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   };
 
   #waitAside(): void {
-    this.#aside ??= this.#queue.waitAside(ASIDE_MS).then(() => {
+    this.#aside ??= this.#queue.waitAside(ASIDE_MS).catch(
+      // No other thread is to be had, as FFI was given up meanwhile, or there
+      // is no memory left: a timer takes its place.
+      () => new Promise<void>((resolve) => setTimeout(resolve, TIMER_MS)),
+    ).then(() => {
       this.#aside = null;
       if (this.#turn === null) this.#onTurn();
     });

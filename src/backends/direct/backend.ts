@@ -535,13 +535,32 @@ export class DirectBackend implements Backend {
       transfer.bounce !== null && transfer.bounce.bytes.length >= bytes
     ) return use();
     this.#giveBounce(transfer);
+    let given = false;
     let waited = false;
-    this.#bounces.take(bytes, (bounce) => {
-      transfer.bounce = bounce;
-      use();
-      if (waited) this.#engine.kick();
-    });
+    try {
+      this.#bounces.take(bytes, (bounce) => {
+        given = true;
+        transfer.bounce = bounce;
+        use();
+        if (waited) this.#engine.kick();
+      });
+    } catch (cause) {
+      if (given) throw cause;
+      this.#noMemory(transfer, cause);
+    }
     waited = true;
+  }
+
+  /** Memory of the kernel's own is not to be had: none left, or not allowed. */
+  #noMemory(transfer: Transfer, cause: unknown): void {
+    const error = refusal(
+      "io",
+      transfer.request!,
+      `there is no memory to copy through: ${cause}`,
+      this.#image.info.path ?? undefined,
+    );
+    error.cause = cause;
+    this.#finish(transfer, error);
   }
 
   #giveBounce(transfer: Transfer): void {
@@ -552,8 +571,10 @@ export class DirectBackend implements Backend {
 
   /** Writes aligned zeroes from memory that all such writes share. */
   #writeZeroes(transfer: Transfer, left: number): void {
-    if (this.#zeroes === null) {
-      this.#zeroes = mapMemory(this.#libc, LARGE_BOUNCE_BYTES);
+    try {
+      this.#zeroes ??= mapMemory(this.#libc, LARGE_BOUNCE_BYTES);
+    } catch (cause) {
+      return this.#noMemory(transfer, cause);
     }
     const length = Math.min(left, LARGE_BOUNCE_BYTES);
     if (length < left) transfer.durable = false;

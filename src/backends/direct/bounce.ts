@@ -50,6 +50,7 @@ export class BouncePool {
    *
    * @param bytes Bytes that are wanted; a large piece may have fewer.
    * @param granted Called with the piece, maybe at once.
+   * @throws If there is no memory for it; then it was not called.
    */
   take(bytes: number, granted: (bounce: Bounce) => void): void {
     if (bytes <= SMALL_BOUNCE_BYTES) {
@@ -57,8 +58,9 @@ export class BouncePool {
     } else if (this.#large.length > 0) {
       granted(this.#large.pop()!);
     } else if (this.#largeMade < MAX_LARGE) {
+      const bounce = this.#make(LARGE_BOUNCE_BYTES);
       this.#largeMade++;
-      granted(this.#make(LARGE_BOUNCE_BYTES));
+      granted(bounce);
     } else {
       this.#waiting.push(granted);
     }

@@ -192,10 +192,10 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   /** Hands over what was filled, and waits. */
   enter(completions: number, timeoutUs: number): number {
     const result = this.#ring.enter(completions, timeoutUs);
-    const { EAGAIN, EBUSY, EINTR, ETIME } = this.#libc.abi.errno;
+    const { EAGAIN, EBUSY, EINTR, ENOMEM, ETIME } = this.#libc.abi.errno;
     if (
       result < 0 && result !== -EAGAIN && result !== -EBUSY &&
-      result !== -EINTR && result !== -ETIME!
+      result !== -EINTR && result !== -ENOMEM && result !== -ETIME!
     ) throw new Error(`Cannot enter io_uring: errno ${-result}`);
     return this.#ring.unsubmitted;
   }
