@@ -181,6 +181,8 @@ export class Faults extends Layer {
   #lost = new SectorStore();
   /** What the next flush is to report. */
   #late: DiskError | null = null;
+  /** Writes on their way to the disk that are not of the cache. */
+  #passing = 0;
   /** Power cuts so far. */
   #cuts = 0;
   /** What waits for the way to the disk to be free. */
@@ -585,19 +587,28 @@ export class Faults extends Layer {
       this.#healed(sector, count);
       return answer(null);
     }
-    if (this.#writing !== null) {
-      // Or what is older could come last.
+    if (this.#writing !== null || this.#waiting.length > 0) {
+      // Or what is older, of the cache, could come last.
       this.#waiting.push(() => this.#later(request, answer, this.#land));
       return;
     }
+    this.#passing++;
     down.add(request, (error) => {
+      this.#passing--;
       if (error === null) {
         this.#healed(sector, count);
         this.#dirty.forget(sector, count);
         this.#lost.forget(sector, count);
       }
       answer(error);
+      this.#resume();
     });
+  }
+
+  /** Goes on with what has waited, if the way to the disk is free. */
+  #resume(): void {
+    if (this.#writing !== null || this.#passing > 0) return;
+    for (const start of this.#waiting.splice(0)) start();
   }
 
   #later(
@@ -663,7 +674,9 @@ export class Faults extends Layer {
     const { effect, rule } = verdict;
     if (effect?.kind === "lost") return answer(null);
     if (effect?.kind === "error") return answer(this.#error(request, verdict));
-    if (this.#writing !== null) {
+    if (
+      this.#writing !== null || this.#passing > 0 && !this.#dirty.empty
+    ) {
       this.#waiting.push(() =>
         this.#later(
           request,
@@ -709,7 +722,7 @@ export class Faults extends Layer {
           (_, flushed) => answer(flushed ?? report),
         );
       } else answer(error);
-      for (const start of this.#waiting.splice(0)) start();
+      this.#resume();
     });
   }
 

@@ -459,6 +459,20 @@ Deno.test("faults() orders what overlaps a flush under way", async () => {
   assertEquals(await values(below, 0, 5), [1, 2, 0, 3, 1]);
 });
 
+Deno.test("faults() writes nothing older over a write that passes the cache by", async () => {
+  const below = memory();
+  const faulty = faults(latency(below, { operationMs: { write: 2 } }), [
+    "flush=kept off",
+  ]);
+  await carryOut(faulty, writeRequest(0, sector(1, 8)));
+  // Neither waits for the other: a queue lets a flush and a later write go.
+  await carryOut(faulty, writeFuaRequest(1, sector(2)), flushRequest());
+  assertEquals(await values(below, 0, 3), [1, 2, 1]);
+  await carryOut(faulty, writeRequest(0, sector(3, 8)));
+  await carryOut(faulty, flushRequest(), writeFuaRequest(1, sector(4)));
+  assertEquals(await values(below, 0, 3), [3, 4, 3]);
+});
+
 for (const pages of ["kept", "reverted"] as const) {
   Deno.test(`VirtualDisk latches a flush that fails with pages ${pages}`, async () => {
     const faulty = faults(memory(), [`nth=2 flush=${pages}`]);

@@ -59,7 +59,7 @@ for (const [name, layer] of Object.entries(LAYERS)) {
         disk,
         start: 0,
         [Symbol.asyncDispose]: () => disk.close(),
-      }, { seed: 31, requests: late ? 1500 : 6000, phase: 500 });
+      }, { seed: late ? 31 : 5, requests: late ? 1500 : 6000, phase: 500 });
       await disk.close();
     });
   }
