@@ -24,6 +24,7 @@ import { info } from "./info.ts";
 import { type CliIo, type CliOutput, print, processIo } from "./io.ts";
 import { map } from "./map.ts";
 import { read } from "./read.ts";
+import { serve } from "./serve.ts";
 import {
   ExitCode,
   helpOf,
@@ -36,7 +37,16 @@ import { write } from "./write.ts";
 
 export { type CliIo, type CliOutput, processIo };
 
-const VERBS: readonly Verb[] = [info, create, read, write, copy, compare, map];
+const VERBS: readonly Verb[] = [
+  info,
+  create,
+  read,
+  write,
+  copy,
+  compare,
+  map,
+  serve,
+];
 
 /**
  * Runs one command.

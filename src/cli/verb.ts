@@ -30,6 +30,8 @@ export interface VerbOption {
   readonly letter?: string;
   /** What its value is called in the help; without one it is a switch. */
   readonly value?: string;
+  /** Whether it may be given several times. */
+  readonly repeats?: boolean;
   /** What it does, in one line. */
   readonly summary: string;
 }
@@ -72,7 +74,7 @@ export class UsageError extends Error {
 export class VerbArguments {
   /** What is not an option. */
   readonly operands: readonly string[];
-  readonly #values: ReadonlyMap<string, string | boolean>;
+  readonly #values: ReadonlyMap<string, string | boolean | string[]>;
 
   /**
    * Constructs a new instance.
@@ -82,7 +84,7 @@ export class VerbArguments {
    */
   constructor(
     operands: readonly string[],
-    values: ReadonlyMap<string, string | boolean>,
+    values: ReadonlyMap<string, string | boolean | string[]>,
   ) {
     this.operands = operands;
     this.#values = values;
@@ -117,6 +119,17 @@ export class VerbArguments {
   value(name: string): string | undefined {
     const value = this.#values.get(name);
     return typeof value === "string" ? value : undefined;
+  }
+
+  /**
+   * An option that may be given several times.
+   *
+   * @param name Its name.
+   * @returns Its values, in order.
+   */
+  all(name: string): readonly string[] {
+    const values = this.#values.get(name);
+    return Array.isArray(values) ? values : [];
   }
 
   /**
@@ -222,6 +235,7 @@ export function readArguments(
       "_",
       ...options.filter((it) => it.value !== undefined).map(nameOf),
     ],
+    collect: options.filter((it) => it.repeats === true).map(nameOf),
     alias: Object.fromEntries(
       options.flatMap(({ letter, name }) => letter ? [[name, letter]] : []),
     ),
@@ -232,11 +246,14 @@ export function readArguments(
     },
   }) as Record<string, unknown>;
   const operands = parsed._ as string[];
-  const values = new Map<string, string | boolean>();
+  const values = new Map<string, string | boolean | string[]>();
   for (const { name, value } of options) {
     const given = parsed[name];
-    if (typeof given === "string" || given === true) values.set(name, given);
-    if (value !== undefined && given === "" && !parsed.help) {
+    if (
+      typeof given === "string" || given === true || Array.isArray(given)
+    ) values.set(name, given);
+    const empty = given === "" || (Array.isArray(given) && given.includes(""));
+    if (value !== undefined && empty && !parsed.help) {
       throw new UsageError(
         `Cannot ${verb.name} as --${name} needs its ${value}: ${see}`,
       );

@@ -1,0 +1,320 @@
+/**
+ * NBD servers side by side: Platter, nbdkit's file plugin and qemu-nbd, on the
+ * same image, with the same clients, in the same rounds.
+ *
+ * ```sh
+ * deno run -A bench/nbd.ts --rounds 5 --seconds 2
+ * ```
+ *
+ * Before each measurement the image leaves the page cache. What is written is
+ * not the same thing for all of them: nbdkit's `cache=none` writes through the
+ * page cache and drops the pages later, so that one write costs it no trip to
+ * the disk; Platter and qemu-nbd write past the cache.
+ *
+ * Deno looks at its sockets after every 61 turns of a program that is never
+ * idle, and a disk that is waited for in turns is such a program.
+ * `DENO_TOKIO_EVENT_INTERVAL=1` makes that every turn; "platter, tuned" is
+ * started with it.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+import { join } from "node:path";
+import { parseSize } from "../src/units.ts";
+import { grouped } from "./format.ts";
+import { describeMachine } from "./machine.ts";
+import { Scratch } from "./scratch.ts";
+import { ratio, summarize } from "./statistics.ts";
+import { Unavailable } from "./work.ts";
+
+const MIB = 1_048_576;
+
+/** How long a server may take to listen, in ms. */
+const START_MS = 10_000;
+
+/** A server to compare. */
+interface Contender {
+  readonly name: string;
+  /** The command line that serves an image on a socket. */
+  command(image: string, socket: string): [string, ...string[]];
+  readonly env?: Record<string, string>;
+}
+
+/** One comparison. */
+interface Case {
+  readonly name: string;
+  readonly unit: string;
+  /** What Platter must reach of the better peer. */
+  readonly bar?: number;
+  measure(uri: string, seconds: number): Promise<number>;
+}
+
+const CLI = new URL("../src/cli/main.ts", import.meta.url).pathname;
+
+function platter(name: string, env?: Record<string, string>): Contender {
+  return {
+    name,
+    command: (image, socket) => [
+      Deno.execPath(),
+      "run",
+      "-A",
+      "--no-check",
+      "--quiet",
+      CLI,
+      "serve",
+      image,
+      "--socket",
+      socket,
+    ],
+    ...(env === undefined ? {} : { env }),
+  };
+}
+
+function qemu(aio: string): Contender {
+  return {
+    name: `qemu-nbd (${aio})`,
+    command: (image, socket) => [
+      "qemu-nbd",
+      "--socket",
+      socket,
+      "--format=raw",
+      "--cache=none",
+      `--aio=${aio}`,
+      "--persistent",
+      "--shared=16",
+      image,
+    ],
+  };
+}
+
+const NBDKIT: Contender = {
+  name: "nbdkit file (cache=none)",
+  command: (image, socket) => [
+    "nbdkit",
+    "--foreground",
+    "--unix",
+    socket,
+    "file",
+    image,
+    "cache=none",
+  ],
+};
+
+const CASES: readonly Case[] = [
+  fioCase("random-read-1", "randread", 4096, 1, 0.9),
+  fioCase("random-read-32", "randread", 4096, 32, 1),
+  fioCase("random-write-1", "randwrite", 4096, 1, 0.9),
+  fioCase("random-write-32", "randwrite", 4096, 32, 1),
+  fioCase("sequential-read-8", "read", 262_144, 8),
+  fioCase("sequential-write-8", "write", 262_144, 8),
+  {
+    name: "copy",
+    unit: "MiB/s",
+    bar: 1,
+    async measure(uri) {
+      const { bytes } = await sizeOf(uri);
+      const start = performance.now();
+      await run("nbdcopy", ["--no-extents", uri, "null:"]);
+      return bytes / MIB / ((performance.now() - start) / 1000);
+    },
+  },
+];
+
+function fioCase(
+  name: string,
+  operation: string,
+  blockBytes: number,
+  depth: number,
+  bar?: number,
+): Case {
+  const small = blockBytes === 4096;
+  return {
+    name,
+    unit: small ? "/s" : "MiB/s",
+    ...(bar === undefined ? {} : { bar }),
+    async measure(uri, seconds) {
+      const { bytes } = await sizeOf(uri);
+      const output = await run("fio", [
+        "--name=nbd",
+        "--ioengine=nbd",
+        `--uri=${uri}`,
+        `--rw=${operation}`,
+        `--bs=${blockBytes}`,
+        `--iodepth=${depth}`,
+        `--size=${bytes}`,
+        "--norandommap",
+        "--time_based",
+        "--ramp_time=0.3",
+        `--runtime=${seconds}`,
+        "--output-format=json",
+      ]);
+      // The engine says hello in front of it.
+      const { jobs: [job] } = JSON.parse(output.slice(output.indexOf("{")));
+      const { iops } = operation.endsWith("read") ? job.read : job.write;
+      return small ? iops : iops * blockBytes / MIB;
+    },
+  };
+}
+
+async function sizeOf(uri: string): Promise<{ bytes: number }> {
+  return { bytes: Number(await run("nbdinfo", ["--size", uri])) };
+}
+
+async function run(command: string, args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(command, {
+    args,
+    stdin: "null",
+  }).output();
+  const decoder = new TextDecoder();
+  if (!success) throw new Error(`${command}: ${decoder.decode(stderr).trim()}`);
+  return decoder.decode(stdout);
+}
+
+/** Serves an image for as long as something is done with it. */
+async function withServer<T>(
+  contender: Contender,
+  image: string,
+  socket: string,
+  use: (uri: string) => Promise<T>,
+): Promise<T> {
+  const [command, ...args] = contender.command(image, socket);
+  let child: Deno.ChildProcess;
+  try {
+    child = new Deno.Command(command, {
+      args,
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+      ...(contender.env === undefined ? {} : { env: contender.env }),
+    }).spawn();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    throw new Unavailable(`${command} is not installed`);
+  }
+  let ended = false;
+  const status = child.status.finally(() => ended = true);
+  try {
+    for (const start = performance.now();;) {
+      try {
+        await Deno.lstat(socket);
+        break;
+      } catch {
+        if (ended || performance.now() - start > START_MS) {
+          throw new Unavailable(`${contender.name} does not start`);
+        }
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    }
+    return await use(`nbd+unix:///?socket=${socket}`);
+  } finally {
+    if (!ended) child.kill("SIGTERM");
+    await status;
+    await Deno.remove(socket).catch(() => {});
+  }
+}
+
+/** Makes the image leave the page cache. */
+async function evict(image: string): Promise<void> {
+  await run("dd", [
+    `of=${image}`,
+    "oflag=nocache",
+    "conv=notrunc,fdatasync",
+    "count=0",
+    "status=none",
+  ]);
+}
+
+/** The fastest way that this qemu-nbd has. */
+async function bestQemu(image: string, socket: string): Promise<Contender> {
+  for (const aio of ["io_uring", "native"]) {
+    try {
+      await withServer(qemu(aio), image, socket, sizeOf);
+      return qemu(aio);
+    } catch {
+      // Not built in, or not permitted.
+    }
+  }
+  return qemu("threads");
+}
+
+async function main(): Promise<number> {
+  const options = parseArgs(Deno.args, {
+    string: ["rounds", "seconds", "only", "dir", "size", "json"],
+    default: { rounds: "5", seconds: "2", size: "1GiB" },
+  });
+  const interrupt = new AbortController();
+  Deno.addSignalListener("SIGINT", () => interrupt.abort());
+  await using scratch = await Scratch.make({
+    bytes: parseSize(options.size),
+    signal: interrupt.signal,
+    ...(options.dir === undefined ? {} : { parent: options.dir }),
+  });
+  const { path: image } = await scratch.place("image");
+  const socket = join(scratch.directory, "nbd.sock");
+  const machine = await describeMachine(scratch.directory);
+  const peers = [NBDKIT, await bestQemu(image, socket)];
+  const contenders = [
+    platter("platter"),
+    platter("platter, tuned", { DENO_TOKIO_EVENT_INTERVAL: "1" }),
+    ...peers,
+  ];
+  const cases = CASES.filter(({ name }) =>
+    options.only === undefined || options.only.split(",").includes(name)
+  );
+  console.log(
+    `${machine.cpu}, ${machine.cores} cores, ${machine.system}, ${machine.fileSystem} on ${machine.device}; ${options.rounds} rounds of ${options.seconds} s\n`,
+  );
+  const results = [];
+  for (const one of cases) {
+    const values = new Map<string, number[]>(
+      contenders.map(({ name }) => [name, []]),
+    );
+    for (let round = 0; round < Number(options.rounds); round++) {
+      for (const contender of contenders) {
+        interrupt.signal.throwIfAborted();
+        await evict(image);
+        const value = await withServer(
+          contender,
+          image,
+          socket,
+          (uri) => one.measure(uri, Number(options.seconds)),
+        );
+        values.get(contender.name)!.push(value);
+      }
+    }
+    // The better one of each round is what Platter is compared to.
+    const best = values.get(peers[0]!.name)!.map((value, i) =>
+      Math.max(value, ...peers.map(({ name }) => values.get(name)![i]!))
+    );
+    const bar = one.bar === undefined ? "" : `, bar ${one.bar.toFixed(1)}`;
+    console.log(`${one.name} (${one.unit}${bar})`);
+    for (const [name, list] of values) {
+      const { median, spread } = summarize(list);
+      const quotients = [
+        ["the better peer", best],
+        ...peers.map(({ name }) => [name, values.get(name)!] as const),
+      ] as const;
+      const against = name.startsWith("platter")
+        ? quotients.map(([peer, theirs]) =>
+          `${ratio(list, theirs).median.toFixed(2)} of ${peer}`
+        ).join(", ")
+        : "";
+      console.log(
+        `  ${name.padEnd(26)} ${grouped(median).padStart(9)}  ±${
+          Math.round(spread * 100)
+        }%  ${against}`,
+      );
+    }
+    results.push({ name: one.name, values: Object.fromEntries(values) });
+  }
+  if (options.json !== undefined) {
+    await Deno.writeTextFile(
+      options.json,
+      JSON.stringify({ machine, results }, null, 2),
+    );
+  }
+  return 0;
+}
+
+if (import.meta.main) Deno.exit(await main());

@@ -1,0 +1,295 @@
+/**
+ * `platter serve`: a disk over NBD, for everything that attaches to one.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend.ts";
+import { VirtualDisk } from "../disk.ts";
+import type { FaultRule } from "../layers/fault_rule.ts";
+import { parseFaultRule } from "../layers/fault_rule_text.ts";
+import { type Faults, faults } from "../layers/faults.ts";
+import { overlay } from "../layers/overlay.ts";
+import { trace } from "../layers/trace.ts";
+import { type NbdListenOptions, NbdServer } from "../nbd/server.ts";
+import { NBD_PORT } from "../nbd_wire.ts";
+import { openBackend } from "../open.ts";
+import { formatSize } from "../units.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import {
+  fileError,
+  IMAGE_OPTIONS,
+  NO_LOCK_OPTION,
+  openOptions,
+} from "./images.ts";
+import { type CliIo, print } from "./io.ts";
+import {
+  ExitCode,
+  parseAs,
+  UsageError,
+  type Verb,
+  type VerbArguments,
+} from "./verb.ts";
+
+/** How often the file with rules is looked at, in ms. */
+const RULES_MS = 250;
+
+/** How long lines of a trace wait for company, in ms. */
+const TRACE_MS = 250;
+
+/** Characters of a trace that are written without waiting. */
+const TRACE_LENGTH = 65_536;
+
+/** The verb. */
+export const serve: Verb = {
+  name: "serve",
+  summary: "Serve a disk over NBD, to qemu, libnbd, fio and the kernel",
+  operands: "IMAGE",
+  operandCount: [1, 1],
+  description:
+    "Prints the URI that clients attach to, and serves until Ctrl-C, which\n" +
+    "answers what clients asked for, flushes and leaves. Listens on 127.0.0.1\n" +
+    "unless told otherwise; there is no TLS and no password, so whoever reaches\n" +
+    "it may read and write.\n" +
+    "\n" +
+    "A fault RULE is words: operations, conditions and one effect, such as\n" +
+    '"write nth=3 error=EIO", "read sector=100..200 delay=20ms" or\n' +
+    '"flush lost". A FILE of rules has one on each line; it is looked at again\n' +
+    "whenever it changes, so that faults come and go while clients are there.",
+  options: [
+    {
+      name: "socket",
+      value: "PATH",
+      summary: "Listen on a Unix socket, which must not exist yet",
+    },
+    {
+      name: "port",
+      value: "NUMBER",
+      summary: `Listen on a TCP port (default ${NBD_PORT}; 0: any free one)`,
+    },
+    {
+      name: "host",
+      value: "ADDRESS",
+      summary: "Listen at this address and not at 127.0.0.1",
+    },
+    {
+      name: "export",
+      value: "NAME",
+      summary: "What the export is called (default: nothing)",
+    },
+    { name: "read-only", summary: "Refuse writes" },
+    {
+      name: "overlay",
+      summary: "Keep what is written in memory; the image stays as it is",
+    },
+    {
+      name: "fault",
+      value: "RULE",
+      repeats: true,
+      summary: "Let something go wrong; may be given several times",
+    },
+    {
+      name: "fault-file",
+      value: "FILE",
+      summary: "Rules that may change at run time",
+    },
+    {
+      name: "trace",
+      value: "FILE",
+      summary: "Write down every request, as lines of JSON",
+    },
+    ...IMAGE_OPTIONS,
+    NO_LOCK_OPTION,
+  ],
+  examples: [
+    ["platter serve disk.img --socket /tmp/disk.sock", "For this machine only"],
+    [
+      'platter serve disk.img --overlay --fault "flush nth=3 error=EIO"',
+      "What does my database do when the third flush fails?",
+    ],
+  ],
+  run,
+};
+
+async function run(args: VerbArguments, io: CliIo): Promise<number> {
+  const listen = listenOptions(args);
+  const rules = args.all("fault").map((text) =>
+    parseAs("--fault", text, parseFaultRule)
+  );
+  const rulesPath = args.value("fault-file");
+  if (rulesPath !== undefined) rules.push(...await readRules(rulesPath));
+  await using cleanUp = new AsyncDisposableStack();
+  // Closed after the disk, so that its last requests are in it.
+  const sink = args.parsed("trace", openTrace);
+  if (sink !== undefined) cleanUp.defer(sink.close);
+
+  const path = args.operand(0);
+  const isOverlay = args.flag("overlay");
+  const readOnly = args.flag("read-only");
+  const base = await openBackend(path, {
+    ...openOptions(args),
+    readOnly: isOverlay || readOnly,
+  });
+  // Whoever is on top closes the rest.
+  let top: Backend = base;
+  cleanUp.defer(() => top.close());
+  if (isOverlay) top = overlay(top, { ownsBase: true, readOnly });
+  if (rules.length > 0 || rulesPath !== undefined) {
+    const faulty = faults(top, rules);
+    top = faulty;
+    if (rulesPath !== undefined) {
+      cleanUp.defer(
+        followRules(faulty, rulesPath, args.all("fault").length, io),
+      );
+    }
+  }
+  if (sink !== undefined) top = trace(top, sink.write);
+  const disk = VirtualDisk.over(top);
+  cleanUp.use(disk);
+
+  const stopped = Promise.withResolvers<void>();
+  const forget = io.onInterrupt(stopped.resolve);
+  cleanUp.defer(forget);
+  const server = NbdServer.listen({
+    ...listen,
+    exports: [{ disk, name: args.value("export") ?? "", description: path }],
+    onError: (error) => {
+      print(io.stderr, `platter: a client was sent away: ${error.message}\n`)
+        .catch(() => {});
+    },
+  });
+  cleanUp.use(server);
+  const uri = server.uri();
+  await print(io.stdout, `${uri}\n`);
+  await print(io.stderr, hints(uri, path, disk));
+  await stopped.promise;
+  await print(io.stderr, "Stopping\n");
+  await server.close();
+  if (!disk.readOnly && disk.info.abilities.flush !== "none") {
+    await disk.flush();
+  }
+  return ExitCode.Ok;
+}
+
+function hints(uri: string, path: string, disk: VirtualDisk): string {
+  const size = formatSize(disk.sectors * SECTOR_BYTES);
+  const notes = disk.readOnly ? ", read-only" : "";
+  return `Serving "${path}", ${size}${notes}. Ctrl-C stops. To attach:\n` +
+    `  nbdinfo "${uri}"\n` +
+    `  qemu-system-x86_64 -drive "file=${uri},format=raw,if=virtio"\n` +
+    `  nbdfuse --readonly ./mnt "${uri}"\n` +
+    `  nbdcopy "${uri}" copy.img\n`;
+}
+
+function listenOptions(args: VerbArguments): NbdListenOptions {
+  const path = args.value("socket");
+  const port = args.parsed("port", parsePort);
+  const hostname = args.value("host");
+  if (path !== undefined) {
+    if (port !== undefined || hostname !== undefined) {
+      throw new UsageError(
+        "Cannot use --socket with --port or --host as they say where to listen, too",
+      );
+    }
+    return { path };
+  }
+  return {
+    port: port ?? NBD_PORT,
+    ...(hostname === undefined ? {} : { hostname }),
+  };
+}
+
+function parsePort(text: string): number {
+  const port = Number(text);
+  if (/^\d+$/.test(text) && port <= 65_535) return port;
+  throw new RangeError(
+    `Cannot parse a port as it must be a number up to 65535: current value is "${text}"`,
+  );
+}
+
+async function readRules(path: string): Promise<FaultRule[]> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile(path);
+  } catch (error) {
+    throw fileError("read", path, error);
+  }
+  return text.split("\n").map((line) => line.replace(/#.*/, "").trim())
+    .filter((line) => line !== "")
+    .map((line) => parseAs(`"${path}"`, line, parseFaultRule));
+}
+
+/** Looks at a file of rules again and again; returns what ends that. */
+function followRules(
+  faulty: Faults,
+  path: string,
+  fixed: number,
+  io: CliIo,
+): () => Promise<void> {
+  let known = stamp(path);
+  let busy = Promise.resolve();
+  const look = async () => {
+    const now = stamp(path);
+    if (now === known) return;
+    known = now;
+    let text: string;
+    try {
+      const rules = await readRules(path);
+      for (const rule of faulty.rules.slice(fixed)) faulty.remove(rule);
+      for (const rule of rules) faulty.add(rule);
+      text = `${rules.length} rules from "${path}"`;
+    } catch (error) {
+      // The rules stay as they were.
+      text = error instanceof Error ? error.message : String(error);
+    }
+    await print(io.stderr, `platter: ${text}\n`).catch(() => {});
+  };
+  const timer = setInterval(() => busy = busy.then(look), RULES_MS);
+  return async () => {
+    clearInterval(timer);
+    await busy;
+  };
+}
+
+/** What changes when a file does. */
+function stamp(path: string): string {
+  try {
+    const { mtime, size, ino } = Deno.statSync(path);
+    return `${mtime?.getTime()} ${size} ${ino}`;
+  } catch {
+    return "";
+  }
+}
+
+/** A file that takes lines, some at a time. */
+function openTrace(
+  path: string,
+): { write: (line: string) => void; close: () => void } {
+  let file: Deno.FsFile;
+  try {
+    file = Deno.openSync(path, { write: true, create: true, truncate: true });
+  } catch (error) {
+    throw fileError("write", path, error);
+  }
+  const encoder = new TextEncoder();
+  let text = "";
+  const flush = () => {
+    const bytes = encoder.encode(text);
+    text = "";
+    for (let at = 0; at < bytes.length;) {
+      at += file.writeSync(bytes.subarray(at));
+    }
+  };
+  const timer = setInterval(flush, TRACE_MS);
+  return {
+    write(line) {
+      text += `${line}\n`;
+      if (text.length >= TRACE_LENGTH) flush();
+    },
+    close() {
+      clearInterval(timer);
+      flush();
+      file.close();
+    },
+  };
+}

@@ -1,0 +1,777 @@
+/**
+ * One client: what it sends becomes requests to the disk, and their answers
+ * become replies, in the order in which the disk gives them.
+ *
+ * Bytes from the socket feed a state machine that takes as many requests as
+ * have come, so that they reach the queue as one batch; nothing is awaited for
+ * a single request. The rest of a large payload is read straight into the
+ * memory that goes to the disk. Data that was read goes out with its header in
+ * front, in one write; small replies of one turn are joined.
+ *
+ * Backpressure: nothing is read from the socket while the connection has as
+ * many requests, or as many bytes, under way as it may, replies that the client
+ * has not taken included.
+ *
+ * @module
+ */
+
+import { type ByteStream, StreamWriter } from "../backends/nbd/byte_stream.ts";
+import {
+  Allocation,
+  CHUNK_BYTES,
+  CHUNK_DONE,
+  ChunkType,
+  Command,
+  CommandFlag,
+  ExportFlag,
+  Magic,
+  readU64,
+  REQUEST_BYTES,
+  SIMPLE_REPLY_BYTES,
+  viewOf,
+  WireError,
+  writeU64,
+} from "../nbd_wire.ts";
+import {
+  type Agreement,
+  ALLOCATION_CONTEXT,
+  Handshake,
+  type HandshakeOptions,
+  MAX_OPTION_BYTES,
+  ProtocolError,
+} from "./handshake.ts";
+import { HEADROOM_BYTES, type Memory } from "./memory_pool.ts";
+import { type ByteRun, type ServedDisk, wireErrorOf } from "./served_disk.ts";
+
+/** Bytes that are read from the socket at once, but for large payloads. */
+const RECEIVE_BYTES = 65_536;
+
+/** From here on the rest of a payload is read to where it belongs. */
+const STRAIGHT_BYTES = 8192;
+
+/** Bytes of a payload that are worth reading to refuse it. */
+const MAX_REFUSED_BYTES = 64 << 20;
+
+/** From here on a read asks where holes are. */
+const SPARSE_BYTES = 32_768;
+
+/** Runs of data and holes that one reply tells apart. */
+const MAX_CHUNKS = 32;
+
+/** Bytes of replies that the client must take before it may go on haggling. */
+const MAX_UNREAD_BYTES = 1 << 18;
+
+/** What is counted of all connections together. */
+export interface NbdCounters {
+  /** Connections so far. */
+  connections: number;
+  /** Requests answered, good or bad. */
+  requests: number;
+  /** Requests answered with an error. */
+  errors: number;
+  /** Bytes of data sent, holes not counted. */
+  bytesRead: number;
+  /** Bytes of data taken. */
+  bytesWritten: number;
+  /** Connections that were ended as the client broke the protocol. */
+  dropped: number;
+}
+
+/** What a connection may do. */
+export interface ConnectionOptions extends HandshakeOptions {
+  /** Requests under way at once. */
+  readonly maxRequests: number;
+  /** Bytes under way at once; one request goes through, however large. */
+  readonly maxBytes: number;
+  /** What is counted. */
+  readonly counters: NbdCounters;
+  /** Milliseconds that a handshake may take. */
+  readonly handshakeMs: number;
+}
+
+/** A request under way. */
+class Job {
+  readonly type: number;
+  readonly flags: number;
+  readonly cookieHigh: number;
+  readonly cookieLow: number;
+  readonly offset: number;
+  readonly length: number;
+  /** Bytes that it holds of what the connection may have. */
+  readonly weight: number;
+  memory: Memory | null = null;
+
+  constructor(view: DataView, at: number) {
+    this.flags = view.getUint16(at + 4);
+    this.type = view.getUint16(at + 6);
+    this.cookieHigh = view.getUint32(at + 8);
+    this.cookieLow = view.getUint32(at + 12);
+    this.offset = readU64(view, at + 16);
+    this.length = view.getUint32(at + 24);
+    this.weight = this.type === Command.Read || this.type === Command.Write
+      ? this.length
+      : 0;
+  }
+}
+
+/** Flags that a request may have, by its type. FUA is taken on every one. */
+const FLAGS: readonly number[] = [
+  CommandFlag.DontFragment, // READ
+  0, // WRITE
+  0, // DISC
+  0, // FLUSH
+  0, // TRIM
+  0, // CACHE
+  CommandFlag.NoHole | CommandFlag.FastZero, // WRITE_ZEROES
+  CommandFlag.RequestOne, // BLOCK_STATUS
+];
+
+const encoder = new TextEncoder();
+
+/** One client. */
+export class Connection {
+  readonly #stream: ByteStream;
+  readonly #options: ConnectionOptions;
+  readonly #writer: StreamWriter;
+  readonly #handshake: Handshake;
+  #agreement: Agreement | null = null;
+  #served: ServedDisk | null = null;
+  #receive = new Uint8Array(OPTION_ROOM);
+  #view = viewOf(this.#receive);
+  #head = 0;
+  #tail = 0;
+  /** A write whose payload is coming; where that goes, and how far it is. */
+  #filling: Job | null = null;
+  #target = new Uint8Array();
+  #filled = 0;
+  /** Bytes of a payload that nobody wants, still to come. */
+  #skip = 0;
+  #requests = 0;
+  #bytes = 0;
+  /** Bytes that the request wants which had to wait. */
+  #wanted = 0;
+  #wake: (() => void) | null = null;
+  /** Nothing is taken from the client any more. */
+  #ended = false;
+  /** The socket is gone: nobody gets an answer. */
+  #gone = false;
+  #stopping = false;
+  #reading = false;
+  #closed = false;
+  /** Why it was ended, if the client broke the protocol. */
+  fault: ProtocolError | null = null;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param stream The socket; the connection closes it.
+   * @param options What the client may do.
+   */
+  constructor(stream: ByteStream, options: ConnectionOptions) {
+    this.#stream = stream;
+    this.#options = options;
+    this.#writer = new StreamWriter(
+      stream,
+      () => this.#resume(),
+      () => this.abandon(),
+    );
+    this.#handshake = new Handshake(this.#writer, options);
+  }
+
+  /**
+   * Serves the client until it leaves, breaks the protocol, or is sent away.
+   *
+   * @returns When everything that it asked for is done and the socket closed.
+   */
+  async run(): Promise<void> {
+    this.#options.counters.connections++;
+    const timer = setTimeout(() => this.abandon(), this.#options.handshakeMs);
+    try {
+      await this.#haggle();
+      clearTimeout(timer);
+      while (!this.#ended) {
+        while (this.#takeNext());
+        if (this.#ended) break;
+        if (this.#isFull()) await this.#room();
+        else if (!await this.#read()) break;
+      }
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      this.fault = error;
+      this.#options.counters.dropped++;
+    } finally {
+      clearTimeout(timer);
+      this.#ended = true;
+      this.#giveUpFilling();
+      while (this.#requests > 0) await this.#room();
+      if (!this.#gone) await this.#writer.settled();
+      this.#close();
+    }
+  }
+
+  /**
+   * Sends the client away in good order: what it asked for is answered, what it
+   * asks for from now on is not.
+   */
+  stop(): void {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    this.#ended = true;
+    this.#resume();
+    // A read of the socket ends only with the socket.
+    if (this.#reading) this.#leaveWhenDone();
+  }
+
+  /** Sends the client away at once. */
+  abandon(): void {
+    this.#gone = true;
+    this.#ended = true;
+    this.#writer.abandon();
+    this.#close();
+    this.#resume();
+  }
+
+  async #leaveWhenDone(): Promise<void> {
+    // A write whose payload is still to come is not waited for.
+    while (this.#requests > (this.#filling === null ? 0 : 1)) {
+      await this.#room();
+    }
+    if (!this.#gone) await this.#writer.settled();
+    this.#close();
+  }
+
+  #close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      this.#stream.close();
+    } catch {
+      // It was closed by whoever gave it.
+    }
+  }
+
+  async #haggle(): Promise<void> {
+    const handshake = this.#handshake;
+    while (!this.#ended) {
+      const taken = handshake.take(
+        this.#receive.subarray(this.#head, this.#tail),
+      );
+      this.#head += taken;
+      if (handshake.aborted) this.#ended = true;
+      if (handshake.agreement !== null) {
+        this.#begin(handshake.agreement);
+        return;
+      }
+      if (taken > 0) continue;
+      if (this.#writer.pendingBytes > MAX_UNREAD_BYTES) await this.#room();
+      else if (!await this.#read()) this.#ended = true;
+    }
+  }
+
+  #begin(agreement: Agreement): void {
+    this.#agreement = agreement;
+    this.#served = agreement.served;
+    const rest = this.#receive.subarray(this.#head, this.#tail);
+    this.#receive = new Uint8Array(RECEIVE_BYTES);
+    this.#view = viewOf(this.#receive);
+    this.#receive.set(rest);
+    this.#head = 0;
+    this.#tail = rest.length;
+  }
+
+  /** Reads what there is to where it belongs; tells whether there was more. */
+  async #read(): Promise<boolean> {
+    const straight = this.#filling !== null &&
+      this.#target.length - this.#filled >= STRAIGHT_BYTES &&
+      this.#head === this.#tail;
+    if (!straight && this.#head > 0) {
+      this.#receive.copyWithin(0, this.#head, this.#tail);
+      this.#tail -= this.#head;
+      this.#head = 0;
+    }
+    this.#reading = true;
+    let count: number | null;
+    try {
+      count = await this.#stream.read(
+        straight
+          ? this.#target.subarray(this.#filled)
+          : this.#receive.subarray(this.#tail),
+      );
+    } catch {
+      // The other side is gone, or this one has closed the socket.
+      count = null;
+    }
+    this.#reading = false;
+    if (count === null) return false;
+    if (straight) this.#filled += count;
+    else this.#tail += count;
+    return true;
+  }
+
+  /** Waits until something that was under way is done. */
+  #room(): Promise<void> {
+    return new Promise((resolve) => {
+      const before = this.#wake;
+      this.#wake = before === null ? resolve : () => {
+        before();
+        resolve();
+      };
+    });
+  }
+
+  #resume(): void {
+    const wake = this.#wake;
+    this.#wake = null;
+    wake?.();
+  }
+
+  #isFull(): boolean {
+    const { maxRequests, maxBytes } = this.#options;
+    const bytes = this.#bytes + this.#writer.pendingBytes;
+    return this.#requests >= maxRequests ||
+      (bytes > 0 && bytes + this.#wanted > maxBytes);
+  }
+
+  /** Takes the next message, or a part of it; tells whether there was one. */
+  #takeNext(): boolean {
+    if (this.#ended) return false;
+    const available = this.#tail - this.#head;
+    if (this.#skip > 0) {
+      const skipped = Math.min(this.#skip, available);
+      this.#head += skipped;
+      this.#skip -= skipped;
+      return skipped > 0;
+    }
+    if (this.#filling !== null) {
+      const missing = this.#target.length - this.#filled;
+      const count = Math.min(missing, available);
+      if (count > 0) {
+        this.#target.set(
+          this.#receive.subarray(this.#head, this.#head + count),
+          this.#filled,
+        );
+        this.#head += count;
+        this.#filled += count;
+      }
+      if (this.#filled < this.#target.length) return false;
+      const job = this.#filling;
+      this.#filling = null;
+      this.#write(job);
+      return true;
+    }
+    if (available < 4) return false;
+    if (this.#view.getUint32(this.#head) !== Magic.Request) {
+      throw new ProtocolError("A request does not begin with its magic number");
+    }
+    if (available < REQUEST_BYTES) return false;
+    const job = new Job(this.#view, this.#head);
+    // What is absurd is refused below, and takes no memory.
+    this.#wanted = job.length <= this.#options.maxPayload ? job.weight : 0;
+    if (this.#isFull()) return false;
+    this.#wanted = 0;
+    this.#head += REQUEST_BYTES;
+    this.#start(job);
+    return true;
+  }
+
+  #start(job: Job): void {
+    if (job.type === Command.Disconnect) {
+      this.#ended = true;
+      return;
+    }
+    this.#requests++;
+    const refused = this.#refuse(job);
+    if (refused !== 0) {
+      if (job.type === Command.Write) {
+        if (job.length > MAX_REFUSED_BYTES) {
+          this.#requests--;
+          throw new ProtocolError(`A write has ${job.length} bytes of data`);
+        }
+        this.#skip = job.length;
+      }
+      return this.#fail(job, refused, refusalText(refused));
+    }
+    if (job.length === 0 && job.type !== Command.Flush) {
+      return this.#succeed(job);
+    }
+    switch (job.type) {
+      case Command.Read:
+        return this.#startRead(job);
+      case Command.Write:
+        return this.#startWrite(job);
+      case Command.BlockStatus:
+        return this.#status(job);
+      case Command.Cache:
+        // There is no cache to fill; the protocol lets that be a success.
+        return this.#succeed(job);
+      default:
+        this.#change(job).then(
+          () => this.#succeed(job),
+          (error) => this.#failFrom(job, error),
+        );
+    }
+  }
+
+  /** Why a request must be refused: an error number, or 0. */
+  #refuse(job: Job): number {
+    const served = this.#served!;
+    const { type, flags, offset, length } = job;
+    const allowed = FLAGS[type];
+    if (
+      allowed === undefined || (flags & ~(allowed | CommandFlag.Fua)) !== 0 ||
+      ((flags & CommandFlag.DontFragment) !== 0 && !this.#agreement!.structured)
+    ) return WireError.EINVAL;
+    if (type === Command.Flush) {
+      return (served.flags & ExportFlag.SendFlush) === 0 || offset !== 0 ||
+          length !== 0
+        ? WireError.EINVAL
+        : 0;
+    }
+    const moves = type === Command.Read || type === Command.Write;
+    const writes = type === Command.Write || type === Command.Trim ||
+      type === Command.WriteZeroes;
+    if (writes && served.readOnly) return WireError.EPERM;
+    if (writes && (flags & CommandFlag.Fua) !== 0) {
+      if ((served.flags & ExportFlag.SendFua) === 0) return WireError.EINVAL;
+    }
+    if (
+      (type === Command.Trim && (served.flags & ExportFlag.SendTrim) === 0) ||
+      (type === Command.WriteZeroes &&
+        (served.flags & ExportFlag.SendWriteZeroes) === 0) ||
+      (type === Command.BlockStatus && !this.#agreement!.allocation)
+    ) return WireError.EINVAL;
+    if (moves && length > this.#options.maxPayload) return WireError.EINVAL;
+    if (offset > served.size - length) {
+      return type === Command.Write || type === Command.WriteZeroes
+        ? WireError.ENOSPC
+        : WireError.EINVAL;
+    }
+    if (
+      this.#agreement!.knowsBlockSize && type !== Command.Trim &&
+      !served.isAligned(offset, length)
+    ) return WireError.EINVAL;
+    if ((flags & CommandFlag.FastZero) !== 0 && served.slowZeroes) {
+      return WireError.ENOTSUP;
+    }
+    return 0;
+  }
+
+  #startRead(job: Job): void {
+    const served = this.#served!;
+    const { offset, length } = job;
+    const aligned = served.isAligned(offset, length);
+    if (
+      this.#agreement!.structured && aligned && length >= SPARSE_BYTES &&
+      (job.flags & CommandFlag.DontFragment) === 0
+    ) {
+      let runs: ByteRun[];
+      try {
+        runs = served.runs(offset, length);
+      } catch (error) {
+        return this.#failFrom(job, error);
+      }
+      if (
+        runs.length <= MAX_CHUNKS && runs.some(({ hole }) => hole) &&
+        runs.at(-1)!.end === offset + length
+      ) return this.#readSparse(job, runs);
+    }
+    const start = aligned ? offset : offset - offset % served.blockSize;
+    const end = aligned
+      ? offset + length
+      : Math.ceil((offset + length) / served.blockSize) * served.blockSize;
+    const memory = served.memory.take(end - start);
+    job.memory = memory;
+    this.#bytes += job.weight;
+    served.read(start, end - start, memory, HEADROOM_BYTES).then(
+      () => this.#answerRead(job, HEADROOM_BYTES + offset - start),
+      (error) => this.#failFrom(job, error),
+    );
+  }
+
+  /** Reads the data only; the holes go out as a word. */
+  #readSparse(job: Job, runs: readonly ByteRun[]): void {
+    const served = this.#served!;
+    const data = runs.filter(({ hole }) => !hole);
+    const memory = served.memory.take(job.length);
+    job.memory = memory;
+    this.#bytes += job.weight;
+    Promise.all(data.map(({ start, end }) =>
+      served.read(
+        start,
+        end - start,
+        memory,
+        HEADROOM_BYTES + start - job.offset,
+      )
+    )).then(
+      () => this.#answerSparse(job, runs),
+      (error) => this.#failFrom(job, error),
+    );
+  }
+
+  #answerSparse(job: Job, runs: readonly ByteRun[]): void {
+    const memory = job.memory!;
+    const { view, bytes } = memory;
+    const last = runs.at(-1);
+    let data = 0;
+    let pieces = 1;
+    const pieceDone = () => {
+      if (--pieces === 0) this.#giveMemory(job);
+    };
+    for (const run of runs) {
+      const size = run.end - run.start;
+      const flags = run === last ? CHUNK_DONE : 0;
+      if (run.hole) {
+        const at = this.#chunk(
+          job,
+          flags,
+          ChunkType.OffsetHole,
+          12,
+        );
+        writeU64(this.#writer.view, at, run.start);
+        this.#writer.view.setUint32(at + 8, size);
+      } else {
+        // What lies in front is the page for it, or a hole.
+        const at = HEADROOM_BYTES + run.start - job.offset;
+        this.#chunkHeader(
+          view,
+          at - CHUNK_BYTES - 8,
+          job,
+          flags,
+          ChunkType.OffsetData,
+          8 + size,
+        );
+        writeU64(view, at - 8, run.start);
+        data += size;
+        pieces++;
+        this.#writer.push(
+          bytes.subarray(at - CHUNK_BYTES - 8, at + size),
+          pieceDone,
+        );
+      }
+    }
+    pieceDone();
+    this.#options.counters.bytesRead += data;
+    this.#done();
+  }
+
+  #answerRead(job: Job, at: number): void {
+    const { bytes, view } = job.memory!;
+    let front = SIMPLE_REPLY_BYTES;
+    if (this.#agreement!.structured) {
+      front = CHUNK_BYTES + 8;
+      this.#chunkHeader(
+        view,
+        at - front,
+        job,
+        CHUNK_DONE,
+        ChunkType.OffsetData,
+        8 + job.length,
+      );
+      writeU64(view, at - 8, job.offset);
+    } else {
+      this.#simpleHeader(view, at - front, job, 0);
+    }
+    this.#options.counters.bytesRead += job.length;
+    // Before the memory may go to somebody else.
+    this.#writer.push(
+      bytes.subarray(at - front, at + job.length),
+      () => this.#giveMemory(job),
+    );
+    this.#done();
+  }
+
+  #startWrite(job: Job): void {
+    const served = this.#served!;
+    const lead = job.offset % served.blockSize;
+    const span = Math.ceil((lead + job.length) / served.blockSize) *
+      served.blockSize;
+    job.memory = served.memory.take(span);
+    this.#bytes += job.weight;
+    const at = HEADROOM_BYTES + lead;
+    this.#target = job.memory.bytes.subarray(at, at + job.length);
+    this.#filled = 0;
+    this.#filling = job;
+  }
+
+  #write(job: Job): void {
+    const served = this.#served!;
+    const { offset, length } = job;
+    const fua = (job.flags & CommandFlag.Fua) !== 0;
+    const memory = job.memory!;
+    const written = served.isAligned(offset, length)
+      ? served.write(offset, length, memory, fua)
+      : served.modify(offset, length, memory, fua);
+    written.then(
+      () => {
+        this.#options.counters.bytesWritten += length;
+        this.#giveMemory(job);
+        this.#succeed(job);
+      },
+      (error) => this.#failFrom(job, error),
+    );
+  }
+
+  #change(job: Job): Promise<void> {
+    const served = this.#served!;
+    const fua = (job.flags & CommandFlag.Fua) !== 0;
+    switch (job.type) {
+      case Command.Flush:
+        return served.disk.flush();
+      case Command.Trim:
+        return served.trim(job.offset, job.length, fua);
+      default:
+        return served.writeZeroes(
+          job.offset,
+          job.length,
+          (job.flags & CommandFlag.NoHole) === 0,
+          fua,
+        );
+    }
+  }
+
+  #status(job: Job): void {
+    let runs: ByteRun[];
+    try {
+      runs = this.#served!.runs(job.offset, job.length);
+    } catch (error) {
+      return this.#failFrom(job, error);
+    }
+    if ((job.flags & CommandFlag.RequestOne) !== 0) runs.length = 1;
+    const bytes = new Uint8Array(CHUNK_BYTES + 4 + 8 * runs.length);
+    const view = viewOf(bytes);
+    this.#chunkHeader(
+      view,
+      0,
+      job,
+      CHUNK_DONE,
+      ChunkType.BlockStatus,
+      bytes.length - CHUNK_BYTES,
+    );
+    view.setUint32(CHUNK_BYTES, ALLOCATION_CONTEXT);
+    let at = CHUNK_BYTES + 4;
+    for (const { start, end, hole } of runs) {
+      view.setUint32(at, end - start);
+      view.setUint32(at + 4, hole ? Allocation.Hole | Allocation.Zero : 0);
+      at += 8;
+    }
+    this.#writer.push(bytes);
+    this.#done();
+  }
+
+  #succeed(job: Job): void {
+    if (
+      this.#agreement!.structured &&
+      (job.type === Command.Read || job.type === Command.BlockStatus)
+    ) {
+      this.#chunk(job, CHUNK_DONE, ChunkType.None, 0);
+    } else {
+      const at = this.#writer.reserve(SIMPLE_REPLY_BYTES);
+      this.#simpleHeader(this.#writer.view, at, job, 0);
+    }
+    this.#done();
+  }
+
+  #failFrom(job: Job, error: unknown): void {
+    this.#giveMemory(job);
+    const writes = job.type !== Command.Read && job.type !== Command.Cache &&
+      job.type !== Command.BlockStatus;
+    const text = error instanceof Error ? error.message : String(error);
+    this.#fail(job, wireErrorOf(error, writes), text);
+  }
+
+  #fail(job: Job, error: number, text: string): void {
+    this.#options.counters.errors++;
+    if (this.#agreement!.structured) {
+      // A string of the protocol has 4,096 bytes at most; a line is enough.
+      const message = encoder.encode(text).subarray(0, 512);
+      const bytes = new Uint8Array(CHUNK_BYTES + 6 + message.length);
+      const view = viewOf(bytes);
+      this.#chunkHeader(
+        view,
+        0,
+        job,
+        CHUNK_DONE,
+        ChunkType.Error,
+        bytes.length - CHUNK_BYTES,
+      );
+      view.setUint32(CHUNK_BYTES, error);
+      view.setUint16(CHUNK_BYTES + 4, message.length);
+      bytes.set(message, CHUNK_BYTES + 6);
+      this.#writer.push(bytes);
+    } else {
+      const at = this.#writer.reserve(SIMPLE_REPLY_BYTES);
+      this.#simpleHeader(this.#writer.view, at, job, error);
+    }
+    this.#done();
+  }
+
+  #done(): void {
+    this.#requests--;
+    this.#options.counters.requests++;
+    this.#resume();
+  }
+
+  /** Gives a request's memory back; the disk and the socket are done with it. */
+  #giveMemory(job: Job): void {
+    const { memory } = job;
+    if (memory === null) return;
+    job.memory = null;
+    this.#bytes -= job.weight;
+    this.#served!.memory.give(memory);
+  }
+
+  /** A write whose payload will never come. */
+  #giveUpFilling(): void {
+    const job = this.#filling;
+    if (job === null) return;
+    this.#filling = null;
+    this.#giveMemory(job);
+    this.#requests--;
+  }
+
+  /** Begins a small chunk; returns where its payload goes in the writer. */
+  #chunk(job: Job, flags: number, type: number, length: number): number {
+    const at = this.#writer.reserve(CHUNK_BYTES + length);
+    this.#chunkHeader(this.#writer.view, at, job, flags, type, length);
+    return at + CHUNK_BYTES;
+  }
+
+  #chunkHeader(
+    view: DataView,
+    at: number,
+    job: Job,
+    flags: number,
+    type: number,
+    length: number,
+  ): void {
+    view.setUint32(at, Magic.Chunk);
+    view.setUint16(at + 4, flags);
+    view.setUint16(at + 6, type);
+    view.setUint32(at + 8, job.cookieHigh);
+    view.setUint32(at + 12, job.cookieLow);
+    view.setUint32(at + 16, length);
+  }
+
+  #simpleHeader(view: DataView, at: number, job: Job, error: number): void {
+    view.setUint32(at, Magic.SimpleReply);
+    view.setUint32(at + 4, error);
+    view.setUint32(at + 8, job.cookieHigh);
+    view.setUint32(at + 12, job.cookieLow);
+  }
+}
+
+/** Room for the longest option that is looked at. */
+const OPTION_ROOM = MAX_OPTION_BYTES + 64;
+
+function refusalText(error: number): string {
+  switch (error) {
+    case WireError.EPERM:
+      return "The export is read-only";
+    case WireError.ENOSPC:
+      return "The export ends before that";
+    case WireError.ENOTSUP:
+      return "Zeroes are no faster than writing them";
+    default:
+      return "The request is malformed, out of range or not on blocks";
+  }
+}

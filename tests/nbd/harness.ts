@@ -1,0 +1,244 @@
+/**
+ * What the tests of the NBD server share: a server on a socket of its own, and
+ * a client that says whatever it is told to.
+ *
+ * @module
+ */
+
+import type { VirtualDisk } from "../../src/disk.ts";
+import { NbdServer, type NbdServerOptions } from "../../src/nbd/mod.ts";
+import {
+  Magic,
+  Option,
+  OPTION_BYTES,
+  REQUEST_BYTES,
+  viewOf,
+  writeU64,
+} from "../../src/nbd_wire.ts";
+import { type TempDir, tempDir } from "../helpers.ts";
+
+/** A server on a Unix socket in a folder of its own. */
+export interface Served extends AsyncDisposable {
+  readonly server: NbdServer;
+  readonly dir: TempDir;
+  readonly socket: string;
+  readonly uri: string;
+  /** What clients did wrong. */
+  readonly faults: Error[];
+}
+
+/** Serves a disk; the disk is closed with the server. */
+export async function serveDisk(
+  disk: VirtualDisk,
+  options: Partial<NbdServerOptions> = {},
+): Promise<Served> {
+  const dir = await tempDir();
+  const socket = dir.join("nbd.sock");
+  const faults: Error[] = [];
+  const server = NbdServer.listen({
+    path: socket,
+    exports: [{ disk }],
+    onError: (error) => faults.push(error),
+    ...options,
+  });
+  return {
+    server,
+    dir,
+    socket,
+    uri: server.uri(),
+    faults,
+    async [Symbol.asyncDispose]() {
+      await server.close(500);
+      await disk.close();
+      await dir[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** A reply: an error number, and data. */
+export interface Reply {
+  error: number;
+  data: Uint8Array;
+}
+
+/** A client that says whatever it is told to. */
+export class RawClient implements Disposable {
+  readonly #conn: Deno.Conn;
+  #closed = false;
+
+  private constructor(conn: Deno.Conn) {
+    this.#conn = conn;
+  }
+
+  /** Connects, and takes the greeting. */
+  static async connect(path: string, flags = 3): Promise<RawClient> {
+    const client = new RawClient(
+      await Deno.connect({ transport: "unix", path }),
+    );
+    try {
+      await client.read(18);
+      await client.send(u32(flags));
+    } catch (error) {
+      client[Symbol.dispose]();
+      throw error;
+    }
+    return client;
+  }
+
+  /** Connects, and agrees on an export with simple replies only. */
+  static async attach(path: string, name = ""): Promise<RawClient> {
+    const client = await RawClient.connect(path);
+    await client.send(
+      optionMessage(Option.ExportName, new TextEncoder().encode(name)),
+    );
+    await client.read(10);
+    return client;
+  }
+
+  /** Sends bytes. */
+  async send(...parts: Uint8Array[]): Promise<void> {
+    for (const part of parts) {
+      for (let at = 0; at < part.length;) {
+        at += await this.#conn.write(part.subarray(at));
+      }
+    }
+  }
+
+  /** Reads so many bytes. */
+  async read(length: number): Promise<Uint8Array> {
+    const bytes = new Uint8Array(length);
+    for (let at = 0; at < length;) {
+      const count = await this.#conn.read(bytes.subarray(at));
+      if (count === null) throw new Deno.errors.UnexpectedEof("Hung up");
+      at += count;
+    }
+    return bytes;
+  }
+
+  /** Reads until the server hangs up; returns how many bytes that were. */
+  async drain(): Promise<number> {
+    let sum = 0;
+    const bytes = new Uint8Array(65_536);
+    for (;;) {
+      const count = await this.#conn.read(bytes).catch(() => null);
+      if (count === null) return sum;
+      sum += count;
+    }
+  }
+
+  /** Reads one answer to an option. */
+  async answer(): Promise<{ option: number; type: number; data: Uint8Array }> {
+    const view = viewOf(await this.read(20));
+    return {
+      option: view.getUint32(8),
+      type: view.getUint32(12),
+      data: await this.read(view.getUint32(16)),
+    };
+  }
+
+  /** Sends a request and reads its simple reply. */
+  async ask(
+    type: number,
+    offset: number,
+    length: number,
+    payload: Uint8Array = new Uint8Array(),
+    flags = 0,
+  ): Promise<Reply> {
+    await this.send(requestMessage(type, offset, length, flags), payload);
+    const view = viewOf(await this.read(16));
+    if (view.getUint32(0) !== Magic.SimpleReply) throw new Error("No reply");
+    const error = view.getUint32(4);
+    return {
+      error,
+      data: await this.read(type === 0 && error === 0 ? length : 0),
+    };
+  }
+
+  /** Says that nothing more will come. */
+  closeWrite(): Promise<void> {
+    return this.#conn.closeWrite();
+  }
+
+  /** Hangs up. */
+  [Symbol.dispose](): void {
+    if (!this.#closed) this.#conn.close();
+    this.#closed = true;
+  }
+}
+
+/** A 32-bit number. */
+export function u32(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  viewOf(bytes).setUint32(0, value);
+  return bytes;
+}
+
+/** An option. */
+export function optionMessage(
+  option: number,
+  data: Uint8Array = new Uint8Array(),
+  length = data.length,
+): Uint8Array {
+  const bytes = new Uint8Array(OPTION_BYTES + data.length);
+  const view = viewOf(bytes);
+  view.setUint32(0, Magic.Option[0]);
+  view.setUint32(4, Magic.Option[1]);
+  view.setUint32(8, option);
+  view.setUint32(12, length);
+  bytes.set(data, OPTION_BYTES);
+  return bytes;
+}
+
+/** The data of GO and INFO. */
+export function goData(name: string, ...infos: number[]): Uint8Array {
+  const text = new TextEncoder().encode(name);
+  const bytes = new Uint8Array(6 + text.length + 2 * infos.length);
+  const view = viewOf(bytes);
+  view.setUint32(0, text.length);
+  bytes.set(text, 4);
+  view.setUint16(4 + text.length, infos.length);
+  infos.forEach((info, i) => view.setUint16(6 + text.length + 2 * i, info));
+  return bytes;
+}
+
+/** The data of SET_META_CONTEXT and LIST_META_CONTEXT. */
+export function metaData(name: string, ...queries: string[]): Uint8Array {
+  const encoder = new TextEncoder();
+  const parts: Uint8Array[] = [];
+  for (const [i, text] of [name, ...queries].entries()) {
+    const bytes = encoder.encode(text);
+    parts.push(u32(bytes.length), bytes);
+    if (i === 0) parts.push(u32(queries.length));
+  }
+  return joined(parts);
+}
+
+/** A request without its payload. */
+export function requestMessage(
+  type: number,
+  offset: number,
+  length: number,
+  flags = 0,
+  cookie = 7,
+): Uint8Array {
+  const bytes = new Uint8Array(REQUEST_BYTES);
+  const view = viewOf(bytes);
+  view.setUint32(0, Magic.Request);
+  view.setUint16(4, flags);
+  view.setUint16(6, type);
+  view.setUint32(12, cookie);
+  writeU64(view, 16, offset);
+  view.setUint32(24, length);
+  return bytes;
+}
+
+/** Joins bytes. */
+export function joined(parts: readonly Uint8Array[]): Uint8Array {
+  const all = new Uint8Array(parts.reduce((sum, it) => sum + it.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}

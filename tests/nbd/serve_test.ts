@@ -1,0 +1,186 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { VirtualDisk } from "../../src/disk.ts";
+import { DiskError } from "../../src/errors.ts";
+import { type Outcome, platter, processOf } from "../cli/harness.ts";
+import { tempDir } from "../helpers.ts";
+
+/** Serves an image for as long as something is done with it. */
+async function serving(
+  args: string[],
+  use: (uri: string) => Promise<void>,
+): Promise<Outcome> {
+  let used: Promise<void> | undefined;
+  const outcome = await platter(["serve", ...args], {
+    onOutput(text, interrupt) {
+      if (!text.startsWith("nbd")) return;
+      used = use(text.trim()).finally(interrupt);
+      used.catch(() => {});
+    },
+  });
+  await used;
+  return outcome;
+}
+
+Deno.test("serve prints a URI, serves, flushes and leaves", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("disk.img", 1 << 20);
+  const data = new Uint8Array(4096).fill(7);
+  const outcome = await serving([image, "--port", "0"], async (uri) => {
+    await using disk = await VirtualDisk.open(uri);
+    await disk.write(8, data);
+  });
+  assertEquals(outcome.code, 0, outcome.err);
+  assert(/^nbd:\/\/127\.0\.0\.1:\d+\/\n$/.test(outcome.out), outcome.out);
+  assert(outcome.err.includes("nbdinfo"));
+  assertEquals(outcome.listening, false);
+  assertEquals((await Deno.readFile(image)).subarray(4096, 8192), data);
+});
+
+Deno.test("serve --overlay leaves the image as it is", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("disk.img", 1 << 20);
+  const socket = dir.join("nbd.sock");
+  const outcome = await serving(
+    [image, "--overlay", "--socket", socket, "--export", "a b"],
+    async (uri) => {
+      assertEquals(uri, `nbd+unix:///a%20b?socket=${socket}`);
+      await using disk = await VirtualDisk.open(uri);
+      await disk.write(0, new Uint8Array(512).fill(7));
+      assertEquals((await disk.read(0, 1))[0], 7);
+    },
+  );
+  assertEquals(outcome.code, 0, outcome.err);
+  assertEquals((await Deno.readFile(image))[0], 0);
+});
+
+Deno.test("serve --read-only refuses writes", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("disk.img", 1 << 20);
+  const outcome = await serving(
+    [image, "--read-only", "--port", "0"],
+    async (uri) => {
+      await using disk = await VirtualDisk.open(uri);
+      assert(disk.readOnly);
+    },
+  );
+  assertEquals(outcome.code, 0, outcome.err);
+});
+
+Deno.test("serve --fault and --fault-file let things go wrong, and not", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("disk.img", 1 << 20);
+  const rules = await dir.file(
+    "rules",
+    new TextEncoder().encode("# nothing yet\n\n"),
+  );
+  const trace = dir.join("trace.jsonl");
+  const outcome = await serving(
+    [
+      image,
+      "--port",
+      "0",
+      "--fault",
+      "read sector=8 error=EIO",
+      "--fault",
+      "read sector=16 nth=2 error=EIO",
+      "--fault-file",
+      rules,
+      "--trace",
+      trace,
+    ],
+    async (uri) => {
+      await using disk = await VirtualDisk.open(uri);
+      const fails = async (sector: number) => {
+        const error = await assertRejects(
+          () => disk.read(sector, 1),
+          DiskError,
+        );
+        assertEquals([error.kind, error.code], ["io", "EIO"]);
+      };
+      const eventually = async (work: () => Promise<unknown>) => {
+        for (let i = 0; i < 100; i++) {
+          try {
+            return await work();
+          } catch {
+            await new Promise((resolve) => setTimeout(resolve, 50));
+          }
+        }
+        throw new Error("Cannot wait any longer");
+      };
+      await fails(8);
+      await disk.read(16, 1);
+      await fails(16);
+      await disk.read(24, 1);
+      await Deno.writeTextFile(rules, "read sector=24 error=EIO # now\n");
+      await eventually(() => fails(24));
+      await fails(8);
+      // A mistake changes nothing.
+      await Deno.writeTextFile(rules, "read sector=24 explode\n");
+      await new Promise((resolve) => setTimeout(resolve, 400));
+      await fails(24);
+      await Deno.writeTextFile(rules, "");
+      await eventually(() => disk.read(24, 1));
+      await fails(8);
+    },
+  );
+  assertEquals(outcome.code, 0, outcome.err);
+  assert(outcome.err.includes("explode"), outcome.err);
+  const lines = (await Deno.readTextFile(trace)).trim().split("\n")
+    .map((line) => JSON.parse(line));
+  assertEquals(lines[0].event, "disk");
+  assert(
+    lines.some(({ operation, sector }) =>
+      operation === "read" && sector === 24
+    ),
+  );
+  assert(lines.some(({ error }) => error?.code === "EIO"));
+  assertEquals(lines.at(-1).event, "complete");
+});
+
+Deno.test("serve says what is wrong with its arguments", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("disk.img", 1 << 20);
+  for (
+    const [args, words] of [
+      [["--socket", "x", "--port", "1"], "--socket with --port"],
+      [["--port", "70000"], "65535"],
+      [["--fault", "explode"], "--fault"],
+      [["--fault-file", dir.join("none")], "no such file"],
+      [["--trace", dir.join("none/trace"), "--port", "0"], "--trace"],
+    ] as const
+  ) {
+    const outcome = await platter(["serve", image, ...args]);
+    assertEquals(outcome.code, 2);
+    assert(outcome.err.includes(words), outcome.err);
+  }
+});
+
+Deno.test({
+  name: "serve as a process ends with Ctrl-C, its socket with it",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using dir = await tempDir();
+    const image = await dir.file("disk.img", 1 << 20);
+    const socket = dir.join("nbd.sock");
+    const child = processOf(["serve", image, "--socket", socket], {
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+    const reader = child.stdout.pipeThrough(new TextDecoderStream())
+      .getReader();
+    try {
+      const { value: uri = "" } = await reader.read();
+      await using disk = await VirtualDisk.open(uri.trim());
+      await disk.write(0, new Uint8Array(512).fill(9));
+      // While it is still attached.
+      child.kill("SIGINT");
+      assertEquals((await child.status).code, 0);
+      await assertRejects(() => disk.read(0, 1), DiskError);
+    } finally {
+      await reader.cancel();
+      await child.status;
+    }
+    assertEquals((await Deno.readFile(image))[0], 9);
+    await assertRejects(() => Deno.lstat(socket), Deno.errors.NotFound);
+  },
+});
