@@ -407,6 +407,8 @@ export interface SyscallNumbers {
   readonly memfd_create: number;
   /** eventfd2. */
   readonly eventfd2: number;
+  /** socketpair(domain, type, protocol, sockets). */
+  readonly socketpair: number;
   /** statx. */
   readonly statx: number;
   /** fstatfs. */
@@ -580,6 +582,7 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     sync_file_range: 277,
     fallocate: 285,
     eventfd2: 290,
+    socketpair: 53,
     memfd_create: 319,
     preadv2: 327,
     pwritev2: 328,
@@ -594,6 +597,7 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     io_cancel: 3,
     io_getevents: 4,
     eventfd2: 19,
+    socketpair: 199,
     fstatfs: 44,
     fallocate: 47,
     pread64: 67,

@@ -14,9 +14,10 @@
  * @module
  */
 
-import { clearImmediate, setImmediate } from "node:timers";
+import type { Libc } from "../../../ffi/libc.ts";
 import type { EngineInfo } from "../../info.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
+import { LoopTurn } from "./loop_turn.ts";
 
 /** Waits in vain, one after the other, before waiting on another thread. */
 const PATIENCE = 64;
@@ -87,7 +88,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   readonly #waiting: T[] = [];
   #filled = 0;
   #reaping = false;
-  #turn: ReturnType<typeof setImmediate> | null = null;
+  readonly #turn: LoopTurn;
   #turnStart = 0;
   /** When a few operations were handed over; 0 while there are many. */
   #handedOver = 0;
@@ -103,6 +104,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   /**
    * Constructs a new instance.
    *
+   * @param libc The C library.
    * @param queue The queue into the kernel; the engine closes it.
    * @param complete Answers the operations.
    * @param perform Carries out an operation in a blocking call, for those that
@@ -110,11 +112,13 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
    * @param options How it is set up.
    */
   constructor(
+    libc: Libc,
     queue: KernelQueue<T>,
     complete: OperationComplete<T>,
     perform: (operation: T) => number,
     options: AsyncEngineOptions,
   ) {
+    this.#turn = new LoopTurn(libc, this.#onTurn);
     this.#queue = queue;
     this.#complete = complete;
     this.#perform = perform;
@@ -149,16 +153,16 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     if (this.#inFlight > INLINE_DEPTH) {
       this.#handedOver = 0;
       if (this.#filled > 0) this.#enter(0, 0);
-      this.#turn ??= setImmediate(this.#onTurn);
+      this.#turn.arm();
       return;
     }
     // A few: whoever asked most likely waits for them. What should be over
     // within this turn's time is waited for here; the turn that the others
     // need passes while the device works.
     const now = performance.now();
-    if (this.#turn === null) {
+    if (!this.#turn.armed) {
       this.#turnStart = now;
-      this.#turn = setImmediate(this.#onTurn);
+      this.#turn.arm();
     }
     const leftUs = this.#stallUs - (now - this.#turnStart) * 1000;
     this.#handedOver = now;
@@ -178,8 +182,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Releases everything. */
   async close(): Promise<void> {
-    if (this.#turn !== null) clearImmediate(this.#turn);
-    this.#turn = null;
+    await this.#turn.close();
     // A wait on another thread still looks at the queue.
     if (this.#aside !== null) {
       this.#queue.wake();
@@ -198,7 +201,6 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   }
 
   readonly #onTurn = (): void => {
-    this.#turn = null;
     if (this.#inFlight === 0) return;
     let found = this.#reap();
     if (found === 0 && this.#inFlight > 0) {
@@ -208,7 +210,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     if (this.#filled > 0) this.#enter(0, 0);
     if (this.#inFlight === 0) return;
     this.#vain = found > 0 ? 0 : this.#vain + 1;
-    if (this.#vain < PATIENCE) this.#turn ??= setImmediate(this.#onTurn);
+    if (this.#vain < PATIENCE) this.#turn.arm();
     else this.#waitAside();
   };
 
@@ -219,7 +221,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       () => new Promise<void>((resolve) => setTimeout(resolve, TIMER_MS)),
     ).then(() => {
       this.#aside = null;
-      if (this.#turn === null) this.#onTurn();
+      if (!this.#turn.armed) this.#onTurn();
     });
   }
 

@@ -86,6 +86,7 @@ export function chooseEngine<T extends Operation>(
   ): MakeEngine<T> =>
   (complete) =>
     new AsyncEngine<T>(
+      libc,
       queue,
       complete,
       (operation) => perform(libc, operation),

@@ -8,11 +8,11 @@
  * @module
  */
 
-import { clearImmediate, setImmediate } from "node:timers";
 import type { Libc } from "../../../ffi/libc.ts";
 import type { EngineInfo } from "../../info.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import { perform } from "./kernel.ts";
+import { LoopTurn } from "./loop_turn.ts";
 
 /** How a synchronous engine is set up. */
 export interface SyncEngineOptions {
@@ -29,7 +29,7 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
   #queue: T[] = [];
   #head = 0;
   #running = false;
-  #turn: ReturnType<typeof setImmediate> | null = null;
+  readonly #turn: LoopTurn;
   #turnStart = 0;
   readonly #stallMs: number;
   /** What it is and why. */
@@ -49,6 +49,7 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
     complete: OperationComplete<T>,
     options: SyncEngineOptions,
   ) {
+    this.#turn = new LoopTurn(libc, () => this.kick());
     this.#libc = libc;
     this.#complete = complete;
     this.#stallMs = options.stallMs;
@@ -66,9 +67,9 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
     this.#running = true;
     while (this.#head < this.#queue.length) {
       const now = performance.now();
-      if (this.#turn === null) {
+      if (!this.#turn.armed) {
         this.#turnStart = now;
-        this.#turn = setImmediate(this.#nextTurn);
+        this.#turn.arm();
       } else if (now - this.#turnStart >= this.#stallMs) {
         break;
       }
@@ -85,13 +86,6 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
 
   /** Releases everything. */
   close(): Promise<void> {
-    if (this.#turn !== null) clearImmediate(this.#turn);
-    this.#turn = null;
-    return Promise.resolve();
+    return this.#turn.close();
   }
-
-  readonly #nextTurn = (): void => {
-    this.#turn = null;
-    this.kick();
-  };
 }

@@ -7,7 +7,7 @@
  * asked for, which is all that backpressure takes. `node:net` makes a buffer of
  * its own for each read. A stub server that only moves bytes gave, with
  * `fio --ioengine=nbd` over a Unix socket on two cores (Deno 2.9, medians of
- * two; nbdkit's memory plugin in the same rounds, for scale):
+ * two on a busy machine; nbdkit's memory plugin in the same rounds, for scale):
  *
  * | | Deno.Conn | node:net | nbdkit |
  * | --- | --- | --- | --- |

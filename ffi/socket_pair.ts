@@ -1,0 +1,72 @@
+/**
+ * Two sockets that are connected with each other: one is written to from here,
+ * the other goes to whoever can wait for sockets.
+ *
+ * @module
+ */
+
+import type { Libc } from "./libc.ts";
+import { addressOf, alignedMemory, IoVector } from "./memory.ts";
+
+// include/linux/socket.h, include/linux/net.h.
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
+const SOCK_CLOEXEC = 0x80000;
+const SOCK_NONBLOCK = 0x800;
+
+/** A pair of connected Unix sockets. Linux only. */
+export class SocketPair {
+  readonly #libc: Libc;
+  readonly #fd: number;
+  readonly #byte: Uint8Array<ArrayBuffer>;
+  readonly #vector: IoVector;
+  /** The other socket; whoever takes it closes it. */
+  readonly otherFd: number;
+
+  private constructor(libc: Libc, fd: number, otherFd: number) {
+    this.#libc = libc;
+    this.#fd = fd;
+    this.otherFd = otherFd;
+    this.#byte = alignedMemory(1, 8);
+    this.#vector = new IoVector(1);
+    this.#vector.set(0, addressOf(this.#byte), 1);
+  }
+
+  /**
+   * Makes a pair: `int socketpair(int domain, int type, int protocol, int
+   * sockets[2])`.
+   *
+   * @param libc The C library.
+   * @returns The pair, or −errno.
+   */
+  static open(libc: Libc): SocketPair | number {
+    const number = libc.abi.syscalls?.socketpair;
+    if (number === undefined) return -libc.abi.errno.ENOSYS;
+    const memory = alignedMemory(8, 8);
+    const result = libc.syscall(
+      number,
+      AF_UNIX,
+      SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
+      0,
+      addressOf(memory),
+    );
+    if (result < 0) return result;
+    const [fd, otherFd] = new Int32Array(memory.buffer, memory.byteOffset, 2);
+    return new SocketPair(libc, fd!, otherFd!);
+  }
+
+  /**
+   * Sends a byte to the other socket.
+   *
+   * @returns Whether it went out.
+   */
+  send(): boolean {
+    // An offset of −1 makes it writev(2).
+    return this.#libc.pwritev2(this.#fd, this.#vector.address, 1, -1, 0) === 1;
+  }
+
+  /** Closes the socket of this side. */
+  close(): void {
+    this.#libc.close(this.#fd);
+  }
+}
