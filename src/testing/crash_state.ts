@@ -222,7 +222,7 @@ export class CrashStateBackend implements Backend {
       case RequestType.In:
         for (let i = 0; i < count; i++) {
           const bytes = this.#written?.get(first + i) ??
-            this.#image.peek(first + i) ?? fetched?.get(first + i);
+            fetched?.get(first + i) ?? this.#image.peek(first + i);
           if (bytes === undefined) return false;
           scatter(request, i * this.#blockSize, bytes);
         }
@@ -264,10 +264,12 @@ export class CrashStateBackend implements Backend {
           ? request.count / this.#blockSectors
           : 0;
         for (let block = first; block < first + count; block++) {
-          if (this.#image.peek(block) !== undefined) continue;
+          // Also what is at hand: fetching another block may push it out.
           fetched.set(block, await this.#image.fetch(block));
         }
-        this.#carryOut(request, fetched);
+        if (!this.#carryOut(request, fetched)) {
+          throw new Error("a block that was fetched is not there");
+        }
       } catch (cause) {
         failure = cause instanceof DiskError ? cause : new DiskError(
           "io",
