@@ -268,8 +268,7 @@ Deno.test("shell.ts keeps what it was told in its image", async () => {
 });
 
 Deno.test("explore.ts says by its exit code what became of SQLite", async () => {
-  const crash = (...args: string[]) =>
-    runExample("crash_test", ["-A"], ...args);
+  const crash = (...args: string[]) => runExample("explore", ["-A"], ...args);
   const full = await crash("--states", "60");
   assertEquals(full.code, 0, full.stderr);
   assertStringIncludes(full.stdout, "Nothing lost, nothing damaged");

@@ -69,6 +69,12 @@ export function isRoot(): boolean {
   return Deno.build.os !== "windows" && Deno.uid() === 0;
 }
 
+/**
+ * Whether the long form of the tests is wanted (`deno task test:long`): what is
+ * also covered by a shorter test, once more on everything.
+ */
+export const LONG: boolean = Deno.env.get("PLATTER_LONG") === "1";
+
 /** Whether a program is in `PATH` or where administrators' programs are. */
 export function hasTool(name: string): boolean {
   const windows = Deno.build.os === "windows";

@@ -28,7 +28,7 @@ const MIB = 1_048_576;
 const SLOW_MS = 250;
 
 /** The longest that the loop may stand still meanwhile, in ms. */
-const STALL_MS = 50;
+const STALL_MS = 150;
 
 interface Pulse {
   /** The longest time between two turns of the loop, in ms. */

@@ -8,7 +8,7 @@
 import { assert, assertEquals, assertFalse, assertLess } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import type { DiskError } from "../../src/errors.ts";
-import { needs, Random, tempDir } from "../helpers.ts";
+import { LONG, needs, Random, tempDir } from "../helpers.ts";
 import {
   ASYNC_ENGINES,
   ENGINES,
@@ -101,7 +101,8 @@ for (const engine of ENGINES) {
 
   Deno.test({
     name: `${engine} moves the bytes of promises that nobody kept`,
-    ignore: !hasEngine(engine) || needs(...SERVED_TOOLS).ignore,
+    ignore: !hasEngine(engine) || !LONG && engine !== "io_uring" ||
+      needs(...SERVED_TOOLS).ignore,
     async fn() {
       const content = new Random(7).bytes(MIB);
       await using file = await slowFile(content, 60);
@@ -188,7 +189,8 @@ for (const engine of ASYNC_ENGINES) {
   for (const how of ["terminated", "closed by itself"]) {
     Deno.test({
       name: `${engine} harms nobody when its Worker is ${how}`,
-      ignore: !hasEngine(engine) || needs(...SERVED_TOOLS).ignore,
+      ignore: !hasEngine(engine) || !LONG && engine !== "io_uring" ||
+        needs(...SERVED_TOOLS).ignore,
       async fn() {
         const content = new Random(2).bytes(MIB);
         await using file = await slowFile(content, SLOW_MS);

@@ -12,7 +12,7 @@ import {
   type ContractSubject,
   contractSuite,
 } from "../contract.ts";
-import { tempDir } from "../helpers.ts";
+import { LONG, tempDir } from "../helpers.ts";
 
 /** Sectors of the disks under test. */
 export const SECTORS = 8192;
@@ -38,7 +38,7 @@ export function layerContract(
   options: ContractOptions & { forgets?: boolean } = {},
 ): void {
   const { forgets = false, ...suite } = options;
-  for (const blockSize of [512, 4096]) {
+  for (const blockSize of LONG ? [512, 4096] : [512]) {
     contractSuite(
       `${name} over memory, blocks of ${blockSize}`,
       () => Promise.resolve({ backend: layer(memory({ blockSize })) }),
