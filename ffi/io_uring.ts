@@ -477,14 +477,18 @@ export class IoUring {
    *
    * @param visit Called with the user data and the result (−errno on failure)
    * of each; by then its place in the ring is free.
-   * @returns How many there were.
+   * @param most How many to take at most.
+   * @returns How many were taken.
    */
-  reap(visit: (userData: number, result: number) => void): number {
+  reap(
+    visit: (userData: number, result: number) => void,
+    most = Infinity,
+  ): number {
     const cq = this.#cq;
     let head = cq[this.#cqHead]!;
     const tail = Atomics.load(cq, this.#cqTail);
     let count = 0;
-    while (head !== tail) {
+    while (head !== tail && count < most) {
       const at = this.#cqes + (head & this.#cqMask) * CQE_WORDS;
       const userData = cq[at]! >>> 0;
       const result = cq[at + 2]!;

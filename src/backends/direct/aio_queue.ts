@@ -123,17 +123,22 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
         this.#context.dropFirst();
       }
     }
-    if (completions > 0 && this.#refused.length === 0) {
+    if (
+      completions > 0 && this.#refused.length === 0 && this.#found.length === 0
+    ) {
       this.#context.reap(completions, timeoutUs, this.#keep);
     }
     return this.#context.filled;
   }
 
   /** Takes the completions. */
-  reap(visit: (slot: number, result: number) => void): number {
+  reap(
+    visit: (slot: number, result: number) => void,
+    most: number,
+  ): number {
     if (this.#found.length === 0) this.#context.reap(0, 0, this.#keep);
-    const found = this.#found.splice(0);
-    found.push(...this.#refused.splice(0));
+    this.#found.push(...this.#refused.splice(0));
+    const found = this.#found.splice(0, most);
     for (const { slot, result } of found) visit(slot, result);
     return found.length;
   }

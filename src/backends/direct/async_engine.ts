@@ -28,6 +28,13 @@ const PATIENCE = 64;
  */
 const INLINE_DEPTH = 2;
 
+/**
+ * Completions that are answered before what their callers ask for next is
+ * handed over: a device that answers in bursts is not to wait for the whole
+ * burst to be worked through.
+ */
+const CHUNK = 4;
+
 /** The longest wait on another thread, in ms. */
 const ASIDE_MS = 50;
 
@@ -55,8 +62,8 @@ export interface KernelQueue<T extends Operation> {
    * @returns How many of those that were filled are left.
    */
   enter(completions: number, timeoutUs: number): number;
-  /** Takes the completions; returns how many there were. */
-  reap(visit: (slot: number, result: number) => void): number;
+  /** Takes completions, so many at most; returns how many there were. */
+  reap(visit: (slot: number, result: number) => void, most: number): number;
   /** Waits on another thread until there may be completions. */
   waitAside(timeoutMs: number): Promise<void>;
   /** Ends a wait on another thread. */
@@ -153,7 +160,13 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     if (this.#inFlight > INLINE_DEPTH) {
       this.#handedOver = 0;
       if (this.#filled > 0) this.#enter(0, 0);
-      this.#turn.arm();
+      if (!this.#turn.armed) {
+        this.#turnStart = performance.now();
+        this.#turn.arm();
+      } else if ((performance.now() - this.#turnStart) * 1000 < this.#stallUs) {
+        // The rest of a burst: see CHUNK.
+        this.#reap();
+      }
       return;
     }
     // A few: whoever asked most likely waits for them. What should be over
@@ -207,6 +220,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       this.#enter(1, this.#stallUs);
       found = this.#reap();
     }
+    this.#turnStart = performance.now();
     if (this.#filled > 0) this.#enter(0, 0);
     if (this.#inFlight === 0) return;
     this.#vain = found > 0 ? 0 : this.#vain + 1;
@@ -228,7 +242,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #reap(): number {
     this.#reaping = true;
     const handedOver = this.#handedOver;
-    const found = this.#queue.reap(this.#onCompletion);
+    const found = this.#queue.reap(this.#onCompletion, CHUNK);
     if (found > 0 && handedOver > 0) {
       const tookUs = (performance.now() - handedOver) * 1000;
       this.#usualUs += (tookUs - this.#usualUs) / 8;

@@ -201,8 +201,11 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   }
 
   /** Takes the completions. */
-  reap(visit: (slot: number, result: number) => void): number {
-    return this.#ring.reap(visit);
+  reap(
+    visit: (slot: number, result: number) => void,
+    most: number,
+  ): number {
+    return this.#ring.reap(visit, most);
   }
 
   /** Waits on another thread. */
