@@ -15,7 +15,7 @@ import { ENGINES, hasEngine } from "./engines/harness.ts";
 import { loopDevice, needs, tempDir } from "./helpers.ts";
 import { stress } from "./stress.ts";
 
-const SECONDS = Number(Deno.env.get("PLATTER_STRESS_SECONDS") ?? 5);
+const SECONDS = Number(Deno.env.get("PLATTER_STRESS_SECONDS") ?? 3);
 
 for (const engine of ENGINES) {
   Deno.test({
