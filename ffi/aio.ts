@@ -13,6 +13,7 @@ import {
   addressOf,
   alignedMemory,
   IoVector,
+  memoryAt,
   readU64,
   writeU64,
 } from "./memory.ts";
@@ -38,6 +39,12 @@ const EVENT_WORDS = EVENT_BYTES / 4;
 const TIMESPEC_BYTES = 16;
 const RESFD = 1;
 const TWO_32 = 2 ** 32;
+// struct aio_ring of fs/aio.c, in words of 32 bits.
+const RING_HEADER_BYTES = 32;
+const RING_HEAD = 2;
+const RING_TAIL = 3;
+const RING_MAGIC = 4;
+const AIO_RING_MAGIC = 0xa10a10a1 | 0;
 
 /** One AIO context of the process. */
 export class AioContext {
@@ -52,6 +59,8 @@ export class AioContext {
   readonly #pointers: Uint8Array<ArrayBuffer>;
   readonly #pointerWords: Uint32Array;
   #filled = 0;
+  /** `struct aio_ring`, which the kernel maps: id, nr, head, tail, magic, … */
+  readonly #ring: Int32Array;
   readonly #events: Uint8Array<ArrayBuffer>;
   readonly #eventWords: Int32Array;
   readonly #timespec: Uint8Array<ArrayBuffer>;
@@ -72,6 +81,7 @@ export class AioContext {
     this.#context = context;
     this.depth = depth;
     this.eventFd = eventFd;
+    this.#ring = new Int32Array(memoryAt(context, RING_HEADER_BYTES));
     this.#blocks = alignedMemory(depth * IOCB_BYTES, 64);
     this.#words = new Uint32Array(
       this.#blocks.buffer,
@@ -216,6 +226,13 @@ export class AioContext {
   #take(count: number): void {
     this.#pointerWords.copyWithin(0, count * 2, this.#filled * 2);
     this.#filled -= count;
+  }
+
+  /** Whether there are completions to take, as far as can be told at a look. */
+  get hasEvents(): boolean {
+    const ring = this.#ring;
+    return ring[RING_MAGIC] === AIO_RING_MAGIC &&
+      Atomics.load(ring, RING_HEAD) !== Atomics.load(ring, RING_TAIL);
   }
 
   /**

@@ -57,6 +57,8 @@ export const IORING_SETUP = {
   SUBMIT_ALL: 0x80,
   /** Do not interrupt the thread to post completions. */
   COOP_TASKRUN: 0x100,
+  /** Tell in the ring when an interrupt left work for the thread. */
+  TASKRUN_FLAG: 0x200,
   /** Only one thread submits. */
   SINGLE_ISSUER: 0x1000,
   /** Post completions only when the thread asks for them. */
@@ -111,6 +113,7 @@ const PROBE_SUPPORTED = 1;
 const GETEVENTS_ARG_BYTES = 24;
 const TIMESPEC_BYTES = 16;
 const SQ_CQ_OVERFLOW = 0x2;
+const SQ_TASKRUN = 0x4;
 const TWO_32 = 2 ** 32;
 
 /** How a ring is set up. */
@@ -464,6 +467,14 @@ export class IoUring {
     const head = Atomics.load(this.#sq, this.#sqHead);
     this.#unsubmitted = (this.#tail - head) | 0;
     return result;
+  }
+
+  /**
+   * Whether the next call into the kernel posts completions; told by rings that
+   * were set up with {@linkcode IORING_SETUP} `TASKRUN_FLAG`.
+   */
+  get hasWork(): boolean {
+    return (Atomics.load(this.#sq, this.#sqFlags) & SQ_TASKRUN) !== 0;
   }
 
   /** Whether there are completions in the ring. */

@@ -10,6 +10,7 @@ import type { Backend } from "./backend.ts";
 import { openDirect } from "./backends/direct.ts";
 import type { ImageOptions } from "./backends/image_options.ts";
 import {
+  DEFAULT_POLL_MS,
   DEFAULT_STALL_MS,
   type EngineName,
   type EngineOptions,
@@ -54,6 +55,14 @@ export interface OpenOptions extends QueueOptions {
    * @default {0.2}
    */
   stallMs?: number;
+  /**
+   * How long a wait may look for an answer before it sleeps, in ms: it takes
+   * processor time for latency, and only where answers usually come within this
+   * time. 0 always sleeps.
+   *
+   * @default {0.1}
+   */
+  pollMs?: number;
   /**
    * Whether writes are refused.
    *
@@ -244,6 +253,12 @@ function engineOptions(options: OpenOptions): EngineOptions {
       `Cannot open a disk as stallMs must be above 0 and up to 1000: current value is ${stallMs}`,
     );
   }
+  const pollMs = options.pollMs ?? DEFAULT_POLL_MS;
+  if (!(pollMs >= 0 && pollMs <= 1000)) {
+    throw new RangeError(
+      `Cannot open a disk as pollMs must be from 0 to 1000: current value is ${pollMs}`,
+    );
+  }
   return {
     engine: oneOf("engine", options.engine ?? "auto", [
       "auto",
@@ -253,6 +268,7 @@ function engineOptions(options: OpenOptions): EngineOptions {
     ]),
     depth: options.queueSize ?? DEFAULT_QUEUE_SIZE,
     stallMs,
+    pollMs,
   };
 }
 

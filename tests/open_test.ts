@@ -284,6 +284,8 @@ const WRONG: [string, Partial<CreateOptions>, typeof Error][] = [
   ["blockSize 131072", { blockSize: 131_072 }, RangeError],
   ["stallMs 0", { stallMs: 0 }, RangeError],
   ["stallMs NaN", { stallMs: NaN }, RangeError],
+  ["pollMs −1", { pollMs: -1 }, RangeError],
+  ["pollMs NaN", { pollMs: NaN }, RangeError],
   ["an empty id", { id: "" }, RangeError],
   ["a long id", { id: "x".repeat(21) }, RangeError],
   ["an id that is no ASCII", { id: "größe" }, RangeError],

@@ -21,6 +21,7 @@ import { makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { LockInfo } from "../info.ts";
 import {
   chooseEngine,
+  DEFAULT_POLL_MS,
   DEFAULT_STALL_MS,
   type EngineOptions,
 } from "./direct/choose_engine.ts";
@@ -41,6 +42,7 @@ const DEFAULT_ENGINE: EngineOptions = {
   engine: "auto",
   depth: 128,
   stallMs: DEFAULT_STALL_MS,
+  pollMs: DEFAULT_POLL_MS,
 };
 
 /**

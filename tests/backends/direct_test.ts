@@ -220,6 +220,7 @@ const wanted = (engine: EngineName): EngineOptions => ({
   engine,
   depth: 64,
   stallMs: 0.1,
+  pollMs: 0.1,
 });
 
 for (const name of ENGINES) {
@@ -265,7 +266,7 @@ contractSuite(
   "DirectBackend on a device, blocks of 512, libaio with few slots",
   device(4096, {
     blockSize: 512,
-    engine: { engine: "libaio", depth: 4, stallMs: 0.1 },
+    engine: { engine: "libaio", depth: 4, stallMs: 0.1, pollMs: 0 },
   }),
   needs("root", "losetup"),
 );

@@ -56,7 +56,7 @@ export function openWith(
     readOnly: false,
     direct: "prefer",
     lock: "auto",
-    engine: { engine, depth, stallMs: 0.1 },
+    engine: { engine, depth, stallMs: 0.1, pollMs: 0.1 },
     ...options,
   });
 }

@@ -131,6 +131,12 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
     return this.#context.filled;
   }
 
+  /** Looks for completions. */
+  get ready(): boolean {
+    return this.#found.length > 0 || this.#refused.length > 0 ||
+      this.#context.hasEvents;
+  }
+
   /** Takes the completions. */
   reap(
     visit: (slot: number, result: number) => void,

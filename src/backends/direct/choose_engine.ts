@@ -26,6 +26,9 @@ export type EngineName = "auto" | "io_uring" | "libaio" | "sync";
  */
 export const DEFAULT_STALL_MS = 0.2;
 
+/** How long completions are polled for by default, in ms. */
+export const DEFAULT_POLL_MS = 0.1;
+
 /** How an engine is wanted. */
 export interface EngineOptions {
   /** Which one. */
@@ -34,6 +37,8 @@ export interface EngineOptions {
   readonly depth: number;
   /** The longest that one wait may hold the event loop, in ms. */
   readonly stallMs: number;
+  /** The longest part of a wait that may be polled, in ms. */
+  readonly pollMs: number;
 }
 
 /** Makes the engine for a backend. */
@@ -77,6 +82,9 @@ export function chooseEngine<T extends Operation>(
   options: EngineOptions,
 ): MakeEngine<T> {
   const { engine, depth, stallMs } = options;
+  const blocks = probed.fileSystem === BLOCKING_FILE_SYSTEM;
+  // Where threads of the kernel do the work, they need the processors.
+  const pollMs = blocks ? 0 : options.pollMs;
   const sync = (reason: string | null): MakeEngine<T> => (complete) =>
     new SyncEngine(libc, complete, { info: { name: "sync", reason }, stallMs });
   const over = (
@@ -90,7 +98,7 @@ export function chooseEngine<T extends Operation>(
       queue,
       complete,
       (operation) => perform(libc, operation),
-      { info: { name, reason }, stallMs },
+      { info: { name, reason }, stallMs, pollMs },
     );
   const refuse = (reason: string): never => {
     throw new DiskError(
@@ -100,7 +108,6 @@ export function chooseEngine<T extends Operation>(
     );
   };
 
-  const blocks = probed.fileSystem === BLOCKING_FILE_SYSTEM;
   if (engine === "sync") return sync('asked for: engine: "sync"');
   if (engine === "io_uring") {
     const ring = IoUringQueue.open<T>(libc, depth, blocks);

@@ -28,8 +28,9 @@ const NOBODY = 0xffff_ffff;
  */
 const SETUPS = [
   IORING_SETUP.SINGLE_ISSUER | IORING_SETUP.COOP_TASKRUN |
+  IORING_SETUP.TASKRUN_FLAG | IORING_SETUP.SUBMIT_ALL,
+  IORING_SETUP.COOP_TASKRUN | IORING_SETUP.TASKRUN_FLAG |
   IORING_SETUP.SUBMIT_ALL,
-  IORING_SETUP.COOP_TASKRUN | IORING_SETUP.SUBMIT_ALL,
   0,
 ];
 
@@ -198,6 +199,15 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       result !== -EINTR && result !== -ENOMEM && result !== -ETIME!
     ) throw new Error(`Cannot enter io_uring: errno ${-result}`);
     return this.#ring.unsubmitted;
+  }
+
+  /** Looks for completions. */
+  get ready(): boolean {
+    const ring = this.#ring;
+    if (ring.hasCompletions) return true;
+    if (!ring.hasWork) return false;
+    ring.enter(0, 0);
+    return ring.hasCompletions;
   }
 
   /** Takes the completions. */
