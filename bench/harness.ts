@@ -138,8 +138,8 @@ export interface RunOptions {
   progress?(text: string): void;
 }
 
-/** Seconds that a contender runs before it is measured. */
-const WARM_UP_SECONDS = 0.3;
+/** Seconds that a contender runs before it is measured: compilers need that. */
+const WARM_UP_SECONDS = 1;
 
 /**
  * Runs one case.

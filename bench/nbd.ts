@@ -145,8 +145,8 @@ function fioCase(
         `--size=${bytes}`,
         "--norandommap",
         "--time_based",
-        "--ramp_time=0.3",
-        `--runtime=${seconds}`,
+        "--ramp_time=300ms",
+        `--runtime=${Math.round(seconds * 1000)}ms`,
         "--output-format=json",
       ]);
       // The engine says hello in front of it.

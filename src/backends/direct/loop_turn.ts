@@ -18,7 +18,7 @@ import type { Libc } from "../../../ffi/libc.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 
 /** After so many ms of immediate turns, one asks about sockets. */
-const REACTOR_MS = 0.5;
+const REACTOR_MS = 0.1;
 
 /** A pair of sockets, if the system and Deno's permissions allow one now. */
 function openPair(libc: Libc): SocketPair | null {
