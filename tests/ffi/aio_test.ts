@@ -367,3 +367,19 @@ Deno.test("AioContext is not to be had without Linux", () => {
   const context = AioContext.setup(libc, 4);
   assertEquals(context, -libc.abi.errno.ENOSYS);
 });
+
+test("tells without a call whether there are events", async () => {
+  await using opened = await image();
+  const context = setup(2);
+  const memory = alignedMemory(4096, 4096);
+  assert(!context.hasEvents);
+  context.fill(0, IOCB_CMD.PREAD, opened.fd, addressOf(memory), 4096, 0, 0);
+  assertEquals(context.submit(), 1);
+  for (let i = 0; i < 10_000 && !context.hasEvents; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 0));
+  }
+  assert(context.hasEvents);
+  assertEquals(awaited(context, 1), [[0, 4096]]);
+  assert(!context.hasEvents);
+  context.close();
+});

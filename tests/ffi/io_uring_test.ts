@@ -607,3 +607,30 @@ for (
     },
   });
 }
+
+test("tells without a call that the kernel has work to post", async () => {
+  const flags = IORING_SETUP.COOP_TASKRUN | IORING_SETUP.TASKRUN_FLAG;
+  const ring = IoUring.setup(openLibc(), { entries: 8, flags });
+  // Linux 5.19 has it.
+  if (ring === -EINVAL) return;
+  assert(typeof ring !== "number", `io_uring_setup gave ${ring}`);
+  await using dir = await tempDir();
+  const path = await dir.file("disk.img", 65_536);
+  const libc = openLibc();
+  const { O_RDWR, O_DIRECT } = libc.abi.open;
+  const fd = libc.open(path, O_RDWR | (O_DIRECT ?? 0));
+  assert(fd >= 0);
+  const memory = alignedMemory(4096, 4096);
+  assertFalse(ring.hasWork);
+  ring.fill(IORING_OP.READ, 0, fd, 0, addressOf(memory), 4096, 0, 7);
+  ring.enter(0, 0);
+  const deadline = performance.now() + 5000;
+  while (!ring.hasWork && !ring.hasCompletions) {
+    assert(performance.now() < deadline, "nothing is told");
+  }
+  ring.enter(0, 0);
+  assertEquals(reaped(ring), [[7, 4096]]);
+  assertFalse(ring.hasWork);
+  libc.close(fd);
+  ring.close();
+});

@@ -255,8 +255,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Whether what is in flight is worth polling for. */
   get #polls(): boolean {
-    return this.#usualUs <= this.#pollUs * ASLEEP_FACTOR &&
-      this.#quiet >= QUIET;
+    return this.#pollUs > 0 && this.#quiet >= QUIET &&
+      this.#usualUs <= this.#pollUs * ASLEEP_FACTOR;
   }
 
   /** Waits for completions and answers the first ones; returns how many. */
