@@ -19,7 +19,7 @@ const FAST = /^(memory|slice)|tmpfs/;
 function requestsFor(name: string): number {
   const wanted = Number(Deno.env.get("PLATTER_FUZZ_REQUESTS") ?? 0);
   if (wanted > 0) return wanted;
-  return FAST.test(name) ? 100_000 : 6_000;
+  return FAST.test(name) ? 100_000 : 4_000;
 }
 
 for (const [name, make] of Object.entries(SUBJECTS)) {
