@@ -5,15 +5,7 @@
  */
 
 import { DiskError } from "./errors.ts";
-import { SECTOR_BYTES } from "./geometry.ts";
-
-/** A run of sectors. */
-export interface SectorRange {
-  /** First sector. */
-  readonly sector: number;
-  /** Sectors. */
-  readonly count: number;
-}
+import { SECTOR_BYTES, type SectorRange } from "./geometry.ts";
 
 /** What the search needs of a disk. */
 export interface ReadableDisk {

@@ -87,3 +87,11 @@ export function isPowerOfTwo(value: number): boolean {
   return Number.isInteger(value) && value > 0 && value <= 2 ** 30 &&
     (value & (value - 1)) === 0;
 }
+
+/** A run of sectors. */
+export interface SectorRange {
+  /** First sector. */
+  readonly sector: number;
+  /** Sectors. */
+  readonly count: number;
+}

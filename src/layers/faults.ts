@@ -40,7 +40,7 @@
 
 import type { Backend, Complete, Extent, Limits } from "../backend.ts";
 import { describePlace, DiskError, kindOfCode } from "../errors.ts";
-import { SECTOR_BYTES } from "../geometry.ts";
+import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { Random } from "../random.ts";
 import { operationName, Request, RequestType } from "../request.ts";
 import { DueQueue } from "./due_queue.ts";
@@ -54,7 +54,7 @@ import {
 import { formatFaultRule, parseFaultRule } from "./fault_rule_text.ts";
 import { Layer } from "./layer.ts";
 import type { DiskOperation } from "./operations.ts";
-import { type SectorRange, SectorRanges } from "./sector_ranges.ts";
+import { SectorRanges } from "./sector_ranges.ts";
 import { coverage, extentsOver, SectorStore } from "./sector_store.ts";
 import { sliceRequest } from "./slice_request.ts";
 import { writeBack } from "./write_back.ts";

@@ -26,6 +26,6 @@ export type { DiskOperation } from "./operations.ts";
 export * from "./overlay.ts";
 export * from "./readahead.ts";
 export * from "./replay.ts";
-export type { SectorRange } from "./sector_ranges.ts";
+export type { SectorRange } from "../geometry.ts";
 export * from "./trace.ts";
 export * from "./verify.ts";

@@ -24,10 +24,9 @@
 import type { Backend, Complete } from "../backend.ts";
 import { scatter } from "../buffer.ts";
 import type { DiskError } from "../errors.ts";
-import { SECTOR_BYTES } from "../geometry.ts";
+import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { Request, RequestType } from "../request.ts";
 import { Layer } from "./layer.ts";
-import type { SectorRange } from "./sector_ranges.ts";
 
 /** How far to read ahead. */
 export interface ReadaheadOptions {

@@ -4,13 +4,7 @@
  * @module
  */
 
-/** A run of sectors. */
-export interface SectorRange {
-  /** First sector. */
-  readonly sector: number;
-  /** Sectors. */
-  readonly count: number;
-}
+import type { SectorRange } from "../geometry.ts";
 
 /** A set of sectors. */
 export class SectorRanges {
