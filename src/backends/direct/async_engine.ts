@@ -41,6 +41,9 @@ const FIRST_ANSWERS = 8;
 /** Answers between two calls in the rest of a burst. */
 const CHUNK = 2;
 
+/** Where nobody asks for more after an answer, their number doubles so often. */
+const MOST_DOUBLINGS = 6;
+
 /**
  * Polling pays up to so many times the time that it may take: what was slept for
  * seems to take longer than it does.
@@ -48,8 +51,8 @@ const CHUNK = 2;
 const ASLEEP_FACTOR = 2;
 
 /**
- * Operations since the last durable write before completions are polled for.
- * The kernel ends such a write on the processor that it came from, in a thread
+ * Operations that are slept for after a poll in vain, and after a durable write:
+ * the kernel ends such a write on the processor that it came from, in a thread
  * that would have to wait for us.
  */
 const QUIET = 4;
@@ -130,7 +133,9 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #usualUs = 0;
   /** Answers since the last wait. */
   #answers = 0;
-  /** Operations since the last durable write. */
+  /** Times that answers were given since anybody asked for more. */
+  #unasked = 0;
+  /** Operations since the last durable write, or poll in vain. */
   #quiet = 0;
   #aside: Promise<void> | null = null;
   #vain = 0;
@@ -190,11 +195,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   kick(): void {
     if (this.#reaping || this.#inFlight === 0) return;
     this.#vain = 0;
+    this.#unasked = 0;
     const few = this.#inFlight <= INLINE_DEPTH;
     // One call hands over and sleeps, if that is what follows.
     if (this.#filled > 0 && (!few || this.#polls)) this.#enter(0, 0);
     const now = performance.now();
-    this.#handedOver = now;
     if (!this.#turn.armed) {
       this.#turnStart = now;
       this.#turn.arm();
@@ -236,6 +241,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   #enter(completions: number, timeoutUs: number): void {
     this.systemCalls++;
+    if (this.#filled > 0) this.#handedOver = performance.now();
     this.#filled = this.#queue.enter(completions, timeoutUs);
   }
 
@@ -245,13 +251,25 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     // the answer.
     const patient = this.#vain < PATIENCE;
     if (patient) this.#turn.arm();
-    const found = this.#reap() || this.#wait(this.#stallUs);
+    const found = this.#find() || this.#wait(this.#stallUs);
     this.#turnStart = performance.now();
     if (this.#filled > 0) this.#enter(0, 0);
     if (this.#inFlight === 0) return;
     this.#vain = found > 0 ? 0 : this.#vain + 1;
-    if (!patient) this.#waitAside();
+    if (patient) return;
+    if (found > 0) this.#turn.arm();
+    else this.#waitAside();
   };
+
+  /** Answers what came while the loop turned; returns how many. */
+  #find(): number {
+    const few = this.#inFlight <= INLINE_DEPTH;
+    const tookUs = (performance.now() - this.#handedOver) * 1000;
+    const found = this.#reap();
+    // It may have been there for long: this can only be an upper bound.
+    if (found > 0 && few && tookUs < this.#usualUs) this.#learn(tookUs);
+    return found;
+  }
 
   /** Whether what is in flight is worth polling for. */
   get #polls(): boolean {
@@ -266,14 +284,18 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       this.#poll(start + Math.min(mostUs, this.#pollUs) / 1000);
       mostUs -= (performance.now() - start) * 1000;
     }
-    this.#answers = 0;
     if (mostUs > 0 && !this.#queue.ready) this.#enter(1, mostUs);
+    const tookUs = (performance.now() - this.#handedOver) * 1000;
+    this.#answers = 0;
+    this.#unasked = 0;
     const found = this.#reap();
-    if (found > 0) {
-      const tookUs = (performance.now() - this.#handedOver) * 1000;
-      this.#usualUs += (tookUs - this.#usualUs) / 8;
-    }
+    // After a wait in vain, that long is a lower bound.
+    if (found > 0 || tookUs > this.#usualUs) this.#learn(tookUs);
     return found;
+  }
+
+  #learn(tookUs: number): void {
+    this.#usualUs += (tookUs - this.#usualUs) / 8;
   }
 
   /** Looks for completions until there are some, or the time has come. */
@@ -282,6 +304,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     do {
       for (let i = 0; i < LOOKS; i++) if (queue.ready) return;
     } while (performance.now() < until);
+    // In vain: the next ones are slept for.
+    this.#quiet = 0;
   }
 
   #waitAside(): void {
@@ -297,11 +321,10 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   #reap(): number {
     this.#reaping = true;
-    const found = this.#queue.reap(
-      this.#onCompletion,
-      this.#answers < FIRST_ANSWERS ? 1 : CHUNK,
-    );
+    const chunk = this.#answers < FIRST_ANSWERS ? 1 : CHUNK;
+    const found = this.#queue.reap(this.#onCompletion, chunk << this.#unasked);
     this.#answers += found;
+    this.#unasked = Math.min(this.#unasked + 1, MOST_DOUBLINGS);
     while (this.#waiting.length > 0 && this.#freeCount > 0) {
       this.push(this.#waiting.shift()!);
     }
