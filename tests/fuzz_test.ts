@@ -14,7 +14,7 @@ import { fuzz, needsRoot, SUBJECTS } from "./fuzz.ts";
 import { hasTmpfs, needs } from "./helpers.ts";
 
 /** Those that are memory take 100,000 requests in the time of a blink. */
-const FAST = /^(memory|slice)|tmpfs/;
+const FAST = /^(memory|slice|direct, tmpfs)/;
 
 function requestsFor(name: string): number {
   const wanted = Number(Deno.env.get("PLATTER_FUZZ_REQUESTS") ?? 0);
