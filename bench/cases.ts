@@ -112,6 +112,24 @@ export function casesOf({ engines, full }: CaseOptions): Case[] {
     chartOnly,
   });
 
+  const ramDisk = (depth: number, peer: Contender, value: number): Case => ({
+    name: `ram-disk-read-${depth}`,
+    title: depth === 1
+      ? "4 KiB random reads of a 4Kn disk in RAM, awaited one by one"
+      : `4 KiB random reads of a 4Kn disk in RAM, ${depth} in flight`,
+    target: "ram disk",
+    work: {
+      operation: "read",
+      order: "random",
+      blockBytes: 4 * KIB,
+      depth,
+    },
+    metric: IOPS,
+    ours,
+    peers: [...others, peer, nodeFs("Deno"), nodeFs("Node")],
+    bar: { peer: peer.name, value },
+  });
+
   const sequential = (operation: "read" | "write"): Case => ({
     name: `sequential-${operation}`,
     title: `1 MiB sequential ${operation}s, 4 in flight`,
@@ -197,36 +215,8 @@ export function casesOf({ engines, full }: CaseOptions): Case[] {
       title: "Processor time of a 4 KiB random read, 32 in flight",
       metric: CPU,
     },
-    {
-      name: "ram-disk-read-1",
-      title: "4 KiB random reads of a 4Kn disk in RAM, awaited one by one",
-      target: "ram disk",
-      work: {
-        operation: "read",
-        order: "random",
-        blockBytes: 4 * KIB,
-        depth: 1,
-      },
-      metric: IOPS,
-      ours,
-      peers: [...others, psync, nodeFs("Deno"), nodeFs("Node")],
-      bar: { peer: psync.name, value: 0.5 },
-    },
-    {
-      name: "ram-disk-read-32",
-      title: "4 KiB random reads of a 4Kn disk in RAM, 32 in flight",
-      target: "ram disk",
-      work: {
-        operation: "read",
-        order: "random",
-        blockBytes: 4 * KIB,
-        depth: 32,
-      },
-      metric: IOPS,
-      ours,
-      peers: [...others, uring, nodeFs("Deno"), nodeFs("Node")],
-      bar: { peer: uring.name, value: 0.7 },
-    },
+    ramDisk(1, psync, 0.5),
+    ramDisk(32, uring, 0.7),
     {
       ...randomRead(32, { peer: nodeFs("Deno").name, value: 6 }, []),
       name: "node-fs-deno-32",

@@ -11,8 +11,8 @@
  * page cache and drops the pages later, so that one write costs it no trip to
  * the disk; Platter and qemu-nbd write past the cache.
  *
- * Deno looks at its sockets after every 61 turns of a program that is never
- * idle, and a disk that is waited for in turns is such a program.
+ * Deno looks at the sockets of a busy program after every 61 turns, unless an
+ * engine asks for more (`src/backends/direct/loop_turn.ts`).
  * `DENO_TOKIO_EVENT_INTERVAL=1` makes that every turn; "platter, tuned" is
  * started with it.
  *

@@ -49,16 +49,17 @@ export interface OpenOptions extends QueueOptions {
    */
   engine?: EngineName;
   /**
-   * The longest that waiting for the disk may hold the event loop, in ms. A
-   * blocking call of engine `"sync"` can take longer: it cannot be interrupted.
+   * The longest that one wait for the disk may hold the event loop, in ms; one
+   * wait may end a turn and another one begin the next. A blocking call of
+   * engine `"sync"` can take longer: it cannot be interrupted.
    *
    * @default {0.2}
    */
   stallMs?: number;
   /**
    * How long a wait may look for an answer before it sleeps, in ms: it takes
-   * processor time for latency, and only where answers usually come within this
-   * time. 0 always sleeps.
+   * processor time for latency, and only where answers usually come within about
+   * this time. 0 always sleeps.
    *
    * @default {0.1}
    */

@@ -88,12 +88,11 @@ export type NbdListenOptions =
  * and written, alone. What the program itself writes meanwhile to the same
  * blocks, past the server, may be lost by that.
  *
- * A server over io_uring or libaio is a program that is never idle, and in such
- * a program Deno looks at its sockets after every 61 turns only. Started with
- * `DENO_TOKIO_EVENT_INTERVAL=1` in its environment it looks after every turn:
- * `fio` read 256 KiB at depth 8 at 675 in place of 411 MiB/s so (qemu-nbd:
- * 596), small requests at the same speed. Large requests suffer less on TCP,
- * whose buffers hold more than those of a Unix socket.
+ * Deno looks at the sockets of a busy program only now and then; the engines of
+ * the direct backend ask for that in their turns. Started with
+ * `DENO_TOKIO_EVENT_INTERVAL=1` in its environment a server looks more often
+ * still: `fio` read 256 KiB at depth 8 at 675 in place of 452 MiB/s so, and
+ * small requests at the same speed (`deno task bench:nbd`).
  *
  * @example A disk in memory, for `qemu-img` and all the others
  * ```ts
