@@ -409,6 +409,10 @@ export interface SyscallNumbers {
   readonly eventfd2: number;
   /** socketpair(domain, type, protocol, sockets). */
   readonly socketpair: number;
+  /** epoll_ctl(epoll, operation, descriptor, event). */
+  readonly epoll_ctl: number;
+  /** ppoll(descriptors, count, timeout, mask, mask size). */
+  readonly ppoll: number;
   /** statx. */
   readonly statx: number;
   /** fstatfs. */
@@ -583,6 +587,8 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     fallocate: 285,
     eventfd2: 290,
     socketpair: 53,
+    epoll_ctl: 233,
+    ppoll: 271,
     memfd_create: 319,
     preadv2: 327,
     pwritev2: 328,
@@ -597,6 +603,8 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     io_cancel: 3,
     io_getevents: 4,
     eventfd2: 19,
+    epoll_ctl: 21,
+    ppoll: 73,
     socketpair: 199,
     fstatfs: 44,
     fallocate: 47,

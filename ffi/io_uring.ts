@@ -30,6 +30,8 @@ export const IORING_OP = {
   READ_FIXED: 4,
   /** Write from a registered buffer. */
   WRITE_FIXED: 5,
+  /** One-shot poll of a descriptor. */
+  POLL_ADD: 6,
   /** Cancel by user data. */
   ASYNC_CANCEL: 14,
   /** fallocate: the length in `address`, the mode in `length`. */
@@ -38,6 +40,8 @@ export const IORING_OP = {
   READ: 22,
   /** pwrite. */
   WRITE: 23,
+  /** send: the flags of send(2) as flags of the operation. */
+  SEND: 26,
   /** A command of the file's driver. */
   URING_CMD: 46,
 } as const;
@@ -83,6 +87,8 @@ export const IORING_FEAT = {
 export const IOSQE = {
   /** The descriptor is an index of the registered files. */
   FIXED_FILE: 0x1,
+  /** What follows begins when this one has succeeded. */
+  IO_LINK: 0x4,
   /** Hand it to a thread of the kernel without trying first. */
   ASYNC: 0x10,
 } as const;
@@ -481,6 +487,14 @@ export class IoUring {
   get hasCompletions(): boolean {
     return Atomics.load(this.#cq, this.#cqTail) !==
       this.#cq[this.#cqHead]!;
+  }
+
+  /** What the next completion brings back; −1 if there is none. */
+  get next(): number {
+    const head = this.#cq[this.#cqHead]!;
+    return Atomics.load(this.#cq, this.#cqTail) === head
+      ? -1
+      : this.#cq[this.#cqes + (head & this.#cqMask) * CQE_WORDS]! >>> 0;
   }
 
   /**

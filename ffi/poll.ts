@@ -9,7 +9,8 @@ import type { Libc } from "./libc.ts";
 import { libcFileNames } from "./library.ts";
 import { mapMemory } from "./mapped_memory.ts";
 
-const POLLIN = 1;
+/** There is something to read (include/uapi/asm-generic/poll.h). */
+export const POLLIN = 1;
 /** struct pollfd {i32 fd@0, i16 events@4, i16 revents@6}. */
 const POLLFD_BYTES = 8;
 

@@ -17,19 +17,22 @@ const SOCK_NONBLOCK = 0x800;
 /** A pair of connected Unix sockets. Linux only. */
 export class SocketPair {
   readonly #libc: Libc;
-  readonly #fd: number;
+  readonly fd: number;
   readonly #byte: Uint8Array<ArrayBuffer>;
   readonly #vector: IoVector;
   /** The other socket; whoever takes it closes it. */
   readonly otherFd: number;
+  /** Address of the byte that {@linkcode SocketPair.send} sends. */
+  readonly byteAddress: number;
 
   private constructor(libc: Libc, fd: number, otherFd: number) {
     this.#libc = libc;
-    this.#fd = fd;
+    this.fd = fd;
     this.otherFd = otherFd;
     this.#byte = alignedMemory(1, 8);
     this.#vector = new IoVector(1);
-    this.#vector.set(0, addressOf(this.#byte), 1);
+    this.byteAddress = addressOf(this.#byte);
+    this.#vector.set(0, this.byteAddress, 1);
   }
 
   /**
@@ -62,11 +65,11 @@ export class SocketPair {
    */
   send(): boolean {
     // An offset of −1 makes it writev(2).
-    return this.#libc.pwritev2(this.#fd, this.#vector.address, 1, -1, 0) === 1;
+    return this.#libc.pwritev2(this.fd, this.#vector.address, 1, -1, 0) === 1;
   }
 
   /** Closes the socket of this side. */
   close(): void {
-    this.#libc.close(this.#fd);
+    this.#libc.close(this.fd);
   }
 }

@@ -4,26 +4,40 @@
  *
  * How it waits. Operations go to the kernel at the end of the turn in which
  * they were made. While any is in flight, every turn of the event loop ends
- * with one wait, at most {@linkcode AsyncEngineOptions.stallMs} long, and timers
- * and sockets have their turn in between. The turn itself passes while the
- * device works, so that it costs no latency. What is expected within
- * {@linkcode AsyncEngineOptions.pollMs} is looked for in the ring first: to put
- * the thread to sleep and to wake it takes some 20 µs, a third of what a fast
- * disk needs for a sector. Anything else is waited for inside the kernel,
- * asleep. After {@linkcode PATIENCE} waits in vain the device is slow enough for
- * a wait on another thread, which costs a hand-off (some 50 µs) and holds
- * nobody. With nothing in flight nothing runs at all.
+ * with one wait, at most {@linkcode AsyncEngineOptions.stallMs} long. The turn
+ * itself passes while the device works, so that it costs no latency. What is
+ * expected within {@linkcode AsyncEngineOptions.pollMs} is looked for in the
+ * ring first: to put the thread to sleep and to wake it takes some 20 µs, a
+ * third of what a fast disk needs for a sector. Anything else is waited for
+ * inside the kernel, asleep.
+ *
+ * Nobody else is to wait for that. A queue that can watch a descriptor is told
+ * of the one on which the event loop sleeps, and a wait ends when there is
+ * something for the loop: then the loop sleeps in our place, and the queue
+ * announces its completions to it. The same is done after {@linkcode PATIENCE}
+ * waits in vain, as the device is slow, and after each millisecond, for timers.
+ * A queue that cannot do this is waited for on another thread, after
+ * {@linkcode LONG_PATIENCE} waits in vain: that costs a hand-off (some 50 µs).
+ *
+ * With nothing in flight nothing runs at all, but for this: where requests come
+ * from sockets, one shortly after the answer to the last one, the loop's
+ * descriptor is looked at for {@linkcode AsyncEngineOptions.pollMs} before the
+ * loop sleeps.
  *
  * @module
  */
 
 import type { Libc } from "../../../ffi/libc.ts";
+import type { SocketPair } from "../../../ffi/socket_pair.ts";
 import type { EngineInfo } from "../../info.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import { LoopTurn } from "./loop_turn.ts";
 
+/** Waits in vain, one after the other, before the loop is left to sleep. */
+const PATIENCE = 4;
+
 /** Waits in vain, one after the other, before waiting on another thread. */
-const PATIENCE = 64;
+const LONG_PATIENCE = 64;
 
 /**
  * Operations in flight up to which a call waits for them at once: with more, it
@@ -56,6 +70,12 @@ const ASLEEP_FACTOR = 2;
  * that would have to wait for us.
  */
 const QUIET = 4;
+
+/**
+ * A pause between two requests counts for so many times what may be polled, at
+ * most: one long pause is not to be remembered for long.
+ */
+const LONGEST_PAUSE = 8;
 
 /** Looks at the ring between two looks at the clock. */
 const LOOKS = 32;
@@ -91,6 +111,19 @@ export interface KernelQueue<T extends Operation> {
   readonly ready: boolean;
   /** Takes completions, so many at most; returns how many there were. */
   reap(visit: (slot: number, result: number) => void, most: number): number;
+  /** From now on a wait ends, once, when a descriptor is readable. */
+  watch?(fd: number): void;
+  /** Whether that was so; whoever looks sets it back. */
+  alerted?: boolean;
+  /** Takes no notice of an alert, also of one that is on its way. */
+  ignoreAlert?(): void;
+  /**
+   * Sends a byte through a pair of sockets once there are completions.
+   *
+   * @param pair The pair; the queue is closed before it.
+   * @returns Whether it will.
+   */
+  announce?(pair: SocketPair): boolean;
   /** Waits on another thread until there may be completions. */
   waitAside(timeoutMs: number): Promise<void>;
   /** Ends a wait on another thread. */
@@ -137,6 +170,10 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #unasked = 0;
   /** Operations since the last durable write, or poll in vain. */
   #quiet = 0;
+  /** When the last answer was given with nothing else in flight, in ms; or 0. */
+  #idleSince = 0;
+  /** How long it usually takes from there to the next operation, in µs. */
+  #pauseUs = 0;
   #aside: Promise<void> | null = null;
   #vain = 0;
   /** What it is and why. */
@@ -161,7 +198,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     perform: (operation: T) => number,
     options: AsyncEngineOptions,
   ) {
-    this.#turn = new LoopTurn(libc, this.#onTurn);
+    this.#turn = new LoopTurn(
+      libc,
+      this.#onTurn,
+      queue.announce === undefined ? null : (pair) => queue.announce!(pair),
+    );
     this.#queue = queue;
     this.#complete = complete;
     this.#perform = perform;
@@ -196,25 +237,28 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     if (this.#reaping || this.#inFlight === 0) return;
     this.#vain = 0;
     this.#unasked = 0;
+    const turn = this.#turn;
+    if (!turn.asleep) this.#watch();
     const few = this.#inFlight <= INLINE_DEPTH;
     // One call hands over and sleeps, if that is what follows.
     if (this.#filled > 0 && (!few || this.#polls)) this.#enter(0, 0);
     const now = performance.now();
-    if (!this.#turn.armed) {
-      this.#turnStart = now;
-      this.#turn.arm();
-    }
+    if (this.#idleSince > 0) this.#notePause(now);
+    if (!turn.armed || this.#turnStart === 0) this.#turnStart = now;
+    turn.arm();
     const leftUs = this.#stallUs - (now - this.#turnStart) * 1000;
     if (!few) {
       // The rest of a burst: see FIRST_ANSWERS.
       if (leftUs > 0) this.#reap();
-    } else if (leftUs >= Math.max(1, this.#usualUs)) {
+    } else if (leftUs >= Math.max(1, this.#usualUs) && !this.#yields) {
       // A few: whoever asked most likely waits for them. What should be over
       // within this turn's time is waited for here; the turn that the others
       // need passes while the device works.
       this.#wait(leftUs);
     }
     if (this.#filled > 0) this.#enter(0, 0);
+    if (this.#inFlight === 0) turn.wake();
+    else if (this.#yields) this.#sleep();
   }
 
   /** Asks the kernel to give up operations. */
@@ -226,13 +270,16 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Releases everything. */
   async close(): Promise<void> {
-    await this.#turn.close();
-    // A wait on another thread still looks at the queue.
-    if (this.#aside !== null) {
+    // No turn comes from here on.
+    const closed = this.#turn.close();
+    if (this.#aside === null) this.#queue.close();
+    else {
+      // A wait on another thread still looks at the queue.
       this.#queue.wake();
       await this.#aside;
+      this.#queue.close();
     }
-    this.#queue.close();
+    await closed;
   }
 
   get #inFlight(): number {
@@ -245,21 +292,65 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     this.#filled = this.#queue.enter(completions, timeoutUs);
   }
 
-  readonly #onTurn = (): void => {
-    if (this.#inFlight === 0) return;
-    // The next turn is asked for before the wait: after it, somebody waits for
-    // the answer.
-    const patient = this.#vain < PATIENCE;
-    if (patient) this.#turn.arm();
+  readonly #onTurn = (asked: boolean): void => {
+    // What the loop was wanted for is being done.
+    if (asked) this.#queue.ignoreAlert?.();
+    if (this.#inFlight === 0) return this.#linger();
+    this.#watch();
     const found = this.#find() || this.#wait(this.#stallUs);
     this.#turnStart = performance.now();
     if (this.#filled > 0) this.#enter(0, 0);
-    if (this.#inFlight === 0) return;
-    this.#vain = found > 0 ? 0 : this.#vain + 1;
-    if (patient) return;
-    if (found > 0) this.#turn.arm();
+    const yields = this.#yields;
+    if (found > 0) this.#vain = 0;
+    else if (!yields) this.#vain++;
+    const leaves = this.#inFlight > 0 && (yields || this.#vain >= PATIENCE);
+    if (leaves && this.#sleep()) return;
+    if (this.#vain < LONG_PATIENCE) this.#turn.arm();
     else this.#waitAside();
   };
+
+  /** Has waits end when the event loop has something to do. */
+  #watch(): void {
+    if (this.#queue.watch === undefined) return;
+    const { reactor } = this.#turn;
+    if (reactor !== null) this.#queue.watch(reactor);
+  }
+
+  /** Whether the event loop is wanted for something and does not know yet. */
+  get #yields(): boolean {
+    return this.#queue.alerted === true && !this.#turn.asks;
+  }
+
+  /** Lets the loop sleep; tells whether it will hear of completions. */
+  #sleep(): boolean {
+    this.#queue.alerted = false;
+    // Whatever wakes it begins a turn.
+    this.#turnStart = 0;
+    return this.#turn.sleep();
+  }
+
+  /** With nothing in flight: looks whether somebody is about to ask for more. */
+  #linger(): void {
+    const queue = this.#queue;
+    const now = performance.now();
+    this.#idleSince = now;
+    if (
+      queue.watch === undefined || this.#turn.reactor === null ||
+      this.#pollUs === 0 || this.#pauseUs > this.#pollUs * ASLEEP_FACTOR
+    ) return;
+    queue.alerted = false;
+    this.#watch();
+    this.#enter(0, 0);
+    this.#look(now + this.#pollUs / 1000);
+    queue.alerted = false;
+  }
+
+  #notePause(now: number): void {
+    const pauseUs = (now - this.#idleSince) * 1000;
+    const mostUs = this.#pollUs * LONGEST_PAUSE;
+    this.#pauseUs += (Math.min(pauseUs, mostUs) - this.#pauseUs) / 8;
+    this.#idleSince = 0;
+  }
 
   /** Answers what came while the loop turned; returns how many. */
   #find(): number {
@@ -281,10 +372,15 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #wait(mostUs: number): number {
     const start = performance.now();
     if (this.#polls) {
-      this.#poll(start + Math.min(mostUs, this.#pollUs) / 1000);
+      const until = start + Math.min(mostUs, this.#pollUs) / 1000;
+      // In vain: the next ones are slept for.
+      if (!this.#look(until)) this.#quiet = 0;
       mostUs -= (performance.now() - start) * 1000;
     }
-    if (mostUs > 0 && !this.#queue.ready) this.#enter(1, mostUs);
+    const queue = this.#queue;
+    if (mostUs > 0 && !queue.ready && queue.alerted !== true) {
+      this.#enter(1, mostUs);
+    }
     const tookUs = (performance.now() - this.#handedOver) * 1000;
     this.#answers = 0;
     this.#unasked = 0;
@@ -298,14 +394,20 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     this.#usualUs += (tookUs - this.#usualUs) / 8;
   }
 
-  /** Looks for completions until there are some, or the time has come. */
-  #poll(until: number): void {
+  /**
+   * Looks for completions, and for something that the loop has to do, until the
+   * time has come; returns whether there was anything.
+   */
+  #look(until: number): boolean {
     const queue = this.#queue;
+    // A few are worth more than what the loop has to do: see kick().
+    const few = this.#inFlight > 0 && this.#inFlight <= INLINE_DEPTH;
     do {
-      for (let i = 0; i < LOOKS; i++) if (queue.ready) return;
+      for (let i = 0; i < LOOKS; i++) {
+        if (queue.ready || queue.alerted === true && !few) return true;
+      }
     } while (performance.now() < until);
-    // In vain: the next ones are slept for.
-    this.#quiet = 0;
+    return false;
   }
 
   #waitAside(): void {
@@ -315,7 +417,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       () => new Promise<void>((resolve) => setTimeout(resolve, TIMER_MS)),
     ).then(() => {
       this.#aside = null;
-      if (!this.#turn.armed) this.#onTurn();
+      if (!this.#turn.armed) this.#onTurn(false);
     });
   }
 

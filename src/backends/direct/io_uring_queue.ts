@@ -13,14 +13,19 @@ import {
   IoUring,
 } from "../../../ffi/io_uring.ts";
 import type { Libc } from "../../../ffi/libc.ts";
-import { waitReadable } from "../../../ffi/poll.ts";
+import { POLLIN, waitReadable } from "../../../ffi/poll.ts";
+import type { SocketPair } from "../../../ffi/socket_pair.ts";
 import type { KernelQueue } from "./async_engine.ts";
+import { Bell } from "./bell.ts";
 import { type Operation, OperationCode } from "./engine.ts";
 
 const FSYNC_DATASYNC = 1;
 
 /** Brought back by operations whose result nobody waits for. */
 const NOBODY = 0xffff_ffff;
+
+/** Brought back by the watch over a descriptor. */
+const WATCH = 0xffff_fffe;
 
 /**
  * Ways to set a ring up, best first; older kernels refuse the flags that they
@@ -50,6 +55,15 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   readonly #operations: boolean[];
   /** Flags of every submission that moves data. */
   readonly #flags: number;
+  #watching = false;
+  /** Whether the next alert is known already. */
+  #known = false;
+  #bell: Bell | null = null;
+  /** Operations that were answered in this call, and by what. */
+  #answered = 0;
+  #visit: (slot: number, result: number) => void = () => {};
+  /** Whether the watched descriptor was found readable. */
+  alerted = false;
   /** Operations that may be in flight at once. */
   readonly depth: number;
 
@@ -204,9 +218,11 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   /** Looks for completions. */
   get ready(): boolean {
     const ring = this.#ring;
-    if (ring.hasCompletions) return true;
-    if (!ring.hasWork) return false;
-    ring.enter(0, 0);
+    if (!ring.hasCompletions) {
+      if (!ring.hasWork) return false;
+      ring.enter(0, 0);
+    }
+    while (ring.next === WATCH) ring.reap(this.#onCompletion, 1);
     return ring.hasCompletions;
   }
 
@@ -215,7 +231,50 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
     visit: (slot: number, result: number) => void,
     most: number,
   ): number {
-    return this.#ring.reap(visit, most);
+    this.#visit = visit;
+    this.#answered = 0;
+    while (this.#answered < most && this.#ring.hasCompletions) {
+      this.#ring.reap(this.#onCompletion, most - this.#answered);
+    }
+    return this.#answered;
+  }
+
+  readonly #onCompletion = (userData: number, result: number): void => {
+    if (userData === WATCH) {
+      this.#watching = false;
+      this.alerted = !this.#known;
+      this.#known = false;
+    } else {
+      this.#answered++;
+      this.#visit(userData, result);
+    }
+  };
+
+  /** Watches a descriptor until it is readable. */
+  watch(fd: number): void {
+    if (this.#watching) return;
+    this.#watching = this.#ring.fill(
+      IORING_OP.POLL_ADD,
+      0,
+      fd,
+      0,
+      0,
+      0,
+      POLLIN,
+      WATCH,
+    );
+  }
+
+  /** Takes no notice of an alert, also of one that is on its way. */
+  ignoreAlert(): void {
+    this.alerted = false;
+    this.#known = this.#watching;
+  }
+
+  /** Sends a byte once there are completions. */
+  announce(pair: SocketPair): boolean {
+    this.#bell ??= Bell.make(this.#libc, pair);
+    return this.#bell?.arm(this.#ring.fd) ?? false;
   }
 
   /** Waits on another thread. */
@@ -237,6 +296,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
 
   /** Closes the ring. */
   close(): void {
+    this.#bell?.close();
     this.#ring.close();
   }
 }

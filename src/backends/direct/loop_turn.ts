@@ -2,12 +2,13 @@
  * A turn of the event loop, as an engine needs it: soon, and so that timers and
  * sockets have theirs.
  *
- * `setImmediate` alone starves sockets. Deno's loop is a task that tokio runs
- * again as long as it is ready, and tokio asks the system about sockets only
- * when nothing is ready, or every 61st time. So when {@linkcode REACTOR_MS} have
- * passed, the turn is made by a byte through a pair of sockets: for that, the
- * loop has to ask. Measured: 9 to 14 µs for such a turn, 5 to 10 for an
- * immediate one.
+ * `setImmediate` alone starves them. Deno's loop is a task that tokio runs again
+ * as long as it is ready, and tokio asks the system about sockets and the clock
+ * only when nothing is ready, or every 61st time. So now and then nothing is to
+ * be ready, and the turn is made by a byte through a pair of sockets: for that,
+ * the loop has to ask. Measured: 9 to 14 µs for such a turn, 5 to 10 for an
+ * immediate one. Where somebody can announce the turn, the loop may also sleep
+ * until that byte comes, or anything else that it sleeps for.
  *
  * @module
  */
@@ -15,10 +16,23 @@
 import { Socket } from "node:net";
 import { clearImmediate, setImmediate } from "node:timers";
 import type { Libc } from "../../../ffi/libc.ts";
+import { findReactor } from "../../../ffi/reactor.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 
-/** After so many ms of immediate turns, one asks about sockets. */
+/** After so many ms of immediate turns, sockets and timers have one. */
 const REACTOR_MS = 0.1;
+
+/** The same where somebody looks whether sockets wait for one. */
+const WATCHED_MS = 1;
+
+/**
+ * Immediate turns after which a byte is not read before the loop has slept: in
+ * the turn after a byte, Deno tries whether there is another one.
+ */
+const SETTLED = 2;
+
+/** How often the loop's own descriptor is looked for. */
+const ATTEMPTS = 16;
 
 /** A pair of sockets, if the system and Deno's permissions allow one now. */
 function openPair(libc: Libc): SocketPair | null {
@@ -34,39 +48,103 @@ function openPair(libc: Libc): SocketPair | null {
 /** Turns of the event loop, one at a time. */
 export class LoopTurn {
   readonly #libc: Libc;
-  readonly #callback: () => void;
+  readonly #callback: (asked: boolean) => void;
+  #announce: ((pair: SocketPair) => boolean) | null;
   #immediate: ReturnType<typeof setImmediate> | null = null;
   #pair: SocketPair | null = null;
   #socket: Socket | null = null;
   /** Whether a byte is on its way. */
   #sent = false;
+  #asleep = false;
   /** Whether there is nothing to make such a pair with. */
   #unavailable = false;
   #lastReactor = 0;
+  /** Immediate turns since the last one by a byte. */
+  #immediates = 0;
+  #reactor: number | null = null;
+  #attempts = 0;
 
   /**
    * Constructs a new instance.
    *
    * @param libc The C library.
-   * @param callback Called in each turn that was asked for.
+   * @param callback Called in each turn that was asked for, with whether sockets
+   * and timers were asked about before it.
+   * @param announce Sees to it that a byte is sent when there is something to
+   * do, and tells whether that will be so.
    */
-  constructor(libc: Libc, callback: () => void) {
+  constructor(
+    libc: Libc,
+    callback: (asked: boolean) => void,
+    announce: ((pair: SocketPair) => boolean) | null = null,
+  ) {
     this.#libc = libc;
     this.#callback = callback;
+    this.#announce = announce;
   }
 
   /** Whether a turn has been asked for and has not come yet. */
   get armed(): boolean {
-    return this.#immediate !== null || this.#sent;
+    return this.#immediate !== null || this.#sent || this.#asleep;
+  }
+
+  /** Whether the loop is left to sleep until the turn is announced. */
+  get asleep(): boolean {
+    return this.#asleep;
+  }
+
+  /**
+   * The descriptor that is readable when the loop has something to do; `null`
+   * if it is not known.
+   */
+  get reactor(): number | null {
+    return this.#reactor;
+  }
+
+  /** Whether the turn that comes asks about sockets and timers first. */
+  get asks(): boolean {
+    return this.#sent || this.#asleep;
   }
 
   /** Asks for a turn, if none is asked for yet. */
   arm(): void {
     if (this.armed) return;
     const now = performance.now();
-    if (now - this.#lastReactor < REACTOR_MS || !this.#send()) {
-      this.#immediate = setImmediate(this.#onImmediate);
-    } else this.#lastReactor = now;
+    const pause = this.#reactor === null ? REACTOR_MS : WATCHED_MS;
+    if (
+      this.#immediates >= SETTLED && now - this.#lastReactor >= pause &&
+      this.#send()
+    ) this.#lastReactor = now;
+    else this.#immediate = setImmediate(this.#onImmediate);
+  }
+
+  /**
+   * Lets the loop sleep until the turn is announced, in place of a turn that was
+   * asked for.
+   *
+   * @returns Whether it will be.
+   */
+  sleep(): boolean {
+    if (this.#asleep) return true;
+    if (this.#announce === null || !this.#hasSocket()) return false;
+    if (!this.#announce(this.#pair!)) {
+      this.#announce = null;
+      return false;
+    }
+    if (this.#immediate !== null) clearImmediate(this.#immediate);
+    this.#immediate = null;
+    this.#asleep = true;
+    this.#lastReactor = performance.now();
+    // Only while a byte is on its way does the socket keep the program alive.
+    this.#socket!.ref();
+    return true;
+  }
+
+  /** Takes it back that the loop sleeps for an announced turn. */
+  wake(): void {
+    if (!this.#asleep) return;
+    this.#asleep = false;
+    if (!this.#sent) this.#socket?.unref();
   }
 
   /** Gives everything back; a turn that was asked for does not come. */
@@ -74,6 +152,8 @@ export class LoopTurn {
     if (this.#immediate !== null) clearImmediate(this.#immediate);
     this.#immediate = null;
     this.#sent = false;
+    this.#asleep = false;
+    this.#unavailable = true;
     const socket = this.#socket;
     this.#socket = null;
     if (socket !== null) {
@@ -86,15 +166,14 @@ export class LoopTurn {
   }
 
   #send(): boolean {
-    if (this.#socket === null && !this.#open()) return false;
-    if (!this.#pair!.send()) return false;
+    if (!this.#hasSocket() || !this.#pair!.send()) return false;
     this.#sent = true;
-    // Only while a byte is on its way does the socket keep the program alive.
     this.#socket!.ref();
     return true;
   }
 
-  #open(): boolean {
+  #hasSocket(): boolean {
+    if (this.#socket !== null) return true;
     if (this.#unavailable) return false;
     const pair = openPair(this.#libc);
     if (pair === null) {
@@ -107,7 +186,7 @@ export class LoopTurn {
     socket.on("error", () => {
       this.#unavailable = true;
       this.#socket = null;
-      if (this.#sent) this.#onData();
+      this.#onData();
     });
     socket.unref();
     this.#pair = pair;
@@ -117,13 +196,22 @@ export class LoopTurn {
 
   readonly #onImmediate = (): void => {
     this.#immediate = null;
-    this.#callback();
+    this.#immediates++;
+    this.#callback(false);
   };
 
   readonly #onData = (): void => {
-    if (!this.#sent) return;
+    if (!this.#sent && !this.#asleep) return;
+    this.#immediates = 0;
     this.#sent = false;
+    this.#asleep = false;
     this.#socket?.unref();
-    this.#callback();
+    // The loop has just taken what there was: a good time to look.
+    const seeks = this.#announce !== null && this.#reactor === null;
+    if (seeks && this.#attempts < ATTEMPTS) {
+      this.#attempts++;
+      this.#reactor = findReactor(this.#libc, this.#pair!);
+    }
+    this.#callback(true);
   };
 }
