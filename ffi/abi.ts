@@ -411,8 +411,6 @@ export interface SyscallNumbers {
   readonly socketpair: number;
   /** epoll_ctl(epoll, operation, descriptor, event). */
   readonly epoll_ctl: number;
-  /** ppoll(descriptors, count, timeout, mask, mask size). */
-  readonly ppoll: number;
   /** statx. */
   readonly statx: number;
   /** fstatfs. */
@@ -588,7 +586,6 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     eventfd2: 290,
     socketpair: 53,
     epoll_ctl: 233,
-    ppoll: 271,
     memfd_create: 319,
     preadv2: 327,
     pwritev2: 328,
@@ -604,7 +601,6 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     io_getevents: 4,
     eventfd2: 19,
     epoll_ctl: 21,
-    ppoll: 73,
     socketpair: 199,
     fstatfs: 44,
     fallocate: 47,

@@ -7,11 +7,16 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { openLibc } from "../../ffi/libc.ts";
+import type { SocketPair } from "../../ffi/socket_pair.ts";
 import {
   AsyncEngine,
   type KernelQueue,
 } from "../../src/backends/direct/async_engine.ts";
 import { Operation, OperationCode } from "../../src/backends/direct/engine.ts";
+import { pause } from "./harness.ts";
+
+/** What is watched is Linux's. */
+const ignore = Deno.build.os !== "linux";
 
 /** A kernel that answers each operation a fixed time after it was handed over. */
 class Clockwork implements KernelQueue<Operation> {
@@ -20,6 +25,10 @@ class Clockwork implements KernelQueue<Operation> {
   sleeps = 0;
   /** Looks at the ring. */
   looks = 0;
+  /** Looks at the ring with nothing in flight. */
+  idleLooks = 0;
+  /** Waits on another thread. */
+  asides = 0;
   /** How many answers each call to `reap` was asked for at most. */
   readonly asked: number[] = [];
   #filled: number[] = [];
@@ -29,6 +38,7 @@ class Clockwork implements KernelQueue<Operation> {
 
   get ready(): boolean {
     this.looks++;
+    if (this.#inFlight.length === 0) this.idleLooks++;
     return this.#due;
   }
 
@@ -40,6 +50,11 @@ class Clockwork implements KernelQueue<Operation> {
   fill(_operation: Operation, slot: number): boolean {
     this.#filled.push(slot);
     return true;
+  }
+
+  /** Answers everything that is in flight. */
+  answerNow(): void {
+    for (const one of this.#inFlight) one.at = 0;
   }
 
   enter(completions: number, timeoutUs: number): number {
@@ -65,6 +80,7 @@ class Clockwork implements KernelQueue<Operation> {
   }
 
   waitAside(): Promise<void> {
+    this.asides++;
     return new Promise((resolve) => setTimeout(resolve, 1));
   }
 
@@ -72,10 +88,34 @@ class Clockwork implements KernelQueue<Operation> {
   close(): void {}
 }
 
+/** Such a kernel that can watch, and announce what it has. */
+class Watchful extends Clockwork {
+  alerted = false;
+  /** Descriptors that were watched. */
+  readonly watched = new Set<number>();
+  /** Times that a completion was to be announced. */
+  announcements = 0;
+
+  watch(fd: number): void {
+    this.watched.add(fd);
+  }
+
+  ignoreAlert(): void {
+    this.alerted = false;
+  }
+
+  announce(pair: SocketPair): boolean {
+    this.announcements++;
+    setTimeout(() => pair.send(), this.takesMs);
+    return true;
+  }
+}
+
 /** An engine over such a kernel, and a way to await one operation. */
 function engineOver(
   queue: Clockwork,
   pollMs: number,
+  stallMs = 5,
 ): { one(durable?: boolean): Promise<void> } & AsyncDisposable {
   const waiting = new Map<Operation, () => void>();
   const engine = new AsyncEngine<Operation>(
@@ -86,7 +126,7 @@ function engineOver(
       waiting.delete(operation);
     },
     () => 0,
-    { info: { name: "clockwork", reason: null }, stallMs: 5, pollMs },
+    { info: { name: "clockwork", reason: null }, stallMs, pollMs },
   );
   return {
     one(durable = false) {
@@ -161,4 +201,68 @@ Deno.test("AsyncEngine gives up polling in vain", async () => {
   const { sleeps } = queue;
   for (let i = 0; i < 40; i++) await engine.one();
   assert(queue.sleeps - sleeps > 20, `slept ${queue.sleeps - sleeps} of 40`);
+});
+
+Deno.test("AsyncEngine waits on another thread for a slow device", async () => {
+  const queue = new Clockwork(1000);
+  await using engine = engineOver(queue, 0, 0.1);
+  const answer = engine.one();
+  while (queue.asides === 0) await pause(1);
+  assert(queue.sleeps >= 64, `slept ${queue.sleeps} times before`);
+  queue.answerNow();
+  await answer;
+});
+
+Deno.test({
+  name: "AsyncEngine lets the loop sleep for a slow device, if it can be told",
+  ignore,
+  fn: async () => {
+    const queue = new Watchful(20);
+    await using engine = engineOver(queue, 0, 0.1);
+    for (let i = 0; i < 5; i++) await engine.one();
+    assert(queue.announcements >= 5, `${queue.announcements}`);
+    assert(queue.sleeps < 5 * 16, `slept ${queue.sleeps} times`);
+    assertEquals(queue.asides, 0);
+  },
+});
+
+Deno.test({
+  name: "AsyncEngine lets the loop sleep when it is wanted",
+  ignore,
+  fn: async () => {
+    const queue = new Watchful(2);
+    await using engine = engineOver(queue, 0);
+    // Immediate turns and one by a byte, until it knows what to watch.
+    while (queue.watched.size === 0) await engine.one();
+    assertEquals(queue.watched.size, 1);
+    const { announcements } = queue;
+    for (let i = 0; i < 10; i++) {
+      queue.alerted = true;
+      await engine.one();
+    }
+    assert(queue.announcements > announcements);
+    assert(!queue.alerted);
+  },
+});
+
+Deno.test({
+  name: "AsyncEngine looks for the next request where one comes soon",
+  ignore,
+  fn: async () => {
+    for (const [pauseMs, soon] of [[1, true], [30, false]] as const) {
+      const queue = new Watchful(0.2);
+      await using engine = engineOver(queue, 2);
+      while (queue.watched.size === 0) await engine.one();
+      for (let i = 0; i < 25; i++) {
+        await engine.one();
+        await pause(pauseMs);
+      }
+      queue.idleLooks = 0;
+      for (let i = 0; i < 5; i++) {
+        await engine.one();
+        await pause(pauseMs);
+      }
+      assertEquals(queue.idleLooks > 0, soon, `after ${pauseMs} ms`);
+    }
+  },
 });

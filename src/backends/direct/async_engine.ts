@@ -318,15 +318,17 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Whether the event loop is wanted for something and does not know yet. */
   get #yields(): boolean {
-    return this.#queue.alerted === true && !this.#turn.asks;
+    const turn = this.#turn;
+    return this.#queue.alerted === true && turn.canSleep && !turn.asks;
   }
 
-  /** Lets the loop sleep; tells whether it will hear of completions. */
+  /** Lets the loop sleep; tells whether it does. */
   #sleep(): boolean {
+    if (!this.#turn.sleep()) return false;
     this.#queue.alerted = false;
     // Whatever wakes it begins a turn.
     this.#turnStart = 0;
-    return this.#turn.sleep();
+    return true;
   }
 
   /** With nothing in flight: looks whether somebody is about to ask for more. */
@@ -378,7 +380,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       mostUs -= (performance.now() - start) * 1000;
     }
     const queue = this.#queue;
-    if (mostUs > 0 && !queue.ready && queue.alerted !== true) {
+    if (mostUs > 0 && !queue.ready && !this.#yields) {
       this.#enter(1, mostUs);
     }
     const tookUs = (performance.now() - this.#handedOver) * 1000;
@@ -404,7 +406,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     const few = this.#inFlight > 0 && this.#inFlight <= INLINE_DEPTH;
     do {
       for (let i = 0; i < LOOKS; i++) {
-        if (queue.ready || queue.alerted === true && !few) return true;
+        if (queue.ready || !few && queue.alerted === true) return true;
       }
     } while (performance.now() < until);
     return false;

@@ -23,16 +23,13 @@ import { SocketPair } from "../../../ffi/socket_pair.ts";
 const REACTOR_MS = 0.1;
 
 /** The same where somebody looks whether sockets wait for one. */
-const WATCHED_MS = 1;
+const WATCHED_MS = 10;
 
 /**
  * Immediate turns after which a byte is not read before the loop has slept: in
  * the turn after a byte, Deno tries whether there is another one.
  */
 const SETTLED = 2;
-
-/** How often the loop's own descriptor is looked for. */
-const ATTEMPTS = 16;
 
 /** A pair of sockets, if the system and Deno's permissions allow one now. */
 function openPair(libc: Libc): SocketPair | null {
@@ -61,8 +58,8 @@ export class LoopTurn {
   #lastReactor = 0;
   /** Immediate turns since the last one by a byte. */
   #immediates = 0;
-  #reactor: number | null = null;
-  #attempts = 0;
+  #received = false;
+  #reactor: number | null | undefined = undefined;
 
   /**
    * Constructs a new instance.
@@ -98,7 +95,17 @@ export class LoopTurn {
    * if it is not known.
    */
   get reactor(): number | null {
-    return this.#reactor;
+    // Once a byte has come, the loop waits for the next one.
+    if (this.#reactor === undefined && this.#received) {
+      const { fd, otherFd } = this.#pair!;
+      this.#reactor = findReactor(this.#libc, otherFd, fd);
+    }
+    return this.#reactor ?? null;
+  }
+
+  /** Whether the loop may be left to sleep at all. */
+  get canSleep(): boolean {
+    return this.#announce !== null;
   }
 
   /** Whether the turn that comes asks about sockets and timers first. */
@@ -110,24 +117,23 @@ export class LoopTurn {
   arm(): void {
     if (this.armed) return;
     const now = performance.now();
-    const pause = this.#reactor === null ? REACTOR_MS : WATCHED_MS;
-    if (
-      this.#immediates >= SETTLED && now - this.#lastReactor >= pause &&
-      this.#send()
-    ) this.#lastReactor = now;
-    else this.#immediate = setImmediate(this.#onImmediate);
+    const watched = this.canSleep && this.reactor !== null;
+    const pause = watched ? WATCHED_MS : REACTOR_MS;
+    if (this.#settled && now - this.#lastReactor >= pause && this.#send()) {
+      this.#lastReactor = now;
+    } else this.#immediate = setImmediate(this.#onImmediate);
   }
 
   /**
    * Lets the loop sleep until the turn is announced, in place of a turn that was
    * asked for.
    *
-   * @returns Whether it will be.
+   * @returns Whether it does; if not, maybe after another turn.
    */
   sleep(): boolean {
     if (this.#asleep) return true;
-    if (this.#announce === null || !this.#hasSocket()) return false;
-    if (!this.#announce(this.#pair!)) {
+    if (!this.canSleep || !this.#settled || !this.#hasSocket()) return false;
+    if (!this.#announce!(this.#pair!)) {
       this.#announce = null;
       return false;
     }
@@ -163,6 +169,11 @@ export class LoopTurn {
     }
     this.#pair?.close();
     this.#pair = null;
+  }
+
+  /** Whether a byte is not read before the loop has asked. */
+  get #settled(): boolean {
+    return this.#immediates >= SETTLED;
   }
 
   #send(): boolean {
@@ -203,15 +214,10 @@ export class LoopTurn {
   readonly #onData = (): void => {
     if (!this.#sent && !this.#asleep) return;
     this.#immediates = 0;
+    this.#received = this.#pair !== null;
     this.#sent = false;
     this.#asleep = false;
     this.#socket?.unref();
-    // The loop has just taken what there was: a good time to look.
-    const seeks = this.#announce !== null && this.#reactor === null;
-    if (seeks && this.#attempts < ATTEMPTS) {
-      this.#attempts++;
-      this.#reactor = findReactor(this.#libc, this.#pair!);
-    }
     this.#callback(true);
   };
 }
