@@ -9,12 +9,8 @@
  * Before each measurement the image leaves the page cache. What is written is
  * not the same thing for all of them: nbdkit's `cache=none` writes through the
  * page cache and drops the pages later, so that one write costs it no trip to
- * the disk; Platter and qemu-nbd write past the cache.
- *
- * Deno looks at the sockets of a busy program after every 61 turns, unless an
- * engine asks for more (`src/backends/direct/loop_turn.ts`).
- * `DENO_TOKIO_EVENT_INTERVAL=1` makes that every turn; "platter, tuned" is
- * started with it.
+ * the disk; Platter and qemu-nbd write past the cache. "platter, page cache" is
+ * Platter with `--direct never`, which does what nbdkit does.
  *
  * @module
  */
@@ -38,7 +34,6 @@ interface Contender {
   readonly name: string;
   /** The command line that serves an image on a socket. */
   command(image: string, socket: string): [string, ...string[]];
-  readonly env?: Record<string, string>;
 }
 
 /** One comparison. */
@@ -52,7 +47,7 @@ interface Case {
 
 const CLI = new URL("../src/cli/main.ts", import.meta.url).pathname;
 
-function platter(name: string, env?: Record<string, string>): Contender {
+function platter(name: string, ...options: string[]): Contender {
   return {
     name,
     command: (image, socket) => [
@@ -66,8 +61,8 @@ function platter(name: string, env?: Record<string, string>): Contender {
       image,
       "--socket",
       socket,
+      ...options,
     ],
-    ...(env === undefined ? {} : { env }),
   };
 }
 
@@ -186,7 +181,6 @@ async function withServer<T>(
       stdin: "null",
       stdout: "null",
       stderr: "null",
-      ...(contender.env === undefined ? {} : { env: contender.env }),
     }).spawn();
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
@@ -256,7 +250,7 @@ async function main(): Promise<number> {
   const peers = [NBDKIT, await bestQemu(image, socket)];
   const contenders = [
     platter("platter"),
-    platter("platter, tuned", { DENO_TOKIO_EVENT_INTERVAL: "1" }),
+    platter("platter, page cache", "--direct", "never"),
     ...peers,
   ];
   const cases = CASES.filter(({ name }) =>

@@ -59,7 +59,8 @@ export interface OpenOptions extends QueueOptions {
   /**
    * How long a wait may look for an answer before it sleeps, in ms: it takes
    * processor time for latency, and only where answers usually come within about
-   * this time. 0 always sleeps.
+   * this time. As long it looks for a request from a socket after the last
+   * answer, where those usually come so soon. 0 always sleeps.
    *
    * @default {0.1}
    */

@@ -88,12 +88,6 @@ export type NbdListenOptions =
  * and written, alone. What the program itself writes meanwhile to the same
  * blocks, past the server, may be lost by that.
  *
- * Deno looks at the sockets of a busy program only now and then; the engines of
- * the direct backend ask for that in their turns. Started with
- * `DENO_TOKIO_EVENT_INTERVAL=1` in its environment a server looks more often
- * still: `fio` read 256 KiB at depth 8 at 675 in place of 452 MiB/s so, and
- * small requests at the same speed (`deno task bench:nbd`).
- *
  * @example A disk in memory, for `qemu-img` and all the others
  * ```ts
  * import { VirtualDisk } from "@platter/disk";
