@@ -11,7 +11,7 @@ import { addressOf, alignedMemory } from "./memory.ts";
 // include/uapi/linux/eventpoll.h.
 const EPOLL_CTL_DEL = 2;
 
-/** Descriptors that are looked at; a loop's is among the first. */
+/** Descriptors that are looked at; the main loop's is among the first ten. */
 const MOST_DESCRIPTORS = 1024;
 
 const CHUNK_BYTES = 4096;
@@ -22,14 +22,14 @@ const CHUNK_BYTES = 4096;
  *
  * @param libc The C library.
  * @param socketFd A socket that Deno waits for.
- * @param otherFd A descriptor that can be waited for and that no epoll knows.
+ * @param strangerFd A descriptor that can be waited for and that no epoll knows.
  * @returns The epoll's descriptor, to be looked at and no more; `null` if none
  * of them waits for that socket, or `/proc` does not tell.
  */
 export function findReactor(
   libc: Libc,
   socketFd: number,
-  otherFd: number,
+  strangerFd: number,
 ): number | null {
   const { syscalls, errno } = libc.abi;
   if (syscalls === undefined) return null;
@@ -37,13 +37,13 @@ export function findReactor(
   // ep_show_fdinfo).
   const target = new RegExp(`^tfd:\\s+${socketFd}\\s`, "m");
   for (let fd = 0; fd < MOST_DESCRIPTORS; fd++) {
-    // An epoll answers that it does not know the other one; whatever is no
+    // An epoll answers that it does not know the stranger; whatever is no
     // epoll, or no descriptor, answers something else, and nothing changes.
     const answer = libc.syscall(
       syscalls.epoll_ctl,
       fd,
       EPOLL_CTL_DEL,
-      otherFd,
+      strangerFd,
       0,
     );
     if (answer !== -errno.ENOENT) continue;
@@ -55,9 +55,9 @@ export function findReactor(
 /** Reads a small file; what cannot be read is empty. */
 function readText(libc: Libc, path: string): string {
   const { O_RDONLY, O_CLOEXEC } = libc.abi.open;
+  const memory = alignedMemory(CHUNK_BYTES);
   const fd = libc.open(path, O_RDONLY | (O_CLOEXEC ?? 0));
   if (fd < 0) return "";
-  const memory = alignedMemory(CHUNK_BYTES);
   const decoder = new TextDecoder();
   let text = "";
   for (let at = 0;;) {

@@ -22,6 +22,8 @@ export class SocketPair {
   readonly #vector: IoVector;
   /** The other socket; whoever takes it closes it. */
   readonly otherFd: number;
+  // Only read from, so that it may lie in the heap: a Worker that is terminated
+  // leaves another byte there, or none.
   /** Address of the byte that {@linkcode SocketPair.send} sends. */
   readonly byteAddress: number;
 

@@ -15,14 +15,14 @@
  * of the one on which the event loop sleeps, and a wait ends when there is
  * something for the loop: then the loop sleeps in our place, and the queue
  * announces its completions to it. The same is done after {@linkcode PATIENCE}
- * waits in vain, as the device is slow, and after each millisecond, for timers.
+ * waits in vain, as the device is slow.
  * A queue that cannot do this is waited for on another thread, after
  * {@linkcode LONG_PATIENCE} waits in vain: that costs a hand-off (some 50 µs).
  *
- * With nothing in flight nothing runs at all, but for this: where requests come
- * from sockets, one shortly after the answer to the last one, the loop's
- * descriptor is looked at for {@linkcode AsyncEngineOptions.pollMs} before the
- * loop sleeps.
+ * With nothing in flight nothing runs at all, but for this: after an answer the
+ * loop's descriptor is looked at for {@linkcode AsyncEngineOptions.pollMs}, where
+ * that is not in vain too often: requests that come from sockets often come
+ * shortly after the answer to the last one.
  *
  * @module
  */
@@ -72,10 +72,10 @@ const ASLEEP_FACTOR = 2;
 const QUIET = 4;
 
 /**
- * A pause between two requests counts for so many times what may be polled, at
- * most: one long pause is not to be remembered for long.
+ * Looks for a next request that are left out after one in vain, doubled each
+ * time up to this many.
  */
-const LONGEST_PAUSE = 8;
+const MOST_LEFT_OUT = 1024;
 
 /** Looks at the ring between two looks at the clock. */
 const LOOKS = 32;
@@ -170,10 +170,9 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #unasked = 0;
   /** Operations since the last durable write, or poll in vain. */
   #quiet = 0;
-  /** When the last answer was given with nothing else in flight, in ms; or 0. */
-  #idleSince = 0;
-  /** How long it usually takes from there to the next operation, in µs. */
-  #pauseUs = 0;
+  /** Looks for a next request to leave out, and after the next one in vain. */
+  #leaveOut = 0;
+  #nextLeaveOut = 1;
   #aside: Promise<void> | null = null;
   #vain = 0;
   /** What it is and why. */
@@ -238,12 +237,13 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     this.#vain = 0;
     this.#unasked = 0;
     const turn = this.#turn;
+    // In a turn of somebody else's, what the loop was wanted for is being done.
+    if (!turn.armed) this.#queue.ignoreAlert?.();
     if (!turn.asleep) this.#watch();
     const few = this.#inFlight <= INLINE_DEPTH;
     // One call hands over and sleeps, if that is what follows.
     if (this.#filled > 0 && (!few || this.#polls)) this.#enter(0, 0);
     const now = performance.now();
-    if (this.#idleSince > 0) this.#notePause(now);
     if (!turn.armed || this.#turnStart === 0) this.#turnStart = now;
     turn.arm();
     const leftUs = this.#stallUs - (now - this.#turnStart) * 1000;
@@ -270,16 +270,15 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Releases everything. */
   async close(): Promise<void> {
-    // No turn comes from here on.
-    const closed = this.#turn.close();
-    if (this.#aside === null) this.#queue.close();
-    else {
-      // A wait on another thread still looks at the queue.
+    this.#turn.stop();
+    // A wait on another thread still looks at the queue.
+    if (this.#aside !== null) {
       this.#queue.wake();
       await this.#aside;
-      this.#queue.close();
     }
-    await closed;
+    // What the queue announces goes through sockets of the turn's.
+    this.#queue.close();
+    await this.#turn.close();
   }
 
   get #inFlight(): number {
@@ -296,7 +295,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     // What the loop was wanted for is being done.
     if (asked) this.#queue.ignoreAlert?.();
     if (this.#inFlight === 0) return this.#linger();
-    this.#watch();
+    // A slow device is waited for by the loop: nobody has to end our wait.
+    if (this.#vain < PATIENCE) this.#watch();
     const found = this.#find() || this.#wait(this.#stallUs);
     this.#turnStart = performance.now();
     if (this.#filled > 0) this.#enter(0, 0);
@@ -311,9 +311,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Has waits end when the event loop has something to do. */
   #watch(): void {
-    if (this.#queue.watch === undefined) return;
-    const { reactor } = this.#turn;
-    if (reactor !== null) this.#queue.watch(reactor);
+    const { reactor, canSleep } = this.#turn;
+    if (reactor !== null && canSleep) this.#queue.watch?.(reactor);
   }
 
   /** Whether the event loop is wanted for something and does not know yet. */
@@ -324,34 +323,28 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Lets the loop sleep; tells whether it does. */
   #sleep(): boolean {
-    if (!this.#turn.sleep()) return false;
-    this.#queue.alerted = false;
-    // Whatever wakes it begins a turn.
-    this.#turnStart = 0;
-    return true;
+    const sleeps = this.#turn.sleep();
+    if (sleeps || !this.#turn.canSleep) this.#queue.alerted = false;
+    // Whoever wakes it first begins a turn.
+    if (sleeps) this.#turnStart = 0;
+    return sleeps;
   }
 
   /** With nothing in flight: looks whether somebody is about to ask for more. */
   #linger(): void {
     const queue = this.#queue;
-    const now = performance.now();
-    this.#idleSince = now;
-    if (
-      queue.watch === undefined || this.#turn.reactor === null ||
-      this.#pollUs === 0 || this.#pauseUs > this.#pollUs * ASLEEP_FACTOR
-    ) return;
+    if (queue.watch === undefined || this.#turn.reactor === null) return;
+    if (this.#pollUs === 0 || this.#leaveOut-- > 0) return;
     queue.alerted = false;
     this.#watch();
     this.#enter(0, 0);
-    this.#look(now + this.#pollUs / 1000);
+    if (this.#look(performance.now() + this.#pollUs / 1000)) {
+      this.#nextLeaveOut = 1;
+    } else {
+      this.#leaveOut = this.#nextLeaveOut;
+      this.#nextLeaveOut = Math.min(this.#nextLeaveOut * 2, MOST_LEFT_OUT);
+    }
     queue.alerted = false;
-  }
-
-  #notePause(now: number): void {
-    const pauseUs = (now - this.#idleSince) * 1000;
-    const mostUs = this.#pollUs * LONGEST_PAUSE;
-    this.#pauseUs += (Math.min(pauseUs, mostUs) - this.#pauseUs) / 8;
-    this.#idleSince = 0;
   }
 
   /** Answers what came while the loop turned; returns how many. */
@@ -381,6 +374,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     }
     const queue = this.#queue;
     if (mostUs > 0 && !queue.ready && !this.#yields) {
+      if (this.#vain < PATIENCE) this.#watch();
       this.#enter(1, mostUs);
     }
     const tookUs = (performance.now() - this.#handedOver) * 1000;

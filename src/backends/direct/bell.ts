@@ -21,14 +21,30 @@ import type { SocketPair } from "../../../ffi/socket_pair.ts";
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 
-/** Brought back by the byte; what it waited for brings back 0. */
+/** Brought back by the wait, by the byte, and by taking the wait back. */
+const WAITED = 0;
 const RUNG = 1;
+const CANCELLED = 2;
+
+/** Flags of newer kernels (6.0, 5.19) first; older ones refuse what they lack. */
+const SETUPS = [
+  IORING_SETUP.SINGLE_ISSUER | IORING_SETUP.COOP_TASKRUN,
+  0,
+];
+
+/** Calls to hand over what is to be waited for. */
+const ATTEMPTS = 3;
+
+/** Waits for a wait to be taken back, and how long each is, in µs. */
+const CLOSE_WAITS = 10;
+const CLOSE_WAIT_US = 1000;
 
 /** Rings once for each time that it is armed. */
 export class Bell {
   readonly #ring: IoUring;
   readonly #pair: SocketPair;
   #armed = false;
+  #failed = false;
 
   private constructor(ring: IoUring, pair: SocketPair) {
     this.#ring = ring;
@@ -43,10 +59,11 @@ export class Bell {
    * @returns The bell; `null` if the system has no ring left.
    */
   static make(libc: Libc, pair: SocketPair): Bell | null {
-    const flags = IORING_SETUP.SINGLE_ISSUER | IORING_SETUP.COOP_TASKRUN |
-      IORING_SETUP.SUBMIT_ALL;
-    const ring = IoUring.setup(libc, { entries: 2, flags });
-    return typeof ring === "number" ? null : new Bell(ring, pair);
+    for (const flags of SETUPS) {
+      const ring = IoUring.setup(libc, { entries: 2, flags });
+      if (typeof ring !== "number") return new Bell(ring, pair);
+    }
+    return null;
   }
 
   /**
@@ -60,7 +77,7 @@ export class Bell {
     ring.reap(this.#onCompletion);
     if (this.#armed) return true;
     if (ring.unsubmitted === 0) {
-      ring.fill(IORING_OP.POLL_ADD, IOSQE.IO_LINK, fd, 0, 0, 0, POLLIN, 0);
+      ring.fill(IORING_OP.POLL_ADD, IOSQE.IO_LINK, fd, 0, 0, 0, POLLIN, WAITED);
       ring.fill(
         IORING_OP.SEND,
         0,
@@ -72,17 +89,34 @@ export class Bell {
         RUNG,
       );
     }
-    ring.enter(0, 0);
+    // The kernel may have no memory for the moment.
+    for (let i = 0; i < ATTEMPTS && ring.unsubmitted > 0; i++) ring.enter(0, 0);
     this.#armed = ring.unsubmitted === 0;
-    return this.#armed;
+    // What failed at once has completed by now.
+    this.#failed = !this.#armed;
+    ring.reap(this.#onCompletion);
+    return !this.#failed;
   }
 
-  readonly #onCompletion = (userData: number): void => {
-    if (userData === RUNG) this.#armed = false;
+  readonly #onCompletion = (userData: number, result: number): void => {
+    if (userData !== RUNG) return;
+    this.#armed = false;
+    this.#failed = result < 0;
   };
 
-  /** Takes it away. The pair must still be there. */
+  /**
+   * Takes it away. No byte is sent from then on; the pair must still be there.
+   */
   close(): void {
-    this.#ring.close();
+    const ring = this.#ring;
+    ring.reap(this.#onCompletion);
+    if (this.#armed) {
+      ring.fill(IORING_OP.ASYNC_CANCEL, 0, -1, 0, WAITED, 0, 0, CANCELLED);
+      for (let i = 0; i < CLOSE_WAITS && this.#armed; i++) {
+        ring.enter(1, CLOSE_WAIT_US);
+        ring.reap(this.#onCompletion);
+      }
+    }
+    ring.close();
   }
 }

@@ -24,6 +24,9 @@ const FSYNC_DATASYNC = 1;
 /** Brought back by operations whose result nobody waits for. */
 const NOBODY = 0xffff_ffff;
 
+/** `IORING_MAX_ENTRIES` (io_uring/io_uring.h). */
+const MOST_ENTRIES = 32_768;
+
 /** Brought back by the watch over a descriptor. */
 const WATCH = 0xffff_fffe;
 
@@ -72,12 +75,13 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
     ring: IoUring,
     operations: boolean[],
     flags: number,
+    depth: number,
   ) {
     this.#libc = libc;
     this.#ring = ring;
     this.#operations = operations;
     this.#flags = flags;
-    this.depth = ring.entries;
+    this.depth = depth;
   }
 
   /**
@@ -96,7 +100,9 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   ): IoUringQueue<T> | string {
     let refused = 0;
     for (const flags of SETUPS) {
-      const ring = IoUring.setup(libc, { entries: depth, flags });
+      // One more for the watch, so that every operation has its place.
+      const entries = Math.min(depth + 1, MOST_ENTRIES);
+      const ring = IoUring.setup(libc, { entries, flags });
       if (typeof ring === "number") {
         refused = ring;
         if (ring === -libc.abi.errno.EINVAL) continue;
@@ -108,7 +114,13 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
         missing === undefined && (ring.features & IORING_FEAT.EXT_ARG) !== 0
       ) {
         const submissionFlags = blocks ? IOSQE.ASYNC : 0;
-        return new IoUringQueue<T>(libc, ring, operations, submissionFlags);
+        return new IoUringQueue<T>(
+          libc,
+          ring,
+          operations,
+          submissionFlags,
+          depth,
+        );
       }
       ring.close();
       return "io_uring lacks operations that are needed (before Linux 5.11, or restricted)";
@@ -242,7 +254,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   readonly #onCompletion = (userData: number, result: number): void => {
     if (userData === WATCH) {
       this.#watching = false;
-      this.alerted = !this.#known;
+      this.alerted = result > 0 && !this.#known;
       this.#known = false;
     } else {
       this.#answered++;
@@ -268,7 +280,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   /** Takes no notice of an alert, also of one that is on its way. */
   ignoreAlert(): void {
     this.alerted = false;
-    this.#known = this.#watching;
+    this.#known = this.#watching && this.#ring.unsubmitted === 0;
   }
 
   /** Sends a byte once there are completions. */

@@ -26,8 +26,8 @@ const REACTOR_MS = 0.1;
 const WATCHED_MS = 10;
 
 /**
- * Immediate turns after which a byte is not read before the loop has slept: in
- * the turn after a byte, Deno tries whether there is another one.
+ * Immediate turns between two bytes: in the turn after a byte, Deno tries
+ * whether there is another one, and would find it without asking.
  */
 const SETTLED = 2;
 
@@ -58,8 +58,8 @@ export class LoopTurn {
   #lastReactor = 0;
   /** Immediate turns since the last one by a byte. */
   #immediates = 0;
-  #received = false;
-  #reactor: number | null | undefined = undefined;
+  #sought = false;
+  #reactor: number | null = null;
 
   /**
    * Constructs a new instance.
@@ -95,12 +95,7 @@ export class LoopTurn {
    * if it is not known.
    */
   get reactor(): number | null {
-    // Once a byte has come, the loop waits for the next one.
-    if (this.#reactor === undefined && this.#received) {
-      const { fd, otherFd } = this.#pair!;
-      this.#reactor = findReactor(this.#libc, otherFd, fd);
-    }
-    return this.#reactor ?? null;
+    return this.#reactor;
   }
 
   /** Whether the loop may be left to sleep at all. */
@@ -117,7 +112,7 @@ export class LoopTurn {
   arm(): void {
     if (this.armed) return;
     const now = performance.now();
-    const watched = this.canSleep && this.reactor !== null;
+    const watched = this.canSleep && this.#reactor !== null;
     const pause = watched ? WATCHED_MS : REACTOR_MS;
     if (this.#settled && now - this.#lastReactor >= pause && this.#send()) {
       this.#lastReactor = now;
@@ -133,7 +128,7 @@ export class LoopTurn {
   sleep(): boolean {
     if (this.#asleep) return true;
     if (!this.canSleep || !this.#settled || !this.#hasSocket()) return false;
-    if (!this.#announce!(this.#pair!)) {
+    if (!this.#willHear()) {
       this.#announce = null;
       return false;
     }
@@ -150,15 +145,21 @@ export class LoopTurn {
   wake(): void {
     if (!this.#asleep) return;
     this.#asleep = false;
-    if (!this.#sent) this.#socket?.unref();
+    this.#socket?.unref();
   }
 
-  /** Gives everything back; a turn that was asked for does not come. */
-  async close(): Promise<void> {
+  /** No turn comes from here on. */
+  stop(): void {
     if (this.#immediate !== null) clearImmediate(this.#immediate);
     this.#immediate = null;
     this.#sent = false;
     this.#asleep = false;
+    this.#announce = null;
+  }
+
+  /** Gives everything back. */
+  async close(): Promise<void> {
+    this.stop();
     this.#unavailable = true;
     const socket = this.#socket;
     this.#socket = null;
@@ -171,7 +172,25 @@ export class LoopTurn {
     this.#pair = null;
   }
 
-  /** Whether a byte is not read before the loop has asked. */
+  #willHear(): boolean {
+    try {
+      return this.#announce!(this.#pair!);
+    } catch {
+      // FFI was given up with the disk open.
+      return false;
+    }
+  }
+
+  #seek(): void {
+    const { fd, otherFd } = this.#pair!;
+    try {
+      this.#reactor = findReactor(this.#libc, otherFd, fd);
+    } catch {
+      // As above: it stays unknown.
+    }
+  }
+
+  /** Whether Deno would wait for a byte, and not just find it. */
   get #settled(): boolean {
     return this.#immediates >= SETTLED;
   }
@@ -196,6 +215,7 @@ export class LoopTurn {
     // Whatever happens to it, immediate turns go on.
     socket.on("error", () => {
       this.#unavailable = true;
+      this.#announce = null;
       this.#socket = null;
       this.#onData();
     });
@@ -212,12 +232,16 @@ export class LoopTurn {
   };
 
   readonly #onData = (): void => {
-    if (!this.#sent && !this.#asleep) return;
     this.#immediates = 0;
-    this.#received = this.#pair !== null;
+    if (!this.#sent && !this.#asleep) return;
     this.#sent = false;
     this.#asleep = false;
     this.#socket?.unref();
+    // Once a byte has come, the loop is known to wait for the next one.
+    if (this.canSleep && !this.#sought) {
+      this.#sought = true;
+      this.#seek();
+    }
     this.#callback(true);
   };
 }

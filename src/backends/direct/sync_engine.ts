@@ -1,9 +1,10 @@
 /**
  * The engine that needs nothing: one blocking system call for each operation.
  *
- * It holds the event loop while the kernel works, so it lets timers and sockets
- * have their turn whenever {@linkcode SyncEngineOptions.stallMs} have passed
- * since they last had one. A single call that takes longer than that cannot be interrupted.
+ * It holds the event loop while the kernel works, so it lets timers have their
+ * turn whenever {@linkcode SyncEngineOptions.stallMs} have passed since they last
+ * had one, and sockets in every third of these turns ({@linkcode LoopTurn}). A
+ * single call that takes longer than that cannot be interrupted.
  *
  * @module
  */
