@@ -258,7 +258,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     }
     if (this.#filled > 0) this.#enter(0, 0);
     if (this.#inFlight === 0) turn.wake();
-    else if (this.#yields) this.#sleep();
+    else if (this.#filled > 0) {
+      // The kernel did not take all of it: the next turn tries again.
+      turn.wake();
+      turn.arm();
+    } else if (this.#yields) this.#sleep();
   }
 
   /** Asks the kernel to give up operations. */
@@ -303,7 +307,9 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     const yields = this.#yields;
     if (found > 0) this.#vain = 0;
     else if (!yields) this.#vain++;
-    const leaves = this.#inFlight > 0 && (yields || this.#vain >= PATIENCE);
+    // What the kernel did not take would never be announced.
+    const leaves = this.#inFlight > 0 && this.#filled === 0 &&
+      (yields || this.#vain >= PATIENCE);
     if (leaves && this.#sleep()) return;
     if (this.#vain < LONG_PATIENCE) this.#turn.arm();
     else this.#waitAside();
