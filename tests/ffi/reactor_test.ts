@@ -77,7 +77,7 @@ Deno.test({
       pair.send();
     `;
     const worker = new Worker(
-      `data:application/typescript,${encodeURIComponent(source)}`,
+      `data:application/javascript,${encodeURIComponent(source)}`,
       { type: "module" },
     );
     const theirs = await new Promise<unknown>((resolve, reject) => {
