@@ -88,6 +88,15 @@ export function casesOf({ engines, full }: CaseOptions): Case[] {
   const libaio = fio("libaio");
   const psync = fio("psync");
 
+  const howMany = (depth: number) =>
+    depth === 1 ? "awaited one by one" : `${depth} in flight`;
+  const smallReads = (depth: number): Case["work"] => ({
+    operation: "read",
+    order: "random",
+    blockBytes: 4 * KIB,
+    depth,
+  });
+
   const randomRead = (
     depth: number,
     bar: Case["bar"],
@@ -95,16 +104,9 @@ export function casesOf({ engines, full }: CaseOptions): Case[] {
     chartOnly = false,
   ): Case => ({
     name: `random-read-${depth}`,
-    title: depth === 1
-      ? "4 KiB random reads, awaited one by one"
-      : `4 KiB random reads, ${depth} in flight`,
+    title: `4 KiB random reads, ${howMany(depth)}`,
     target: "image",
-    work: {
-      operation: "read",
-      order: "random",
-      blockBytes: 4 * KIB,
-      depth,
-    },
+    work: smallReads(depth),
     metric: IOPS,
     ours,
     peers: [...others, uring, libaio, nodeFs("Deno"), nodeFs("Node"), ...more],
@@ -114,16 +116,9 @@ export function casesOf({ engines, full }: CaseOptions): Case[] {
 
   const ramDisk = (depth: number, peer: Contender, value: number): Case => ({
     name: `ram-disk-read-${depth}`,
-    title: depth === 1
-      ? "4 KiB random reads of a 4Kn disk in RAM, awaited one by one"
-      : `4 KiB random reads of a 4Kn disk in RAM, ${depth} in flight`,
+    title: `4 KiB random reads of a 4Kn disk in RAM, ${howMany(depth)}`,
     target: "ram disk",
-    work: {
-      operation: "read",
-      order: "random",
-      blockBytes: 4 * KIB,
-      depth,
-    },
+    work: smallReads(depth),
     metric: IOPS,
     ours,
     peers: [...others, peer, nodeFs("Deno"), nodeFs("Node")],
@@ -173,10 +168,7 @@ export function casesOf({ engines, full }: CaseOptions): Case[] {
       : `Cost of the queue: 4 KiB reads of a memory disk, ${depth} in flight`,
     target: "memory",
     work: {
-      operation: "read",
-      order: "random",
-      blockBytes: 4 * KIB,
-      depth,
+      ...smallReads(depth),
       direct: false,
     },
     metric: NANOSECONDS,

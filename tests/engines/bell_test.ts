@@ -42,10 +42,29 @@ function openPair() {
   };
 }
 
-function makeRing(): IoUring {
+/** A ring with a bell; `silence` takes the bell away. */
+function ringWithBell() {
+  const sockets = openPair();
   const ring = IoUring.setup(openLibc(), { entries: 8, flags: 0 });
   assert(typeof ring !== "number");
-  return ring;
+  const bell = Bell.make(openLibc(), sockets.pair);
+  assert(bell !== null);
+  let silent = false;
+  const silence = () => {
+    if (!silent) bell.close();
+    silent = true;
+  };
+  return {
+    ring,
+    received: sockets.received,
+    arm: () => bell.arm(ring.fd),
+    silence,
+    [Symbol.dispose](): void {
+      silence();
+      ring.close();
+      sockets[Symbol.dispose]();
+    },
+  };
 }
 
 function complete(ring: IoUring): void {
@@ -57,20 +76,15 @@ Deno.test({
   name: "Bell rings once when the ring has completions",
   ignore,
   fn: () => {
-    using sockets = openPair();
-    const ring = makeRing();
-    const bell = Bell.make(openLibc(), sockets.pair);
-    assert(bell !== null);
-    assert(bell.arm(ring.fd));
+    using bell = ringWithBell();
+    assert(bell.arm());
     // Armed is armed: this adds no second byte.
-    assert(bell.arm(ring.fd));
-    assertEquals(sockets.received(), 0);
-    complete(ring);
-    assertEquals(sockets.received(), 1);
-    complete(ring);
-    assertEquals(sockets.received(), 0);
-    bell.close();
-    ring.close();
+    assert(bell.arm());
+    assertEquals(bell.received(), 0);
+    complete(bell.ring);
+    assertEquals(bell.received(), 1);
+    complete(bell.ring);
+    assertEquals(bell.received(), 0);
   },
 });
 
@@ -78,17 +92,12 @@ Deno.test({
   name: "Bell rings at once for completions that are there, each time anew",
   ignore,
   fn: () => {
-    using sockets = openPair();
-    const ring = makeRing();
-    const bell = Bell.make(openLibc(), sockets.pair);
-    assert(bell !== null);
-    complete(ring);
+    using bell = ringWithBell();
+    complete(bell.ring);
     for (let i = 0; i < 10; i++) {
-      assert(bell.arm(ring.fd));
-      assertEquals(sockets.received(), 1);
+      assert(bell.arm());
+      assertEquals(bell.received(), 1);
     }
-    bell.close();
-    ring.close();
   },
 });
 
@@ -96,15 +105,11 @@ Deno.test({
   name: "Bell is silent once it was closed",
   ignore,
   fn: () => {
-    using sockets = openPair();
-    const ring = makeRing();
-    const bell = Bell.make(openLibc(), sockets.pair);
-    assert(bell !== null);
-    assert(bell.arm(ring.fd));
-    bell.close();
-    complete(ring);
-    assertEquals(sockets.received(), 0);
-    ring.close();
+    using bell = ringWithBell();
+    assert(bell.arm());
+    bell.silence();
+    complete(bell.ring);
+    assertEquals(bell.received(), 0);
   },
 });
 

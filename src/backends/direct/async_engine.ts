@@ -15,9 +15,9 @@
  * of the one on which the event loop sleeps, and a wait ends when there is
  * something for the loop: then the loop sleeps in our place, and the queue
  * announces its completions to it. The same is done after {@linkcode PATIENCE}
- * waits in vain, as the device is slow.
- * A queue that cannot do this is waited for on another thread, after
- * {@linkcode LONG_PATIENCE} waits in vain: that costs a hand-off (some 50 µs).
+ * waits in vain, as the device is slow. A queue that cannot do this is waited for
+ * on another thread, after {@linkcode LONG_PATIENCE} waits in vain: that costs a
+ * hand-off (some 50 µs).
  *
  * With nothing in flight nothing runs at all, but for this: after an answer the
  * loop's descriptor is looked at for {@linkcode AsyncEngineOptions.pollMs}, where
@@ -340,7 +340,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #linger(): void {
     const queue = this.#queue;
     if (queue.watch === undefined || this.#turn.reactor === null) return;
-    if (this.#pollUs === 0 || this.#leaveOut-- > 0) return;
+    if (this.#pollUs === 0) return;
+    if (this.#leaveOut > 0) {
+      this.#leaveOut--;
+      return;
+    }
     queue.alerted = false;
     this.#watch();
     this.#enter(0, 0);

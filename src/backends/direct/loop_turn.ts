@@ -2,13 +2,13 @@
  * A turn of the event loop, as an engine needs it: soon, and so that timers and
  * sockets have theirs.
  *
- * `setImmediate` alone starves them. Deno's loop is a task that tokio runs again
- * as long as it is ready, and tokio asks the system about sockets and the clock
- * only when nothing is ready, or every 61st time. So now and then nothing is to
- * be ready, and the turn is made by a byte through a pair of sockets: for that,
- * the loop has to ask. Measured: 9 to 14 µs for such a turn, 5 to 10 for an
- * immediate one. Where somebody can announce the turn, the loop may also sleep
- * until that byte comes, or anything else that it sleeps for.
+ * `setImmediate` alone starves sockets. Deno's loop is a task that tokio runs
+ * again as long as it is ready, and tokio asks the system about sockets only
+ * when nothing is ready, or every 61st time. So now and then nothing is to be
+ * ready, and the turn is made by a byte through a pair of sockets: for that, the
+ * loop has to ask. Measured: 9 to 14 µs for such a turn, 5 to 10 for an immediate
+ * one. Where somebody can announce the turn, the loop may also sleep until that
+ * byte comes, or anything else that it sleeps for.
  *
  * @module
  */
@@ -19,10 +19,10 @@ import type { Libc } from "../../../ffi/libc.ts";
 import { findReactor } from "../../../ffi/reactor.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 
-/** After so many ms of immediate turns, sockets and timers have one. */
+/** After so many ms of immediate turns, one asks about sockets. */
 const REACTOR_MS = 0.1;
 
-/** The same where somebody looks whether sockets wait for one. */
+/** The same where the loop is woken for sockets, in case that fails. */
 const WATCHED_MS = 10;
 
 /**
@@ -66,7 +66,7 @@ export class LoopTurn {
    *
    * @param libc The C library.
    * @param callback Called in each turn that was asked for, with whether sockets
-   * and timers were asked about before it.
+   * were asked about before it.
    * @param announce Sees to it that a byte is sent when there is something to
    * do, and tells whether that will be so.
    */
@@ -103,7 +103,7 @@ export class LoopTurn {
     return this.#announce !== null;
   }
 
-  /** Whether the turn that comes asks about sockets and timers first. */
+  /** Whether the turn that comes asks about sockets first. */
   get asks(): boolean {
     return this.#sent || this.#asleep;
   }
