@@ -489,6 +489,17 @@ export class IoUring {
       this.#cq[this.#cqHead]!;
   }
 
+  /** Whether a completion in the ring brings this back. */
+  brings(userData: number): boolean {
+    const cq = this.#cq;
+    const tail = Atomics.load(cq, this.#cqTail);
+    for (let at = cq[this.#cqHead]!; at !== tail; at = (at + 1) | 0) {
+      const entry = this.#cqes + (at & this.#cqMask) * CQE_WORDS;
+      if (cq[entry]! >>> 0 === userData) return true;
+    }
+    return false;
+  }
+
   /** What the next completion brings back; −1 if there is none. */
   get next(): number {
     const head = this.#cq[this.#cqHead]!;

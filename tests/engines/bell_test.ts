@@ -192,3 +192,55 @@ Deno.test({
     queue.close();
   },
 });
+
+Deno.test({
+  name: "IoUringQueue hears of what comes after an alert that was known",
+  ignore,
+  fn: () => {
+    using sockets = openPair();
+    const queue = IoUringQueue.open(openLibc(), 8);
+    assert(typeof queue !== "string");
+    queue.watch(sockets.pair.otherFd);
+    queue.enter(0, 0);
+    // Nothing has come so far that could be known.
+    queue.ignoreAlert();
+    sockets.pair.send();
+    queue.enter(1, SECOND_US);
+    assertFalse(queue.ready);
+    assert(queue.alerted);
+    queue.close();
+  },
+});
+
+Deno.test({
+  name: "IoUringQueue takes no notice of a known alert behind an answer",
+  ignore,
+  fn: async () => {
+    using sockets = openPair();
+    const queue = IoUringQueue.open(openLibc(), 8);
+    assert(typeof queue !== "string");
+    await using dir = await tempDir();
+    const fd = openSync(join(dir.path, "file"), "w");
+    const sync = new Operation();
+    sync.code = OperationCode.Sync;
+    sync.fd = fd;
+    assert(queue.fill(sync, 0));
+    for (let i = 0; i < 100 && !queue.ready; i++) {
+      queue.enter(1, SECOND_US / 10);
+    }
+    assert(queue.ready);
+    queue.watch(sockets.pair.otherFd);
+    sockets.pair.send();
+    queue.enter(0, 0);
+    queue.ignoreAlert();
+    assertEquals(queue.reap(() => {}, 8), 1);
+    assertFalse(queue.ready || queue.alerted);
+    // Only that one: the next one counts.
+    queue.watch(sockets.pair.otherFd);
+    queue.enter(1, SECOND_US);
+    assertFalse(queue.ready);
+    assert(queue.alerted);
+    queue.close();
+    closeSync(fd);
+  },
+});

@@ -77,6 +77,14 @@ const QUIET = 4;
  */
 const MOST_LEFT_OUT = 1024;
 
+/**
+ * From the first sign of a next request until the loop is let on, in µs. Over a
+ * Unix socket that sign is that the other side took the answer, as there is room
+ * for another one then; its request follows within this time, and a loop that
+ * looked too early would go to sleep.
+ */
+const SETTLE_US = 6;
+
 /** Looks at the ring between two looks at the clock. */
 const LOOKS = 32;
 
@@ -350,6 +358,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     this.#enter(0, 0);
     if (this.#look(performance.now() + this.#pollUs / 1000)) {
       this.#nextLeaveOut = 1;
+      queue.alerted = false;
+      this.#look(performance.now() + SETTLE_US / 1000);
     } else {
       this.#leaveOut = this.#nextLeaveOut;
       this.#nextLeaveOut = Math.min(this.#nextLeaveOut * 2, MOST_LEFT_OUT);

@@ -234,8 +234,14 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       if (!ring.hasWork) return false;
       ring.enter(0, 0);
     }
-    while (ring.next === WATCH) ring.reap(this.#onCompletion, 1);
+    this.#reapWatch();
     return ring.hasCompletions;
+  }
+
+  /** Takes what the watch brought, if that is next. */
+  #reapWatch(): void {
+    const ring = this.#ring;
+    while (ring.next === WATCH) ring.reap(this.#onCompletion, 1);
   }
 
   /** Takes the completions. */
@@ -279,8 +285,13 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
 
   /** Takes no notice of an alert, also of one that is on its way. */
   ignoreAlert(): void {
+    if (this.#watching) {
+      const ring = this.#ring;
+      if (ring.hasWork) ring.enter(0, 0);
+      this.#reapWatch();
+      this.#known = ring.brings(WATCH);
+    }
     this.alerted = false;
-    this.#known = this.#watching && this.#ring.unsubmitted === 0;
   }
 
   /** Sends a byte once there are completions. */

@@ -23,7 +23,7 @@ import { SocketPair } from "../../../ffi/socket_pair.ts";
 const REACTOR_MS = 0.1;
 
 /** The same where the loop is woken for sockets, in case that fails. */
-const WATCHED_MS = 10;
+const WATCHED_MS = 50;
 
 /**
  * Immediate turns between two bytes: in the turn after a byte, Deno tries
