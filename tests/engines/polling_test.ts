@@ -34,7 +34,7 @@ class Clockwork implements KernelQueue<Operation> {
   #filled: number[] = [];
   #inFlight: { slot: number; at: number }[] = [];
 
-  constructor(readonly takesMs: number) {}
+  constructor(public takesMs: number) {}
 
   get ready(): boolean {
     this.looks++;
@@ -211,8 +211,30 @@ Deno.test("AsyncEngine gives up polling in vain", async () => {
   await using engine = engineOver(queue, 0.4);
   for (let i = 0; i < 20; i++) await engine.one();
   const { sleeps } = queue;
-  for (let i = 0; i < 40; i++) await engine.one();
-  assert(queue.sleeps - sleeps > 20, `slept ${queue.sleeps - sleeps} of 40`);
+  let polled = 0;
+  for (let i = 0; i < 60; i++) {
+    queue.looks = 0;
+    await engine.one();
+    if (queue.looks > 32) polled++;
+  }
+  assert(queue.sleeps - sleeps > 30, `slept ${queue.sleeps - sleeps} of 60`);
+  // Less and less often: after 1, 2, 4 … operations that were slept for.
+  assert(polled < 12, `polled ${polled} of 60`);
+});
+
+Deno.test("AsyncEngine goes on polling after one late answer", async () => {
+  const queue = new Clockwork(0.2);
+  await using engine = engineOver(queue, 2);
+  let slept = 0;
+  for (let i = 0; i < 20; i++) {
+    for (const takesMs of [0.2, 0.2, 0.2, 3, 0.2]) {
+      queue.takesMs = takesMs;
+      queue.sleeps = 0;
+      await engine.one();
+      if (takesMs < 1) slept += queue.sleeps;
+    }
+  }
+  assert(slept < 20, `slept for ${slept} of 80 that were in time`);
 });
 
 Deno.test("AsyncEngine waits on another thread for a slow device", async () => {

@@ -65,11 +65,17 @@ const MOST_DOUBLINGS = 6;
 const ASLEEP_FACTOR = 2;
 
 /**
- * Operations that are slept for after a poll in vain, and after a durable write:
- * the kernel ends such a write on the processor that it came from, in a thread
- * that would have to wait for us.
+ * Operations that are slept for from a durable write on: the kernel ends such a
+ * write on the processor that it came from, in a thread that would have to wait
+ * for us.
  */
 const QUIET = 4;
+
+/**
+ * The same after polls in vain, one after the other: none after the first, which
+ * was an exception most likely, and from there on doubled up to this many.
+ */
+const MOST_QUIET = 64;
 
 /**
  * Looks for a next request that are left out after one in vain, doubled each
@@ -176,8 +182,10 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #answers = 0;
   /** Times that answers were given since anybody asked for more. */
   #unasked = 0;
-  /** Operations since the last durable write, or poll in vain. */
+  /** Operations to sleep for, the one that was taken last among them. */
   #quiet = 0;
+  /** The same after the next poll in vain, with the one before it. */
+  #nextQuiet = 1;
   /** Looks for a next request to leave out, and after the next one in vain. */
   #leaveOut = 0;
   #nextLeaveOut = 1;
@@ -236,7 +244,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     }
     this.#slots[slot] = operation;
     this.#filled++;
-    this.#quiet = operation.durable ? 0 : this.#quiet + 1;
+    this.#quiet = operation.durable ? QUIET : Math.max(0, this.#quiet - 1);
   }
 
   /** Hands what was taken to the kernel. */
@@ -379,7 +387,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Whether what is in flight is worth polling for. */
   get #polls(): boolean {
-    return this.#pollUs > 0 && this.#quiet >= QUIET &&
+    return this.#pollUs > 0 && this.#quiet === 0 &&
       this.#usualUs <= this.#pollUs * ASLEEP_FACTOR;
   }
 
@@ -388,8 +396,12 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     const start = performance.now();
     if (this.#polls) {
       const until = start + Math.min(mostUs, this.#pollUs) / 1000;
-      // In vain: the next ones are slept for.
-      if (!this.#look(until)) this.#quiet = 0;
+      if (this.#look(until)) {
+        this.#nextQuiet = 1;
+      } else {
+        this.#quiet = this.#nextQuiet;
+        this.#nextQuiet = Math.min(this.#nextQuiet * 2, MOST_QUIET);
+      }
       mostUs -= (performance.now() - start) * 1000;
     }
     const queue = this.#queue;
