@@ -265,7 +265,10 @@ async function main(): Promise<number> {
       contenders.map(({ name }) => [name, []]),
     );
     for (let round = 0; round < Number(options.rounds); round++) {
-      for (const contender of contenders) {
+      // What one leaves behind in the machine is not always the same one's to bear.
+      for (
+        const contender of round % 2 ? contenders.toReversed() : contenders
+      ) {
         interrupt.signal.throwIfAborted();
         await evict(image);
         const value = await withServer(
