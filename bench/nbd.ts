@@ -265,7 +265,7 @@ async function main(): Promise<number> {
       contenders.map(({ name }) => [name, []]),
     );
     for (let round = 0; round < Number(options.rounds); round++) {
-      // What one leaves behind in the machine is not always the same one's to bear.
+      // Both orders, as each leaves something behind for the next.
       for (
         const contender of round % 2 ? contenders.toReversed() : contenders
       ) {

@@ -182,8 +182,7 @@ Deno.test({
     queue.enter(0, 0);
     sockets.pair.send();
     queue.ignoreAlert();
-    queue.enter(0, 0);
-    assertFalse(queue.ready || queue.alerted);
+    assertFalse(queue.alerted);
     // The byte is still there: whoever watches anew hears of it.
     queue.watch(sockets.pair.otherFd);
     queue.enter(1, SECOND_US);
@@ -194,7 +193,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "IoUringQueue hears of what comes after an alert that was known",
+  name: "IoUringQueue hears of an alert that comes after ignoreAlert()",
   ignore,
   fn: () => {
     using sockets = openPair();

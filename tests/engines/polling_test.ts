@@ -218,8 +218,21 @@ Deno.test("AsyncEngine gives up polling in vain", async () => {
     if (queue.looks > 32) polled++;
   }
   assert(queue.sleeps - sleeps > 30, `slept ${queue.sleeps - sleeps} of 60`);
-  // Less and less often: after 1, 2, 4 … operations that were slept for.
+  // Less and less often.
   assert(polled < 12, `polled ${polled} of 60`);
+});
+
+Deno.test("AsyncEngine does not take up polling in vain for a durable write", async () => {
+  const queue = new Clockwork(0.7);
+  await using engine = engineOver(queue, 0.4);
+  for (let i = 0; i < 150; i++) await engine.one();
+  let polled = 0;
+  for (let i = 0; i < 60; i++) {
+    queue.looks = 0;
+    await engine.one(i % 6 === 0);
+    if (queue.looks > 32) polled++;
+  }
+  assert(polled < 5, `polled ${polled} of 60`);
 });
 
 Deno.test("AsyncEngine goes on polling after one late answer", async () => {

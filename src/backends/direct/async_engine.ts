@@ -22,7 +22,8 @@
  * With nothing in flight nothing runs at all, but for this: after an answer the
  * loop's descriptor is looked at for {@linkcode AsyncEngineOptions.pollMs}, where
  * that is not in vain too often: requests that come from sockets often come
- * shortly after the answer to the last one.
+ * shortly after the answer to the last one. The loop is let on a little after the
+ * first sign of one ({@linkcode SETTLE_US}).
  *
  * @module
  */
@@ -72,8 +73,9 @@ const ASLEEP_FACTOR = 2;
 const QUIET = 4;
 
 /**
- * The same after polls in vain, one after the other: none after the first, which
- * was an exception most likely, and from there on doubled up to this many.
+ * The same after polls in vain, one after the other, the operation that was
+ * polled for among them: 1 after the first, which was an exception most likely,
+ * then doubled up to this many.
  */
 const MOST_QUIET = 64;
 
@@ -129,7 +131,10 @@ export interface KernelQueue<T extends Operation> {
   watch?(fd: number): void;
   /** Whether that was so; whoever looks sets it back. */
   alerted?: boolean;
-  /** Takes no notice of an alert, also of one that is on its way. */
+  /**
+   * Takes no notice of alerts so far, also of one among the completions; a later
+   * one counts. May hand over what was filled.
+   */
   ignoreAlert?(): void;
   /**
    * Sends a byte through a pair of sockets once there are completions.
@@ -184,7 +189,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #unasked = 0;
   /** Operations to sleep for, the one that was taken last among them. */
   #quiet = 0;
-  /** The same after the next poll in vain, with the one before it. */
+  /** What that becomes after the next poll in vain. */
   #nextQuiet = 1;
   /** Looks for a next request to leave out, and after the next one in vain. */
   #leaveOut = 0;
@@ -244,7 +249,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     }
     this.#slots[slot] = operation;
     this.#filled++;
-    this.#quiet = operation.durable ? QUIET : Math.max(0, this.#quiet - 1);
+    const quiet = Math.max(0, this.#quiet - 1);
+    this.#quiet = operation.durable ? Math.max(QUIET, quiet) : quiet;
   }
 
   /** Hands what was taken to the kernel. */
@@ -361,13 +367,13 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       this.#leaveOut--;
       return;
     }
-    queue.alerted = false;
+    queue.ignoreAlert?.();
     this.#watch();
     this.#enter(0, 0);
     if (this.#look(performance.now() + this.#pollUs / 1000)) {
       this.#nextLeaveOut = 1;
-      queue.alerted = false;
-      this.#look(performance.now() + SETTLE_US / 1000);
+      const until = performance.now() + SETTLE_US / 1000;
+      while (performance.now() < until);
     } else {
       this.#leaveOut = this.#nextLeaveOut;
       this.#nextLeaveOut = Math.min(this.#nextLeaveOut * 2, MOST_LEFT_OUT);

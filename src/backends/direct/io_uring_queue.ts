@@ -241,7 +241,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   /** Takes what the watch brought, if that is next. */
   #reapWatch(): void {
     const ring = this.#ring;
-    while (ring.next === WATCH) ring.reap(this.#onCompletion, 1);
+    if (ring.next === WATCH) ring.reap(this.#onCompletion, 1);
   }
 
   /** Takes the completions. */
@@ -283,7 +283,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
     );
   }
 
-  /** Takes no notice of an alert, also of one that is on its way. */
+  /** Takes no notice of alerts so far. */
   ignoreAlert(): void {
     if (this.#watching) {
       const ring = this.#ring;
