@@ -45,6 +45,21 @@ interface Case {
   measure(uri: string, seconds: number): Promise<number>;
 }
 
+const HELP =
+  `Measures Platter's NBD server beside nbdkit's file plugin and qemu-nbd.
+
+Usage: deno task bench:nbd [options]
+
+  --only NAMES      Cases, with commas
+  --rounds N        Rounds of each case (default 5)
+  --seconds S       Seconds of each measurement (default 2)
+  --dir DIR         Where the image goes, on the disk to be measured (default:
+                    tmp in the current directory); gone afterwards
+  --size SIZE       Size of the image (default 1GiB)
+  --json FILE       Writes everything as JSON
+  --help            Shows this
+`;
+
 const CLI = new URL("../src/cli/main.ts", import.meta.url).pathname;
 
 function platter(name: string, ...options: string[]): Contender {
@@ -233,10 +248,39 @@ async function bestQemu(image: string, socket: string): Promise<Contender> {
 }
 
 async function main(): Promise<number> {
+  const unknown: string[] = [];
   const options = parseArgs(Deno.args, {
     string: ["rounds", "seconds", "only", "dir", "size", "json"],
+    boolean: ["help"],
     default: { rounds: "5", seconds: "2", size: "1GiB" },
+    unknown: (name) => {
+      unknown.push(name);
+      return false;
+    },
   });
+  if (options.help) {
+    console.log(HELP);
+    return 0;
+  }
+  const rounds = Number(options.rounds);
+  const seconds = Number(options.seconds);
+  const only = options.only?.split(",");
+  const missing = only?.find((name) => CASES.every((one) => one.name !== name));
+  const wrong = unknown.length > 0
+    ? `There is no option ${unknown[0]}`
+    : missing !== undefined
+    ? `There is no case "${missing}": take some of ${
+      CASES.map(({ name }) => name).join(", ")
+    }`
+    : !Number.isSafeInteger(rounds) || rounds < 1
+    ? "--rounds must be an integer from 1"
+    : !(seconds > 0)
+    ? "--seconds must be above 0"
+    : null;
+  if (wrong !== null) {
+    console.error(`${wrong}\n\n${HELP}`);
+    return 2;
+  }
   const interrupt = new AbortController();
   Deno.addSignalListener("SIGINT", () => interrupt.abort());
   await using scratch = await Scratch.make({
@@ -253,18 +297,16 @@ async function main(): Promise<number> {
     platter("platter, page cache", "--direct", "never"),
     ...peers,
   ];
-  const cases = CASES.filter(({ name }) =>
-    options.only === undefined || options.only.split(",").includes(name)
-  );
+  const cases = CASES.filter(({ name }) => only?.includes(name) ?? true);
   console.log(
-    `${machine.cpu}, ${machine.cores} cores, ${machine.system}, ${machine.fileSystem} on ${machine.device}; ${options.rounds} rounds of ${options.seconds} s\n`,
+    `${machine.cpu}, ${machine.cores} cores, ${machine.system}, ${machine.fileSystem} on ${machine.device}; ${rounds} rounds of ${seconds} s\n`,
   );
   const results = [];
   for (const one of cases) {
     const values = new Map<string, number[]>(
       contenders.map(({ name }) => [name, []]),
     );
-    for (let round = 0; round < Number(options.rounds); round++) {
+    for (let round = 0; round < rounds; round++) {
       // Both orders, as each leaves something behind for the next.
       for (
         const contender of round % 2 ? contenders.toReversed() : contenders
@@ -275,7 +317,7 @@ async function main(): Promise<number> {
           contender,
           image,
           socket,
-          (uri) => one.measure(uri, Number(options.seconds)),
+          (uri) => one.measure(uri, seconds),
         );
         values.get(contender.name)!.push(value);
       }

@@ -537,9 +537,15 @@ function mib(bytes: number): string {
 }
 
 if (import.meta.main) {
+  const unknown: string[] = [];
   const args = parseArgs(Deno.args, {
     string: ["minutes", "engine", "seed", "path", "lanes"],
+    boolean: ["help"],
     default: { minutes: "10", engine: "auto" },
+    unknown: (name) => {
+      unknown.push(name);
+      return false;
+    },
   });
   const seed = args.seed === undefined
     ? crypto.getRandomValues(new Uint32Array(1))[0]!
@@ -547,13 +553,22 @@ if (import.meta.main) {
   const minutes = Number(args.minutes);
   const engines = ["auto", "io_uring", "libaio", "sync"] as const;
   const engine = engines.find((one) => one === args.engine);
-  if (!(minutes > 0) || !Number.isInteger(seed) || engine === undefined) {
-    console.error(
-      "Usage: deno run -A tests/stress.ts [--minutes 10] [--seed 7] " +
-        `[--engine ${
-          engines.join("|")
-        }] [--lanes 128] [--path image, which is lost]`,
-    );
+  const lanes = Number(args.lanes ?? 128);
+  const usage =
+    "Usage: deno run -A tests/stress.ts [--minutes 10] [--seed 7] " +
+    `[--engine ${
+      engines.join("|")
+    }] [--lanes 128] [--path image, which is lost]`;
+  if (args.help) {
+    console.log(usage);
+    Deno.exit(0);
+  }
+  if (
+    unknown.length > 0 || !(minutes > 0) || !Number.isInteger(seed) ||
+    engine === undefined || !Number.isInteger(lanes) || lanes < 1
+  ) {
+    if (unknown.length > 0) console.error(`There is no option ${unknown[0]}`);
+    console.error(usage);
     Deno.exit(2);
   }
   console.log(`Seed ${seed}, engine ${engine}, ${minutes} minutes`);
@@ -561,7 +576,7 @@ if (import.meta.main) {
     seed,
     durationMs: minutes * 60_000,
     open: { engine },
-    ...(args.lanes === undefined ? {} : { lanes: Number(args.lanes) }),
+    lanes,
     ...(args.path === undefined ? {} : { path: args.path }),
   });
   const seconds = result.tookMs / 1000;
