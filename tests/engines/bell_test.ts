@@ -113,6 +113,23 @@ Deno.test({
   },
 });
 
+/** A file, and the operation that flushes it. */
+async function scratchFile(): Promise<
+  { readonly sync: Operation } & AsyncDisposable
+> {
+  const dir = await tempDir();
+  const sync = new Operation();
+  sync.code = OperationCode.Sync;
+  sync.fd = openSync(join(dir.path, "file"), "w");
+  return {
+    sync,
+    async [Symbol.asyncDispose]() {
+      closeSync(sync.fd);
+      await dir[Symbol.asyncDispose]();
+    },
+  };
+}
+
 Deno.test({
   name: "IoUringQueue ends a wait when what it watches is readable",
   ignore,
@@ -145,16 +162,12 @@ Deno.test({
     using sockets = openPair();
     const queue = IoUringQueue.open(openLibc(), 8);
     assert(typeof queue !== "string");
-    await using dir = await tempDir();
-    const fd = openSync(join(dir.path, "file"), "w");
-    const sync = new Operation();
-    sync.code = OperationCode.Sync;
-    sync.fd = fd;
+    await using file = await scratchFile();
     queue.watch(sockets.pair.otherFd);
     sockets.pair.send();
     queue.enter(1, SECOND_US);
     for (let slot = 0; slot < 3; slot++) {
-      assert(queue.fill(sync, slot));
+      assert(queue.fill(file.sync, slot));
       queue.enter(0, 0);
     }
     const slots: number[] = [];
@@ -167,7 +180,6 @@ Deno.test({
     assertEquals(slots.toSorted(), [0, 1, 2]);
     assert(queue.alerted);
     queue.close();
-    closeSync(fd);
   },
 });
 
@@ -218,12 +230,8 @@ Deno.test({
     using sockets = openPair();
     const queue = IoUringQueue.open(openLibc(), 8);
     assert(typeof queue !== "string");
-    await using dir = await tempDir();
-    const fd = openSync(join(dir.path, "file"), "w");
-    const sync = new Operation();
-    sync.code = OperationCode.Sync;
-    sync.fd = fd;
-    assert(queue.fill(sync, 0));
+    await using file = await scratchFile();
+    assert(queue.fill(file.sync, 0));
     for (let i = 0; i < 100 && !queue.ready; i++) {
       queue.enter(1, SECOND_US / 10);
     }
@@ -240,6 +248,5 @@ Deno.test({
     assertFalse(queue.ready);
     assert(queue.alerted);
     queue.close();
-    closeSync(fd);
   },
 });
