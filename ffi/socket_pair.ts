@@ -17,6 +17,7 @@ const SOCK_NONBLOCK = 0x800;
 /** A pair of connected Unix sockets. Linux only. */
 export class SocketPair {
   readonly #libc: Libc;
+  /** The socket of this side. */
   readonly fd: number;
   readonly #byte: Uint8Array<ArrayBuffer>;
   readonly #vector: IoVector;

@@ -113,6 +113,22 @@ Deno.test({
   },
 });
 
+/** A queue, and sockets that it may watch. */
+function openWatched() {
+  const sockets = openPair();
+  const queue = IoUringQueue.open(openLibc(), 8);
+  assert(typeof queue !== "string");
+  return {
+    queue,
+    watch: () => queue.watch(sockets.pair.otherFd),
+    send: () => sockets.pair.send(),
+    [Symbol.dispose](): void {
+      queue.close();
+      sockets[Symbol.dispose]();
+    },
+  };
+}
+
 /** A file, and the operation that flushes it. */
 async function scratchFile(): Promise<
   { readonly sync: Operation } & AsyncDisposable
@@ -134,15 +150,14 @@ Deno.test({
   name: "IoUringQueue ends a wait when what it watches is readable",
   ignore,
   fn: () => {
-    using sockets = openPair();
-    const queue = IoUringQueue.open(openLibc(), 8);
-    assert(typeof queue !== "string");
+    using watched = openWatched();
+    const { queue } = watched;
     let answers = 0;
     const reap = () => queue.reap(() => answers++, 8);
-    queue.watch(sockets.pair.otherFd);
+    watched.watch();
     queue.enter(0, 0);
     assertFalse(queue.ready || queue.alerted);
-    sockets.pair.send();
+    watched.send();
     const start = performance.now();
     queue.enter(1, 10 * SECOND_US);
     assert(performance.now() - start < 5000);
@@ -151,7 +166,6 @@ Deno.test({
     assertEquals(reap(), 0);
     assert(queue.alerted);
     assertEquals(answers, 0);
-    queue.close();
   },
 });
 
@@ -159,12 +173,11 @@ Deno.test({
   name: "IoUringQueue counts answers, and no alerts among them",
   ignore,
   fn: async () => {
-    using sockets = openPair();
-    const queue = IoUringQueue.open(openLibc(), 8);
-    assert(typeof queue !== "string");
+    using watched = openWatched();
+    const { queue } = watched;
     await using file = await scratchFile();
-    queue.watch(sockets.pair.otherFd);
-    sockets.pair.send();
+    watched.watch();
+    watched.send();
     queue.enter(1, SECOND_US);
     for (let slot = 0; slot < 3; slot++) {
       assert(queue.fill(file.sync, slot));
@@ -179,7 +192,6 @@ Deno.test({
     }
     assertEquals(slots.toSorted(), [0, 1, 2]);
     assert(queue.alerted);
-    queue.close();
   },
 });
 
@@ -187,20 +199,37 @@ Deno.test({
   name: "IoUringQueue takes no notice of an alert that is known",
   ignore,
   fn: () => {
-    using sockets = openPair();
-    const queue = IoUringQueue.open(openLibc(), 8);
-    assert(typeof queue !== "string");
-    queue.watch(sockets.pair.otherFd);
+    using watched = openWatched();
+    const { queue } = watched;
+    watched.watch();
     queue.enter(0, 0);
-    sockets.pair.send();
+    watched.send();
     queue.ignoreAlert();
-    assertFalse(queue.alerted);
+    queue.enter(0, 0);
+    assertFalse(queue.ready || queue.alerted);
     // The byte is still there: whoever watches anew hears of it.
-    queue.watch(sockets.pair.otherFd);
+    watched.watch();
     queue.enter(1, SECOND_US);
     assertFalse(queue.ready);
     assert(queue.alerted);
-    queue.close();
+  },
+});
+
+Deno.test({
+  name: "IoUringQueue watches anew as soon as an alert is known",
+  ignore,
+  fn: () => {
+    using watched = openWatched();
+    const { queue } = watched;
+    watched.watch();
+    queue.enter(0, 0);
+    watched.send();
+    queue.ignoreAlert();
+    assertFalse(queue.alerted);
+    watched.watch();
+    queue.enter(1, SECOND_US);
+    assertFalse(queue.ready);
+    assert(queue.alerted);
   },
 });
 
@@ -208,18 +237,16 @@ Deno.test({
   name: "IoUringQueue hears of an alert that comes after ignoreAlert()",
   ignore,
   fn: () => {
-    using sockets = openPair();
-    const queue = IoUringQueue.open(openLibc(), 8);
-    assert(typeof queue !== "string");
-    queue.watch(sockets.pair.otherFd);
+    using watched = openWatched();
+    const { queue } = watched;
+    watched.watch();
     queue.enter(0, 0);
     // Nothing has come so far that could be known.
     queue.ignoreAlert();
-    sockets.pair.send();
+    watched.send();
     queue.enter(1, SECOND_US);
     assertFalse(queue.ready);
     assert(queue.alerted);
-    queue.close();
   },
 });
 
@@ -227,26 +254,24 @@ Deno.test({
   name: "IoUringQueue takes no notice of a known alert behind an answer",
   ignore,
   fn: async () => {
-    using sockets = openPair();
-    const queue = IoUringQueue.open(openLibc(), 8);
-    assert(typeof queue !== "string");
+    using watched = openWatched();
+    const { queue } = watched;
     await using file = await scratchFile();
     assert(queue.fill(file.sync, 0));
     for (let i = 0; i < 100 && !queue.ready; i++) {
       queue.enter(1, SECOND_US / 10);
     }
     assert(queue.ready);
-    queue.watch(sockets.pair.otherFd);
-    sockets.pair.send();
+    watched.watch();
+    watched.send();
     queue.enter(0, 0);
     queue.ignoreAlert();
     assertEquals(queue.reap(() => {}, 8), 1);
     assertFalse(queue.ready || queue.alerted);
     // Only that one: the next one counts.
-    queue.watch(sockets.pair.otherFd);
+    watched.watch();
     queue.enter(1, SECOND_US);
     assertFalse(queue.ready);
     assert(queue.alerted);
-    queue.close();
   },
 });
