@@ -4,12 +4,19 @@
  *
  * Aligned memory is an ordinary ArrayBuffer, a little longer than asked, of
  * which a view begins at an aligned address. A backing store never moves, and
- * lives for as long as anything refers to it, so that nothing has to be freed,
- * and a transfer to another thread needs no care. (Memory of mmap would have
- * to be unmapped by somebody, and its ArrayBuffer must not outlive that.)
+ * lives for as long as anything refers to it, so that nothing has to be freed.
+ * (Memory of mmap would have to be unmapped by somebody, and its ArrayBuffer
+ * must not outlive that.)
+ *
+ * It cannot be detached. A transfer (`structuredClone`, `postMessage`,
+ * `transfer()`) would give the backing store to another ArrayBuffer, which may
+ * free it while the kernel still moves bytes; a reference to the first one does
+ * not help. So the buffer is marked as untransferable, and a transfer throws.
  *
  * @module
  */
+
+import process from "node:process";
 
 /** 2^32, to split a safe integer into two 32-bit halves. */
 const TWO_32 = 0x1_0000_0000;
@@ -17,8 +24,10 @@ const TWO_32 = 0x1_0000_0000;
 /** Bytes of one `struct iovec`: void* iov_base@0, size_t iov_len@8. */
 const IOVEC_BYTES = 16;
 
-// Address of the first byte of each ArrayBuffer made here. A transferred
-// buffer is a new object, which is not in the map: its address is unknown.
+/** Bytes of a WebAssembly page (WebAssembly core specification §4.2.8). */
+const WASM_PAGE_BYTES = 65_536;
+
+// Address of the first byte of each ArrayBuffer made here.
 const baseAddresses = new WeakMap<ArrayBuffer, number>();
 
 function pointerToNumber(pointer: Deno.PointerValue): number {
@@ -31,8 +40,54 @@ function pointerToNumber(pointer: Deno.PointerValue): number {
   return address;
 }
 
+/** Marks a buffer, so that it cannot be transferred. */
+type Mark = (buffer: ArrayBuffer) => void;
+
 /**
- * Allocates zeroed memory that begins at an aligned address.
+ * Finds out how to mark, once: a runtime may lack the mark (Deno before 2.7
+ * does), or heed it in some transfers alone (Bun 1.3 does), and `transfer()`
+ * asks nobody but the buffer itself.
+ *
+ * @returns How; `null` where marks do not hold.
+ */
+function findMark(): Mark | null {
+  try {
+    // Not imported, as it would be loaded by who has no use for it.
+    const threads = process.getBuiltinModule("node:worker_threads");
+    const buffer = new ArrayBuffer(1);
+    threads.markAsUntransferable(buffer);
+    try {
+      buffer.transfer();
+    } catch {
+      return threads.markAsUntransferable;
+    }
+  } catch {
+    // There is none.
+  }
+  return null;
+}
+
+let mark: Mark | null | undefined;
+
+/** Makes zeroed memory that nobody can detach. */
+function undetachable(byteLength: number): ArrayBuffer {
+  if (mark === undefined) mark = findMark();
+  if (mark !== null) {
+    const buffer = new ArrayBuffer(byteLength);
+    mark(buffer);
+    return buffer;
+  }
+  // The memory of a module cannot be detached but by growing it, and nobody has
+  // the object that could (WebAssembly JavaScript Interface §5.3).
+  const pages = Math.ceil(byteLength / WASM_PAGE_BYTES);
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+  return memory.buffer as ArrayBuffer;
+}
+
+/**
+ * Allocates zeroed memory that begins at an aligned address and cannot be
+ * detached. It never begins where its buffer does, so that a program that takes
+ * `buffer` for the memory itself fails at once and everywhere.
  *
  * @param byteLength Length in bytes.
  * @param alignment Alignment of the address in bytes, a power of two.
@@ -61,14 +116,14 @@ export function alignedMemory(
         `current value is ${alignment}`,
     );
   }
-  // At worst alignment − 1 bytes are skipped. One byte at least, as an empty
-  // buffer has no address. An ArrayBuffer made directly is never kept inside
-  // the garbage-collected heap, as a small typed array can be.
-  const buffer = new ArrayBuffer(Math.max(byteLength, 1) + alignment - 1);
+  // At worst the whole alignment is skipped, and 1 byte at least. An ArrayBuffer
+  // made directly is never kept inside the garbage-collected heap, as a small
+  // typed array can be.
+  const buffer = undetachable(byteLength + alignment);
   const base = pointerToNumber(Deno.UnsafePointer.of(buffer));
   baseAddresses.set(buffer, base);
   // Addresses are below 2^53, and % is exact there.
-  const skip = (alignment - base % alignment) % alignment;
+  const skip = alignment - base % alignment;
   return new Uint8Array(buffer, skip, byteLength);
 }
 
@@ -78,14 +133,11 @@ export function alignedMemory(
  *
  * @param view A view of it, or of a part of it.
  * @returns The address of its first byte, or 0 when the memory was not made
- * here, or is no longer there (detached by a transfer).
+ * here.
  */
 export function addressOf(view: ArrayBufferView): number {
-  const buffer = view.buffer as ArrayBuffer;
-  const base = baseAddresses.get(buffer);
-  // Every buffer made here has a byte at least: no bytes means detached.
-  if (base === undefined || buffer.byteLength === 0) return 0;
-  return base + view.byteOffset;
+  const base = baseAddresses.get(view.buffer as ArrayBuffer);
+  return base === undefined ? 0 : base + view.byteOffset;
 }
 
 /**

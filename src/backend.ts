@@ -29,6 +29,8 @@ import { type Geometry, SECTOR_BYTES } from "./geometry.ts";
 import type { BackendInfo } from "./info.ts";
 import {
   ID_BYTES,
+  isBytes,
+  isIntact,
   operationName,
   type Request,
   RequestType,
@@ -164,7 +166,7 @@ export function refuse(
         ? refusal("unsupported", request, "the disk cannot flush", path)
         : null;
     case RequestType.GetId:
-      return request.data === null || request.data.length < ID_BYTES
+      return !isBytes(request.data) || request.data.length < ID_BYTES
         ? refusal(
           "argument",
           request,
@@ -173,7 +175,11 @@ export function refuse(
         )
         : null;
     case RequestType.In:
-    case RequestType.Out:
+    case RequestType.Out: {
+      const refused = refuseMemory(request, path);
+      if (refused !== null) return refused;
+      break;
+    }
     case RequestType.Discard:
     case RequestType.WriteZeroes:
     case RequestType.SecureErase:
@@ -243,7 +249,9 @@ export function refuse(
         request,
         `its memory must be ${
           count * SECTOR_BYTES
-        } bytes: current value is ${bytes}`,
+        } bytes: current value is ${bytes}${
+          bytes === 0 ? " (was it detached?)" : ""
+        }`,
         path,
       );
     }
@@ -262,6 +270,51 @@ export function refuse(
     return refusal("unsupported", request, "the disk cannot do that", path);
   }
   return null;
+}
+
+/** Memory that is none: its `length`, if it has one, counts something else. */
+function refuseMemory(request: Request, path?: string): DiskError | null {
+  if (isBytes(request.data) && request.more.length === 0) return null;
+  const segments: readonly unknown[] = [request.data, ...request.more];
+  const wrong = segments.findIndex((segment) => !isBytes(segment));
+  if (wrong < 0) return null;
+  return refusal(
+    "argument",
+    request,
+    `its memory must be a Uint8Array: current value is ${
+      describeValue(segments[wrong])
+    }`,
+    path,
+  );
+}
+
+/** A word for a value, and never its content: it may be anybody's data. */
+function describeValue(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  if (typeof value !== "object") return `a ${typeof value}`;
+  const name: unknown = value.constructor?.name;
+  return typeof name === "string" && name !== "" ? `of type ${name}` : "object";
+}
+
+/**
+ * The error for a request whose memory was detached or resized after it was
+ * submitted: nothing is copied from or to it from then on. Whoever hands a
+ * request on later than its `submit` was called asks this right before.
+ *
+ * @param request The request.
+ * @param path The image's path.
+ * @returns The error; `null` if the memory is as it was.
+ */
+export function refuseChanged(
+  request: Request,
+  path?: string,
+): DiskError | null {
+  return isIntact(request) ? null : refusal(
+    "argument",
+    request,
+    "its memory was detached or resized while it was under way",
+    path,
+  );
 }
 
 /**

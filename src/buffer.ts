@@ -1,10 +1,14 @@
 /**
  * Copies between a request's segments and one flat piece of memory.
  *
+ * A request's memory can be detached or resized while the request waits. Where
+ * each segment begins can then no longer be told, so nothing is copied at all,
+ * neither to a neighbour's memory nor from what a bounce buffer held before.
+ *
  * @module
  */
 
-import type { Request } from "./request.ts";
+import { isIntact, type Request } from "./request.ts";
 
 /**
  * Copies out of a request's segments.
@@ -12,20 +16,23 @@ import type { Request } from "./request.ts";
  * @param request The request.
  * @param from Offset in the request's data, in bytes.
  * @param target Where to; filled wholly.
+ * @returns Whether it was; if not, the memory has changed and nothing was copied.
  */
 export function gather(
   request: Request,
   from: number,
   target: Uint8Array,
-): void {
+): boolean {
+  if (!isIntact(request)) return false;
   const data = request.data!;
   if (from + target.length <= data.length) {
     target.set(data.subarray(from, from + target.length));
-    return;
+  } else {
+    walk(request, from, target.length, (segment, start, end, at) => {
+      target.set(segment.subarray(start, end), at);
+    });
   }
-  walk(request, from, target.length, (segment, start, end, at) => {
-    target.set(segment.subarray(start, end), at);
-  });
+  return true;
 }
 
 /**
@@ -34,20 +41,24 @@ export function gather(
  * @param request The request.
  * @param from Offset in the request's data, in bytes.
  * @param source The bytes.
+ * @returns Whether they were; if not, the memory has changed and nothing was
+ * copied.
  */
 export function scatter(
   request: Request,
   from: number,
   source: Uint8Array,
-): void {
+): boolean {
+  if (!isIntact(request)) return false;
   const data = request.data!;
   if (from + source.length <= data.length) {
     data.set(source, from);
-    return;
+  } else {
+    walk(request, from, source.length, (segment, start, end, at) => {
+      segment.set(source.subarray(at, at + end - start), start);
+    });
   }
-  walk(request, from, source.length, (segment, start, end, at) => {
-    segment.set(source.subarray(at, at + end - start), start);
-  });
+  return true;
 }
 
 /**
@@ -56,11 +67,18 @@ export function scatter(
  * @param request The request.
  * @param from Offset in the request's data, in bytes.
  * @param length Bytes.
+ * @returns Whether it was; if not, the memory has changed and nothing was done.
  */
-export function clear(request: Request, from: number, length: number): void {
+export function clear(
+  request: Request,
+  from: number,
+  length: number,
+): boolean {
+  if (!isIntact(request)) return false;
   walk(request, from, length, (segment, start, end) => {
     segment.fill(0, start, end);
   });
+  return true;
 }
 
 function walk(
@@ -78,6 +96,25 @@ function walk(
     base += segment.length;
     if (base >= from + length) return;
   }
+}
+
+/** Where memory for a caller begins in its buffer, in bytes. */
+const OFFSET_BYTES = 4096;
+
+/**
+ * Makes memory for a caller that begins inside of its buffer, as aligned memory
+ * does: a program that takes a view's `buffer` for the view then fails with
+ * every disk, also with one in memory, and not with real ones alone.
+ *
+ * @param byteLength Bytes.
+ * @returns The memory, zeroed.
+ */
+export function offsetMemory(byteLength: number): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(
+    new ArrayBuffer(OFFSET_BYTES + byteLength),
+    OFFSET_BYTES,
+    byteLength,
+  );
 }
 
 /**

@@ -142,6 +142,35 @@ export class Request {
 }
 
 /**
+ * Tells whether a request's memory still is what it was made with: memory can
+ * be detached (`structuredClone`, `postMessage`, `transfer()`) or resized while
+ * the request waits. Whoever copies from or to it looks right before.
+ *
+ * @param request The request.
+ * @returns Whether all of its bytes are there.
+ */
+export function isIntact(request: Request): boolean {
+  const { type, data, more } = request;
+  if (data === null) return type !== RequestType.In && type !== RequestType.Out;
+  if (type === RequestType.GetId) return data.length >= ID_BYTES;
+  let bytes = data.length;
+  for (let i = 0; i < more.length; i++) bytes += more[i]!.length;
+  return bytes === request.count * SECTOR_BYTES;
+}
+
+/**
+ * Tells whether something is memory that a request can have: bytes, and not
+ * wider elements, an array of numbers or a string, whose `length` would be
+ * taken for bytes.
+ *
+ * @param value Anything.
+ * @returns Whether it is.
+ */
+export function isBytes(value: unknown): value is Uint8Array {
+  return value instanceof Uint8Array && ArrayBuffer.isView(value);
+}
+
+/**
  * A request to read sectors into memory.
  *
  * @param sector First sector.
@@ -237,7 +266,10 @@ function transfer(
   segments: Uint8Array[],
 ): Request {
   let bytes = 0;
-  for (const segment of segments) bytes += segment.length;
+  // What is no memory is refused when it is submitted, and makes no number here.
+  for (const segment of segments) {
+    bytes += isBytes(segment) ? segment.length : NaN;
+  }
   return new Request(
     type,
     sector,
