@@ -24,7 +24,7 @@
  * @module
  */
 
-import { describePlace, DiskError } from "./errors.ts";
+import { describePlace, describeValue, DiskError } from "./errors.ts";
 import { type Geometry, SECTOR_BYTES } from "./geometry.ts";
 import type { BackendInfo } from "./info.ts";
 import {
@@ -274,26 +274,32 @@ export function refuse(
 
 /** Memory that is none: its `length`, if it has one, counts something else. */
 function refuseMemory(request: Request, path?: string): DiskError | null {
-  if (isBytes(request.data) && request.more.length === 0) return null;
-  const segments: readonly unknown[] = [request.data, ...request.more];
-  const wrong = segments.findIndex((segment) => !isBytes(segment));
-  if (wrong < 0) return null;
+  const { data, more } = request;
+  if (isBytes(data) && Array.isArray(more)) {
+    if (more.length === 0) return null;
+    const wrong = more.findIndex((segment) => !isBytes(segment));
+    if (wrong < 0) return null;
+    return refuseValue(request, `segment ${wrong + 1}`, more[wrong], path);
+  }
+  return isBytes(data)
+    ? refuseValue(request, "its further segments", more, path)
+    : refuseValue(request, "its memory", data, path);
+}
+
+function refuseValue(
+  request: Request,
+  what: string,
+  value: unknown,
+  path?: string,
+): DiskError {
   return refusal(
     "argument",
     request,
-    `its memory must be a Uint8Array: current value is ${
-      describeValue(segments[wrong])
+    `${what} must be bytes in a Uint8Array: current value is ${
+      describeValue(value)
     }`,
     path,
   );
-}
-
-/** A word for a value, and never its content: it may be anybody's data. */
-function describeValue(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (typeof value !== "object") return `a ${typeof value}`;
-  const name: unknown = value.constructor?.name;
-  return typeof name === "string" && name !== "" ? `of type ${name}` : "object";
 }
 
 /**

@@ -12,7 +12,7 @@ import {
   refusal,
 } from "./backend.ts";
 import { MemoryBackend, type MemoryBackendOptions } from "./backends/memory.ts";
-import { DiskError } from "./errors.ts";
+import { describeValue, DiskError } from "./errors.ts";
 import { type Geometry, SECTOR_BYTES } from "./geometry.ts";
 import type { BackendInfo } from "./info.ts";
 import {
@@ -30,6 +30,7 @@ import {
 } from "./queue.ts";
 import {
   ID_BYTES,
+  isBytes,
   Request,
   RequestFlag,
   RequestType,
@@ -312,14 +313,17 @@ export class VirtualDisk implements AsyncDisposable {
    * @param buffer Where to; its length says how many sectors. Memory from
    * {@linkcode VirtualDisk.allocate} needs no copy.
    * @param options A signal.
-   * @returns When it is done. Until then the memory is the disk's.
-   * @throws {DiskError} If it fails.
+   * @returns When it is done. Until then the memory is the disk's: if it is
+   * detached or resized, the read fails.
+   * @throws {DiskError} If it fails, with kind `argument` if the memory is none
+   * or has changed.
    */
   readInto(
     sector: number,
     buffer: Uint8Array,
     options?: RequestOptions,
   ): Promise<void> {
+    if (!isBytes(buffer)) return rejectMemory("read", sector, buffer);
     const count = buffer.length / SECTOR_BYTES;
     const refused = this.#refuseRange("read", sector, count);
     if (refused !== null) return Promise.reject(refused);
@@ -335,16 +339,19 @@ export class VirtualDisk implements AsyncDisposable {
    *
    * @param sector First sector.
    * @param data Their bytes: whole blocks. The memory must stay as it is until
-   * the write completes.
+   * the write completes: if it is detached or resized before it was taken, the
+   * write fails.
    * @param options Whether it must be durable when it completes, and a signal.
    * @returns When it is done.
-   * @throws {DiskError} If it fails.
+   * @throws {DiskError} If it fails, with kind `argument` if the memory is none
+   * or has changed.
    */
   write(
     sector: number,
     data: Uint8Array,
     options?: WriteOptions,
   ): Promise<void> {
+    if (!isBytes(data)) return rejectMemory("write", sector, data);
     const count = data.length / SECTOR_BYTES;
     const refused = this.#refuseRange("write", sector, count);
     if (refused !== null) return Promise.reject(refused);
@@ -600,6 +607,11 @@ export class VirtualDisk implements AsyncDisposable {
    * starts on a page (4,096 bytes) of it. In a Worker it is copied all the same,
    * as a Worker can be terminated while the device still writes.
    *
+   * It begins inside of a larger buffer, on every disk: give `byteOffset` and
+   * `byteLength` to whatever takes its `buffer`, as in
+   * `new DataView(data.buffer, data.byteOffset, data.byteLength)`. It cannot be
+   * transferred to another thread, as the kernel may be at it; send a copy.
+   *
    * @param sectors Sectors.
    * @returns The memory, zeroed.
    * @throws {RangeError} If it is not a safe integer above zero.
@@ -682,4 +694,24 @@ export class VirtualDisk implements AsyncDisposable {
       { operation, sector, count },
     );
   }
+}
+
+/**
+ * Refuses what is no memory: the `length` of a string, an array of numbers or
+ * of wider elements does not count bytes.
+ */
+function rejectMemory(
+  operation: string,
+  sector: number,
+  value: unknown,
+): Promise<never> {
+  return Promise.reject(
+    new DiskError(
+      "argument",
+      `Cannot ${operation} at sector ${sector} as the memory must be bytes in a Uint8Array: current value is ${
+        describeValue(value)
+      }`,
+      { operation, sector },
+    ),
+  );
 }

@@ -172,3 +172,19 @@ export function describePlace(
     : ` of "${path}"`;
   return `${operation}${where}${of}`;
 }
+
+/**
+ * A word for a value that is not of the type that it should be, and never its
+ * content: it may be anybody's data.
+ *
+ * @param value The value.
+ * @returns For example `a string`, `null`, `of type Uint16Array`.
+ */
+export function describeValue(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  if (typeof value !== "object") return `a ${typeof value}`;
+  const name: unknown = value.constructor?.name;
+  return typeof name === "string" && name !== ""
+    ? `of type ${name}`
+    : "an object";
+}

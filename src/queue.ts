@@ -22,10 +22,17 @@
  * @module
  */
 
-import { type Backend, type Complete, refusal, refuse } from "./backend.ts";
+import {
+  type Backend,
+  type Complete,
+  refusal,
+  refuse,
+  refuseChanged,
+} from "./backend.ts";
 import { describePlace, DiskError } from "./errors.ts";
 import { isPowerOfTwo, SECTOR_BYTES } from "./geometry.ts";
 import {
+  isIntact,
   operationName,
   Request,
   RequestFlag,
@@ -133,7 +140,15 @@ class Entry {
   /** Flushes that share its answer. */
   readonly followers: Entry[] = [];
   signal: AbortSignal | null = null;
-  onAbort: (() => void) | null = null;
+}
+
+/**
+ * The requests that one signal withdraws. It is listened to once, as a signal
+ * looks through all of its listeners whenever one comes or goes.
+ */
+interface Watch {
+  readonly entries: Set<Entry>;
+  readonly onAbort: () => void;
 }
 
 /** The owner of a request that stands for several. */
@@ -234,7 +249,10 @@ export class RequestQueue {
   #spare: Entry[] | null = null;
   readonly #batch: Request[] = [];
   readonly #pool: Entry[] = [];
+  readonly #watches = new Map<AbortSignal, Watch>();
 
+  /** Whether requests are being handed over, further down the stack. */
+  #dispatching = false;
   #kickScheduled = false;
   #deferrals = 0;
   #seen = 0;
@@ -359,8 +377,15 @@ export class RequestQueue {
 
   /** Hands what was submitted to the backend now. */
   kick(): void {
-    this.#admit();
-    while (this.#runnable.length > 0) this.#dispatch();
+    // From inside of the backend: the call below takes it along.
+    if (this.#dispatching) return this.#kickSoon();
+    this.#dispatching = true;
+    try {
+      this.#admit();
+      while (this.#runnable.length > 0) this.#dispatch();
+    } finally {
+      this.#dispatching = false;
+    }
   }
 
   /**
@@ -489,7 +514,9 @@ export class RequestQueue {
     for (let i = 0; i < ready.length;) {
       const entry = ready[i]!;
       const request = entry.request;
-      const refused = request === null ? null : this.#latched(request);
+      const refused = request === null
+        ? null
+        : this.#latched(request) ?? refuseChanged(request, this.#path);
       if (request === null || refused !== null) {
         if (request === null) this.#release(entry);
         else this.#finish(entry, refused);
@@ -547,7 +574,8 @@ export class RequestQueue {
       if (
         request.type !== type || request.flags !== flags || entry.solo ||
         entry.signal !== null || request.sector !== end ||
-        segments > maxSegments || end + request.count > limit
+        segments > maxSegments || end + request.count > limit ||
+        !isIntact(request)
       ) break;
       end += request.count;
     }
@@ -612,6 +640,10 @@ export class RequestQueue {
   /** Answers a request and takes it out of the queue. */
   #finish(entry: Entry, error: DiskError | null): void {
     const request = entry.request!;
+    // What was read into memory that has gone meanwhile has gone with it.
+    if (error === null && request.type === RequestType.In) {
+      error = refuseChanged(request, this.#path);
+    }
     if (
       error !== null && this.#failure === null && isFailure(error) &&
       (request.type === RequestType.Flush || (request.writes && request.fua))
@@ -664,7 +696,7 @@ export class RequestQueue {
     const resolve = entry.resolve!;
     const reject = entry.reject!;
     if (signal !== null) {
-      signal.removeEventListener("abort", entry.onAbort!);
+      this.#unwatch(entry, signal);
       if (signal.aborted) error = this.#aborted(request, signal);
     }
     entry.request = null;
@@ -701,7 +733,6 @@ export class RequestQueue {
     empty(entry.dependents);
     empty(entry.followers);
     entry.signal = null;
-    entry.onAbort = null;
     if (this.#pool.length < this.size) this.#pool.push(entry);
   }
 
@@ -712,12 +743,31 @@ export class RequestQueue {
    */
   #watch(entry: Entry, signal: AbortSignal): void {
     entry.signal = signal;
-    entry.onAbort = () => {
-      const request = entry.request!;
-      if (entry.dispatched) this.#backend.cancel?.(request);
-      else this.#answer(entry, this.#aborted(request, signal));
-    };
-    signal.addEventListener("abort", entry.onAbort, { once: true });
+    let watch = this.#watches.get(signal);
+    if (watch === undefined) {
+      const entries = new Set<Entry>();
+      const onAbort = () => {
+        for (const each of entries) this.#withdraw(each, signal);
+      };
+      watch = { entries, onAbort };
+      this.#watches.set(signal, watch);
+      signal.addEventListener("abort", onAbort, { once: true });
+    }
+    watch.entries.add(entry);
+  }
+
+  #withdraw(entry: Entry, signal: AbortSignal): void {
+    const request = entry.request!;
+    if (entry.dispatched) this.#backend.cancel?.(request);
+    else this.#answer(entry, this.#aborted(request, signal));
+  }
+
+  #unwatch(entry: Entry, signal: AbortSignal): void {
+    const watch = this.#watches.get(signal)!;
+    watch.entries.delete(entry);
+    if (watch.entries.size > 0) return;
+    this.#watches.delete(signal);
+    signal.removeEventListener("abort", watch.onAbort);
   }
 
   /** Why a request must not go out after a failed flush, if it must not. */

@@ -16,7 +16,7 @@ import {
   refusal,
   refuse,
 } from "../backend.ts";
-import { clear, gather, scatter } from "../buffer.ts";
+import { clear, gather, offsetMemory, scatter } from "../buffer.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { type Request, RequestFlag, RequestType } from "../request.ts";
@@ -184,7 +184,7 @@ export class MemoryBackend implements Backend {
    * @returns The memory, zeroed.
    */
   allocate(byteLength: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(byteLength);
+    return offsetMemory(byteLength);
   }
 
   /**

@@ -21,7 +21,7 @@ import {
   refusal,
   refuse,
 } from "../backend.ts";
-import { clear, scatter } from "../buffer.ts";
+import { clear, offsetMemory, scatter } from "../buffer.ts";
 import { describePlace, DiskError, kindOfCode } from "../errors.ts";
 import {
   type Geometry,
@@ -227,7 +227,7 @@ export class NbdBackend implements Backend {
 
   /** Memory: any does as well as any other. */
   allocate(byteLength: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(byteLength);
+    return offsetMemory(byteLength);
   }
 
   /** Waits for everything submitted, takes leave, and hangs up. */

@@ -40,8 +40,9 @@ import {
   type Limits,
   refusal,
   refuse,
+  refuseChanged,
 } from "../backend.ts";
-import { gather, scatter } from "../buffer.ts";
+import { gather, offsetMemory, scatter } from "../buffer.ts";
 import { describePlace, DiskError, kindOfCode } from "../errors.ts";
 import {
   checkBlockSize,
@@ -57,6 +58,7 @@ import type {
 } from "../info.ts";
 import {
   ID_BYTES,
+  isIntact,
   operationName,
   type Request,
   RequestType,
@@ -129,8 +131,8 @@ interface Opened {
 interface Source {
   /** Memory that can go to the kernel as it is, from there on, or `null`. */
   memory(from: number): Uint8Array | null;
-  /** Copies from there on. */
-  copy(from: number, target: Uint8Array): void;
+  /** Copies from there on; tells whether the memory is still there. */
+  copy(from: number, target: Uint8Array): boolean;
 }
 
 /** A disk on a raw image or a block device, without FFI. */
@@ -238,7 +240,7 @@ export class PortableBackend implements Backend {
    * @returns The memory, zeroed, and page-aligned if I/O is direct.
    */
   allocate(byteLength: number): Uint8Array<ArrayBuffer> {
-    return this.#arena?.allocate(byteLength) ?? new Uint8Array(byteLength);
+    return this.#arena?.allocate(byteLength) ?? offsetMemory(byteLength);
   }
 
   /**
@@ -277,9 +279,12 @@ export class PortableBackend implements Backend {
   async #carryOut(request: Request): Promise<void> {
     switch (request.type) {
       case RequestType.In:
-        return await this.#read(request);
+        return await stillIntact(request, this.#read(request));
       case RequestType.Out:
-        await this.#write(request, this.#sourceOf(request));
+        await stillIntact(
+          request,
+          this.#write(request, this.#sourceOf(request)),
+        );
         break;
       case RequestType.WriteZeroes:
         await this.#write(request, ZEROES);
@@ -339,11 +344,8 @@ export class PortableBackend implements Backend {
             alignment,
             this.#count,
           );
-          scatter(
-            request,
-            from,
-            bounce.subarray(position - first, end - first),
-          );
+          const found = bounce.subarray(position - first, end - first);
+          if (!scatter(request, from, found)) throw new ChangedError();
         } finally {
           giveBounce(bounce);
         }
@@ -452,10 +454,8 @@ export class PortableBackend implements Backend {
           if (tailless && !(headless && single)) {
             await read(last - first - alignment);
           }
-          source.copy(
-            position - base,
-            blocks.subarray(position - first, until - first),
-          );
+          const piece = blocks.subarray(position - first, until - first);
+          if (!source.copy(position - base, piece)) throw new ChangedError();
           await writeAt(descriptor, blocks, first, alignment, this.#count);
         } finally {
           giveBounce(bounce);
@@ -484,8 +484,10 @@ export class PortableBackend implements Backend {
 
   /** Whether a request's memory can go to the kernel as it is, from there on. */
   #isStraight(request: Request, from: number): boolean {
-    return request.more.length === 0 &&
-      (this.#alignment === 1 || isPageAligned(request.data!, from));
+    const { data, more } = request;
+    // What can be resized could give its pages back under the kernel.
+    return more.length === 0 && !(data!.buffer as ArrayBuffer).resizable &&
+      (this.#alignment === 1 || isPageAligned(data!, from));
   }
 
   #sourceOf(request: Request): Source {
@@ -539,6 +541,9 @@ export class PortableBackend implements Backend {
     const words = placed
       ? describePlace(operation, request.sector, request.count, this.#path)
       : describePlace(operation, undefined, undefined, this.#path);
+    if (error instanceof ChangedError) {
+      return refuseChanged(request, this.#path)!;
+    }
     if (error instanceof LatchedError) {
       return new DiskError(
         "latched",
@@ -550,6 +555,9 @@ export class PortableBackend implements Backend {
   }
 }
 
+/** The request's memory was detached or resized. */
+class ChangedError extends Error {}
+
 /** Thrown instead of a flush once one failed. */
 class LatchedError extends Error {}
 
@@ -559,8 +567,22 @@ const ZEROES: Source = {
   memory: () => zeroes(),
   copy: (_from, target) => {
     target.fill(0);
+    return true;
   },
 };
+
+/**
+ * Waits for I/O on a request's memory. What `node:fs` says of memory that was
+ * detached or resized (that it moved nothing, or an argument is out of range)
+ * is not the file's fault.
+ */
+async function stillIntact(request: Request, work: Promise<void>) {
+  try {
+    await work;
+  } catch (error) {
+    throw isIntact(request) ? error : new ChangedError();
+  }
+}
 
 /**
  * Opens a raw image or a block device without FFI.

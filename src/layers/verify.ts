@@ -19,7 +19,13 @@
  */
 
 import { Buffer } from "node:buffer";
-import type { Abilities, Ability, Backend, Complete } from "../backend.ts";
+import {
+  type Abilities,
+  type Ability,
+  type Backend,
+  type Complete,
+  refuseChanged,
+} from "../backend.ts";
 import { RangeLock } from "../backends/range_lock.ts";
 import { gather } from "../buffer.ts";
 import { describePlace, DiskError } from "../errors.ts";
@@ -265,6 +271,8 @@ export class Verify extends Layer {
     answer: (error: DiskError | null) => void,
   ): void {
     const { sector, count } = request;
+    const changed = refuseChanged(request);
+    if (changed !== null) return answer(changed);
     const unknown = this.#unknown.within(sector, count);
     if (unknown.length === 0) {
       answer(this.#difference(request, expected));

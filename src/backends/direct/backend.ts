@@ -24,6 +24,7 @@ import {
   type Limits,
   refusal,
   refuse,
+  refuseChanged,
 } from "../../backend.ts";
 import { gather, scatter } from "../../buffer.ts";
 import { describePlace, DiskError, kindOfCode } from "../../errors.ts";
@@ -519,7 +520,8 @@ export class DirectBackend implements Backend {
     this.#withBounce(transfer, length, () => {
       const { request, bounce, done, piece } = transfer;
       if (request!.type === RequestType.Out) {
-        gather(request!, done, bounce!.bytes.subarray(skip, skip + piece));
+        const target = bounce!.bytes.subarray(skip, skip + piece);
+        if (!gather(request!, done, target)) return this.#changed(transfer);
         transfer.bounced = true;
       } else if (request!.type === RequestType.WriteZeroes) {
         bounce!.bytes.fill(0, skip, skip + piece);
@@ -556,7 +558,7 @@ export class DirectBackend implements Backend {
     const error = refusal(
       "io",
       transfer.request!,
-      `there is no memory to copy through: ${cause}`,
+      `there is no memory for it: ${cause}`,
       this.#image.info.path ?? undefined,
     );
     error.cause = cause;
@@ -593,7 +595,8 @@ export class DirectBackend implements Backend {
     transfer.length = length;
     if (transfer.durable) {
       // pwritev2 is the call that takes RWF_DSYNC.
-      const vector = transfer.vector ??= new IoVector(1);
+      const vector = this.#vectorFor(transfer, 1);
+      if (vector === null) return;
       vector.set(0, address, length);
       transfer.code = OperationCode.WriteVector;
       transfer.vectorCount = 1;
@@ -605,21 +608,32 @@ export class DirectBackend implements Backend {
   #vector(transfer: Transfer): void {
     const request = transfer.request!;
     const count = request.segmentCount;
-    if (transfer.vector === null || transfer.vector.capacity < count) {
-      transfer.vector = new IoVector(Math.max(count, 16));
-    }
+    const vector = this.#vectorFor(transfer, count);
+    if (vector === null) return;
     for (let i = 0; i < count; i++) {
       const segment = request.segment(i);
-      transfer.vector.set(i, addressOf(segment), segment.length);
+      vector.set(i, addressOf(segment), segment.length);
     }
     transfer.stage = Stage.Plain;
     transfer.code = request.type === RequestType.In
       ? OperationCode.ReadVector
       : OperationCode.WriteVector;
-    transfer.address = transfer.vector.address;
+    transfer.address = vector.address;
     transfer.vectorCount = count;
     transfer.length = transfer.total;
     this.#push(transfer);
+  }
+
+  /** An iovec array for a transfer, which has ended if there is no memory. */
+  #vectorFor(transfer: Transfer, count: number): IoVector | null {
+    const { vector } = transfer;
+    if (vector !== null && vector.capacity >= count) return vector;
+    try {
+      return transfer.vector = new IoVector(Math.max(count, 16));
+    } catch (cause) {
+      this.#noMemory(transfer, cause);
+      return null;
+    }
   }
 
   #push(transfer: Transfer): void {
@@ -646,12 +660,9 @@ export class DirectBackend implements Backend {
       case Stage.Bounce:
         result = Math.min(Math.max(0, result - transfer.skip), transfer.piece);
         if (request.type === RequestType.In && result > 0) {
-          const { skip, bounce } = transfer;
-          scatter(
-            request,
-            transfer.done,
-            bounce!.bytes.subarray(skip, skip + result),
-          );
+          const { skip, bounce, done } = transfer;
+          const source = bounce!.bytes.subarray(skip, skip + result);
+          if (!scatter(request, done, source)) return this.#changed(transfer);
         }
         break;
     }
@@ -683,12 +694,18 @@ export class DirectBackend implements Backend {
       this.#readModifyWrites++;
     }
     const target = bounce.bytes.subarray(skip, skip + piece);
-    if (request.type === RequestType.Out) gather(request, done, target);
-    else target.fill(0);
+    if (request.type !== RequestType.Out) target.fill(0);
+    else if (!gather(request, done, target)) return this.#changed(transfer);
     transfer.stage = Stage.Bounce;
     transfer.code = OperationCode.Write;
     this.#push(transfer);
     this.#engine.kick();
+  }
+
+  /** Ends a request whose memory was detached or resized meanwhile. */
+  #changed(transfer: Transfer): void {
+    const path = this.#image.info.path ?? undefined;
+    this.#finish(transfer, refuseChanged(transfer.request!, path));
   }
 
   /** Starts another operation of a request, from inside a completion. */

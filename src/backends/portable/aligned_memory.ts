@@ -5,6 +5,8 @@
  * @module
  */
 
+import { offsetMemory } from "../../buffer.ts";
+
 /** Bytes of the smallest page that a supported host has. */
 export const PAGE_BYTES = 4096;
 
@@ -56,7 +58,8 @@ export class Arena {
   #used = 0;
 
   /**
-   * Takes memory.
+   * Takes memory. The first page of each buffer is nobody's, so that no memory
+   * begins where its buffer does: see `offsetMemory()`.
    *
    * @param byteLength Bytes.
    * @returns The memory, zeroed: page-aligned unless the address space ran out.
@@ -65,10 +68,10 @@ export class Arena {
     const size = roundUp(byteLength, PAGE_BYTES);
     if (this.#buffer === null || this.#used + size > this.#buffer.byteLength) {
       try {
-        this.#buffer = makeAligned(Math.max(size, ARENA_BYTES));
-        this.#used = 0;
+        this.#buffer = makeAligned(Math.max(size + PAGE_BYTES, ARENA_BYTES));
+        this.#used = PAGE_BYTES;
       } catch {
-        return new Uint8Array(byteLength);
+        return offsetMemory(byteLength);
       }
     }
     const memory = new Uint8Array(this.#buffer, this.#used, byteLength);
