@@ -371,6 +371,80 @@ export function contractSuite(
     }
   });
 
+  test("allocates memory that never begins where its buffer does", ({ backend }) => {
+    for (const size of [512, 512, 4096, 65_536, 5 << 20]) {
+      const { byteOffset, buffer } = backend.allocate(size);
+      assert(byteOffset > 0);
+      assert(buffer.byteLength >= byteOffset + size);
+    }
+    return Promise.resolve();
+  });
+
+  test("refuses what is no memory, and does nothing", async ({ backend }) => {
+    const { blockSize } = backend.geometry;
+    const block = blockSectors(backend);
+    const content = pattern(4 * blockSize, 11);
+    await carryOut(backend, writeRequest(0, content));
+    const good = new Uint8Array(blockSize);
+    const wrong: [string, unknown][] = [
+      ["null", null],
+      ["undefined", undefined],
+      ["a string", "x".repeat(blockSize)],
+      ["an array", Array.from({ length: blockSize }, () => 1)],
+      ["a length", { length: blockSize }],
+      ["wide elements", new Uint16Array(blockSize)],
+      ["a few wide elements", new Float64Array(blockSize / 8)],
+      ["signed bytes", new Int8Array(blockSize)],
+      ["a view", new DataView(new ArrayBuffer(blockSize))],
+      ["a buffer", new ArrayBuffer(blockSize)],
+    ];
+    for (const [title, value] of wrong) {
+      const bad = value as Uint8Array;
+      for (const type of [RequestType.In, RequestType.Out]) {
+        const requests = [
+          new Request(type, 0, block, 0, bad),
+          new Request(type, 0, 2 * block, 0, good, [bad]),
+          new Request(type, 0, block, 0, good, (bad ?? "") as unknown as []),
+        ];
+        for (const request of requests) {
+          const error = await assertRefused(backend, request, "argument");
+          assert(error.message.includes("current value is"), title);
+        }
+      }
+    }
+    const back = new Uint8Array(4 * blockSize);
+    await carryOut(backend, readRequest(0, back));
+    assertEquals(back, content);
+  });
+
+  test("fails what lost its memory, and nothing beside it", async ({ backend }) => {
+    const { blockSize } = backend.geometry;
+    const block = blockSectors(backend);
+    const before = new Uint8Array(6 * blockSize).fill(0x11);
+    await carryOut(backend, writeRequest(0, before));
+    const gone = new Uint8Array(blockSize).fill(0xee);
+    const half = new Uint8Array(blockSize).fill(0xee);
+    const requests = [
+      writeRequest(0, new Uint8Array(blockSize).fill(1)),
+      writeRequest(block, gone),
+      writeRequest(2 * block, half, new Uint8Array(blockSize).fill(3)),
+      readRequest(4 * block, gone),
+      writeRequest(5 * block, new Uint8Array(blockSize).fill(4)),
+    ];
+    gone.buffer.transfer();
+    half.buffer.transfer();
+    const errors = await submitAll(backend, requests);
+    assertEquals(
+      errors.map((error) => error?.kind ?? null),
+      [null, "argument", "argument", "argument", null],
+    );
+    const back = new Uint8Array(6 * blockSize);
+    await carryOut(backend, readRequest(0, back));
+    assert(!back.includes(0xee));
+    assertEquals(back[0], 1);
+    assertEquals(back[5 * blockSize], 4);
+  });
+
   test("keeps neighbours that are written at once apart", async ({ backend }) => {
     const { blockSize } = backend.geometry;
     const block = blockSectors(backend);

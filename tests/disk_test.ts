@@ -246,6 +246,27 @@ Deno.test("VirtualDisk refuses memory that is no whole sectors", async () => {
   await disk.close();
 });
 
+Deno.test("VirtualDisk refuses memory that is no bytes, and the rest goes on", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  const wrong = [null, undefined, "x".repeat(512), [1], { length: 512 }, 512];
+  for (const value of [...wrong, new Uint16Array(512), new ArrayBuffer(512)]) {
+    const bad = value as Uint8Array;
+    const good = disk.write(0, new Uint8Array(512).fill(7));
+    for (const refused of [disk.write(1, bad), disk.readInto(1, bad)]) {
+      const error = await assertRejects(() => refused, DiskError, "Uint8Array");
+      assertEquals([error.kind, error.sector], ["argument", 1]);
+    }
+    const request = writeRequest(1, bad);
+    assertEquals(await disk.submit(request), Status.IoErr);
+    assertEquals(request.error?.kind, "argument");
+    await good;
+  }
+  assertEquals(
+    (await disk.read(0, 2)).filter((byte) => byte === 7).length,
+    512,
+  );
+});
+
 Deno.test("VirtualDisk.read() rejects if there is no memory for so much", async () => {
   await using disk = VirtualDisk.memory({ sectors: 2 ** 43 });
   assertEquals(await kindOf(() => disk.read(0, 2 ** 43)), "argument");

@@ -246,6 +246,73 @@ Deno.test("kick() hands on what was submitted at once", async () => {
   await backend.drain();
 });
 
+Deno.test("kick() from inside of the backend's submit hands nothing over twice", async () => {
+  const { backend, queue, put } = rig();
+  backend.onSubmit = () => queue.kick();
+  const requests = [read(0), read(8), write(16)];
+  const answers = requests.map((request) => put(request));
+  await turn();
+  assertEquals(backend.log, [["in 0+1", "in 8+1", "out 16+1"]]);
+  await backend.drain();
+  assertEquals(await Promise.all(answers), [Status.Ok, Status.Ok, Status.Ok]);
+});
+
+Deno.test("kick() from inside of an answer in submit hands nothing over twice", async () => {
+  const { backend, queue, put } = rig({ queueSize: 2 });
+  backend.onSubmit = (batch) => {
+    for (const request of batch) {
+      backend.answer(request);
+      queue.kick();
+    }
+  };
+  const answers = [0, 8, 16, 24, 32].map((sector) => put(read(sector)));
+  assertEquals(await Promise.all(answers), answers.map(() => Status.Ok));
+  assertEquals(backend.batches.flat().length, 5);
+});
+
+// Memory that changes
+
+Deno.test("submit() fails a request that lost its memory in line, and merges the others", async () => {
+  const { backend, put } = rig();
+  const requests = [write(0), write(1), write(2), write(3), write(4)];
+  const answers = requests.map((request) => put(request));
+  (requests[2]!.data!.buffer as ArrayBuffer).transfer();
+  await turn();
+  assertEquals(backend.log, [["out 0+2", "out 3+2"]]);
+  await backend.drain();
+  const [ok, failed] = [Status.Ok, Status.IoErr];
+  assertEquals(await Promise.all(answers), [ok, ok, failed, ok, ok]);
+  assertEquals(requests[2]!.error?.kind, "argument");
+});
+
+Deno.test("submit() fails requests that share a buffer once it is gone", async () => {
+  const { backend, queue, put } = rig();
+  const memory = sectors(4);
+  const parts = [0, 1, 2, 3].map((i) =>
+    writeRequest(i, memory.subarray(i * SECTOR_BYTES, (i + 1) * SECTOR_BYTES))
+  );
+  const answers = parts.map((part) => put(part));
+  (memory.buffer as ArrayBuffer).transfer();
+  assertEquals(await Promise.all(answers), parts.map(() => Status.IoErr));
+  assertEquals(backend.batches, []);
+  assertEquals(queue.pending, 0);
+  const later = put(write(0));
+  await backend.drain();
+  assertEquals(await later, Status.Ok);
+});
+
+Deno.test("submit() fails a read whose memory is gone when it is answered", async () => {
+  const { backend, put } = rig();
+  const [lost, kept] = [read(0), read(1)];
+  const answers = [put(lost), put(kept)];
+  await turn();
+  assertEquals(backend.log, [["in 0+2"]]);
+  (lost.data!.buffer as ArrayBuffer).transfer();
+  await backend.drain();
+  assertEquals(await Promise.all(answers), [Status.IoErr, Status.Ok]);
+  assertEquals(lost.error?.kind, "argument");
+});
+
 // Merging
 
 Deno.test("submit() merges neighbours of one kind in the order of their sectors", async () => {
@@ -1008,6 +1075,35 @@ Deno.test("An abort after the answer does nothing", async () => {
   abort.abort(ABORTED);
   assertEquals(request.status, Status.Ok);
   assertEquals(backend.cancelled, []);
+});
+
+Deno.test("submit() listens once to a signal, for however many requests", async () => {
+  const { backend, queue, put } = rig();
+  const abort = new AbortController();
+  let listeners = 0;
+  let most = 0;
+  const { signal } = abort;
+  const add = signal.addEventListener.bind(signal);
+  const remove = signal.removeEventListener.bind(signal);
+  signal.addEventListener = (...args: Parameters<typeof add>) => {
+    most = Math.max(most, ++listeners);
+    add(...args);
+  };
+  signal.removeEventListener = (...args: Parameters<typeof remove>) => {
+    listeners--;
+    remove(...args);
+  };
+  const first = Array.from({ length: 300 }, (_, i) => put(read(i), signal));
+  await backend.drain();
+  await Promise.all(first);
+  assertEquals([most, listeners], [1, 0]);
+  const second = Array.from({ length: 300 }, (_, i) => put(read(i), signal));
+  await turn();
+  abort.abort(ABORTED);
+  await backend.drain();
+  assertEquals(await Promise.all(second), second.map(() => Status.IoErr));
+  assertEquals([most, listeners], [1, 0]);
+  assertEquals(queue.pending, 0);
 });
 
 Deno.test("Aborted requests leave no slot behind", async () => {

@@ -49,6 +49,9 @@ const LIBRARY = /^(src|ffi)\//;
 const FFI_USERS =
   /^(ffi|tests|bench|examples)\/|^src\/backends\/direct(\.ts$|\/)/;
 
+/** What ffi/ may have of the runtime: how memory is kept from being taken away. */
+const FFI_BUILTINS = new Set(["node:process"]);
+
 const SNAKE_CASE = /^_?[a-z0-9]+(_[a-z0-9]+)*(\.d)?\.ts$/;
 const MAX_COLUMNS = 100;
 
@@ -163,6 +166,7 @@ function importFault(from: string, to: string): string | undefined {
 function packageFault(from: string, name: string): string | undefined {
   if (!LIBRARY.test(from) && from !== "mod.ts") return undefined;
   if (name.startsWith(PACKAGE)) return "import own files by their path";
+  if (FFI_BUILTINS.has(name)) return undefined;
   if (from.startsWith("ffi/")) return "ffi/ imports nothing outside ffi/";
   if (name.startsWith("node:")) return undefined;
   if (from.startsWith("src/cli/") && name.startsWith("@std/")) return undefined;
