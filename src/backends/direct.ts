@@ -335,6 +335,8 @@ function describe(
   // On a raw device, even a buffered one takes blocks only: smaller requests
   // through its cache would be the kernel's read-modify-write, unlocked.
   const least = blockDevice ? probed.logicalBlockSize : 1;
+  // A file's tail is buffered, and its failures are told to whoever syncs.
+  const durableWrites = probed.durableWrites && tailFd < 0;
   return {
     fd,
     tailFd,
@@ -342,7 +344,7 @@ function describe(
     abilities: {
       readOnly: options.readOnly,
       flush: "native",
-      fua: linux ? "native" : "emulated",
+      fua: durableWrites ? "native" : "emulated",
       discard: linux && probed.discards !== false ? "native" : "none",
       writeZeroes: linux ? "native" : "emulated",
       secureErase: probed.erases ? "native" : "none",
@@ -351,7 +353,7 @@ function describe(
     readAlignment: Math.max(probed.direct.readOffsetAlignment, least),
     blockDevice,
     regularFile: !blockDevice,
-    durableWrites: linux,
+    durableWrites,
     claim: lock.claim,
     info: {
       backend: "direct",
@@ -360,7 +362,9 @@ function describe(
       fileSystem: probed.fileSystem,
       engine: { name: "sync", reason: null },
       direct: probed.direct,
-      durability: probed.durability,
+      durability: durableWrites
+        ? { ...probed.durability, fua: "RWF_DSYNC" }
+        : probed.durability,
       lock: lock.info,
       id: options.id ?? `platter-${probed.inode.toString(16)}`.slice(0, 20),
     },

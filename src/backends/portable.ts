@@ -156,6 +156,8 @@ export class PortableBackend implements Backend {
   readonly #alignment: number;
   /** Where direct writes end: a file's last, partial host block starts there. */
   readonly #alignedEnd: number;
+  /** Bytes that a file must have; 0 for a device, which nobody cuts. */
+  readonly #fileSize: number;
   readonly #flushDescriptor: number;
   readonly #pool: DescriptorPool;
   /** The buffered descriptor for what is beyond `#alignedEnd`. */
@@ -194,6 +196,7 @@ export class PortableBackend implements Backend {
     this.#id = encodeId(opened.info.id);
     this.#alignment = opened.alignment;
     this.#alignedEnd = roundDown(opened.size, opened.alignment);
+    this.#fileSize = opened.info.medium === "file" ? opened.size : 0;
     this.#flushDescriptor = opened.flushDescriptor;
     this.#pool = opened.pool;
     this.#tail = opened.tail;
@@ -360,6 +363,8 @@ export class PortableBackend implements Backend {
   async #write(request: Request, source: Source): Promise<void> {
     const start = request.sector * SECTOR_BYTES;
     const end = start + request.count * SECTOR_BYTES;
+    // The one write that could hide for good that the image was cut.
+    if (end === this.#fileSize) this.#refuseCut();
     // Writes of whole host blocks need the lock as well: a block that another
     // request read before and writes after would undo them.
     const release = await this.#lockBlocks(start, end);
@@ -517,9 +522,22 @@ export class PortableBackend implements Backend {
     try {
       this.#count();
       await dataSync(this.#flushDescriptor);
+      this.#refuseCut();
     } catch (error) {
       this.#flushFailure = error;
       throw error;
+    }
+  }
+
+  /**
+   * Throws if somebody cut the image while it was open. A write beyond its new
+   * end makes it longer again, and what lies between reads as zeroes; so a flush
+   * looks, and before that whatever writes the last sector.
+   */
+  #refuseCut(): void {
+    if (this.#fileSize === 0) return;
+    if (fs.fstatSync(this.#flushDescriptor).size < this.#fileSize) {
+      throw new ShrunkError("The image shrank");
     }
   }
 

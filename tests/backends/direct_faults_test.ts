@@ -12,6 +12,7 @@ import {
   assertGreaterOrEqual,
   assertMatch,
 } from "@std/assert";
+import { VirtualDisk } from "../../src/disk.ts";
 import { needs, run, tempDir } from "../helpers.ts";
 
 /** What a script says of an error. */
@@ -111,9 +112,27 @@ function count(calls: string[], name: string): number {
   return calls.filter((call) => call === name).length;
 }
 
-function test(title: string, fn: () => Promise<void>): void {
-  Deno.test({ name: `DirectBackend ${title}`, ...needs("strace"), fn });
+function test(
+  title: string,
+  fn: () => Promise<void>,
+  options = needs("strace"),
+): void {
+  Deno.test({ name: `DirectBackend ${title}`, ...options, fn });
 }
+
+/** For tests of RWF_DSYNC: whether it is known to hold where images are made. */
+async function durableWrites(): Promise<{ ignore: boolean }> {
+  const { ignore } = needs("strace");
+  if (ignore) return { ignore };
+  await using dir = await tempDir();
+  const path = await dir.file("disk.img", 1_048_576);
+  await using disk = await VirtualDisk.open(path, { backend: "direct" });
+  if (disk.info.abilities.fua === "native") return { ignore: false };
+  console.warn("Some tests are skipped as RWF_DSYNC is not used here");
+  return { ignore: true };
+}
+
+const NATIVE = await durableWrites();
 
 // Interrupted
 
@@ -160,7 +179,7 @@ for (const error of ["EINTR", "EAGAIN"]) {
     assertEquals(count(calls, "pwritev2"), 4);
     assertEquals(count(calls, "preadv"), 4);
     assertEquals(count(calls, "fallocate"), 5);
-  });
+  }, NATIVE);
 
   test(`repeats a read that ${error} interrupted, unseen`, async () => {
     // Reads while the image is opened are counted too: all of these come after.
@@ -253,7 +272,7 @@ test("makes a durable write durable that was cut short", async () => {
   );
   assertEquals(result, [null, null]);
   assertEquals(after(calls), ["pwritev2", "pwrite64", "fdatasync"]);
-});
+}, NATIVE);
 
 test("reports a transfer that never moves anything", async () => {
   const { result, calls } = await traced<Told[]>(
@@ -461,7 +480,7 @@ test("writes and flushes where the kernel knows no RWF_DSYNC", async () => {
       ...["pwrite64", "fdatasync"],
     ],
   );
-});
+}, NATIVE);
 
 test("latches a durable write that fails", async () => {
   const { result, calls } = await traced<(Told | null)[]>(
@@ -483,6 +502,39 @@ test("latches a durable write that fails", async () => {
   assertEquals(result[0]!.sector, 8);
   assertEquals(count(calls, "pwritev2"), 1);
   assertEquals(count(calls, "fdatasync"), 0);
+}, NATIVE);
+
+test("has durable writes share a flush, and its failure", async () => {
+  // Of two flushes at once only one would hear that a write-back failed.
+  const { result, calls } = await traced<(Told | null)[]>(
+    `
+    await using disk = await open({ direct: "never" });
+    return await Promise.all([
+      attempt(disk.writeZeroes(8, 8, { fua: true })),
+      attempt(disk.writeZeroes(24, 8, { fua: true })),
+      attempt(disk.write(40, sectors(disk, 8, 1), { fua: true })),
+    ]);
+    `,
+    ["fdatasync:error=EIO:when=1"],
+  );
+  for (const error of result) {
+    assert(["io", "latched"].includes(error?.kind ?? "none"), error?.message);
+  }
+  assertEquals(count(calls, "fdatasync"), 1);
+});
+
+test("makes many durable writes durable with few flushes", async () => {
+  const { result, calls } = await traced<unknown>(
+    `
+    await using disk = await open({ direct: "never" });
+    return await Promise.all(Array.from({ length: 64 }, (_, i) =>
+      attempt(disk.write(i * 16, sectors(disk, 8, 1), { fua: true }))));
+    `,
+    [],
+  );
+  assertEquals(result, Array.from({ length: 64 }, () => null));
+  const flushes = count(calls, "fdatasync");
+  assert(flushes >= 1 && flushes <= 8, `${flushes} flushes`);
 });
 
 test("latches a durable write whose flush fails", async () => {

@@ -123,7 +123,7 @@ export interface DirectImage {
   readonly blockDevice: boolean;
   /** Whether it is a regular file, where holes can be asked for. */
   readonly regularFile: boolean;
-  /** Whether RWF_DSYNC may be tried. */
+  /** Whether RWF_DSYNC is known to make a write durable. */
   readonly durableWrites: boolean;
   /** A lock that ends with the backend. */
   readonly claim: FileClaim | null;
@@ -150,6 +150,13 @@ export class DirectBackend implements Backend {
    */
   readonly #lendsCallerMemory: boolean;
   #durableWrites: boolean;
+  #abilities: Abilities;
+  /** Who shares the sync that is under way; its first has the operation. */
+  #syncing: Transfer[] | null = null;
+  /** Who shares the next one. */
+  #toSync: Transfer[] = [];
+  /** Why no sync will be asked for any more. */
+  #syncFailure: DiskError | null = null;
   #zeroes: Bounce | null = null;
   #inFlight = 0;
   #closing: Promise<void> | null = null;
@@ -158,8 +165,6 @@ export class DirectBackend implements Backend {
   #readModifyWrites = 0;
   /** The disk's shape. */
   readonly geometry: Geometry;
-  /** What it can do. */
-  readonly abilities: Abilities;
   /** How large requests may get. */
   readonly limits: Limits = {
     maxSegments: MAX_SEGMENTS,
@@ -182,7 +187,7 @@ export class DirectBackend implements Backend {
     this.#image = image;
     this.#bounces = new BouncePool(libc);
     this.geometry = image.geometry;
-    this.abilities = image.abilities;
+    this.#abilities = image.abilities;
     this.#durableWrites = image.durableWrites;
     const size = image.geometry.sectors * SECTOR_BYTES;
     this.#tailStart = image.tailFd < 0
@@ -200,6 +205,11 @@ export class DirectBackend implements Backend {
       this.#completed(transfer, result)
     );
     this.#lendsCallerMemory = !inWorker || this.#engine.info.name === "sync";
+  }
+
+  /** What it can do. */
+  get abilities(): Abilities {
+    return this.#abilities;
   }
 
   /** What it is and why, as plain data. */
@@ -236,6 +246,10 @@ export class DirectBackend implements Backend {
   cancel(request: Request): void {
     this.#engine.cancel?.((transfer) => {
       if (transfer.request !== request) return false;
+      // Others wait for the same sync.
+      if (transfer === this.#syncing?.[0] && this.#syncing.length > 1) {
+        return false;
+      }
       transfer.cancelled = true;
       return true;
     });
@@ -250,7 +264,7 @@ export class DirectBackend implements Backend {
   extents(sector: number, count: number): Extent[] {
     const all = [{ sector, count, hole: false }];
     if (!this.#image.regularFile) return all;
-    const { SEEK_DATA, SEEK_HOLE } = this.#libc.abi.whence;
+    const { SEEK_DATA, SEEK_HOLE, SEEK_END } = this.#libc.abi.whence;
     const found: Extent[] = [];
     const end = (sector + count) * SECTOR_BYTES;
     let at = sector * SECTOR_BYTES;
@@ -265,9 +279,13 @@ export class DirectBackend implements Backend {
     };
     while (at < end) {
       const data = this.#libc.lseek(this.#image.fd, at, SEEK_DATA);
-      // ENXIO: nothing but a hole up to the end of the file.
+      // ENXIO: nothing but a hole up to the end of the file. Where that is no
+      // longer the disk's, what was there is lost: a read is to say so.
       if (data === -this.#libc.abi.errno.ENXIO) {
-        add(end, true);
+        const size = this.#libc.lseek(this.#image.fd, 0, SEEK_END);
+        if (size < 0) return all;
+        add(Math.min(size - size % SECTOR_BYTES, end), true);
+        add(end, false);
         break;
       }
       if (data < 0) return all;
@@ -306,7 +324,8 @@ export class DirectBackend implements Backend {
     const { path } = this.#image.info;
     const refused = this.#closing !== null
       ? refusal("closed", request, "the disk is closed", path ?? undefined)
-      : refuse(request, this.geometry, this.abilities, path ?? undefined);
+      : refuse(request, this.geometry, this.abilities, path ?? undefined) ??
+        this.#refuseUnsafe(request);
     if (refused !== null) return complete(request, refused);
     if (request.type === RequestType.GetId) {
       this.#identify(request);
@@ -336,6 +355,10 @@ export class DirectBackend implements Backend {
 
   #begin(transfer: Transfer): void {
     const request = transfer.request!;
+    if (
+      request.sector + request.count === this.geometry.sectors &&
+      request.writes && this.#endsBefore(this.#size)
+    ) return this.#finish(transfer, this.#cut(request));
     switch (request.type) {
       case RequestType.In:
       case RequestType.Out:
@@ -397,12 +420,70 @@ export class DirectBackend implements Backend {
     this.#whole(transfer);
   }
 
+  /**
+   * Makes what was written durable. Whoever asks while a sync is under way
+   * shares the next one, as the one under way may have begun before their write
+   * ended; and two at once would share the news of a failure: one of them would
+   * hear of it (lib/errseq.c of Linux).
+   */
   #sync(transfer: Transfer): void {
     transfer.stage = Stage.Sync;
     transfer.code = OperationCode.Sync;
-    transfer.fd = this.#image.fd;
-    transfer.length = 0;
-    this.#push(transfer);
+    this.#toSync.push(transfer);
+    if (this.#syncing === null) this.#nextSync();
+  }
+
+  #nextSync(): void {
+    const group = this.#toSync;
+    if (group.length === 0) return;
+    this.#toSync = [];
+    if (this.#syncFailure !== null) {
+      for (const transfer of group) {
+        this.#finish(transfer, this.#latched(transfer.request!));
+      }
+      return;
+    }
+    this.#syncing = group;
+    const first = group[0]!;
+    first.fd = this.#image.fd;
+    first.length = 0;
+    this.#push(first);
+  }
+
+  /** Goes on after a sync, for all who share it. */
+  #synced(first: Transfer, result: number): void {
+    const group = this.#syncing!;
+    this.#syncing = null;
+    const given = result === -this.#libc.abi.errno.ECANCELED && first.cancelled;
+    if (result < 0 && !given) {
+      this.#syncFailure = this.#error(first.request!, -result);
+    }
+    const cut = result >= 0 && this.#endsBefore(this.#size);
+    this.#nextSync();
+    for (const transfer of group) {
+      if (result < 0) this.#failed(transfer, -result);
+      else this.#finish(transfer, cut ? this.#cut(transfer.request!) : null);
+    }
+    this.#engine.kick();
+  }
+
+  /** Why nothing is made durable any more, if a sync failed. */
+  #refuseUnsafe(request: Request): DiskError | null {
+    return this.#syncFailure !== null &&
+        (request.type === RequestType.Flush || request.fua && request.writes)
+      ? this.#latched(request)
+      : null;
+  }
+
+  #latched(request: Request): DiskError {
+    const error = refusal(
+      "latched",
+      request,
+      "an earlier flush failed and what is durable is no longer known: reopen the disk",
+      this.#image.info.path ?? undefined,
+    );
+    error.cause = this.#syncFailure;
+    return error;
   }
 
   /**
@@ -642,16 +723,19 @@ export class DirectBackend implements Backend {
 
   /** Goes on after an operation. */
   #completed(transfer: Transfer, result: number): void {
+    if (transfer.stage === Stage.Sync) return this.#synced(transfer, result);
     if (result < 0) return this.#failed(transfer, -result);
     transfer.retries = 0;
     const request = transfer.request!;
     switch (transfer.stage) {
-      case Stage.Sync:
-        return this.#finish(transfer, null);
       case Stage.ReadToModify:
         return this.#modify(transfer, result);
       case Stage.Plain:
         if (transfer.code >= OperationCode.Allocate) {
+          // Beyond a file's end this succeeds, and does nothing.
+          if (
+            this.#endsBefore((request.sector + request.count) * SECTOR_BYTES)
+          ) return this.#finish(transfer, this.#cut(request));
           return request.fua
             ? this.#again(this.#sync, transfer)
             : this.#finish(transfer, null);
@@ -673,8 +757,11 @@ export class DirectBackend implements Backend {
     if (transfer.done < transfer.total) {
       return this.#again(this.#next, transfer);
     }
-    if (request.fua && request.writes && !transfer.durable) {
-      return this.#again(this.#sync, transfer);
+    if (request.fua && request.writes) {
+      if (!transfer.durable) return this.#again(this.#sync, transfer);
+      if (this.#endsBefore(this.#size)) {
+        return this.#finish(transfer, this.#cut(request));
+      }
     }
     this.#finish(transfer, null);
   }
@@ -735,6 +822,7 @@ export class DirectBackend implements Backend {
     const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
     if (transfer.durable && unsupported) {
       this.#durableWrites = false;
+      this.#abilities = { ...this.#abilities, fua: "emulated" };
       return this.#again(this.#next, transfer);
     }
     if (
@@ -770,23 +858,47 @@ export class DirectBackend implements Backend {
   }
 
   #nothingMoved(transfer: Transfer): void {
-    const request = transfer.request!;
-    const operation = operationName(request.type);
+    this.#finish(transfer, this.#cut(transfer.request!));
+  }
+
+  /** Bytes of the disk. */
+  get #size(): number {
+    return this.geometry.sectors * SECTOR_BYTES;
+  }
+
+  /**
+   * Whether the image ends before that byte: somebody cut it while it was open.
+   *
+   * A write beyond the new end makes the file longer again, and what lies
+   * between reads as zeroes. To look before each write would cost too much; but
+   * only a write of the disk's last sector can hide a cut for good. So that one
+   * looks before, and whatever promises durability looks after.
+   */
+  #endsBefore(byte: number): boolean {
+    if (!this.#image.regularFile) return false;
+    const { SEEK_END } = this.#libc.abi.whence;
+    const size = this.#libc.lseek(this.#image.fd, 0, SEEK_END);
+    return size >= 0 && size < byte;
+  }
+
+  #cut(request: Request): DiskError {
+    const { type, sector, count } = request;
+    const operation = operationName(type);
     const path = this.#image.info.path ?? undefined;
-    this.#finish(
-      transfer,
-      new DiskError(
-        "io",
-        `Cannot ${
-          describePlace(operation, request.sector, request.count, path)
-        } as the image ends before them: it was cut while open`,
-        {
-          operation,
-          sector: request.sector,
-          count: request.count,
-          ...(path === undefined ? {} : { path }),
-        },
-      ),
+    const placed = type !== RequestType.Flush;
+    const place = placed
+      ? describePlace(operation, sector, count, path)
+      : describePlace(operation, undefined, undefined, path);
+    return new DiskError(
+      "io",
+      `Cannot ${place} as the image ends before ${
+        placed ? "them" : "the disk does"
+      }: it was cut while open`,
+      {
+        operation,
+        ...(placed ? { sector, count } : {}),
+        ...(path === undefined ? {} : { path }),
+      },
     );
   }
 

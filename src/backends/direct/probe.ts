@@ -27,6 +27,7 @@ import {
 } from "../../../ffi/statx.ts";
 import type { DirectInfo, DurabilityInfo } from "../../info.ts";
 import { type QueueAttributes, queueAttributes } from "../sysfs.ts";
+import { writesDurably } from "./durable_write.ts";
 import { syncMethod } from "./kernel.ts";
 
 const S_IFMT = 0o170000;
@@ -59,6 +60,8 @@ export interface Probed {
   readonly direct: DirectInfo;
   /** What a flush gives. */
   readonly durability: DurabilityInfo;
+  /** Whether RWF_DSYNC is known to make a write durable. */
+  readonly durableWrites: boolean;
   /** Whether the device takes discards; `undefined` if that is not known. */
   readonly discards: boolean | undefined;
   /** Whether the device erases securely. */
@@ -137,6 +140,7 @@ export function probe(
     inode: status.inode,
     direct,
     durability: durabilityInfo(libc, fileSystem, medium, queue),
+    durableWrites: writesDurably(libc.abi.os, medium, fileSystem, direct),
     erases: medium === "block device" && takesSecureErase(libc, fd),
     discards: device === null
       ? fileSystem === "nfs" ? undefined : true
@@ -380,7 +384,7 @@ function durabilityInfo(
   queue: QueueAttributes,
 ): DurabilityInfo {
   const method = syncMethod(libc);
-  const fua = libc.abi.os === "linux" ? "RWF_DSYNC" : `write + ${method}`;
+  const fua = `write + ${method}`;
   const deviceCache = queue.writeCache ?? "unknown";
   const common = { method, fua, deviceCache };
   if (fileSystem === "tmpfs") {
