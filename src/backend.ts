@@ -120,7 +120,8 @@ export interface Backend {
   cancel?(request: Request): void;
   /**
    * Where data is stored and where holes are. Without this method, or where it
-   * cannot tell, everything counts as data, which is always a safe answer.
+   * cannot tell, everything counts as data, which is always a safe answer. It
+   * tells of what has been answered; the queue asks when that is enough.
    *
    * @param sector First sector.
    * @param count Sectors, within the disk.

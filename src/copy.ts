@@ -201,7 +201,7 @@ export async function copyDisk(
     );
   }
 
-  const pieces = piecesOf(sparse ? [source] : [], total, chunk);
+  const pieces = piecesOf(sparse ? [source] : [], total, chunk, signal);
   await inParallel(pieces, depth, signal, () => {
     let buffer: Uint8Array | undefined;
     return async (piece) => {
@@ -280,7 +280,7 @@ async function firstDifference(
   const chunk = chunkOf(options);
   let done = 0;
   let first: DiskDifference | null = null;
-  const pieces = piecesOf([a, b], total, chunk);
+  const pieces = piecesOf([a, b], total, chunk, signal);
   await inParallel(pieces, depthOf(options), signal, () => {
     let left: Uint8Array | undefined;
     let right: Uint8Array | undefined;
@@ -361,15 +361,16 @@ class Zeroes {
  * every one of `disks` has a hole. All begin on a granule, and all but the
  * last end on one.
  */
-function* piecesOf(
+async function* piecesOf(
   disks: readonly VirtualDisk[],
   total: number,
   chunk: number,
-): Generator<Piece> {
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Piece, void> {
   for (let start = 0; start < total; start += WINDOW_SECTORS) {
     const end = Math.min(start + WINDOW_SECTORS, total);
     let at = start;
-    for (const { sector, count } of dataOf(disks, start, end)) {
+    for (const { sector, count } of await dataOf(disks, start, end, signal)) {
       const from = Math.max(at, floorToGranule(sector));
       const to = Math.min(
         end,
@@ -388,21 +389,22 @@ function* piecesOf(
 }
 
 /** The extents that are data on any of the disks, by their first sector. */
-function dataOf(
+async function dataOf(
   disks: readonly VirtualDisk[],
   start: number,
   end: number,
-): Extent[] {
+  signal: AbortSignal | undefined,
+): Promise<Extent[]> {
   if (disks.length === 0) {
     return [{ sector: start, count: end - start, hole: false }];
   }
-  return disks
-    .flatMap((disk) => {
-      // A range may end within the last block of the larger disk.
-      const blockSectors = disk.blockSize / SECTOR_BYTES;
-      const to = Math.ceil(end / blockSectors) * blockSectors;
-      return disk.extents(start, to - start);
-    })
+  const found = await Promise.all(disks.map((disk) => {
+    // A range may end within the last block of the larger disk.
+    const blockSectors = disk.blockSize / SECTOR_BYTES;
+    const to = Math.ceil(end / blockSectors) * blockSectors;
+    return disk.extents(start, to - start, withSignal(signal));
+  }));
+  return found.flat()
     .filter((extent) => !extent.hole && extent.sector < end)
     .sort((a, b) => a.sector - b.sector);
 }
@@ -428,7 +430,7 @@ function runsOf(data: Uint8Array): Piece[] {
  * of several failures and stops the one first on the disk is the answer.
  */
 async function inParallel(
-  pieces: Generator<Piece>,
+  pieces: AsyncGenerator<Piece, void>,
   depth: number,
   signal: AbortSignal | undefined,
   worker: () => (piece: Piece) => Promise<"stop" | void>,
@@ -445,7 +447,7 @@ async function inParallel(
       let sector = 0;
       try {
         signal?.throwIfAborted();
-        const next = pieces.next();
+        const next = await pieces.next();
         if (next.done) return;
         sector = next.value.sector;
         if (await deal(next.value) === "stop") end(sector, false);

@@ -573,15 +573,36 @@ export class VirtualDisk implements AsyncDisposable {
   }
 
   /**
-   * Where data is stored and where there are holes, which read as zeroes.
+   * Where data is stored and where there are holes, which read as zeroes. Like a
+   * read of the range, it shows every write that was made before, awaited or
+   * not; writes that are made meanwhile may show as well.
    *
    * @param sector First sector.
    * @param count Sectors; the rest of the disk by default.
+   * @param options A signal.
    * @returns Runs in order that cover the range, data and holes in turn. Where
    * the backend cannot tell, everything counts as data.
    * @throws {DiskError} If the range is not on the disk or the disk is closed.
+   *
+   * @example
+   * ```ts
+   * import { VirtualDisk } from "@platter/disk";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using disk = VirtualDisk.memory({ sectors: 1024 });
+   * const write = disk.write(0, new Uint8Array(65_536).fill(1));
+   * assertEquals(await disk.extents(), [
+   *   { sector: 0, count: 128, hole: false },
+   *   { sector: 128, count: 896, hole: true },
+   * ]);
+   * await write;
+   * ```
    */
-  extents(sector = 0, count: number = this.sectors - sector): Extent[] {
+  async extents(
+    sector = 0,
+    count: number = this.sectors - sector,
+    options: RequestOptions = {},
+  ): Promise<Extent[]> {
     if (count === 0) return [];
     const refused = this.#refuseRange("map", sector, count);
     if (refused !== null) throw refused;
@@ -590,9 +611,13 @@ export class VirtualDisk implements AsyncDisposable {
         operation: "map",
       });
     }
-    const { backend } = this.#queue;
-    const found = backend.extents?.(this.#start + sector, count) ??
-      [{ sector: this.#start + sector, count, hole: false }];
+    const range = { sector: this.#start + sector, count };
+    const found = await this.#queue.look(
+      range,
+      (backend) =>
+        backend.extents?.(range.sector, count) ?? [{ ...range, hole: false }],
+      options.signal,
+    );
     const runs: { sector: number; count: number; hole: boolean }[] = [];
     for (const extent of found) {
       const last = runs.at(-1);

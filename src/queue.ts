@@ -30,7 +30,7 @@ import {
   refuseChanged,
 } from "./backend.ts";
 import { describePlace, DiskError } from "./errors.ts";
-import { isPowerOfTwo, SECTOR_BYTES } from "./geometry.ts";
+import { isPowerOfTwo, SECTOR_BYTES, type SectorRange } from "./geometry.ts";
 import {
   isIntact,
   operationName,
@@ -196,6 +196,21 @@ function catchResolvers(
   caughtReject = reject;
 }
 
+/** What a promise settles with, or a signal's reason if that comes before. */
+function unlessAborted<T>(
+  promise: Promise<T>,
+  signal: AbortSignal,
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    if (signal.aborted) return abort();
+    signal.addEventListener("abort", abort, { once: true });
+    promise.then(resolve, reject).finally(() =>
+      signal.removeEventListener("abort", abort)
+    );
+  });
+}
+
 /** Appends a segment; one that goes on where the last one ends joins it. */
 function append(segments: Uint8Array[], segment: Uint8Array): void {
   const last = segments.at(-1);
@@ -258,6 +273,8 @@ export class RequestQueue {
   #seen = 0;
   #failure: DiskError | null = null;
   #closing: Promise<void> | null = null;
+  /** Looks at the backend that wait for writes. */
+  readonly #looks = new Set<Promise<unknown>>();
   #drained: (() => void) | null = null;
   #room: PromiseWithResolvers<void> | null = null;
 
@@ -389,6 +406,53 @@ export class RequestQueue {
   }
 
   /**
+   * Looks at the backend beside the requests, but in their order: once every
+   * write that was submitted before and overlaps a range has been answered. What
+   * is submitted later may show or not.
+   *
+   * @param range The sectors to look at.
+   * @param look Looks, at once.
+   * @param signal Gives up waiting.
+   * @returns A promise for what was seen; it rejects with what `look` threw, or
+   * with the signal's reason.
+   */
+  look<T>(
+    { sector, count }: SectorRange,
+    look: (backend: Backend) => T,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    const before: Promise<void>[] = [];
+    const wait = (entry: Entry | null) => {
+      const request = entry?.request;
+      if (
+        !request?.writes || request.sector >= sector + count ||
+        sector >= request.sector + request.count
+      ) return;
+      const { resolve, reject } = entry!;
+      before.push(
+        new Promise((done) => {
+          entry!.resolve = (value) => (done(), resolve!(value));
+          entry!.reject = (reason) => (done(), reject!(reason));
+        }),
+      );
+    };
+    for (const entry of this.#active) wait(entry);
+    for (let i = this.#lineHead; i < this.#line.length; i++) {
+      wait(this.#line[i]!);
+    }
+    const looked = Promise.all(before).then(() => {
+      signal?.throwIfAborted();
+      return look(this.#backend);
+    });
+    this.#looks.add(looked);
+    const forget = () => {
+      this.#looks.delete(looked);
+    };
+    looked.then(forget, forget);
+    return signal === undefined ? looked : unlessAborted(looked, signal);
+  }
+
+  /**
    * Refuses new requests, waits for those that were taken, and closes the
    * backend. Does not flush. Idempotent.
    *
@@ -404,6 +468,7 @@ export class RequestQueue {
       this.#kickSoon();
       await drained;
     }
+    while (this.#looks.size > 0) await Promise.allSettled(this.#looks);
     await this.#backend.close();
   }
 

@@ -310,7 +310,7 @@ Deno.test("VirtualDisk refuses everything once it is closed", async () => {
   const request = readRequest(0, bytes(1));
   assertEquals(await disk.submit(request), Status.IoErr);
   assertEquals(request.error?.kind, "closed");
-  const mapping = assertThrows(() => disk.extents(), DiskError);
+  const mapping = await assertRejects(() => disk.extents(), DiskError);
   assertEquals(mapping.kind, "closed");
   assertEquals(log.length, seen);
   await disk.close();
@@ -458,7 +458,7 @@ Deno.test("VirtualDisk.slice() is closed alone, and ends with the disk", async (
   const request = readRequest(0, bytes(1));
   assertEquals(await first.submit(request), Status.IoErr);
   assertEquals(request.error?.kind, "closed");
-  assertThrows(() => first.extents(), DiskError);
+  await assertRejects(() => first.extents(), DiskError);
   await second.read(0, 1);
   await disk.read(0, 1);
   await disk.close();
@@ -481,26 +481,30 @@ Deno.test("VirtualDisk.flush() of a slice covers the whole disk's writes", async
 
 Deno.test("VirtualDisk.extents() tells data and holes in turn", async () => {
   await using disk = VirtualDisk.memory({ sectors: 1024 });
-  assertEquals(disk.extents(), [{ sector: 0, count: 1024, hole: true }]);
+  assertEquals(await disk.extents(), [{ sector: 0, count: 1024, hole: true }]);
   await disk.write(256, bytes(1));
-  assertEquals(disk.extents(), [
+  assertEquals(await disk.extents(), [
     { sector: 0, count: 256, hole: true },
     { sector: 256, count: 128, hole: false },
     { sector: 384, count: 640, hole: true },
   ]);
-  assertEquals(disk.extents(300, 10), [{
+  assertEquals(await disk.extents(300, 10), [{
     sector: 300,
     count: 10,
     hole: false,
   }]);
-  assertEquals(disk.extents(1000), [{ sector: 1000, count: 24, hole: true }]);
-  assertEquals(disk.slice(128, 512).extents(64, 128), [
+  assertEquals(await disk.extents(1000), [{
+    sector: 1000,
+    count: 24,
+    hole: true,
+  }]);
+  assertEquals(await disk.slice(128, 512).extents(64, 128), [
     { sector: 64, count: 64, hole: true },
     { sector: 128, count: 64, hole: false },
   ]);
-  assertEquals(disk.extents(8, 0), []);
+  assertEquals(await disk.extents(8, 0), []);
   assertEquals(
-    assertThrows(() => disk.extents(1000, 100), DiskError).kind,
+    (await assertRejects(() => disk.extents(1000, 100), DiskError)).kind,
     "range",
   );
 });
@@ -509,7 +513,7 @@ Deno.test("VirtualDisk.extents() calls everything data if the backend cannot tel
   const { backend } = recorded();
   const { extents: _, ...rest } = backend;
   const disk = VirtualDisk.over(rest);
-  assertEquals(disk.slice(8, 8).extents(), [
+  assertEquals(await disk.slice(8, 8).extents(), [
     { sector: 0, count: 8, hole: false },
   ]);
   await disk.close();
@@ -525,7 +529,7 @@ Deno.test("VirtualDisk.extents() joins neighbours of one kind", async () => {
       { sector: sector + 2, count: count - 2, hole: false },
     ],
   });
-  assertEquals(disk.extents(4, 8), [
+  assertEquals(await disk.extents(4, 8), [
     { sector: 4, count: 2, hole: true },
     { sector: 6, count: 6, hole: false },
   ]);

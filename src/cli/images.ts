@@ -106,15 +106,16 @@ export function bytesOf(
  * @param count Sectors, whole blocks.
  * @returns Data and holes in turn.
  */
-export function* extentsOf(
+export async function* extentsOf(
   disk: VirtualDisk,
   sector: number,
   count: number,
-): Generator<Extent> {
+): AsyncGenerator<Extent, void> {
   const end = sector + count;
   let last: Extent | undefined;
   for (let at = sector; at < end; at += WINDOW_SECTORS) {
-    for (const next of disk.extents(at, Math.min(WINDOW_SECTORS, end - at))) {
+    const window = Math.min(WINDOW_SECTORS, end - at);
+    for (const next of await disk.extents(at, window)) {
       if (last === undefined) {
         last = next;
       } else if (last.hole === next.hole) {

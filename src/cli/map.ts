@@ -47,7 +47,9 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
 
 async function printJson(disk: VirtualDisk, io: CliIo): Promise<void> {
   let before = "[";
-  for (const { sector, count, hole } of extentsOf(disk, 0, disk.sectors)) {
+  for await (
+    const { sector, count, hole } of extentsOf(disk, 0, disk.sectors)
+  ) {
     const line = JSON.stringify({ sector, count, hole });
     await print(io.stdout, `${before}\n  ${line}`);
     before = ",";
@@ -60,7 +62,9 @@ async function printTable(disk: VirtualDisk, io: CliIo): Promise<void> {
   const heading = ["sector", "sectors"].map((it) => it.padStart(width));
   await print(io.stdout, `${heading.join("  ")}  ${"size".padStart(9)}\n`);
   const sums = { data: { count: 0, runs: 0 }, hole: { count: 0, runs: 0 } };
-  for (const { sector, count, hole } of extentsOf(disk, 0, disk.sectors)) {
+  for await (
+    const { sector, count, hole } of extentsOf(disk, 0, disk.sectors)
+  ) {
     const sum = hole ? sums.hole : sums.data;
     sum.count += count;
     sum.runs++;

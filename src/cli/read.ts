@@ -163,7 +163,7 @@ async function dump(
   const start = Math.floor(range.from / blockSize) * blockSize / SECTOR_BYTES;
   const end = Math.ceil(range.to / blockSize) * blockSize / SECTOR_BYTES;
   const lines = new HexDump(range.to);
-  for (const extent of extentsOf(disk, start, end - start)) {
+  for await (const extent of extentsOf(disk, start, end - start)) {
     signal.throwIfAborted();
     const from = Math.max(range.from, extent.sector * SECTOR_BYTES);
     const last = (extent.sector + extent.count) * SECTOR_BYTES;

@@ -400,7 +400,7 @@ export class Connection {
       case Command.Write:
         return this.#startWrite(job);
       case Command.BlockStatus:
-        return this.#status(job);
+        return this.#startStatus(job);
       case Command.Cache:
         // There is no cache to fill; the protocol lets that be a success.
         return this.#succeed(job);
@@ -460,30 +460,31 @@ export class Connection {
     const served = this.#served!;
     const { offset, length } = job;
     const aligned = served.isAligned(offset, length);
-    if (
-      this.#agreement!.structured && aligned && length >= SPARSE_BYTES &&
-      (job.flags & CommandFlag.DontFragment) === 0
-    ) {
-      let runs: ByteRun[];
-      try {
-        runs = served.runs(offset, length);
-      } catch (error) {
-        return this.#failFrom(job, error);
-      }
-      if (
-        runs.length <= MAX_CHUNKS && runs.some(({ hole }) => hole) &&
-        runs.at(-1)!.end === offset + length
-      ) return this.#readSparse(job, runs);
-    }
     const start = aligned ? offset : offset - offset % served.blockSize;
     const end = aligned
       ? offset + length
       : Math.ceil((offset + length) / served.blockSize) * served.blockSize;
-    const memory = served.memory.take(end - start);
-    job.memory = memory;
+    job.memory = served.memory.take(end - start);
     this.#bytes += job.weight;
-    served.read(start, end - start, memory, HEADROOM_BYTES).then(
-      () => this.#answerRead(job, HEADROOM_BYTES + offset - start),
+    if (
+      this.#agreement!.structured && aligned && length >= SPARSE_BYTES &&
+      (job.flags & CommandFlag.DontFragment) === 0
+    ) {
+      served.runs(offset, length).then(
+        (runs) =>
+          runs.length <= MAX_CHUNKS && runs.some(({ hole }) => hole) &&
+            runs.at(-1)!.end === offset + length
+            ? this.#readSparse(job, runs)
+            : this.#readWhole(job, start, end),
+        (error) => this.#failFrom(job, error),
+      );
+    } else this.#readWhole(job, start, end);
+  }
+
+  #readWhole(job: Job, start: number, end: number): void {
+    const at = HEADROOM_BYTES;
+    this.#served!.read(start, end - start, job.memory!, at).then(
+      () => this.#answerRead(job, at + job.offset - start),
       (error) => this.#failFrom(job, error),
     );
   }
@@ -492,9 +493,7 @@ export class Connection {
   #readSparse(job: Job, runs: readonly ByteRun[]): void {
     const served = this.#served!;
     const data = runs.filter(({ hole }) => !hole);
-    const memory = served.memory.take(job.length);
-    job.memory = memory;
-    this.#bytes += job.weight;
+    const memory = job.memory!;
     Promise.all(data.map(({ start, end }) =>
       served.read(
         start,
@@ -629,13 +628,14 @@ export class Connection {
     }
   }
 
-  #status(job: Job): void {
-    let runs: ByteRun[];
-    try {
-      runs = this.#served!.runs(job.offset, job.length);
-    } catch (error) {
-      return this.#failFrom(job, error);
-    }
+  #startStatus(job: Job): void {
+    this.#served!.runs(job.offset, job.length).then(
+      (runs) => this.#status(job, runs),
+      (error) => this.#failFrom(job, error),
+    );
+  }
+
+  #status(job: Job, runs: ByteRun[]): void {
     if ((job.flags & CommandFlag.RequestOne) !== 0) runs.length = 1;
     const bytes = new Uint8Array(CHUNK_BYTES + 4 + 8 * runs.length);
     const view = viewOf(bytes);

@@ -274,7 +274,7 @@ export class ServedDisk {
    * @param length Bytes.
    * @returns Data and holes in turn, from the first byte on.
    */
-  runs(offset: number, length: number): ByteRun[] {
+  async runs(offset: number, length: number): Promise<ByteRun[]> {
     const end = offset + length;
     const block = this.blockSize / SECTOR_BYTES;
     const last = Math.ceil(end / this.blockSize) * block;
@@ -283,7 +283,10 @@ export class ServedDisk {
     while (at < last && runs.length < MAX_EXTENTS) {
       const count = Math.min(EXTENT_SECTORS, last - at);
       for (
-        const { sector, count: sectors, hole } of this.disk.extents(at, count)
+        const { sector, count: sectors, hole } of await this.disk.extents(
+          at,
+          count,
+        )
       ) {
         const start = Math.max(offset, sector * SECTOR_BYTES);
         const runEnd = Math.min(end, (sector + sectors) * SECTOR_BYTES);

@@ -134,7 +134,7 @@ export async function assertZeroes(
 ): Promise<void> {
   const difference = new Difference(options);
   const zeroes = new Uint8Array(CHUNK_SECTORS * SECTOR_BYTES);
-  for (const extent of disk.extents(sector, count)) {
+  for (const extent of await disk.extents(sector, count)) {
     if (extent.hole) continue;
     for (let at = 0; at < extent.count; at += CHUNK_SECTORS) {
       const length = Math.min(CHUNK_SECTORS, extent.count - at);
@@ -181,9 +181,10 @@ export async function assertDisksEqual(
   const end = Math.min(actual.sectors, expected.sectors);
   for (let sector = 0; sector < end; sector += CHUNK_SECTORS) {
     const count = Math.min(CHUNK_SECTORS, end - sector);
-    if (isHole(actual, sector, count) && isHole(expected, sector, count)) {
-      continue;
-    }
+    if (
+      await isHole(actual, sector, count) &&
+      await isHole(expected, sector, count)
+    ) continue;
     const [a, b] = await Promise.all([
       actual.read(sector, count),
       expected.read(sector, count),
@@ -203,8 +204,13 @@ const CHUNK_SECTORS = 2048;
 /** Bytes of a line of a dump. */
 const LINE_BYTES = 16;
 
-function isHole(disk: VirtualDisk, sector: number, count: number): boolean {
-  return disk.extents(sector, count).every(({ hole }) => hole);
+async function isHole(
+  disk: VirtualDisk,
+  sector: number,
+  count: number,
+): Promise<boolean> {
+  const extents = await disk.extents(sector, count);
+  return extents.every(({ hole }) => hole);
 }
 
 /** Gathers what differs. */

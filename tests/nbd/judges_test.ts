@@ -99,7 +99,7 @@ Deno.test({
         one.length,
         one.type,
       ]),
-      disk.extents().map(({ sector, count, hole }) => [
+      (await disk.extents()).map(({ sector, count, hole }) => [
         sector * SECTOR_BYTES,
         count * SECTOR_BYTES,
         hole ? 3 : 0,

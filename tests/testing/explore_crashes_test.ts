@@ -739,7 +739,7 @@ Deno.test("CrashFailure knows the holes of a large image", async () => {
       },
     }), CrashFailure);
   await using disk = failure.openImage();
-  assertEquals(disk.extents(), [
+  assertEquals(await disk.extents(), [
     { sector: 0, count: 2 ** 32, hole: true },
     { sector: 2 ** 32, count: 3, hole: false },
     { sector: 2 ** 32 + 3, count: 2 ** 32 - 3, hole: true },
