@@ -162,7 +162,10 @@ export class VirtualDisk implements AsyncDisposable {
   }
 
   /**
-   * Makes a new image, which reads as zeroes, and opens it.
+   * Makes a new image, which reads as zeroes, and opens it. Its name and size
+   * are durable then: the folder is synced, unless it cannot be (Windows, a
+   * folder that may not be read, and the portable backend without
+   * `--allow-read` of the folder).
    *
    * @param path Its path, or a `file:` URL.
    * @param options Its size, and how to open it.

@@ -26,10 +26,12 @@ import {
   type EngineOptions,
 } from "./direct/choose_engine.ts";
 import { DirectBackend, type DirectImage } from "./direct/backend.ts";
+import { syncFile } from "./direct/kernel.ts";
 import { lockImage } from "./direct/image_lock.ts";
 import { type OpenedFor, probe, type Probed } from "./direct/probe.ts";
 import { claimFile, type FileClaim } from "./file_claim.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
+import { keepName } from "./new_name.ts";
 
 /** How to open an image with FFI. */
 export interface DirectOptions extends ImageOptions {
@@ -80,6 +82,7 @@ function open(path: string, options: DirectOptions): DirectBackend {
       if (!created) examine(libc, fd, path, opened, options);
       ftruncateSync(fd, 0);
       ftruncateSync(fd, options.create.sizeBytes);
+      keepName(path, fd, (folder) => syncFolder(libc, folder));
     }
     const probed = examine(libc, fd, path, opened, options);
     const geometry = geometryOf(path, probed, options);
@@ -222,6 +225,19 @@ function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
     if (created) Deno.removeSync(path);
     throw asDiskError(error, path);
   }
+}
+
+/**
+ * Syncs the folder of a new image, whose name the path's permission covers: it
+ * is opened for nothing else.
+ */
+function syncFolder(libc: Libc, folder: string): string | null {
+  const { O_RDONLY, O_DIRECTORY, O_CLOEXEC } = libc.abi.open;
+  const fd = libc.open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errnoName(libc.abi, -fd);
+  const result = libc.abi.os === "darwin" ? syncFile(libc, fd) : libc.fsync(fd);
+  libc.close(fd);
+  return result < 0 ? errnoName(libc.abi, -result) : null;
 }
 
 interface TakenLock {

@@ -67,6 +67,7 @@ import { encodeId } from "../virtio.ts";
 import { RangeLock } from "./range_lock.ts";
 import { claimFile, type FileClaim } from "./file_claim.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
+import { keepName } from "./new_name.ts";
 import {
   Arena,
   BOUNCE_BYTES,
@@ -647,6 +648,7 @@ export async function openPortable(
     if (options.create !== undefined && !isDevice) {
       fs.ftruncateSync(flushDescriptor, 0);
       fs.ftruncateSync(flushDescriptor, options.create.sizeBytes);
+      keepName(path, flushDescriptor);
     }
     const image = fs.fstatSync(flushDescriptor, { bigint: true });
     const size = isDevice ? await deviceSize(path) : Number(image.size);

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { keepNameOf } from "../backends/new_name.ts";
 import { VirtualDisk } from "../disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -205,6 +206,10 @@ async function save(
   try {
     const writer = file.writable.getWriter();
     await copyOut(disk, range, writer, signal);
+    if ((await file.stat()).isFile) {
+      await file.sync();
+      keepNameOf(path);
+    }
     await writer.close();
   } catch (error) {
     closeQuietly(file);
