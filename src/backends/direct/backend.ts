@@ -455,7 +455,10 @@ export class DirectBackend implements Backend {
     const group = this.#syncing!;
     this.#syncing = null;
     const given = result === -this.#libc.abi.errno.ECANCELED && first.cancelled;
-    if (result < 0 && !given) {
+    if (given) {
+      // It never ran: the others go on with the next one.
+      this.#toSync.unshift(...group.splice(1));
+    } else if (result < 0) {
       this.#syncFailure = this.#error(first.request!, -result);
     }
     const cut = result >= 0 && this.#endsBefore(this.#size);
