@@ -24,6 +24,7 @@ import {
   viewOf,
   writeU64,
 } from "../nbd_wire.ts";
+import { printable } from "../printable.ts";
 import type { ServedDisk } from "./served_disk.ts";
 
 /** Bytes of an option's data that are looked at; longer ones are refused. */
@@ -63,6 +64,7 @@ export interface HandshakeOptions {
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
+const lossyDecoder = new TextDecoder();
 
 const NO_BYTES = new Uint8Array();
 
@@ -184,7 +186,9 @@ export class Handshake {
     const name = textOf(data);
     const served = name === null ? undefined : this.#options.exports.get(name);
     if (served === undefined) {
-      throw new ProtocolError(`There is no export "${name ?? ""}"`);
+      throw new ProtocolError(
+        `There is no export "${printable(name ?? lossyDecoder.decode(data))}"`,
+      );
     }
     const bytes = new Uint8Array(this.#noZeroes ? 10 : 134);
     const view = viewOf(bytes);
@@ -226,7 +230,7 @@ export class Handshake {
       return this.#reply(
         option,
         OptionReply.ErrUnknown,
-        encoder.encode(`There is no export "${name}"`),
+        encoder.encode(`There is no export "${printable(name)}"`),
       );
     }
     const wanted = new Set<number>();
