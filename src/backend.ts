@@ -137,6 +137,12 @@ export interface Backend {
    */
   allocate(byteLength: number): Uint8Array<ArrayBuffer>;
   /**
+   * Hears that the disk is to be closed: only what stands in line will still be
+   * submitted. A backend whose answers may never come bounds the wait for them
+   * from now on.
+   */
+  closing?(): void;
+  /**
    * Waits for everything submitted, then releases everything. Idempotent.
    *
    * @returns When it is done.

@@ -75,12 +75,20 @@ export const OptionReply = {
   ErrPolicy: 0x8000_0002,
   /** Malformed. */
   ErrInvalid: 0x8000_0003,
+  /** Not to be had on the server's platform. */
+  ErrPlatform: 0x8000_0004,
+  /** Not without TLS. */
+  ErrTlsRequired: 0x8000_0005,
   /** There is no such export. */
   ErrUnknown: 0x8000_0006,
   /** The server is stopping. */
   ErrShutdown: 0x8000_0007,
+  /** Not without asking for block sizes. */
+  ErrBlockSizeRequired: 0x8000_0008,
   /** More than the server takes. */
   ErrTooBig: 0x8000_0009,
+  /** Not without extended headers. */
+  ErrExtendedHeadersRequired: 0x8000_000a,
 } as const;
 
 /** What can be told about an export. */

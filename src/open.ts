@@ -15,7 +15,11 @@ import {
   type EngineName,
   type EngineOptions,
 } from "./backends/direct/choose_engine.ts";
-import { openNbd } from "./backends/nbd.ts";
+import {
+  DEFAULT_CLOSE_TIMEOUT_MS,
+  DEFAULT_OPEN_TIMEOUT_MS,
+  openNbd,
+} from "./backends/nbd.ts";
 import { openPortable } from "./backends/portable.ts";
 import { DiskError } from "./errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "./geometry.ts";
@@ -89,6 +93,20 @@ export interface OpenOptions extends QueueOptions {
   id?: string;
   /** Gives up opening. */
   signal?: AbortSignal;
+  /**
+   * How long it may take to reach an NBD server and agree with it, in ms.
+   *
+   * @default {30000}
+   */
+  openTimeoutMs?: number;
+  /**
+   * How long an NBD server may be silent while the disk is being closed, in ms.
+   * Then the connection is dropped, and what it has not answered fails. Each
+   * answer, and data that moves, begin the time anew.
+   *
+   * @default {30000}
+   */
+  closeTimeoutMs?: number;
 }
 
 /** How to make an image. */
@@ -242,10 +260,26 @@ async function openRemote(
   const { readOnly = false, blockSize, id, signal } = options;
   return await openNbd(uri, {
     readOnly,
+    openTimeoutMs: timeout(
+      "openTimeoutMs",
+      options.openTimeoutMs ?? DEFAULT_OPEN_TIMEOUT_MS,
+    ),
+    closeTimeoutMs: timeout(
+      "closeTimeoutMs",
+      options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS,
+    ),
     ...(blockSize === undefined ? {} : { blockSize }),
     ...(id === undefined ? {} : { id }),
     ...(signal === undefined ? {} : { signal }),
   });
+}
+
+/** Timers hold no more than 31 bits. */
+function timeout(name: string, value: number): number {
+  if (value > 0 && value < 2 ** 31) return value;
+  throw new RangeError(
+    `Cannot open a disk as ${name} must be above 0 and below 2^31: current value is ${value}`,
+  );
 }
 
 function engineOptions(options: OpenOptions): EngineOptions {

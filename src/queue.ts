@@ -463,6 +463,7 @@ export class RequestQueue {
   }
 
   async #close(): Promise<void> {
+    this.#backend.closing?.();
     if (this.pending > 0) {
       const drained = new Promise<void>((resolve) => this.#drained = resolve);
       this.#kickSoon();

@@ -9,6 +9,18 @@
  * fails with an error of kind `io`, and so does everything after it; opening
  * the disk anew is for the program to decide.
  *
+ * A server may never answer, and nothing waits for it for ever. A request that
+ * is aborted is answered at once, whatever becomes of it at the server: its
+ * reply goes nowhere when it comes, what overlaps a write that was left there
+ * waits for that reply, and flushes wait for all of them, so that the order of
+ * writes and the failure of a flush survive. Only if the system still has the
+ * request's memory, as the server takes or sends no more of its data, the
+ * connection is dropped for it. Closing has a bound.
+ *
+ * A server may lie. A reply must give each byte of what was asked for exactly
+ * once; anything else loses the connection, as nothing that follows can be
+ * trusted.
+ *
  * @module
  */
 
@@ -20,6 +32,7 @@ import {
   type Limits,
   refusal,
   refuse,
+  refuseChanged,
 } from "../backend.ts";
 import { clear, offsetMemory, scatter } from "../buffer.ts";
 import { describePlace, DiskError, kindOfCode } from "../errors.ts";
@@ -48,6 +61,7 @@ import {
   WireError,
   writeU64,
 } from "../nbd_wire.ts";
+import { printable } from "../printable.ts";
 import {
   operationName,
   type Request,
@@ -55,9 +69,21 @@ import {
   RequestType,
 } from "../request.ts";
 import { encodeId } from "../virtio.ts";
-import { asDiskError } from "./image_options.ts";
-import { type ByteStream, StreamWriter } from "./nbd/byte_stream.ts";
-import { type Negotiated, shakeHands } from "./nbd/client_handshake.ts";
+import {
+  type ByteStream,
+  canLend,
+  type OutgoingMessage,
+  StreamWriter,
+} from "./nbd/byte_stream.ts";
+import type { Negotiated } from "./nbd/client_handshake.ts";
+import { connectNbd } from "./nbd/connect.ts";
+import { CoveredRanges } from "./nbd/covered_ranges.ts";
+
+/** How long opening may take, in ms, if nothing else is said. */
+export const DEFAULT_OPEN_TIMEOUT_MS = 30_000;
+
+/** How long closing waits for a silent server, in ms, if nothing else is said. */
+export const DEFAULT_CLOSE_TIMEOUT_MS = 30_000;
 
 /** How to open a disk behind an NBD server. */
 export interface NbdOptions {
@@ -69,6 +95,13 @@ export interface NbdOptions {
   readonly id?: string;
   /** Gives up opening. */
   readonly signal?: AbortSignal;
+  /** Gives up opening after so many ms; 30,000 by default. */
+  readonly openTimeoutMs?: number;
+  /**
+   * Once it is to be closed: drops the connection when the server has been
+   * silent for so many ms; 30,000 by default.
+   */
+  readonly closeTimeoutMs?: number;
 }
 
 /** Bytes that are read from the socket at once, but for large data. */
@@ -92,6 +125,24 @@ const MAX_ZERO_BYTES = 1 << 20;
 /** Bytes of a chunk that tells of an error. */
 const MAX_ERROR_BYTES = 8192;
 
+/** Chunks that tell of errors in one reply. */
+const MAX_ERROR_CHUNKS = 64;
+
+/**
+ * How long the system may keep an aborted request's memory, in ms, before the
+ * connection is dropped to get it back.
+ */
+const ABORT_GRACE_MS = 500;
+
+/** Pieces of aborted requests that a server may leave unanswered. */
+const MAX_ABANDONED = 4096;
+
+/** In so many steps is looked whether a server is silent. */
+const SILENCE_STEPS = 4;
+
+/** Bytes that must move in a step if nothing is answered in it. */
+const SIGN_OF_LIFE_BYTES = 65_536;
+
 /** A request on its way. */
 interface Journey {
   readonly request: Request;
@@ -109,6 +160,10 @@ interface Journey {
   /** Whether a flush must follow. */
   flush: boolean;
   error: DiskError | null;
+  /** Whether it was aborted. */
+  aborted: boolean;
+  /** Whether it has been answered; pieces may still be under way. */
+  answered: boolean;
 }
 
 /** A piece of a request: one request of NBD. */
@@ -120,8 +175,14 @@ interface Piece {
   /** Where it begins in the request, in bytes. */
   readonly from: number;
   readonly length: number;
-  /** Bytes of data that have come. */
+  /** Bytes of data that have come or are coming. */
   received: number;
+  /** Which those are, if they came in several chunks. */
+  covered: CoveredRanges | null;
+  /** Chunks that told of errors. */
+  errorChunks: number;
+  /** What carries its data, while that is in the request's own memory. */
+  message: OutgoingMessage | null;
   error: DiskError | null;
 }
 
@@ -151,6 +212,24 @@ export class NbdBackend implements Backend {
   #closing: Promise<void> | null = null;
   #drained: (() => void) | null = null;
   #zeroes: Uint8Array | null = null;
+  /** Whose memory the socket is being read into. */
+  #straight: Journey | null = null;
+  #straightEnds: (() => void)[] = [];
+  /** Aborted requests that change or flush something, still at the server. */
+  readonly #orphans = new Set<Journey>();
+  /** Pieces of aborted requests, still at the server. */
+  #abandoned = 0;
+  /** Requests that wait for aborted ones. */
+  #held: Journey[] = [];
+  /** The failure of an aborted flush, for whoever flushes next. */
+  #spoiled: DiskError | null = null;
+  /** What the server said when it was to shut down. */
+  #shutdown: string | null = null;
+  readonly #closeTimeoutMs: number;
+  #watch: ReturnType<typeof setInterval> | null = null;
+  /** Pieces that were answered, and bytes that came. */
+  #answers = 0;
+  #receivedBytes = 0;
   readonly #receiving: Promise<void>;
   /** The disk's shape. */
   readonly geometry: Geometry;
@@ -189,6 +268,7 @@ export class NbdBackend implements Backend {
     this.#id = encodeId(id);
     this.#structured = negotiated.structured;
     this.#exportFlags = negotiated.flags;
+    this.#closeTimeoutMs = options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS;
     this.geometry = geometryOf(negotiated, uri, options);
     const { blockSize } = this.geometry;
     this.#maximum = Math.max(
@@ -230,22 +310,97 @@ export class NbdBackend implements Backend {
     return offsetMemory(byteLength);
   }
 
-  /** Waits for everything submitted, takes leave, and hangs up. */
+  /**
+   * Answers a request early. What the server makes of it shows when it does.
+   */
+  cancel(request: Request): void {
+    const held = this.#held.find((journey) => journey.request === request);
+    if (held !== undefined) {
+      this.#held.splice(this.#held.indexOf(held), 1);
+      return this.#finish(held, this.#abortedError(held));
+    }
+    const pieces = [...this.#pieces.values()].filter(({ journey }) =>
+      journey.request === request && !journey.answered && !journey.aborted
+    );
+    const journey = pieces[0]?.journey;
+    if (journey === undefined) return;
+    journey.aborted = true;
+    const waits: Promise<void>[] = [];
+    for (const { message, cookie } of pieces) {
+      if (message === null) continue;
+      const wait = this.#writer.release(message);
+      if (wait !== null) waits.push(wait);
+      if (!message.dropped) continue;
+      this.#pieces.delete(cookie);
+      journey.pieces--;
+    }
+    if (this.#straight === journey) {
+      waits.push(new Promise((resolve) => this.#straightEnds.push(resolve)));
+    }
+    if (waits.length === 0) return this.#leave(journey);
+    const timer = setTimeout(() => {
+      this.#lose("a request was aborted and its data did not move");
+    }, ABORT_GRACE_MS);
+    Promise.all(waits).then(() => {
+      clearTimeout(timer);
+      this.#leave(journey);
+    });
+  }
+
+  /** Hears that the disk is to be closed: from now on silence has a bound. */
+  closing(): void {
+    if (
+      this.#watch !== null || this.#lost !== null ||
+      this.#journeys === 0 && this.#writer.pendingBytes === 0
+    ) return;
+    const progress = () => this.#answers;
+    const moved = () => this.#receivedBytes + this.#writer.writtenBytes;
+    let answers = progress();
+    let bytes = moved();
+    let silent = 0;
+    this.#watch = setInterval(() => {
+      const lives = progress() !== answers ||
+        moved() - bytes >= SIGN_OF_LIFE_BYTES;
+      answers = progress();
+      bytes = moved();
+      silent = lives ? 0 : silent + 1;
+      if (silent < SILENCE_STEPS) return;
+      this.#lose(
+        `the server answered nothing for ${this.#closeTimeoutMs} ms while the disk was to be closed`,
+      );
+    }, this.#closeTimeoutMs / SILENCE_STEPS);
+  }
+
+  /**
+   * Waits for everything submitted, takes leave, and hangs up. Silence of the
+   * server ends it after `closeTimeoutMs`.
+   */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
   }
 
   async #close(): Promise<void> {
+    this.closing();
     if (this.#journeys > 0) {
       await new Promise<void>((resolve) => this.#drained = resolve);
     }
     this.#stream.ref?.();
-    if (this.#lost === null) {
-      this.#send(Command.Disconnect, 0, 0, 0, 0);
-      await this.#writer.settled();
-    }
+    if (this.#lost === null) await this.#takeLeave();
     this.#hangUp();
     await this.#receiving;
+    this.#unwatch();
+  }
+
+  /** Says that nothing more will be asked. */
+  async #takeLeave(): Promise<void> {
+    this.#send(Command.Disconnect, 0, 0, 0, 0);
+    this.closing();
+    await this.#writer.settled();
+  }
+
+  #unwatch(): void {
+    if (this.#watch !== null) clearInterval(this.#watch);
+    this.#watch = null;
   }
 
   #hangUp(): void {
@@ -266,13 +421,72 @@ export class NbdBackend implements Backend {
       request.data!.set(this.#id);
       return complete(request, null);
     }
-    if (this.#lost !== null) {
-      return complete(request, this.#lostError(request));
+    if (this.#lost !== null || this.#shutdown !== null) {
+      return complete(request, this.#goneError(request));
     }
     if (this.#journeys++ === 0) this.#stream.ref?.();
     const journey = this.#plan(request, complete);
+    if (this.#orphans.size > 0 && this.#mustWait(journey)) {
+      this.#held.push(journey);
+    } else this.#go(journey);
+  }
+
+  #go(journey: Journey): void {
+    const { request } = journey;
+    const flushes = request.type === RequestType.Flush ||
+      request.writes && request.fua;
+    if (this.#spoiled !== null && flushes) {
+      return this.#finish(journey, this.#spoiledError(request));
+    }
     if (journey.command === Command.Flush) this.#ask(journey, 0, 0);
     else this.#advance(journey);
+  }
+
+  /**
+   * Whether a request must wait for what became of aborted ones: they could
+   * change what it reads, or be carried out after what it writes.
+   */
+  #mustWait({ request }: Journey): boolean {
+    if (request.type === RequestType.Flush || request.writes && request.fua) {
+      return true;
+    }
+    for (const { request: orphan } of this.#orphans) {
+      if (
+        request.sector < orphan.sector + orphan.count &&
+        orphan.sector < request.sector + request.count
+      ) return true;
+    }
+    return false;
+  }
+
+  /** Answers an aborted request, of which pieces may be under way. */
+  #leave(journey: Journey): void {
+    if (journey.answered) return;
+    if (journey.pieces > 0) {
+      this.#abandoned += journey.pieces;
+      if (journey.command !== Command.Read) this.#orphans.add(journey);
+    }
+    this.#finish(journey, journey.error ?? this.#abortedError(journey));
+    if (this.#abandoned > MAX_ABANDONED) {
+      this.#lose("the server answers nothing and many requests were aborted");
+    }
+  }
+
+  /** One piece less of a request that was answered before. */
+  #returned(piece: Piece): void {
+    const { journey } = piece;
+    this.#abandoned--;
+    const flushed = piece.command === Command.Flush ||
+      (journey.flags & CommandFlag.Fua) !== 0;
+    if (piece.error !== null && flushed) this.#spoiled ??= piece.error;
+    if (journey.pieces > 0 || !this.#orphans.delete(journey)) return;
+    const held = this.#held;
+    this.#held = [];
+    for (const each of held) {
+      if (this.#orphans.size > 0 && this.#mustWait(each)) this.#held.push(each);
+      else if (this.#shutdown === null) this.#go(each);
+      else this.#finish(each, this.#goneError(each.request));
+    }
   }
 
   /** A durable write to a server that makes nothing durable. */
@@ -328,6 +542,8 @@ export class NbdBackend implements Backend {
       pieces: 0,
       flush: fua && !native,
       error: null,
+      aborted: false,
+      answered: false,
     };
   }
 
@@ -335,13 +551,24 @@ export class NbdBackend implements Backend {
   #advance(journey: Journey): void {
     while (
       journey.asked < journey.total && journey.pieces < MAX_PIECES &&
-      journey.error === null
+      journey.error === null && !journey.aborted
     ) {
+      if (journey.asked > 0) {
+        journey.error = this.#refusal(journey.request);
+        if (journey.error !== null) return;
+      }
       const from = journey.asked;
       const length = Math.min(journey.pieceBytes, journey.total - from);
       journey.asked += length;
       this.#ask(journey, from, length);
     }
+  }
+
+  /** Why no more of a request can be asked for. */
+  #refusal(request: Request): DiskError | null {
+    return this.#shutdown !== null
+      ? this.#goneError(request)
+      : refuseChanged(request, this.#uri);
   }
 
   #ask(
@@ -356,26 +583,36 @@ export class NbdBackend implements Backend {
       this.#pieces.has(this.#cookie)
     );
     const cookie = this.#cookie;
-    this.#pieces.set(cookie, {
+    const piece: Piece = {
       journey,
       cookie,
       command,
       from,
       length,
       received: 0,
+      covered: null,
+      errorChunks: 0,
+      message: null,
       error: null,
-    });
+    };
+    this.#pieces.set(cookie, piece);
     const offset = command === Command.Flush
       ? 0
       : request.sector * SECTOR_BYTES + from;
     const flags = command === Command.Flush ? 0 : journey.flags;
+    if (command !== Command.Write) {
+      return this.#send(command, flags, offset, length, cookie);
+    }
+    this.#writer.begin(() => this.#changed(piece));
     this.#send(command, flags, offset, length, cookie);
-    if (command !== Command.Write) return;
     if (request.type === RequestType.WriteZeroes) {
       this.#zeroes ??= new Uint8Array(MAX_ZERO_BYTES);
       this.#writer.push(this.#zeroes.subarray(0, length));
-      return;
-    }
+    } else this.#pushData(request, from, length);
+    piece.message = this.#writer.end();
+  }
+
+  #pushData(request: Request, from: number, length: number): void {
     let base = 0;
     for (let i = 0; i < request.segmentCount; i++) {
       const segment = request.segment(i);
@@ -385,6 +622,18 @@ export class NbdBackend implements Backend {
       base += segment.length;
       if (base >= from + length) break;
     }
+  }
+
+  /** The memory of a write has changed while it waited to be sent. */
+  #changed(piece: Piece): void {
+    piece.error ??= refusal(
+      "argument",
+      piece.journey.request,
+      "its memory was detached or resized while it was under way",
+      this.#uri,
+    );
+    // Nothing of it was sent, so that nothing will come back.
+    if (piece.message!.dropped) this.#answered(piece);
   }
 
   #send(
@@ -410,30 +659,50 @@ export class NbdBackend implements Backend {
     try {
       for (;;) {
         while (this.#takeNext());
-        const straight = this.#fillLeft >= STRAIGHT_BYTES &&
-          this.#head === this.#tail &&
-          this.#filling!.journey.request.more.length === 0;
-        if (!straight && this.#head > 0) {
+        const target = this.#straightTarget();
+        if (target === null && this.#head > 0) {
           this.#receive.copyWithin(0, this.#head, this.#tail);
           this.#tail -= this.#head;
           this.#head = 0;
         }
         const count = await this.#stream.read(
-          straight
-            ? this.#filling!.journey.request.data!.subarray(
-              this.#fillAt,
-              this.#fillAt + this.#fillLeft,
-            )
-            : this.#receive.subarray(this.#tail),
+          target ?? this.#receive.subarray(this.#tail),
         );
+        if (target !== null) this.#endStraight();
         if (this.#lost !== null) return;
         if (count === null) throw new Error("the server hung up");
-        if (straight) this.#filled(count);
-        else this.#tail += count;
+        this.#receivedBytes += count;
+        if (target === null) this.#tail += count;
+        else {
+          const piece = this.#filling!;
+          piece.error ??= refuseChanged(piece.journey.request, this.#uri);
+          this.#filled(count);
+        }
       }
     } catch (error) {
+      this.#endStraight();
       this.#lose(error);
     }
+  }
+
+  /** Where the rest of large data goes without a copy, if it can. */
+  #straightTarget(): Uint8Array | null {
+    if (this.#fillLeft < STRAIGHT_BYTES || this.#head !== this.#tail) {
+      return null;
+    }
+    const { journey, error } = this.#filling!;
+    const { data, more } = journey.request;
+    if (
+      error !== null || journey.answered || journey.aborted ||
+      more.length > 0 || data!.length !== journey.total || !canLend(data!)
+    ) return null;
+    this.#straight = journey;
+    return data!.subarray(this.#fillAt, this.#fillAt + this.#fillLeft);
+  }
+
+  #endStraight(): void {
+    this.#straight = null;
+    for (const resolve of this.#straightEnds.splice(0)) resolve();
   }
 
   /** Takes the next answer, or a part of it; tells whether there was one. */
@@ -443,11 +712,7 @@ export class NbdBackend implements Backend {
     if (this.#filling !== null) {
       const count = Math.min(this.#fillLeft, available);
       if (count > 0) {
-        scatter(
-          this.#filling.journey.request,
-          this.#fillAt,
-          this.#receive.subarray(this.#head, this.#head + count),
-        );
+        this.#store(this.#filling, count);
         this.#head += count;
         this.#filled(count);
       }
@@ -471,8 +736,9 @@ export class NbdBackend implements Backend {
     }
     this.#head += SIMPLE_REPLY_BYTES;
     if (code !== 0) {
-      piece.error = this.#serverError(piece, code);
+      piece.error ??= this.#serverError(piece, code);
     } else if (piece.command === Command.Read) {
+      piece.received = piece.length;
       this.#fill(piece, piece.from, piece.length, true);
       return true;
     }
@@ -488,19 +754,10 @@ export class NbdBackend implements Backend {
     const length = view.getUint32(at + 16);
     const piece = this.#pieceOf(at + 8);
     const body = at + CHUNK_BYTES;
-    const start = piece.journey.request.sector * SECTOR_BYTES + piece.from;
-    const place = (size: number): number => {
-      const offset = readU64(view, body) - start;
-      if (
-        piece.command !== Command.Read || size <= 0 || offset < 0 ||
-        offset + size > piece.length
-      ) throw new Error("a reply has data that nobody asked for");
-      return piece.from + offset;
-    };
     if (type === ChunkType.OffsetData) {
       if (length < 8) throw new Error("a chunk is too short");
       if (available < CHUNK_BYTES + 8) return false;
-      const to = place(length - 8);
+      const to = this.#place(piece, readU64(view, body), length - 8);
       this.#head += CHUNK_BYTES + 8;
       this.#fill(piece, to, length - 8, done);
       return true;
@@ -511,21 +768,68 @@ export class NbdBackend implements Backend {
     if (type === ChunkType.OffsetHole) {
       if (length !== 12) throw new Error("a chunk has a wrong length");
       const size = view.getUint32(body + 8);
-      clear(piece.journey.request, place(size), size);
-      piece.received += size;
+      const to = this.#place(piece, readU64(view, body), size);
+      const { answered, aborted, request } = piece.journey;
+      if (!answered && !aborted && !clear(request, to, size)) {
+        piece.error ??= refuseChanged(request, this.#uri);
+      }
     } else if ((type & CHUNK_ERROR) !== 0) {
-      if (length < 6) throw new Error("a chunk is too short");
-      const textLength = view.getUint16(body + 4);
-      if (textLength > length - 6) throw new Error("a chunk is too short");
-      const text = new TextDecoder().decode(
-        this.#receive.subarray(body + 6, body + 6 + textLength),
-      );
-      piece.error ??= this.#serverError(piece, view.getUint32(body), text);
-    } else if (type !== ChunkType.None || length !== 0) {
+      this.#takeError(piece, type, body, length);
+    } else if (type !== ChunkType.None || length !== 0 || !done) {
       throw new Error("a reply has a chunk that nobody asked for");
     }
     if (done) this.#answered(piece);
     return true;
+  }
+
+  #takeError(piece: Piece, type: number, body: number, length: number): void {
+    const view = this.#view;
+    const least = type === ChunkType.ErrorOffset ? 14 : 6;
+    const textLength = length < least ? 0 : view.getUint16(body + 4);
+    if (length < least + textLength) throw new Error("a chunk is too short");
+    const number = view.getUint32(body);
+    if (number === 0) throw new Error("a reply fails with no error");
+    if (++piece.errorChunks > MAX_ERROR_CHUNKS) {
+      throw new Error("a reply does not stop telling of errors");
+    }
+    if (type === ChunkType.ErrorOffset) {
+      const offset = readU64(view, body + 6 + textLength) - startOf(piece);
+      if (offset < 0 || offset >= Math.max(piece.length, 1)) {
+        throw new Error("a reply fails where nothing was asked for");
+      }
+    }
+    const text = new TextDecoder().decode(
+      this.#receive.subarray(body + 6, body + 6 + textLength),
+    );
+    piece.error ??= this.#serverError(piece, number, text);
+  }
+
+  /** Where data of a reply goes in the request, in bytes. */
+  #place(piece: Piece, at: number, size: number): number {
+    const offset = at - startOf(piece);
+    if (
+      piece.command !== Command.Read || size <= 0 || offset < 0 ||
+      offset + size > piece.length
+    ) throw new Error("a reply has data that nobody asked for");
+    // Mostly it is one chunk.
+    if (size < piece.length) {
+      piece.covered ??= new CoveredRanges();
+      piece.covered.add(offset, offset + size);
+    } else if (piece.received > 0) {
+      throw new Error("a reply has the same data twice");
+    }
+    piece.received += size;
+    return piece.from + offset;
+  }
+
+  /** Puts received bytes where they belong, if that is still there. */
+  #store(piece: Piece, count: number): void {
+    const { answered, aborted, request } = piece.journey;
+    if (answered || aborted || piece.error?.kind === "argument") return;
+    const source = this.#receive.subarray(this.#head, this.#head + count);
+    if (!scatter(request, this.#fillAt, source)) {
+      piece.error ??= refuseChanged(request, this.#uri);
+    }
   }
 
   #pieceOf(at: number): Piece {
@@ -547,7 +851,6 @@ export class NbdBackend implements Backend {
     const piece = this.#filling!;
     this.#fillAt += count;
     this.#fillLeft -= count;
-    piece.received += count;
     if (this.#fillLeft > 0) return;
     this.#filling = null;
     if (this.#fillEnds) this.#answered(piece);
@@ -559,35 +862,94 @@ export class NbdBackend implements Backend {
       piece.received !== piece.length
     ) throw new Error("a reply has less data than was asked for");
     this.#pieces.delete(piece.cookie);
+    this.#answers++;
     const { journey } = piece;
     journey.pieces--;
+    if (journey.answered) this.#returned(piece);
+    else this.#goOn(journey, piece);
+    if (this.#shutdown !== null && this.#pieces.size === 0) this.#depart();
+  }
+
+  #goOn(journey: Journey, piece: Piece): void {
     journey.error ??= piece.error;
     this.#advance(journey);
     if (journey.pieces > 0) return;
-    if (journey.flush && journey.error === null) {
+    if (journey.flush && journey.error === null && !journey.aborted) {
       journey.flush = false;
-      return this.#ask(journey, 0, 0, Command.Flush);
+      if (this.#shutdown === null) {
+        return this.#ask(journey, 0, 0, Command.Flush);
+      }
+      journey.error = this.#goneError(journey.request);
     }
-    this.#finish(journey, journey.error);
+    if (journey.aborted) this.#leave(journey);
+    else this.#finish(journey, journey.error);
   }
 
   #finish(journey: Journey, error: DiskError | null): void {
-    if (--this.#journeys === 0) this.#stream.unref?.();
+    journey.answered = true;
+    if (--this.#journeys === 0) {
+      this.#stream.unref?.();
+      if (this.#shutdown === null) this.#unwatch();
+    }
     journey.complete(journey.request, error);
     if (this.#journeys === 0) this.#drained?.();
+  }
+
+  /** Leaves a server that shuts down, once it owes nothing any more. */
+  async #depart(): Promise<void> {
+    if (this.#lost !== null || this.#closing !== null) return;
+    await this.#takeLeave();
+    this.#lose(this.#shutdown);
   }
 
   #serverError(piece: Piece, number: number, text = ""): DiskError {
     const { request } = piece.journey;
     const code = Object.entries(WireError)
       .find(([, value]) => value === number)?.[0] ?? `error ${number}`;
+    const said = text === "" ? "" : `: ${printable(text)}`;
+    if (number === WireError.ESHUTDOWN && this.#shutdown === null) {
+      this.#shutdown = `the server is shutting down${said}`;
+      // What it still owes comes in time, or not at all.
+      this.closing();
+    }
     return this.#error(
       request,
       kindOfCode(code),
       code,
-      `the server says ${code}${text === "" ? "" : `: ${text}`}`,
+      `the server says ${code}${said}`,
       number,
     );
+  }
+
+  /** Why nothing can be asked for any more. */
+  #goneError(request: Request): DiskError {
+    return this.#lost !== null && this.#shutdown === null
+      ? this.#lostError(request)
+      : this.#error(
+        request,
+        "io",
+        "ESHUTDOWN",
+        `${this.#shutdown}: open the disk anew when it is back`,
+        WireError.ESHUTDOWN,
+      );
+  }
+
+  /** What was left undone of a flush is no secret. */
+  #spoiledError(request: Request): DiskError {
+    const cause = this.#spoiled!;
+    const error = this.#error(
+      request,
+      cause.kind,
+      cause.code ?? "EIO",
+      `an earlier flush, which was aborted, failed: ${cause.message}`,
+      cause.errno,
+    );
+    error.cause = cause;
+    return error;
+  }
+
+  #abortedError({ request }: Journey): DiskError {
+    return refusal("aborted", request, "it was aborted", this.#uri);
   }
 
   #lostError(request: Request): DiskError {
@@ -623,22 +985,46 @@ export class NbdBackend implements Backend {
     });
   }
 
-  /** Fails everything under way, once and for all. */
+  /**
+   * Fails everything under way, once and for all: as soon as the system has let
+   * go of its memory.
+   */
   #lose(cause: unknown): void {
     if (this.#lost !== null) return;
     const text = cause instanceof Error ? cause.message : String(cause);
     this.#lost = new DiskError("io", text, { path: this.#uri, cause });
+    this.#unwatch();
     this.#writer.abandon();
     this.#hangUp();
+    const waits: Promise<void>[] = [];
+    const stopped = this.#writer.stopped();
+    if (stopped !== null) waits.push(stopped);
+    if (this.#straight !== null) {
+      waits.push(new Promise((resolve) => this.#straightEnds.push(resolve)));
+    }
+    if (waits.length === 0) this.#failAll();
+    else Promise.all(waits).then(() => this.#failAll());
+  }
+
+  #failAll(): void {
     const journeys = new Set(
       [...this.#pieces.values()].map(({ journey }) => journey),
     );
+    for (const journey of this.#held) journeys.add(journey);
     this.#pieces.clear();
+    this.#orphans.clear();
+    this.#held = [];
     this.#filling = null;
     for (const journey of journeys) {
+      if (journey.answered) continue;
       this.#finish(journey, this.#lostError(journey.request));
     }
   }
+}
+
+/** Where a piece begins on the disk, in bytes. */
+function startOf({ journey, from }: Piece): number {
+  return journey.request.sector * SECTOR_BYTES + from;
 }
 
 function geometryOf(
@@ -718,64 +1104,25 @@ function describe(abilities: Abilities, uri: string, id: string): BackendInfo {
  * @param uri `nbd://host[:port]/[export]` or `nbd+unix:///[export]?socket=PATH`.
  * @param options How to open it.
  * @returns Its backend.
- * @throws {DiskError} If the server cannot be reached, or has no such disk.
+ * @throws {DiskError} If the server cannot be reached, or has no such disk, or
+ * does not say so in time.
  * @throws {TypeError} If the URI cannot be read.
  */
 export async function openNbd(
   uri: string,
   options: NbdOptions,
 ): Promise<NbdBackend> {
-  const { address, exportName } = parseNbdUri(uri);
-  const { signal } = options;
-  let stream: Deno.Conn;
-  try {
-    if (address.transport === "unix") {
-      stream = await Deno.connect({ transport: "unix", path: address.path });
-    } else {
-      const { hostname, port } = address;
-      const tcp = await Deno.connect({
-        hostname,
-        port,
-        ...(signal === undefined ? {} : { signal }),
-      });
-      tcp.setNoDelay();
-      tcp.setKeepAlive();
-      stream = tcp;
-    }
-  } catch (error) {
-    signal?.throwIfAborted();
-    throw connectError(error, uri);
-  }
-  const abort = () => {
-    try {
-      stream.close();
-    } catch {
-      // Once is enough.
-    }
-  };
-  try {
-    signal?.throwIfAborted();
-    signal?.addEventListener("abort", abort, { once: true });
-    const negotiated = await shakeHands(stream, exportName, uri);
-    signal?.removeEventListener("abort", abort);
-    const id = options.id ??
-      (exportName.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "nbd");
-    return new NbdBackend(stream, negotiated, uri, id, options);
-  } catch (error) {
-    signal?.removeEventListener("abort", abort);
-    abort();
-    signal?.throwIfAborted();
-    throw connectError(error, uri);
-  }
-}
-
-function connectError(error: unknown, uri: string): DiskError {
-  if (error instanceof Deno.errors.NotFound) {
-    return new DiskError(
-      "not-found",
-      `Cannot open "${uri}" as there is no such socket`,
-      { operation: "open", path: uri, code: "ENOENT", cause: error },
-    );
-  }
-  return asDiskError(error, uri);
+  const target = parseNbdUri(uri);
+  const id = options.id ??
+    (target.exportName.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "nbd");
+  return await connectNbd(
+    target,
+    uri,
+    {
+      timeoutMs: options.openTimeoutMs ?? DEFAULT_OPEN_TIMEOUT_MS,
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+    },
+    (stream, negotiated) =>
+      new NbdBackend(stream, negotiated, uri, id, options),
+  );
 }

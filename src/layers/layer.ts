@@ -119,6 +119,11 @@ export abstract class Layer implements Backend {
     this.backend.cancel?.(request);
   }
 
+  /** Hears that the disk is to be closed, and tells what it lies over. */
+  closing(): void {
+    this.backend.closing?.();
+  }
+
   /**
    * Where data is stored and where holes are.
    *
@@ -181,6 +186,7 @@ export abstract class Layer implements Backend {
   }
 
   async #close(): Promise<void> {
+    this.closing();
     if (this.#pending > 0) {
       await new Promise<void>((resolve) => this.#drained = resolve);
     }

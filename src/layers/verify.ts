@@ -190,6 +190,12 @@ export class Verify extends Layer {
     return { ...info, backend: `${backend} and ${this.other.info.backend}` };
   }
 
+  /** Hears that the disk is to be closed, and tells what it lies over. */
+  override closing(): void {
+    super.closing();
+    this.other.closing?.();
+  }
+
   /**
    * Gives up what the layer holds; everything has been answered.
    *

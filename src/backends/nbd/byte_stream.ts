@@ -56,10 +56,42 @@ interface Join {
 
 const spare: Join[] = [];
 
+/** In the place of memory that is written and not needed any more. */
+const NOTHING = new Uint8Array();
+
 /** Bytes to write and what to do then. */
 interface Outgoing {
-  readonly bytes: Uint8Array;
+  /** The memory; that of a caller may become a copy. */
+  bytes: Uint8Array;
+  /** Bytes that it had when it was pushed: a caller's memory may shrink. */
+  readonly length: number;
   readonly done: (() => void) | null;
+  /** The message that some of it belongs to, if that one lends memory. */
+  readonly message: OutgoingMessage | null;
+  /** Where that message begins in it; before are other ones. */
+  readonly from: number;
+}
+
+/**
+ * A message of several pieces, some of which are written from a caller's own
+ * memory. It goes out whole, or not at all if that memory changes before any of
+ * it is on its way.
+ */
+export interface OutgoingMessage {
+  /** What is written from a caller's memory. */
+  readonly lent: readonly Outgoing[];
+  /** Whether some of it is on its way. */
+  readonly begun: boolean;
+  /** Whether it will not go out. */
+  readonly dropped: boolean;
+}
+
+/** The same, for who makes it. */
+interface OpenMessage extends OutgoingMessage {
+  readonly lent: Outgoing[];
+  readonly onChanged: () => void;
+  begun: boolean;
+  dropped: boolean;
 }
 
 /**
@@ -71,14 +103,21 @@ export class StreamWriter {
   readonly #onProgress: () => void;
   readonly #onFailure: (error: unknown) => void;
   #queue: Outgoing[] = [];
+  #current: Outgoing | null = null;
   #join: Join | null = null;
   #joined = 0;
+  #message: OpenMessage | null = null;
+  /** Where the open message begins in the memory for small ones. */
+  #messageFrom = 0;
   #scheduled = false;
   #writing = false;
   #failed = false;
   #idle: (() => void)[] = [];
+  #written: (() => void)[] = [];
   /** Bytes that were pushed and are not written yet. */
   pendingBytes = 0;
+  /** Bytes that were written. */
+  writtenBytes = 0;
 
   /**
    * Constructs a new instance.
@@ -127,16 +166,81 @@ export class StreamWriter {
    * @param done Called when the memory is free again, maybe at once.
    */
   push(bytes: Uint8Array, done: (() => void) | null = null): void {
-    if (bytes.length <= COPY_BYTES) {
-      const at = this.reserve(bytes.length);
+    const { length } = bytes;
+    if (length <= COPY_BYTES) {
+      const at = this.reserve(length);
       this.#join!.bytes.set(bytes, at);
       done?.();
       return;
     }
     this.#seal();
-    this.pendingBytes += bytes.length;
-    this.#queue.push({ bytes, done });
+    this.pendingBytes += length;
+    const message = this.#message;
+    // Of the rest, copies go out.
+    const lends = message === null || canLend(bytes);
+    const outgoing = {
+      bytes: lends ? bytes : bytes.slice(),
+      length,
+      done,
+      message,
+      from: 0,
+    };
+    if (lends) message?.lent.push(outgoing);
+    this.#queue.push(outgoing);
     this.#schedule();
+  }
+
+  /**
+   * Begins a message of several pieces from a caller's memory, which may be
+   * detached or resized at any time: what is pushed until {@linkcode end} is
+   * that message.
+   *
+   * @param onChanged Called if that memory has changed: before any of the
+   * message is on its way, so that none of it goes out; or when all of it is,
+   * and nobody can tell what was sent. If it changes in between, the writer
+   * fails, as what follows would be taken for the rest.
+   */
+  begin(onChanged: () => void): void {
+    this.#message = { lent: [], onChanged, begun: false, dropped: false };
+    this.#messageFrom = this.#join === null ? 0 : this.#joined;
+  }
+
+  /**
+   * Ends what {@linkcode begin} began.
+   *
+   * @returns The message if some of it is still in a caller's memory; `null` if
+   * that memory is not needed any more.
+   */
+  end(): OutgoingMessage | null {
+    const message = this.#message!;
+    const lends = message.lent.length > 0;
+    // What comes next must not be dropped with it.
+    if (lends) this.#seal();
+    this.#message = null;
+    return lends ? message : null;
+  }
+
+  /**
+   * Gives a message's memory back to its owner: what is not on its way goes out
+   * from a copy, and a message of which nothing is on its way not at all.
+   *
+   * @param message The message.
+   * @returns When nobody reads the memory any more; `null` if nobody does now.
+   */
+  release(message: OutgoingMessage): Promise<void> | null {
+    const open = message as OpenMessage;
+    const current = this.#current;
+    if (!open.begun && current?.message !== open) {
+      open.dropped = true;
+      return null;
+    }
+    for (const outgoing of open.lent) {
+      // Not what is written, and not what has changed: it cannot be sent anyway.
+      if (!hasChanged(outgoing)) outgoing.bytes = outgoing.bytes.slice();
+    }
+    return current !== null && open.lent.includes(current)
+      ? new Promise((resolve) => this.#written.push(resolve))
+      : null;
   }
 
   /**
@@ -149,6 +253,18 @@ export class StreamWriter {
     return new Promise((resolve) => this.#idle.push(resolve));
   }
 
+  /**
+   * Waits until nothing is being written, after {@linkcode abandon}: then
+   * nobody reads a caller's memory any more.
+   *
+   * @returns When that is; `null` if it is now.
+   */
+  stopped(): Promise<void> | null {
+    return this.#writing
+      ? new Promise((resolve) => this.#idle.push(resolve))
+      : null;
+  }
+
   /** Lets go of everything; nothing is written from now on. */
   abandon(): void {
     this.#failed = true;
@@ -158,14 +274,19 @@ export class StreamWriter {
   #seal(): void {
     const join = this.#join;
     if (join === null) return;
+    const length = this.#joined;
     this.#queue.push({
-      bytes: join.bytes.subarray(0, this.#joined),
+      bytes: join.bytes.subarray(0, length),
+      length,
       done: () => {
         if (spare.length < MAX_SPARE) spare.push(join);
       },
+      message: this.#message,
+      from: this.#messageFrom,
     });
     this.#join = null;
     this.#joined = 0;
+    this.#messageFrom = 0;
   }
 
   #schedule(): void {
@@ -184,15 +305,7 @@ export class StreamWriter {
         if (queue.length === 0) break;
         this.#queue = [];
         for (let i = 0; i < queue.length && !this.#failed; i++) {
-          const { bytes, done } = queue[i]!;
-          for (let at = 0; at < bytes.length && !this.#failed;) {
-            const written = await this.#stream.write(
-              at === 0 ? bytes : bytes.subarray(at),
-            );
-            at += written;
-            this.pendingBytes -= written;
-          }
-          done?.();
+          await this.#write(queue[i]!);
           this.#onProgress();
         }
       }
@@ -202,10 +315,53 @@ export class StreamWriter {
         this.#onFailure(error);
       }
     }
+    this.#current = null;
     this.#writing = false;
+    for (const resolve of this.#written.splice(0)) resolve();
     if (this.#failed) this.#drop();
     for (const resolve of this.#idle.splice(0)) resolve();
   };
+
+  async #write(outgoing: Outgoing): Promise<void> {
+    const { length, done, from } = outgoing;
+    const message = outgoing.message as OpenMessage | null;
+    this.#current = outgoing;
+    let end = length;
+    for (let at = 0; !this.#failed;) {
+      if (message !== null && !message.begun && end === length) {
+        if (!message.dropped && message.lent.some(hasChanged)) {
+          message.dropped = true;
+          message.onChanged();
+        }
+        if (message.dropped) {
+          end = from;
+          this.pendingBytes -= length - from;
+        }
+      }
+      if (at >= end) break;
+      const { bytes } = outgoing;
+      if (bytes.length !== length) {
+        throw new Error(
+          "the memory of a request was detached or resized while it was sent",
+        );
+      }
+      const written = await this.#stream.write(
+        at === 0 && end === length ? bytes : bytes.subarray(at, end),
+      );
+      if (!(written > 0)) throw new Error("nothing more can be sent");
+      at += written;
+      this.pendingBytes -= written;
+      this.writtenBytes += written;
+      if (message !== null && at > from && end === length) {
+        message.begun = true;
+        if (at === length && hasChanged(outgoing)) message.onChanged();
+      }
+      for (const resolve of this.#written.splice(0)) resolve();
+    }
+    this.#current = null;
+    if (message !== null && !this.#failed) outgoing.bytes = NOTHING;
+    done?.();
+  }
 
   #drop(): void {
     this.#queue = [];
@@ -214,6 +370,21 @@ export class StreamWriter {
     this.pendingBytes = 0;
     for (const resolve of this.#idle.splice(0)) resolve();
   }
+}
+
+/**
+ * Tells whether a system call may have memory for as long as it likes: what can
+ * shrink would make the call fail, and what threads share Deno does not take.
+ *
+ * @param bytes The memory.
+ * @returns Whether it may.
+ */
+export function canLend({ buffer }: Uint8Array): boolean {
+  return buffer instanceof ArrayBuffer && !buffer.resizable;
+}
+
+function hasChanged({ bytes, length }: Outgoing): boolean {
+  return bytes.length !== length;
 }
 
 function makeJoin(): Join {

@@ -1,0 +1,151 @@
+/**
+ * Reaches an NBD server and shakes hands with it, within a time and until a
+ * signal fires. Whoever does not stay takes leave as the protocol wants it.
+ *
+ * @module
+ */
+
+import { DiskError } from "../../errors.ts";
+import type { NbdAddress, NbdTarget } from "../../nbd_uri.ts";
+import { asDiskError } from "../image_options.ts";
+import { ClientHandshake, type Negotiated } from "./client_handshake.ts";
+
+/** What bounds an attempt. */
+export interface ConnectOptions {
+  /** How long it may take, in ms. */
+  readonly timeoutMs: number;
+  /** Gives it up. */
+  readonly signal?: AbortSignal;
+}
+
+/** How long leave-taking may take, in ms. */
+const FAREWELL_MS = 500;
+
+/**
+ * Connects to a server and agrees with it on an export.
+ *
+ * @param target The server and the export.
+ * @param uri What it is called in errors.
+ * @param options What bounds it.
+ * @param use Makes something of the connection, which is then its own.
+ * @returns What was made.
+ * @throws {DiskError} If it cannot be reached or does not agree in time, or as
+ * `use` throws.
+ */
+export async function connectNbd<T>(
+  target: NbdTarget,
+  uri: string,
+  options: ConnectOptions,
+  use: (stream: Deno.Conn, negotiated: Negotiated) => T,
+): Promise<T> {
+  const { signal, timeoutMs } = options;
+  signal?.throwIfAborted();
+  const gate = new AbortController();
+  const onAbort = () => gate.abort(signal!.reason);
+  signal?.addEventListener("abort", onAbort, { once: true });
+  const timer = setTimeout(() => {
+    gate.abort(
+      new DiskError(
+        "io",
+        `Cannot open "${uri}" as the server has not answered for ${timeoutMs} ms`,
+        { operation: "open", path: uri, code: "ETIMEDOUT" },
+      ),
+    );
+  }, timeoutMs);
+  const given = Promise.withResolvers<never>();
+  // Nobody may wait for it.
+  given.promise.catch(() => {});
+  gate.signal.addEventListener(
+    "abort",
+    () => given.reject(gate.signal.reason),
+    { once: true },
+  );
+  const connecting = connect(target.address, gate.signal);
+  let stream: Deno.Conn | null = null;
+  let handshake: ClientHandshake | null = null;
+  try {
+    stream = await Promise.race([given.promise, connecting]);
+    handshake = new ClientHandshake(stream, uri);
+    const negotiated = await Promise.race([
+      given.promise,
+      shakeHands(handshake, target.exportName),
+    ]);
+    return use(stream, negotiated);
+  } catch (error) {
+    if (stream !== null) await hangUp(stream, handshake!.farewell);
+    else connecting.then((late) => late.close(), () => {});
+    if (gate.signal.aborted) throw gate.signal.reason;
+    throw connectError(error, target.address, uri);
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
+  }
+}
+
+async function shakeHands(
+  handshake: ClientHandshake,
+  exportName: string,
+): Promise<Negotiated> {
+  await handshake.greet();
+  return await handshake.negotiate(exportName);
+}
+
+async function connect(
+  address: NbdAddress,
+  signal: AbortSignal,
+): Promise<Deno.Conn> {
+  if (address.transport === "unix") {
+    return await Deno.connect({ transport: "unix", path: address.path });
+  }
+  const { hostname, port } = address;
+  const conn = await Deno.connect({ hostname, port, signal });
+  conn.setNoDelay();
+  conn.setKeepAlive();
+  return conn;
+}
+
+/** Says what there is to say, and does not wait for anybody to hear it. */
+async function hangUp(
+  stream: Deno.Conn,
+  farewell: Uint8Array | null,
+): Promise<void> {
+  if (farewell !== null) {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    await Promise.race([
+      stream.write(farewell).catch(() => {}),
+      new Promise((resolve) => timer = setTimeout(resolve, FAREWELL_MS)),
+    ]);
+    clearTimeout(timer);
+  }
+  try {
+    stream.close();
+  } catch {
+    // It is closed already.
+  }
+}
+
+function connectError(
+  error: unknown,
+  address: NbdAddress,
+  uri: string,
+): DiskError {
+  const place = { operation: "open", path: uri, cause: error };
+  if (error instanceof Deno.errors.NotFound && address.transport === "unix") {
+    return new DiskError(
+      "not-found",
+      `Cannot open "${uri}" as there is no such socket`,
+      { ...place, code: "ENOENT" },
+    );
+  }
+  if (
+    error instanceof Deno.errors.ConnectionRefused &&
+    address.transport === "unix"
+  ) {
+    return new DiskError(
+      "io",
+      `Cannot open "${uri}" as nobody listens at its socket: the server has ended and left it behind, or it is no socket`,
+      { ...place, code: "ECONNREFUSED" },
+    );
+  }
+  return asDiskError(error, uri);
+}
