@@ -6,7 +6,8 @@
  * @module
  */
 
-import { NBD_PORT } from "./nbd_wire.ts";
+import { MAX_STRING_BYTES, NBD_PORT } from "./nbd_wire.ts";
+import { printable } from "./printable.ts";
 
 /** Where an NBD server listens. */
 export type NbdAddress =
@@ -36,13 +37,20 @@ export interface NbdTarget {
 }
 
 /**
- * Tells whether something names an NBD server and not a file.
+ * Bytes that a socket's path may have: `sun_path` of sys/un.h holds 108 on Linux
+ * and 104 elsewhere, with a zero at the end.
+ */
+const MAX_SOCKET_PATH_BYTES = Deno.build.os === "linux" ? 107 : 103;
+
+/**
+ * Tells whether something names an NBD server and not a file: also if
+ * {@linkcode parseNbdUri} then says that it must be written otherwise.
  *
  * @param path A path or a URL.
  * @returns Whether it begins as an NBD URI does.
  */
 export function isNbdUri(path: string | URL): boolean {
-  return /^nbds?(\+unix)?:\/\//i.test(String(path));
+  return /^nbds?(\+[a-z]+)?:\/\/|^nbd:(unix:|[^/]+:\d)/i.test(String(path));
 }
 
 /**
@@ -55,34 +63,100 @@ export function isNbdUri(path: string | URL): boolean {
  */
 export function parseNbdUri(uri: string | URL): NbdTarget {
   const text = String(uri);
-  const parts =
-    /^(nbds?(?:\+unix)?):\/\/([^/?#]*)(?:\/([^?#]*))?(?:\?([^#]*))?$/i
-      .exec(text);
-  const fail = (reason: string): never => {
+  const fail = (reason: string, value = `"${text}"`): never => {
     throw new TypeError(
-      `Cannot read an NBD URI as ${reason}: current value is "${text}"`,
+      `Cannot read an NBD URI as ${reason}: current value is ${
+        printable(value)
+      }`,
     );
   };
+  const decode = (what: string, value: string): string => {
+    try {
+      return decodeURIComponent(value);
+    } catch {
+      return fail(
+        `every % in its ${what} must begin the %XX of a character in UTF-8 (a % itself is %25)`,
+      );
+    }
+  };
+  if (/^nbd:unix:/i.test(text)) {
+    return fail(
+      "QEMU's old nbd:unix:PATH must be written nbd+unix:///NAME?socket=PATH",
+    );
+  }
+  const parts =
+    /^nbd(s?)(?:\+([a-z]+))?:\/\/([^/?#]*)(?:\/([^?#]*))?(?:\?([^#]*))?$/i
+      .exec(text);
   if (parts === null) {
     return fail("it must be nbd://HOST/NAME or nbd+unix:///NAME?socket=PATH");
   }
-  const [, scheme = "", authority = "", name = "", query = ""] = parts;
-  if (/^nbds/i.test(scheme)) return fail("there is no TLS here");
-  const exportName = decodeURIComponent(name);
-  if (/\+unix$/i.test(scheme)) {
-    const path = new URLSearchParams(query.replaceAll("+", "%2B"))
-      .get("socket");
-    if (path === null || path === "") {
-      return fail("it must say ?socket=PATH");
+  const [, tls = "", via = "", authority = "", name = "", query = ""] = parts;
+  if (tls !== "") {
+    return fail("there is no TLS here and it must begin with nbd: without s");
+  }
+  const exportName = decode("export's name", name);
+  // The server may not take it, either: a name of 4,096 bytes is the longest.
+  if (utf8Length(exportName) > MAX_STRING_BYTES) {
+    return fail(
+      `its export's name must be ${MAX_STRING_BYTES} bytes at most`,
+      `${utf8Length(exportName)} bytes`,
+    );
+  }
+  if (via !== "") {
+    if (via.toLowerCase() !== "unix") {
+      return fail(`nbd+${via} is no transport here but nbd+unix is`);
     }
-    if (authority !== "") return fail("a socket's URI names no host");
+    const path = socketOf(query, decode);
+    if (path === "") {
+      return fail(
+        "it must say where the socket is: nbd+unix:///NAME?socket=PATH",
+      );
+    }
+    if (authority !== "") {
+      return fail(
+        "a socket's URI names no host and must have three slashes: nbd+unix:///NAME?socket=PATH",
+      );
+    }
+    if (path.includes("\0")) return fail("a path cannot have a zero in it");
+    const bytes = utf8Length(path);
+    if (bytes > MAX_SOCKET_PATH_BYTES) {
+      return fail(
+        `its socket's path must be ${MAX_SOCKET_PATH_BYTES} bytes at most, which is all that the system has room for`,
+        `${bytes} bytes`,
+      );
+    }
     return { address: { transport: "unix", path }, exportName };
   }
-  const place = /^(?:[^@]*@)?(\[[^\]]*\]|[^:]*)(?::(\d+))?$/.exec(authority);
-  const port = Number(place?.[2] ?? NBD_PORT);
-  if (place === null || port > 65_535) return fail("its port must be a number");
-  const hostname = (place[1] || "localhost").replace(/^\[(.*)\]$/, "$1");
+  if (/^socket=|&socket=/.test(query)) {
+    return fail("with a socket it must begin with nbd+unix:///");
+  }
+  const place = /^(?:[^@]*@)?(\[[^\]]*\]|[^:]*)(?::([^:]*))?$/.exec(authority);
+  if (place === null) {
+    return fail("an address of IPv6 must be in brackets: nbd://[::1]/NAME");
+  }
+  const [, host = "", digits = ""] = place;
+  const port = digits === "" ? NBD_PORT : Number(digits);
+  if (!/^\d*$/.test(digits) || port < 1 || port > 65_535) {
+    return fail("its port must be from 1 to 65535", printable(digits));
+  }
+  const hostname = decode("host", host || "localhost")
+    .replace(/^\[(.*)\]$/, "$1");
   return { address: { transport: "tcp", hostname, port }, exportName };
+}
+
+/** The path of the socket in a query, where a plus is a plus. */
+function socketOf(
+  query: string,
+  decode: (what: string, value: string) => string,
+): string {
+  const item = query.split("&").find((each) => each.startsWith("socket="));
+  return item === undefined
+    ? ""
+    : decode("socket's path", item.slice("socket=".length));
+}
+
+function utf8Length(text: string): number {
+  return new TextEncoder().encode(text).length;
 }
 
 /**

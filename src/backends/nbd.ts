@@ -319,9 +319,13 @@ export class NbdBackend implements Backend {
       this.#held.splice(this.#held.indexOf(held), 1);
       return this.#finish(held, this.#abortedError(held));
     }
-    const pieces = [...this.#pieces.values()].filter(({ journey }) =>
-      journey.request === request && !journey.answered && !journey.aborted
-    );
+    const pieces: Piece[] = [];
+    for (const piece of this.#pieces.values()) {
+      const { journey } = piece;
+      if (
+        journey.request === request && !journey.answered && !journey.aborted
+      ) pieces.push(piece);
+    }
     const journey = pieces[0]?.journey;
     if (journey === undefined) return;
     journey.aborted = true;

@@ -217,16 +217,72 @@ Deno.test("parseNbdUri() reads what formatNbdUri() writes", () => {
     hostname: "host",
     port: 10_809,
   });
-  for (
-    const bad of [
-      "nbds://host/",
-      "nbd+unix:///",
-      "nbd+unix://host/?socket=/x",
-      "nbd://host:99999/",
-      "file:///x",
-    ]
-  ) assertThrows(() => parseNbdUri(bad), TypeError, "Cannot read an NBD URI");
+  assertEquals(parseNbdUri("nbd://user@host:1/%25").exportName, "%");
+  assert(!isNbdUri("nbd:disk.img"));
   assert(!isNbdUri("disk.img"));
+});
+
+Deno.test("parseNbdUri() says what is wrong with a URI, and what to do", async () => {
+  const long = "x".repeat(200);
+  for (
+    const [uri, message] of [
+      ["nbds://host/", "no TLS"],
+      ["nbd+unix:///", "must say where the socket is"],
+      ["nbd+unix:///name?sock=/x", "must say where the socket is"],
+      ["nbd+unix:///name?socket=", "must say where the socket is"],
+      ["nbd+unix://host/?socket=/x", "must have three slashes"],
+      ["nbd+unix:///?socket=/%zz", "every % in its socket's path"],
+      ["nbd+unix:///?socket=/a%00b", "zero"],
+      [`nbd+unix:///?socket=/${long}`, "socket's path must be 10"],
+      ["nbd://host/?socket=/x", "must begin with nbd+unix:///"],
+      ["nbd://host/%zz", "every % in its export's name"],
+      ["nbd://host/%ff", "every % in its export's name"],
+      [`nbd://host/${"%41".repeat(4097)}`, "current value is 4097 bytes"],
+      ["nbd://host:99999/", "port must be from 1 to 65535"],
+      ["nbd://host:0/", "port must be from 1 to 65535"],
+      ["nbd://host:http/", "port must be from 1 to 65535"],
+      ["nbd://::1/", "must be in brackets"],
+      ["nbd+vsock://2/", "nbd+vsock is no transport"],
+      ["nbd:unix:/tmp/socket:exportname=x", "nbd+unix:///NAME?socket=PATH"],
+      ["nbd:host:10809", "nbd://HOST/NAME"],
+    ] as const
+  ) {
+    assert(isNbdUri(uri), uri);
+    assertThrows(() => parseNbdUri(uri), TypeError, message);
+    // And that is what whoever opens it hears.
+    await assertRejects(() => VirtualDisk.open(uri), TypeError, message);
+  }
+  assertThrows(() => parseNbdUri("file:///x"), TypeError, "nbd://HOST/NAME");
+});
+
+Deno.test("openNbd() names a socket that nobody listens at", async () => {
+  await using dir = await tempDir();
+  const path = dir.join("socket");
+  // Deno removes the file of a socket as it stops listening, if it finds it.
+  const listener = Deno.listen({ transport: "unix", path });
+  await Deno.rename(path, dir.join("stale"));
+  listener.close();
+  for (const name of ["stale", "file"]) {
+    if (name === "file") await dir.file(name, 0);
+    const error = await assertRejects(
+      () => VirtualDisk.open(`nbd+unix:///?socket=${dir.join(name)}`),
+      DiskError,
+      "nobody listens at its socket",
+    );
+    assertEquals([error.kind, error.code], ["io", "ECONNREFUSED"]);
+  }
+});
+
+Deno.test("VirtualDisk.open() checks the bounds of waiting", async () => {
+  for (const name of ["openTimeoutMs", "closeTimeoutMs"]) {
+    for (const value of [0, -1, NaN, Infinity, 2 ** 31]) {
+      await assertRejects(
+        () => VirtualDisk.open("nbd://127.0.0.1:1/", { [name]: value }),
+        RangeError,
+        name,
+      );
+    }
+  }
 });
 
 for (const [server, start] of SERVERS()) {
