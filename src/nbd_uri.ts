@@ -34,6 +34,17 @@ export interface NbdTarget {
   readonly address: NbdAddress;
   /** The export; the empty name is the default one. */
   readonly exportName: string;
+  /** How the connection is made private; without it it is not. */
+  readonly tls?: NbdTls;
+}
+
+/** How a server proves who it is. */
+export interface NbdTls {
+  /**
+   * Directory with `ca-cert.pem`, the certificate of who vouches for the server;
+   * without it the roots that Deno trusts do.
+   */
+  readonly certificates?: string;
 }
 
 /**
@@ -56,10 +67,11 @@ export function isNbdUri(path: string | URL): boolean {
 /**
  * Reads an NBD URI.
  *
- * @param uri The URI: `nbd://host[:port]/[export]` or
+ * @param uri The URI: `nbd://host[:port]/[export]`,
+ * `nbds://host[:port]/[export][?tls-certificates=DIR]` (with TLS) or
  * `nbd+unix:///[export]?socket=PATH`.
  * @returns What it names.
- * @throws {TypeError} If it is none, or one that needs TLS.
+ * @throws {TypeError} If it is none, or one for what there is not here.
  */
 export function parseNbdUri(uri: string | URL): NbdTarget {
   const text = String(uri);
@@ -91,9 +103,11 @@ export function parseNbdUri(uri: string | URL): NbdTarget {
     return fail("it must be nbd://HOST/NAME or nbd+unix:///NAME?socket=PATH");
   }
   const [, tls = "", via = "", authority = "", name = "", query = ""] = parts;
-  if (tls !== "") {
-    return fail("there is no TLS here and it must begin with nbd: without s");
-  }
+  // A plus is a plus.
+  const parameter = (name: string): string | undefined => {
+    const item = query.split("&").find((it) => it.startsWith(`${name}=`));
+    return item && decode(`parameter ${name}`, item.slice(name.length + 1));
+  };
   const exportName = decode("export's name", name);
   // The server may not take it, either: a name of 4,096 bytes is the longest.
   if (utf8Length(exportName) > MAX_STRING_BYTES) {
@@ -106,8 +120,11 @@ export function parseNbdUri(uri: string | URL): NbdTarget {
     if (via.toLowerCase() !== "unix") {
       return fail(`nbd+${via} is no transport here but nbd+unix is`);
     }
-    const path = socketOf(query, decode);
-    if (path === "") {
+    if (tls !== "") {
+      return fail("there is no TLS over a socket here, only nbds://HOST/NAME");
+    }
+    const path = parameter("socket");
+    if (path === undefined || path === "") {
       return fail(
         "it must say where the socket is: nbd+unix:///NAME?socket=PATH",
       );
@@ -127,8 +144,15 @@ export function parseNbdUri(uri: string | URL): NbdTarget {
     }
     return { address: { transport: "unix", path }, exportName };
   }
-  if (/^socket=|&socket=/.test(query)) {
+  if (parameter("socket") !== undefined) {
     return fail("with a socket it must begin with nbd+unix:///");
+  }
+  for (const name of ["tls-verify-peer", "tls-psk-file", "tls-username"]) {
+    if (parameter(name) !== undefined) {
+      return fail(
+        `there is no ${name} here: a server must have a certificate, and it is always checked`,
+      );
+    }
   }
   const place = /^(?:[^@]*@)?(\[[^\]]*\]|[^:]*)(?::([^:]*))?$/.exec(authority);
   if (place === null) {
@@ -141,18 +165,16 @@ export function parseNbdUri(uri: string | URL): NbdTarget {
   }
   const hostname = decode("host", host || "localhost")
     .replace(/^\[(.*)\]$/, "$1");
-  return { address: { transport: "tcp", hostname, port }, exportName };
-}
-
-/** The path of the socket in a query, where a plus is a plus. */
-function socketOf(
-  query: string,
-  decode: (what: string, value: string) => string,
-): string {
-  const item = query.split("&").find((each) => each.startsWith("socket="));
-  return item === undefined
-    ? ""
-    : decode("socket's path", item.slice("socket=".length));
+  const target: NbdTarget = {
+    address: { transport: "tcp", hostname, port },
+    exportName,
+  };
+  const certificates = parameter("tls-certificates");
+  if (tls === "") return target;
+  return {
+    ...target,
+    tls: certificates === undefined ? {} : { certificates },
+  };
 }
 
 function utf8Length(text: string): number {
@@ -166,15 +188,22 @@ function utf8Length(text: string): number {
  * @returns The URI.
  */
 export function formatNbdUri(target: NbdTarget): string {
-  const { address, exportName } = target;
+  const { address, exportName, tls } = target;
   const name = encodeURIComponent(exportName);
   if (address.transport === "unix") {
-    const path = encodeURIComponent(address.path).replaceAll("%2F", "/");
-    return `nbd+unix:///${name}?socket=${path}`;
+    return `nbd+unix:///${name}?socket=${pathIn(address.path)}`;
   }
   const host = address.hostname.includes(":")
     ? `[${address.hostname}]`
     : address.hostname;
   const port = address.port === NBD_PORT ? "" : `:${address.port}`;
-  return `nbd://${host}${port}/${name}`;
+  const query = tls?.certificates === undefined
+    ? ""
+    : `?tls-certificates=${pathIn(tls.certificates)}`;
+  const scheme = tls === undefined ? "nbd" : "nbds";
+  return `${scheme}://${host}${port}/${name}${query}`;
+}
+
+function pathIn(path: string): string {
+  return encodeURIComponent(path).replaceAll("%2F", "/");
 }

@@ -206,6 +206,16 @@ Deno.test("parseNbdUri() reads what formatNbdUri() writes", () => {
       address: { transport: "unix", path: "/tmp/a b+c&d.sock" },
       exportName: "x",
     },
+    {
+      address: { transport: "tcp", hostname: "a", port: 2 },
+      exportName: "",
+      tls: { certificates: "/etc/a b+c" },
+    },
+    {
+      address: { transport: "tcp", hostname: "a", port: 2 },
+      exportName: "",
+      tls: {},
+    },
   ] as const;
   for (const target of targets) {
     const uri = formatNbdUri(target);
@@ -226,12 +236,15 @@ Deno.test("parseNbdUri() says what is wrong with a URI, and what to do", async (
   const long = "x".repeat(200);
   for (
     const [uri, message] of [
-      ["nbds://host/", "no TLS"],
+      ["nbds+unix:///?socket=/x", "no TLS over a socket"],
+      ["nbds://host/?tls-verify-peer=false", "no tls-verify-peer"],
+      ["nbds://alice@host/?tls-psk-file=/x", "no tls-psk-file"],
+      ["nbds://host/?tls-certificates=/%zz", "every % in its parameter"],
       ["nbd+unix:///", "must say where the socket is"],
       ["nbd+unix:///name?sock=/x", "must say where the socket is"],
       ["nbd+unix:///name?socket=", "must say where the socket is"],
       ["nbd+unix://host/?socket=/x", "must have three slashes"],
-      ["nbd+unix:///?socket=/%zz", "every % in its socket's path"],
+      ["nbd+unix:///?socket=/%zz", "every % in its parameter socket"],
       ["nbd+unix:///?socket=/a%00b", "zero"],
       [`nbd+unix:///?socket=/${long}`, "socket's path must be 10"],
       ["nbd://host/?socket=/x", "must begin with nbd+unix:///"],

@@ -171,6 +171,11 @@ export class RawPeer {
     );
   }
 
+  /** Says that nothing more will come. */
+  closeWrite(): Promise<void> {
+    return this.#conn.closeWrite();
+  }
+
   /** Hangs up. */
   close(): void {
     try {

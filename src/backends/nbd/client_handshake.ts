@@ -87,7 +87,7 @@ const REFUSALS: Readonly<
   [OptionReply.ErrTlsRequired]: [
     "TLS_REQD",
     "permission",
-    "the server wants TLS",
+    "the server wants TLS, which nbds://HOST/NAME asks for",
   ],
   [OptionReply.ErrUnknown]: [
     "UNKNOWN",
@@ -112,9 +112,12 @@ const REFUSALS: Readonly<
   ],
 };
 
-/** A handshake with a server: {@linkcode greet}, then {@linkcode negotiate}. */
+/**
+ * A handshake with a server: {@linkcode greet}, {@linkcode startTls} if it is to
+ * be private, {@linkcode negotiate}.
+ */
 export class ClientHandshake {
-  readonly #stream: ByteStream;
+  #stream: ByteStream;
   readonly #uri: string;
   #noZeroes = false;
   /**
@@ -156,6 +159,21 @@ export class ClientHandshake {
       flags & (HandshakeFlag.FixedNewstyle | HandshakeFlag.NoZeroes),
     );
     await this.#write(answer);
+    this.farewell = optionMessage(Option.Abort);
+  }
+
+  /**
+   * Goes on in private.
+   *
+   * @param upgrade Makes the connection private.
+   * @throws {DiskError} If the server has no TLS.
+   */
+  async startTls(upgrade: () => Promise<ByteStream>): Promise<void> {
+    await this.#ask(Option.StartTls, new Uint8Array());
+    const { type, data } = await this.#answer(Option.StartTls);
+    if (type !== OptionReply.Ack) this.#refused(type, data);
+    this.farewell = null;
+    this.#stream = await upgrade();
     this.farewell = optionMessage(Option.Abort);
   }
 

@@ -7,6 +7,7 @@
 
 import { DiskError } from "../../errors.ts";
 import type { NbdAddress, NbdTarget } from "../../nbd_uri.ts";
+import { printable } from "../../printable.ts";
 import { asDiskError } from "../image_options.ts";
 import { ClientHandshake, type Negotiated } from "./client_handshake.ts";
 
@@ -66,9 +67,17 @@ export async function connectNbd<T>(
   try {
     stream = await Promise.race([given.promise, connecting]);
     handshake = new ClientHandshake(stream, uri);
+    const plain = stream;
+    const upgrade = async () => {
+      const tls = await startTls(plain, target, uri);
+      stream = tls;
+      // It came too late for anybody else to close it.
+      if (gate.signal.aborted) tls.close();
+      return await agree(tls, uri);
+    };
     const negotiated = await Promise.race([
       given.promise,
-      shakeHands(handshake, target.exportName),
+      shakeHands(handshake, target, upgrade),
     ]);
     return use(stream, negotiated);
   } catch (error) {
@@ -84,10 +93,56 @@ export async function connectNbd<T>(
 
 async function shakeHands(
   handshake: ClientHandshake,
-  exportName: string,
+  target: NbdTarget,
+  upgrade: () => Promise<Deno.TlsConn>,
 ): Promise<Negotiated> {
   await handshake.greet();
-  return await handshake.negotiate(exportName);
+  if (target.tls !== undefined) await handshake.startTls(upgrade);
+  return await handshake.negotiate(target.exportName);
+}
+
+/**
+ * Puts TLS over a connection. It is Deno's: `node:tls` would read and write by
+ * buffers of its own. Deno's takes connections over a network only, and has no
+ * certificate of the client's and no pre-shared keys.
+ */
+async function startTls(
+  plain: Deno.Conn,
+  { address, tls }: NbdTarget,
+  uri: string,
+): Promise<Deno.TlsConn> {
+  const directory = tls!.certificates;
+  try {
+    return await Deno.startTls(plain as Deno.TcpConn, {
+      hostname: address.transport === "tcp" ? address.hostname : "localhost",
+      ...(directory === undefined ? {} : {
+        caCerts: [await Deno.readTextFile(`${directory}/ca-cert.pem`)],
+      }),
+    });
+  } catch (error) {
+    throw tlsError(error, uri);
+  }
+}
+
+/** Has the server prove who it is. */
+async function agree(tls: Deno.TlsConn, uri: string): Promise<Deno.TlsConn> {
+  try {
+    await tls.handshake();
+    return tls;
+  } catch (error) {
+    throw tlsError(error, uri);
+  }
+}
+
+function tlsError(error: unknown, uri: string): DiskError {
+  const text = error instanceof Error ? error.message : String(error);
+  return new DiskError(
+    "permission",
+    `Cannot open "${uri}" as there is no TLS with the server: ${
+      printable(text)
+    } (?tls-certificates=DIR names a directory with the ca-cert.pem of who vouches for it)`,
+    { operation: "open", path: uri, cause: error },
+  );
 }
 
 async function connect(
