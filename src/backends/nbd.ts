@@ -487,9 +487,13 @@ export class NbdBackend implements Backend {
     const held = this.#held;
     this.#held = [];
     for (const each of held) {
-      if (this.#orphans.size > 0 && this.#mustWait(each)) this.#held.push(each);
-      else if (this.#shutdown === null) this.#go(each);
-      else this.#finish(each, this.#goneError(each.request));
+      if (this.#orphans.size > 0 && this.#mustWait(each)) {
+        this.#held.push(each);
+        continue;
+      }
+      const refused = this.#refusal(each.request);
+      if (refused === null) this.#go(each);
+      else this.#finish(each, refused);
     }
   }
 
@@ -568,7 +572,7 @@ export class NbdBackend implements Backend {
     }
   }
 
-  /** Why no more of a request can be asked for. */
+  /** Why nothing, or no more, of a request can be asked for by now. */
   #refusal(request: Request): DiskError | null {
     return this.#shutdown !== null
       ? this.#goneError(request)
@@ -607,7 +611,7 @@ export class NbdBackend implements Backend {
     if (command !== Command.Write) {
       return this.#send(command, flags, offset, length, cookie);
     }
-    this.#writer.begin(() => this.#changed(piece));
+    this.#writer.begin(() => this.#dropped(piece));
     this.#send(command, flags, offset, length, cookie);
     if (request.type === RequestType.WriteZeroes) {
       this.#zeroes ??= new Uint8Array(MAX_ZERO_BYTES);
@@ -628,16 +632,18 @@ export class NbdBackend implements Backend {
     }
   }
 
-  /** The memory of a write has changed while it waited to be sent. */
-  #changed(piece: Piece): void {
-    piece.error ??= refusal(
+  /**
+   * The memory of a write has changed while it waited to be sent. Nothing of it
+   * was, so that nothing will come back.
+   */
+  #dropped(piece: Piece): void {
+    piece.error = refusal(
       "argument",
       piece.journey.request,
       "its memory was detached or resized while it was under way",
       this.#uri,
     );
-    // Nothing of it was sent, so that nothing will come back.
-    if (piece.message!.dropped) this.#answered(piece);
+    this.#answered(piece);
   }
 
   #send(

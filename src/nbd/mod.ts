@@ -13,6 +13,7 @@ export {
   formatNbdUri,
   type NbdAddress,
   type NbdTarget,
+  type NbdTls,
   parseNbdUri,
 } from "../nbd_uri.ts";
 export type { NbdCounters } from "./connection.ts";

@@ -42,6 +42,15 @@ export interface ByteStream {
 /** Messages up to this are copied to travel together: a copy is cheaper than a call. */
 const COPY_BYTES = 16_384;
 
+/**
+ * A caller's memory up to this is copied as well: what is not cannot be taken
+ * back so easily.
+ */
+const LEND_BYTES = 32_768;
+
+/** Bytes of a message that are held back until the rest is known to be right. */
+const HELD_BACK_BYTES = 512;
+
 /** Bytes of the memory that small messages are joined in. */
 const JOIN_BYTES = 131_072;
 
@@ -64,18 +73,24 @@ interface Outgoing {
   /** The memory; that of a caller may become a copy. */
   bytes: Uint8Array;
   /** Bytes that it had when it was pushed: a caller's memory may shrink. */
-  readonly length: number;
+  length: number;
   readonly done: (() => void) | null;
   /** The message that some of it belongs to, if that one lends memory. */
   readonly message: OutgoingMessage | null;
   /** Where that message begins in it; before are other ones. */
   readonly from: number;
+  /** The message that ends in it, if that one lends memory. */
+  readonly ends: OutgoingMessage | null;
+  /** Where that message ends in it; behind are other ones. */
+  readonly to: number;
 }
 
 /**
  * A message of several pieces, some of which are written from a caller's own
- * memory. It goes out whole, or not at all if that memory changes before any of
- * it is on its way.
+ * memory. Whoever else gets that memory meanwhile must not have its bytes sent:
+ * if it changes before any of the message is on its way, none of it goes out;
+ * and its end is a copy that goes out only if the memory has not changed while
+ * the system had it, so that the other side never takes the message for whole.
  */
 export interface OutgoingMessage {
   /** What is written from a caller's memory. */
@@ -89,7 +104,7 @@ export interface OutgoingMessage {
 /** The same, for who makes it. */
 interface OpenMessage extends OutgoingMessage {
   readonly lent: Outgoing[];
-  readonly onChanged: () => void;
+  readonly onDropped: () => void;
   begun: boolean;
   dropped: boolean;
 }
@@ -109,6 +124,9 @@ export class StreamWriter {
   #message: OpenMessage | null = null;
   /** Where the open message begins in the memory for small ones. */
   #messageFrom = 0;
+  /** The message that ends in that memory, and where. */
+  #ends: OpenMessage | null = null;
+  #endsAt = 0;
   #scheduled = false;
   #writing = false;
   #failed = false;
@@ -167,7 +185,8 @@ export class StreamWriter {
    */
   push(bytes: Uint8Array, done: (() => void) | null = null): void {
     const { length } = bytes;
-    if (length <= COPY_BYTES) {
+    const message = this.#message;
+    if (length <= (message === null ? COPY_BYTES : LEND_BYTES)) {
       const at = this.reserve(length);
       this.#join!.bytes.set(bytes, at);
       done?.();
@@ -175,7 +194,6 @@ export class StreamWriter {
     }
     this.#seal();
     this.pendingBytes += length;
-    const message = this.#message;
     // Of the rest, copies go out.
     const lends = message === null || canLend(bytes);
     const outgoing = {
@@ -184,6 +202,8 @@ export class StreamWriter {
       done,
       message,
       from: 0,
+      ends: null,
+      to: 0,
     };
     if (lends) message?.lent.push(outgoing);
     this.#queue.push(outgoing);
@@ -195,13 +215,12 @@ export class StreamWriter {
    * detached or resized at any time: what is pushed until {@linkcode end} is
    * that message.
    *
-   * @param onChanged Called if that memory has changed: before any of the
-   * message is on its way, so that none of it goes out; or when all of it is,
-   * and nobody can tell what was sent. If it changes in between, the writer
+   * @param onDropped Called if that memory has changed before any of the message
+   * is on its way, so that none of it goes out. If it changes later the writer
    * fails, as what follows would be taken for the rest.
    */
-  begin(onChanged: () => void): void {
-    this.#message = { lent: [], onChanged, begun: false, dropped: false };
+  begin(onDropped: () => void): void {
+    this.#message = { lent: [], onDropped, begun: false, dropped: false };
     this.#messageFrom = this.#join === null ? 0 : this.#joined;
   }
 
@@ -213,11 +232,24 @@ export class StreamWriter {
    */
   end(): OutgoingMessage | null {
     const message = this.#message!;
-    const lends = message.lent.length > 0;
-    // What comes next must not be dropped with it.
-    if (lends) this.#seal();
+    const last = message.lent.at(-1);
+    if (last === undefined) {
+      this.#message = null;
+      return null;
+    }
+    // Copies that follow a caller's memory are an end as good as this one.
+    if (last === this.#queue.at(-1) && this.#join === null) {
+      const { bytes } = last;
+      const at = this.reserve(HELD_BACK_BYTES);
+      last.length -= HELD_BACK_BYTES;
+      last.bytes = bytes.subarray(0, last.length);
+      this.#join!.bytes.set(bytes.subarray(last.length), at);
+      this.pendingBytes -= HELD_BACK_BYTES;
+    }
     this.#message = null;
-    return lends ? message : null;
+    this.#ends = message;
+    this.#endsAt = this.#joined;
+    return message;
   }
 
   /**
@@ -283,7 +315,10 @@ export class StreamWriter {
       },
       message: this.#message,
       from: this.#messageFrom,
+      ends: this.#ends,
+      to: this.#endsAt,
     });
+    this.#ends = null;
     this.#join = null;
     this.#joined = 0;
     this.#messageFrom = 0;
@@ -323,28 +358,30 @@ export class StreamWriter {
   };
 
   async #write(outgoing: Outgoing): Promise<void> {
-    const { length, done, from } = outgoing;
+    const { length, done, from, ends } = outgoing;
     const message = outgoing.message as OpenMessage | null;
     this.#current = outgoing;
+    let at = ends?.dropped ? outgoing.to : 0;
     let end = length;
-    for (let at = 0; !this.#failed;) {
+    this.pendingBytes -= at;
+    for (; !this.#failed;) {
       if (message !== null && !message.begun && end === length) {
         if (!message.dropped && message.lent.some(hasChanged)) {
           message.dropped = true;
-          message.onChanged();
+          message.onDropped();
         }
         if (message.dropped) {
           end = from;
           this.pendingBytes -= length - from;
         }
       }
-      if (at >= end) break;
       const { bytes } = outgoing;
-      if (bytes.length !== length) {
+      if (end > from && hasChanged(outgoing)) {
         throw new Error(
           "the memory of a request was detached or resized while it was sent",
         );
       }
+      if (at >= end) break;
       const written = await this.#stream.write(
         at === 0 && end === length ? bytes : bytes.subarray(at, end),
       );
@@ -352,10 +389,7 @@ export class StreamWriter {
       at += written;
       this.pendingBytes -= written;
       this.writtenBytes += written;
-      if (message !== null && at > from && end === length) {
-        message.begun = true;
-        if (at === length && hasChanged(outgoing)) message.onChanged();
-      }
+      if (message !== null && at > from && end === length) message.begun = true;
       for (const resolve of this.#written.splice(0)) resolve();
     }
     this.#current = null;
