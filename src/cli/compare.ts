@@ -49,8 +49,8 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const [a, b] = [args.operand(0), args.operand(1)];
   const options = { ...openOptions(args), readOnly: true };
   return await interruptible(io, async (signal) => {
-    await using left = await VirtualDisk.open(a, options);
-    await using right = await VirtualDisk.open(b, options);
+    await using left = await VirtualDisk.open(a, { ...options, signal });
+    await using right = await VirtualDisk.open(b, { ...options, signal });
     const progress = new Progress(io);
     try {
       const difference = await compareDisks(left, right, {

@@ -101,7 +101,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   };
   const options = { ...openOptions(args), readOnly: true };
   return await interruptible(io, async (signal) => {
-    await using disk = await VirtualDisk.open(args.operand(0), options);
+    await using disk = await VirtualDisk.open(args.operand(0), {
+      ...options,
+      signal,
+    });
     const range = rangeOf(disk, asked.from, asked.length);
     if (!raw) await dump(disk, range, io, signal);
     else if (file === undefined) await copyOut(disk, range, io.stdout, signal);

@@ -85,10 +85,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   return await interruptible(io, async (signal) => {
     const input = await openInput(args.operands[1] ?? "-", io);
     try {
-      await using disk = await VirtualDisk.open(
-        args.operand(0),
-        openOptions(args),
-      );
+      await using disk = await VirtualDisk.open(args.operand(0), {
+        ...openOptions(args),
+        signal,
+      });
       const pad = args.flag("pad");
       checkPlace(disk, offset, input, pad);
       const writer = new Writer(disk, offset, args.flag("fua"), signal);

@@ -16,6 +16,8 @@ export interface Conditions {
   terminal?: boolean;
   /** Called with everything that is written, to do things at a moment. */
   onOutput?: (text: string, interrupt: () => void) => void;
+  /** Called when it begins to listen for interrupts. */
+  onListening?: (interrupt: () => void) => void;
   /** Milliseconds between two looks at the clock. */
   tickMs?: number;
 }
@@ -63,6 +65,7 @@ export async function platter(
     now: () => clockMs += conditions.tickMs ?? 1,
     onInterrupt(listener) {
       listeners.add(listener);
+      conditions.onListening?.(interrupt);
       return () => void listeners.delete(listener);
     },
   };

@@ -258,6 +258,31 @@ Deno.test("platter read stops when interrupted", async () => {
   assertEquals(listening, false);
 });
 
+Deno.test("platter stops waiting for a server to answer when interrupted", async () => {
+  await using scratch = await Scratch.make();
+  const path = scratch.of("socket");
+  const image = await scratch.image("disk.img", MIB);
+  const listener = Deno.listen({ transport: "unix", path });
+  const uri = `nbd+unix:///?socket=${path}`;
+  for (
+    const args of [
+      ["read", uri],
+      ["write", uri, image, "--sector", "0"],
+      ["compare", uri, image],
+      ["compare", image, uri],
+    ]
+  ) {
+    const accepted = listener.accept();
+    const { code, err, listening } = await platter(args, {
+      onListening: (interrupt) => void accepted.then(interrupt),
+    });
+    assertEquals([code, listening], [130, false], args.join(" "));
+    assertMatch(err, /^platter: Interrupted/);
+    (await accepted).close();
+  }
+  listener.close();
+});
+
 // --- write ---
 
 Deno.test("platter write writes a file of whole blocks and nothing else", async () => {
