@@ -1111,7 +1111,8 @@ function describe(abilities: Abilities, uri: string, id: string): BackendInfo {
 /**
  * Opens a disk behind an NBD server.
  *
- * @param uri `nbd://host[:port]/[export]` or `nbd+unix:///[export]?socket=PATH`.
+ * @param uri `nbd://host[:port]/[export]`, `nbds://` (with TLS) or
+ * `nbd+unix:///[export]?socket=PATH`.
  * @param options How to open it.
  * @returns Its backend.
  * @throws {DiskError} If the server cannot be reached, or has no such disk, or

@@ -21,7 +21,7 @@
  * @module
  */
 
-import type { Backend, Complete } from "../backend.ts";
+import { type Backend, type Complete, refusal } from "../backend.ts";
 import { scatter } from "../buffer.ts";
 import type { DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
@@ -100,7 +100,13 @@ interface Piece {
   /** Whether it is not to be used any more. */
   dropped: boolean;
   /** Reads that wait for it. */
-  readonly waiting: (() => void)[];
+  readonly waiting: Waiting[];
+}
+
+/** A read that waits for a piece, and who hears of it. */
+interface Waiting {
+  readonly request: Request;
+  readonly complete: Complete;
 }
 
 /**
@@ -234,6 +240,23 @@ export class Readahead extends Layer {
   }
 
   /**
+   * Tries to stop a submitted request early. One that waits for what is being
+   * read ahead waits no longer.
+   *
+   * @param request The request.
+   */
+  override cancel(request: Request): void {
+    for (const { waiting } of this.#loading.values()) {
+      const at = waiting.findIndex((each) => each.request === request);
+      if (at < 0) continue;
+      const [{ complete }] = waiting.splice(at, 1) as [Waiting];
+      complete(request, refusal("aborted", request, "it was aborted"));
+      return;
+    }
+    super.cancel(request);
+  }
+
+  /**
    * Gives up what the layer holds; everything has been answered.
    *
    * @returns When it is done.
@@ -284,9 +307,7 @@ export class Readahead extends Layer {
         return push(below, request);
       }
       if (!piece.ready) {
-        piece.waiting.push(() => {
-          this.#submit(this.#serve(request, complete, NOTHING), complete);
-        });
+        piece.waiting.push({ request, complete });
         return below;
       }
       found.push(piece);
@@ -419,7 +440,9 @@ export class Readahead extends Layer {
     piece.ready = true;
     // Only now, as the kernel wrote into it until now.
     if (piece.dropped) this.#recycle(piece);
-    for (const start of piece.waiting.splice(0)) start();
+    for (const { request, complete } of piece.waiting.splice(0)) {
+      this.#submit(this.#serve(request, complete, NOTHING), complete);
+    }
     // Nobody is left who could pass it.
     if (!this.#streams.includes(piece.stream)) this.#drop(piece);
   }

@@ -112,6 +112,8 @@ export class Verify extends Layer {
   readonly other: Backend;
   readonly #abilities: Abilities;
   readonly #lock = new RangeLock();
+  /** What is under way. */
+  readonly #pairs = new Map<Request, Pair>();
   /** Sectors whose content is up to the first disk. */
   readonly #unknown = new SectorRanges();
 
@@ -190,6 +192,17 @@ export class Verify extends Layer {
     return { ...info, backend: `${backend} and ${this.other.info.backend}` };
   }
 
+  /**
+   * Tries to stop a submitted request early, on both disks.
+   *
+   * @param request The request.
+   */
+  override cancel(request: Request): void {
+    super.cancel(request);
+    const mirror = this.#pairs.get(request)?.mirror;
+    if (mirror) this.other.cancel?.(mirror);
+  }
+
   /** Hears that the disk is to be closed, and tells what it lies over. */
   override closing(): void {
     super.closing();
@@ -238,6 +251,7 @@ export class Verify extends Layer {
     const second: Request[] = [];
     for (const pair of pairs) {
       byRequest.set(pair.request, pair);
+      this.#pairs.set(pair.request, pair);
       first.push(pair.request);
       if (pair.mirror === null) continue;
       byRequest.set(pair.mirror, pair);
@@ -256,6 +270,7 @@ export class Verify extends Layer {
 
   #settle(pair: Pair): void {
     const { request, mirror, error, answer } = pair;
+    this.#pairs.delete(request);
     const { type, sector, count } = request;
     if (type === RequestType.In) {
       if (error !== null || !this.enabled) answer(error);

@@ -3,7 +3,7 @@
  * attach to it. {@linkcode NbdServer} is where to start.
  *
  * The other direction needs nothing from here: `VirtualDisk.open` takes
- * `nbd://` and `nbd+unix://` URIs.
+ * `nbd://`, `nbds://` and `nbd+unix://` URIs.
  *
  * @module
  */

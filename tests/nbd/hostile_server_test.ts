@@ -7,8 +7,19 @@
  */
 
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
+import type { Backend } from "../../src/backend.ts";
+import { MemoryBackend } from "../../src/backends/memory.ts";
+import { openNbd } from "../../src/backends/nbd.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError, type DiskErrorKind } from "../../src/errors.ts";
+import {
+  faults,
+  latency,
+  overlay,
+  readahead,
+  trace,
+  verify,
+} from "../../src/layers/mod.ts";
 import {
   ChunkType,
   Command,
@@ -1094,6 +1105,71 @@ for (const [what, ask, reply, survives] of SILENT) {
     const error = await asked;
     assertEquals(error.kind, "io");
     assert(/answered nothing for 150 ms/.test(error.message), error.message);
+  });
+}
+
+/** What lies over a disk behind a silent server. */
+const LAYERS: [name: string, lay: (backend: Backend) => Backend][] = [
+  ["overlay", (backend) => overlay(backend, { ownsBase: true })],
+  ["latency", (backend) => latency(backend)],
+  ["faults", (backend) => faults(backend, [])],
+  ["trace", (backend) => trace(backend, () => {})],
+  ["readahead", (backend) => readahead(backend)],
+  ["verify", (backend) => verify(backend, twin(backend))],
+  ["verify, as the second disk", (backend) => verify(twin(backend), backend)],
+];
+
+function twin({ geometry }: Backend): Backend {
+  return new MemoryBackend({ sectors: geometry.sectors });
+}
+
+for (const [name, lay] of LAYERS) {
+  Deno.test(`a signal and close() end what a server never answers, through ${name}`, async () => {
+    for (const aborts of [true, false]) {
+      const reached = Promise.withResolvers<void>();
+      await using server = await RawServer.start(async (peer) => {
+        await peer.attach();
+        // So far that a reader is known as one, and read ahead for.
+        for (;;) {
+          const request = await peer.request();
+          if (request.offset >= 16 * 512) {
+            reached.resolve();
+            continue;
+          }
+          await peer.chunk(
+            request,
+            ChunkType.OffsetHole,
+            joined([u64(request.offset), u32(request.length)]),
+          );
+        }
+      });
+      const disk = VirtualDisk.over(lay(
+        await openNbd(server.uri, {
+          readOnly: false,
+          closeTimeoutMs: PATIENCE_MS,
+        }),
+      ));
+      await inTime("a read", disk.read(0, 8));
+      await inTime("a read", disk.read(8, 8));
+      const controller = new AbortController();
+      const { signal } = controller;
+      const options = aborts ? { signal } : {};
+      const asked = Promise.allSettled([
+        disk.read(16, 8, options),
+        disk.read(24, 8, options),
+        disk.read(2048, 8, options),
+      ]);
+      await reached.promise;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      if (aborts) controller.abort(new Error("Enough"));
+      else await inTime("close()", disk.close());
+      for (const outcome of await inTime("the requests", asked)) {
+        assert(outcome.status === "rejected");
+        if (aborts) assertEquals(outcome.reason.message, "Enough");
+        else assertInstanceOf(outcome.reason, DiskError);
+      }
+      await inTime("close()", disk.close());
+    }
   });
 }
 
