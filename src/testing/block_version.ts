@@ -32,8 +32,8 @@ export interface RecordedRequest {
   /** Whether it failed. */
   failed: boolean;
   /**
-   * The event of the failed flush that was to write it; -1 if there is none.
-   * No later flush writes it.
+   * The event with which the flush was submitted that was to write it and
+   * failed; -1 if there is none. No flush that comes after that writes it.
    */
   forsakenAt: number;
 }

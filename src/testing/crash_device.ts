@@ -14,7 +14,16 @@
  * - Of several writes of one block, the durable one and any later one may be
  *   what is found; one before the durable one never is.
  * - A block is found as one write left it: it is never a mixture, unless the
- *   device tears blocks.
+ *   device tears blocks. Then any block of a write that is neither durable nor
+ *   atomic may be a mixture of it and of one write before it.
+ * - On a device that keeps the order, whatever comes before what is durable is
+ *   durable as well; a write cut off in the middle has lost its last blocks,
+ *   and only the block at the cut is torn.
+ * - What a failed flush was to write is there, or not, or torn where the device
+ *   tears, block by block, whatever comes later and whatever order is kept; it
+ *   may have failed from the moment on at which that flush was submitted.
+ * - A durable discard has happened, to each block or not as `discarded` says,
+ *   and tears nothing.
  *
  * @module
  */
@@ -55,8 +64,10 @@ export interface CrashDevice {
    */
   tornBlocks?: boolean;
   /**
-   * Atomic write unit in bytes: a write of at most this much, a power of two
-   * and on a multiple of its own length, is found wholly or not at all.
+   * Atomic write unit in bytes: a write, of data or of zeroes, of at most this
+   * much, a power of two and on a multiple of its own length, is found wholly
+   * or not at all. That goes for a single block as well, whatever `tornBlocks`
+   * says.
    *
    * @default {0}
    */
@@ -81,10 +92,11 @@ export interface CrashDevice {
    */
   discarded?: "zero" | "old" | "either";
   /**
-   * Which flushes fail with EIO, counted from 1. What such a flush was to write
-   * is marked clean and reads as new, but may never reach the medium, whatever
-   * is flushed later: what Linux file systems do (Rebello et al., "Can
-   * Applications Recover from fsync Failures?", ATC 2020).
+   * Which flushes of the workload fail with EIO, counted from 1. What such a
+   * flush was to write is marked clean and reads as new, but each block of it
+   * may never reach the medium, whatever is flushed later: what Linux file
+   * systems do (Rebello et al., "Can Applications Recover from fsync
+   * Failures?", ATC 2020).
    */
   failFlushes?: readonly number[];
 }

@@ -8,7 +8,7 @@
 import type { Random } from "../random.ts";
 import type { RecordedRequest } from "./block_version.ts";
 import type { CrashSpace } from "./crash_timeline.ts";
-import type { Reached, Variable } from "./crash_variable.ts";
+import type { OptionOf, Reached, Variable } from "./crash_variable.ts";
 
 /** A state. It is used again for the next one. */
 export interface Choice {
@@ -32,14 +32,18 @@ class Choosing implements Choice {
   readonly options: Int32Array;
   changed: number[] | null = null;
   readonly #variables: readonly Variable[];
-  readonly #byBlock = new Map<number, number>();
+  readonly #byBlock = new Map<number, number[]>();
   readonly #byWrite = new Map<RecordedRequest, number[]>();
 
   constructor(space: CrashSpace) {
     this.#variables = space.variables;
     this.options = new Int32Array(space.variables.length);
     for (const [i, variable] of space.variables.entries()) {
-      for (const block of variable.blocks()) this.#byBlock.set(block, i);
+      for (const block of variable.blocks()) {
+        const list = this.#byBlock.get(block);
+        if (list === undefined) this.#byBlock.set(block, [i]);
+        else if (list.at(-1) !== i) list.push(i);
+      }
     }
   }
 
@@ -79,8 +83,7 @@ class Choosing implements Choice {
     if (found === undefined) {
       const variables = new Set<number>();
       for (const { block } of write.versions) {
-        const i = this.#byBlock.get(block);
-        if (i !== undefined) variables.add(i);
+        for (const i of this.#byBlock.get(block) ?? []) variables.add(i);
       }
       this.#byWrite.set(write, found = [...variables]);
     }
@@ -98,13 +101,17 @@ export function* allStates(space: CrashSpace): Generator<Choice> {
   const { variables } = space;
   const options = new Int32Array(variables.length);
   const choice: Choice = { options, changed: null };
+  const at = new Map(variables.map((variable, i) => [variable, i]));
+  const optionOf: OptionOf = (variable) => options[at.get(variable)!]!;
   for (;;) {
     yield choice;
     choice.changed = [];
     let i = variables.length - 1;
     for (; i >= 0; i--) {
+      const variable = variables[i]!;
+      if (variable.idle?.(optionOf)) continue;
       choice.changed.push(i);
-      if (++options[i]! < variables[i]!.count) break;
+      if (++options[i]! < variable.count) break;
       options[i] = 0;
     }
     if (i < 0) return;

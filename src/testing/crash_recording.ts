@@ -16,7 +16,7 @@ import {
   refusal,
   refuse,
 } from "../backend.ts";
-import { gather, isZero, scatter } from "../buffer.ts";
+import { gather, isZero, offsetMemory, scatter } from "../buffer.ts";
 import { DiskError } from "../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
@@ -115,6 +115,7 @@ export class CrashRecording {
   readonly #origins = new WeakMap<Request, Error>();
   #lastOrigin: Error | null = null;
   #flushes = 0;
+  #started = false;
   #recording = true;
   #turn: Promise<void> = Promise.resolve();
   #turnsUnderWay = 0;
@@ -175,8 +176,12 @@ export class CrashRecording {
     this.acknowledged.push(value);
   }
 
-  /** Forgets all events: what was written so far is what the disk has. */
-  forget(): void {
+  /**
+   * Forgets all events: what was written so far is what the disk has. Flushes
+   * are counted, and fail, from here on.
+   */
+  start(): void {
+    this.#started = true;
     for (const [block, bytes] of this.#latest) {
       this.initial.set(block, new BlockVersion(block, bytes, null));
     }
@@ -303,9 +308,11 @@ export class CrashRecording {
       sector: request.sector,
       count: request.count,
       fua: request.fua,
-      // A power of two on a multiple of itself; a discard is never atomic.
-      atomic: request.type !== RequestType.Discard &&
-        length > blockSize && length <= this.device.atomicWriteBytes &&
+      // A power of two on a multiple of itself; to discard or to erase is no
+      // write.
+      atomic: (request.type === RequestType.Out ||
+        request.type === RequestType.WriteZeroes) &&
+        length <= this.device.atomicWriteBytes &&
         (request.count & (request.count - 1)) === 0 &&
         request.sector % request.count === 0,
       origin: this.#origins.get(request) ?? this.#lastOrigin,
@@ -374,13 +381,13 @@ export class CrashRecording {
       this.events.push({ kind: "complete", request: recorded });
       if (recorded.type === RequestType.Flush) {
         this.#flushes++;
-        if (this.device.failFlushes.has(this.#flushes)) {
+        if (this.#started && this.device.failFlushes.has(this.#flushes)) {
           recorded.failed = true;
           for (const write of this.requests) {
             if (
               write.completedAt >= 0 &&
               write.completedAt < recorded.submittedAt && write.forsakenAt < 0
-            ) write.forsakenAt = recorded.completedAt;
+            ) write.forsakenAt = recorded.submittedAt;
           }
           error = new DiskError(
             "io",
@@ -435,7 +442,7 @@ class RecordedBackend implements Backend {
   }
 
   allocate(byteLength: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(byteLength);
+    return offsetMemory(byteLength);
   }
 
   async close(): Promise<void> {

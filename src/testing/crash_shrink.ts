@@ -6,6 +6,7 @@
  */
 
 import { type CrashLevel, CrashPosition } from "./crash_level.ts";
+import { optionsOf } from "./crash_timeline.ts";
 import type { CrashStep } from "./crash_token.ts";
 
 /** States that are tried at most. */
@@ -186,10 +187,11 @@ class Shrinker<T> {
 
   /** The first point at which what was lost had been submitted. */
   #firstPoint(step: CrashStep): number {
-    const { variables } = this.#goTo(step.point).space;
+    const { space } = this.#goTo(step.point);
     let first = 0;
-    for (const [i, option] of step.options) {
-      variables[i]!.tell(option, ({ request }, outcome) => {
+    const optionOf = optionsOf(step, space);
+    for (const variable of space.variables) {
+      variable.tell(optionOf, ({ request }, outcome) => {
         if (outcome === "lost" || outcome === "torn") {
           first = Math.max(first, request!.submittedAt + 1);
         }

@@ -16,7 +16,7 @@ import {
   refusal,
   refuse,
 } from "../backend.ts";
-import { gather, scatter } from "../buffer.ts";
+import { gather, offsetMemory, scatter } from "../buffer.ts";
 import { DiskError } from "../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
@@ -138,6 +138,7 @@ export class CrashStateBackend implements Backend {
   readonly #image: CrashImage;
   readonly #blockSectors: number;
   readonly #blockSize: number;
+  readonly #ignoresDiscards: boolean;
   #written: Map<number, Uint8Array> | null = null;
   #fetching: Promise<void> | null = null;
   #closed = false;
@@ -158,6 +159,7 @@ export class CrashStateBackend implements Backend {
     this.geometry = geometry;
     this.#blockSize = device.blockSize;
     this.#blockSectors = device.blockSectors;
+    this.#ignoresDiscards = device.discarded === "old";
   }
 
   /** Carries out a batch; before it returns unless a block must be fetched. */
@@ -199,9 +201,9 @@ export class CrashStateBackend implements Backend {
     return extents;
   }
 
-  /** Any memory does. */
+  /** Any memory does; it begins inside of its buffer, as a real disk's does. */
   allocate(byteLength: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(byteLength);
+    return offsetMemory(byteLength);
   }
 
   /** Gives up what was written. */
@@ -238,19 +240,24 @@ export class CrashStateBackend implements Backend {
         return true;
       }
       case RequestType.Discard:
+        if (this.#ignoresDiscards) return true;
+        return this.#zero(first, count);
       case RequestType.WriteZeroes:
-      case RequestType.SecureErase: {
-        const zeroes = new Uint8Array(this.#blockSize);
-        const written = this.#written ??= new Map();
-        for (let i = 0; i < count; i++) written.set(first + i, zeroes);
-        return true;
-      }
+      case RequestType.SecureErase:
+        return this.#zero(first, count);
       case RequestType.GetId:
         request.data!.set(encodeId("crash"));
         return true;
       default:
         return true;
     }
+  }
+
+  #zero(first: number, count: number): true {
+    const zeroes = new Uint8Array(this.#blockSize);
+    const written = this.#written ??= new Map();
+    for (let i = 0; i < count; i++) written.set(first + i, zeroes);
+    return true;
   }
 
   /** Carries out a request when its blocks have been fetched, in turn. */

@@ -12,7 +12,7 @@ import { describeOrigin } from "./call_site.ts";
 import { describeCrashDevice } from "./crash_device.ts";
 import type { CrashLevel } from "./crash_level.ts";
 import type { CrashRecording } from "./crash_recording.ts";
-import type { CrashSpace } from "./crash_timeline.ts";
+import { type CrashSpace, optionsOf } from "./crash_timeline.ts";
 import type { CrashStep } from "./crash_token.ts";
 import type { Outcome } from "./crash_variable.ts";
 
@@ -130,9 +130,9 @@ function fatesOf(
   space: CrashSpace,
 ): Map<RecordedRequest, Fates> {
   const fates = new Map<RecordedRequest, Fates>();
-  for (const [i, variable] of space.variables.entries()) {
-    const option = step.options.get(i) ?? variable.latest;
-    variable.tell(option, ({ request, block }, outcome, torn) => {
+  const optionOf = optionsOf(step, space);
+  for (const variable of space.variables) {
+    variable.tell(optionOf, ({ request, block }, outcome, torn) => {
       let blocks = fates.get(request!);
       if (blocks === undefined) fates.set(request!, blocks = new Map());
       const tear = torn?.tear;

@@ -9,11 +9,11 @@ import { RequestType } from "../request.ts";
 import type { BlockVersion, RecordedRequest } from "./block_version.ts";
 import type { CrashEvent, CrashRecording } from "./crash_recording.ts";
 import type { CrashImage } from "./crash_state.ts";
+import { Joint, type Piece } from "./crash_joint.ts";
+import type { CrashStep } from "./crash_token.ts";
 import {
   BlockVariable,
-  GroupVariable,
-  OrderedVariable,
-  type Piece,
+  type OptionOf,
   type Variable,
 } from "./crash_variable.ts";
 
@@ -33,8 +33,20 @@ export interface CrashSpace {
   readonly variables: readonly Variable[];
   /** Writes that are not durable, in the order of submission. */
   readonly pending: readonly RecordedRequest[];
-  /** States: the product of all options. */
+  /** States; where they are very many, it may be more than there are. */
   readonly size: number;
+}
+
+/**
+ * Which option each variable has in a state.
+ *
+ * @param step The state.
+ * @param space What is open there.
+ * @returns The option of a variable.
+ */
+export function optionsOf(step: CrashStep, space: CrashSpace): OptionOf {
+  const at = new Map(space.variables.map((variable, i) => [variable, i]));
+  return (variable) => step.options.get(at.get(variable)!) ?? variable.latest;
 }
 
 /** A walk through a recording, forwards only. */
@@ -47,8 +59,10 @@ export class CrashTimeline {
   #acknowledged = 0;
   /** Whether there are states since the last telling point that it had not. */
   #grown = true;
-  /** What was flushed, and still may not be what is found. */
-  readonly #loose = new Set<BlockVersion>();
+  /** Discards that are durable, and of which nobody says what they leave. */
+  readonly #discarded = new Set<BlockVersion>();
+  /** On a device that keeps the order: the last write that had its turn. */
+  #last = 0;
 
   /**
    * Constructs a new instance.
@@ -102,17 +116,16 @@ export class CrashTimeline {
   /**
    * How many states there are at this point.
    *
-   * @returns States, and whether a space shows all of them.
+   * @returns States, as the size of its space.
    */
-  measure(): { size: number; complete: boolean } {
+  measure(): number {
     const { reorders, tornBlocks, atomicWriteBytes } = this.#recording.device;
     if (!reorders || tornBlocks || atomicWriteBytes > 0) {
-      const { size, variables } = this.space();
-      return { size, complete: variables.every(({ complete }) => complete) };
+      return this.space().size;
     }
     let size = 1;
     for (const { pending } of this.#open.values()) size *= pending.length + 1;
-    return { size, complete: true };
+    return size;
   }
 
   /**
@@ -127,11 +140,25 @@ export class CrashTimeline {
       for (const { request } of pending) requests.add(request!);
     }
     const pending = [...requests].sort((a, b) => a.number - b.number);
-    const variables = device.reorders
-      ? this.#independent(pending)
-      : this.#ordered(pending);
+    const variables: Variable[] = [];
     let size = 1;
-    for (const { count } of variables) size *= count;
+    const joints = device.reorders
+      ? this.#groups(pending)
+      : this.#ordered(pending);
+    if (device.reorders) {
+      const joined = new Set(joints.flatMap(({ blocks }) => blocks));
+      for (const block of [...this.#open.keys()].sort((a, b) => a - b)) {
+        if (joined.has(block)) continue;
+        const { durable, pending } = this.#open.get(block)!;
+        const variable = new BlockVariable(durable, pending, this.#tearable);
+        size *= variable.count;
+        variables.push(variable);
+      }
+    }
+    for (const { joint } of joints) {
+      size *= joint.count();
+      variables.push(...joint.variables);
+    }
     return {
       point: this.#point,
       acknowledged: this.#acknowledged,
@@ -142,8 +169,10 @@ export class CrashTimeline {
   }
 
   #changes(event: CrashEvent): boolean {
-    return event.kind === "acknowledge" ||
-      event.kind === "submit" && event.request.versions.length > 0;
+    if (event.kind !== "submit") return event.kind === "acknowledge";
+    const { versions, failed } = event.request;
+    // What a flush fails to write does not keep the order.
+    return versions.length > 0 || failed && !this.#recording.device.reorders;
   }
 
   /** Whether something becomes durable with an event. */
@@ -173,44 +202,51 @@ export class CrashTimeline {
 
   /** Makes durable what a completed flush or write does. */
   #settle(request: RecordedRequest): void {
-    const covers = request.type === RequestType.Flush
+    const { reorders } = this.#recording.device;
+    const flush = request.type === RequestType.Flush;
+    const covers = flush
       ? (write: RecordedRequest) =>
-        write.completedAt >= 0 && write.completedAt < request.submittedAt
+        write.completedAt >= 0 && write.completedAt < request.submittedAt &&
+        // No flush that comes after the one that failed writes it.
+        !(write.forsakenAt >= 0 && write.forsakenAt < request.submittedAt)
       : (write: RecordedRequest) => write === request;
-    const forsaken = (write: RecordedRequest) =>
-      write.forsakenAt >= 0 && write.forsakenAt < request.completedAt;
     let reach = covers;
-    if (!this.#recording.device.reorders) {
-      // What keeps the order has written everything before it as well.
+    if (!reorders) {
+      // What keeps the order has had everything before it as well.
       let last = 0;
       for (const { pending } of this.#open.values()) {
         for (const { request } of pending) {
           if (covers(request!)) last = Math.max(last, request!.number);
         }
       }
-      reach = (write) => write.number <= last;
+      this.#last = Math.max(this.#last, last);
+      reach = (write) =>
+        covers(write) || write.number <= last && !this.#forsaken(write);
     }
-    const blocks = request.type === RequestType.Flush
+    const blocks = flush || !reorders
       ? this.#open.keys()
-      : this.#recording.device.reorders
-      ? request.versions.map(({ block }) => block)
-      : this.#open.keys();
+      : request.versions.map(({ block }) => block);
     for (const block of [...blocks]) {
       const open = this.#open.get(block);
       if (open === undefined) continue;
-      for (const version of open.pending) {
-        if (reach(version.request!)) this.#loose.add(version);
+      let last = -1;
+      for (const [i, version] of open.pending.entries()) {
+        if (!reach(version.request!)) continue;
+        if (this.#vague(version.request!)) this.#discarded.add(version);
+        else last = i;
       }
-      const last = open.pending.findLastIndex(({ request }) =>
-        reach(request!) && !forsaken(request!) && !this.#vague(request!)
-      );
       if (last < 0) continue;
-      for (let i = 0; i <= last; i++) this.#loose.delete(open.pending[i]!);
+      for (let i = 0; i <= last; i++) this.#discarded.delete(open.pending[i]!);
       open.durable = open.pending[last]!;
       this.image.set(open.durable);
       if (last === open.pending.length - 1) this.#open.delete(block);
       else open.pending = open.pending.slice(last + 1);
     }
+  }
+
+  /** Whether a flush that was to write it fails, or has failed. */
+  #forsaken(request: RecordedRequest): boolean {
+    return request.forsakenAt >= 0 && request.forsakenAt < this.#point;
   }
 
   /** Whether nobody says what a write leaves, even when it is durable. */
@@ -219,8 +255,15 @@ export class CrashTimeline {
       this.#recording.device.discarded === "either";
   }
 
-  #independent(pending: readonly RecordedRequest[]): Variable[] {
-    const { tornBlocks } = this.#recording.device;
+  /** Whether a block may be found torn: until it is durable. */
+  readonly #tearable = (version: BlockVersion): boolean =>
+    this.#recording.device.tornBlocks && !version.request!.atomic &&
+    !this.#discarded.has(version);
+
+  /** Blocks that atomic writes hold together. */
+  #groups(
+    pending: readonly RecordedRequest[],
+  ): { joint: Joint; blocks: number[] }[] {
     const group = new Map<number, number>();
     const find = (block: number): number => {
       let root = block;
@@ -230,83 +273,83 @@ export class CrashTimeline {
         root = next;
       }
     };
-    const atomic = pending.filter((request) => request.atomic);
-    for (const { versions } of atomic) {
+    const open = this.#pendingVersions();
+    for (const { atomic, versions } of pending) {
+      if (!atomic) continue;
       // Blocks of it that something durable replaced since are no part of it.
-      const blocks = versions.filter((version) =>
-        this.#open.get(version.block)?.pending.includes(version)
-      ).map(({ block }) => block);
+      const blocks = versions.filter((version) => open.has(version))
+        .map(({ block }) => block);
+      if (blocks.length < 2) continue;
       for (const block of blocks) {
         const [a, b] = [find(blocks[0]!), find(block)];
         group.set(Math.max(a, b), Math.min(a, b));
-        if (!group.has(Math.min(a, b))) {
-          group.set(Math.min(a, b), Math.min(a, b));
-        }
+        group.set(Math.min(a, b), Math.min(a, b));
       }
     }
-    const blocks = [...this.#open.keys()].sort((a, b) => a - b);
     const members = new Map<number, number[]>();
-    const variables: Variable[] = [];
-    for (const block of blocks) {
-      if (group.has(block)) {
-        const root = find(block);
-        const list = members.get(root);
-        if (list === undefined) members.set(root, [block]);
-        else list.push(block);
-      } else {
-        const open = this.#open.get(block)!;
-        variables.push(
-          new BlockVariable(open.durable, open.pending, tornBlocks),
-        );
-      }
+    for (const block of [...group.keys()].sort((a, b) => a - b)) {
+      const root = find(block);
+      const list = members.get(root);
+      if (list === undefined) members.set(root, [block]);
+      else list.push(block);
     }
-    for (const list of members.values()) {
-      const inside = new Set(list);
-      variables.push(
-        new GroupVariable(
-          list.map((block) => this.#open.get(block)!.durable),
-          this.#pieces(pending, inside),
-        ),
+    return [...members.values()].map((blocks) => {
+      const durable = new Map(
+        blocks.map((block) => [block, this.#open.get(block)!.durable]),
       );
-    }
-    return variables;
+      const pieces = this.#pieces(pending, open, durable);
+      return { joint: new Joint(durable, pieces, null), blocks };
+    });
   }
 
-  #ordered(pending: readonly RecordedRequest[]): Variable[] {
+  /** Everything, on a device that keeps the order. */
+  #ordered(
+    pending: readonly RecordedRequest[],
+  ): { joint: Joint; blocks: number[] }[] {
     if (pending.length === 0) return [];
-    const { tornBlocks } = this.#recording.device;
-    const variables: Variable[] = [];
-    const ordered = new Map<number, BlockVersion>();
-    for (const [block, open] of this.#open) {
-      // The order is over for what was flushed.
-      if (open.pending.every((version) => this.#loose.has(version))) {
-        variables.push(new BlockVariable(open.durable, open.pending, false));
-      } else ordered.set(block, open.durable);
+    const durable = new Map(
+      [...this.#open].map(([block, open]) => [block, open.durable]),
+    );
+    const pieces = this.#pieces(pending, this.#pendingVersions(), durable);
+    const turns = pieces.filter(({ request }) => request.number <= this.#last);
+    const joint = new Joint(durable, pieces, turns.length);
+    return [{ joint, blocks: [...durable.keys()] }];
+  }
+
+  #pendingVersions(): Set<BlockVersion> {
+    const versions = new Set<BlockVersion>();
+    for (const { pending } of this.#open.values()) {
+      for (const version of pending) versions.add(version);
     }
-    if (ordered.size > 0) {
-      const pieces = this.#pieces(pending, ordered);
-      variables.push(new OrderedVariable(ordered, pieces, tornBlocks));
-    }
-    return variables;
+    return versions;
   }
 
   /** Parts of writes that are found wholly or not, in order. */
   #pieces(
     pending: readonly RecordedRequest[],
+    open: ReadonlySet<BlockVersion>,
     inside: { has(block: number): boolean },
   ): Piece[] {
+    const { reorders } = this.#recording.device;
     const pieces: Piece[] = [];
     for (const request of pending) {
       const versions = request.versions.filter((version) =>
-        inside.has(version.block) &&
-        this.#open.get(version.block)?.pending.includes(version)
+        inside.has(version.block) && open.has(version)
       );
       if (versions.length === 0) continue;
-      if (request.atomic) pieces.push({ request, versions });
-      else {
-        for (const version of versions) {
-          pieces.push({ request, versions: [version] });
-        }
+      const forsaken = this.#forsaken(request);
+      const optional = reorders || forsaken || this.#vague(request);
+      for (
+        const some of request.atomic ? [versions] : versions.map((one) => [one])
+      ) {
+        const torn = this.#tearable(some[0]!);
+        pieces.push({
+          request,
+          versions: some,
+          optional,
+          tearable: torn && (reorders || forsaken),
+          tearsLast: torn && !reorders && !forsaken,
+        });
       }
     }
     return pieces;

@@ -152,7 +152,26 @@ export interface CrashOptions<Value = unknown> {
    * @default {true}
    */
   progress?: boolean | ((progress: CrashProgress) => void);
-  /** Gives up the exploration. */
+  /**
+   * How long one recovery may take, in milliseconds: a safe integer from 1 to
+   * 2,147,483,647. After that all that it asks of its disk fails, and so does
+   * the exploration. One that never lets anything else run, not even its disk,
+   * cannot be stopped.
+   *
+   * @default {10000}
+   */
+  recoveryTimeoutMs?: number;
+  /**
+   * Whether to accept what proves nothing: a workload that wrote nothing, or
+   * recoveries none of which read anything of its disk. It fails otherwise.
+   *
+   * @default {false}
+   */
+  allowNoProof?: boolean;
+  /**
+   * Gives up the exploration, be it recording, recovering or between states:
+   * it rejects with the signal's reason.
+   */
   signal?: AbortSignal;
 }
 
@@ -164,6 +183,12 @@ const QUEUE_SIZE = 8;
 
 /** Random states in a row that bring nothing new, after which there are none. */
 const MOST_REPEATED = 256;
+
+/** States that are looked at last, for each that was to be visited at most. */
+const LOOKS_PER_STATE = 16;
+
+/** States of a workload that are looked at last in any case: 0.1 s of them. */
+const LEAST_LOOKS = 65_536;
 
 /** Milliseconds until the event loop gets a turn. */
 const TURN_MS = 50;
@@ -265,6 +290,15 @@ interface Visit {
   readonly counted: "states" | "recovery states" | "nothing";
 }
 
+/** Half of a hash of a state; the other one is that of the image. */
+function hashOf(
+  image: CrashImage,
+  acknowledged: readonly unknown[],
+  visit: Visit,
+): number {
+  return image.high ^ scramble(acknowledged.length, visit.depth);
+}
+
 class Explorer {
   readonly #options: CrashOptions;
   readonly #device: CompleteCrashDevice;
@@ -362,7 +396,7 @@ class Explorer {
       await prepare(disk);
       await disk.flush();
     }
-    recording.forget();
+    recording.start();
     const device = recording.open();
     const stack = layers?.(device) ?? device;
     const open = () =>
@@ -388,46 +422,42 @@ class Explorer {
   /** Visits the states of a recording; stops at the first one that fails. */
   async #explore(level: CrashLevel, visit: Visit): Promise<Failure | null> {
     const sizes: number[] = [];
-    const complete: boolean[] = [];
     const timeline = new CrashTimeline(
       level.recording,
       new CrashImage(level.source, level.recording.initial),
     );
-    while (timeline.nextTelling()) {
-      const measure = timeline.measure();
-      sizes.push(measure.size);
-      complete.push(measure.complete);
-    }
+    while (timeline.nextTelling()) sizes.push(timeline.measure());
     let left = visit.maxStates;
     let shares = divideStates(sizes, left);
-    const all = sizes.map((size, i) => size <= shares[i]!);
+    const shown = sizes.map(() => false);
     if (visit.counted === "states") {
       this.#points = sizes.length;
       let total = 0;
       for (const size of sizes) total += size;
       this.#progress.total = Math.min(total, visit.maxStates);
     }
-    if (!all.every(Boolean) || !complete.every(Boolean)) {
-      this.#exhaustive = false;
-    }
     for (let pass = 0; left > 0; pass++) {
       const before = left;
       const position = new CrashPosition(level);
       for (let i = 0; position.next(); i++) {
         const { space } = position;
-        const plans = all[i]
-          ? pass === 0 ? [allStates(space)] : []
+        let share = shares[i]!;
+        const all = !shown[i] && sizes[i]! <= share;
+        const plans = shown[i]
+          ? []
+          : all
+          ? [allStates(space)]
           : pass === 0
           ? [systematicStates(space), randomStates(space, visit.random)]
           : [randomStates(space, visit.random)];
-        let share = shares[i]!;
+        if (all) shown[i] = true;
         for (const plan of plans) {
           let repeated = 0;
           if (share === 0) break;
           for (const choice of plan) {
             const found = await this.#visit(position, choice, visit);
             if (found === false) {
-              if (!all[i] && ++repeated >= MOST_REPEATED) break;
+              if (!all && ++repeated >= MOST_REPEATED) break;
               continue;
             }
             if (found !== true) return found;
@@ -437,11 +467,48 @@ class Explorer {
           }
         }
       }
-      const open = all.flatMap((every, i) => every ? [] : [i]);
+      const open = shown.flatMap((every, i) => every ? [] : [i]);
       if (open.length === 0 || left === before && pass > 0) break;
       shares = shares.fill(0);
       const more = divideStates(open.map((i) => sizes[i]!), left);
       for (const [k, i] of open.entries()) shares[i] = more[k]!;
+    }
+    return await this.#finish(level, visit, { sizes, shown, left });
+  }
+
+  /**
+   * Looks at all states of the points that were not shown wholly, if there are
+   * not too many: equal ones were counted more than once, so that all of them
+   * may have been visited, or few be left.
+   */
+  async #finish(
+    level: CrashLevel,
+    visit: Visit,
+    { sizes, shown, left }: { sizes: number[]; shown: boolean[]; left: number },
+  ): Promise<Failure | null> {
+    let looks = 0;
+    for (const [i, size] of sizes.entries()) if (!shown[i]) looks += size;
+    const least = visit.counted === "states" ? LEAST_LOOKS : 0;
+    if (looks > Math.max(least, visit.maxStates * LOOKS_PER_STATE)) {
+      this.#exhaustive = false;
+      return null;
+    }
+    const position = new CrashPosition(level);
+    for (let i = 0; looks > 0 && position.next(); i++) {
+      if (shown[i]) continue;
+      for (const choice of allStates(position.space)) {
+        position.turn(choice);
+        const { image, acknowledged } = position;
+        const high = hashOf(image, acknowledged, visit);
+        if (visit.visited.has(high, image.low)) continue;
+        if (left === 0) {
+          this.#exhaustive = false;
+          return null;
+        }
+        const found = await this.#visit(position, choice, visit);
+        if (typeof found !== "boolean") return found;
+        left--;
+      }
     }
     return null;
   }
@@ -458,7 +525,7 @@ class Explorer {
   ): Promise<boolean | Failure> {
     position.turn(choice);
     const { image, acknowledged } = position;
-    const high = image.high ^ scramble(acknowledged.length, visit.depth);
+    const high = hashOf(image, acknowledged, visit);
     if (!visit.visited.add(high, image.low)) {
       if (visit.counted !== "nothing") this.#repeated++;
       return false;

@@ -23,6 +23,27 @@ export class Visited {
   }
 
   /**
+   * Whether a hash was added, as far as it is known.
+   *
+   * @param high One half.
+   * @param low The other half.
+   * @returns Whether it was; if it is not known any more, it was not.
+   */
+  has(high: number, low: number): boolean {
+    if (high === 0 && low === 0) low = 1;
+    const slots = this.#slots;
+    const mask = slots.length / 2 - 1;
+    let slot = scramble(high | 0, low | 0) & mask;
+    for (let tries = 0; tries < 64; tries++) {
+      const at = slot * 2;
+      if (slots[at] === (high | 0) && slots[at + 1] === (low | 0)) return true;
+      if (slots[at] === 0 && slots[at + 1] === 0) return false;
+      slot = (slot + 1) & mask;
+    }
+    return false;
+  }
+
+  /**
    * Adds a hash.
    *
    * @param high One half.
