@@ -30,6 +30,7 @@ import {
 } from "./block_version.ts";
 import { captureStack } from "./call_site.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
+import { type CrashGuard, eventLoopTurn } from "./crash_watch.ts";
 
 /** Something that happened. A crash comes after so many of them. */
 export type CrashEvent =
@@ -46,6 +47,8 @@ export interface RecordingOptions {
    * goes on in the same order over every base.
    */
   readonly turns: boolean;
+  /** Says when the time of the program is over. */
+  readonly guard?: CrashGuard;
 }
 
 const ABILITIES: Abilities = {
@@ -106,6 +109,8 @@ export class CrashRecording {
   readonly acknowledged: unknown[] = [];
   /** What each written block was before. */
   readonly initial = new Map<number, BlockVersion>();
+  /** Why the disk below could not be read; `null` if it could. */
+  failure: DiskError | null = null;
   readonly #source: BlockSource;
   readonly #options: RecordingOptions;
   readonly #latest = new Map<number, Uint8Array>();
@@ -235,6 +240,12 @@ export class CrashRecording {
   }
 
   #submit(batch: readonly Request[], complete: Complete): void {
+    const { guard } = this.#options;
+    if (guard?.over) {
+      for (const request of batch) guard.refuse(request, complete);
+      return;
+    }
+    const waits = guard !== undefined && guard.needsTurn();
     const requests = [...batch];
     const recorded = requests.map((request) =>
       request.writes || request.type === RequestType.Flush
@@ -250,7 +261,7 @@ export class CrashRecording {
       }
     };
     if (
-      !this.#options.turns && this.#turnsUnderWay === 0 &&
+      !this.#options.turns && !waits && this.#turnsUnderWay === 0 &&
       this.#below(requests).every((block) =>
         this.#source.peek(block) !== undefined
       )
@@ -264,6 +275,7 @@ export class CrashRecording {
       const fetched = new Map<number, Uint8Array>();
       let failure: DiskError | null = null;
       try {
+        if (waits) await eventLoopTurn();
         for (const block of this.#below(requests)) {
           fetched.set(block, await this.#source.fetch(block));
         }
@@ -274,7 +286,10 @@ export class CrashRecording {
           { cause },
         );
       }
-      if (failure === null) {
+      this.failure ??= failure;
+      if (guard?.over) {
+        for (const request of requests) guard.refuse(request, complete);
+      } else if (failure === null) {
         carryOut(fetched);
         if (this.#options.turns) await nextTurn();
         end();
@@ -355,6 +370,7 @@ export class CrashRecording {
     if (request.type === RequestType.GetId) {
       request.data!.set(encodeId("crash"));
     } else if (request.type === RequestType.In) {
+      if (this.#options.guard !== undefined) this.#options.guard.read = true;
       for (let i = 0; i < count; i++) {
         const bytes = this.#latest.get(first + i) ??
           this.initial.get(first + i)?.bytes ?? below(first + i);

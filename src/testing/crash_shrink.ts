@@ -41,6 +41,8 @@ export interface Shrunk<T> {
  * @param step The failing state.
  * @param failure What failed.
  * @param attempt Tries another state.
+ * @param mayTry Whether there is time for another try that ends as the last one
+ * that failed.
  * @returns The simplest state that was found to fail.
  */
 export async function shrinkCrash<T>(
@@ -48,8 +50,9 @@ export async function shrinkCrash<T>(
   step: CrashStep,
   failure: T,
   attempt: Try<T>,
+  mayTry: (failure: T) => boolean,
 ): Promise<Shrunk<T>> {
-  const shrinker = new Shrinker(level, step, failure, attempt);
+  const shrinker = new Shrinker(level, step, failure, attempt, mayTry);
   await shrinker.run();
   return { step: shrinker.step, failure: shrinker.failure };
 }
@@ -59,11 +62,19 @@ class Shrinker<T> {
   failure: T;
   readonly #level: CrashLevel;
   readonly #attempt: Try<T>;
+  readonly #mayTry: (failure: T) => boolean;
   #position: CrashPosition;
   #tries = 0;
   #cost = Infinity;
 
-  constructor(level: CrashLevel, step: CrashStep, failure: T, attempt: Try<T>) {
+  constructor(
+    level: CrashLevel,
+    step: CrashStep,
+    failure: T,
+    attempt: Try<T>,
+    mayTry: (failure: T) => boolean,
+  ) {
+    this.#mayTry = mayTry;
     this.#level = level;
     this.step = step;
     this.failure = failure;
@@ -143,7 +154,7 @@ class Shrinker<T> {
 
   /** Tries a state; takes it if it fails and costs no more. */
   async #fails(point: number, deviations: Deviations): Promise<boolean> {
-    if (this.#tries >= MOST_TRIES) return false;
+    if (this.#tries >= MOST_TRIES || !this.#mayTry(this.failure)) return false;
     const position = this.#goTo(point);
     const { variables } = position.space;
     let cost = 0;

@@ -26,6 +26,7 @@ import type { BlockSource } from "./block_source.ts";
 import type { BlockVersion } from "./block_version.ts";
 import { crashInfo } from "./crash_recording.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
+import { type CrashGuard, eventLoopTurn } from "./crash_watch.ts";
 
 /** An image that is turned from one state to another, block by block. */
 export class CrashImage implements BlockSource {
@@ -139,6 +140,7 @@ export class CrashStateBackend implements Backend {
   readonly #blockSectors: number;
   readonly #blockSize: number;
   readonly #ignoresDiscards: boolean;
+  readonly #guard: CrashGuard | null;
   #written: Map<number, Uint8Array> | null = null;
   #fetching: Promise<void> | null = null;
   #closed = false;
@@ -149,31 +151,41 @@ export class CrashStateBackend implements Backend {
    * @param image The state. It must not be turned before this is closed.
    * @param device The device.
    * @param geometry Its shape, if it is at hand.
+   * @param guard Says when the time of its user is over; `null` for never.
    */
   constructor(
     image: CrashImage,
     device: CompleteCrashDevice,
     geometry: Geometry = crashGeometry(device),
+    guard: CrashGuard | null = null,
   ) {
     this.#image = image;
     this.geometry = geometry;
     this.#blockSize = device.blockSize;
     this.#blockSectors = device.blockSectors;
+    this.#guard = guard;
     this.#ignoresDiscards = device.discarded === "old";
   }
 
   /** Carries out a batch; before it returns unless a block must be fetched. */
   submit(batch: readonly Request[], complete: Complete): void {
+    const guard = this.#guard;
+    let waits = guard !== null && guard.needsTurn();
     for (let i = 0; i < batch.length; i++) {
       const request = batch[i]!;
+      if (guard !== null && guard.over) {
+        guard.refuse(request, complete);
+        continue;
+      }
       if (this.#closed) {
         complete(request, refusal("closed", request, "the disk is closed"));
         continue;
       }
       const refused = refuse(request, this.geometry, ABILITIES);
       if (refused !== null) complete(request, refused);
-      else if (this.#fetching !== null || !this.#carryOut(request)) {
-        this.#later(request, complete);
+      else if (waits || this.#fetching !== null || !this.#carryOut(request)) {
+        this.#later(request, complete, waits);
+        waits = false;
       } else complete(request, null);
     }
   }
@@ -222,6 +234,7 @@ export class CrashStateBackend implements Backend {
     const count = request.count / this.#blockSectors;
     switch (request.type) {
       case RequestType.In:
+        if (this.#guard !== null) this.#guard.read = true;
         for (let i = 0; i < count; i++) {
           const bytes = this.#written?.get(first + i) ??
             fetched?.get(first + i) ?? this.#image.peek(first + i);
@@ -261,10 +274,11 @@ export class CrashStateBackend implements Backend {
   }
 
   /** Carries out a request when its blocks have been fetched, in turn. */
-  #later(request: Request, complete: Complete): void {
+  #later(request: Request, complete: Complete, waits: boolean): void {
     const turn = (this.#fetching ?? Promise.resolve()).then(async () => {
       let failure: DiskError | null = null;
       try {
+        if (waits) await eventLoopTurn();
         const fetched = new Map<number, Uint8Array>();
         const first = request.sector / this.#blockSectors;
         const count = request.type === RequestType.In
@@ -285,7 +299,8 @@ export class CrashStateBackend implements Backend {
         );
       }
       if (this.#fetching === turn) this.#fetching = null;
-      complete(request, failure);
+      if (this.#guard?.over) this.#guard.refuse(request, complete);
+      else complete(request, failure);
     });
     this.#fetching = turn;
   }

@@ -35,6 +35,12 @@ import {
 } from "./crash_plan.ts";
 import { CrashRecording } from "./crash_recording.ts";
 import { shrinkCrash } from "./crash_shrink.ts";
+import {
+  CrashGuard,
+  CrashWatch,
+  eventLoopTurn,
+  RecoveryTimeout,
+} from "./crash_watch.ts";
 import { crashGeometry, CrashImage, CrashStateBackend } from "./crash_state.ts";
 import { type StoryCrash, tellStory } from "./crash_story.ts";
 import { CrashTimeline } from "./crash_timeline.ts";
@@ -193,14 +199,25 @@ const LEAST_LOOKS = 65_536;
 /** Milliseconds until the event loop gets a turn. */
 const TURN_MS = 50;
 
+/** Milliseconds in which a failing state is made simple. */
+const SHRINK_MS = 60_000;
+
+/** The same for one that fails as its time is over, each time that it does. */
+const SHRINK_TIMEOUTS_MS = 10_000;
+
+/** The longest time that a timer has. */
+const MOST_TIMEOUT_MS = 2 ** 31 - 1;
+
 /**
  * Runs a workload, and checks its recovery from every image that a power cut
  * may have left, or from as many of them as are asked for.
  *
  * @param options The workload, the recovery, and the device.
  * @returns What was explored; nothing failed.
- * @throws {CrashFailure} If the recovery fails for a state. Its message is the
- * story of the simplest such state that was found.
+ * @throws {CrashFailure} If the recovery fails for a state, or does not end in
+ * its time. Its message is the story of the simplest such state that was found.
+ * @throws {Error} If nothing was written, or no recovery read anything: that
+ * proves nothing.
  * @throws {RangeError} If the device or a number is out of its range.
  *
  * @example A record that is durable before it is acknowledged
@@ -310,7 +327,11 @@ class Explorer {
   readonly #depth: number;
   readonly #maxStates: number;
   readonly #maxStatesPerRecovery: number;
+  readonly #timeoutMs: number;
+  readonly #watch: CrashWatch;
   readonly #progress: Progress;
+  /** Whether any recovery read anything. */
+  #read = false;
   readonly #start = performance.now();
   #states = 0;
   #recoveryStates = 0;
@@ -332,23 +353,36 @@ class Explorer {
     this.#depth = Number(crashDuringRecovery);
     this.#maxStates = options.maxStates ?? 20_000;
     this.#maxStatesPerRecovery = options.maxStatesPerRecovery ?? 48;
+    this.#timeoutMs = options.recoveryTimeoutMs ?? 10_000;
+    const most = Number.MAX_SAFE_INTEGER;
     for (
-      const [name, value, least] of [
-        ["maxStates", this.#maxStates, 1],
-        ["maxStatesPerRecovery", this.#maxStatesPerRecovery, 1],
-        ["crashDuringRecovery", this.#depth, 0],
+      const [name, value, least, last] of [
+        ["maxStates", this.#maxStates, 1, most],
+        ["maxStatesPerRecovery", this.#maxStatesPerRecovery, 1, most],
+        ["crashDuringRecovery", this.#depth, 0, most],
+        ["recoveryTimeoutMs", this.#timeoutMs, 1, MOST_TIMEOUT_MS],
       ] as const
     ) {
-      if (!Number.isSafeInteger(value) || value < least) {
+      if (!Number.isSafeInteger(value) || value < least || value > last) {
+        const end = last === most ? "" : ` to ${last}`;
         throw new RangeError(
-          `Cannot explore crashes as ${name} must be a safe integer from ${least}: current value is ${value}`,
+          `Cannot explore crashes as ${name} must be a safe integer from ${least}${end}: current value is ${value}`,
         );
       }
     }
+    this.#watch = new CrashWatch(this.#timeoutMs, options.signal);
     this.#progress = new Progress(options.progress ?? true);
   }
 
   async run(): Promise<CrashReport> {
+    try {
+      return await this.#run();
+    } finally {
+      this.#watch.end();
+    }
+  }
+
+  async #run(): Promise<CrashReport> {
     this.#options.signal?.throwIfAborted();
     const level: CrashLevel = {
       recording: await this.#record(),
@@ -371,26 +405,56 @@ class Explorer {
       this.#progress.end();
     }
     if (failure !== null) this.#exhaustive = false;
+    const vain = failure === null ? this.#vain(level) : null;
     const report = this.#report(
       level.recording,
       failure !== null
         ? "until one failed"
+        : vain !== null
+        ? `no proof as ${vain}`
         : this.#exhaustive
         ? "all that there are"
         : "a part of all that there are",
     );
-    if (failure === null) return report;
-    const steps = await this.#shrink(level, failure, this.#depth);
-    throw await this.#tell(level, steps, report);
+    if (failure === null) {
+      if (vain === null || this.#options.allowNoProof) return report;
+      throw new Error(
+        `Cannot prove anything as ${vain}: look for the fault, or pass allowNoProof: true if that is meant`,
+      );
+    }
+    const { steps, error } = await this.#shrink(level, failure, this.#depth);
+    throw await this.#tell(level, steps, report, error);
+  }
+
+  /** Why nothing was proved; `null` if something was. */
+  #vain({ recording }: CrashLevel): string | null {
+    return !recording.wrote
+      ? "the workload wrote nothing to its disk"
+      : !this.#read
+      ? "no recovery read anything of its disk"
+      : null;
   }
 
   /** Runs the workload. */
   async #record(): Promise<CrashRecording> {
-    const { prepare, workload, layers } = this.#options;
+    const guard = new CrashGuard(this.#watch);
     const recording = new CrashRecording(this.#device, this.#source, {
       origins: true,
       turns: true,
+      guard,
     });
+    const ending = await this.#watch.run(
+      guard,
+      false,
+      () => this.#work(recording),
+    );
+    if (recording.failure !== null) throw recording.failure;
+    if (ending !== null) throw ending.error;
+    return recording;
+  }
+
+  async #work(recording: CrashRecording): Promise<void> {
+    const { prepare, workload, layers } = this.#options;
     if (prepare !== undefined) {
       await using disk = VirtualDisk.over(recording.open());
       await prepare(disk);
@@ -416,7 +480,6 @@ class Explorer {
       await device.close();
       recording.end();
     }
-    return recording;
   }
 
   /** Visits the states of a recording; stops at the first one that fails. */
@@ -523,6 +586,7 @@ class Explorer {
     choice: Choice,
     visit: Visit,
   ): Promise<boolean | Failure> {
+    this.#options.signal?.throwIfAborted();
     position.turn(choice);
     const { image, acknowledged } = position;
     const high = hashOf(image, acknowledged, visit);
@@ -544,9 +608,9 @@ class Explorer {
   /** Lets others have the event loop, says how far it is, looks for an end. */
   async #takeTurn(): Promise<void> {
     this.#progress.update(this.#states);
-    await new Promise((resolve) => setTimeout(resolve, 0));
-    this.#options.signal?.throwIfAborted();
+    await eventLoopTurn();
     this.#turned = performance.now();
+    this.#watch.turned();
   }
 
   /** Recovers from a state, and from crashes meanwhile. */
@@ -556,14 +620,17 @@ class Explorer {
     visit: Visit,
   ): Promise<Failure | null> {
     if (visit.depth === 0) {
+      const guard = new CrashGuard(this.#watch);
       const backend = new CrashStateBackend(
         image,
         this.#recoveryDevice,
         this.#geometry,
+        guard,
       );
       return await this.#recover(
         VirtualDisk.over(backend, { queueSize: QUEUE_SIZE }),
         acknowledged,
+        guard,
       );
     }
     const { level, failure } = await this.#recordRecovery(
@@ -588,17 +655,21 @@ class Explorer {
     acknowledged: readonly unknown[],
     origins: boolean,
   ): Promise<{ level: CrashLevel; failure: Failure | null }> {
+    const guard = new CrashGuard(this.#watch);
     const recording = new CrashRecording(this.#recoveryDevice, image, {
       origins,
       turns: false,
+      guard,
     });
     const failure = await this.#recover(
       VirtualDisk.over(recording.open(), {
         onSubmit: recording.onSubmit,
       }),
       acknowledged,
+      guard,
     );
     recording.end();
+    if (recording.failure !== null) throw recording.failure;
     const hash = [image.high, image.low] as const;
     return { level: { recording, source: image, hash, acknowledged }, failure };
   }
@@ -606,15 +677,17 @@ class Explorer {
   async #recover(
     disk: VirtualDisk,
     acknowledged: readonly unknown[],
+    guard: CrashGuard,
   ): Promise<Failure | null> {
-    let failure: Failure | null = null;
-    try {
-      await this.#options.recover(disk, acknowledged);
-    } catch (error) {
-      failure = { error, steps: [] };
-    }
-    await disk.close();
-    return failure;
+    const ending = await this.#watch.run(guard, true, async () => {
+      try {
+        await this.#options.recover(disk, acknowledged);
+      } finally {
+        await disk.close();
+      }
+    });
+    if (guard.read) this.#read = true;
+    return ending === null ? null : { error: ending.error, steps: [] };
   }
 
   /** Makes the crashes simple, from the first to the last. */
@@ -622,7 +695,8 @@ class Explorer {
     level: CrashLevel,
     failure: Failure,
     depth: number,
-  ): Promise<CrashStep[]> {
+    startedAt = performance.now(),
+  ): Promise<Failure> {
     const { step, failure: found } = await shrinkCrash<Failure>(
       level,
       failure.steps[0]!,
@@ -635,26 +709,38 @@ class Explorer {
           random: new Random(0),
           counted: "nothing",
         }),
+      ({ error }) => {
+        const tookMs = performance.now() - startedAt;
+        return error instanceof RecoveryTimeout
+          ? tookMs + this.#timeoutMs < SHRINK_TIMEOUTS_MS
+          : tookMs < SHRINK_MS;
+      },
     );
-    if (found.steps.length === 0) return [step];
+    if (found.steps.length === 0) return { ...found, steps: [step] };
     const position = positionAt(level, step);
     const inner = await this.#recordRecovery(
       position.image,
       position.acknowledged,
       false,
     );
-    return [step, ...await this.#shrink(inner.level, found, depth - 1)];
+    const rest = await this.#shrink(inner.level, found, depth - 1, startedAt);
+    return { ...rest, steps: [step, ...rest.steps] };
   }
 
-  /** Visits a state once more and makes an error of it. */
+  /**
+   * Visits a state once more and makes an error of it. What took too long is
+   * not waited for again.
+   */
   async #tell(
     level: CrashLevel,
     steps: readonly CrashStep[],
     report: CrashReport | null,
+    found: unknown,
   ): Promise<Error> {
     const { fingerprint, crashes, position, failure } = await this.#walk(
       level,
       steps,
+      found instanceof RecoveryTimeout ? { error: found, steps: [] } : null,
     );
     if (failure === null) {
       return new Error(
@@ -676,8 +762,15 @@ class Explorer {
     return error;
   }
 
-  /** Goes through crashes again, one after the other. */
-  async #walk(level: CrashLevel, steps: readonly CrashStep[]): Promise<{
+  /**
+   * Goes through crashes again, one after the other; recovers from the last one
+   * as well, unless it is known how that fails.
+   */
+  async #walk(
+    level: CrashLevel,
+    steps: readonly CrashStep[],
+    known: Failure | null = null,
+  ): Promise<{
     fingerprint: string;
     crashes: StoryCrash[];
     position: CrashPosition;
@@ -688,6 +781,9 @@ class Explorer {
     for (const [i, step] of steps.entries()) {
       const position = positionAt(level, step);
       crashes.push({ level, step, space: position.space });
+      if (i === steps.length - 1 && known !== null) {
+        return { fingerprint, crashes, position, failure: known };
+      }
       const next = await this.#recordRecovery(
         position.image,
         position.acknowledged,
@@ -709,7 +805,9 @@ class Explorer {
       );
     }
     const { failure } = await this.#walk(level, steps);
-    if (failure !== null) throw await this.#tell(level, steps, null);
+    if (failure !== null) {
+      throw await this.#tell(level, steps, null, failure.error);
+    }
     this.#states = 1;
     this.#exhaustive = false;
     return this.#report(level.recording, "replayed");

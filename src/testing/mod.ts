@@ -32,5 +32,6 @@ export * from "../random.ts";
 export * from "./assert_sectors.ts";
 export type { CrashDevice } from "./crash_device.ts";
 export { CrashFailure, type CrashReport } from "./crash_failure.ts";
+export { RecoveryTimeout } from "./crash_watch.ts";
 export * from "./explore_crashes.ts";
 export * from "./test_images.ts";

@@ -347,7 +347,7 @@ const COUNTS: [
   ],
   [
     "nothing written: one",
-    { device: { sectors: 8 }, workload() {} },
+    { device: { sectors: 8 }, workload() {}, allowNoProof: true },
     1,
   ],
 ];
@@ -468,6 +468,7 @@ Deno.test("exploreCrashes() visits what a plain model says, and no more", async 
     const { states, report } = await gather({
       device: { sectors, cache: writeThrough ? "writethrough" : "writeback" },
       maxStates: 1_000_000,
+      allowNoProof: true,
       layers: (device) => watching(device, seen),
       async workload(disk, acknowledge) {
         const underWay: Promise<void>[] = [];
