@@ -33,6 +33,9 @@ export class RecoveryTimeout extends Error {
 /** Requests until somebody looks at the clock. */
 const REQUESTS_PER_LOOK = 32;
 
+/** Looks at the clock in the time of a recovery. */
+const LOOKS_PER_TIMEOUT = 8;
+
 /** Milliseconds after which a request waits for a turn. */
 const TURN_MS = 20;
 
@@ -57,11 +60,13 @@ export function eventLoopTurn(): Promise<void> {
 export class CrashGuard {
   /** Whether anything was read. */
   read = false;
+  /** Whether the time is over: every request is to be refused. */
+  over = false;
+  /** Why, if it is over. */
+  reason: unknown = undefined;
   readonly #watch: CrashWatch;
-  #reason: unknown = undefined;
-  #over = false;
+  #requests = 0;
   #abandoned = false;
-  #refused = 0;
 
   /**
    * Constructs a new instance.
@@ -72,23 +77,14 @@ export class CrashGuard {
     this.#watch = watch;
   }
 
-  /** Whether the time is over: every request is to be refused. */
-  get over(): boolean {
-    return this.#over;
-  }
-
-  /** Why, if it is over. */
-  get reason(): unknown {
-    return this.#reason;
-  }
-
   /**
    * Counts requests.
    *
    * @returns Whether the next one is to wait for a turn.
    */
   needsTurn(): boolean {
-    return this.#watch.needsTurn();
+    return ++this.#requests % REQUESTS_PER_LOOK === 0 &&
+      this.#watch.turnIsDue();
   }
 
   /**
@@ -97,8 +93,9 @@ export class CrashGuard {
    * @param reason Why.
    */
   end(reason: unknown): void {
-    this.#over = true;
-    this.#reason = reason;
+    this.over = true;
+    this.reason = reason;
+    this.#requests = 0;
   }
 
   /** Nobody waits for it any more. */
@@ -115,46 +112,38 @@ export class CrashGuard {
    * @param complete Where the answer goes.
    */
   refuse(request: Request, complete: Complete): void {
-    const why = this.#reason instanceof RecoveryTimeout
+    const why = this.reason instanceof RecoveryTimeout
       ? "the time of the recovery is over"
       : "the exploration was given up";
     // Of a kind that no queue takes for a lost write.
     const error = refusal("aborted", request, why);
-    error.cause = this.#reason;
+    error.cause = this.reason;
     if (!this.#abandoned) {
       void eventLoopTurn().then(() => complete(request, error));
-    } else if (++this.#refused <= MOST_REFUSED) complete(request, error);
+    } else if (++this.#requests <= MOST_REFUSED) complete(request, error);
   }
 }
 
-/** What is running. */
-interface Running {
-  readonly guard: CrashGuard;
-  readonly timed: boolean;
-  readonly startedAt: number;
-  /** Goes on without it, if it does not end by itself. */
-  readonly leave: () => void;
-  /** When to do that. */
-  grace: ReturnType<typeof setTimeout> | null;
-}
-
-/** How something ended: `null` for well. */
-export type Ending = { readonly error: unknown } | null;
-
-/** Runs one thing after the other. */
+/** Waits for one thing after the other. */
 export class CrashWatch {
   readonly #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
-  #running: Running | null = null;
+  // What is waited for, or was waited for last.
+  #guard: CrashGuard | null = null;
+  #timed = false;
+  /** Seen at the last look at the clock, and when it was seen first. */
+  #seen: CrashGuard | null = null;
+  #seenAt = 0;
+  #leave: (() => void) | null = null;
   #timer: ReturnType<typeof setTimeout> | null = null;
-  #requests = 0;
+  #grace: ReturnType<typeof setTimeout> | null = null;
   #turnedAt = performance.now();
 
   /**
    * Constructs a new instance.
    *
    * @param timeoutMs How long something timed may take, in milliseconds.
-   * @param signal Gives up whatever is running.
+   * @param signal Gives up whatever is waited for.
    */
   constructor(timeoutMs: number, signal: AbortSignal | undefined) {
     this.#timeoutMs = timeoutMs;
@@ -162,11 +151,12 @@ export class CrashWatch {
     signal?.addEventListener("abort", this.#onAbort);
   }
 
-  /** Ends: there is nothing left to run. */
+  /** Ends: nothing is waited for any more. */
   end(): void {
     this.#signal?.removeEventListener("abort", this.#onAbort);
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = null;
+    for (const timer of [this.#timer, this.#grace]) {
+      if (timer !== null) clearTimeout(timer);
+    }
   }
 
   /** The event loop just had a turn. */
@@ -174,9 +164,8 @@ export class CrashWatch {
     this.#turnedAt = performance.now();
   }
 
-  /** Counts requests; whether the next one is to wait for a turn. */
-  needsTurn(): boolean {
-    if (++this.#requests % REQUESTS_PER_LOOK !== 0) return false;
+  /** Whether it is time for a turn of the event loop; then it is taken. */
+  turnIsDue(): boolean {
     const now = performance.now();
     if (now - this.#turnedAt < TURN_MS) return false;
     this.#turnedAt = now;
@@ -184,64 +173,58 @@ export class CrashWatch {
   }
 
   /**
-   * Runs something to its end, or as long as it may take.
+   * Waits until something ends, or as long as it may take. If its guard says
+   * then that its time is over, nothing that it said counts.
    *
+   * @param ended What is waited for.
    * @param guard What its disk asks.
    * @param timed Whether its time is limited.
-   * @param run Runs it.
-   * @returns How it ended: with a {@linkcode RecoveryTimeout} if its time was
-   * over, whatever it did then.
-   * @throws The signal's reason, if it was given up.
+   * @returns What it returns.
    */
-  run(
+  wait(
+    ended: PromiseLike<void>,
     guard: CrashGuard,
     timed: boolean,
-    run: () => Promise<void>,
-  ): Promise<Ending> {
+  ): Promise<void> {
     return new Promise((resolve, reject) => {
-      const settle = (ending: Ending) => {
-        if (this.#running !== running) return;
-        this.#running = null;
-        if (running.grace !== null) clearTimeout(running.grace);
-        if (!guard.over) resolve(ending);
-        else if (guard.reason instanceof RecoveryTimeout) {
-          resolve({ error: guard.reason });
-        } else reject(guard.reason);
-      };
-      const leave = () => {
-        guard.abandon();
-        // What was refused before is answered by then.
-        void eventLoopTurn().then(() => settle(null));
-      };
-      const startedAt = performance.now();
-      const running: Running = { guard, timed, startedAt, leave, grace: null };
-      this.#running = running;
-      if (timed && this.#timer === null) this.#look(this.#timeoutMs);
-      run().then(() => settle(null), (error) => settle({ error }));
+      this.#guard = guard;
+      this.#timed = timed;
+      this.#leave = resolve;
+      if (this.#timer === null && timed) this.#lookSoon();
+      ended.then(resolve, reject);
     });
   }
 
-  #look(delayMs: number): void {
-    // One timer for all that is run: most of it takes microseconds.
+  /**
+   * Looks at the clock now and then: most of what is waited for takes
+   * microseconds, and is not to pay for a look of its own.
+   */
+  #lookSoon(): void {
+    const delayMs = Math.ceil(this.#timeoutMs / LOOKS_PER_TIMEOUT);
     this.#timer = setTimeout(() => {
       this.#timer = null;
-      if (this.#running === null || !this.#running.timed) return;
-      const tookMs = performance.now() - this.#running.startedAt;
-      const leftMs = this.#timeoutMs - tookMs;
-      if (leftMs > 0) this.#look(leftMs);
-      else this.#stop(this.#running, new RecoveryTimeout(this.#timeoutMs));
+      if (!this.#timed) return;
+      const now = performance.now();
+      if (this.#guard !== this.#seen) {
+        this.#seen = this.#guard;
+        this.#seenAt = now;
+      }
+      if (now - this.#seenAt < this.#timeoutMs) this.#lookSoon();
+      else this.#stop(new RecoveryTimeout(this.#timeoutMs));
     }, delayMs);
   }
 
-  readonly #onAbort = (): void => {
-    if (this.#running !== null) {
-      this.#stop(this.#running, this.#signal!.reason);
-    }
-  };
+  readonly #onAbort = (): void => this.#stop(this.#signal!.reason);
 
-  #stop(running: Running, reason: unknown): void {
-    if (running.guard.over) return;
-    running.guard.end(reason);
-    running.grace = setTimeout(running.leave, GRACE_MS);
+  #stop(reason: unknown): void {
+    const [guard, leave] = [this.#guard, this.#leave];
+    if (guard === null || leave === null || guard.over) return;
+    guard.end(reason);
+    if (this.#grace !== null) clearTimeout(this.#grace);
+    this.#grace = setTimeout(() => {
+      guard.abandon();
+      // What was refused before is answered by then.
+      void eventLoopTurn().then(leave);
+    }, GRACE_MS);
   }
 }

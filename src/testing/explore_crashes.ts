@@ -443,13 +443,13 @@ class Explorer {
       turns: true,
       guard,
     });
-    const ending = await this.#watch.run(
-      guard,
-      false,
-      () => this.#work(recording),
-    );
+    try {
+      await this.#watch.wait(this.#work(recording), guard, false);
+    } catch (error) {
+      if (!guard.over) throw recording.failure ?? error;
+    }
+    if (guard.over) throw guard.reason;
     if (recording.failure !== null) throw recording.failure;
-    if (ending !== null) throw ending.error;
     return recording;
   }
 
@@ -679,15 +679,24 @@ class Explorer {
     acknowledged: readonly unknown[],
     guard: CrashGuard,
   ): Promise<Failure | null> {
-    const ending = await this.#watch.run(guard, true, async () => {
-      try {
-        await this.#options.recover(disk, acknowledged);
-      } finally {
-        await disk.close();
-      }
-    });
+    let failure: Failure | null = null;
+    try {
+      const ended = this.#options.recover(disk, acknowledged);
+      if (ended) await this.#watch.wait(ended, guard, true);
+    } catch (error) {
+      failure = { error, steps: [] };
+    }
+    if (!guard.over) {
+      const closed = disk.close();
+      // Only a disk below can keep it from being closed.
+      await (this.#options.base === undefined
+        ? closed
+        : this.#watch.wait(closed, guard, true));
+    }
     if (guard.read) this.#read = true;
-    return ending === null ? null : { error: ending.error, steps: [] };
+    if (!guard.over) return failure;
+    if (!(guard.reason instanceof RecoveryTimeout)) throw guard.reason;
+    return { error: guard.reason, steps: [] };
   }
 
   /** Makes the crashes simple, from the first to the last. */
