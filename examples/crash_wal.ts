@@ -24,7 +24,7 @@ class Log {
 
   async append(text: string): Promise<void> {
     const record = new Uint8Array(1024);
-    const view = new DataView(record.buffer);
+    const view = viewOf(record);
     view.setUint32(0, text.length);
     new TextEncoder().encodeInto(text, record.subarray(8));
     view.setUint32(4, checksum(record.subarray(8)));
@@ -37,7 +37,7 @@ class Log {
     const texts: string[] = [];
     for (this.#end = 0; this.#end < this.#disk.sectors; this.#end += 2) {
       const record = await this.#disk.read(this.#end, 2);
-      const view = new DataView(record.buffer);
+      const view = viewOf(record);
       const length = view.getUint32(0);
       if (length === 0) break;
       // The line that makes the difference.
@@ -48,6 +48,11 @@ class Log {
     }
     return texts;
   }
+}
+
+/** A view of just these bytes: their buffer may begin before them. */
+function viewOf({ buffer, byteOffset, byteLength }: Uint8Array): DataView {
+  return new DataView(buffer, byteOffset, byteLength);
 }
 
 /** FNV-1a. */

@@ -165,6 +165,8 @@ export async function exploreExt4(options: Ext4Options): Promise<CrashReport> {
 
   return await exploreCrashes<string>({
     device: { blockSize, reorders: !inOrder },
+    // Programs of the host judge it.
+    recoveryTimeoutMs: 120_000,
     base,
     seed,
     layers(device) {

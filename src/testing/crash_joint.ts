@@ -38,7 +38,10 @@ const TORN_FIRST = 2;
 const TORN_LAST = 3;
 
 /** States up to which they are counted one by one. */
-const MOST_COUNTED = 16_384;
+const MOST_COUNTED = 4096;
+
+/** Variables up to which that is tried. */
+const MOST_VARIABLES = 128;
 
 /** A piece's part in one block. */
 interface Layer {
@@ -113,6 +116,8 @@ export class Joint {
    */
   count(): number {
     const { variables } = this;
+    const product = variables.reduce((size, { count }) => size * count, 1);
+    if (variables.length > MOST_VARIABLES) return product;
     const options = new Map<Variable, number>();
     const optionOf = (variable: Variable) => options.get(variable)!;
     let counted = 0;
@@ -129,8 +134,7 @@ export class Joint {
       }
     };
     count(0);
-    if (counted < MOST_COUNTED) return counted;
-    return variables.reduce((product, { count }) => product * count, 1);
+    return counted < MOST_COUNTED ? counted : product;
   }
 
   /** What the blocks of some pieces are found with, put into the image. */

@@ -98,9 +98,14 @@ export class CrashGuard {
     this.#requests = 0;
   }
 
-  /** Nobody waits for it any more. */
-  abandon(): void {
+  /**
+   * Waits for it no longer.
+   *
+   * @returns When all that was refused before is answered.
+   */
+  leave(): Promise<void> {
     this.#abandoned = true;
+    return eventLoopTurn();
   }
 
   /**
@@ -191,7 +196,7 @@ export class CrashWatch {
       this.#timed = timed;
       this.#leave = resolve;
       if (this.#timer === null && timed) this.#lookSoon();
-      ended.then(resolve, reject);
+      Promise.resolve(ended).then(resolve, reject);
     });
   }
 
@@ -221,10 +226,6 @@ export class CrashWatch {
     if (guard === null || leave === null || guard.over) return;
     guard.end(reason);
     if (this.#grace !== null) clearTimeout(this.#grace);
-    this.#grace = setTimeout(() => {
-      guard.abandon();
-      // What was refused before is answered by then.
-      void eventLoopTurn().then(leave);
-    }, GRACE_MS);
+    this.#grace = setTimeout(leave, GRACE_MS);
   }
 }

@@ -199,8 +199,11 @@ const LEAST_LOOKS = 65_536;
 /** Milliseconds until the event loop gets a turn. */
 const TURN_MS = 50;
 
-/** Milliseconds in which a failing state is made simple. */
+/** Milliseconds in which a failing state is made simple, at least. */
 const SHRINK_MS = 60_000;
+
+/** The same, in times of a recovery. */
+const SHRINK_RECOVERIES = 6;
 
 /** The same for one that fails as its time is over, each time that it does. */
 const SHRINK_TIMEOUTS_MS = 10_000;
@@ -448,7 +451,10 @@ class Explorer {
     } catch (error) {
       if (!guard.over) throw recording.failure ?? error;
     }
-    if (guard.over) throw guard.reason;
+    if (guard.over) {
+      await guard.leave();
+      throw guard.reason;
+    }
     if (recording.failure !== null) throw recording.failure;
     return recording;
   }
@@ -695,6 +701,7 @@ class Explorer {
     }
     if (guard.read) this.#read = true;
     if (!guard.over) return failure;
+    await guard.leave();
     if (!(guard.reason instanceof RecoveryTimeout)) throw guard.reason;
     return { error: guard.reason, steps: [] };
   }
@@ -722,7 +729,7 @@ class Explorer {
         const tookMs = performance.now() - startedAt;
         return error instanceof RecoveryTimeout
           ? tookMs + this.#timeoutMs < SHRINK_TIMEOUTS_MS
-          : tookMs < SHRINK_MS;
+          : tookMs < Math.max(SHRINK_MS, this.#timeoutMs * SHRINK_RECOVERIES);
       },
     );
     if (found.steps.length === 0) return { ...found, steps: [step] };

@@ -275,6 +275,59 @@ const COUNTS: [
     2 ** 2 + 2 ** 2 - 2,
   ],
   [
+    "a flush that fails on a device that keeps the order: what it was to write may be missing",
+    {
+      device: { sectors: 16, reorders: false, failFlushes: [1] },
+      async workload(disk, _acknowledge, session) {
+        await disk.write(0, bytes(1, 2));
+        await assertRejects(() => disk.flush());
+        const again = await session.reopen();
+        await again.write(4, bytes(2, 2));
+      },
+    },
+    // Two blocks that are there or not, and a prefix of two.
+    2 ** 2 * 3,
+  ],
+  [
+    "a discard whose content nobody promises, on a device that keeps the order",
+    {
+      device: { sectors: 8, reorders: false },
+      async prepare(disk) {
+        await disk.write(0, bytes(9, 2));
+      },
+      async workload(disk) {
+        await disk.discard(0, 2);
+        await disk.write(4, bytes(1));
+      },
+    },
+    2 ** 2 * 2,
+  ],
+  [
+    "torn blocks, but for atomic writes of one block",
+    {
+      device: { sectors: 8, tornBlocks: true, atomicWriteBytes: 512 },
+      async workload(disk) {
+        await disk.write(0, bytes(1));
+        await disk.write(1, bytes(2, 2));
+      },
+    },
+    2 * 4 ** 2,
+  ],
+  [
+    "torn blocks beside an atomic write that holds them together",
+    {
+      device: { sectors: 8, tornBlocks: true, atomicWriteBytes: 1024 },
+      async workload(disk) {
+        await disk.write(0, bytes(1, 2));
+        await disk.writeZeroes(4, 2);
+        await disk.write(1, bytes(2, 2));
+      },
+    },
+    // Sector 1 as it was, or of the first write with sector 0; over either the
+    // second write, torn in two ways or whole; and sector 2 likewise.
+    2 * 4 * 4,
+  ],
+  [
     "a discard whose content nobody promises stays open",
     {
       device: { sectors: 8, discarded: "either" },

@@ -67,7 +67,7 @@ export function seal(
   for (let i = HEAD_BYTES; i < bytes.length; i++) {
     bytes[i] = text[(i - HEAD_BYTES) % text.length]!;
   }
-  const view = new DataView(bytes.buffer);
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
   view.setUint32(4, text.length);
   view.setUint32(0, checksum(bytes.subarray(4, covered)));
   return bytes;
