@@ -30,7 +30,11 @@ import {
 } from "./block_version.ts";
 import { captureStack } from "./call_site.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
-import { type CrashGuard, eventLoopTurn } from "./crash_watch.ts";
+import {
+  type CrashGuard,
+  eventLoopTurn,
+  RecoveryTimeout,
+} from "./crash_watch.ts";
 
 /** Something that happened. A crash comes after so many of them. */
 export type CrashEvent =
@@ -49,7 +53,15 @@ export interface RecordingOptions {
   readonly turns: boolean;
   /** Says when the time of the program is over. */
   readonly guard?: CrashGuard;
+  /**
+   * Bytes that the program may have kept of what it writes; then its time is
+   * over. Without an end if not given.
+   */
+  readonly mostBytes?: number;
 }
+
+/** About what it takes to keep a request, beside its data. */
+const REQUEST_BYTES = 1024;
 
 const ABILITIES: Abilities = {
   readOnly: false,
@@ -120,6 +132,7 @@ export class CrashRecording {
   readonly #origins = new WeakMap<Request, Error>();
   #lastOrigin: Error | null = null;
   #flushes = 0;
+  #keptBytes = 0;
   #started = false;
   #recording = true;
   #turn: Promise<void> = Promise.resolve();
@@ -351,6 +364,11 @@ export class CrashRecording {
         this.#latest.set(first + i, bytes);
         versions.push(new BlockVersion(first + i, bytes, recorded));
       }
+    }
+    this.#keptBytes += REQUEST_BYTES + versions.length * blockSize;
+    const { guard, mostBytes = Infinity } = this.#options;
+    if (this.#keptBytes > mostBytes) {
+      guard?.end(new RecoveryTimeout(`${mostBytes} bytes of writes`));
     }
     this.requests.push(recorded);
     this.events.push({ kind: "submit", request: recorded });

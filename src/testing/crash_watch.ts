@@ -15,7 +15,7 @@ import { clearTimeout, setTimeout } from "node:timers";
 import { type Complete, refusal } from "../backend.ts";
 import type { Request } from "../request.ts";
 
-/** A recovery that did not end in its time. */
+/** A recovery that did not end in its time, or in the memory that there is. */
 export class RecoveryTimeout extends Error {
   /** Always `"RecoveryTimeout"`. */
   override readonly name = "RecoveryTimeout";
@@ -23,10 +23,10 @@ export class RecoveryTimeout extends Error {
   /**
    * Constructs a new instance.
    *
-   * @param timeoutMs Its time, in milliseconds.
+   * @param limit Within what it did not end, in words.
    */
-  constructor(timeoutMs: number) {
-    super(`The recovery has not ended within ${timeoutMs} ms`);
+  constructor(limit: string) {
+    super(`The recovery has not ended within ${limit}`);
   }
 }
 
@@ -93,9 +93,11 @@ export class CrashGuard {
    * @param reason Why.
    */
   end(reason: unknown): void {
+    if (this.over) return;
     this.over = true;
     this.reason = reason;
     this.#requests = 0;
+    this.#watch.ended(this);
   }
 
   /**
@@ -215,16 +217,24 @@ export class CrashWatch {
         this.#seenAt = now;
       }
       if (now - this.#seenAt < this.#timeoutMs) this.#lookSoon();
-      else this.#stop(new RecoveryTimeout(this.#timeoutMs));
+      else this.#stop(new RecoveryTimeout(`${this.#timeoutMs} ms`));
     }, delayMs);
   }
 
   readonly #onAbort = (): void => this.#stop(this.#signal!.reason);
 
   #stop(reason: unknown): void {
-    const [guard, leave] = [this.#guard, this.#leave];
-    if (guard === null || leave === null || guard.over) return;
-    guard.end(reason);
+    this.#guard?.end(reason);
+  }
+
+  /**
+   * The time of something is over: it may end by itself yet.
+   *
+   * @param guard Whose.
+   */
+  ended(guard: CrashGuard): void {
+    const leave = this.#leave;
+    if (guard !== this.#guard || leave === null) return;
     if (this.#grace !== null) clearTimeout(this.#grace);
     this.#grace = setTimeout(leave, GRACE_MS);
   }

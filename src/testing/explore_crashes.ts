@@ -208,6 +208,9 @@ const SHRINK_RECOVERIES = 6;
 /** The same for one that fails as its time is over, each time that it does. */
 const SHRINK_TIMEOUTS_MS = 10_000;
 
+/** Bytes that are kept of what a recovery writes that may be interrupted. */
+const MOST_RECOVERY_BYTES = 2 ** 30;
+
 /** The longest time that a timer has. */
 const MOST_TIMEOUT_MS = 2 ** 31 - 1;
 
@@ -666,6 +669,7 @@ class Explorer {
       origins,
       turns: false,
       guard,
+      mostBytes: MOST_RECOVERY_BYTES,
     });
     const failure = await this.#recover(
       VirtualDisk.over(recording.open(), {

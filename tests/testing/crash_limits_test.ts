@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { VirtualDisk } from "@platter/disk";
+import { VirtualDisk } from "@platter/disk";
 import {
   CrashFailure,
   type CrashOptions,
@@ -20,6 +20,11 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
+
+import { ZeroSource } from "../../src/testing/block_source.ts";
+import { completeCrashDevice } from "../../src/testing/crash_device.ts";
+import { CrashRecording } from "../../src/testing/crash_recording.ts";
+import { CrashGuard, CrashWatch } from "../../src/testing/crash_watch.ts";
 
 const BLOCK = new Uint8Array(512).fill(7);
 
@@ -55,6 +60,9 @@ const never = () => new Promise<void>(() => {});
 const ENDLESS: Record<string, (disk: VirtualDisk) => Promise<void>> = {
   "reads for ever": async (disk) => {
     for (;;) await disk.read(0, 8);
+  },
+  "writes for ever": async (disk) => {
+    for (;;) await disk.write(3, BLOCK);
   },
   "reads for ever, whatever fails": async (disk) => {
     for (;;) await attempt(() => disk.read(0, 1));
@@ -320,4 +328,22 @@ Deno.test("exploreCrashes() hands out memory that begins inside of its buffer, a
     });
   }
   assert(!offsets.has(0));
+});
+
+Deno.test("CrashRecording keeps no more of endless writes than it may", async () => {
+  const watch = new CrashWatch(2 ** 31 - 1, undefined);
+  const guard = new CrashGuard(watch);
+  const recording = new CrashRecording(
+    completeCrashDevice({ sectors: 8 }),
+    new ZeroSource(512),
+    { origins: false, turns: false, guard, mostBytes: 100_000 },
+  );
+  const disk = VirtualDisk.over(recording.open());
+  const error = await assertRejects(
+    () => watch.wait(ENDLESS["writes for ever"]!(disk), guard, true),
+  );
+  watch.end();
+  assertInstanceOf(error, RecoveryTimeout);
+  assertStringIncludes(error.message, "100000 bytes of writes");
+  assert(recording.requests.length < 100);
 });

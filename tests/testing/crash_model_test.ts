@@ -373,7 +373,9 @@ Deno.test("exploreCrashes() says that it showed all states if it did, and only t
 
 Deno.test("exploreCrashes() shows what a second power cut may leave of a recovery, and nothing else", async () => {
   const random = new Random(2);
-  for (const [seed, workload] of workloads(Math.ceil(WORKLOADS / 10))) {
+  for (
+    const [seed, workload] of workloads(Math.ceil(WORKLOADS / (LONG ? 40 : 10)))
+  ) {
     const recovery = drawRecovery(random, workload.blocks);
     const found: string[] = [];
     const { events, report } = await explore(workload, {
