@@ -39,8 +39,11 @@ const LOOKS_PER_TIMEOUT = 8;
 /** Milliseconds after which a request waits for a turn. */
 const TURN_MS = 20;
 
-/** Milliseconds in which something ends when all its requests fail. */
-const GRACE_MS = 100;
+/**
+ * Milliseconds in which something ends, and cleans up, when all its requests
+ * fail: as long again as a recovery may take, from the first to the second.
+ */
+const GRACE_MS = [100, 5000] as const;
 
 /** Requests of something that nobody waits for that are still answered. */
 const MOST_REFUSED = 1000;
@@ -236,6 +239,8 @@ export class CrashWatch {
     const leave = this.#leave;
     if (guard !== this.#guard || leave === null) return;
     if (this.#grace !== null) clearTimeout(this.#grace);
-    this.#grace = setTimeout(leave, GRACE_MS);
+    const [least, most] = GRACE_MS;
+    const graceMs = Math.min(Math.max(this.#timeoutMs, least), most);
+    this.#grace = setTimeout(leave, graceMs);
   }
 }

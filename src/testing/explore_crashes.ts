@@ -176,7 +176,8 @@ export interface CrashOptions<Value = unknown> {
   allowNoProof?: boolean;
   /**
    * Gives up the exploration, be it recording, recovering or between states:
-   * it rejects with the signal's reason.
+   * it rejects with the signal's reason. What is running has as long as a
+   * recovery, and at most 5 seconds, to clean up without its disk.
    */
   signal?: AbortSignal;
 }
@@ -732,7 +733,7 @@ class Explorer {
       ({ error }) => {
         const tookMs = performance.now() - startedAt;
         return error instanceof RecoveryTimeout
-          ? tookMs + this.#timeoutMs < SHRINK_TIMEOUTS_MS
+          ? tookMs + 2 * this.#timeoutMs < SHRINK_TIMEOUTS_MS
           : tookMs < Math.max(SHRINK_MS, this.#timeoutMs * SHRINK_RECOVERIES);
       },
     );

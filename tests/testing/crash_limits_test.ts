@@ -197,7 +197,7 @@ for (const [where, options] of Object.entries(BUSY)) {
       exploreCrashes({
         ...TWO_WRITES,
         device: { sectors: 32 },
-        recoveryTimeoutMs: 2 ** 31 - 1,
+        recoveryTimeoutMs: 300,
         recover: async (disk) => void await disk.read(0, 1),
         ...options,
         signal: controller.signal,
