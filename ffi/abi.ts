@@ -397,6 +397,12 @@ export interface SyscallNumbers {
   readonly pwritev2: number;
   /** fallocate. */
   readonly fallocate: number;
+  /** prlimit64(process, resource, new, old). */
+  readonly prlimit64: number;
+  /** read. */
+  readonly read: number;
+  /** write. */
+  readonly write: number;
   /** fsync. */
   readonly fsync: number;
   /** fdatasync. */
@@ -571,6 +577,9 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
   // arch/x86/entry/syscalls/syscall_64.tbl.
   x86_64: {
     ...LINUX_SYSCALLS_GENERIC,
+    prlimit64: 302,
+    read: 0,
+    write: 1,
     pread64: 17,
     pwrite64: 18,
     fsync: 74,
@@ -604,6 +613,9 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     socketpair: 199,
     fstatfs: 44,
     fallocate: 47,
+    prlimit64: 261,
+    read: 63,
+    write: 64,
     pread64: 67,
     pwrite64: 68,
     fsync: 82,

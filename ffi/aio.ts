@@ -12,7 +12,6 @@ import type { Libc } from "./libc.ts";
 import {
   addressOf,
   alignedMemory,
-  IoVector,
   memoryAt,
   readU64,
   writeU64,
@@ -41,9 +40,13 @@ const RESFD = 1;
 const TWO_32 = 2 ** 32;
 // struct aio_ring of fs/aio.c, in words of 32 bits.
 const RING_HEADER_BYTES = 32;
+const RING_HEADER_WORDS = RING_HEADER_BYTES / 4;
+const RING_EVENTS = 1;
 const RING_HEAD = 2;
 const RING_TAIL = 3;
 const RING_MAGIC = 4;
+const RING_INCOMPATIBLE = 6;
+const RING_HEADER_LENGTH = 7;
 const AIO_RING_MAGIC = 0xa10a10a1 | 0;
 
 /** One AIO context of the process. */
@@ -61,13 +64,14 @@ export class AioContext {
   #filled = 0;
   /** `struct aio_ring`, which the kernel maps: id, nr, head, tail, magic, … */
   readonly #ring: Int32Array;
+  /** Whether it looks as it is known here. */
+  readonly #isKnown: boolean;
   readonly #events: Uint8Array<ArrayBuffer>;
   readonly #eventWords: Int32Array;
   readonly #timespec: Uint8Array<ArrayBuffer>;
   readonly #timespecView: DataView;
   /** What is read from and written to the event descriptor: a u64. */
   readonly #counter: Uint8Array<ArrayBuffer>;
-  readonly #counterVector: IoVector;
   /** Counts completions when they arrive, for those who wait elsewhere. */
   readonly eventFd: number;
 
@@ -81,7 +85,18 @@ export class AioContext {
     this.#context = context;
     this.depth = depth;
     this.eventFd = eventFd;
-    this.#ring = new Int32Array(memoryAt(context, RING_HEADER_BYTES));
+    const header = new Int32Array(memoryAt(context, RING_HEADER_BYTES));
+    this.#isKnown = header[RING_MAGIC] === AIO_RING_MAGIC &&
+      header[RING_INCOMPATIBLE] === 0 &&
+      header[RING_HEADER_LENGTH] === RING_HEADER_BYTES;
+    this.#ring = this.#isKnown
+      ? new Int32Array(
+        memoryAt(
+          context,
+          RING_HEADER_BYTES + header[RING_EVENTS]! * EVENT_BYTES,
+        ),
+      )
+      : header;
     this.#blocks = alignedMemory(depth * IOCB_BYTES, 64);
     this.#words = new Uint32Array(
       this.#blocks.buffer,
@@ -101,8 +116,6 @@ export class AioContext {
       depth * EVENT_WORDS,
     );
     this.#counter = alignedMemory(8, 8);
-    this.#counterVector = new IoVector(1);
-    this.#counterVector.set(0, addressOf(this.#counter), 8);
     this.#timespec = alignedMemory(TIMESPEC_BYTES, 16);
     this.#timespecView = new DataView(
       this.#timespec.buffer,
@@ -231,8 +244,31 @@ export class AioContext {
   /** Whether there are completions to take, as far as can be told at a look. */
   get hasEvents(): boolean {
     const ring = this.#ring;
-    return ring[RING_MAGIC] === AIO_RING_MAGIC &&
+    return this.#isKnown &&
       Atomics.load(ring, RING_HEAD) !== Atomics.load(ring, RING_TAIL);
+  }
+
+  /**
+   * Takes the completions that are in the kernel's ring, without a call, as
+   * QEMU does (block/linux-aio.c): for when io_getevents cannot be called.
+   *
+   * @param visit Called with the slot and the result of each (−errno on
+   * failure); by then its place in the ring is free.
+   * @returns How many there were.
+   */
+  take(visit: (slot: number, result: number) => void): number {
+    const ring = this.#ring;
+    let count = 0;
+    while (this.hasEvents) {
+      const head = ring[RING_HEAD]!;
+      const at = RING_HEADER_WORDS + head * EVENT_WORDS;
+      const slot = ring[at]!;
+      const result = ring[at + 4]!;
+      Atomics.store(ring, RING_HEAD, (head + 1) % ring[RING_EVENTS]!);
+      count++;
+      visit(slot, result);
+    }
+    return count;
   }
 
   /**
@@ -270,13 +306,14 @@ export class AioContext {
   /** Makes the event descriptor readable. */
   signal(): void {
     this.#counter[0] = 1;
-    // An offset of −1 makes these readv and writev: readv(2).
-    this.#libc.pwritev2(this.eventFd, this.#counterVector.address, 1, -1, 0);
+    const { write } = this.#libc.abi.syscalls!;
+    this.#libc.syscall(write, this.eventFd, addressOf(this.#counter), 8);
   }
 
   /** Makes the event descriptor wait for the next completion. */
   drain(): void {
-    this.#libc.preadv2(this.eventFd, this.#counterVector.address, 1, -1, 0);
+    const { read } = this.#libc.abi.syscalls!;
+    this.#libc.syscall(read, this.eventFd, addressOf(this.#counter), 8);
   }
 
   /** Destroys the context; waits for what is in flight. */

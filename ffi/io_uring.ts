@@ -160,6 +160,7 @@ export class IoUring {
   readonly #cqHead: number;
   readonly #cqTail: number;
   readonly #cqMask: number;
+  readonly #cqOverflow: number;
   readonly #cqes: number;
   /** Where the next submission goes: what the kernel does not see yet. */
   #tail: number;
@@ -198,6 +199,7 @@ export class IoUring {
     this.#cqHead = cqOffset(0);
     this.#cqTail = cqOffset(4);
     this.#cqMask = this.completionEntries - 1;
+    this.#cqOverflow = cqOffset(16);
     this.#cqes = cqOffset(20);
     this.#sqes = new Uint32Array(memoryAt(sqesMap.address, sqesMap.length));
     // Slot i of the array names submission i, once and for all: submissions
@@ -339,6 +341,31 @@ export class IoUring {
   /** Whether the kernel keeps completions that do not fit into the ring. */
   get overflown(): boolean {
     return (Atomics.load(this.#sq, this.#sqFlags) & SQ_CQ_OVERFLOW) !== 0;
+  }
+
+  /**
+   * Completions that are lost, as the kernel found neither a place for them in
+   * the ring nor memory: io_uring_enter tells it once, by EBADR.
+   */
+  get lost(): number {
+    return Atomics.load(this.#cq, this.#cqOverflow) >>> 0;
+  }
+
+  /**
+   * Takes back what was filled and not taken by the kernel.
+   *
+   * @param visit Called with the user data of each.
+   */
+  takeBack(visit: (userData: number) => void): void {
+    const head = (this.#tail - this.#unsubmitted) | 0;
+    const tail = this.#tail;
+    this.#tail = head;
+    this.#unsubmitted = 0;
+    // Without a thread that polls, the kernel looks at this when it is entered.
+    Atomics.store(this.#sq, this.#sqTail, head);
+    for (let i = head; i !== tail; i = (i + 1) | 0) {
+      visit(this.#sqes[(i & (this.entries - 1)) * SQE_WORDS + 8]!);
+    }
   }
 
   /**

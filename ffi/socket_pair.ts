@@ -6,7 +6,7 @@
  */
 
 import type { Libc } from "./libc.ts";
-import { addressOf, alignedMemory, IoVector } from "./memory.ts";
+import { addressOf, alignedMemory } from "./memory.ts";
 
 // include/linux/socket.h, include/linux/net.h.
 const AF_UNIX = 1;
@@ -20,7 +20,6 @@ export class SocketPair {
   /** The socket of this side. */
   readonly fd: number;
   readonly #byte: Uint8Array<ArrayBuffer>;
-  readonly #vector: IoVector;
   /** The other socket; whoever takes it closes it. */
   readonly otherFd: number;
   // Only read from, so that it may lie in the heap: a Worker that is terminated
@@ -33,9 +32,7 @@ export class SocketPair {
     this.fd = fd;
     this.otherFd = otherFd;
     this.#byte = alignedMemory(1, 8);
-    this.#vector = new IoVector(1);
     this.byteAddress = addressOf(this.#byte);
-    this.#vector.set(0, this.byteAddress, 1);
   }
 
   /**
@@ -67,8 +64,8 @@ export class SocketPair {
    * @returns Whether it went out.
    */
   send(): boolean {
-    // An offset of −1 makes it writev(2).
-    return this.#libc.pwritev2(this.fd, this.#vector.address, 1, -1, 0) === 1;
+    const { write } = this.#libc.abi.syscalls!;
+    return this.#libc.syscall(write, this.fd, this.byteAddress, 1) === 1;
   }
 
   /** Closes the socket of this side. */

@@ -50,7 +50,10 @@ export interface DurabilityInfo {
   readonly reason: string | null;
 }
 
-/** How the backend talks to the kernel. */
+/**
+ * How the backend talks to the kernel. An engine that breaks in use is followed
+ * by `"sync"`, and the reason says so.
+ */
 export interface EngineInfo {
   /** `"sync"`, `"libaio"`, `"io_uring"`, `"node:fs"`, `"memory"`, …. */
   readonly name: string;

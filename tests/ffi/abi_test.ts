@@ -199,6 +199,9 @@ Deno.test("abiFor() has the system call numbers of each architecture", () => {
   };
   assertEquals(x64.syscalls, {
     ...modern,
+    prlimit64: 302,
+    read: 0,
+    write: 1,
     pread64: 17,
     pwrite64: 18,
     fsync: 74,
@@ -231,6 +234,9 @@ Deno.test("abiFor() has the system call numbers of each architecture", () => {
     socketpair: 199,
     fstatfs: 44,
     fallocate: 47,
+    prlimit64: 261,
+    read: 63,
+    write: 64,
     pread64: 67,
     pwrite64: 68,
     fsync: 82,

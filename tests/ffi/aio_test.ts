@@ -383,3 +383,35 @@ test("tells without a call whether there are events", async () => {
   assert(!context.hasEvents);
   context.close();
 });
+
+test("takes completions from the ring in memory, as often as it goes round", async () => {
+  await using file = await image();
+  const context = setup(4);
+  try {
+    const memory = alignedMemory(4096);
+    for (let round = 0; round < 300; round++) {
+      for (let slot = 0; slot < 4; slot++) {
+        const at = (round + slot) % 16 * 4096;
+        const { PREAD } = IOCB_CMD;
+        context.fill(slot, PREAD, file.fd, addressOf(memory), 4096, at, 0);
+      }
+      assertEquals(context.submit(), 4);
+      const all: [number, number][] = [];
+      const take = () =>
+        context.take((slot, result) => all.push([slot, result]));
+      while (all.length < 4) {
+        // By turns with the call that does the same.
+        if (round % 3 === 0) all.push(...awaited(context, 4));
+        else take();
+      }
+      assertEquals(
+        all.sort(([a], [b]) => a - b),
+        [0, 1, 2, 3].map((slot) => [slot, 4096]),
+      );
+      assertEquals(take(), 0);
+      assertEquals(context.hasEvents, false);
+    }
+  } finally {
+    context.close();
+  }
+});

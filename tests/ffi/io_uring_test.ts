@@ -634,3 +634,30 @@ test("tells without a call that the kernel has work to post", async () => {
   libc.close(fd);
   ring.close();
 });
+
+test("takeBack() takes what the kernel has not, and the ring goes on", () => {
+  const ring = setup({ entries: 4 });
+  try {
+    assertEquals(ring.lost, 0);
+    // Until every index has wrapped around.
+    for (let round = 0; round < 20; round++) {
+      const count = round % 4 + 1;
+      for (let i = 0; i < count; i++) assert(nop(ring, round * 10 + i));
+      const back: number[] = [];
+      ring.takeBack((userData) => back.push(userData));
+      assertEquals(
+        back,
+        Array.from({ length: count }, (_, i) => round * 10 + i),
+      );
+      assertEquals(ring.unsubmitted, 0);
+      assertEquals(ring.room, 4);
+      ring.enter(0, 0);
+      assertEquals(reaped(ring), []);
+      assert(nop(ring, round));
+      ring.enter(1, 100_000);
+      assertEquals(reaped(ring), [[round, 0]]);
+    }
+  } finally {
+    ring.close();
+  }
+});

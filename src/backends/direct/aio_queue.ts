@@ -8,21 +8,31 @@
  * @module
  */
 
-import { RWF } from "../../../ffi/abi.ts";
+import { errnoName, RWF } from "../../../ffi/abi.ts";
 import { AioContext, IOCB_CMD } from "../../../ffi/aio.ts";
 import type { Libc } from "../../../ffi/libc.ts";
+import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
 import { waitReadable } from "../../../ffi/poll.ts";
-import type { KernelQueue } from "./async_engine.ts";
+import { type KernelQueue, NOT_TAKEN, STUCK_MS } from "./async_engine.ts";
 import { type Operation, OperationCode } from "./engine.ts";
+
+/** What is read to try it out, at any alignment that a host is known to want. */
+const TRIAL_BYTES = 65_536;
+
+/** The longest wait for it, in µs, and how often that is tried. */
+const TRIAL_US = 1_000_000;
+const MOST_TRIALS = 8;
 
 /** Operations over Linux AIO. */
 export class AioQueue<T extends Operation> implements KernelQueue<T> {
   readonly #libc: Libc;
   readonly #context: AioContext;
-  /** Operations that the kernel refused to take, and why. */
-  readonly #refused: { slot: number; result: number }[] = [];
-  /** Completions found while waiting. */
+  /** Completions found while waiting, and operations that were not taken. */
   readonly #found: { slot: number; result: number }[] = [];
+  /** Since when the kernel has taken nothing, in ms; 0 while it does. */
+  #stuckSince = 0;
+  /** Why the context is of no use any more; `null` as long as it is. */
+  broken: string | null = null;
   /** Operations that may be in flight at once. */
   readonly depth: number;
 
@@ -50,7 +60,40 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
       ? "io_setup reached the limit fs.aio-max-nr"
       : context === -EPERM || context === -ENOSYS
       ? "the kernel has no AIO, or a filter hides it"
-      : `io_setup failed with errno ${-context}`;
+      : `io_setup failed with ${errnoName(libc.abi, -context)}`;
+  }
+
+  /**
+   * Makes sure that operations come back: reads at the end of an image, for
+   * which its medium is not asked.
+   *
+   * @param fd The image's descriptor.
+   * @param sizeBytes Its size in bytes.
+   * @returns `null`, or why they do not.
+   */
+  tryOut(fd: number, sizeBytes: number): string | null {
+    const context = this.#context;
+    const memory = alignedMemory(TRIAL_BYTES);
+    const offset = Math.ceil(sizeBytes / TRIAL_BYTES) * TRIAL_BYTES;
+    context.fill(
+      0,
+      IOCB_CMD.PREAD,
+      fd,
+      addressOf(memory),
+      TRIAL_BYTES,
+      offset,
+      0,
+    );
+    for (let tries = 0; tries < MOST_TRIALS; tries++) {
+      // What is not taken for lack of memory, or for a signal, is taken later.
+      this.enter(1, TRIAL_US);
+      let result: number | undefined;
+      this.reap((_slot, value) => result = value, 1);
+      if (this.broken !== null) return this.broken;
+      if (result === NOT_TAKEN) return "io_submit does not take a read";
+      if (result !== undefined) return null;
+    }
+    return "io_getevents gives nothing back";
   }
 
   /** Describes an operation. */
@@ -113,28 +156,53 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
 
   /** Hands over what was filled, and waits. */
   enter(completions: number, timeoutUs: number): number {
+    const { EAGAIN, EINTR, EINVAL, EOPNOTSUPP } = this.#libc.abi.errno;
+    const context = this.#context;
+    while (context.filled > 0 && this.broken === null) {
+      const result = context.submit();
+      if (result > 0) this.#stuckSince = 0;
+      else if (result === -EAGAIN || result === -EINTR) {
+        const now = performance.now();
+        if (this.#stuckSince === 0) this.#stuckSince = now;
+        if (now - this.#stuckSince < STUCK_MS) break;
+        this.#break("io_submit", result);
+      } else if (result === -EINVAL || result === -EOPNOTSUPP) {
+        // The first one is not known here; the others may be fine.
+        this.#dropFirst();
+      } else this.#break("io_submit", result);
+    }
+    while (context.filled > 0 && this.broken !== null) this.#dropFirst();
+    if (completions > 0 && this.#found.length === 0) {
+      this.#collect(completions, timeoutUs);
+    }
+    return context.filled;
+  }
+
+  #break(call: string, result: number): void {
+    const code = errnoName(this.#libc.abi, -result);
+    this.broken = `${call} failed with ${code}`;
+  }
+
+  /** What the kernel does not take was never begun. */
+  #dropFirst(): void {
+    this.#found.push({ slot: this.#context.firstFilled, result: NOT_TAKEN });
+    this.#context.dropFirst();
+  }
+
+  /** Takes what there is, as far as the kernel lets us. */
+  #collect(completions: number, timeoutUs: number): void {
     const { EAGAIN, EINTR } = this.#libc.abi.errno;
-    while (this.#context.filled > 0) {
-      const result = this.#context.submit();
-      if (result === -EAGAIN || result === -EINTR) break;
-      if (result < 0) {
-        // The first one is at fault; the others may be fine.
-        this.#refused.push({ slot: this.#context.firstFilled, result });
-        this.#context.dropFirst();
-      }
+    if (this.broken === null) {
+      const result = this.#context.reap(completions, timeoutUs, this.#keep);
+      if (result >= 0 || result === -EINTR || result === -EAGAIN) return;
+      this.#break("io_getevents", result);
     }
-    if (
-      completions > 0 && this.#refused.length === 0 && this.#found.length === 0
-    ) {
-      this.#context.reap(completions, timeoutUs, this.#keep);
-    }
-    return this.#context.filled;
+    this.#context.take(this.#keep);
   }
 
   /** Looks for completions. */
   get ready(): boolean {
-    return this.#found.length > 0 || this.#refused.length > 0 ||
-      this.#context.hasEvents;
+    return this.#found.length > 0 || this.#context.hasEvents;
   }
 
   /** Takes the completions. */
@@ -142,11 +210,15 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
     visit: (slot: number, result: number) => void,
     most: number,
   ): number {
-    if (this.#found.length === 0) this.#context.reap(0, 0, this.#keep);
-    this.#found.push(...this.#refused.splice(0));
-    const found = this.#found.splice(0, most);
-    for (const { slot, result } of found) visit(slot, result);
-    return found.length;
+    if (this.#found.length === 0) this.#collect(0, 0);
+    let count = 0;
+    // One by one: whoever is told may throw.
+    while (count < most && this.#found.length > 0) {
+      const { slot, result } = this.#found.shift()!;
+      count++;
+      visit(slot, result);
+    }
+    return count;
   }
 
   readonly #keep = (slot: number, result: number): void => {

@@ -11,6 +11,8 @@
  * third of what a fast disk needs for a sector. Anything else is waited for
  * inside the kernel, asleep.
  *
+ * All the disks of a thread share the time for one turn (`StallBudget`).
+ *
  * Nobody else is to wait for that. A queue that can watch a descriptor is told
  * of the one on which the event loop sleeps, and a wait ends when there is
  * something for the loop: then the loop sleeps in our place, and the queue
@@ -25,19 +27,31 @@
  * shortly after the answer to the last one. The loop is let on a little after the
  * first sign of one ({@linkcode SETTLE_US}).
  *
+ * A queue may break: a filter that was put in place meanwhile, a descriptor that
+ * somebody closed. From then on operations are carried out by blocking calls,
+ * first of all those that the kernel never took. What it has is still moving
+ * memory, and is waited for by looking at the ring.
+ *
  * @module
  */
 
 import type { Libc } from "../../../ffi/libc.ts";
 import type { SocketPair } from "../../../ffi/socket_pair.ts";
 import type { EngineInfo } from "../../info.ts";
-import type { Engine, Operation, OperationComplete } from "./engine.ts";
+import {
+  type Engine,
+  type Operation,
+  OperationCode,
+  type OperationComplete,
+} from "./engine.ts";
 import { LoopTurn } from "./loop_turn.ts";
+import { sharedBudget } from "./stall_budget.ts";
+import { SyncEngine } from "./sync_engine.ts";
 
-/** Waits in vain, one after the other, before the loop is left to sleep. */
+/** Turns in vain, one after the other, before the loop is left to sleep. */
 const PATIENCE = 4;
 
-/** Waits in vain, one after the other, before waiting on another thread. */
+/** Turns in vain, one after the other, before waiting on another thread. */
 const LONG_PATIENCE = 64;
 
 /**
@@ -102,6 +116,21 @@ const ASIDE_MS = 50;
 /** How long a timer waits where another thread cannot, in ms. */
 const TIMER_MS = 1;
 
+/** How often a queue that is broken is looked at, in ms. */
+const MOP_UP_MS = 1;
+
+/**
+ * How long the kernel may take nothing, saying each time that it may do so
+ * later, until a queue is given up, in ms.
+ */
+export const STUCK_MS = 1000;
+
+/**
+ * In place of a result: the kernel never took the operation, so that it can be
+ * carried out otherwise. No errno reaches this (`MAX_ERRNO`, include/linux/err.h).
+ */
+export const NOT_TAKEN = -0x1_0000;
+
 /** A queue into the kernel. Numbers returned are −errno where negative. */
 export interface KernelQueue<T extends Operation> {
   /** Operations that may be in flight at once. */
@@ -123,6 +152,14 @@ export interface KernelQueue<T extends Operation> {
    * @returns How many of those that were filled are left.
    */
   enter(completions: number, timeoutUs: number): number;
+  /**
+   * Why the kernel cannot be entered any more; `null` as long as it can. What it
+   * never took comes back from `reap` as {@linkcode NOT_TAKEN}, and what it has
+   * when it is done.
+   */
+  readonly broken: string | null;
+  /** Operations in the kernel whose completions it lost. */
+  readonly lost?: number;
   /** Whether there are completions, at a look that costs next to nothing. */
   readonly ready: boolean;
   /** Takes completions, so many at most; returns how many there were. */
@@ -165,6 +202,8 @@ export interface AsyncEngineOptions {
 
 /** Carries out operations through a queue into the kernel. */
 export class AsyncEngine<T extends Operation> implements Engine<T> {
+  readonly #libc: Libc;
+  readonly #info: EngineInfo;
   readonly #queue: KernelQueue<T>;
   readonly #complete: OperationComplete<T>;
   readonly #perform: (operation: T) => number;
@@ -196,10 +235,13 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   #nextLeaveOut = 1;
   #aside: Promise<void> | null = null;
   #vain = 0;
-  /** What it is and why. */
-  readonly info: EngineInfo;
-  /** Calls into the kernel so far. */
-  systemCalls = 0;
+  /** The round of turns that its last turn was in. */
+  #round = -1;
+  #calls = 0;
+  /** What goes on when the queue is broken. */
+  #fallback: SyncEngine<T> | null = null;
+  /** When the queue that is broken is looked at again. */
+  #moppingUp: ReturnType<typeof setTimeout> | null = null;
 
   /**
    * Constructs a new instance.
@@ -223,19 +265,31 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       this.#onTurn,
       queue.announce === undefined ? null : (pair) => queue.announce!(pair),
     );
+    this.#libc = libc;
     this.#queue = queue;
     this.#complete = complete;
     this.#perform = perform;
     this.#stallUs = Math.max(1, Math.round(options.stallMs * 1000));
     this.#pollUs = options.pollMs * 1000;
-    this.info = options.info;
+    this.#info = options.info;
     this.#slots = new Array(queue.depth).fill(null);
     this.#free = Int32Array.from({ length: queue.depth }, (_, i) => i);
     this.#freeCount = queue.depth;
   }
 
+  /** What it is and why, and what became of it. */
+  get info(): EngineInfo {
+    return this.#fallback?.info ?? this.#info;
+  }
+
+  /** Calls into the kernel so far. */
+  get systemCalls(): number {
+    return this.#calls + (this.#fallback?.systemCalls ?? 0);
+  }
+
   /** Takes an operation. */
   push(operation: T): void {
+    if (this.#fallback !== null) return this.#fallback.push(operation);
     if (this.#freeCount === 0) {
       this.#waiting.push(operation);
       return;
@@ -243,7 +297,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     const slot = this.#free[--this.#freeCount]!;
     if (!this.#queue.fill(operation, slot)) {
       this.#free[this.#freeCount++] = slot;
-      this.systemCalls++;
+      this.#calls++;
       this.#complete(operation, this.#perform(operation));
       return;
     }
@@ -255,7 +309,9 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   /** Hands what was taken to the kernel. */
   kick(): void {
-    if (this.#reaping || this.#inFlight === 0) return;
+    if (this.#reaping) return;
+    if (this.#fallback !== null) return this.#fallback.kick();
+    if (this.#inFlight === 0) return;
     this.#vain = 0;
     this.#unasked = 0;
     const turn = this.#turn;
@@ -268,17 +324,22 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     const now = performance.now();
     if (!turn.armed || this.#turnStart === 0) this.#turnStart = now;
     turn.arm();
-    const leftUs = this.#stallUs - (now - this.#turnStart) * 1000;
+    const ownUs = this.#stallUs - (now - this.#turnStart) * 1000;
+    const leftUs = Math.min(
+      ownUs,
+      sharedBudget.left(false, this.#stallUs, now),
+    );
     if (!few) {
       // The rest of a burst: see FIRST_ANSWERS.
-      if (leftUs > 0) this.#reap();
+      if (ownUs > 0) this.#reap();
     } else if (leftUs >= Math.max(1, this.#usualUs) && !this.#yields) {
       // A few: whoever asked most likely waits for them. What should be over
       // within this turn's time is waited for here; the turn that the others
       // need passes while the device works.
-      this.#wait(leftUs);
+      this.#wait(leftUs, false);
     }
     if (this.#filled > 0) this.#enter(0, 0);
+    if (this.#fallback !== null) return;
     if (this.#inFlight === 0) turn.wake();
     else if (this.#filled > 0) {
       // The kernel did not take all of it: the next turn tries again.
@@ -292,11 +353,15 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     for (const [slot, operation] of this.#slots.entries()) {
       if (operation !== null && matches(operation)) this.#queue.cancel?.(slot);
     }
+    if (this.#queue.broken !== null) this.#break(this.#queue.broken);
   }
 
   /** Releases everything. */
   async close(): Promise<void> {
     this.#turn.stop();
+    // What comes back from here on would be looked for in memory that is gone.
+    if (this.#moppingUp !== null) clearTimeout(this.#moppingUp);
+    this.#moppingUp = null;
     // A wait on another thread still looks at the queue.
     if (this.#aside !== null) {
       this.#queue.wake();
@@ -305,6 +370,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     // What the queue announces goes through sockets of the turn's.
     this.#queue.close();
     await this.#turn.close();
+    await this.#fallback?.close();
   }
 
   get #inFlight(): number {
@@ -312,20 +378,88 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   }
 
   #enter(completions: number, timeoutUs: number): void {
-    this.systemCalls++;
+    if (this.#fallback !== null) return;
+    this.#calls++;
     if (this.#filled > 0) this.#handedOver = performance.now();
     this.#filled = this.#queue.enter(completions, timeoutUs);
+    if (this.#queue.broken !== null) this.#break(this.#queue.broken);
+  }
+
+  /** From here on without the queue. */
+  #break(reason: string): void {
+    if (this.#fallback !== null) return;
+    const { name } = this.#info;
+    this.#fallback = new SyncEngine(this.#libc, this.#complete, {
+      info: { name: "sync", reason: `${name} broke in use: ${reason}` },
+      stallMs: this.#stallUs / 1000,
+    });
+    this.#filled = 0;
+    this.#turn.wake();
+    this.#refill();
+    this.#mopUpLater();
+  }
+
+  /** Answers what the broken queue brings, and goes on with the rest. */
+  readonly #mopUp = (): void => {
+    this.#moppingUp = null;
+    try {
+      while (this.#reap() > 0);
+      const { lost = 0 } = this.#queue;
+      // Every one of them: which one it is of several is not to be known.
+      if (this.#inFlight > 0 && this.#inFlight <= lost) this.#giveUpLost();
+      this.#fallback!.kick();
+    } finally {
+      if (this.#inFlight > 0) this.#mopUpLater();
+    }
+  };
+
+  #mopUpLater(): void {
+    this.#moppingUp ??= setTimeout(this.#mopUp, MOP_UP_MS);
+  }
+
+  /**
+   * Operations that are over, nobody knows how. To read and to write once more
+   * does no harm, as nothing that overlaps is on its way; what makes durable is
+   * not done twice.
+   */
+  #giveUpLost(): void {
+    for (const [slot, operation] of this.#slots.entries()) {
+      if (operation === null) continue;
+      this.#slots[slot] = null;
+      this.#free[this.#freeCount++] = slot;
+      if (operation.durable || operation.code === OperationCode.Sync) {
+        this.#complete(operation, -this.#libc.abi.errno.EIO);
+      } else this.#fallback!.push(operation);
+    }
   }
 
   readonly #onTurn = (asked: boolean): void => {
+    try {
+      this.#takeTurn(asked);
+    } catch (error) {
+      // It is the mistake of one whom we answered; the others wait all the same.
+      if (this.#fallback === null && this.#aside === null) this.#turn.arm();
+      throw error;
+    }
+  };
+
+  #takeTurn(asked: boolean): void {
+    if (this.#fallback !== null) return;
+    this.#round = sharedBudget.begin(this.#round);
+    if (this.#waiting.length > 0) this.#refill();
     // What the loop was wanted for is being done.
     if (asked) this.#queue.ignoreAlert?.();
     if (this.#inFlight === 0) return this.#linger();
     // A slow device is waited for by the loop: nobody has to end our wait.
     if (this.#vain < PATIENCE) this.#watch();
-    const found = this.#find() || this.#wait(this.#stallUs);
+    const found = this.#find() ||
+      this.#wait(
+        sharedBudget.left(true, this.#stallUs, performance.now()),
+        true,
+      );
     this.#turnStart = performance.now();
     if (this.#filled > 0) this.#enter(0, 0);
+    if (this.#fallback !== null) return;
     const yields = this.#yields;
     if (found > 0) this.#vain = 0;
     else if (!yields) this.#vain++;
@@ -335,7 +469,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     if (leaves && this.#sleep()) return;
     if (this.#vain < LONG_PATIENCE) this.#turn.arm();
     else this.#waitAside();
-  };
+  }
 
   /** Has waits end when the event loop has something to do. */
   #watch(): void {
@@ -367,10 +501,16 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       this.#leaveOut--;
       return;
     }
+    const start = performance.now();
+    const pollUs = sharedBudget.left(true, this.#pollUs, start);
+    if (pollUs <= 0) return;
     queue.ignoreAlert?.();
     this.#watch();
     this.#enter(0, 0);
-    if (this.#look(performance.now() + this.#pollUs / 1000)) {
+    const found = this.#look(start + pollUs / 1000);
+    const now = performance.now();
+    sharedBudget.spend(true, (now - start) * 1000, now);
+    if (found) {
       this.#nextLeaveOut = 1;
       const until = performance.now() + SETTLE_US / 1000;
       while (performance.now() < until);
@@ -398,7 +538,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
   }
 
   /** Waits for completions and answers the first ones; returns how many. */
-  #wait(mostUs: number): number {
+  #wait(mostUs: number, inTurn: boolean): number {
+    if (mostUs <= 0) return 0;
     const start = performance.now();
     if (this.#polls) {
       const until = start + Math.min(mostUs, this.#pollUs) / 1000;
@@ -415,7 +556,9 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
       if (this.#vain < PATIENCE) this.#watch();
       this.#enter(1, mostUs);
     }
-    const tookUs = (performance.now() - this.#handedOver) * 1000;
+    const now = performance.now();
+    sharedBudget.spend(inTurn, (now - start) * 1000, now);
+    const tookUs = (now - this.#handedOver) * 1000;
     this.#answers = 0;
     this.#unasked = 0;
     const found = this.#reap();
@@ -457,15 +600,25 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
 
   #reap(): number {
     this.#reaping = true;
-    const chunk = this.#answers < FIRST_ANSWERS ? 1 : CHUNK;
-    const found = this.#queue.reap(this.#onCompletion, chunk << this.#unasked);
-    this.#answers += found;
-    this.#unasked = Math.min(this.#unasked + 1, MOST_DOUBLINGS);
-    while (this.#waiting.length > 0 && this.#freeCount > 0) {
-      this.push(this.#waiting.shift()!);
+    try {
+      const chunk = this.#answers < FIRST_ANSWERS ? 1 : CHUNK;
+      const most = chunk << this.#unasked;
+      const found = this.#queue.reap(this.#onCompletion, most);
+      this.#answers += found;
+      this.#unasked = Math.min(this.#unasked + 1, MOST_DOUBLINGS);
+      this.#refill();
+      return found;
+    } finally {
+      this.#reaping = false;
     }
-    this.#reaping = false;
-    return found;
+  }
+
+  /** Takes what had to wait for a slot. */
+  #refill(): void {
+    while (
+      this.#waiting.length > 0 &&
+      (this.#freeCount > 0 || this.#fallback !== null)
+    ) this.push(this.#waiting.shift()!);
   }
 
   readonly #onCompletion = (slot: number, result: number): void => {
@@ -474,6 +627,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T> {
     if (operation === undefined || operation === null) return;
     this.#slots[slot] = null;
     this.#free[this.#freeCount++] = slot;
-    this.#complete(operation, result);
+    if (result !== NOT_TAKEN) this.#complete(operation, result);
+    else if (this.#fallback !== null) this.#fallback.push(operation);
+    else {
+      this.#calls++;
+      this.#complete(operation, this.#perform(operation));
+    }
   };
 }

@@ -463,11 +463,18 @@ export class DirectBackend implements Backend {
     }
     const cut = result >= 0 && this.#endsBefore(this.#size);
     this.#nextSync();
+    const thrown: unknown[] = [];
     for (const transfer of group) {
-      if (result < 0) this.#failed(transfer, -result);
-      else this.#finish(transfer, cut ? this.#cut(transfer.request!) : null);
+      // Whoever is answered may throw.
+      try {
+        if (result < 0) this.#failed(transfer, -result);
+        else this.#finish(transfer, cut ? this.#cut(transfer.request!) : null);
+      } catch (error) {
+        thrown.push(error);
+      }
     }
     this.#engine.kick();
+    if (thrown.length > 0) throw thrown[0];
   }
 
   /** Why nothing is made durable any more, if a sync failed. */
@@ -729,6 +736,7 @@ export class DirectBackend implements Backend {
     if (transfer.stage === Stage.Sync) return this.#synced(transfer, result);
     if (result < 0) return this.#failed(transfer, -result);
     transfer.retries = 0;
+    transfer.tried = false;
     const request = transfer.request!;
     switch (transfer.stage) {
       case Stage.ReadToModify:
@@ -805,8 +813,8 @@ export class DirectBackend implements Backend {
   }
 
   #failed(transfer: Transfer, errno: number): void {
-    const { EINTR, EAGAIN, EBUSY, EOPNOTSUPP, ENOSYS, EINVAL, ECANCELED } =
-      this.#libc.abi.errno;
+    const { EINTR, EAGAIN, EBUSY, EINVAL, ECANCELED } = this.#libc.abi.errno;
+    const { EOPNOTSUPP, ENOSYS, EPERM } = this.#libc.abi.errno;
     const request = transfer.request!;
     if (errno === ECANCELED && transfer.cancelled) {
       // It was given up before it began. That is no failure of the medium: a
@@ -816,6 +824,16 @@ export class DirectBackend implements Backend {
         transfer,
         refusal("aborted", request, "it was aborted", path),
       );
+    }
+    if (
+      errno === ECANCELED && !transfer.tried && !transfer.durable &&
+      transfer.code !== OperationCode.Sync
+    ) {
+      // Nobody asked for it: io_uring finds no thread for what would block
+      // (RLIMIT_NPROC) and cancels it (io_uring/io-wq.c). A blocking call needs
+      // none.
+      transfer.tried = true;
+      return this.#completed(transfer, perform(this.#libc, transfer));
     }
     // A sync is never repeated: its second answer may be a lie.
     if (
@@ -947,9 +965,13 @@ export class DirectBackend implements Backend {
     transfer.release = null;
     this.#transfers.push(transfer);
     this.#inFlight--;
-    complete(request, error);
-    release?.();
-    if (this.#inFlight === 0) this.#drained?.();
+    // Whoever is answered may throw.
+    try {
+      complete(request, error);
+    } finally {
+      release?.();
+      if (this.#inFlight === 0) this.#drained?.();
+    }
   }
 
   #identify(request: Request): void {

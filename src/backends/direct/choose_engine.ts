@@ -116,7 +116,7 @@ export function chooseEngine<T extends Operation>(
       : over("io_uring", ring, 'asked for: engine: "io_uring"');
   }
   if (engine === "libaio") {
-    const aio = AioQueue.open<T>(libc, depth);
+    const aio = openAio<T>(libc, fd, probed, depth);
     return typeof aio === "string"
       ? refuse(aio)
       : over("libaio", aio, 'asked for: engine: "libaio"');
@@ -131,9 +131,24 @@ export function chooseEngine<T extends Operation>(
   if (!probed.direct.active) {
     return sync(`${ring}; AIO without direct I/O blocks as well`);
   }
-  const aio = AioQueue.open<T>(libc, depth);
+  const aio = openAio<T>(libc, fd, probed, depth);
   if (typeof aio !== "string") return over("libaio", aio, ring);
   return sync(`${ring}; ${aio}`);
+}
+
+/** A queue of Linux AIO that has carried out a read; or why there is none. */
+function openAio<T extends Operation>(
+  libc: Libc,
+  fd: number,
+  probed: Probed,
+  depth: number,
+): AioQueue<T> | string {
+  const queue = AioQueue.open<T>(libc, depth);
+  if (typeof queue === "string") return queue;
+  const fault = queue.tryOut(fd, probed.sizeBytes);
+  if (fault === null) return queue;
+  queue.close();
+  return fault;
 }
 
 /** Why blocking calls are the fastest way here, if they are. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { RWF } from "../../../ffi/abi.ts";
+import { errnoName, RWF } from "../../../ffi/abi.ts";
 import {
   IORING_FEAT,
   IORING_OP,
@@ -12,10 +12,10 @@ import {
   IOSQE,
   IoUring,
 } from "../../../ffi/io_uring.ts";
-import type { Libc } from "../../../ffi/libc.ts";
+import { type Libc, MAX_TRANSFER } from "../../../ffi/libc.ts";
 import { POLLIN, waitReadable } from "../../../ffi/poll.ts";
 import type { SocketPair } from "../../../ffi/socket_pair.ts";
-import type { KernelQueue } from "./async_engine.ts";
+import { type KernelQueue, NOT_TAKEN, STUCK_MS } from "./async_engine.ts";
 import { Bell } from "./bell.ts";
 import { type Operation, OperationCode } from "./engine.ts";
 
@@ -51,6 +51,12 @@ const NEEDED = [
   IORING_OP.FSYNC,
 ];
 
+/** The longest wait for an operation that does nothing, in µs. */
+const TRIAL_US = 1_000_000;
+
+/** How often the kernel is asked to take it. */
+const MOST_TRIALS = 8;
+
 /** Operations over io_uring. */
 export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   readonly #libc: Libc;
@@ -62,9 +68,19 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   /** Whether the next alert is known already. */
   #known = false;
   #bell: Bell | null = null;
+  /** Operations on their way whose answer nobody waits for. */
+  #nobodys = 0;
+  /** Told of such answers after all. */
+  #onNobody: ((result: number) => void) | null = null;
+  /** Slots that the kernel never took. */
+  readonly #left: number[] = [];
+  /** Since when the kernel has taken nothing, in ms; 0 while it does. */
+  #stuckSince = 0;
   /** Operations that were answered in this call, and by what. */
   #answered = 0;
   #visit: (slot: number, result: number) => void = () => {};
+  /** Why the ring cannot be entered any more; `null` as long as it can. */
+  broken: string | null = null;
   /** Whether the watched descriptor was found readable. */
   alerted = false;
   /** Operations that may be in flight at once. */
@@ -114,13 +130,17 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
         missing === undefined && (ring.features & IORING_FEAT.EXT_ARG) !== 0
       ) {
         const submissionFlags = blocks ? IOSQE.ASYNC : 0;
-        return new IoUringQueue<T>(
+        const queue = new IoUringQueue<T>(
           libc,
           ring,
           operations,
           submissionFlags,
           depth,
         );
+        const fault = queue.#tryOut();
+        if (fault === null) return queue;
+        ring.close();
+        return fault;
       }
       ring.close();
       return "io_uring lacks operations that are needed (before Linux 5.11, or restricted)";
@@ -132,13 +152,48 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       ? "the kernel has no io_uring, or a filter hides it"
       : refused === -ENOMEM
       ? "io_uring_setup hit RLIMIT_MEMLOCK or found no memory"
-      : `io_uring_setup failed with errno ${-refused}`;
+      : `io_uring_setup failed with ${errnoName(libc.abi, -refused)}`;
+  }
+
+  /**
+   * Why the ring does nothing, by an operation that does nothing, in a thread of
+   * the kernel: whatever would block is done there, and every flush.
+   */
+  #tryOut(): string | null {
+    let result = 0;
+    this.#onNobody = (value) => result = value;
+    this.#fillForNobody(IORING_OP.NOP, 0, IOSQE.ASYNC);
+    for (let tries = 0; this.#nobodys > 0; tries++) {
+      // What is not taken for lack of memory, or for a signal, is taken later.
+      const left = this.enter(1, TRIAL_US);
+      this.reap(() => {}, 1);
+      if (this.broken !== null) return this.broken;
+      if (result === -this.#libc.abi.errno.ECANCELED) {
+        return "io_uring finds no thread of the kernel (RLIMIT_NPROC)";
+      }
+      if (left === 0 && this.#nobodys > 0 || tries === MOST_TRIALS) {
+        return "io_uring_enter does nothing";
+      }
+    }
+    this.#onNobody = null;
+    return null;
+  }
+
+  #fillForNobody(opcode: number, address: number, flags = 0): void {
+    if (this.#ring.fill(opcode, flags, -1, 0, address, 0, 0, NOBODY)) {
+      this.#nobodys++;
+    }
   }
 
   /** Describes an operation. */
   fill(operation: T, slot: number): boolean {
     const ring = this.#ring;
-    const { code, fd, address, length, offset } = operation;
+    const { code, fd, address, offset } = operation;
+    // A submission's length has 32 bits; what it says is cut to this in any
+    // case (MAX_RW_COUNT).
+    const length = code <= OperationCode.Write
+      ? Math.min(operation.length, MAX_TRANSFER)
+      : operation.length;
     const durable = operation.durable ? RWF.DSYNC : 0;
     switch (code) {
       case OperationCode.Read:
@@ -218,21 +273,60 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
 
   /** Hands over what was filled, and waits. */
   enter(completions: number, timeoutUs: number): number {
-    const result = this.#ring.enter(completions, timeoutUs);
-    const { EAGAIN, EBUSY, EINTR, ENOMEM, ETIME } = this.#libc.abi.errno;
-    if (
-      result < 0 && result !== -EAGAIN && result !== -EBUSY &&
-      result !== -EINTR && result !== -ENOMEM && result !== -ETIME!
-    ) throw new Error(`Cannot enter io_uring: errno ${-result}`);
-    return this.#ring.unsubmitted;
+    const ring = this.#ring;
+    if (this.broken === null) {
+      const before = ring.unsubmitted;
+      const result = ring.enter(completions, timeoutUs);
+      if (result < 0) this.#failed(result, before);
+      else this.#stuckSince = 0;
+    }
+    if (this.broken !== null) this.#takeBack();
+    return ring.unsubmitted;
+  }
+
+  /**
+   * Tells what passes from what does not: `fs/io_uring` says EAGAIN, EBUSY and
+   * ENOMEM for what it may take later, EINTR and ETIME of a wait.
+   */
+  #failed(result: number, before: number): void {
+    const { errno } = this.#libc.abi;
+    const { EAGAIN, EBUSY, EINTR, ENOMEM } = errno;
+    if (result === -errno.ETIME!) return;
+    const passes = [-EAGAIN, -EBUSY, -EINTR, -ENOMEM].includes(result);
+    const unsubmitted = this.#ring.unsubmitted;
+    if (passes && (unsubmitted === 0 || unsubmitted < before)) {
+      this.#stuckSince = 0;
+      return;
+    }
+    const now = performance.now();
+    if (this.#stuckSince === 0) this.#stuckSince = now;
+    if (passes && now - this.#stuckSince < STUCK_MS) return;
+    const code = errnoName(this.#libc.abi, -result);
+    this.broken = `io_uring_enter failed with ${code}`;
+  }
+
+  /** What the kernel never took is not its any more. */
+  #takeBack(): void {
+    this.#ring.takeBack((userData) => {
+      if (userData === WATCH) this.#watching = false;
+      else if (userData === NOBODY) this.#nobodys--;
+      else this.#left.push(userData);
+    });
+  }
+
+  /** Operations whose completions will never come, as far as can be told. */
+  get lost(): number {
+    const others = this.#nobodys + (this.#watching ? 1 : 0);
+    return Math.max(0, this.#ring.lost - others);
   }
 
   /** Looks for completions. */
   get ready(): boolean {
     const ring = this.#ring;
     if (!ring.hasCompletions) {
-      if (!ring.hasWork) return false;
-      ring.enter(0, 0);
+      // A ring that is broken gets its completions by any other call.
+      if (!ring.hasWork || this.broken !== null) return false;
+      this.enter(0, 0);
     }
     this.#reapWatch();
     return ring.hasCompletions;
@@ -254,6 +348,10 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
     while (this.#answered < most && this.#ring.hasCompletions) {
       this.#ring.reap(this.#onCompletion, most - this.#answered);
     }
+    while (this.#answered < most && this.#left.length > 0) {
+      this.#answered++;
+      visit(this.#left.shift()!, NOT_TAKEN);
+    }
     return this.#answered;
   }
 
@@ -262,6 +360,9 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       this.#watching = false;
       this.alerted = result > 0 && !this.#known;
       this.#known = false;
+    } else if (userData === NOBODY) {
+      this.#nobodys--;
+      this.#onNobody?.(result);
     } else {
       this.#answered++;
       this.#visit(userData, result);
@@ -287,7 +388,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   ignoreAlert(): void {
     if (this.#watching) {
       const ring = this.#ring;
-      if (ring.hasWork) ring.enter(0, 0);
+      if (ring.hasWork) this.enter(0, 0);
       this.#reapWatch();
       this.#known = ring.brings(WATCH);
     }
@@ -307,14 +408,14 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
 
   /** Asks for an operation to be given up. */
   cancel(slot: number): void {
-    this.#ring.fill(IORING_OP.ASYNC_CANCEL, 0, -1, 0, slot, 0, 0, NOBODY);
-    this.#ring.enter(0, 0);
+    this.#fillForNobody(IORING_OP.ASYNC_CANCEL, slot);
+    this.enter(0, 0);
   }
 
   /** Ends a wait on another thread. */
   wake(): void {
-    this.#ring.fill(IORING_OP.NOP, 0, -1, 0, 0, 0, 0, NOBODY);
-    this.#ring.enter(0, 0);
+    this.#fillForNobody(IORING_OP.NOP, 0);
+    this.enter(0, 0);
   }
 
   /** Closes the ring. */

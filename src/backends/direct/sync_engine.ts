@@ -66,23 +66,28 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
   kick(): void {
     if (this.#running) return;
     this.#running = true;
-    while (this.#head < this.#queue.length) {
-      const now = performance.now();
-      if (!this.#turn.armed) {
-        this.#turnStart = now;
-        this.#turn.arm();
-      } else if (now - this.#turnStart >= this.#stallMs) {
-        break;
+    // Whoever is answered may throw: the others have their turn, as one was
+    // asked for before.
+    try {
+      while (this.#head < this.#queue.length) {
+        const now = performance.now();
+        if (!this.#turn.armed) {
+          this.#turnStart = now;
+          this.#turn.arm();
+        } else if (now - this.#turnStart >= this.#stallMs) {
+          break;
+        }
+        const operation = this.#queue[this.#head++]!;
+        this.systemCalls++;
+        this.#complete(operation, perform(this.#libc, operation));
       }
-      const operation = this.#queue[this.#head++]!;
-      this.systemCalls++;
-      this.#complete(operation, perform(this.#libc, operation));
+      if (this.#head === this.#queue.length) {
+        while (this.#queue.length > 0) this.#queue.pop();
+        this.#head = 0;
+      }
+    } finally {
+      this.#running = false;
     }
-    if (this.#head === this.#queue.length) {
-      while (this.#queue.length > 0) this.#queue.pop();
-      this.#head = 0;
-    }
-    this.#running = false;
   }
 
   /** Releases everything. */
