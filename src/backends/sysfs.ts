@@ -48,6 +48,19 @@ export function queueAttributes(major: number, minor: number): QueueAttributes {
   };
 }
 
+/**
+ * The two halves of a device's number on Linux, each of which has a low and a
+ * high part: `gnu_dev_major` and `gnu_dev_minor` of glibc's <sys/sysmacros.h>.
+ *
+ * @param device The number, as `stat` gives it.
+ * @returns Its halves.
+ */
+export function splitDevice(device: bigint): { major: number; minor: number } {
+  const major = device >> 8n & 0xfffn | device >> 32n & 0xffff_f000n;
+  const minor = device & 0xffn | device >> 12n & 0xffff_ff00n;
+  return { major: Number(major), minor: Number(minor) };
+}
+
 function readGranted(path: string): string | undefined {
   try {
     const permission = { name: "read", path } as const;

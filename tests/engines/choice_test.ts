@@ -98,19 +98,37 @@ const CASES: [
     "io_uring fails in an odd way",
     ["io_uring_setup:error=EMFILE"],
     "libaio",
-    [/io_uring_setup failed with errno 24/],
+    [/io_uring_setup failed with EMFILE/],
   ],
   [
     "the kernel knows none of the flags",
     ["io_uring_setup:error=EINVAL"],
     "libaio",
-    [/io_uring_setup failed with errno 22/],
+    [/io_uring_setup failed with EINVAL/],
   ],
   [
     "the kernel cannot tell its operations",
     ["io_uring_register:error=EINVAL"],
     "libaio",
     [/lacks operations/],
+  ],
+  [
+    "io_uring can be set up and not entered",
+    ["io_uring_enter:error=EPERM"],
+    "libaio",
+    [/^io_uring_enter failed with EPERM$/],
+  ],
+  [
+    "neither can be entered",
+    ["io_uring_enter:error=ENOSYS", "io_submit:error=EPERM"],
+    "sync",
+    [/io_uring_enter failed with ENOSYS; io_submit failed with EPERM/],
+  ],
+  [
+    "nothing comes back from AIO",
+    ["io_uring_setup:error=EPERM", "io_getevents:error=ENOSYS"],
+    "sync",
+    [/not permitted.*io_getevents failed with ENOSYS/],
   ],
   [
     "both are hidden",
@@ -128,7 +146,7 @@ const CASES: [
     "AIO fails in an odd way",
     ["io_uring_setup:error=ENOSYS", "io_setup:error=ENOMEM"],
     "sync",
-    [/no io_uring/, /io_setup failed with errno 12/],
+    [/no io_uring/, /io_setup failed with ENOMEM/],
   ],
 ];
 
@@ -161,6 +179,19 @@ Deno.test({
     }
   },
 });
+
+for (const code of ["EPERM", "ENOSYS"]) {
+  Deno.test({
+    name: `VirtualDisk.open() makes do without statx, which fails with ${code}`,
+    ignore: !hasEngine("sync") || needs("strace").ignore,
+    async fn() {
+      // From the start of the program on, so that Deno does without as well.
+      const shown = await opened([`statx:error=${code}`]);
+      assert("engine" in shown, JSON.stringify(shown));
+      assertEquals(shown.byte, 42);
+    },
+  });
+}
 
 Deno.test({
   name: "VirtualDisk.open() takes no AIO for what is not direct",

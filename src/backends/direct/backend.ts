@@ -841,7 +841,10 @@ export class DirectBackend implements Backend {
       transfer.code !== OperationCode.Sync && transfer.retries++ < MAX_RETRIES
     ) return this.#again(this.#push, transfer);
     const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
-    if (transfer.durable && unsupported) {
+    // A filter that denies a call says EPERM; whoever may not write at all hears
+    // it again of a plain write.
+    const denied = unsupported || errno === EPERM;
+    if (transfer.durable && denied) {
       this.#durableWrites = false;
       this.#abilities = { ...this.#abilities, fua: "emulated" };
       return this.#again(this.#next, transfer);
@@ -849,7 +852,7 @@ export class DirectBackend implements Backend {
     if (
       request.type === RequestType.WriteZeroes &&
       transfer.code === OperationCode.Allocate &&
-      (unsupported || errno === EINVAL)
+      (denied || errno === EINVAL)
     ) {
       if (transfer.mode === AllocateMode.Punch) {
         this.#writeZeroesModes.punch = false;

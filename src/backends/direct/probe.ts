@@ -6,7 +6,7 @@
  */
 
 import { fstatSync } from "node:fs";
-import { FS_NOCOW_FL, LINUX_IOCTL } from "../../../ffi/abi.ts";
+import { errnoName, FS_NOCOW_FL, LINUX_IOCTL } from "../../../ffi/abi.ts";
 import {
   blockDeviceSize,
   logicalBlockSize,
@@ -26,7 +26,11 @@ import {
   xfsDirectIo,
 } from "../../../ffi/statx.ts";
 import type { DirectInfo, DurabilityInfo } from "../../info.ts";
-import { type QueueAttributes, queueAttributes } from "../sysfs.ts";
+import {
+  type QueueAttributes,
+  queueAttributes,
+  splitDevice,
+} from "../sysfs.ts";
 import { writesDurably } from "./durable_write.ts";
 import { syncMethod } from "./kernel.ts";
 
@@ -102,18 +106,21 @@ export function probe(
   const device = medium === "file" ? null : fd;
   const sizeBytes = device === null
     ? status.sizeBytes
-    : blockDeviceSize(libc, fd);
+    : deviceSize(libc, fd, medium);
   if (medium !== null && sizeBytes < 0) return sizeBytes;
 
   const queue = medium === "block device"
     ? queueAttributes(status.rdevMajor, status.rdevMinor)
     : queueAttributes(status.deviceMajor, status.deviceMinor);
-  const logical = device === null
-    ? 512
-    : atLeast(logicalBlockSize(libc, fd), 512);
-  const fileSystem = device === null && libc.abi.os === "linux"
-    ? fileSystemName(statfsType(libc, fd)) ?? null
-    : null;
+  const logical = device === null ? 512 : atLeast(
+    positive(logicalBlockSize(libc, fd)) ?? queue.logicalBlockSize ??
+      positive(status.dioOffsetAlign ?? 0) ?? ASSUMED_ALIGNMENT,
+    512,
+  );
+  const fileSystemType = device === null && libc.abi.os === "linux"
+    ? statfsType(libc, fd)
+    : 0;
+  const fileSystem = fileSystemName(fileSystemType) ?? null;
   const direct = directInfo(
     libc,
     fd,
@@ -139,7 +146,18 @@ export function probe(
     fileSystem,
     inode: status.inode,
     direct,
-    durability: durabilityInfo(libc, fileSystem, medium, queue),
+    durability: {
+      ...durabilityInfo(libc, fileSystem, medium, queue),
+      ...(fileSystemType < 0
+        ? {
+          flush: "unknown",
+          reason:
+            `which file system this is cannot be told: fstatfs failed with ${
+              errnoName(libc.abi, -fileSystemType)
+            }`,
+        }
+        : {}),
+    },
     durableWrites: writesDurably(libc.abi.os, medium, fileSystem, direct),
     erases: medium === "block device" && takesSecureErase(libc, fd),
     discards: device === null
@@ -168,20 +186,45 @@ function atLeast(value: number, least: number): number {
   return Math.max(value, least);
 }
 
-/** statx(2) where there is one; elsewhere fstat(2), which tells less. */
+/**
+ * The size of a device; where a filter denies the request that asks for it, a
+ * block device's end is where a seek finds it.
+ */
+function deviceSize(
+  libc: Libc,
+  fd: number,
+  medium: Probed["medium"],
+): number {
+  const asked = blockDeviceSize(libc, fd);
+  return asked < 0 && medium === "block device"
+    ? libc.lseek(fd, 0, libc.abi.whence.SEEK_END)
+    : asked;
+}
+
+/**
+ * statx(2) where there is one; elsewhere, and where a filter denies it, fstat(2),
+ * which tells less.
+ */
 function fileStatus(libc: Libc, fd: number): FileStatus | number {
-  if (libc.abi.os === "linux") return statx(libc, fd);
-  const { mode, ino, size, blocks, blksize } = fstatSync(fd);
+  if (libc.abi.os === "linux") {
+    const status = statx(libc, fd);
+    if (typeof status !== "number") return status;
+  }
+  const { mode, ino, size, blocks, blksize, dev, rdev } = fstatSync(fd, {
+    bigint: true,
+  });
+  const device = splitDevice(dev);
+  const ownDevice = splitDevice(rdev);
   return {
-    mode,
-    inode: ino,
-    sizeBytes: size,
-    blocks512: blocks,
-    blksize,
-    deviceMajor: 0,
-    deviceMinor: 0,
-    rdevMajor: 0,
-    rdevMinor: 0,
+    mode: Number(mode),
+    inode: Number(ino),
+    sizeBytes: Number(size),
+    blocks512: Number(blocks),
+    blksize: Number(blksize),
+    deviceMajor: device.major,
+    deviceMinor: device.minor,
+    rdevMajor: ownDevice.major,
+    rdevMinor: ownDevice.minor,
     attributes: 0,
     attributesMask: 0,
     dioMemoryAlign: undefined,

@@ -8,7 +8,11 @@
 import fs from "node:fs";
 import { isZero } from "../../buffer.ts";
 import { isPowerOfTwo } from "../../geometry.ts";
-import { type QueueAttributes, queueAttributes } from "../sysfs.ts";
+import {
+  type QueueAttributes,
+  queueAttributes,
+  splitDevice,
+} from "../sysfs.ts";
 import { Arena, roundDown } from "./aligned_memory.ts";
 
 /** What to assume of a host that does not say: right for nearly every disk. */
@@ -156,10 +160,8 @@ export function fileSystemOf(path: string): FileSystem | null {
  */
 export function deviceAttributes(device: bigint): Partial<QueueAttributes> {
   if (Deno.build.os !== "linux") return {};
-  // glibc's <sys/sysmacros.h>: both numbers have a low and a high part.
-  const major = device >> 8n & 0xfffn | device >> 32n & 0xffff_f000n;
-  const minor = device & 0xffn | device >> 12n & 0xffff_ff00n;
-  return queueAttributes(Number(major), Number(minor));
+  const { major, minor } = splitDevice(device);
+  return queueAttributes(major, minor);
 }
 
 /** What trial reads found out. */
