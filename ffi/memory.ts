@@ -17,6 +17,7 @@
  */
 
 import process from "node:process";
+import { assertFfiGranted } from "./permission.ts";
 
 /** 2^32, to split a safe integer into two 32-bit halves. */
 const TWO_32 = 0x1_0000_0000;
@@ -116,6 +117,7 @@ export function alignedMemory(
         `current value is ${alignment}`,
     );
   }
+  assertFfiGranted();
   // At worst the whole alignment is skipped, and 1 byte at least. An ArrayBuffer
   // made directly is never kept inside the garbage-collected heap, as a small
   // typed array can be.
@@ -151,6 +153,7 @@ export function addressOf(view: ArrayBufferView): number {
  * @throws {Deno.errors.NotCapable} If FFI is not allowed.
  */
 export function memoryAt(address: number, byteLength: number): ArrayBuffer {
+  assertFfiGranted();
   const pointer = Deno.UnsafePointer.create(BigInt(address));
   if (pointer === null) {
     throw new TypeError("Cannot show memory as its address must not be 0");

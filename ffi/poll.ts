@@ -8,6 +8,7 @@
 import type { Libc } from "./libc.ts";
 import { libcFileNames } from "./library.ts";
 import { mapMemory } from "./mapped_memory.ts";
+import { assertFfiGranted } from "./permission.ts";
 
 /** There is something to read (include/uapi/asm-generic/poll.h). */
 export const POLLIN = 1;
@@ -15,6 +16,7 @@ export const POLLIN = 1;
 const POLLFD_BYTES = 8;
 
 function openPoll(libc: Libc) {
+  assertFfiGranted();
   const names = libcFileNames(libc.abi);
   for (const [i, name] of names.entries()) {
     try {
@@ -48,8 +50,9 @@ function openPoll(libc: Libc) {
  * @param libc The C library.
  * @param fd File descriptor.
  * @param timeoutMs The longest wait, in ms.
- * @returns Once it is readable, the time is over, or the wait failed: the
- * caller looks for itself.
+ * @returns Once it is readable, or the time is over: the caller looks for itself.
+ * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+ * @throws {Error} If the system does not wait, or has no memory for it.
  */
 export async function waitReadable(
   libc: Libc,
@@ -62,7 +65,9 @@ export async function waitReadable(
     const view = new DataView(bytes.buffer);
     view.setInt32(0, fd, true);
     view.setInt16(4, POLLIN, true);
-    await library.symbols.poll(BigInt(address), 1n, timeoutMs);
+    const count = await library.symbols.poll(BigInt(address), 1n, timeoutMs);
+    // Which error it was, that thread knows.
+    if (count < 0) throw new Error(`Cannot wait for descriptor ${fd}`);
   } finally {
     release();
     library.close();

@@ -255,9 +255,14 @@ export class DirectBackend implements Backend {
     });
   }
 
-  /** Page-aligned memory. */
+  /** Page-aligned memory; any memory once FFI has been given up. */
   allocate(byteLength: number): Uint8Array<ArrayBuffer> {
-    return alignedMemory(byteLength);
+    try {
+      return alignedMemory(byteLength);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotCapable)) throw error;
+      return new Uint8Array(byteLength);
+    }
   }
 
   /** Where data is stored and where holes are (SEEK_DATA and SEEK_HOLE). */
