@@ -15,6 +15,7 @@ import {
 } from "node:fs";
 import { errnoMessage, errnoName } from "../../ffi/abi.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
+import { fileSizeLimit } from "../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { makeGeometry, SECTOR_BYTES } from "../geometry.ts";
@@ -30,6 +31,7 @@ import { syncFile } from "./direct/kernel.ts";
 import { lockImage } from "./direct/image_lock.ts";
 import { type OpenedFor, probe, type Probed } from "./direct/probe.ts";
 import { claimFile, type FileClaim } from "./file_claim.ts";
+import { type HeardSignal, hearFileSizeSignal } from "./file_size_signal.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { keepName } from "./new_name.ts";
 
@@ -65,11 +67,27 @@ export function openDirect(
 ): Promise<DirectBackend> {
   // Nothing here waits; a promise all the same, as a rejection is easier kept
   // apart from a thrown mistake, and later engines may wait.
-  return Promise.resolve().then(() => open(path, options));
+  return Promise.resolve().then(async () => {
+    const libc = loadLibc(path);
+    // Without a limit there is nothing to hear, and no thread to hear it with.
+    const signal = options.readOnly || fileSizeLimit(libc) === Infinity
+      ? null
+      : hearFileSizeSignal();
+    try {
+      return open(libc, path, options, signal);
+    } catch (error) {
+      await signal?.release();
+      throw error;
+    }
+  });
 }
 
-function open(path: string, options: DirectOptions): DirectBackend {
-  const libc = loadLibc(path);
+function open(
+  libc: Libc,
+  path: string,
+  options: DirectOptions,
+  signal: HeardSignal | null,
+): DirectBackend {
   refuseOthers(path);
   const { fd, opened, created } = openFile(libc, path, options);
   let tailFd = -1;
@@ -93,7 +111,10 @@ function open(path: string, options: DirectOptions): DirectBackend {
     ) tailFd = openSync(path, libc.abi.open.O_RDWR);
     return new DirectBackend(
       libc,
-      describe(libc, fd, tailFd, path, options, probed, geometry, lock),
+      {
+        ...describe(libc, fd, tailFd, path, options, probed, geometry, lock),
+        signal,
+      },
       chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
     );
   } catch (error) {
@@ -345,7 +366,7 @@ function describe(
   probed: Probed,
   geometry: DirectImage["geometry"],
   lock: TakenLock,
-): DirectImage {
+): Omit<DirectImage, "signal"> {
   const blockDevice = probed.medium !== "file";
   const linux = libc.abi.os === "linux";
   // On a raw device, even a buffered one takes blocks only: smaller requests

@@ -6,6 +6,7 @@
  */
 
 import { DiskError, kindOfCode } from "../errors.ts";
+import { systemCode } from "./system_error.ts";
 
 /** How to open an image. */
 export interface ImageOptions {
@@ -50,12 +51,12 @@ export function asDiskError(
       place,
     );
   }
-  if (error instanceof Error && "code" in error) {
-    const code = String(error.code);
-    const errno = "errno" in error ? Math.abs(Number(error.errno)) : undefined;
+  const found = systemCode(error);
+  if (found !== null) {
+    const { code, errno } = found;
     return new DiskError(
       kindOfCode(code),
-      `Cannot ${operation} "${path}": ${error.message}`,
+      `Cannot ${operation} "${path}": ${(error as Error).message}`,
       { ...place, code, ...(errno === undefined ? {} : { errno }) },
     );
   }

@@ -31,7 +31,6 @@
  */
 
 import fs from "node:fs";
-import os from "node:os";
 import {
   type Abilities,
   type Backend,
@@ -66,6 +65,7 @@ import {
 import { encodeId } from "../virtio.ts";
 import { RangeLock } from "./range_lock.ts";
 import { claimFile, type FileClaim } from "./file_claim.ts";
+import { type HeardSignal, hearFileSizeSignal } from "./file_size_signal.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { keepName } from "./new_name.ts";
 import {
@@ -95,6 +95,7 @@ import {
   tryAlignment,
 } from "./portable/host.ts";
 import type { QueueAttributes } from "./sysfs.ts";
+import { systemCode } from "./system_error.ts";
 
 /** Descriptors by default: more gained nothing (see above). */
 const DEFAULT_MAX_DESCRIPTORS = 32;
@@ -126,6 +127,7 @@ interface Opened {
   /** For what is beyond the last whole host block; empty if nothing is. */
   readonly tail: DescriptorPool;
   readonly claim: FileClaim | null;
+  readonly signal: HeardSignal | null;
 }
 
 /** Where written bytes come from. */
@@ -164,6 +166,7 @@ export class PortableBackend implements Backend {
   /** The buffered descriptor for what is beyond `#alignedEnd`. */
   readonly #tail: DescriptorPool;
   readonly #claim: FileClaim | null;
+  readonly #signal: HeardSignal | null;
   readonly #arena: Arena | null;
   /** Used if blocks of the host are larger than those of the disk. */
   readonly #ranges: RangeLock | null;
@@ -202,6 +205,7 @@ export class PortableBackend implements Backend {
     this.#pool = opened.pool;
     this.#tail = opened.tail;
     this.#claim = opened.claim;
+    this.#signal = opened.signal;
     this.#arena = opened.alignment === 1 ? null : new Arena();
     this.#ranges = opened.alignment > opened.geometry.blockSize
       ? new RangeLock()
@@ -264,6 +268,7 @@ export class PortableBackend implements Backend {
     this.#tail.close();
     fs.closeSync(this.#flushDescriptor);
     this.#claim?.release();
+    await this.#signal?.release();
   }
 
   #answer(
@@ -629,6 +634,7 @@ export async function openPortable(
   }
   // What to undo, last first, if something goes wrong.
   const undo: (() => void)[] = [];
+  const signal = readOnly ? null : hearFileSizeSignal();
   try {
     if (options.create !== undefined && make(path, options.create.overwrite)) {
       undo.push(() => fs.unlinkSync(path));
@@ -697,10 +703,11 @@ export async function openPortable(
       pool: new DescriptorPool(
         [first],
         maxDescriptors,
-        () => openSame(direct.flag),
+        () => mayOpen(path, readOnly) ? openSame(direct.flag) : null,
       ),
       tail: new DescriptorPool(tail === null ? [] : [tail], 1, () => null),
       claim: lock.claim,
+      signal,
       info: {
         backend: "portable",
         path,
@@ -720,8 +727,18 @@ export async function openPortable(
     });
   } catch (error) {
     for (const step of undo.reverse()) step();
-    throw asDiskError(error, path);
+    const failure = asDiskError(error, path);
+    await signal?.release();
+    throw failure;
   }
+}
+
+/** Whether Deno would open a file without asking the user in the midst of I/O. */
+function mayOpen(path: string, readOnly: boolean): boolean {
+  const names = readOnly ? ["read"] as const : ["read", "write"] as const;
+  return names.every((name) =>
+    Deno.permissions.querySync({ name, path }).state === "granted"
+  );
 }
 
 /** Makes an empty file; tells whether there was none. */
@@ -998,14 +1015,15 @@ function diskError(
       { ...where, cause: error },
     );
   }
-  const { code, message } = error as { code?: unknown; message?: unknown };
-  if (typeof code !== "string") {
+  const found = systemCode(error);
+  if (found === null) {
+    const { message } = error as { message?: unknown };
     return new DiskError("io", `Cannot ${words} as ${String(message)}`, {
       ...where,
       cause: error,
     });
   }
-  const errno = (os.constants.errno as Record<string, number>)[code];
+  const { code, errno } = found;
   return new DiskError(
     kindOfCode(code),
     `Cannot ${words} as the system says ${code}${

@@ -38,6 +38,7 @@ import {
   RequestType,
 } from "../../request.ts";
 import type { FileClaim } from "../file_claim.ts";
+import { expectFileSizeSignal, type HeardSignal } from "../file_size_signal.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import type { MakeEngine } from "./choose_engine.ts";
 import { type Engine, Operation, OperationCode } from "./engine.ts";
@@ -127,6 +128,8 @@ export interface DirectImage {
   readonly durableWrites: boolean;
   /** A lock that ends with the backend. */
   readonly claim: FileClaim | null;
+  /** What keeps a limit on file sizes from ending the program. */
+  readonly signal: HeardSignal | null;
   /** Everything else, as plain data. */
   readonly info: BackendInfo;
 }
@@ -323,6 +326,7 @@ export class DirectBackend implements Backend {
     this.#image.claim?.release();
     if (this.#image.tailFd >= 0) closeSync(this.#image.tailFd);
     closeSync(this.#image.fd);
+    await this.#image.signal?.release();
   }
 
   #start(request: Request, complete: Complete): void {
@@ -934,6 +938,7 @@ export class DirectBackend implements Backend {
   #error(request: Request, errno: number): DiskError {
     const { abi } = this.#libc;
     const code = errnoName(abi, errno);
+    if (code === "EFBIG") expectFileSizeSignal();
     const operation = operationName(request.type);
     const path = this.#image.info.path ?? undefined;
     const placed = request.type !== RequestType.Flush;

@@ -1,0 +1,80 @@
+/**
+ * Keeps a limit on the size of files (`ulimit -f`, RLIMIT_FSIZE) from ending the
+ * program. Linux and the BSDs send SIGXFSZ to whoever writes beyond it, and that
+ * ends a process that does not care for the signal; with somebody who listens,
+ * the call fails with EFBIG like any other (setrlimit(2)).
+ *
+ * So there is a listener, which does nothing, while this thread has a disk open
+ * for writing. It is Deno's own kind: it needs no permission and no FFI, keeps no
+ * program running, changes nothing for programs that this one starts, and leaves
+ * listeners of others alone.
+ *
+ * Deno hears of a signal a little later, on another thread, and ends the process
+ * if nobody listens any more by then. So whoever had EFBIG listens until the
+ * signal has come.
+ *
+ * @module
+ */
+
+/** The longest wait for a signal that is on its way, in ms. */
+const LATE_MS = 250;
+
+let disks = 0;
+/** Since a call failed with EFBIG, until the signal has come. */
+let expected = false;
+let onHeard: (() => void) | null = null;
+
+const listener = () => {
+  expected = false;
+  onHeard?.();
+};
+
+/** A share in the listener. */
+export interface HeardSignal {
+  /**
+   * Gives it back.
+   *
+   * @returns When it is done; never rejects.
+   */
+  release(): Promise<void>;
+}
+
+/** Takes note that a call failed with EFBIG: the signal is on its way. */
+export function expectFileSizeSignal(): void {
+  expected = disks > 0;
+}
+
+/**
+ * Begins to listen, unless this thread does already.
+ *
+ * @returns A share in the listener.
+ */
+export function hearFileSizeSignal(): HeardSignal {
+  // Windows has no such limit.
+  if (Deno.build.os === "windows") return { release: () => Promise.resolve() };
+  if (disks++ === 0) Deno.addSignalListener("SIGXFSZ", listener);
+  let held = true;
+  return {
+    async release() {
+      if (!held) return;
+      held = false;
+      if (disks === 1 && expected) await signalOrLate();
+      if (--disks > 0) return;
+      expected = false;
+      Deno.removeSignalListener("SIGXFSZ", listener);
+    },
+  };
+}
+
+function signalOrLate(): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      onHeard = null;
+      resolve();
+    };
+    // A thread of the kernel that writes in our place gets no signal.
+    const timer = setTimeout(end, LATE_MS);
+    onHeard = end;
+  });
+}
