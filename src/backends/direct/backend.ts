@@ -58,6 +58,13 @@ const MAX_SEGMENTS = 256;
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
 
+/**
+ * Bytes that one operation moves at most: a submission of io_uring has 32 bits
+ * for its length, and Linux moves less than 2 GiB at once (MAX_RW_COUNT in
+ * include/linux/fs.h). A power of two, so that what follows is aligned as well.
+ */
+const MAX_PIECE_BYTES = 2 ** 30;
+
 /** Times in a row that an operation is repeated for EINTR or EAGAIN. */
 const MAX_RETRIES = 1000;
 
@@ -372,7 +379,7 @@ export class DirectBackend implements Backend {
       case RequestType.In:
       case RequestType.Out:
         transfer.vectored = request.more.length > 0 &&
-          this.#takesVector(request);
+          transfer.total <= MAX_PIECE_BYTES && this.#takesVector(request);
         return this.#next(transfer);
       case RequestType.Flush:
         return this.#sync(transfer);
@@ -553,8 +560,10 @@ export class DirectBackend implements Backend {
         ? 0
         : this.#addressOf(request.data!);
       if (address !== 0 && (address + transfer.done) % MEMORY_ALIGNMENT === 0) {
+        const length = Math.min(left, MAX_PIECE_BYTES);
+        if (length < left) transfer.durable = false;
         transfer.stage = Stage.Plain;
-        return this.#single(transfer, address + transfer.done, left);
+        return this.#single(transfer, address + transfer.done, length);
       }
       return this.#bounce(transfer, Math.min(left, LARGE_BOUNCE_BYTES), 0);
     }
