@@ -54,8 +54,9 @@ export interface OpenOptions extends QueueOptions {
   engine?: EngineName;
   /**
    * The longest that one wait for the disk may hold the event loop, in ms; one
-   * wait may end a turn and another one begin the next. A blocking call of
-   * engine `"sync"` can take longer: it cannot be interrupted.
+   * wait may end a turn and another one begin the next. All disks of a thread
+   * share that time, but for those of engine `"sync"`, of which a blocking call
+   * can take longer: it cannot be interrupted.
    *
    * @default {0.2}
    */
