@@ -413,6 +413,8 @@ export interface SyscallNumbers {
   readonly memfd_create: number;
   /** eventfd2. */
   readonly eventfd2: number;
+  /** dup3(old, new, flags). */
+  readonly dup3: number;
   /** socketpair(domain, type, protocol, sockets). */
   readonly socketpair: number;
   /** epoll_ctl(epoll, operation, descriptor, event). */
@@ -593,6 +595,7 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     sync_file_range: 277,
     fallocate: 285,
     eventfd2: 290,
+    dup3: 292,
     socketpair: 53,
     epoll_ctl: 233,
     memfd_create: 319,
@@ -610,6 +613,7 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     io_getevents: 4,
     eventfd2: 19,
     epoll_ctl: 21,
+    dup3: 24,
     socketpair: 199,
     fstatfs: 44,
     fallocate: 47,

@@ -171,7 +171,8 @@ export class VirtualDisk implements AsyncDisposable {
    * @param options Its size, and how to open it.
    * @returns The disk.
    * @throws {DiskError} With kind `exists` if there is a file and `overwrite`
-   * was not given, or as {@linkcode VirtualDisk.open} does.
+   * was not given, or a device; or as {@linkcode VirtualDisk.open} does. Then
+   * what was there is as it was, and what was not there is not.
    * @throws {RangeError} If an option is out of its range.
    */
   static async create(
@@ -179,16 +180,7 @@ export class VirtualDisk implements AsyncDisposable {
     options: CreateOptions,
   ): Promise<VirtualDisk> {
     checkQueueOptions(options);
-    const disk = VirtualDisk.over(await createBackend(path, options), options);
-    if (options.preallocate) {
-      try {
-        await disk.writeZeroes(0, disk.sectors);
-      } catch (error) {
-        await disk.close();
-        throw error;
-      }
-    }
-    return disk;
+    return VirtualDisk.over(await createBackend(path, options), options);
   }
 
   /**

@@ -21,6 +21,7 @@ import {
   openNbd,
 } from "./backends/nbd.ts";
 import { openPortable } from "./backends/portable.ts";
+import { captureStack } from "./call_site.ts";
 import { DiskError } from "./errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "./geometry.ts";
 import { isNbdUri } from "./nbd_uri.ts";
@@ -115,7 +116,8 @@ export interface CreateOptions extends OpenOptions {
   /** Capacity in sectors of 512 bytes. */
   sectors: number;
   /**
-   * Whether an image that exists already loses its content.
+   * Whether an image that exists already loses its content. It keeps it if the
+   * new one cannot be made as asked.
    *
    * @default {false}
    */
@@ -174,6 +176,7 @@ export async function createBackend(
   return await open(path, options, {
     sizeBytes,
     overwrite: options.overwrite ?? false,
+    preallocate: options.preallocate ?? false,
   });
 }
 
@@ -182,6 +185,7 @@ async function open(
   options: OpenOptions,
   create?: ImageOptions["create"],
 ): Promise<Backend> {
+  const openedAt = captureStack();
   options.signal?.throwIfAborted();
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
   if (isNbdUri(path)) return await openRemote(String(path), options, create);
@@ -210,6 +214,8 @@ async function open(
       : { blockSize: options.blockSize }),
     ...(options.id === undefined ? {} : { id: options.id }),
     ...(create === undefined ? {} : { create }),
+    ...(options.signal === undefined ? {} : { signal: options.signal }),
+    openedAt,
   };
   const backend = oneOf("backend", options.backend ?? "auto", [
     "auto",

@@ -5,21 +5,14 @@
  * @module
  */
 
-import {
-  closeSync,
-  fstatSync,
-  ftruncateSync,
-  openSync,
-  type Stats,
-  statSync,
-} from "node:fs";
-import { errnoMessage, errnoName } from "../../ffi/abi.ts";
+import { closeSync, fstatSync, openSync, type Stats, statSync } from "node:fs";
+import { errnoMessage, errnoName, FALLOCATE } from "../../ffi/abi.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { fileSizeLimit } from "../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
+import { captureStack } from "../call_site.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { makeGeometry, SECTOR_BYTES } from "../geometry.ts";
-import type { LockInfo } from "../info.ts";
 import {
   chooseEngine,
   DEFAULT_POLL_MS,
@@ -32,7 +25,15 @@ import { lockImage } from "./direct/image_lock.ts";
 import { type OpenedFor, probe, type Probed } from "./direct/probe.ts";
 import { claimFile, type FileClaim } from "./file_claim.ts";
 import { type HeardSignal, hearFileSizeSignal } from "./file_size_signal.ts";
+import {
+  holdImage,
+  isSame,
+  notToBeMade,
+  type TakenLock,
+} from "./held_image.ts";
+import { lockedError } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
+import { type FastSpace, NewContent } from "./new_content.ts";
 import { keepName } from "./new_name.ts";
 
 /** How to open an image with FFI. */
@@ -65,65 +66,121 @@ export function openDirect(
   path: string,
   options: DirectOptions,
 ): Promise<DirectBackend> {
-  // Nothing here waits; a promise all the same, as a rejection is easier kept
-  // apart from a thrown mistake, and later engines may wait.
-  return Promise.resolve().then(async () => {
-    const libc = loadLibc(path);
-    // Without a limit there is nothing to hear, and no thread to hear it with.
-    const signal = options.readOnly || fileSizeLimit(libc) === Infinity
-      ? null
-      : hearFileSizeSignal();
-    try {
-      return open(libc, path, options, signal);
-    } catch (error) {
-      await signal?.release();
-      throw error;
-    }
-  });
+  return open(path, { openedAt: captureStack(), ...options });
 }
 
-function open(
+async function open(
+  path: string,
+  options: DirectOptions,
+): Promise<DirectBackend> {
+  const libc = loadLibc(path);
+  // Without a limit there is nothing to hear, and no thread to hear it with.
+  const signal = options.readOnly || fileSizeLimit(libc) === Infinity
+    ? null
+    : hearFileSizeSignal();
+  try {
+    return await openHeard(libc, path, options, signal);
+  } catch (error) {
+    await signal?.release();
+    throw error;
+  }
+}
+
+async function openHeard(
   libc: Libc,
   path: string,
   options: DirectOptions,
   signal: HeardSignal | null,
-): DirectBackend {
-  refuseOthers(path);
-  const { fd, opened, created } = openFile(libc, path, options);
+): Promise<DirectBackend> {
+  refuseOthers(path, options);
+  const held = await holdImage(
+    path,
+    options,
+    () => openFile(libc, path, options),
+    ({ fd }) => takeLock(libc, fd, path, options),
+  );
+  const { fd, opened } = held.image;
+  const content = options.create === undefined
+    ? null
+    : new NewContent(path, fd, options, fastSpace(libc, fd));
   let tailFd = -1;
-  let claim: FileClaim | null = null;
+  let backend: DirectBackend | null = null;
   try {
-    const lock = takeLock(libc, fd, path, options);
-    claim = lock.claim;
-    if (options.create !== undefined) {
-      // Nothing is given up before it is known that it can be had.
-      if (!created) examine(libc, fd, path, opened, options);
-      ftruncateSync(fd, 0);
-      ftruncateSync(fd, options.create.sizeBytes);
-      keepName(path, fd, (folder) => syncFolder(libc, folder));
-    }
-    const probed = examine(libc, fd, path, opened, options);
+    await content?.makeRoom();
+    const found = examine(libc, fd, path, opened, options);
+    // It may be cut yet.
+    const sizeBytes = options.create?.sizeBytes ?? found.sizeBytes;
+    const probed = { ...found, sizeBytes };
     const geometry = geometryOf(path, probed, options);
     const alignment = probed.direct.offsetAlignment;
     if (
       !options.readOnly && opened.method !== null &&
       probed.medium === "file" && probed.sizeBytes % alignment !== 0
-    ) tailFd = openSync(path, libc.abi.open.O_RDWR);
-    return new DirectBackend(
+    ) tailFd = openSame(path, fd, libc.abi.open.O_RDWR);
+    backend = new DirectBackend(
       libc,
       {
-        ...describe(libc, fd, tailFd, path, options, probed, geometry, lock),
+        ...describe(
+          libc,
+          fd,
+          tailFd,
+          path,
+          options,
+          probed,
+          geometry,
+          held.lock,
+        ),
         signal,
       },
       chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
     );
+    await content?.cut();
+    if (content !== null) {
+      keepName(path, fd, (folder) => syncFolder(libc, folder));
+    }
+    return backend;
   } catch (error) {
-    if (tailFd >= 0) closeSync(tailFd);
-    claim?.release();
-    closeSync(fd);
-    if (created) Deno.removeSync(path);
+    content?.undo();
+    held.takeBack();
+    if (backend !== null) await backend.close();
+    else {
+      if (tailFd >= 0) closeSync(tailFd);
+      held.close();
+    }
+    if (options.signal?.aborted && error === options.signal.reason) throw error;
     throw asDiskError(error, path);
   }
+}
+
+/** What fallocate(2) can do for new content. */
+function fastSpace(libc: Libc, fd: number): FastSpace {
+  const allocate = (mode: number) => (sizeBytes: number): boolean => {
+    const { EINTR, EOPNOTSUPP, ENOSYS, EINVAL } = libc.abi.errno;
+    for (;;) {
+      const result = libc.fallocate(fd, mode, 0, sizeBytes);
+      if (result >= 0) return true;
+      if ([-EOPNOTSUPP, -ENOSYS, -EINVAL].includes(result)) return false;
+      if (result === -EINTR) continue;
+      const code = errnoName(libc.abi, -result);
+      throw Object.assign(new Error(errnoMessage(libc.abi, -result)), {
+        code,
+        errno: result,
+      });
+    }
+  };
+  return { reserve: allocate(0), zero: allocate(FALLOCATE.ZERO_RANGE) };
+}
+
+/** Opens a file anew, if its path still leads there. */
+function openSame(path: string, fd: number, flags: number): number {
+  const other = openSync(path, flags);
+  if (isSame(fd, other)) return other;
+  closeSync(other);
+  throw new DiskError(
+    "locked",
+    `Cannot open "${path}" as it was replaced meanwhile`,
+    { operation: "open", path },
+  );
 }
 
 /** Finds out what an image is, and whether that will do. */
@@ -168,7 +225,7 @@ function loadLibc(path: string): Libc {
 }
 
 /** Before it is opened: opening a pipe to read waits for its other end. */
-function refuseOthers(path: string): void {
+function refuseOthers(path: string, options: ImageOptions): void {
   let stat: Stats | undefined;
   try {
     stat = statSync(path, { throwIfNoEntry: false });
@@ -179,6 +236,9 @@ function refuseOthers(path: string): void {
     stat !== undefined && !stat.isFile() && !stat.isBlockDevice() &&
     !stat.isCharacterDevice()
   ) throw noDisk(path);
+  if (options.create !== undefined && stat?.isFile() === false) {
+    throw notToBeMade(path);
+  }
 }
 
 function noDisk(path: string): DiskError {
@@ -192,60 +252,40 @@ function noDisk(path: string): DiskError {
 interface OpenFile {
   fd: number;
   opened: OpenedFor;
-  created: boolean;
 }
 
 /** Opens the file with direct I/O where that is wanted and taken. */
 function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
-  const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_DIRECT } = libc.abi.open;
+  const { O_RDONLY, O_RDWR, O_DIRECT } = libc.abi.open;
   const { F_NOCACHE } = libc.abi.fcntl;
-  let flags = options.readOnly ? O_RDONLY : O_RDWR;
-  let created = false;
-  if (options.create !== undefined) {
-    created = true;
-    try {
-      closeSync(openSync(path, flags | O_CREAT | O_EXCL, 0o644));
-    } catch (error) {
-      const exists = asDiskError(error, path);
-      if (exists.kind !== "exists" || !options.create.overwrite) throw exists;
-      created = false;
-    }
-  }
+  const flags = options.readOnly ? O_RDONLY : O_RDWR;
   const buffered = (reason: string | null): OpenFile => ({
     fd: openSync(path, flags),
     opened: { method: null, reason },
-    created,
   });
-  try {
-    if (options.direct === "never") {
-      return buffered('direct I/O was not wanted: direct: "never"');
-    }
-    if (O_DIRECT !== undefined) {
-      try {
-        flags |= O_DIRECT;
-        const fd = openSync(path, flags);
-        return { fd, opened: { method: "O_DIRECT", reason: null }, created };
-      } catch (error) {
-        // EINVAL is how a file system without direct I/O says so: open(2).
-        if (asDiskError(error, path).code !== "EINVAL") throw error;
-        flags &= ~O_DIRECT;
-        return buffered("the file system refuses O_DIRECT");
-      }
-    }
-    const file = buffered(null);
-    const result = F_NOCACHE === undefined
-      ? -1
-      : libc.fcntl(file.fd, F_NOCACHE, 1);
-    return result < 0
-      ? {
-        ...file,
-        opened: { method: null, reason: "this system has no direct I/O" },
-      }
-      : { ...file, opened: { method: "F_NOCACHE", reason: null } };
-  } catch (error) {
-    if (created) Deno.removeSync(path);
-    throw asDiskError(error, path);
+  if (options.direct === "never") {
+    return buffered('direct I/O was not wanted: direct: "never"');
   }
+  if (O_DIRECT !== undefined) {
+    try {
+      const fd = openSync(path, flags | O_DIRECT);
+      return { fd, opened: { method: "O_DIRECT", reason: null } };
+    } catch (error) {
+      // EINVAL is how a file system without direct I/O says so: open(2).
+      if (asDiskError(error, path).code !== "EINVAL") throw error;
+      return buffered("the file system refuses O_DIRECT");
+    }
+  }
+  const file = buffered(null);
+  const result = F_NOCACHE === undefined
+    ? -1
+    : libc.fcntl(file.fd, F_NOCACHE, 1);
+  return result < 0
+    ? {
+      ...file,
+      opened: { method: null, reason: "this system has no direct I/O" },
+    }
+    : { ...file, opened: { method: "F_NOCACHE", reason: null } };
 }
 
 /**
@@ -261,11 +301,6 @@ function syncFolder(libc: Libc, folder: string): string | null {
   return result < 0 ? errnoName(libc.abi, -result) : null;
 }
 
-interface TakenLock {
-  info: LockInfo;
-  claim: FileClaim | null;
-}
-
 /**
  * Keeps the kernel out of a block device, if it is one: on a device, O_EXCL
  * without O_CREAT means "not while it is mounted or otherwise in use", and the
@@ -277,11 +312,10 @@ function claimDevice(libc: Libc, fd: number, path: string): FileClaim | null {
   const { O_RDONLY, O_EXCL, O_CLOEXEC } = libc.abi.open;
   const claim = libc.open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
   if (claim === -libc.abi.errno.EBUSY) {
-    throw new DiskError(
-      "locked",
-      `Cannot open "${path}" for writing as the system uses the device, mounted or otherwise: release it there, or open with lock: "none" if you know better`,
-      { operation: "open", path },
-    );
+    throw lockedError(path, "writing", {
+      holder: null,
+      holds: "uses the device, mounted or otherwise",
+    });
   }
   if (claim < 0) throw osError(libc, path, -claim);
   return {
@@ -322,9 +356,15 @@ function takeLock(
   }
   const { readOnly } = options;
   const exclusive = options.lock === "exclusive";
-  const missing = lockImage(libc, fd, path, readOnly, exclusive);
-  const claim = readOnly && !exclusive ? null : claimAll([
-    () => claimFile(path, readOnly),
+  let missing: string | null = null;
+  // This one first: of two who ask at once it takes exactly one, while QEMU's
+  // are taken by both, to be found by each other.
+  const claim = claimAll([
+    () => readOnly && !exclusive ? null : claimFile(path, fd, readOnly),
+    () => {
+      missing = lockImage(libc, fd, path, readOnly, exclusive);
+      return null;
+    },
     () => readOnly ? null : claimDevice(libc, fd, path),
   ]);
   if (missing === null) {

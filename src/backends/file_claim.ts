@@ -6,7 +6,8 @@
  * @module
  */
 
-import { DiskError } from "../errors.ts";
+import fs from "node:fs";
+import { lockedError, nameHolder } from "./holder.ts";
 
 /** A lock that is held. */
 export interface FileClaim {
@@ -14,32 +15,45 @@ export interface FileClaim {
   release(): void;
 }
 
+/** The path leads to another file than the one that was opened there. */
+export class ReplacedError extends Error {}
+
 /**
  * Locks a file against writers.
  *
  * @param path The file.
+ * @param fd A descriptor of the very file that is meant.
  * @param readOnly Whether others may read it under the same lock.
  * @returns The lock; `null` where the file system has none.
  * @throws {DiskError} With kind `locked` if someone else holds it.
+ * @throws {ReplacedError} If the path leads to another file by now.
  */
-export function claimFile(path: string, readOnly: boolean): FileClaim | null {
+export function claimFile(
+  path: string,
+  fd: number,
+  readOnly: boolean,
+): FileClaim | null {
   const file = Deno.openSync(path, { read: true });
   let taken: boolean;
   try {
+    // Before it is locked: the other file's owner would find it taken.
+    const [here, meant] = [file.statSync(), fs.fstatSync(fd)];
+    if (here.ino !== meant.ino || here.dev !== meant.dev) {
+      throw new ReplacedError(path);
+    }
     taken = file.tryLockSync(!readOnly);
-  } catch {
+  } catch (error) {
     file.close();
+    if (error instanceof ReplacedError) throw error;
     return null;
   }
   if (!taken) {
     file.close();
-    throw new DiskError(
-      "locked",
-      `Cannot open "${path}" for ${
-        readOnly ? "reading alone" : "writing"
-      } as another program holds it: close it there, or open with lock: "none" if you know better`,
-      { operation: "open", path },
-    );
+    const holder = nameHolder(fd, "FLOCK");
+    throw lockedError(path, readOnly ? "reading alone" : "writing", {
+      holder,
+      holds: "holds it",
+    });
   }
   return { release: () => file.close() };
 }

@@ -26,7 +26,13 @@ export interface ImageOptions {
     readonly sizeBytes: number;
     /** Whether an image that exists loses its content. */
     readonly overwrite: boolean;
+    /** Whether its space is reserved now. */
+    readonly preallocate?: boolean;
   };
+  /** Captured where it is opened, to be told to whom it is locked from. */
+  readonly openedAt?: Error;
+  /** Gives up waiting for a lock, or making room. */
+  readonly signal?: AbortSignal;
 }
 
 /**

@@ -42,6 +42,7 @@ import {
   refuseChanged,
 } from "../backend.ts";
 import { gather, offsetMemory, scatter } from "../buffer.ts";
+import { captureStack } from "../call_site.ts";
 import { describePlace, DiskError, kindOfCode } from "../errors.ts";
 import {
   checkBlockSize,
@@ -49,12 +50,7 @@ import {
   makeGeometry,
   SECTOR_BYTES,
 } from "../geometry.ts";
-import type {
-  BackendInfo,
-  DirectInfo,
-  DurabilityInfo,
-  LockInfo,
-} from "../info.ts";
+import type { BackendInfo, DirectInfo, DurabilityInfo } from "../info.ts";
 import {
   ID_BYTES,
   isIntact,
@@ -66,7 +62,9 @@ import { encodeId } from "../virtio.ts";
 import { RangeLock } from "./range_lock.ts";
 import { claimFile, type FileClaim } from "./file_claim.ts";
 import { type HeardSignal, hearFileSizeSignal } from "./file_size_signal.ts";
+import { holdImage, notToBeMade, type TakenLock } from "./held_image.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
+import { NewContent } from "./new_content.ts";
 import { keepName } from "./new_name.ts";
 import {
   Arena,
@@ -625,6 +623,7 @@ export async function openPortable(
 ): Promise<PortableBackend> {
   const { readOnly = false, maxDescriptors = DEFAULT_MAX_DESCRIPTORS } =
     options;
+  const openedAt = captureStack();
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
   if (options.id !== undefined) encodeId(options.id);
   if (!Number.isInteger(maxDescriptors) || maxDescriptors < 1) {
@@ -636,28 +635,39 @@ export async function openPortable(
   const undo: (() => void)[] = [];
   const signal = readOnly ? null : hearFileSizeSignal();
   try {
-    if (options.create !== undefined && make(path, options.create.overwrite)) {
-      undo.push(() => fs.unlinkSync(path));
-    }
-    const medium = mediumOf(path);
+    const medium = mediumOf(path, options.create !== undefined);
     const isDevice = medium !== "file";
     const openWith = (flags: number) =>
       fs.openSync(
         path,
         (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) | flags,
       );
+    const wanted: ImageOptions = {
+      readOnly,
+      direct: "prefer",
+      lock: "auto",
+      openedAt,
+      ...options,
+    };
+    const held = await holdImage(
+      path,
+      wanted,
+      () => ({ fd: openWith(0) }),
+      ({ fd }) => takeLock(path, fd, readOnly, options.lock),
+    );
+    undo.push(() => held.close(), () => held.takeBack());
+    const { lock } = held;
     // First of all, so that it hears of every failed write-back.
-    const flushDescriptor = openWith(0);
-    undo.push(() => fs.closeSync(flushDescriptor));
-    const lock = takeLock(path, readOnly, options.lock);
-    undo.push(() => lock.claim?.release());
-    if (options.create !== undefined && !isDevice) {
-      fs.ftruncateSync(flushDescriptor, 0);
-      fs.ftruncateSync(flushDescriptor, options.create.sizeBytes);
-      keepName(path, flushDescriptor);
-    }
+    const flushDescriptor = held.image.fd;
+    const content = options.create === undefined
+      ? null
+      : new NewContent(path, flushDescriptor, wanted);
+    undo.push(() => content?.undo());
+    await content?.makeRoom();
     const image = fs.fstatSync(flushDescriptor, { bigint: true });
-    const size = isDevice ? await deviceSize(path) : Number(image.size);
+    // It may be cut yet.
+    const size = options.create?.sizeBytes ??
+      (isDevice ? await deviceSize(path) : Number(image.size));
     // Only what is the very same file, whatever has its name by then.
     const openSame = (flags: number): number | null => {
       const descriptor = openWith(flags);
@@ -665,6 +675,15 @@ export async function openPortable(
       if (other.dev === image.dev && other.ino === image.ino) return descriptor;
       fs.closeSync(descriptor);
       return null;
+    };
+    const openSure = (flags: number): number => {
+      const descriptor = openSame(flags);
+      if (descriptor !== null) return descriptor;
+      throw new DiskError(
+        "locked",
+        `Cannot open "${path}" as it was replaced meanwhile`,
+        { operation: "open", path },
+      );
     };
     const device = deviceAttributes(isDevice ? image.rdev : image.dev);
     const fileSystem = isDevice ? null : fileSystemOf(path);
@@ -678,24 +697,27 @@ export async function openPortable(
       open: openSame,
     });
     // The first ones now, while the path still leads there.
-    const first = direct.descriptor ?? openWith(0);
+    const first = direct.descriptor ?? openSure(0);
     undo.push(() => fs.closeSync(first));
     // A raw character device takes whole blocks, cached or not.
     const buffered = medium === "character device" ? direct.deviceBlockSize : 1;
     const alignment = direct.info.active
       ? direct.info.offsetAlignment
       : buffered;
-    const tail = size % alignment === 0 ? null : openWith(0);
+    const tail = size % alignment === 0 ? null : openSure(0);
     if (tail !== null) undo.push(() => fs.closeSync(tail));
     // Such as /dev/null.
     if (medium === "character device" && size === 0) throw noDisk(path);
+    const geometry = shapeOf(
+      path,
+      size,
+      options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
+      isDevice ? device : {},
+    );
+    await content?.cut();
+    if (content !== null) keepName(path, flushDescriptor);
     return new PortableBackend({
-      geometry: shapeOf(
-        path,
-        size,
-        options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
-        isDevice ? device : {},
-      ),
+      geometry,
       readOnly,
       size,
       alignment,
@@ -727,7 +749,10 @@ export async function openPortable(
     });
   } catch (error) {
     for (const step of undo.reverse()) step();
-    const failure = asDiskError(error, path);
+    // Told before anything is waited for.
+    const failure = options.signal?.aborted && error === options.signal.reason
+      ? error
+      : asDiskError(error, path);
     await signal?.release();
     throw failure;
   }
@@ -741,18 +766,6 @@ function mayOpen(path: string, readOnly: boolean): boolean {
   );
 }
 
-/** Makes an empty file; tells whether there was none. */
-function make(path: string, overwrite: boolean): boolean {
-  const { O_RDWR, O_CREAT, O_EXCL } = fs.constants;
-  try {
-    fs.closeSync(fs.openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o644));
-    return true;
-  } catch (error) {
-    if (overwrite && asDiskError(error, path).kind === "exists") return false;
-    throw error;
-  }
-}
-
 /** `node:fs` cannot seek, and a device's size is where its end is. */
 async function deviceSize(path: string): Promise<number> {
   const file = await Deno.open(path);
@@ -764,10 +777,11 @@ async function deviceSize(path: string): Promise<number> {
 }
 
 /** What a path leads to; what cannot be a disk is refused before it is opened. */
-function mediumOf(path: string): string {
+function mediumOf(path: string, create: boolean): string {
   // Before it is opened: opening a pipe waits for its other end.
-  const stat = fs.statSync(path);
-  if (stat.isFile()) return "file";
+  const stat = fs.statSync(path, { throwIfNoEntry: !create });
+  if (stat === undefined || stat.isFile()) return "file";
+  if (create && !stat.isDirectory()) throw notToBeMade(path);
   if (stat.isBlockDevice()) return "block device";
   if (stat.isCharacterDevice()) return "character device";
   throw noDisk(path);
@@ -783,9 +797,10 @@ function noDisk(path: string): DiskError {
 
 function takeLock(
   path: string,
+  fd: number,
   readOnly: boolean,
   want: ImageOptions["lock"] = "auto",
-): { claim: FileClaim | null; info: LockInfo } {
+): TakenLock {
   const none = (reason: string) => ({
     claim: null,
     info: { method: "none", reason },
@@ -797,7 +812,7 @@ function takeLock(
       "locks are mandatory on Windows and would keep out our own descriptors",
     );
   }
-  const claim = claimFile(path, readOnly);
+  const claim = claimFile(path, fd, readOnly);
   if (claim === null) return none("the file system has no flock");
   return {
     claim,

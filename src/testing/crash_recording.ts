@@ -28,7 +28,7 @@ import {
   type RecordedRequest,
   scramble,
 } from "./block_version.ts";
-import { captureStack } from "./call_site.ts";
+import { captureStack } from "../call_site.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
 import {
   type CrashGuard,

@@ -8,7 +8,7 @@
 
 import { operationName, RequestType } from "../request.ts";
 import type { RecordedRequest } from "./block_version.ts";
-import { describeOrigin } from "./call_site.ts";
+import { describeOrigin } from "../call_site.ts";
 import { describeCrashDevice } from "./crash_device.ts";
 import type { CrashLevel } from "./crash_level.ts";
 import type { CrashRecording } from "./crash_recording.ts";

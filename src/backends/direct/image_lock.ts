@@ -10,7 +10,8 @@
 
 import { getLock, setLock } from "../../../ffi/file_lock.ts";
 import type { Libc } from "../../../ffi/libc.ts";
-import { DiskError } from "../../errors.ts";
+import type { DiskError } from "../../errors.ts";
+import { lockedError, nameHolder } from "../holder.ts";
 
 /** Permission i is in use where byte 100 + i is locked. */
 const PERMISSION_BASE = 100;
@@ -100,63 +101,10 @@ function conflict(
   readOnly: boolean,
   byte: number,
 ): DiskError {
-  const holder = findHolder(fd, byte);
-  const by = holder === null ? "another program" : holder;
-  const what = byte >= SHARED_BASE && byte < SHARED_BASE + 100
-    ? `${by} holds it and does not share it`
-    : `${by} has it open for writing`;
-  return new DiskError(
-    "locked",
-    `Cannot open "${path}" for ${
-      readOnly ? "reading" : "writing"
-    } as ${what}: close it there, or open with lock: "none" if you know better`,
-    { operation: "open", path },
-  );
-}
-
-/**
- * The program that locks a byte of the file behind a descriptor. Such locks
- * belong to no process, so /proc/locks names none; the descriptors themselves
- * show them, to whoever may look at them.
- *
- * @param fd A descriptor of the file.
- * @param byte The locked byte.
- * @returns For example `qemu-io (process 123)`; `null` if it is not to be told.
- */
-function findHolder(fd: number, byte: number): string | null {
-  if (Deno.build.os !== "linux") return null;
-  // Deno lets nobody look into /proc who may not do everything.
-  if (Deno.permissions.querySync({ name: "read" }).state !== "granted") {
-    return null;
-  }
-  try {
-    const own = Deno.readTextFileSync(`/proc/self/fdinfo/${fd}`);
-    const inode = /^ino:\s*(\d+)$/m.exec(own)?.[1];
-    if (inode === undefined) return null;
-    // lock: 1: OFDLCK ADVISORY READ -1 fe:00:1234 100 101
-    const line = new RegExp(
-      `^lock:.*LCK\\s.*:${inode} (\\d+) (\\d+|EOF)$`,
-      "gm",
-    );
-    for (const { name: pid } of Deno.readDirSync("/proc")) {
-      if (!/^\d+$/.test(pid)) continue;
-      try {
-        for (const { name } of Deno.readDirSync(`/proc/${pid}/fdinfo`)) {
-          if (Number(pid) === Deno.pid && Number(name) === fd) continue;
-          const text = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`);
-          for (const [, from, to] of text.matchAll(line)) {
-            if (Number(from) > byte) continue;
-            if (to !== "EOF" && Number(to) < byte) continue;
-            const command = Deno.readTextFileSync(`/proc/${pid}/comm`).trim();
-            return `${command} (process ${pid})`;
-          }
-        }
-      } catch {
-        // Gone, or not ours to look at.
-      }
-    }
-  } catch {
-    // Not permitted: the lock is named without its holder.
-  }
-  return null;
+  return lockedError(path, readOnly ? "reading" : "writing", {
+    holder: nameHolder(fd, "OFDLCK", byte),
+    holds: byte >= SHARED_BASE && byte < SHARED_BASE + 100
+      ? "holds it and does not share it"
+      : "has it open for writing",
+  });
 }

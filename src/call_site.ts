@@ -1,11 +1,11 @@
 /**
- * From which line of the workload a request came.
+ * From which line of a program something came.
  *
  * @module
  */
 
 /** Where this library's own files are: lines in them are nobody's. */
-const OWN = [new URL("../", import.meta.url).href];
+const OWN = [new URL("./", import.meta.url).href];
 
 /** Stack frames that are captured: the library's own and some of the caller. */
 const DEPTH = 24;

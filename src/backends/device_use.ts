@@ -1,0 +1,222 @@
+/**
+ * What Linux does with a block device, or with one that is made of a file:
+ * mounted, swapped to, part of another device. Read from `/proc` and `/sys`,
+ * where Deno's permissions already allow it: nobody is asked for this. (Deno
+ * wants `--allow-all` for them, as for paths under `/dev`.)
+ *
+ * @module
+ */
+
+import fs from "node:fs";
+import { DiskError } from "../errors.ts";
+
+/** A device's number: `8:1`. */
+type DeviceNumber = string;
+
+/**
+ * A device's number as `/sys` has it.
+ *
+ * @param device The number as `stat` gives it.
+ * @returns For example `8:1`.
+ */
+export function deviceNumber(device: bigint): DeviceNumber {
+  // glibc's <sys/sysmacros.h>: both numbers have a low and a high part.
+  const major = device >> 8n & 0xfffn | device >> 32n & 0xffff_f000n;
+  const minor = device & 0xffn | device >> 12n & 0xffff_ff00n;
+  return `${major}:${minor}`;
+}
+
+/**
+ * Refuses to write to what the system uses: a device, its parts, the whole that
+ * it is a part of, or a file that such a device is made of.
+ *
+ * @param path The image's path, for the error.
+ * @param fd Its descriptor.
+ * @throws {DiskError} With kind `locked` if the system is known to use it.
+ */
+export function refuseInUse(path: string, fd: number): void {
+  if (!isReadable()) return;
+  const stat = fs.fstatSync(fd, { bigint: true });
+  const use = stat.isBlockDevice()
+    ? useOf(deviceNumber(stat.rdev))
+    : stat.isFile()
+    ? useOfLoops(loopsOver(stat))
+    : null;
+  if (use === null) return;
+  throw new DiskError(
+    "locked",
+    `Cannot open "${path}" for writing as ${use}: release it there, or open with lock: "none" if you know better`,
+    { operation: "open", path },
+  );
+}
+
+/**
+ * The loop devices that are made of a file: they have a cache of their own.
+ *
+ * @param fd The file's descriptor.
+ * @returns Their paths.
+ */
+export function loopDevicesOver(fd: number): string[] {
+  if (!isReadable()) return [];
+  const stat = fs.fstatSync(fd, { bigint: true });
+  return stat.isFile() ? loopsOver(stat).map((name) => `/dev/${name}`) : [];
+}
+
+/**
+ * Whether a block device takes no writes.
+ *
+ * @param device Its number as `stat` gives it.
+ * @returns Whether it is known to take none.
+ */
+export function isReadOnlyDevice(device: bigint): boolean {
+  return isReadable() &&
+    read(`/sys/dev/block/${deviceNumber(device)}/ro`) === "1";
+}
+
+function isReadable(): boolean {
+  return Deno.build.os === "linux" &&
+    Deno.permissions.querySync({ name: "read" }).state === "granted";
+}
+
+/** Who uses a device, its parts or its whole, in words; `null` if nobody. */
+function useOf(number: DeviceNumber): string | null {
+  const directory = `/sys/dev/block/${number}`;
+  // A part lies in the folder of its whole.
+  const isPart = exists(`${directory}/partition`);
+  const parts = isPart
+    ? []
+    : list(directory).filter((name) =>
+      exists(`${directory}/${name}/partition`)
+    );
+  const whole = isPart ? read(`${directory}/../dev`) : undefined;
+  const users = usersOfDevices();
+  const found = useOfOne(number, directory, users);
+  if (found !== null) return `it is ${found}`;
+  for (const part of parts) {
+    const below = `${directory}/${part}`;
+    const use = useOfOne(read(`${below}/dev`) ?? "", below, users);
+    if (use !== null) return `its part /dev/${part} is ${use}`;
+  }
+  if (whole !== undefined) {
+    const use = useOfOne(whole, `/sys/dev/block/${whole}`, users);
+    if (use !== null) return `the disk that it is a part of is ${use}`;
+  }
+  return null;
+}
+
+function useOfOne(
+  number: DeviceNumber,
+  directory: string,
+  users: ReadonlyMap<DeviceNumber, string>,
+): string | null {
+  const known = users.get(number);
+  if (known !== undefined) return known;
+  const holder = list(`${directory}/holders`)[0];
+  if (holder !== undefined) return `a part of /dev/${holder}`;
+  // A file system has a folder with its device's name even where no mount of it
+  // is to be seen, such as in another container.
+  const name = nameOf(directory);
+  for (const type of name === "" ? [] : list("/sys/fs")) {
+    if (exists(`/sys/fs/${type}/${name}`)) return `mounted (${type})`;
+    if (type !== "btrfs") continue;
+    for (const id of list("/sys/fs/btrfs")) {
+      if (exists(`/sys/fs/btrfs/${id}/devices/${name}`)) {
+        return "mounted (btrfs)";
+      }
+    }
+  }
+  return null;
+}
+
+/** A device's name in the kernel: that of its folder. */
+function nameOf(directory: string): string {
+  try {
+    return Deno.realPathSync(directory).split("/").at(-1)!;
+  } catch {
+    return "";
+  }
+}
+
+/** Mounts and swap space by device. */
+function usersOfDevices(): Map<DeviceNumber, string> {
+  const users = new Map<DeviceNumber, string>();
+  const add = (number: DeviceNumber | null, use: string) => {
+    if (number !== null && !users.has(number)) users.set(number, use);
+  };
+  // 36 35 98:0 /mnt1 /mnt2 rw,noatime - ext3 /dev/root rw (proc(5)).
+  const line = /^\d+ \d+ (\d+:\d+) \S+ (\S+) .*? - (\S+) (\S+)/gm;
+  const mounts = read("/proc/self/mountinfo") ?? "";
+  for (const [, number, place, , source] of mounts.matchAll(line)) {
+    const use = `mounted on "${unescaped(place!)}"`;
+    add(number!, use);
+    // btrfs and others show a number that belongs to no device.
+    if (number!.startsWith("0:")) add(numberAt(unescaped(source!)), use);
+  }
+  for (const line of (read("/proc/swaps") ?? "").split("\n").slice(1)) {
+    const path = line.split(/\s/)[0]!;
+    if (path.startsWith("/")) add(numberAt(unescaped(path)), "swap space");
+  }
+  return users;
+}
+
+/** A blank in a path is \040 there. */
+function unescaped(text: string): string {
+  return text.replace(
+    /\\([0-7]{3})/g,
+    (_, octal) => String.fromCharCode(parseInt(octal, 8)),
+  );
+}
+
+function numberAt(path: string): DeviceNumber | null {
+  if (!path.startsWith("/")) return null;
+  try {
+    const stat = fs.statSync(path, { bigint: true });
+    return stat.isBlockDevice() ? deviceNumber(stat.rdev) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** The names of the loop devices over a file. */
+function loopsOver(file: { dev: bigint; ino: bigint }): string[] {
+  return list("/sys/block").filter((name) => {
+    if (!name.startsWith("loop")) return false;
+    const backing = read(`/sys/block/${name}/loop/backing_file`);
+    if (backing === undefined) return false;
+    try {
+      const { dev, ino } = fs.statSync(backing, { bigint: true });
+      return dev === file.dev && ino === file.ino;
+    } catch {
+      return false;
+    }
+  });
+}
+
+function useOfLoops(names: readonly string[]): string | null {
+  for (const name of names) {
+    const number = read(`/sys/block/${name}/dev`);
+    const use = number === undefined ? null : useOf(number);
+    if (use !== null) return `/dev/${name} is made of it, and ${use}`;
+  }
+  return null;
+}
+
+function exists(path: string): boolean {
+  return fs.existsSync(path);
+}
+
+function list(path: string): string[] {
+  try {
+    return [...Deno.readDirSync(path)].map(({ name }) => name);
+  } catch {
+    return [];
+  }
+}
+
+function read(path: string): string | undefined {
+  try {
+    return Deno.readTextFileSync(path).trim();
+  } catch {
+    return undefined;
+  }
+}

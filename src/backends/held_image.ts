@@ -1,0 +1,281 @@
+/**
+ * An image that is open and locked, as both backends begin with it; made first,
+ * if that is asked for.
+ *
+ * Two programs may make, open, rename and remove one path at once. So what
+ * counts is the file, not the path: once it is locked, it must be what the path
+ * leads to, and a file that was made must be as empty as it was made. Nothing
+ * is removed but a file that was made here, is locked, and still has its name.
+ *
+ * @module
+ */
+
+import fs from "node:fs";
+import { captureStack } from "../call_site.ts";
+import { DiskError } from "../errors.ts";
+import type { LockInfo } from "../info.ts";
+import { isReadOnlyDevice, refuseInUse } from "./device_use.ts";
+import { claimFile, type FileClaim, ReplacedError } from "./file_claim.ts";
+import { patiently, rememberOpening } from "./holder.ts";
+import { asDiskError, type ImageOptions } from "./image_options.ts";
+
+/** What has been opened. */
+export interface OpenedImage {
+  /** Its descriptor. */
+  readonly fd: number;
+}
+
+/** How an image is locked. */
+export interface TakenLock {
+  /** The same in words. */
+  readonly info: LockInfo;
+  /** What must be given back; `null` if closing the image is enough. */
+  readonly claim: FileClaim | null;
+}
+
+/** An image that is open and locked. */
+export interface HeldImage<T extends OpenedImage> {
+  /** What was opened. */
+  readonly image: T;
+  /** How it is locked. */
+  readonly lock: TakenLock;
+  /** Whether it was made just now, and so is empty. */
+  readonly made: boolean;
+  /** Removes it if it was made just now. Before it is closed. */
+  takeBack(): void;
+  /** Unlocks and closes it. */
+  close(): void;
+}
+
+/** Times that a path may lead elsewhere before this gives up. */
+const MOST_TRIES = 100;
+
+/**
+ * Opens an image and locks it.
+ *
+ * @param path Its path.
+ * @param options How it is wanted.
+ * @param open Opens what the path leads to.
+ * @param lock Locks it.
+ * @returns The image.
+ * @throws {DiskError} If it cannot be had; nothing is left open, and no file
+ * that was not there.
+ */
+export async function holdImage<T extends OpenedImage>(
+  path: string,
+  options: ImageOptions,
+  open: () => T,
+  lock: (image: T) => TakenLock,
+): Promise<HeldImage<T>> {
+  for (let tries = 1;; tries++) {
+    try {
+      return await tryToHold(path, options, open, lock);
+    } catch (error) {
+      if (!(error instanceof ReplacedError)) throw error;
+      if (tries < MOST_TRIES) continue;
+      throw new DiskError(
+        "locked",
+        `Cannot open "${path}" as others remove it and make it anew all the time`,
+        { operation: "open", path },
+      );
+    }
+  }
+}
+
+async function tryToHold<T extends OpenedImage>(
+  path: string,
+  options: ImageOptions,
+  open: () => T,
+  lock: (image: T) => TakenLock,
+): Promise<HeldImage<T>> {
+  const { create, readOnly } = options;
+  const origin = options.openedAt ?? captureStack();
+  // Open until the end, so that no other file can get its number.
+  const madeFd = create === undefined ? null : make(path, create.overwrite);
+  let image: T | null = null;
+  let taken: TakenLock | null = null;
+  try {
+    try {
+      image = open();
+    } catch (error) {
+      const failure = whyNotOpened(error, path, options);
+      // It was there a moment ago.
+      if (create !== undefined && failure.kind === "not-found") {
+        if (fs.lstatSync(path, { throwIfNoEntry: false }) === undefined) {
+          throw new ReplacedError(path);
+        }
+      }
+      throw failure;
+    }
+    const { fd } = image;
+    if (madeFd !== null && !isSame(madeFd, fd)) throw takenOver(path);
+    if (create !== undefined && !fs.fstatSync(fd).isFile()) {
+      throw notToBeMade(path);
+    }
+    if (!readOnly) refuseReadOnly(path, fd);
+    if (!readOnly && options.lock !== "none") refuseInUse(path, fd);
+    taken = await patiently(() => lock(image!), options.signal);
+    if (!leadsTo(path, fd)) throw new ReplacedError(path);
+    if (madeFd !== null && fs.fstatSync(fd).size > 0) throw takenOver(path);
+    const { claim, info } = taken;
+    const forget = info.method === "none" ? null : rememberOpening(fd, origin);
+    const release = () => {
+      forget?.();
+      claim?.release();
+    };
+    return {
+      image,
+      lock: { info, claim: { release } },
+      made: madeFd !== null,
+      takeBack: () => {
+        if (madeFd !== null) takeBack(path, fd, info.method !== "none");
+      },
+      close: () => {
+        release();
+        fs.closeSync(fd);
+      },
+    };
+  } catch (error) {
+    taken?.claim?.release();
+    if (image !== null) fs.closeSync(image.fd);
+    if (madeFd !== null && !isLost(error)) takeBack(path, madeFd, false);
+    throw error;
+  } finally {
+    if (madeFd !== null) fs.closeSync(madeFd);
+  }
+}
+
+/** Whether the file that was made here is somebody else's by now. */
+function isLost(error: unknown): boolean {
+  return error instanceof ReplacedError ||
+    error instanceof DiskError &&
+      (error.kind === "locked" || error.kind === "exists");
+}
+
+/** Makes an empty file; `null` if there is one that may be overwritten. */
+function make(path: string, overwrite: boolean): number | null {
+  const { O_RDWR, O_CREAT, O_EXCL } = fs.constants;
+  try {
+    return fs.openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o644);
+  } catch (error) {
+    const failure = whyNotOpened(error, path, { readOnly: false });
+    if (failure.kind === "exists" && overwrite) return null;
+    throw failure;
+  }
+}
+
+function takenOver(path: string): DiskError {
+  return new DiskError(
+    "exists",
+    `Cannot create "${path}" as another program made it at the same time`,
+    { operation: "create", path },
+  );
+}
+
+/**
+ * Whether two descriptors are of one file.
+ *
+ * @param a A descriptor.
+ * @param b Another one.
+ * @returns Whether they are.
+ */
+export function isSame(a: number, b: number): boolean {
+  const [one, other] = [a, b].map((fd) => fs.fstatSync(fd, { bigint: true }));
+  return one!.dev === other!.dev && one!.ino === other!.ino;
+}
+
+/** Whether a path leads to an open file; links are followed. */
+function leadsTo(path: string, fd: number): boolean {
+  const file = fs.fstatSync(fd, { bigint: true });
+  const there = fs.statSync(path, { bigint: true, throwIfNoEntry: false });
+  return there !== undefined && there.dev === file.dev &&
+    there.ino === file.ino;
+}
+
+/**
+ * Removes a file that was made here, as nothing came of it; not another one
+ * that has its name by now, nor one that somebody else holds or has filled.
+ */
+function takeBack(path: string, fd: number, locked: boolean): void {
+  let claim: FileClaim | null = null;
+  try {
+    if (!locked) {
+      claim = claimFile(path, fd, false);
+      if (fs.fstatSync(fd).size > 0) return;
+    }
+    const file = fs.fstatSync(fd, { bigint: true });
+    // A link that leads there is not what was made.
+    const there = fs.lstatSync(path, { bigint: true });
+    if (there.dev === file.dev && there.ino === file.ino) fs.unlinkSync(path);
+  } catch {
+    // Held, gone or not to be removed: what went wrong before counts.
+  } finally {
+    claim?.release();
+  }
+}
+
+/**
+ * What opening or making a file threw, in words.
+ *
+ * @param error What was thrown.
+ * @param path The file's path.
+ * @param options Whether it was to be written.
+ * @returns The error.
+ */
+function whyNotOpened(
+  error: unknown,
+  path: string,
+  options: { readonly readOnly: boolean },
+): DiskError {
+  const failure = asDiskError(error, path);
+  if (options.readOnly || failure === error) return failure;
+  const { code, errno } = failure;
+  // An open for writing is not permitted by mode (EACCES) or by attribute
+  // (EPERM): fs/namei.c, inode_permission. A device may be out of bounds.
+  const reason = code === "EROFS"
+    ? "it is on a read-only file system"
+    : code === "EPERM" && Deno.build.os === "linux" && !isDevice(path)
+    ? "the file or its folder is immutable or append-only (see lsattr)"
+    : null;
+  if (reason === null) return failure;
+  return new DiskError(
+    "read-only",
+    `Cannot open "${path}" for writing as ${reason}: open with readOnly: true to read it`,
+    {
+      operation: "open",
+      path,
+      code: code!,
+      cause: error,
+      ...(errno === undefined ? {} : { errno }),
+    },
+  );
+}
+
+/** The kernel lets a read-only device be opened, and fails every write. */
+function refuseReadOnly(path: string, fd: number): void {
+  const stat = fs.fstatSync(fd, { bigint: true });
+  if (!stat.isBlockDevice() || !isReadOnlyDevice(stat.rdev)) return;
+  throw new DiskError(
+    "read-only",
+    `Cannot open "${path}" for writing as the device is read-only: open with readOnly: true to read it`,
+    { operation: "open", path },
+  );
+}
+
+/**
+ * The error for making an image where a device is.
+ *
+ * @param path Its path.
+ * @returns The error.
+ */
+export function notToBeMade(path: string): DiskError {
+  return new DiskError(
+    "exists",
+    `Cannot create "${path}" as it is a device, which has its size and its content already: open it instead, and write zeroes where it must be empty`,
+    { operation: "create", path },
+  );
+}
+
+function isDevice(path: string): boolean {
+  return fs.statSync(path, { throwIfNoEntry: false })?.isFile() === false;
+}

@@ -1,0 +1,188 @@
+/**
+ * Who holds an image: the sentence of the error that says so.
+ *
+ * @module
+ */
+
+import fs from "node:fs";
+import { callSites } from "../call_site.ts";
+import { DiskError } from "../errors.ts";
+
+/** What this thread has open and keeps others out of. */
+interface Opening {
+  /** Captured where it was opened. */
+  readonly origin: Error;
+}
+
+const openings = new Map<string, Set<Opening>>();
+
+function keyOf(fd: number): string {
+  const { dev, ino } = fs.fstatSync(fd, { bigint: true });
+  return `${dev}:${ino}`;
+}
+
+/**
+ * Remembers who opened an image that is locked.
+ *
+ * @param fd The image's descriptor.
+ * @param origin Captured where it was opened; formatted only for an error.
+ * @returns A function that forgets it again.
+ */
+export function rememberOpening(fd: number, origin: Error): () => void {
+  const key = keyOf(fd);
+  const opening = { origin };
+  const here = openings.get(key) ?? new Set();
+  openings.set(key, here.add(opening));
+  return () => {
+    here.delete(opening);
+    if (here.size === 0 && openings.get(key) === here) openings.delete(key);
+  };
+}
+
+/** How the kernel calls a lock in /proc: fs/locks.c, `lock_get_status`. */
+export type LockType = "FLOCK" | "OFDLCK";
+
+/**
+ * Who locks a file. Such locks belong to no process, so that /proc/locks names
+ * nobody who can be relied upon; the descriptors themselves show them, to
+ * whoever may look at them.
+ *
+ * @param fd A descriptor of the file.
+ * @param type The kind of lock.
+ * @param byte The byte that is locked.
+ * @returns For example `qemu-io (process 123)`; `null` if it is not to be told.
+ */
+export function nameHolder(
+  fd: number,
+  type: LockType,
+  byte = 0,
+): string | null {
+  const here = openings.get(keyOf(fd));
+  for (const { origin } of here ?? []) {
+    const [site] = callSites(origin);
+    const place = site === undefined ? "" : `, opened at ${placeOf(site)}`;
+    return `this process, deno (process ${Deno.pid})${place},`;
+  }
+  const pid = findHolder(fd, type, byte);
+  if (pid === null) return null;
+  if (pid === Deno.pid) {
+    return `another thread of this process, deno (process ${pid}),`;
+  }
+  try {
+    const command = Deno.readTextFileSync(`/proc/${pid}/comm`).trim();
+    return `${command} (process ${pid})`;
+  } catch {
+    return null;
+  }
+}
+
+function placeOf({ file, line }: { file: string; line: number }): string {
+  return `${file}:${line}`;
+}
+
+/** The process with a descriptor that has such a lock. */
+function findHolder(fd: number, type: LockType, byte: number): number | null {
+  if (Deno.build.os !== "linux") return null;
+  // Deno lets nobody look into /proc who may not do everything.
+  if (Deno.permissions.querySync({ name: "read" }).state !== "granted") {
+    return null;
+  }
+  try {
+    const own = Deno.readTextFileSync(`/proc/self/fdinfo/${fd}`);
+    const inode = /^ino:\s*(\d+)$/m.exec(own)?.[1];
+    if (inode === undefined) return null;
+    // lock: 1: OFDLCK ADVISORY READ -1 fe:00:1234 100 101
+    const line = new RegExp(
+      `^lock:.*${type}\\s.*:${inode} (\\d+) (\\d+|EOF)$`,
+      "gm",
+    );
+    const others = [...Deno.readDirSync("/proc")].map(({ name }) => name);
+    for (const pid of [String(Deno.pid), ...others]) {
+      if (!/^\d+$/.test(pid)) continue;
+      try {
+        for (const { name } of Deno.readDirSync(`/proc/${pid}/fdinfo`)) {
+          if (Number(pid) === Deno.pid && Number(name) === fd) continue;
+          const text = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`);
+          for (const [, from, to] of text.matchAll(line)) {
+            if (Number(from) > byte) continue;
+            if (to !== "EOF" && Number(to) < byte) continue;
+            return Number(pid);
+          }
+        }
+      } catch {
+        // Gone, or not ours to look at.
+      }
+    }
+  } catch {
+    // Not permitted: the lock is named without its holder.
+  }
+  return null;
+}
+
+/** Errors about locks that nobody could be named for. */
+const unnamed = new WeakSet<DiskError>();
+
+/**
+ * The error for an image that somebody holds.
+ *
+ * @param path The image's path.
+ * @param purpose What it was to be opened for: `writing`, `reading`.
+ * @param who Who holds it, `null` if that is not known, and in which way.
+ * @returns The error.
+ */
+export function lockedError(
+  path: string,
+  purpose: string,
+  who: { readonly holder: string | null; readonly holds: string },
+): DiskError {
+  const error = new DiskError(
+    "locked",
+    `Cannot open "${path}" for ${purpose} as ${
+      who.holder ?? "another program"
+    } ${who.holds}: close it there, or open with lock: "none" if you know better`,
+    { operation: "open", path },
+  );
+  if (who.holder === null) unnamed.add(error);
+  return error;
+}
+
+/**
+ * How long, in ms, a lock is waited for that nobody can be named for: the
+ * kernel gives the locks of a killed program back only when its last request
+ * has ended, and by then the program has no name any more. 0.6 s were seen.
+ */
+export const PATIENCE_MS = 1000;
+
+const FIRST_PAUSE_MS = 2;
+const LONGEST_PAUSE_MS = 50;
+
+/**
+ * Takes a lock, and tries again for {@linkcode PATIENCE_MS} where nobody can be
+ * named who holds it.
+ *
+ * @param take Takes it.
+ * @param signal Gives up.
+ * @returns What `take` returned.
+ * @throws {DiskError} What `take` threw last.
+ */
+export async function patiently<T>(
+  take: () => T,
+  signal?: AbortSignal,
+): Promise<T> {
+  const end = performance.now() + PATIENCE_MS;
+  for (
+    let pauseMs = FIRST_PAUSE_MS;;
+    pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)
+  ) {
+    signal?.throwIfAborted();
+    try {
+      return take();
+    } catch (error) {
+      if (
+        !(error instanceof DiskError) || !unnamed.has(error) ||
+        performance.now() >= end
+      ) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+  }
+}
