@@ -33,7 +33,13 @@ export function claimFile(
   fd: number,
   readOnly: boolean,
 ): FileClaim | null {
-  const file = Deno.openSync(path, { read: true });
+  let file: Deno.FsFile;
+  try {
+    file = Deno.openSync(path, { read: true });
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) throw new ReplacedError(path);
+    throw error;
+  }
   let taken: boolean;
   try {
     // Before it is locked: the other file's owner would find it taken.

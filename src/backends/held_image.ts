@@ -101,9 +101,8 @@ async function tryToHold<T extends OpenedImage>(
       const failure = whyNotOpened(error, path, options);
       // It was there a moment ago.
       if (create !== undefined && failure.kind === "not-found") {
-        if (fs.lstatSync(path, { throwIfNoEntry: false }) === undefined) {
-          throw new ReplacedError(path);
-        }
+        const there = fs.lstatSync(path, { throwIfNoEntry: false });
+        if (!there?.isSymbolicLink()) throw new ReplacedError(path);
       }
       throw failure;
     }
