@@ -701,7 +701,7 @@ export async function openPortable(
     undo.push(() => fs.closeSync(first));
     // A raw character device takes whole blocks, cached or not.
     const buffered = medium === "character device" ? direct.deviceBlockSize : 1;
-    const alignment = direct.info.active
+    const alignment = direct.descriptor !== null
       ? direct.info.offsetAlignment
       : buffered;
     const tail = size % alignment === 0 ? null : openSure(0);
@@ -838,7 +838,7 @@ interface DirectQuestion {
 interface DirectAnswer {
   readonly info: DirectInfo;
   readonly flag: number;
-  /** A descriptor for direct I/O, if it is active. */
+  /** A descriptor for direct I/O, if that was taken. */
   readonly descriptor: number | null;
   /** Logical block size of a device, as far as it can be told. */
   readonly deviceBlockSize: number;
@@ -852,13 +852,7 @@ function probeDirect(question: DirectQuestion): DirectAnswer {
     ? device.logicalBlockSize
     : null;
   const fallBack = (reason: string, blockSize: number): DirectAnswer => {
-    if (want === "require") {
-      throw new DiskError(
-        "platform",
-        `Cannot open "${path}" for direct I/O as ${reason}`,
-        { operation: "open", path },
-      );
-    }
+    if (want === "require") throw notDirect(path, reason);
     return {
       info: {
         active: false,
@@ -908,7 +902,7 @@ function probeDirect(question: DirectQuestion): DirectAnswer {
     return fallBack("it was not asked for", tried.bytes);
   }
   const reasons: string[] = [];
-  if (fileSystem?.limit) {
+  if (!isDevice && fileSystem?.limit) {
     reasons.push(`${fileSystem.name} ${fileSystem.limit}`);
   } else if (tried.takesAnything) {
     reasons.push("the file system takes unaligned reads, so it may buffer");
@@ -917,6 +911,11 @@ function probeDirect(question: DirectQuestion): DirectAnswer {
       "which file system this is cannot be told without --allow-sys=statfs, so it may buffer",
     );
   }
+  // Without a reason it is direct; with one it may be, or is not.
+  if (want === "require" && reasons.length > 0) {
+    fs.closeSync(descriptor);
+    throw notDirect(path, reasons.join("; "));
+  }
   if (tried.source === "assumed" && size > 0) {
     reasons.push(
       `what the host demands cannot be told without FFI: ${tried.bytes} bytes are assumed`,
@@ -924,7 +923,7 @@ function probeDirect(question: DirectQuestion): DirectAnswer {
   }
   return {
     info: {
-      active: true,
+      active: fileSystem?.buffers !== true,
       method: "O_DIRECT",
       reason: reasons.length === 0 ? null : reasons.join("; "),
       // Always pages, whatever less the host would take.
@@ -937,6 +936,14 @@ function probeDirect(question: DirectQuestion): DirectAnswer {
     descriptor,
     deviceBlockSize: tried.bytes,
   };
+}
+
+function notDirect(path: string, reason: string): DiskError {
+  return new DiskError(
+    "platform",
+    `Cannot open "${path}" for direct I/O as ${reason}`,
+    { operation: "open", path },
+  );
 }
 
 function shapeOf(

@@ -55,6 +55,9 @@ export interface FileSystem {
   readonly local: boolean;
   /** Whether O_DIRECT is taken and has no effect at all. */
   readonly ignoresDirect: boolean;
+  /** Whether what O_DIRECT is asked for is known to be buffered all the same,
+   * or some of it. */
+  readonly buffers: boolean;
   /** What limits direct I/O; `null` if nothing does. */
   readonly limit: string | null;
   /** Whether the device's logical block size is what direct I/O must be
@@ -67,6 +70,7 @@ function fileSystem(name: string, more: Partial<FileSystem> = {}): FileSystem {
     name,
     local: true,
     ignoresDirect: false,
+    buffers: false,
     limit: null,
     alignedAsDevice: false,
     ...more,
@@ -81,6 +85,7 @@ const IN_MEMORY = {
 
 const NETWORK = {
   local: false,
+  buffers: true,
   limit: "bypasses the cache of this machine only: the server has its own",
 };
 
@@ -91,6 +96,7 @@ const FILE_SYSTEMS: ReadonlyMap<number, FileSystem> = new Map([
   [
     0x9123_683e,
     fileSystem("btrfs", {
+      buffers: true,
       limit: "buffers writes to files with checksums, O_DIRECT or not",
     }),
   ],
@@ -99,6 +105,7 @@ const FILE_SYSTEMS: ReadonlyMap<number, FileSystem> = new Map([
   [
     0x2fc1_2fc1,
     fileSystem("zfs", {
+      buffers: true,
       limit: "may buffer O_DIRECT: ZFS before 2.3 always does",
     }),
   ],
@@ -111,6 +118,7 @@ const FILE_SYSTEMS: ReadonlyMap<number, FileSystem> = new Map([
     0x6573_5546,
     fileSystem("fuse", {
       local: false,
+      buffers: true,
       limit: "is a FUSE file system: what it does with O_DIRECT is its matter",
     }),
   ],
@@ -145,7 +153,10 @@ export function fileSystemOf(path: string): FileSystem | null {
     // Magic numbers above 2^31 may come sign-extended.
     const magic = Number(BigInt.asUintN(32, BigInt(fs.statfsSync(path).type)));
     return FILE_SYSTEMS.get(magic) ??
-      fileSystem(`0x${magic.toString(16)}`, { local: false });
+      fileSystem(`0x${magic.toString(16)}`, {
+        local: false,
+        limit: "is a file system that is not known here, so it may buffer",
+      });
   } catch {
     return null;
   }
