@@ -152,7 +152,7 @@ export class AioContext {
       libc.syscall(syscalls.io_destroy, context);
       return eventFd;
     }
-    return new AioContext(libc, context, depth, eventFd);
+    return new AioContext(libc, context, depth, libc.keep(eventFd));
   }
 
   /**
@@ -319,6 +319,6 @@ export class AioContext {
   /** Destroys the context; waits for what is in flight. */
   close(): void {
     this.#libc.syscall(this.#libc.abi.syscalls!.io_destroy, this.#context);
-    this.#libc.close(this.eventFd);
+    this.#libc.closeKept(this.eventFd);
   }
 }

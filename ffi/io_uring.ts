@@ -239,12 +239,13 @@ export class IoUring {
       PARAMS_BYTES,
     );
     params.setUint32(8, options.flags, true);
-    const fd = libc.syscall(
+    const made = libc.syscall(
       syscalls.io_uring_setup,
       options.entries,
       addressOf(memory),
     );
-    if (fd < 0) return fd;
+    if (made < 0) return made;
+    const fd = libc.keep(made);
 
     const entries = params.getUint32(0, true);
     const completions = params.getUint32(4, true);
@@ -280,7 +281,7 @@ export class IoUring {
       for (const { address, length } of new Set(mappings)) {
         libc.munmap(address, length);
       }
-      libc.close(fd);
+      libc.closeKept(fd);
       return failure;
     }
     return new IoUring(libc, fd, params, options.flags, mappings);
@@ -568,6 +569,6 @@ export class IoUring {
     for (const { address, length } of new Set(this.#mappings)) {
       this.#libc.munmap(address, length);
     }
-    this.#libc.close(this.fd);
+    this.#libc.closeKept(this.fd);
   }
 }

@@ -45,12 +45,25 @@ function put(index: number, value: number): void {
 const encoder = new TextEncoder();
 
 /**
+ * Somewhere that descriptors are kept so that they end with the thread. A Worker
+ * can be terminated, and what C functions opened stays open then.
+ */
+export interface DescriptorKeeper {
+  /** Takes a descriptor; gives the number that it has from then on. */
+  keep(fd: number): number;
+  /** Closes a descriptor; false if it is none of those that were kept. */
+  close(fd: number): boolean;
+}
+
+/**
  * The C library of this thread. All lengths, offsets and addresses are in
  * bytes and are safe integers; addresses come from {@linkcode addressOf}.
  */
 export class Libc {
   /** Constants of this system. */
   readonly abi: Abi;
+  /** Keeps what lives longer than a call; `null` where it may outlive us. */
+  keeper: DescriptorKeeper | null = null;
 
   readonly #errno: Int32Array<ArrayBuffer>;
   readonly #enosys: number;
@@ -140,6 +153,42 @@ export class Libc {
   close(fd: number): number {
     const result = this.#close(fd);
     return result < 0 ? -this.#errno[0]! : result;
+  }
+
+  /**
+   * Makes a descriptor end with this thread, where there is a
+   * {@linkcode Libc.keeper}.
+   *
+   * @param fd File descriptor.
+   * @returns The number that it has from then on; to be closed by
+   * {@linkcode Libc.closeKept}.
+   */
+  keep(fd: number): number {
+    return this.keeper?.keep(fd) ?? fd;
+  }
+
+  /**
+   * Closes a descriptor that {@linkcode Libc.keep} gave.
+   *
+   * @param fd File descriptor.
+   */
+  closeKept(fd: number): void {
+    if (this.keeper?.close(fd) !== true) this.close(fd);
+  }
+
+  /**
+   * Moves a descriptor to the number of another one, which is closed: `int
+   * dup3(int old, int new, int flags)`. Linux only.
+   *
+   * @param fd File descriptor.
+   * @param target The number that it is to have as well.
+   * @param flags O_CLOEXEC or 0.
+   * @returns `target`, or −errno (−ENOSYS elsewhere).
+   */
+  dup3(fd: number, target: number, flags: number): number {
+    const number = this.abi.syscalls?.dup3;
+    if (number === undefined) return this.#enosys;
+    return this.syscall(number, fd, target, flags);
   }
 
   /**

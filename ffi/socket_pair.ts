@@ -55,7 +55,7 @@ export class SocketPair {
     );
     if (result < 0) return result;
     const [fd, otherFd] = new Int32Array(memory.buffer, memory.byteOffset, 2);
-    return new SocketPair(libc, fd!, otherFd!);
+    return new SocketPair(libc, libc.keep(fd!), otherFd!);
   }
 
   /**
@@ -70,6 +70,6 @@ export class SocketPair {
 
   /** Closes the socket of this side. */
   close(): void {
-    this.#libc.close(this.fd);
+    this.#libc.closeKept(this.fd);
   }
 }

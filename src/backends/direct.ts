@@ -22,6 +22,7 @@ import {
 import { DirectBackend, type DirectImage } from "./direct/backend.ts";
 import { syncFile } from "./direct/kernel.ts";
 import { lockImage } from "./direct/image_lock.ts";
+import { WorkerDescriptors } from "./direct/worker_descriptors.ts";
 import { type OpenedFor, probe, type Probed } from "./direct/probe.ts";
 import { claimFile, type FileClaim } from "./file_claim.ts";
 import { type HeardSignal, hearFileSizeSignal } from "./file_size_signal.ts";
@@ -93,12 +94,14 @@ async function openHeard(
   signal: HeardSignal | null,
 ): Promise<DirectBackend> {
   refuseOthers(path, options);
+  WorkerDescriptors.use(libc, path);
   const held = await holdImage(
     path,
     options,
     () => openFile(libc, path, options),
     ({ fd }) => takeLock(libc, fd, path, options),
   );
+
   const { fd, opened } = held.image;
   const content = options.create === undefined
     ? null
@@ -310,19 +313,16 @@ function syncFolder(libc: Libc, folder: string): string | null {
 function claimDevice(libc: Libc, fd: number, path: string): FileClaim | null {
   if (libc.abi.os !== "linux" || !fstatSync(fd).isBlockDevice()) return null;
   const { O_RDONLY, O_EXCL, O_CLOEXEC } = libc.abi.open;
-  const claim = libc.open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
-  if (claim === -libc.abi.errno.EBUSY) {
+  const opened = libc.open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
+  if (opened === -libc.abi.errno.EBUSY) {
     throw lockedError(path, "writing", {
       holder: null,
       holds: "uses the device, mounted or otherwise",
     });
   }
-  if (claim < 0) throw osError(libc, path, -claim);
-  return {
-    release: () => {
-      libc.close(claim);
-    },
-  };
+  if (opened < 0) throw osError(libc, path, -opened);
+  const claim = libc.keep(opened);
+  return { release: () => libc.closeKept(claim) };
 }
 
 /** Several claims as one: all of them, or none and what the failed one threw. */
