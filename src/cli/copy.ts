@@ -84,7 +84,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       readOnly: true,
     });
     const { lock: _, ...targetOptions } = options;
-    const { target, isNew } = await openTarget(
+    const { target, made } = await openTarget(
       to,
       source,
       targetOptions,
@@ -95,7 +95,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       const start = io.now();
       const result = await copyDisk(source, target, {
         sparse: !args.flag("no-sparse"),
-        targetIsZero: isNew,
+        targetIsZero: made !== null,
         verify: args.flag("verify"),
         ...(depth === undefined ? {} : { depth }),
         signal,
@@ -113,8 +113,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       return ExitCode.Ok;
     } catch (error) {
       await progress.clear();
-      await target.close();
-      throw await tidyUp(error, to, isNew, signal);
+      throw await tidyUp(error, to, target, made, signal);
     }
   });
 }
@@ -124,14 +123,18 @@ async function openTarget(
   source: VirtualDisk,
   options: OpenOptions,
   force: boolean,
-): Promise<{ target: VirtualDisk; isNew: boolean }> {
+): Promise<{ target: VirtualDisk; made: Deno.FileInfo | null }> {
   try {
     const target = await VirtualDisk.create(path, {
       ...options,
       blockSize: source.blockSize,
       sectors: source.sectors,
     });
-    return { target, isNew: true };
+    const made = await Deno.lstat(path).catch(async (error) => {
+      await target.close();
+      throw error;
+    });
+    return { target, made };
   } catch (error) {
     if (!(error instanceof DiskError) || error.kind !== "exists") throw error;
     if (!force) {
@@ -145,7 +148,7 @@ async function openTarget(
   if (await isSameFile(source.info.path, path)) {
     throw new CliError(`Cannot copy "${path}" onto itself`);
   }
-  return { target: await VirtualDisk.open(path, options), isNew: false };
+  return { target: await VirtualDisk.open(path, options), made: null };
 }
 
 /** Whether two paths lead to one file: readers and writers share locks. */
@@ -156,20 +159,37 @@ async function isSameFile(a: string | null, b: string): Promise<boolean> {
     first.dev === second.dev;
 }
 
+/** Removes a file, if its path still leads there. */
+async function removeSame(
+  path: string,
+  { dev, ino }: Deno.FileInfo,
+): Promise<boolean> {
+  const there = await Deno.lstat(path);
+  if (there.dev !== dev || there.ino !== ino) return false;
+  await Deno.remove(path);
+  return true;
+}
+
 /** Does away with what a failed copy left, and says what is left. */
 async function tidyUp(
   error: unknown,
   path: string,
-  isNew: boolean,
+  target: VirtualDisk,
+  made: Deno.FileInfo | null,
   signal: AbortSignal,
 ): Promise<Error> {
   let left = `"${path}" is now partly old and partly new`;
-  if (isNew) {
-    left = await Deno.remove(path).then(
-      () => `"${path}" was removed again`,
+  if (made !== null) {
+    // While it is open nobody else may have it; nor may its name be another's.
+    left = await removeSame(path, made).then(
+      (removed) =>
+        removed
+          ? `"${path}" was removed again`
+          : `"${path}" is another file by now, and stays`,
       () => `"${path}" is incomplete and could not be removed`,
     );
   }
+  await target.close();
   if (signal.aborted) return new Interrupted(`Interrupted: ${left}`);
   const reason = error instanceof Error ? error.message : String(error);
   return new CliError(`${reason}: ${left}`, { cause: error });

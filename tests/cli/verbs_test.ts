@@ -553,6 +553,29 @@ for (const isNew of [true, false]) {
   });
 }
 
+Deno.test("platter copy removes nobody else's file when interrupted", async () => {
+  await using scratch = await Scratch.make();
+  const source = await scratch.image("a.img", 32 * MIB, {
+    0: noise(32 * MIB),
+  });
+  const target = scratch.of("b.img");
+  let moved = false;
+  const { code, err } = await platter(["copy", source, target], {
+    terminal: true,
+    tickMs: 500,
+    onOutput: (_, interrupt) => {
+      if (moved) return;
+      moved = true;
+      Deno.renameSync(target, scratch.of("moved.img"));
+      Deno.writeTextFileSync(target, "mine");
+      interrupt();
+    },
+  });
+  assertEquals(code, 130);
+  assert(err.endsWith(`"${target}" is another file by now, and stays\n`), err);
+  assertEquals(await Deno.readTextFile(target), "mine");
+});
+
 Deno.test(
   "platter copy keeps an ext4 file system whole",
   needs("mkfs.ext4", "e2fsck"),

@@ -50,31 +50,43 @@ async function refusal(
   return error;
 }
 
-for (const backend of BACKENDS) {
-  /** Makes in vain where there is an image, and where there is none. */
-  async function keeps(
-    dir: { join(name: string): string; path: string },
-    options: CreateOptions,
-    kind: DiskErrorKind,
-  ): Promise<DiskError> {
-    const old = new Random(3).bytes(65_536);
-    const path = dir.join("old.img");
-    await Deno.writeFile(path, old);
-    const all = { ...options, backend };
-    await refusal(path, { ...all, overwrite: true }, kind);
-    assertEquals(await Deno.readFile(path), old);
-    const names = [...Deno.readDirSync(dir.path)].length;
-    const error = await refusal(dir.join("new.img"), all, kind);
-    assertEquals([...Deno.readDirSync(dir.path)].length, names);
-    return error;
-  }
+/** How much is in a directory. */
+async function count(path: string): Promise<number> {
+  return (await Array.fromAsync(Deno.readDir(path))).length;
+}
 
+/** Makes in vain where there is an image, and where there is none. */
+async function keeps(
+  dir: { join(name: string): string; path: string },
+  options: CreateOptions,
+  kind: DiskErrorKind,
+): Promise<DiskError> {
+  const old = new Random(3).bytes(65_536);
+  const path = dir.join("old.img");
+  await Deno.writeFile(path, old);
+  await refusal(path, { ...options, overwrite: true }, kind);
+  assertEquals(await Deno.readFile(path), old);
+  const names = await count(dir.path);
+  const error = await refusal(dir.join("new.img"), options, kind);
+  assertEquals(await count(dir.path), names);
+  return error;
+}
+
+for (const backend of BACKENDS) {
   Deno.test(`VirtualDisk.create() keeps the old image if the new one is too large, ${backend} backend`, async () => {
     await using dir = await tempDir();
-    const { code } = await keeps(dir, { sectors: TOO_MANY }, "no-space");
+    const { code } = await keeps(
+      dir,
+      { backend, sectors: TOO_MANY },
+      "no-space",
+    );
     if (LINUX) assertEquals(code, "EFBIG");
-    await keeps(dir, { sectors: TOO_MANY, preallocate: true }, "no-space");
-    await keeps(dir, { sectors: TOO_MANY, lock: "none" }, "no-space");
+    await keeps(
+      dir,
+      { backend, sectors: TOO_MANY, preallocate: true },
+      "no-space",
+    );
+    await keeps(dir, { backend, sectors: TOO_MANY, lock: "none" }, "no-space");
   });
 
   Deno.test({
@@ -89,7 +101,7 @@ for (const backend of BACKENDS) {
         args: ["-q", device.path],
       }).output();
       await using small = await mount(device.path, dir.join("mnt"));
-      const options = { sectors: 65_536, preallocate: true };
+      const options = { sectors: 65_536, preallocate: true, backend };
       const { code } = await keeps(small, options, "no-space");
       assertEquals(code, "ENOSPC");
       // There is room for half of it: none was kept.
@@ -108,7 +120,7 @@ for (const backend of BACKENDS) {
     ignore: !hasTmpfs(),
     async fn() {
       await using dir = await tmpfsDir();
-      await keeps(dir, { sectors: 8, direct: "require" }, "platform");
+      await keeps(dir, { backend, sectors: 8, direct: "require" }, "platform");
     },
   });
 
@@ -132,7 +144,7 @@ for (const backend of BACKENDS) {
       await assertRejects(() => VirtualDisk.create(dir.join("new.img"), all));
       assertEquals(await Deno.readFile(path), old, JSON.stringify(each));
     }
-    assertEquals([...Deno.readDirSync(dir.path)].length, 1);
+    assertEquals(await count(dir.path), 1);
   });
 
   // The direct backend makes it in one call.
