@@ -52,7 +52,7 @@ import {
   operationsOf,
 } from "./fault_rule.ts";
 import { formatFaultRule, parseFaultRule } from "./fault_rule_text.ts";
-import { Layer } from "./layer.ts";
+import { Layer, type LayerOptions } from "./layer.ts";
 import type { DiskOperation } from "./operations.ts";
 import { SectorRanges } from "./sector_ranges.ts";
 import { coverage, extentsOver, SectorStore } from "./sector_store.ts";
@@ -72,7 +72,7 @@ export interface FaultEvent {
 }
 
 /** How to make a {@linkcode Faults}. */
-export interface FaultsOptions {
+export interface FaultsOptions extends LayerOptions {
   /**
    * Seed of all that is drawn.
    *
@@ -202,7 +202,7 @@ export class Faults extends Layer {
     rules: Iterable<FaultRule | string> = [],
     options: FaultsOptions = {},
   ) {
-    super("faults", backend);
+    super("faults", backend, options);
     this.#random = new Random(options.seed ?? 0);
     this.#cacheBytes = options.cacheBytes ?? DEFAULT_CACHE_BYTES;
     this.#onFault = options.onFault;
@@ -901,7 +901,8 @@ function faultError(
 /**
  * Makes a disk that goes wrong.
  *
- * @param backend What it lies over; closing the layer closes it.
+ * @param backend What it lies over; closing the layer closes it, unless
+ * `ownsBase` is false.
  * @param rules What goes wrong: rules, or their text.
  * @param options Seed and more.
  * @returns The layer; it takes rules while it runs.

@@ -23,7 +23,7 @@ import type { Backend, Complete } from "../backend.ts";
 import { Random, type Ratio } from "../random.ts";
 import { operationName, type Request } from "../request.ts";
 import { DueQueue } from "./due_queue.ts";
-import { Layer } from "./layer.ts";
+import { Layer, type LayerOptions } from "./layer.ts";
 import { checkRatio, type DiskOperation } from "./operations.ts";
 
 /** Some requests take this much longer. */
@@ -37,7 +37,7 @@ export interface LatencySpike {
 }
 
 /** How slow a disk is. */
-export interface LatencyOptions {
+export interface LatencyOptions extends LayerOptions {
   /**
    * The least that a request takes, in ms; fractions count.
    *
@@ -90,7 +90,7 @@ export class Latency extends Layer {
    * @throws {RangeError} If a time or a ratio is none.
    */
   constructor(backend: Backend, options: LatencyOptions = {}) {
-    super("latency", backend);
+    super("latency", backend, options);
     this.#random = new Random(options.seed ?? 0);
     this.options = options;
   }
@@ -187,7 +187,8 @@ function checkMs(name: string, ms: number | undefined): void {
 /**
  * Makes a disk slow.
  *
- * @param backend What it lies over; closing the layer closes it.
+ * @param backend What it lies over; closing the layer closes it, unless
+ * `ownsBase` is false.
  * @param options How slow.
  * @returns The layer.
  * @throws {RangeError} If a time or a ratio is none.

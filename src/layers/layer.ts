@@ -7,6 +7,10 @@
  * batch; it changes nothing of a request. Requests of its own answer to the
  * closure that it submits them with.
  *
+ * One rule of ownership: a layer owns what it was given, all of it, and closes
+ * it when it is closed itself, unless it is told not to by `ownsBase: false`,
+ * for what is shared. A factory that throws has taken nothing.
+ *
  * @module
  */
 
@@ -25,11 +29,24 @@ import type { Geometry } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import type { Request } from "../request.ts";
 
+/** What every layer can be told. */
+export interface LayerOptions {
+  /**
+   * Whether closing the layer closes what it lies over. Say no where that is
+   * shared, and close it where it was made.
+   *
+   * @default {true}
+   */
+  ownsBase?: boolean;
+}
+
 /** A backend over a backend. */
 export abstract class Layer implements Backend {
   /** What it lies over. */
   readonly backend: Backend;
   readonly #name: string;
+  /** Whether closing the layer closes what it lies over. */
+  readonly ownsBase: boolean;
   #info: BackendInfo | null = null;
   #pending = 0;
   #closing: Promise<void> | null = null;
@@ -40,10 +57,12 @@ export abstract class Layer implements Backend {
    *
    * @param name The layer's name, for `info.backend`.
    * @param backend What it lies over.
+   * @param options Whether it owns that.
    */
-  constructor(name: string, backend: Backend) {
+  constructor(name: string, backend: Backend, options: LayerOptions = {}) {
     this.#name = name;
     this.backend = backend;
+    this.ownsBase = options.ownsBase ?? true;
   }
 
   /** The disk's shape. */
@@ -147,7 +166,7 @@ export abstract class Layer implements Backend {
   }
 
   /**
-   * Waits for everything submitted, then closes what it lies over. Idempotent.
+   * Waits for everything submitted, then closes what it owns. Idempotent.
    *
    * @returns When it is done.
    */
@@ -181,8 +200,8 @@ export abstract class Layer implements Backend {
    *
    * @returns When it is done.
    */
-  protected release(): Promise<void> {
-    return this.backend.close();
+  protected async release(): Promise<void> {
+    if (this.ownsBase) await this.backend.close();
   }
 
   async #close(): Promise<void> {

@@ -21,7 +21,7 @@ export {
 } from "./fault_rule.ts";
 export * from "./faults.ts";
 export * from "./latency.ts";
-export { Layer } from "./layer.ts";
+export { Layer, type LayerOptions } from "./layer.ts";
 export type { DiskOperation } from "./operations.ts";
 export * from "./overlay.ts";
 export * from "./readahead.ts";

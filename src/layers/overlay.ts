@@ -29,18 +29,12 @@ import {
   RequestType,
   writeRequest,
 } from "../request.ts";
-import { Layer, submitAll } from "./layer.ts";
+import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { coverage, extentsOver, runsOf, SectorStore } from "./sector_store.ts";
 import { writeBack } from "./write_back.ts";
 
 /** How to make an {@linkcode Overlay}. */
-export interface OverlayOptions {
-  /**
-   * Whether closing the overlay closes the base.
-   *
-   * @default {false}
-   */
-  ownsBase?: boolean;
+export interface OverlayOptions extends LayerOptions {
   /**
    * Whether writes are refused.
    *
@@ -83,7 +77,6 @@ const NO_STORES: readonly SectorStore[] = [];
  * ```
  */
 export class Overlay extends Layer {
-  readonly #ownsBase: boolean;
   readonly #readOnly: boolean;
   /**
    * What was changed, the last one on top. The array is never changed itself: a
@@ -101,8 +94,7 @@ export class Overlay extends Layer {
    * @param options Whether it owns the base.
    */
   constructor(base: Backend, options?: OverlayOptions) {
-    super("overlay", base);
-    this.#ownsBase = options?.ownsBase ?? false;
+    super("overlay", base, options);
     this.#readOnly = options?.readOnly ?? false;
   }
 
@@ -158,7 +150,8 @@ export class Overlay extends Layer {
   /**
    * A second overlay with the same base and the same changes, which from here
    * on goes its own way. It copies nothing: a snapshot. What either of them
-   * commits to the base shows through in the other one, as the base is shared.
+   * commits to the base shows through in the other one, as the base is shared:
+   * the fork leaves it open, unless it is told to own it.
    *
    * @param options Whether it owns the base.
    * @returns The overlay.
@@ -170,7 +163,7 @@ export class Overlay extends Layer {
       for (const store of this.#stores) one.merge(store);
       this.#stores = [one];
     }
-    const fork = new Overlay(this.backend, options);
+    const fork = new Overlay(this.backend, { ownsBase: false, ...options });
     fork.#stores = this.#stores;
     return fork;
   }
@@ -285,7 +278,7 @@ export class Overlay extends Layer {
   protected override async release(): Promise<void> {
     await this.#committing;
     this.discard();
-    if (this.#ownsBase) await this.backend.close();
+    await super.release();
   }
 
   #goesBelow(request: Request): boolean {
@@ -341,9 +334,9 @@ export class Overlay extends Layer {
 /**
  * Makes a disk whose changes stay in memory, over one that is only read.
  *
- * @param base What is read: it must not change meanwhile, and it stays open
- * when the overlay is closed.
- * @param options Whether the overlay owns the base.
+ * @param base What is read: it must not change meanwhile. Closing the overlay
+ * closes it, unless `ownsBase` is false.
+ * @param options Whether the overlay owns the base, and more.
  * @returns The overlay.
  *
  * @example Two of a kind

@@ -26,10 +26,10 @@ import { scatter } from "../buffer.ts";
 import type { DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { Request, RequestType } from "../request.ts";
-import { Layer } from "./layer.ts";
+import { Layer, type LayerOptions } from "./layer.ts";
 
 /** How far to read ahead. */
-export interface ReadaheadOptions {
+export interface ReadaheadOptions extends LayerOptions {
   /**
    * Bytes that are read ahead of a reader, at most.
    *
@@ -153,7 +153,7 @@ export class Readahead extends Layer {
    * @throws {RangeError} If the sizes do not fit together.
    */
   constructor(backend: Backend, options: ReadaheadOptions = {}) {
-    super("readahead", backend);
+    super("readahead", backend, options);
     const {
       windowBytes = 4 << 20,
       pieceBytes = Math.min(1 << 20, windowBytes / 2),
@@ -516,7 +516,8 @@ function copy(
 /**
  * Makes a disk that reads ahead of who reads in sequence.
  *
- * @param backend What it lies over; closing the layer closes it.
+ * @param backend What it lies over; closing the layer closes it, unless
+ * `ownsBase` is false.
  * @param options How far.
  * @returns The layer.
  * @throws {RangeError} If the sizes do not fit together.

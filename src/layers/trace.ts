@@ -28,14 +28,14 @@ import {
   RequestFlag,
   RequestType,
 } from "../request.ts";
-import { Layer } from "./layer.ts";
+import { Layer, type LayerOptions } from "./layer.ts";
 import type { DiskOperation } from "./operations.ts";
 
 /** Takes one line of a trace, without a line break. It must not submit. */
 export type TraceSink = (line: string) => void;
 
 /** What to write down. */
-export interface TraceOptions {
+export interface TraceOptions extends LayerOptions {
   /**
    * Whether the bytes of writes are part of the trace, so that a replay gives
    * the same image.
@@ -144,7 +144,7 @@ export class Trace extends Layer {
    * @param options What to write down.
    */
   constructor(backend: Backend, sink: TraceSink, options: TraceOptions = {}) {
-    super("trace", backend);
+    super("trace", backend, options);
     this.#sink = sink;
     this.#data = options.data ?? false;
     this.#write({
@@ -239,7 +239,8 @@ export class Trace extends Layer {
 /**
  * Writes down every request to a disk.
  *
- * @param backend What it lies over; closing the layer closes it.
+ * @param backend What it lies over; closing the layer closes it, unless
+ * `ownsBase` is false.
  * @param sink Takes the lines.
  * @param options What to write down.
  * @returns The layer.

@@ -32,7 +32,7 @@ import { describePlace, DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { Request, RequestType } from "../request.ts";
-import { Layer, submitAll } from "./layer.ts";
+import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { SectorRanges } from "./sector_ranges.ts";
 
 /** Where two disks differ. */
@@ -122,11 +122,12 @@ export class Verify extends Layer {
    *
    * @param a The disk under test.
    * @param b The disk that is right.
+   * @param options Whether it owns both.
    * @throws {RangeError} If they differ in size, or the second one has larger
    * blocks.
    */
-  constructor(a: Backend, b: Backend) {
-    super("verify", a);
+  constructor(a: Backend, b: Backend, options?: LayerOptions) {
+    super("verify", a, options);
     if (
       a.geometry.sectors !== b.geometry.sectors ||
       b.geometry.blockSize > a.geometry.blockSize
@@ -215,7 +216,10 @@ export class Verify extends Layer {
    * @returns When it is done.
    */
   protected override async release(): Promise<void> {
-    await Promise.all([super.release(), this.other.close()]);
+    await Promise.all([
+      super.release(),
+      this.ownsBase ? this.other.close() : null,
+    ]);
   }
 
   #pair(request: Request, answer: (error: DiskError | null) => void): Pair {
@@ -366,11 +370,16 @@ function bufferOf(bytes: Uint8Array): Buffer {
  *
  * @param a The disk under test: the one that is read, and whose shape counts.
  * @param b The disk that is right; it must start with the same content. Closing
- * the layer closes both.
+ * the layer closes both, unless `ownsBase` is false.
+ * @param options Whether it owns them.
  * @returns The layer.
  * @throws {RangeError} If they differ in size, or the second one has larger
  * blocks.
  */
-export function verify(a: Backend, b: Backend): Verify {
-  return new Verify(a, b);
+export function verify(
+  a: Backend,
+  b: Backend,
+  options?: LayerOptions,
+): Verify {
+  return new Verify(a, b, options);
 }

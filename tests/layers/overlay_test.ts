@@ -25,10 +25,10 @@ import { memory } from "./stacks.ts";
 const sector = (value: number, count = 1) =>
   new Uint8Array(count * 512).fill(value);
 
-Deno.test("overlay() leaves its base as it is, and open", async () => {
+Deno.test("overlay() leaves its base as it is, and open if it is told so", async () => {
   const base = memory();
   await carryOut(base, writeRequest(0, sector(1, 16)));
-  const changes = overlay(base);
+  const changes = overlay(base, { ownsBase: false });
   await carryOut(
     changes,
     writeRequest(3, sector(2)),
@@ -47,7 +47,11 @@ Deno.test("overlay() leaves its base as it is, and open", async () => {
 
 Deno.test("overlay() closes a base that it owns", async () => {
   const base = memory();
-  await overlay(base, { ownsBase: true }).close();
+  const changes = overlay(base);
+  // A fork was given nothing.
+  await changes.fork().close();
+  await readSectors(base, 0, 1);
+  await changes.close();
   await assertRejects(() => readSectors(base, 0, 1), DiskError, "closed");
 });
 

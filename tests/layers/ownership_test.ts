@@ -1,0 +1,75 @@
+/**
+ * One rule of ownership for every layer: it closes what it was given, all of
+ * it, once, unless it is told not to.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import type { Backend } from "../../src/backend.ts";
+import { MemoryBackend } from "../../src/backends/memory.ts";
+import { VirtualDisk } from "../../src/disk.ts";
+import {
+  faults,
+  latency,
+  type LayerOptions,
+  overlay,
+  readahead,
+  trace,
+  verify,
+} from "../../src/layers/mod.ts";
+
+/** A disk that counts how often it is closed. */
+class Counted extends MemoryBackend {
+  closes = 0;
+
+  constructor() {
+    super({ sectors: 64 });
+  }
+
+  override close(): Promise<void> {
+    this.closes++;
+    return super.close();
+  }
+}
+
+const FACTORIES: Record<
+  string,
+  (bases: [Backend, Backend], options?: LayerOptions) => Backend
+> = {
+  faults: ([base], options) => faults(base, [], options),
+  latency: ([base], options) => latency(base, options),
+  overlay: ([base], options) => overlay(base, options),
+  readahead: ([base], options) => readahead(base, options),
+  trace: ([base], options) => trace(base, () => {}, options),
+  verify: ([a, b], options) => verify(a, b, options),
+};
+
+for (const [name, make] of Object.entries(FACTORIES)) {
+  Deno.test(`${name}() closes what it was given, unless told not to`, async () => {
+    const given = name === "verify" ? 2 : 1;
+    for (
+      const [options, closes] of [
+        [undefined, 1],
+        [{}, 1],
+        [{ ownsBase: true }, 1],
+        [{ ownsBase: false }, 0],
+      ] as const
+    ) {
+      const bases: [Counted, Counted] = [new Counted(), new Counted()];
+      const disk = VirtualDisk.over(make(bases, options));
+      await disk.write(0, new Uint8Array(512));
+      await disk.close();
+      await disk.close();
+      for (const base of bases.slice(0, given)) {
+        assertEquals(base.closes, closes);
+        // What it does not own it leaves as it found it.
+        if (closes === 0) {
+          const again = VirtualDisk.over(base);
+          await again.write(0, new Uint8Array(512));
+          await again.close();
+        }
+      }
+    }
+  });
+}
