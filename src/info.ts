@@ -87,6 +87,17 @@ export interface BackendInfo {
   readonly durability: DurabilityInfo;
   /** How the image is locked. */
   readonly lock: LockInfo;
+  /**
+   * The format that the content has the signature of, such as `"qcow2"`, though
+   * it is taken as raw; `null` if it has none that is known. Not there where
+   * nobody looked.
+   */
+  readonly contentFormat?: string | null;
+  /**
+   * What should be known before the disk is used: sentences without a final
+   * period. Not there where nobody looked.
+   */
+  readonly warnings?: readonly string[];
   /** What the disk says of itself to GET_ID: up to 20 ASCII characters. */
   readonly id: string;
 }

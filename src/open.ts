@@ -86,7 +86,10 @@ export interface OpenOptions extends QueueOptions {
    * Whether to keep out other writers, by QEMU's own lock bytes where FFI is
    * allowed: `"auto"` does when it writes and reads beside a writer,
    * `"exclusive"` does when it reads, too (for a copy that must not change
-   * meanwhile), `"none"` never does.
+   * meanwhile), `"none"` never does. Nor is a device written to that the system
+   * uses: mounted, swapped to, part of another one; or a file that such a device
+   * is made of. A lock whose holder cannot be named may be that of a program
+   * that has just ended: it is waited for, for a second.
    *
    * @default {"auto"}
    */

@@ -179,8 +179,9 @@ function numberAt(path: string): DeviceNumber | null {
 
 /** The names of the loop devices over a file. */
 function loopsOver(file: { dev: bigint; ino: bigint }): string[] {
-  return list("/sys/block").filter((name) => {
-    if (!name.startsWith("loop")) return false;
+  // /sys/block has those that are made of nothing as well, often hundreds.
+  const names = (read("/proc/partitions") ?? "").match(/\bloop\d+$/gm) ?? [];
+  return names.filter((name) => {
     const backing = read(`/sys/block/${name}/loop/backing_file`);
     if (backing === undefined) return false;
     try {

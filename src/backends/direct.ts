@@ -10,6 +10,7 @@ import { errnoMessage, errnoName, FALLOCATE } from "../../ffi/abi.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { fileSizeLimit } from "../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
+import { addressOf, alignedMemory } from "../../ffi/memory.ts";
 import { captureStack } from "../call_site.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { makeGeometry, SECTOR_BYTES } from "../geometry.ts";
@@ -36,6 +37,7 @@ import { lockedError } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { type FastSpace, NewContent } from "./new_content.ts";
 import { keepName } from "./new_name.ts";
+import { lookAt } from "./warnings.ts";
 
 /** How to open an image with FFI. */
 export interface DirectOptions extends ImageOptions {
@@ -443,6 +445,16 @@ function describe(
         ? { ...probed.durability, fua: "RWF_DSYNC" }
         : probed.durability,
       lock: lock.info,
+      ...lookAt(
+        fd,
+        options.create === undefined ? probed.sizeBytes : 0,
+        Math.max(probed.direct.readOffsetAlignment, 4096),
+        (offset, length) => {
+          const memory = alignedMemory(length);
+          const count = libc.pread(fd, addressOf(memory), length, offset);
+          return count > 0 ? memory.subarray(0, count) : null;
+        },
+      ),
       id: options.id ?? `platter-${probed.inode.toString(16)}`.slice(0, 20),
     },
   };

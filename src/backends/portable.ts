@@ -94,6 +94,7 @@ import {
 } from "./portable/host.ts";
 import type { QueueAttributes } from "./sysfs.ts";
 import { systemCode } from "./system_error.ts";
+import { lookAt } from "./warnings.ts";
 
 /** Descriptors by default: more gained nothing (see above). */
 const DEFAULT_MAX_DESCRIPTORS = 32;
@@ -714,6 +715,20 @@ export async function openPortable(
       options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
       isDevice ? device : {},
     );
+    const memory = scratchOf(Math.max(alignment, PAGE_BYTES));
+    const seen = lookAt(
+      flushDescriptor,
+      options.create === undefined ? size : 0,
+      memory.length,
+      (offset, length) => {
+        try {
+          const count = fs.readSync(first, memory, 0, length, offset);
+          return memory.slice(0, count);
+        } catch {
+          return null;
+        }
+      },
+    );
     await content?.cut();
     if (content !== null) keepName(path, flushDescriptor);
     return new PortableBackend({
@@ -743,6 +758,7 @@ export async function openPortable(
         direct: direct.info,
         durability: durabilityOf(isDevice, fileSystem, device),
         lock: lock.info,
+        ...seen,
         id: options.id ??
           `platter-${image.ino.toString(16)}`.slice(0, ID_BYTES),
       },
@@ -764,6 +780,14 @@ function mayOpen(path: string, readOnly: boolean): boolean {
   return names.every((name) =>
     Deno.permissions.querySync({ name, path }).state === "granted"
   );
+}
+
+/** Memory to look at an image with, which costs something to align. */
+let scratch = new Uint8Array();
+
+function scratchOf(byteLength: number): Uint8Array {
+  if (scratch.length < byteLength) scratch = new Arena().allocate(byteLength);
+  return scratch.subarray(0, byteLength);
 }
 
 /** `node:fs` cannot seek, and a device's size is where its end is. */

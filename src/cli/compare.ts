@@ -12,6 +12,7 @@ import {
   interruptible,
   NO_LOCK_OPTION,
   openOptions,
+  warn,
 } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { Progress } from "./progress.ts";
@@ -51,6 +52,8 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   return await interruptible(io, async (signal) => {
     await using left = await VirtualDisk.open(a, { ...options, signal });
     await using right = await VirtualDisk.open(b, { ...options, signal });
+    await warn(io, a, left.info);
+    await warn(io, b, right.info);
     const progress = new Progress(io);
     try {
       const difference = await compareDisks(left, right, {

@@ -18,6 +18,7 @@ import {
   interruptible,
   NO_LOCK_OPTION,
   openOptions,
+  warn,
 } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { Progress } from "./progress.ts";
@@ -83,6 +84,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       ...options,
       readOnly: true,
     });
+    await warn(io, from, source.info);
     const { lock: _, ...targetOptions } = options;
     const { target, made } = await openTarget(
       to,
@@ -90,6 +92,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       targetOptions,
       args.flag("force"),
     );
+    await warn(io, to, target.info);
     const progress = new Progress(io);
     try {
       const start = io.now();

@@ -86,10 +86,18 @@ async function make(
   try {
     return await VirtualDisk.create(path, options);
   } catch (error) {
-    if (!(error instanceof DiskError) || error.kind !== "exists") throw error;
+    if (
+      !(error instanceof DiskError) || error.kind !== "exists" ||
+      options.overwrite || !await isFile(path)
+    ) throw error;
     throw new CliError(
       `Cannot create "${path}" as it exists: overwrite it with --force`,
       { cause: error },
     );
   }
+}
+
+/** Whether there is something that --force would overwrite. */
+function isFile(path: string): Promise<boolean> {
+  return Deno.stat(path).then(({ isFile }) => isFile, () => false);
 }

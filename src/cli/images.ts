@@ -8,9 +8,10 @@
 import type { Extent } from "../backend.ts";
 import type { VirtualDisk } from "../disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import type { BackendInfo } from "../info.ts";
 import type { OpenOptions } from "../open.ts";
 import { parseSectors, parseSize } from "../units.ts";
-import type { CliIo } from "./io.ts";
+import { type CliIo, print } from "./io.ts";
 import { UsageError, type VerbArguments, type VerbOption } from "./verb.ts";
 
 /** Sectors whose extents are asked for at once: 1 GiB. */
@@ -70,6 +71,24 @@ export function openOptions(args: VerbArguments): OpenOptions {
     ...(blockSize === undefined ? {} : { blockSize }),
     ...(args.flag("no-lock") ? { lock: "none" } : {}),
   };
+}
+
+/**
+ * Says on standard error what should be known before a disk is used.
+ *
+ * @param io What to talk to.
+ * @param path What the person calls the disk.
+ * @param info What the disk says of itself.
+ * @returns When it is said; if nobody hears it, that changes nothing.
+ */
+export async function warn(
+  io: CliIo,
+  path: string,
+  { warnings = [] }: BackendInfo,
+): Promise<void> {
+  for (const warning of warnings) {
+    await print(io.stderr, `platter: "${path}": ${warning}\n`).catch(() => {});
+  }
 }
 
 /**

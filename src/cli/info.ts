@@ -7,7 +7,7 @@
 import { type DiskInfo, VirtualDisk } from "../disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatCount, formatSize } from "../units.ts";
-import { IMAGE_OPTIONS, openOptions } from "./images.ts";
+import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { ExitCode, listOf, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -45,6 +45,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     readOnly: true,
     lock: "none",
   });
+  await warn(io, path, disk.info);
   const text = args.flag("json")
     ? `${JSON.stringify(disk.info, null, 2)}\n`
     : describe(path, disk.info);

@@ -7,7 +7,7 @@
 import { VirtualDisk } from "../disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatCount, formatSize } from "../units.ts";
-import { extentsOf, IMAGE_OPTIONS, openOptions } from "./images.ts";
+import { extentsOf, IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -41,6 +41,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     readOnly: true,
     lock: "none",
   });
+  await warn(io, args.operand(0), disk.info);
   await (args.flag("json") ? printJson(disk, io) : printTable(disk, io));
   return ExitCode.Ok;
 }

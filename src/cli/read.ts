@@ -19,6 +19,7 @@ import {
   interruptible,
   NO_LOCK_OPTION,
   openOptions,
+  warn,
 } from "./images.ts";
 import { type CliIo, type CliOutput, print } from "./io.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
@@ -105,6 +106,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       ...options,
       signal,
     });
+    await warn(io, args.operand(0), disk.info);
     const range = rangeOf(disk, asked.from, asked.length);
     if (!raw) await dump(disk, range, io, signal);
     else if (file === undefined) await copyOut(disk, range, io.stdout, signal);

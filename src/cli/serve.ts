@@ -21,6 +21,7 @@ import {
   IMAGE_OPTIONS,
   NO_LOCK_OPTION,
   openOptions,
+  warn,
 } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import {
@@ -130,10 +131,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     ...openOptions(args),
     readOnly: isOverlay || readOnly,
   });
+  await warn(io, path, base.info);
   // Whoever is on top closes the rest.
   let top: Backend = base;
   cleanUp.defer(() => top.close());
-  if (isOverlay) top = overlay(top, { ownsBase: true, readOnly });
+  if (isOverlay) top = overlay(top, { readOnly });
   if (rules.length > 0 || rulesPath !== undefined) {
     const faulty = faults(top, rules);
     top = faulty;

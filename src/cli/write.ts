@@ -16,6 +16,7 @@ import {
   Interrupted,
   interruptible,
   openOptions,
+  warn,
 } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
@@ -89,6 +90,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
         ...openOptions(args),
         signal,
       });
+      await warn(io, args.operand(0), disk.info);
       const pad = args.flag("pad");
       checkPlace(disk, offset, input, pad);
       const writer = new Writer(disk, offset, args.flag("fua"), signal);

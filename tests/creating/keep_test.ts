@@ -16,6 +16,7 @@ import { isZero } from "../../src/buffer.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError, type DiskErrorKind } from "../../src/errors.ts";
 import type { CreateOptions } from "../../src/open.ts";
+import { platter } from "../cli/harness.ts";
 import {
   hasTmpfs,
   loopDevice,
@@ -224,6 +225,16 @@ for (const backend of BACKENDS) {
               "exists",
             );
             assertMatch(error.message, /is a device.*open it instead/);
+            const { code, err } = await platter([
+              "create",
+              path,
+              `${sectors}s`,
+              "--backend",
+              backend,
+              ...(overwrite ? ["--force"] : []),
+            ]);
+            assertEquals(code, 2);
+            assertMatch(err, /is a device.*open it instead/);
           }
         }
       }
