@@ -7,10 +7,11 @@
 
 import { closeSync, fstatSync, openSync, type Stats, statSync } from "node:fs";
 import { errnoMessage, errnoName, FALLOCATE } from "../../ffi/abi.ts";
+import { blockDeviceSize } from "../../ffi/block_device.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { fileSizeLimit } from "../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
-import { addressOf, alignedMemory } from "../../ffi/memory.ts";
+import { alignedMemory } from "../../ffi/memory.ts";
 import { captureStack } from "../call_site.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { makeGeometry, SECTOR_BYTES } from "../geometry.ts";
@@ -37,13 +38,16 @@ import { lockedError } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { type FastSpace, NewContent } from "./new_content.ts";
 import { keepName } from "./new_name.ts";
-import { lookAt } from "./warnings.ts";
+import { lookAt, type Seen } from "./warnings.ts";
 
 /** How to open an image with FFI. */
 export interface DirectOptions extends ImageOptions {
   /** How an engine is wanted. */
   readonly engine?: EngineOptions;
 }
+
+/** No host is known to want more of offsets and lengths, in bytes. */
+const MAX_ALIGNMENT = 65_536;
 
 /** How an engine is wanted, where nobody says. */
 const DEFAULT_ENGINE: EngineOptions = {
@@ -100,11 +104,14 @@ async function openHeard(
   const held = await holdImage(
     path,
     options,
-    () => openFile(libc, path, options),
+    () => {
+      const file = openFile(libc, path, options);
+      return { ...file, seen: look(libc, file.fd, options) };
+    },
     ({ fd }) => takeLock(libc, fd, path, options),
   );
 
-  const { fd, opened } = held.image;
+  const { fd, opened, seen } = held.image;
   const content = options.create === undefined
     ? null
     : new NewContent(path, fd, options, fastSpace(libc, fd));
@@ -134,6 +141,7 @@ async function openHeard(
           probed,
           geometry,
           held.lock,
+          seen,
         ),
         signal,
       },
@@ -155,6 +163,16 @@ async function openHeard(
     if (options.signal?.aborted && error === options.signal.reason) throw error;
     throw asDiskError(error, path);
   }
+}
+
+/** Looks at what is there, in reads that any host takes. */
+function look(libc: Libc, fd: number, options: ImageOptions): Seen {
+  const sizeBytes = options.create !== undefined
+    ? 0
+    : fstatSync(fd).isFile()
+    ? fstatSync(fd).size
+    : Math.max(0, blockDeviceSize(libc, fd));
+  return lookAt(fd, sizeBytes, alignedMemory(MAX_ALIGNMENT));
 }
 
 /** What fallocate(2) can do for new content. */
@@ -408,6 +426,7 @@ function describe(
   probed: Probed,
   geometry: DirectImage["geometry"],
   lock: TakenLock,
+  seen: Seen,
 ): Omit<DirectImage, "signal"> {
   const blockDevice = probed.medium !== "file";
   const linux = libc.abi.os === "linux";
@@ -445,16 +464,7 @@ function describe(
         ? { ...probed.durability, fua: "RWF_DSYNC" }
         : probed.durability,
       lock: lock.info,
-      ...lookAt(
-        fd,
-        options.create === undefined ? probed.sizeBytes : 0,
-        Math.max(probed.direct.readOffsetAlignment, 4096),
-        (offset, length) => {
-          const memory = alignedMemory(length);
-          const count = libc.pread(fd, addressOf(memory), length, offset);
-          return count > 0 ? memory.subarray(0, count) : null;
-        },
-      ),
+      ...seen,
       id: options.id ?? `platter-${probed.inode.toString(16)}`.slice(0, 20),
     },
   };

@@ -715,19 +715,10 @@ export async function openPortable(
       options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
       isDevice ? device : {},
     );
-    const memory = scratchOf(Math.max(alignment, PAGE_BYTES));
     const seen = lookAt(
-      flushDescriptor,
+      first,
       options.create === undefined ? size : 0,
-      memory.length,
-      (offset, length) => {
-        try {
-          const count = fs.readSync(first, memory, 0, length, offset);
-          return memory.slice(0, count);
-        } catch {
-          return null;
-        }
-      },
+      scratchOf(Math.max(alignment, PAGE_BYTES)),
     );
     await content?.cut();
     if (content !== null) keepName(path, flushDescriptor);

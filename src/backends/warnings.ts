@@ -5,6 +5,7 @@
  * @module
  */
 
+import fs from "node:fs";
 import {
   contentFormatOf,
   describeFormat,
@@ -13,33 +14,36 @@ import {
 import type { BackendInfo } from "../info.ts";
 import { loopDevicesOver } from "./device_use.ts";
 
-/** Reads an image where that is possible: offset and length in bytes. */
-export type ReadSome = (offset: number, length: number) => Uint8Array | null;
+/** What {@linkcode lookAt} found. */
+export type Seen = Required<Pick<BackendInfo, "contentFormat" | "warnings">>;
 
 /**
  * Looks at an image.
  *
  * @param fd Its descriptor.
- * @param sizeBytes Its size.
- * @param alignment What offsets and lengths of reads must be multiples of.
- * @param readSome Reads; short at the end of the image.
+ * @param sizeBytes Its size; 0 if it is new.
+ * @param memory What to read into: aligned, and as long as reads must be.
  * @returns What was found, for `info`.
  */
 export function lookAt(
   fd: number,
   sizeBytes: number,
-  alignment: number,
-  readSome: ReadSome,
-): Required<Pick<BackendInfo, "contentFormat" | "warnings">> {
-  const piece = Math.max(alignment, FORMAT_BYTES);
-  const read = (offset: number) =>
-    sizeBytes === 0 ? null : readSome(offset, piece);
-  const head = read(0) ?? new Uint8Array();
+  memory: Uint8Array,
+): Seen {
+  const piece = memory.length;
+  const read = (offset: number, length: number): Uint8Array => {
+    try {
+      const count = fs.readSync(fd, memory, 0, piece, offset);
+      return memory.slice(0, Math.min(count, length));
+    } catch {
+      // What cannot be read here is told of when it is asked for.
+      return new Uint8Array();
+    }
+  };
   const lastAt = Math.floor(Math.max(0, sizeBytes - 1) / piece) * piece;
-  const last = read(lastAt) ?? new Uint8Array();
-  const contentFormat = contentFormatOf(
-    head.subarray(0, FORMAT_BYTES),
-    last.subarray(0, sizeBytes - lastAt).subarray(-FORMAT_BYTES),
+  const contentFormat = sizeBytes === 0 ? null : contentFormatOf(
+    read(0, Math.min(sizeBytes, FORMAT_BYTES)),
+    read(lastAt, sizeBytes - lastAt).subarray(-FORMAT_BYTES),
   );
   const warnings = loopDevicesOver(fd).map((device) =>
     `${device} is made of it and has a cache of its own: what is written on one side may not be seen on the other`
