@@ -650,6 +650,10 @@ export class VirtualDisk implements AsyncDisposable {
    * does not flush: what must be durable is flushed before. On a slice, it only
    * ends the slice.
    *
+   * A Worker that is terminated closes nothing, but its locks, its claim on a
+   * device and its descriptors end with it. The memory that the kernel may still
+   * write to stays until the process ends.
+   *
    * @returns When it is done.
    */
   async close(): Promise<void> {

@@ -31,7 +31,7 @@ import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "./queue.ts";
 export interface OpenOptions extends QueueOptions {
   /**
    * Direct I/O passes by the operating system's cache. `"require"` fails where
-   * it is not to be had, `"prefer"` goes on without and says why in
+   * it is not to be had, or cannot be known to be, `"prefer"` goes on without and says why in
    * `info.direct.reason`, `"never"` does not ask for it.
    *
    * @default {"prefer"}
