@@ -45,7 +45,8 @@ export interface CompareOptions {
    */
   depth?: number;
   /**
-   * Called as work goes on.
+   * Called as work goes on; with 0 and `"verify"` once a copy is complete and
+   * flushed, if it is to be verified.
    *
    * @param doneSectors Sectors dealt with, holes included.
    * @param totalSectors Sectors in all.
@@ -219,6 +220,7 @@ export async function copyDisk(
     await target.flush(withSignal(signal));
   }
   if (verify) {
+    options.onProgress?.(0, total, "verify");
     const difference = await firstDifference(source, target, total, options);
     if (difference !== null) {
       throw new DiskError(

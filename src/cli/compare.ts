@@ -49,12 +49,12 @@ export const compare: Verb = {
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const [a, b] = [args.operand(0), args.operand(1)];
   const options = { ...openOptions(args), readOnly: true };
-  return await interruptible(io, async (signal) => {
+  const progress = new Progress(io);
+  const line = await interruptible(io, async (signal) => {
     await using left = await VirtualDisk.open(a, { ...options, signal });
     await using right = await VirtualDisk.open(b, { ...options, signal });
     await warn(io, a, left.info);
     await warn(io, b, right.info);
-    const progress = new Progress(io);
     try {
       const difference = await compareDisks(left, right, {
         signal,
@@ -65,17 +65,17 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
             total * SECTOR_BYTES,
           ),
       });
-      await progress.clear();
-      if (difference === null) return ExitCode.Ok;
+      if (difference === null) return null;
       const { sector, offset, end } = difference;
       const shorter = left.sectors < right.sectors ? a : b;
-      const line = end
+      return end
         ? `${a} ${b} differ: ${shorter} ends at sector ${sector}`
         : `${a} ${b} differ: sector ${sector}, byte ${offset}`;
-      await print(io.stdout, `${line}\n`);
-      return ExitCode.Different;
     } finally {
       await progress.clear();
     }
   });
+  if (line === null) return ExitCode.Ok;
+  await print(io.stdout, `${line}\n`);
+  return ExitCode.Different;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { copyDisk, type CopyResult } from "../copy.ts";
+import { copyDisk, type CopyPhase, type CopyResult } from "../copy.ts";
 import { VirtualDisk } from "../disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -20,8 +20,10 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { type CliIo, print } from "./io.ts";
+import { announce, type CliIo } from "./io.ts";
+import { inOptionsOf } from "./option_words.ts";
 import { Progress } from "./progress.ts";
+import { type FileIdentity, identify, takeBack } from "./same_file.ts";
 import { ExitCode, parseCount, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -37,6 +39,10 @@ export const copy: Verb = {
     "An existing target is refused unless --force. It must be at least as\n" +
     "large as the source; it never grows, and what it has beyond the source's\n" +
     "size stays. If the copy fails, its content is partly old and partly new.\n" +
+    "\n" +
+    "Once the copy is complete and flushed it stays, even if --verify is\n" +
+    "interrupted or cannot read; only a new target that reads back wrong is\n" +
+    "removed.\n" +
     "\n" +
     "Holes and zeroes of the source become holes where the target can have\n" +
     "them, unless --no-sparse.",
@@ -58,6 +64,8 @@ export const copy: Verb = {
       summary: "Take no lock on the source, and heed none",
     },
   ],
+  instead: '"platter read IMAGE --raw" to write to standard output, ' +
+    '"platter write IMAGE" to read from standard input',
   examples: [
     ["platter copy disk.img backup.img --verify", "A backup"],
     [
@@ -74,51 +82,82 @@ export const copy: Verb = {
 };
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
-  const [from, to] = [args.operand(0), args.operand(1)];
-  const options = openOptions(args);
-  const depth = args.parsed("depth", parseCount);
-  return await interruptible(io, async (signal) => {
-    await using source = await VirtualDisk.open(from, {
-      // What changes while it is copied is copied torn.
-      lock: "exclusive",
-      ...options,
-      readOnly: true,
-    });
-    await warn(io, from, source.info);
-    const { lock: _, ...targetOptions } = options;
-    const { target, made } = await openTarget(
-      to,
-      source,
-      targetOptions,
-      args.flag("force"),
+  const to = args.operand(1);
+  const progress = new Progress(io);
+  let line: string;
+  try {
+    line = await interruptible(
+      io,
+      (signal) => transfer(args, io, progress, signal),
     );
-    await warn(io, to, target.info);
-    const progress = new Progress(io);
-    try {
-      const start = io.now();
-      const result = await copyDisk(source, target, {
-        sparse: !args.flag("no-sparse"),
-        targetIsZero: made !== null,
-        verify: args.flag("verify"),
-        ...(depth === undefined ? {} : { depth }),
-        signal,
-        onProgress: (done, total, phase) =>
-          progress.update(
-            phase === "copy" ? "Copying" : "Verifying",
-            done * SECTOR_BYTES,
-            total * SECTOR_BYTES,
-          ),
-      });
-      const ms = io.now() - start;
-      await progress.clear();
-      await target.close();
-      await print(io.stdout, `${summary(result, ms)}\n`);
-      return ExitCode.Ok;
-    } catch (error) {
-      await progress.clear();
-      throw await tidyUp(error, to, target, made, signal);
-    }
+  } finally {
+    await progress.clear();
+  }
+  await announce(io, `${line}\n`, `"${to}" is complete and flushed`);
+  return ExitCode.Ok;
+}
+
+/** Copies, flushes and closes; returns what to say of it. */
+async function transfer(
+  args: VerbArguments,
+  io: CliIo,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<string> {
+  const [from, to] = [args.operand(0), args.operand(1)];
+  const options = { ...openOptions(args), signal };
+  const depth = args.parsed("depth", parseCount);
+  await using source = await VirtualDisk.open(from, {
+    // What changes while it is copied is copied torn.
+    lock: "exclusive",
+    ...options,
+    readOnly: true,
   });
+  await warn(io, from, source.info);
+  const { lock: _, ...targetOptions } = options;
+  const target = await openTarget(
+    to,
+    source,
+    targetOptions,
+    args.flag("force"),
+  );
+  // Held, and so locked, until it is known what becomes of it.
+  await using disk = target.disk;
+  await warn(io, to, disk.info);
+  let reached: CopyPhase = "copy";
+  try {
+    const start = io.now();
+    const result = await copyDisk(source, disk, {
+      sparse: !args.flag("no-sparse"),
+      targetIsZero: target.isNew,
+      verify: args.flag("verify"),
+      ...(depth === undefined ? {} : { depth }),
+      signal,
+      onProgress: (done, total, phase) => {
+        reached = phase;
+        progress.update(
+          phase === "copy" ? "Copying" : "Verifying",
+          done * SECTOR_BYTES,
+          total * SECTOR_BYTES,
+        );
+      },
+    });
+    return summary(result, io.now() - start);
+  } catch (error) {
+    const left = await tidyUp(error, to, target, reached);
+    if (signal.aborted) throw new Interrupted(`Interrupted: ${left}`);
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new CliError(`${reason}: ${left}`, { cause: error });
+  }
+}
+
+/** Where a copy goes. */
+interface Target {
+  readonly disk: VirtualDisk;
+  /** Whether it was made for this copy. */
+  readonly isNew: boolean;
+  /** Which file it is; `null` if that cannot be told. */
+  readonly identity: FileIdentity | null;
 }
 
 async function openTarget(
@@ -126,20 +165,18 @@ async function openTarget(
   source: VirtualDisk,
   options: OpenOptions,
   force: boolean,
-): Promise<{ target: VirtualDisk; made: Deno.FileInfo | null }> {
+): Promise<Target> {
   try {
-    const target = await VirtualDisk.create(path, {
+    const disk = await VirtualDisk.create(path, {
       ...options,
       blockSize: source.blockSize,
       sectors: source.sectors,
     });
-    const made = await Deno.lstat(path).catch(async (error) => {
-      await target.close();
-      throw error;
-    });
-    return { target, made };
+    return { disk, isNew: true, identity: await identify(path) };
   } catch (error) {
-    if (!(error instanceof DiskError) || error.kind !== "exists") throw error;
+    if (!(error instanceof DiskError) || error.kind !== "exists") {
+      throw ofTarget(error);
+    }
     if (!force) {
       throw new CliError(
         `Cannot copy onto "${path}" as it exists: overwrite its content with ` +
@@ -148,54 +185,44 @@ async function openTarget(
       );
     }
   }
-  if (await isSameFile(source.info.path, path)) {
-    throw new CliError(`Cannot copy "${path}" onto itself`);
+  const identity = await identify(path);
+  const { path: from } = source.info;
+  if (from !== null && identity !== null) {
+    if ((await identify(from))?.key === identity.key) {
+      throw new CliError(`Cannot copy "${path}" onto itself`);
+    }
   }
-  return { target: await VirtualDisk.open(path, options), made: null };
+  try {
+    const disk = await VirtualDisk.open(path, options);
+    return { disk, isNew: false, identity };
+  } catch (error) {
+    throw ofTarget(error);
+  }
 }
 
-/** Whether two paths lead to one file: readers and writers share locks. */
-async function isSameFile(a: string | null, b: string): Promise<boolean> {
-  if (a === null) return false;
-  const [first, second] = await Promise.all([Deno.stat(a), Deno.stat(b)]);
-  return first.ino !== null && first.ino === second.ino &&
-    first.dev === second.dev;
-}
-
-/** Removes a file, if its path still leads there. */
-async function removeSame(
-  path: string,
-  { dev, ino }: Deno.FileInfo,
-): Promise<boolean> {
-  const there = await Deno.lstat(path);
-  if (there.dev !== dev || there.ino !== ino) return false;
-  await Deno.remove(path);
-  return true;
+/** The options about locks are about the source alone. */
+function ofTarget(error: unknown): unknown {
+  if (!(error instanceof DiskError) || error.kind !== "locked") return error;
+  return new CliError(inOptionsOf(error.message, []), { cause: error });
 }
 
 /** Does away with what a failed copy left, and says what is left. */
 async function tidyUp(
   error: unknown,
   path: string,
-  target: VirtualDisk,
-  made: Deno.FileInfo | null,
-  signal: AbortSignal,
-): Promise<Error> {
-  let left = `"${path}" is now partly old and partly new`;
-  if (made !== null) {
-    // While it is open nobody else may have it; nor may its name be another's.
-    left = await removeSame(path, made).then(
-      (removed) =>
-        removed
-          ? `"${path}" was removed again`
-          : `"${path}" is another file by now, and stays`,
-      () => `"${path}" is incomplete and could not be removed`,
-    );
+  { disk, isNew, identity }: Target,
+  reached: CopyPhase,
+): Promise<string> {
+  const isWrong = error instanceof DiskError && error.operation === "verify";
+  if (reached === "verify" && !isWrong) {
+    return `"${path}" is complete and flushed, but was not verified`;
   }
-  await target.close();
-  if (signal.aborted) return new Interrupted(`Interrupted: ${left}`);
-  const reason = error instanceof Error ? error.message : String(error);
-  return new CliError(`${reason}: ${left}`, { cause: error });
+  if (isNew) return await takeBack(path, identity);
+  return disk.counters.requests === 0
+    ? `"${path}" is as it was`
+    : isWrong
+    ? `"${path}" was overwritten`
+    : `"${path}" is now partly old and partly new`;
 }
 
 /**

@@ -10,7 +10,7 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import type { CreateOptions } from "../open.ts";
 import { formatCount, formatSize, parseSize } from "../units.ts";
 import { CliError, IMAGE_OPTIONS, openOptions } from "./images.ts";
-import { type CliIo, print } from "./io.ts";
+import { announce, type CliIo } from "./io.ts";
 import {
   ExitCode,
   parseAs,
@@ -61,20 +61,22 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
         `${blockSize} bytes: current value is ${bytes}`,
     );
   }
-  await using disk = await make(path, {
+  const disk = await make(path, {
     ...options,
     sectors: bytes / SECTOR_BYTES,
     overwrite: args.flag("force"),
     preallocate: args.flag("preallocate"),
   });
-  await print(
-    io.stdout,
+  await disk.close();
+  await announce(
+    io,
     `Created ${path}: ${formatSize(bytes)}, ${
       formatCount(disk.sectors, "sector")
     }` +
       (disk.blockSize === SECTOR_BYTES
         ? "\n"
         : ` in blocks of ${formatSize(disk.blockSize)}\n`),
+    `"${path}" was created`,
   );
   return ExitCode.Ok;
 }

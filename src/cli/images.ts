@@ -11,7 +11,7 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import type { OpenOptions } from "../open.ts";
 import { parseSectors, parseSize } from "../units.ts";
-import { type CliIo, print } from "./io.ts";
+import { type CliIo, tell } from "./io.ts";
 import { UsageError, type VerbArguments, type VerbOption } from "./verb.ts";
 
 /** Sectors whose extents are asked for at once: 1 GiB. */
@@ -87,7 +87,7 @@ export async function warn(
   { warnings = [] }: BackendInfo,
 ): Promise<void> {
   for (const warning of warnings) {
-    await print(io.stderr, `platter: "${path}": ${warning}\n`).catch(() => {});
+    await tell(io, `platter: "${path}": ${warning}\n`);
   }
 }
 

@@ -9,7 +9,14 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
-import { ExitCode, listOf, type Verb, type VerbArguments } from "./verb.ts";
+import { inOptionsOf } from "./option_words.ts";
+import {
+  ExitCode,
+  listOf,
+  type Verb,
+  type VerbArguments,
+  type VerbOption,
+} from "./verb.ts";
 
 /** The verb. */
 export const info: Verb = {
@@ -48,7 +55,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   await warn(io, path, disk.info);
   const text = args.flag("json")
     ? `${JSON.stringify(disk.info, null, 2)}\n`
-    : describe(path, disk.info);
+    : describe(path, disk.info, info.options);
   await print(io.stdout, text);
   return ExitCode.Ok;
 }
@@ -58,9 +65,14 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
  *
  * @param path What the person calls it.
  * @param info The facts.
+ * @param options The options that the person has, for the reasons.
  * @returns Some lines.
  */
-export function describe(path: string, info: DiskInfo): string {
+export function describe(
+  path: string,
+  info: DiskInfo,
+  options: readonly VerbOption[] = [],
+): string {
   const { direct, durability, abilities, engine } = info;
   const bytes = info.sectors * SECTOR_BYTES;
   const rows: Row[] = [
@@ -110,7 +122,9 @@ export function describe(path: string, info: DiskInfo): string {
   return `${path}\n${
     listOf(rows.flatMap(([name, text, reason]) => [
       [name, text] as const,
-      ...linesOf(reason ?? "").map((line) => ["", line] as const),
+      ...linesOf(inOptionsOf(reason ?? "", options)).map((line) =>
+        ["", line] as const
+      ),
     ]))
   }`;
 }

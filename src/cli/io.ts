@@ -49,19 +49,109 @@ export interface CliIo {
   onInterrupt(listener: () => void): () => void;
 }
 
+/** Standard output that took no more: nobody reads it, or it is full. */
+export class OutputError extends Error {
+  /** Always `"OutputError"`. */
+  override readonly name = "OutputError";
+  /** Whether whoever read it went away. */
+  readonly unread: boolean;
+  /** Whether it comes after something that was done, and should be known. */
+  readonly matters: boolean;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param cause What the stream failed with.
+   * @param done What was done all the same; nothing by default.
+   */
+  constructor(cause: unknown, done = "") {
+    const unread = cause instanceof Deno.errors.BrokenPipe;
+    const reason = unread
+      ? "nobody reads it"
+      : cause instanceof Error
+      ? cause.message
+      : String(cause);
+    super(
+      `Cannot write to standard output as ${reason}${done && `: ${done}`}`,
+      { cause },
+    );
+    this.unread = unread;
+    this.matters = done !== "";
+  }
+}
+
 const DEFAULT_COLUMNS = 80;
 
 const encoder = new TextEncoder();
 
 /**
- * Writes text.
+ * Writes bytes to standard output.
  *
- * @param output Where to.
+ * @param output Standard output.
+ * @param bytes The bytes.
+ * @returns When they are written.
+ * @throws {OutputError} If they cannot be.
+ */
+export async function send(
+  output: CliOutput,
+  bytes: Uint8Array,
+): Promise<void> {
+  try {
+    await output.write(bytes);
+  } catch (error) {
+    throw new OutputError(error);
+  }
+}
+
+/**
+ * Writes text to standard output: the answer of a verb that only looks.
+ *
+ * @param output Standard output.
  * @param text The text, with its own ends of lines.
  * @returns When it is written.
+ * @throws {OutputError} If it cannot be.
  */
 export function print(output: CliOutput, text: string): Promise<void> {
-  return output.write(encoder.encode(text));
+  return send(output, encoder.encode(text));
+}
+
+/**
+ * Says on standard output what was done. Everything must have been flushed and
+ * closed by then: nobody listening is no reason to undo or to leave out
+ * anything, and the error says so.
+ *
+ * @param io What to talk to.
+ * @param text The text, with its own ends of lines.
+ * @param done The same in few words, for the error.
+ * @returns When it is said.
+ * @throws {OutputError} If it cannot be.
+ */
+export async function announce(
+  io: CliIo,
+  text: string,
+  done: string,
+): Promise<void> {
+  try {
+    await print(io.stdout, text);
+  } catch (error) {
+    throw new OutputError((error as OutputError).cause, done);
+  }
+}
+
+/**
+ * Writes text to standard error as far as that goes: whether anybody hears it
+ * decides over nothing.
+ *
+ * @param io What to talk to.
+ * @param text The text, with its own ends of lines.
+ * @returns When it is written, or cannot be.
+ */
+export async function tell(io: CliIo, text: string): Promise<void> {
+  try {
+    await io.stderr.write(encoder.encode(text));
+  } catch {
+    // There is nowhere left to complain.
+  }
 }
 
 /**
@@ -107,10 +197,14 @@ function wantsDebug(): boolean {
 }
 
 function onInterrupt(listener: () => void): () => void {
-  // Windows has no polite kill.
+  // Windows has no polite kill. A terminal that is closed says SIGHUP.
   const signals: Deno.Signal[] = Deno.build.os === "windows"
     ? ["SIGINT", "SIGBREAK"]
     : ["SIGINT", "SIGTERM"];
+  // With the first listener Deno handles SIGHUP by itself, and ends by it even
+  // if it was to be ignored: so that is done here.
+  if (ignoresHangUp()) Deno.addSignalListener("SIGHUP", () => {});
+  else if (Deno.build.os !== "windows") signals.push("SIGHUP");
   function forget(): void {
     for (const signal of signals) Deno.removeSignalListener(signal, stop);
   }
@@ -122,4 +216,20 @@ function onInterrupt(listener: () => void): () => void {
   }
   for (const signal of signals) Deno.addSignalListener(signal, stop);
   return forget;
+}
+
+/**
+ * Whether this process was begun to outlive its terminal, by nohup(1). As `SigIgn` of proc_pid_status(5)
+ * has it, a mask in hexadecimal in which SIGHUP is the lowest bit.
+ */
+function ignoresHangUp(): boolean {
+  const path = "/proc/self/status";
+  try {
+    const { state } = Deno.permissions.querySync({ name: "read", path });
+    if (state !== "granted") return false;
+    const mask = /^SigIgn:\s*([0-9a-f]+)$/m.exec(Deno.readTextFileSync(path));
+    return mask !== null && (BigInt(`0x${mask[1]}`) & 1n) === 1n;
+  } catch {
+    return false;
+  }
 }

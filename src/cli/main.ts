@@ -10,7 +10,8 @@
  * ```
  *
  * Exit codes: 0 done or equal, 1 different, 2 wrong usage or failed, 130
- * interrupted.
+ * interrupted, 141 nobody reads what it prints. What was done stays done if it
+ * cannot be printed; the message says so.
  *
  * @module
  */
@@ -21,8 +22,16 @@ import { copy } from "./copy.ts";
 import { create } from "./create.ts";
 import { Interrupted } from "./images.ts";
 import { info } from "./info.ts";
-import { type CliIo, type CliOutput, print, processIo } from "./io.ts";
+import {
+  type CliIo,
+  type CliOutput,
+  OutputError,
+  print,
+  processIo,
+  tell,
+} from "./io.ts";
 import { map } from "./map.ts";
+import { inOptionsOf } from "./option_words.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
 import {
@@ -32,6 +41,7 @@ import {
   readArguments,
   UsageError,
   type Verb,
+  type VerbOption,
 } from "./verb.ts";
 import { write } from "./write.ts";
 
@@ -70,14 +80,14 @@ export async function main(
   try {
     return await dispatch(args, io);
   } catch (error) {
-    return await report(error, io);
+    return await report(error, io, []);
   }
 }
 
 async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
   const [name, ...rest] = args;
   if (name === undefined) {
-    await print(io.stderr, help());
+    await tell(io, help());
     return ExitCode.Trouble;
   }
   if (name === "--help" || name === "-h" || name === "help") {
@@ -95,7 +105,11 @@ async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
     await print(io.stdout, helpOf(verb));
     return ExitCode.Ok;
   }
-  return await verb.run(parsed, io);
+  try {
+    return await verb.run(parsed, io);
+  } catch (error) {
+    return await report(error, io, verb.options);
+  }
 }
 
 function verbOf(name: string): Verb {
@@ -108,13 +122,19 @@ function verbOf(name: string): Verb {
 }
 
 /** Says in one line what went wrong. */
-async function report(error: unknown, io: CliIo): Promise<number> {
-  // Nobody reads any more: there is nobody to tell, either.
-  if (error instanceof Deno.errors.BrokenPipe) return ExitCode.BrokenPipe;
+async function report(
+  error: unknown,
+  io: CliIo,
+  options: readonly VerbOption[],
+): Promise<number> {
+  const unread = error instanceof OutputError && error.unread;
+  // As with any program: who looked at the beginning has seen enough.
+  if (unread && !error.matters) return ExitCode.BrokenPipe;
   const text = error instanceof Error
     ? (io.debug ? error.stack : undefined) ?? error.message
     : String(error);
-  await print(io.stderr, `platter: ${text}\n`);
+  await tell(io, `platter: ${inOptionsOf(text, options)}\n`);
+  if (unread) return ExitCode.BrokenPipe;
   return error instanceof Interrupted ? ExitCode.Interrupted : ExitCode.Trouble;
 }
 
@@ -138,6 +158,7 @@ function help(): string {
         ["1", 'different ("compare" only)'],
         ["2", "wrong usage, or it failed"],
         ["130", "interrupted"],
+        ["141", "nobody reads what it prints"],
       ])
     }`,
   ].join("\n");

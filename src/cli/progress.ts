@@ -6,7 +6,7 @@
 
 import { formatSize } from "../units.ts";
 import { clock, rate } from "./format.ts";
-import { type CliIo, print } from "./io.ts";
+import { type CliIo, tell } from "./io.ts";
 
 /** Milliseconds before a line is shown at all: short work needs none. */
 const PATIENCE_MS = 300;
@@ -56,8 +56,7 @@ export class Progress {
     this.#visible = true;
     const line = progressLine(label, done, total, now - this.#start);
     const text = line.slice(0, this.#io.stderr.columns - 1);
-    this.#writing = print(this.#io.stderr, `${CLEAR_LINE}${text}`)
-      .catch(() => {})
+    this.#writing = tell(this.#io, `${CLEAR_LINE}${text}`)
       .finally(() => this.#writing = undefined);
   }
 
@@ -70,7 +69,7 @@ export class Progress {
     await this.#writing;
     if (!this.#visible) return;
     this.#visible = false;
-    await print(this.#io.stderr, CLEAR_LINE);
+    await tell(this.#io, CLEAR_LINE);
   }
 }
 

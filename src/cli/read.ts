@@ -16,12 +16,19 @@ import {
   extentsOf,
   fileError,
   IMAGE_OPTIONS,
+  Interrupted,
   interruptible,
   NO_LOCK_OPTION,
   openOptions,
   warn,
 } from "./images.ts";
-import { type CliIo, type CliOutput, print } from "./io.ts";
+import { announce, type CliIo, print, send } from "./io.ts";
+import {
+  type FileIdentity,
+  identify,
+  identityOf,
+  takeBack,
+} from "./same_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -52,7 +59,7 @@ export const read: Verb = {
     {
       name: "output",
       letter: "o",
-      value: "FILE",
+      value: "FILE|-",
       summary: "The bytes as they are, to a new file",
     },
     {
@@ -63,6 +70,7 @@ export const read: Verb = {
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
   ],
+  instead: '"platter write IMAGE" to read from standard input',
   examples: [
     ["platter read disk.img --sector 2048 --count 1", "One sector"],
     [
@@ -86,8 +94,9 @@ interface ByteRange {
 }
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
-  const file = args.value("output");
-  const raw = args.flag("raw") || file !== undefined;
+  const output = args.value("output");
+  const raw = args.flag("raw") || output !== undefined;
+  const file = output === "-" ? undefined : output;
   if (
     raw && file === undefined && io.stdout.isTerminal && !args.flag("force")
   ) {
@@ -101,18 +110,26 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     length: bytesOf(args, "count", "length"),
   };
   const options = { ...openOptions(args), readOnly: true };
-  return await interruptible(io, async (signal) => {
-    await using disk = await VirtualDisk.open(args.operand(0), {
-      ...options,
-      signal,
-    });
-    await warn(io, args.operand(0), disk.info);
+  const path = args.operand(0);
+  const saved = await interruptible(io, async (signal) => {
+    await using disk = await VirtualDisk.open(path, { ...options, signal });
+    await warn(io, path, disk.info);
     const range = rangeOf(disk, asked.from, asked.length);
     if (!raw) await dump(disk, range, io, signal);
-    else if (file === undefined) await copyOut(disk, range, io.stdout, signal);
-    else await save(disk, range, file, args.flag("force"), io, signal);
-    return ExitCode.Ok;
+    else if (file === undefined) {
+      await copyOut(disk, range, (bytes) => send(io.stdout, bytes), signal);
+    } else {
+      const from = await identify(path);
+      await save(disk, range, file, from, args.flag("force"), signal);
+      return range.to - range.from;
+    }
+    return null;
   });
+  if (saved !== null) {
+    const line = `Saved ${formatSize(saved)} to ${file}\n`;
+    await announce(io, line, `"${file}" has all of it, flushed`);
+  }
+  return ExitCode.Ok;
 }
 
 function rangeOf(
@@ -190,61 +207,69 @@ async function dump(
 async function copyOut(
   disk: VirtualDisk,
   range: ByteRange,
-  output: Pick<CliOutput, "write">,
+  write: (bytes: Uint8Array) => Promise<void>,
   signal: AbortSignal,
 ): Promise<void> {
   for await (const bytes of bytesIn(disk, range, signal)) {
-    await output.write(bytes);
+    await write(bytes);
   }
 }
 
+/**
+ * Writes what is read to a file. One that was there is cut last, when all is
+ * in it.
+ */
 async function save(
   disk: VirtualDisk,
   range: ByteRange,
   path: string,
+  from: FileIdentity | null,
   force: boolean,
-  io: CliIo,
   signal: AbortSignal,
 ): Promise<void> {
-  const isNew = !force && !await isSpecial(path);
+  const there = await identify(path);
+  if (there !== null && there.key === from?.key) {
+    throw new CliError(`Cannot read "${path}" into itself`);
+  }
+  const isNew = !force && there?.isStream !== true;
   const file = await openOutput(path, isNew);
+  const identity = identityOf(await file.stat(), path);
+  let written = 0;
   try {
     const writer = file.writable.getWriter();
-    await copyOut(disk, range, writer, signal);
-    if ((await file.stat()).isFile) {
+    await copyOut(disk, range, async (bytes) => {
+      await writer.write(bytes);
+      written += bytes.length;
+    }, signal);
+    if (identity.isFile) {
+      await file.truncate(range.to - range.from);
       await file.sync();
       keepNameOf(path);
     }
     await writer.close();
   } catch (error) {
+    const left = isNew
+      ? await takeBack(path, identity)
+      : written > 0
+      ? `"${path}" has ${formatSize(written)} of it`
+      : `"${path}" is as it was`;
     closeQuietly(file);
-    if (isNew) await Deno.remove(path);
-    throw signal.aborted || error instanceof DiskError
+    if (signal.aborted) throw new Interrupted(`Interrupted: ${left}`);
+    const reason = error instanceof DiskError
       ? error
       : fileError("write to", path, error);
+    throw new CliError(`${reason.message}: ${left}`, { cause: error });
   }
-  const size = formatSize(range.to - range.from);
-  await print(io.stdout, `Saved ${size} to ${path}\n`);
 }
 
 async function openOutput(path: string, isNew: boolean): Promise<Deno.FsFile> {
   try {
     return await Deno.open(path, {
       write: true,
-      ...(isNew ? { createNew: true } : { create: true, truncate: true }),
+      ...(isNew ? { createNew: true } : { create: true }),
     });
   } catch (error) {
     throw fileError("write to", path, error);
-  }
-}
-
-/** Whether writing to a path overwrites nothing: a pipe, a terminal. */
-async function isSpecial(path: string): Promise<boolean> {
-  try {
-    const stat = await Deno.stat(path);
-    return Boolean(stat.isCharDevice || stat.isFifo);
-  } catch {
-    return false;
   }
 }
 

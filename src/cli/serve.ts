@@ -23,7 +23,9 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { type CliIo, print } from "./io.ts";
+import { type CliIo, print, tell } from "./io.ts";
+import { identify } from "./same_file.ts";
+import { TraceFile } from "./trace_file.ts";
 import {
   ExitCode,
   parseAs,
@@ -34,12 +36,6 @@ import {
 
 /** How often the file with rules is looked at, in ms. */
 const RULES_MS = 250;
-
-/** How long lines of a trace wait for company, in ms. */
-const TRACE_MS = 250;
-
-/** Characters of a trace that are written without waiting. */
-const TRACE_LENGTH = 65_536;
 
 /** The verb. */
 export const serve: Verb = {
@@ -56,7 +52,10 @@ export const serve: Verb = {
     "A fault RULE is words: operations, conditions and one effect, such as\n" +
     '"write nth=3 error=EIO", "read sector=100..200 delay=20ms" or\n' +
     '"flush lost". A FILE of rules has one on each line; it is looked at again\n' +
-    "whenever it changes, so that faults come and go while clients are there.",
+    "whenever it changes, so that faults come and go while clients are there.\n" +
+    "\n" +
+    "If a trace cannot be written any more, it ends there, which is said once;\n" +
+    "clients are served on.",
   options: [
     {
       name: "socket",
@@ -109,6 +108,11 @@ export const serve: Verb = {
       "What does my database do when the third flush fails?",
     ],
   ],
+  exitCodes: [
+    [ExitCode.Ok, "stopped, everything flushed"],
+    [ExitCode.Trouble, "wrong usage, or it failed, or the trace is not whole"],
+    [ExitCode.BrokenPipe, "the same, but nobody reads what it prints"],
+  ],
   run,
 };
 
@@ -119,58 +123,79 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   );
   const rulesPath = args.value("fault-file");
   if (rulesPath !== undefined) rules.push(...await readRules(rulesPath));
-  await using cleanUp = new AsyncDisposableStack();
-  // Closed after the disk, so that its last requests are in it.
-  const sink = args.parsed("trace", openTrace);
-  if (sink !== undefined) cleanUp.defer(sink.close);
-
   const path = args.operand(0);
-  const isOverlay = args.flag("overlay");
-  const readOnly = args.flag("read-only");
-  const base = await openBackend(path, {
-    ...openOptions(args),
-    readOnly: isOverlay || readOnly,
-  });
-  await warn(io, path, base.info);
-  // Whoever is on top closes the rest.
-  let top: Backend = base;
-  cleanUp.defer(() => top.close());
-  if (isOverlay) top = overlay(top, { readOnly });
-  if (rules.length > 0 || rulesPath !== undefined) {
-    const faulty = faults(top, rules);
-    top = faulty;
-    if (rulesPath !== undefined) {
-      cleanUp.defer(
-        followRules(faulty, rulesPath, args.all("fault").length, io),
-      );
+  const tracePath = args.value("trace");
+  // Says that it ended early itself, and at once.
+  const openTrace = async () =>
+    tracePath === undefined ? undefined : await TraceFile.open(
+      tracePath,
+      {
+        "the image": await identify(path),
+        "the file of rules": rulesPath === undefined
+          ? null
+          : await identify(rulesPath),
+      },
+      (error) =>
+        void tell(io, `platter: ${error.message}: the trace ends there\n`),
+    );
+  let sink: TraceFile | undefined;
+  // Printing must not hold up the end, nor decide over it.
+  let unheard: unknown;
+  {
+    await using cleanUp = new AsyncDisposableStack();
+    const isOverlay = args.flag("overlay");
+    const readOnly = args.flag("read-only");
+    const base = await openBackend(path, {
+      ...openOptions(args),
+      readOnly: isOverlay || readOnly,
+    });
+    void warn(io, path, base.info);
+    // Whoever is on top closes the rest.
+    let top: Backend = base;
+    // Closed after the disk, so that its last requests are in it.
+    cleanUp.defer(() => sink?.close());
+    cleanUp.defer(() => top.close());
+    sink = await openTrace();
+    if (isOverlay) top = overlay(top, { readOnly });
+    if (rules.length > 0 || rulesPath !== undefined) {
+      const faulty = faults(top, rules);
+      top = faulty;
+      if (rulesPath !== undefined) {
+        cleanUp.defer(
+          followRules(faulty, rulesPath, args.all("fault").length, io),
+        );
+      }
+    }
+    if (sink !== undefined) top = trace(top, (line) => sink!.write(line));
+    const disk = VirtualDisk.over(top);
+    cleanUp.use(disk);
+
+    const stopped = Promise.withResolvers<void>();
+    const forget = io.onInterrupt(stopped.resolve);
+    cleanUp.defer(forget);
+    const server = NbdServer.listen({
+      ...listen,
+      exports: [{ disk, name: args.value("export") ?? "", description: path }],
+      onError: (error) => {
+        void tell(io, `platter: a client was sent away: ${error.message}\n`);
+      },
+    });
+    cleanUp.use(server);
+    const uri = server.uri();
+    print(io.stdout, `${uri}\n`).catch((error) => unheard = error);
+    void tell(io, hints(uri, path, disk));
+    await stopped.promise;
+    void tell(io, "Stopping\n");
+    try {
+      await server.close();
+    } finally {
+      if (!disk.readOnly && disk.info.abilities.flush !== "none") {
+        await disk.flush();
+      }
     }
   }
-  if (sink !== undefined) top = trace(top, sink.write);
-  const disk = VirtualDisk.over(top);
-  cleanUp.use(disk);
-
-  const stopped = Promise.withResolvers<void>();
-  const forget = io.onInterrupt(stopped.resolve);
-  cleanUp.defer(forget);
-  const server = NbdServer.listen({
-    ...listen,
-    exports: [{ disk, name: args.value("export") ?? "", description: path }],
-    onError: (error) => {
-      print(io.stderr, `platter: a client was sent away: ${error.message}\n`)
-        .catch(() => {});
-    },
-  });
-  cleanUp.use(server);
-  const uri = server.uri();
-  await print(io.stdout, `${uri}\n`);
-  await print(io.stderr, hints(uri, path, disk));
-  await stopped.promise;
-  await print(io.stderr, "Stopping\n");
-  await server.close();
-  if (!disk.readOnly && disk.info.abilities.flush !== "none") {
-    await disk.flush();
-  }
-  return ExitCode.Ok;
+  if (unheard !== undefined) throw unheard;
+  return sink?.failure ? ExitCode.Trouble : ExitCode.Ok;
 }
 
 function hints(uri: string, path: string, disk: VirtualDisk): string {
@@ -244,7 +269,7 @@ function followRules(
       // The rules stay as they were.
       text = error instanceof Error ? error.message : String(error);
     }
-    await print(io.stderr, `platter: ${text}\n`).catch(() => {});
+    await tell(io, `platter: ${text}\n`);
   };
   const timer = setInterval(() => busy = busy.then(look), RULES_MS);
   return async () => {
@@ -261,37 +286,4 @@ function stamp(path: string): string {
   } catch {
     return "";
   }
-}
-
-/** A file that takes lines, some at a time. */
-function openTrace(
-  path: string,
-): { write: (line: string) => void; close: () => void } {
-  let file: Deno.FsFile;
-  try {
-    file = Deno.openSync(path, { write: true, create: true, truncate: true });
-  } catch (error) {
-    throw fileError("write", path, error);
-  }
-  const encoder = new TextEncoder();
-  let text = "";
-  const flush = () => {
-    const bytes = encoder.encode(text);
-    text = "";
-    for (let at = 0; at < bytes.length;) {
-      at += file.writeSync(bytes.subarray(at));
-    }
-  };
-  const timer = setInterval(flush, TRACE_MS);
-  return {
-    write(line) {
-      text += `${line}\n`;
-      if (text.length >= TRACE_LENGTH) flush();
-    },
-    close() {
-      clearInterval(timer);
-      flush();
-      file.close();
-    },
-  };
 }

@@ -50,6 +50,8 @@ export interface Verb {
   readonly description: string;
   /** Its options. */
   readonly options: readonly VerbOption[];
+  /** What to do where somebody types `-` for an image; nothing by default. */
+  readonly instead?: string;
   /** Command lines and what they do. */
   readonly examples: readonly (readonly [line: string, purpose: string])[];
   /** What its exit codes mean, where that is more than for every verb. */
@@ -229,7 +231,7 @@ export function readArguments(
   const options = [...verb.options, HELP];
   const see = `see "platter ${verb.name} --help"`;
   let unknown: string | undefined;
-  const parsed = parseArgs([...args], {
+  const parsed = parseArgs(joinDashes(args, options), {
     boolean: options.filter((it) => it.value === undefined).map(nameOf),
     string: [
       "_",
@@ -252,6 +254,9 @@ export function readArguments(
     if (
       typeof given === "string" || given === true || Array.isArray(given)
     ) values.set(name, given);
+    if (given === "-" && /^(FILE|PATH)$/.test(value ?? "") && !parsed.help) {
+      throw dashError(verb, `--${name}`, "file");
+    }
     const empty = given === "" || (Array.isArray(given) && given.includes(""));
     if (value !== undefined && empty && !parsed.help) {
       throw new UsageError(
@@ -273,6 +278,11 @@ export function readArguments(
           `"${usageOf(verb)}": ${see}`,
       );
     }
+    const names = verb.operands.split(" ");
+    const dash = operands.findIndex((text, index) =>
+      text === "-" && names[index] !== "SIZE" && names[index] !== "[FILE|-]"
+    );
+    if (dash >= 0) throw dashError(verb, names[dash]!, "disk");
   }
   return new VerbArguments(operands, values);
 }
@@ -319,6 +329,36 @@ export function listOf(
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, text]) => `  ${name.padEnd(width)}  ${text}\n`)
     .join("");
+}
+
+/** Gives options their "-", which would be taken for an operand. */
+function joinDashes(
+  args: readonly string[],
+  options: readonly VerbOption[],
+): string[] {
+  const joined: string[] = [];
+  for (const arg of args) {
+    const last = joined.at(-1);
+    const option = options.find(({ name, letter, value }) =>
+      value !== undefined && (last === `--${name}` || last === `-${letter}`)
+    );
+    if (arg === "-" && option !== undefined) {
+      joined.splice(-1, 1, `--${option.name}=-`);
+    } else joined.push(arg);
+  }
+  return joined;
+}
+
+/** A stream where only something with a name will do. */
+function dashError(verb: Verb, name: string, what: string): UsageError {
+  const instead = what === "disk" && verb.instead !== undefined
+    ? `${verb.instead}, or `
+    : "";
+  return new UsageError(
+    `Cannot ${verb.name} as ${name} must be the name of a ${what} and no ` +
+      `stream: current value is "-" (use ${instead}"./-" for a file of that ` +
+      `name)`,
+  );
 }
 
 function usageOf(verb: Verb): string {

@@ -18,7 +18,8 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { type CliIo, print } from "./io.ts";
+import { announce, type CliIo } from "./io.ts";
+import { isSameFile } from "./same_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** Sectors of one write: 1 MiB. */
@@ -52,6 +53,7 @@ export const write: Verb = {
     { name: "pad", summary: "Fill the last block with zeroes" },
     ...IMAGE_OPTIONS,
   ],
+  instead: '"platter read IMAGE --raw" to write to standard output',
   examples: [
     ["platter write disk.img --sector 0 boot.bin --pad", "A boot sector"],
     [
@@ -83,10 +85,15 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       "Cannot write as nothing says where to: give --sector or --offset",
     );
   }
-  return await interruptible(io, async (signal) => {
-    const input = await openInput(args.operands[1] ?? "-", io);
+  const path = args.operand(0);
+  const extent = await interruptible(io, async (signal) => {
+    const name = args.operands[1] ?? "-";
+    if (name !== "-" && await isSameFile(path, name)) {
+      throw new CliError(`Cannot write "${name}" onto itself`);
+    }
+    const input = await openInput(name, io);
     try {
-      await using disk = await VirtualDisk.open(args.operand(0), {
+      await using disk = await VirtualDisk.open(path, {
         ...openOptions(args),
         signal,
       });
@@ -95,12 +102,14 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       checkPlace(disk, offset, input, pad);
       const writer = new Writer(disk, offset, args.flag("fua"), signal);
       await pour(input, writer, pad, signal);
-      await print(io.stdout, `Wrote ${writer.extent()}\n`);
-      return ExitCode.Ok;
+      return writer.extent();
     } finally {
       await input.stream.cancel().catch(() => {});
     }
   });
+  const line = `Wrote ${extent}\n`;
+  await announce(io, line, `"${path}" has all of the input, flushed`);
+  return ExitCode.Ok;
 }
 
 async function openInput(name: string, io: CliIo): Promise<Input> {

@@ -18,6 +18,8 @@ export interface Conditions {
   onOutput?: (text: string, interrupt: () => void) => void;
   /** Called when it begins to listen for interrupts. */
   onListening?: (interrupt: () => void) => void;
+  /** What writing to an output fails with. */
+  failing?: { stdout?: Error; stderr?: Error };
   /** Milliseconds between two looks at the clock. */
   tickMs?: number;
 }
@@ -43,20 +45,23 @@ export async function platter(
   const listeners = new Set<() => void>();
   const interrupt = () => listeners.forEach((listener) => listener());
   let clockMs = 0;
-  function collector(): CliOutput & { all(): Uint8Array } {
+  function collector(failure?: Error): CliOutput & { all(): Uint8Array } {
     const chunks: Uint8Array[] = [];
     return {
       isTerminal: conditions.terminal ?? false,
       columns: 80,
       write(bytes) {
-        chunks.push(bytes.slice());
         conditions.onOutput?.(new TextDecoder().decode(bytes), interrupt);
+        if (failure !== undefined) return Promise.reject(failure);
+        chunks.push(bytes.slice());
         return Promise.resolve();
       },
       all: () => concat(chunks),
     };
   }
-  const [stdout, stderr] = [collector(), collector()];
+  const { failing } = conditions;
+  const stdout = collector(failing?.stdout);
+  const stderr = collector(failing?.stderr);
   const io: CliIo = {
     stdout,
     stderr,

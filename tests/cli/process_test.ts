@@ -5,6 +5,8 @@ import {
   assertMatch,
   equal,
 } from "@std/assert";
+import { VirtualDisk } from "../../src/disk.ts";
+import { needs } from "../helpers.ts";
 import { concat, exists, processOf, Scratch } from "./harness.ts";
 
 const MIB = 1 << 20;
@@ -64,32 +66,67 @@ Deno.test("the program ends quietly when nobody reads its output", async () => {
   assertEquals((await process.status).code, 141);
 });
 
+for (const signal of ["SIGINT", "SIGHUP"] as const) {
+  Deno.test({
+    name: `the program removes an incomplete copy on ${signal}`,
+    ignore: Deno.build.os === "windows",
+    async fn() {
+      await using scratch = await Scratch.make();
+      const source = await scratch.image("a.img", 2 ** 40);
+      const target = scratch.of("b.img");
+      // Nobody waits for a terabyte to be copied byte by byte.
+      const process = processOf(["copy", source, target, "--no-sparse"], {
+        stdout: "piped",
+        stderr: "piped",
+      }).spawn();
+      while (!await exists(target)) {
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      const sentAt = performance.now();
+      process.kill(signal);
+      const { code, stdout, stderr } = await process.output();
+      assertLess(performance.now() - sentAt, 10_000);
+      assertEquals(code, 130);
+      assertEquals(text(stdout), "");
+      assertEquals(
+        text(stderr),
+        `platter: Interrupted: "${target}" was removed again\n`,
+      );
+      assertEquals(await exists(target), false);
+    },
+  });
+}
+
 Deno.test({
-  name: "the program removes an incomplete copy on Ctrl-C",
-  ignore: Deno.build.os === "windows",
+  name: "the program outlives its terminal if it was told to ignore SIGHUP",
+  ...needs("sh"),
+  ignore: Deno.build.os !== "linux",
   async fn() {
     await using scratch = await Scratch.make();
-    const source = await scratch.image("a.img", 2 ** 40);
-    const target = scratch.of("b.img");
-    // Nobody waits for a terabyte to be copied byte by byte.
-    const process = processOf(["copy", source, target, "--no-sparse"], {
+    const image = await scratch.image("a.img", MIB);
+    const socket = scratch.of("nbd.sock");
+    const main = new URL("../../src/cli/main.ts", import.meta.url).pathname;
+    const shell = `trap "" HUP; exec "$0" run --no-check -A "$@"`;
+    const process = new Deno.Command("sh", {
+      args: ["-c", shell, Deno.execPath(), main, "serve", image, "--socket"]
+        .concat(socket),
+      stdin: "null",
       stdout: "piped",
-      stderr: "piped",
+      stderr: "null",
     }).spawn();
-    while (!await exists(target)) {
-      await new Promise((resolve) => setTimeout(resolve, 5));
+    const reader = process.stdout.getReader();
+    await reader.read();
+    process.kill("SIGHUP");
+    {
+      await using disk = await VirtualDisk.open(
+        `nbd+unix:///?socket=${socket}`,
+      );
+      await disk.write(0, new Uint8Array(512).fill(1));
     }
-    await new Promise((resolve) => setTimeout(resolve, 50));
-    const sentAt = performance.now();
-    process.kill("SIGINT");
-    const { code, stdout, stderr } = await process.output();
-    assertLess(performance.now() - sentAt, 10_000);
-    assertEquals(code, 130);
-    assertEquals(text(stdout), "");
-    assertEquals(
-      text(stderr),
-      `platter: Interrupted: "${target}" was removed again\n`,
-    );
-    assertEquals(await exists(target), false);
+    process.kill("SIGTERM");
+    assertEquals((await process.status).code, 0);
+    await reader.cancel();
+    assertEquals((await Deno.readFile(image))[0], 1);
   },
 });

@@ -1,16 +1,23 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import { type Outcome, platter, processOf } from "../cli/harness.ts";
-import { tempDir } from "../helpers.ts";
+import {
+  type Conditions,
+  type Outcome,
+  platter,
+  processOf,
+} from "../cli/harness.ts";
+import { loopDevice, mount, needs, run, tempDir } from "../helpers.ts";
 
 /** Serves an image for as long as something is done with it. */
 async function serving(
   args: string[],
   use: (uri: string) => Promise<void>,
+  conditions: Conditions = {},
 ): Promise<Outcome> {
   let used: Promise<void> | undefined;
   const outcome = await platter(["serve", ...args], {
+    ...conditions,
     onOutput(text, interrupt) {
       if (!text.startsWith("nbd")) return;
       used = use(text.trim()).finally(interrupt);
@@ -135,6 +142,131 @@ Deno.test("serve --fault and --fault-file let things go wrong, and not", async (
   );
   assert(lines.some(({ error }) => error?.code === "EIO"));
   assertEquals(lines.at(-1).event, "complete");
+});
+
+for (
+  const [what, failing, code] of [
+    ["is full", new Error("No space left on device"), 2],
+    ["has no reader", new Deno.errors.BrokenPipe("Broken pipe"), 141],
+  ] as const
+) {
+  Deno.test(`serve flushes and leaves though its output ${what}`, async () => {
+    await using dir = await tempDir();
+    const image = await dir.file("disk.img", 1 << 20);
+    const trace = dir.join("trace");
+    const work = async (uri: string) => {
+      await using disk = await VirtualDisk.open(uri);
+      await disk.write(0, new Uint8Array(512).fill(7));
+    };
+    const args = [image, "--port", "0", "--trace", trace];
+    for (const both of [false, true]) {
+      const outcome = await serving(args, work, {
+        failing: both ? { stdout: failing, stderr: failing } : {
+          stderr: failing,
+        },
+      });
+      assertEquals(outcome.code, both ? code : 0);
+      const flushes = (await Deno.readTextFile(trace))
+        .match(/"operation":"flush"/g);
+      assertEquals(flushes?.length, 1);
+    }
+  });
+}
+
+Deno.test({
+  name:
+    "serve goes on without its trace if that cannot be written, and says so",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    await using dir = await tempDir();
+    const image = await dir.file("disk.img", 1 << 20);
+    const outcome = await serving(
+      [image, "--port", "0", "--trace", "/dev/full"],
+      async (uri) => {
+        await using disk = await VirtualDisk.open(uri);
+        // More than one attempt to write would hold, and after the first.
+        for (let i = 0; i < 4; i++) {
+          const writes = Array.from(
+            { length: 300 },
+            (_, at) => disk.write(at, new Uint8Array(512).fill(i + 1)),
+          );
+          await Promise.all(writes);
+        }
+        await disk.flush();
+      },
+    );
+    assertEquals(outcome.code, 2);
+    const complaints = outcome.err.split("\n")
+      .filter((line) => line.startsWith("platter: "));
+    assertEquals(complaints.length, 1, outcome.err);
+    assert(complaints[0]!.endsWith("the trace ends there"), outcome.err);
+    assertEquals((await Deno.readFile(image)).subarray(0, 300 * 512).at(-1), 4);
+  },
+});
+
+Deno.test("serve --trace overwrites an earlier trace and nothing else", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("disk.img", 1 << 20);
+  const trace = dir.join("trace");
+  const none = () => Promise.resolve();
+  for (let i = 0; i < 2; i++) {
+    const args = [image, "--port", "0", "--trace", trace];
+    assertEquals((await serving(args, none)).code, 0);
+    const lines = (await Deno.readTextFile(trace)).trim().split("\n");
+    assertEquals(lines.filter((line) => line.includes("version")).length, 1);
+  }
+  const other = await dir.file("other.img", new Uint8Array(512).fill(1));
+  const rules = await dir.file("rules", new TextEncoder().encode("# none\n"));
+  const named = await dir.file("rules2", new TextEncoder().encode("\n"));
+  for (
+    const [file, words] of [
+      [other, "it has content that is no trace"],
+      [rules, "it is the file of rules"],
+      [named, "it has content that is no trace"],
+    ] as const
+  ) {
+    const before = await Deno.readFile(file);
+    const args = [image, "--port", "0", "--trace", file];
+    const more = ["--fault-file", rules];
+    const { code, err } = await platter(["serve", ...args, ...more]);
+    assertEquals(code, 2);
+    assert(err.includes(words), err);
+    assertEquals(await Deno.readFile(file), before);
+  }
+});
+
+Deno.test({
+  name: "serve --trace knows its image by a bind mount and by its device",
+  ...needs("root", "mount", "losetup"),
+  async fn() {
+    await using dir = await tempDir();
+    const data = new Uint8Array(1 << 20).fill(3);
+    const image = await dir.file("disk.img", data);
+    {
+      await using bound = await mount(dir.path, `${dir.path}-bound`, "--bind");
+      await using device = await loopDevice(image);
+      const node = dir.join("node");
+      const rdev = (await Deno.stat(device.path)).rdev!;
+      await run("mknod", [node, "b", `${rdev >> 8}`, `${rdev & 0xff}`]);
+      for (
+        const [served, trace, words] of [
+          [image, bound.join("disk.img"), "it is the image"],
+          [device.path, node, "it is the image"],
+          // Nobody says that the one is the other's content.
+          [device.path, image, "it has content that is no trace"],
+          [image, device.path, "it is a block device"],
+        ] as const
+      ) {
+        const args = ["serve", served, "--port", "0", "--trace", trace];
+        const { code, err } = await platter(args);
+        assertEquals(code, 2);
+        assert(err.includes(words), err);
+      }
+      await Deno.remove(node);
+    }
+    await Deno.remove(`${dir.path}-bound`);
+    assertEquals(await Deno.readFile(image), data);
+  },
 });
 
 Deno.test("serve says what is wrong with its arguments", async () => {

@@ -1,0 +1,44 @@
+/**
+ * Errors and reasons come from the library and name its options: `lock: "none"`.
+ * Whoever typed a command has other ones, and not with every verb.
+ *
+ * @module
+ */
+
+import type { VerbOption } from "./verb.ts";
+
+/** How an option of the library is named, and what is typed for it. */
+const WORDS: readonly (readonly [said: RegExp, name: string, typed: string])[] =
+  [
+    [/lock: "none"/, "no-lock", "--no-lock"],
+    [/direct: "(\w+)"/, "direct", "--direct $1"],
+    [/backend: "(\w+)"/, "backend", "--backend $1"],
+    [/blockSize: (\d+)/, "block-size", "--block-size $1"],
+    [/overwrite: true/, "force", "--force"],
+    [/readOnly: true/, "read-only", "--read-only"],
+    [/(?:engine|writeCache): "\w+"/, "", ""],
+    [/(?:stallMs|pollMs|queueSize|preallocate): \w+/, "", ""],
+  ];
+
+/**
+ * Puts a verb's own options in the place of the library's. Advice that the verb
+ * cannot follow is left out: what follows a comma or a colon, up to the next.
+ *
+ * @param text What the library says.
+ * @param options The verb's options.
+ * @returns What to show.
+ */
+export function inOptionsOf(
+  text: string,
+  options: readonly VerbOption[],
+): string {
+  for (const [said, name, typed] of WORDS) {
+    text = options.some((option) => option.name === name)
+      ? text.replace(said, typed)
+      : text.replace(
+        new RegExp(`(?:[,:;] |^)[^,:;]*${said.source}[^,:;]*`),
+        "",
+      );
+  }
+  return text;
+}
