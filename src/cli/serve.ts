@@ -8,6 +8,7 @@ import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk.ts";
 import type { FaultRule } from "../layers/fault_rule.ts";
 import { parseFaultRule } from "../layers/fault_rule_text.ts";
+import { FAULT_WORDS } from "../layers/fault_words.ts";
 import { type Faults, faults } from "../layers/faults.ts";
 import { overlay } from "../layers/overlay.ts";
 import { trace } from "../layers/trace.ts";
@@ -28,6 +29,7 @@ import { identify } from "./same_file.ts";
 import { TraceFile } from "./trace_file.ts";
 import {
   ExitCode,
+  listOf,
   parseAs,
   UsageError,
   type Verb,
@@ -53,7 +55,8 @@ export const serve: Verb = {
     '"write nth=3 error=EIO", "read sector=100..200 delay=20ms" or\n' +
     '"flush lost". A FILE of rules has one on each line; it is looked at again\n' +
     "whenever it changes, so that faults come and go while clients are there.\n" +
-    "\n" +
+    "The words of a rule, in any order:\n" +
+    `${listOf(FAULT_WORDS.flatMap(({ forms }) => forms))}\n` +
     "If a trace cannot be written any more, it ends there, which is said once;\n" +
     "clients are served on.",
   options: [

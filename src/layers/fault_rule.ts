@@ -156,6 +156,17 @@ export function errnoOf(code: string): number | undefined {
 }
 
 /**
+ * The name of an error number on this platform.
+ *
+ * @param errno The number.
+ * @returns Its name, or `undefined` if the platform does not have it.
+ */
+export function codeOfErrno(errno: number): string | undefined {
+  const numbers = Object.entries(constants.errno);
+  return numbers.find(([, number]) => number === errno)?.[0];
+}
+
+/**
  * Checks a rule.
  *
  * @param rule The rule.

@@ -19,6 +19,7 @@ export {
   type FaultKind,
   type FaultRule,
 } from "./fault_rule.ts";
+export { FAULT_WORDS, type FaultWord } from "./fault_words.ts";
 export * from "./faults.ts";
 export * from "./latency.ts";
 export { Layer, type LayerOptions } from "./layer.ts";

@@ -1,9 +1,10 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { checkFaultRule, type FaultRule } from "../../src/layers/fault_rule.ts";
 import {
   formatFaultRule,
   parseFaultRule,
 } from "../../src/layers/fault_rule_text.ts";
+import { FAULT_WORDS } from "../../src/layers/fault_words.ts";
 
 const RULES: [text: string, rule: FaultRule][] = [
   ["error=EIO", { effect: { kind: "error", code: "EIO" } }],
@@ -91,6 +92,97 @@ Deno.test("parseFaultRule() takes words in any order, and other forms", () => {
   );
 });
 
+const SPELLINGS: [text: string, same: string][] = [
+  ["delay=50ms", "delay=0.05s"],
+  ["delay=50MS", "delay=50ms"],
+  ["delay=5µs", "delay=5us"],
+  ["delay=2min", "delay=120s"],
+  ["sector=100-200 lost", "sector=100..200 lost"],
+  ["sectors=100+8 lost", "sector=100..107 lost"],
+  ["offset=1MiB lost", "sector=2048 lost"],
+  ["offset=1000 lost", "sector=1 lost"],
+  ["offset=1MiB..2MiB lost", "sector=2048..4095 lost"],
+  ["offset=1.5MiB-2MiB lost", "sector=3072..4095 lost"],
+  ["offset=1MiB+4KiB lost", "sector=2048+8 lost"],
+  ["offset=100+512 lost", "sector=0..1 lost"],
+  ["offset=2048s.. lost", "sector=2048.. lost"],
+  ["ratio=10% lost", "ratio=10/100 lost"],
+  ["ratio=2.5% lost", "ratio=25/1000 lost"],
+  ["probability=1% lost", "ratio=1/100 lost"],
+  ["once lost", "times=1 lost"],
+  ["write error=eio", "write error=EIO"],
+  ["write errno=5", "write error=EIO"],
+  ["write EIO", "write error=EIO"],
+  ["WRITE enospc", "write error=ENOSPC"],
+  ["reads,writes EIO", "read,write error=EIO"],
+  ["read|write EIO", "read,write error=EIO"],
+  ["op=write EIO", "write error=EIO"],
+  ["operation=read,trim EIO", "read,discard error=EIO"],
+  ["fsync EIO", "flush error=EIO"],
+  ["write_zeroes EIO", "write-zeroes error=EIO"],
+  ["disabled lost", "off lost"],
+];
+
+Deno.test("parseFaultRule() takes other spellings for the same", () => {
+  for (const [text, same] of SPELLINGS) {
+    assertEquals(parseFaultRule(text), parseFaultRule(same), text);
+  }
+});
+
+Deno.test("FAULT_WORDS has forms that all can be read, and their names", () => {
+  const effects: Record<string, string> = { "write": "lost", "flush": "lost" };
+  for (const { name, group, also, forms } of FAULT_WORDS) {
+    for (const [form, meaning] of forms) {
+      assert(form.toLowerCase().startsWith(name) && meaning !== "");
+      const rest = group === "effect"
+        ? ""
+        : group === "condition"
+        ? "lost"
+        : effects[form] ?? "error=EIO";
+      const rule = parseFaultRule(`${form} ${rest}`);
+      assertEquals(parseFaultRule(formatFaultRule(rule)), rule);
+      for (const other of also) {
+        assertEquals(
+          parseFaultRule(`${other}${form.slice(name.length)} ${rest}`),
+          rule,
+        );
+      }
+    }
+  }
+});
+
+Deno.test("parseFaultRule() lists every word to who writes none of them", () => {
+  const { message } = assertThrows(
+    () => parseFaultRule("write latency=5"),
+    TypeError,
+  );
+  for (const { name } of FAULT_WORDS) {
+    assert(message.includes(name), `${name} is not in ${message}`);
+  }
+});
+
+Deno.test("the manual lists the words of FAULT_WORDS", async () => {
+  const rows = [
+    ["word", "meaning"],
+    null,
+    ...FAULT_WORDS.flatMap(({ forms, also }) =>
+      forms.map(([text, meaning], index) => [
+        `\`${text}\``,
+        index === 0 && also.length > 0
+          ? `${meaning} (or ${also.map((name) => `\`${name}\``).join(", ")})`
+          : meaning,
+      ])
+    ),
+  ];
+  const cells = (row: string) =>
+    row.slice(1, -1).split(/ (?<!\\)\| /).map((cell) => cell.trim());
+  const url = new URL("../../docs/crash_testing.md", import.meta.url);
+  const text = (await Deno.readTextFile(url)).split("| word ")[1]!;
+  const table = `| word ${text.split("\n\n")[0]!}`.trim().split("\n")
+    .map((row) => row.includes("---") ? null : cells(row));
+  assertEquals(table, rows);
+});
+
 const BAD: [text: string, message: string][] = [
   ["", `it must have an effect, one of error, delay, torn`],
   ["write", `it must have an effect`],
@@ -123,6 +215,16 @@ const BAD: [text: string, message: string][] = [
   ["read flush=kept", `the effect "flush" must be on "flush"`],
   ["flush sector=8 error=EIO", `"flush" has no sectors`],
   ["name= lost", "a word must be one of"],
+  ["sector=100- lost", `sector must be as in "sector=8"`],
+  ["sector=200-100 lost", "sector must not end before it starts"],
+  ["offset=2MiB..1MiB lost", "offset must not end before it starts"],
+  ["offset=1MiB- lost", "offset must be sizes as in"],
+  ["offset=far lost", "offset must be sizes as in"],
+  ["offset=1MiB sector=8 lost", "it must have one sector only"],
+  ["ratio=101% lost", "0 ≤ numerator ≤ denominator"],
+  ["once times=2 lost", "it must have one times only"],
+  ["write op=read lost", "it must have one operation only"],
+  ["error=12345 read", "error must be the name"],
 ];
 
 for (const [text, message] of BAD) {
