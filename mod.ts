@@ -31,6 +31,7 @@ export type { EngineName } from "./src/backends/direct/choose_engine.ts";
 export * from "./src/bad_sectors.ts";
 export * from "./src/copy.ts";
 export * from "./src/disk.ts";
+export type { DiskSize } from "./src/disk_size.ts";
 export * from "./src/errors.ts";
 export * from "./src/geometry.ts";
 export * from "./src/info.ts";

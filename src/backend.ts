@@ -35,6 +35,7 @@ import {
   type Request,
   RequestType,
 } from "./request.ts";
+import { plural } from "./plural.ts";
 
 /** How well a backend can do something. */
 export type Ability = "none" | "emulated" | "native";
@@ -224,7 +225,9 @@ export function refuse(
     return refusal(
       "alignment",
       request,
-      `it must start and end on blocks of ${geometry.blockSize} bytes (${blockSectors} sectors)`,
+      `it must start and end on blocks of ${geometry.blockSize} bytes (${
+        plural(blockSectors, "sector")
+      })`,
       path,
     );
   }
@@ -232,7 +235,7 @@ export function refuse(
     return refusal(
       "range",
       request,
-      `the disk has ${geometry.sectors} sectors`,
+      `the disk has ${plural(geometry.sectors, "sector")}`,
       path,
     );
   }

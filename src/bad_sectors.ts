@@ -30,11 +30,11 @@ export interface BadSectorOptions {
    *
    * @default {0}
    */
-  sector?: number;
+  sector?: number | undefined;
   /** Sectors; the rest of the disk by default. */
-  count?: number;
+  count?: number | undefined;
   /** Ends the search with the signal's reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Sectors that are read at once where nothing is bad. */

@@ -9,6 +9,7 @@ import { isZero } from "./buffer.ts";
 import type { VirtualDisk } from "./disk.ts";
 import { DiskError } from "./errors.ts";
 import { SECTOR_BYTES } from "./geometry.ts";
+import { plural } from "./plural.ts";
 
 /** Sectors of one transfer unless said otherwise: 1 MiB. */
 const DEFAULT_CHUNK_SECTORS = 2048;
@@ -36,14 +37,14 @@ export interface CompareOptions {
    *
    * @default {2048}
    */
-  chunkSectors?: number;
+  chunkSectors?: number | undefined;
   /**
    * Transfers under way at once. Memory is bounded by this many chunks (twice
    * as many for a comparison).
    *
    * @default {4}
    */
-  depth?: number;
+  depth?: number | undefined;
   /**
    * Called as work goes on; with 0 and `"verify"` once a copy is complete and
    * flushed, if it is to be verified.
@@ -52,13 +53,15 @@ export interface CompareOptions {
    * @param totalSectors Sectors in all.
    * @param phase What is being done; a comparison is always `"verify"`.
    */
-  onProgress?: (
-    doneSectors: number,
-    totalSectors: number,
-    phase: CopyPhase,
-  ) => void;
+  onProgress?:
+    | ((
+      doneSectors: number,
+      totalSectors: number,
+      phase: CopyPhase,
+    ) => void)
+    | undefined;
   /** Stops the work, which then rejects with the signal's reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Options for {@linkcode copyDisk}. */
@@ -69,14 +72,14 @@ export interface CopyOptions extends CompareOptions {
    *
    * @default {true}
    */
-  sparse?: boolean;
+  sparse?: boolean | undefined;
   /**
    * Whether the target is known to read as zeroes, as a fresh image does, so
    * that zeroes need no writing at all.
    *
    * @default {false}
    */
-  targetIsZero?: boolean;
+  targetIsZero?: boolean | undefined;
   /**
    * Whether to read the target again after the flush and compare it with the
    * source. With direct I/O that reads what the device has, without it maybe
@@ -84,7 +87,7 @@ export interface CopyOptions extends CompareOptions {
    *
    * @default {false}
    */
-  verify?: boolean;
+  verify?: boolean | undefined;
 }
 
 /** What a copy did; `written`, `zeroed` and `skipped` add up to `sectors`. */
@@ -489,14 +492,16 @@ function checkTarget(source: VirtualDisk, target: VirtualDisk): void {
   if (count > target.sectors) {
     throw new DiskError(
       "range",
-      `Cannot copy ${count} sectors as the target has only ${target.sectors}`,
+      `Cannot copy ${plural(count, "sector")} as the target has only ` +
+        target.sectors,
       { operation: "copy", sector: 0, count },
     );
   }
   if (count * SECTOR_BYTES % target.blockSize !== 0) {
     throw new DiskError(
       "geometry",
-      `Cannot copy ${count} sectors as the target takes whole blocks of ` +
+      `Cannot copy ${plural(count, "sector")} as the target takes whole ` +
+        `blocks of ` +
         `${target.blockSize} bytes`,
       { operation: "copy", sector: 0, count },
     );

@@ -15,12 +15,14 @@ import { MemoryBackend, type MemoryBackendOptions } from "./backends/memory.ts";
 import { describeValue, DiskError } from "./errors.ts";
 import { type Geometry, SECTOR_BYTES } from "./geometry.ts";
 import type { BackendInfo } from "./info.ts";
+import { keepOnThread } from "./one_thread.ts";
 import {
   createBackend,
   type CreateOptions,
   openBackend,
   type OpenOptions,
 } from "./open.ts";
+import { plural } from "./plural.ts";
 import {
   checkQueueOptions,
   Outcome,
@@ -42,6 +44,7 @@ import {
   writableStream,
   type WritableStreamOptions,
 } from "./streams.ts";
+import { formatSize } from "./units.ts";
 
 /** What a disk is and why, as plain data. */
 export interface DiskInfo extends BackendInfo, Geometry {
@@ -64,7 +67,7 @@ export interface RequestOptions {
    * Withdraws the operation. Its promise rejects with the signal's reason, once
    * nobody touches its memory any more; a write may or may not have happened.
    */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Options of a write. */
@@ -74,7 +77,7 @@ export interface WriteOptions extends RequestOptions {
    *
    * @default {false}
    */
-  fua?: boolean;
+  fua?: boolean | undefined;
 }
 
 /** Options of a write of zeroes. */
@@ -84,7 +87,7 @@ export interface WriteZeroesOptions extends WriteOptions {
    *
    * @default {false}
    */
-  unmap?: boolean;
+  unmap?: boolean | undefined;
 }
 
 /** Which part of a queue's disk a {@linkcode VirtualDisk} shows. */
@@ -133,6 +136,7 @@ export class VirtualDisk implements AsyncDisposable {
     this.#start = view.start;
     this.#owner = view.owner;
     this.sectors = view.sectors;
+    keepOnThread(this, "a VirtualDisk");
   }
 
   /**
@@ -220,6 +224,14 @@ export class VirtualDisk implements AsyncDisposable {
     });
   }
 
+  /**
+   * The sector of the whole disk that this one begins at: 0 unless it is a
+   * {@linkcode VirtualDisk.slice}.
+   */
+  get start(): number {
+    return this.#start;
+  }
+
   /** Logical block size in bytes: operations start and end on it. */
   get blockSize(): number {
     return this.#queue.backend.geometry.blockSize;
@@ -289,7 +301,9 @@ export class VirtualDisk implements AsyncDisposable {
       return Promise.reject(
         new DiskError(
           "argument",
-          `Cannot read ${count} sectors at sector ${sector} as there is no memory for them`,
+          `Cannot read ${
+            plural(count, "sector")
+          } at sector ${sector} as there is no memory for them`,
           { operation: "read", sector, count, cause },
         ),
       );
@@ -521,7 +535,9 @@ export class VirtualDisk implements AsyncDisposable {
     if (start % blockSectors !== 0 || count % blockSectors !== 0) {
       throw new DiskError(
         "alignment",
-        `Cannot slice ${count} sectors at sector ${start} as a slice must start and end on blocks of ${this.blockSize} bytes`,
+        `Cannot slice ${
+          plural(count, "sector")
+        } at sector ${start} as a slice must start and end on blocks of ${this.blockSize} bytes`,
         { operation: "slice", sector: start, count },
       );
     }
@@ -661,6 +677,34 @@ export class VirtualDisk implements AsyncDisposable {
     if (this.#owner) await this.#queue.close();
   }
 
+  /**
+   * What `console.log` shows of the disk.
+   *
+   * @param inspect Shows a value.
+   * @param options How.
+   * @returns For example `VirtualDisk { path: "disk.img", sectors: 2048, … }`.
+   */
+  [Symbol.for("Deno.customInspect")](
+    inspect: typeof Deno.inspect,
+    options: Deno.InspectOptions,
+  ): string {
+    const { path, backend, engine, direct, readOnly } = this.info;
+    const shown = {
+      ...(path === null ? {} : { path }),
+      ...(this.#owner ? {} : { start: this.#start }),
+      sectors: this.sectors,
+      size: formatSize(this.sectors * SECTOR_BYTES),
+      blockSize: this.blockSize,
+      backend,
+      engine: engine.name,
+      direct: direct.active,
+      readOnly,
+      ...(this.#closed || this.#queue.closed ? { closed: true } : {}),
+      ...(this.failure === null ? {} : { failure: this.failure.message }),
+    };
+    return `VirtualDisk ${inspect(shown, options)}`;
+  }
+
   /** Closes the disk, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
@@ -705,17 +749,19 @@ export class VirtualDisk implements AsyncDisposable {
     count: number,
   ): DiskError | null {
     if (sector >= 0 && count > 0 && sector + count <= this.sectors) return null;
-    if (!(sector >= 0 && count > 0)) {
-      return new DiskError(
-        "argument",
-        `Cannot ${operation} ${count} sectors at sector ${sector} as both must be safe integers, with at least one sector`,
-        { operation, sector, count },
-      );
-    }
+    const isArgument = !(sector >= 0 && count > 0);
+    const what = this.#owner ? "disk" : "slice";
+    const place = `${plural(count, "sector")} at sector ${sector}${
+      this.#owner ? "" : " of the slice"
+    }`;
     return new DiskError(
-      "range",
-      `Cannot ${operation} ${count} sectors at sector ${sector} as the disk has ${this.sectors} sectors`,
-      { operation, sector, count },
+      isArgument ? "argument" : "range",
+      isArgument
+        ? `Cannot ${operation} ${place} as both must be safe integers, with at least one sector`
+        : `Cannot ${operation} ${place} as the ${what} has ${
+          plural(this.sectors, "sector")
+        }`,
+      { operation, sector: this.#start + sector, count },
     );
   }
 }

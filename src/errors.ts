@@ -5,6 +5,8 @@
  * @module
  */
 
+import { plural } from "./plural.ts";
+
 /**
  * What went wrong, in the few words that a program may want to switch on.
  *
@@ -48,17 +50,17 @@ export type DiskErrorKind =
 /** Where an error happened and what the operating system said. */
 export interface DiskErrorOptions extends ErrorOptions {
   /** What was asked for: `"read"`, `"write"`, `"flush"`, `"open"`, …. */
-  operation?: string;
+  operation?: string | undefined;
   /** The image's path. */
-  path?: string;
+  path?: string | undefined;
   /** First sector (512 bytes) of the request, counted on the whole disk. */
-  sector?: number;
+  sector?: number | undefined;
   /** Sectors of the request. */
-  count?: number;
+  count?: number | undefined;
   /** The operating system's error number, positive. */
-  errno?: number;
+  errno?: number | undefined;
   /** The error number's name, such as `"EIO"`. */
-  code?: string;
+  code?: string | undefined;
 }
 
 /**
@@ -164,7 +166,7 @@ export function describePlace(
 ): string {
   const where = sector === undefined || count === undefined
     ? ""
-    : ` ${count} sector${count === 1 ? "" : "s"} at sector ${sector}`;
+    : ` ${plural(count, "sector")} at sector ${sector}`;
   const of = path === undefined
     ? ""
     : where === ""

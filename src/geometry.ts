@@ -5,6 +5,8 @@
  * @module
  */
 
+import { plural } from "./plural.ts";
+
 /** Bytes of a sector, always: virtio-blk counts every address in these. */
 export const SECTOR_BYTES = 512;
 
@@ -41,14 +43,23 @@ export function makeGeometry(
   more: Partial<Omit<Geometry, "sectors" | "blockSize">> = {},
 ): Geometry {
   checkBlockSize(blockSize);
-  if (!Number.isSafeInteger(sectors * SECTOR_BYTES) || sectors < 0) {
+  if (!Number.isInteger(sectors) || sectors < 0) {
     throw new RangeError(
-      `Cannot make a disk as its sectors must be a safe integer of bytes ≥ 0: current value is ${sectors}`,
+      `Cannot make a disk as its sectors must be an integer ≥ 0: current value is ${sectors}`,
+    );
+  }
+  if (!Number.isSafeInteger(sectors * SECTOR_BYTES)) {
+    throw new RangeError(
+      `Cannot make a disk as it must be smaller than 8 PiB: current value is ${
+        plural(sectors, "sector")
+      } of ${SECTOR_BYTES} bytes`,
     );
   }
   if (sectors * SECTOR_BYTES % blockSize !== 0) {
     throw new RangeError(
-      `Cannot make a disk as its ${sectors} sectors must be whole blocks of ${blockSize} bytes`,
+      `Cannot make a disk of ${
+        plural(sectors, "sector")
+      } as it must be whole blocks of ${blockSize} bytes`,
     );
   }
   return {

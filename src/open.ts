@@ -22,6 +22,7 @@ import {
 } from "./backends/nbd.ts";
 import { openPortable } from "./backends/portable.ts";
 import { captureStack } from "./call_site.ts";
+import { type DiskSize, sectorsOf } from "./disk_size.ts";
 import { DiskError } from "./errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "./geometry.ts";
 import { isNbdUri } from "./nbd_uri.ts";
@@ -36,7 +37,7 @@ export interface OpenOptions extends QueueOptions {
    *
    * @default {"prefer"}
    */
-  direct?: "require" | "prefer" | "never";
+  direct?: "require" | "prefer" | "never" | undefined;
   /**
    * What talks to the operating system: `"direct"` needs FFI, `"portable"` does
    * not; `"auto"` takes `"direct"` where the platform has it and FFI has been
@@ -44,7 +45,7 @@ export interface OpenOptions extends QueueOptions {
    *
    * @default {"auto"}
    */
-  backend?: "auto" | "direct" | "portable";
+  backend?: "auto" | "direct" | "portable" | undefined;
   /**
    * How the direct backend talks to the kernel. `"auto"` tries and takes the
    * fastest; `info.engine` says which and why. Any other asks for the direct
@@ -52,7 +53,7 @@ export interface OpenOptions extends QueueOptions {
    *
    * @default {"auto"}
    */
-  engine?: EngineName;
+  engine?: EngineName | undefined;
   /**
    * The longest that one wait for the disk may hold the event loop, in ms; one
    * wait may end a turn and another one begin the next. All disks of a thread
@@ -61,7 +62,7 @@ export interface OpenOptions extends QueueOptions {
    *
    * @default {0.2}
    */
-  stallMs?: number;
+  stallMs?: number | undefined;
   /**
    * How long a wait may look for an answer before it sleeps, in ms: it takes
    * processor time for latency, and only where answers usually come within about
@@ -70,18 +71,18 @@ export interface OpenOptions extends QueueOptions {
    *
    * @default {0.1}
    */
-  pollMs?: number;
+  pollMs?: number | undefined;
   /**
    * Whether writes are refused.
    *
    * @default {false}
    */
-  readOnly?: boolean;
+  readOnly?: boolean | undefined;
   /**
    * Logical block size in bytes, a power of two from 512 to 65,536. By default
    * that of the block device; 512 for a file.
    */
-  blockSize?: number;
+  blockSize?: number | undefined;
   /**
    * Whether to keep out other writers, by QEMU's own lock bytes where FFI is
    * allowed: `"auto"` does when it writes and reads beside a writer,
@@ -93,17 +94,17 @@ export interface OpenOptions extends QueueOptions {
    *
    * @default {"auto"}
    */
-  lock?: "exclusive" | "auto" | "none";
+  lock?: "exclusive" | "auto" | "none" | undefined;
   /** What the disk says of itself to GET_ID: up to 20 ASCII characters. */
-  id?: string;
+  id?: string | undefined;
   /** Gives up opening. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /**
    * How long it may take to reach an NBD server and agree with it, in ms.
    *
    * @default {30000}
    */
-  openTimeoutMs?: number;
+  openTimeoutMs?: number | undefined;
   /**
    * How long an NBD server may be silent while the disk is being closed, in ms.
    * Then the connection is dropped, and what it has not answered fails. Each
@@ -111,26 +112,24 @@ export interface OpenOptions extends QueueOptions {
    *
    * @default {30000}
    */
-  closeTimeoutMs?: number;
+  closeTimeoutMs?: number | undefined;
 }
 
-/** How to make an image. */
-export interface CreateOptions extends OpenOptions {
-  /** Capacity in sectors of 512 bytes. */
-  sectors: number;
+/** How to make an image; how large, by `sectors` or by `size`. */
+export interface CreateOptions extends OpenOptions, DiskSize {
   /**
    * Whether an image that exists already loses its content. It keeps it if the
    * new one cannot be made as asked.
    *
    * @default {false}
    */
-  overwrite?: boolean;
+  overwrite?: boolean | undefined;
   /**
    * Whether space is reserved now and not when it is written.
    *
    * @default {false}
    */
-  preallocate?: boolean;
+  preallocate?: boolean | undefined;
 }
 
 /**
@@ -144,7 +143,7 @@ export interface CreateOptions extends OpenOptions {
  */
 export async function openBackend(
   path: string | URL,
-  options: OpenOptions,
+  options: OpenOptions = {},
 ): Promise<Backend> {
   return await open(path, options);
 }
@@ -157,20 +156,26 @@ export async function openBackend(
  * @returns Its backend.
  * @throws {DiskError} If it cannot be made as asked.
  * @throws {RangeError} If an option is out of its range.
+ * @throws {TypeError} If there are both or neither of `sectors` and `size`.
  */
 export async function createBackend(
   path: string | URL,
   options: CreateOptions,
 ): Promise<Backend> {
-  const { sectors, blockSize = SECTOR_BYTES } = options;
+  const { blockSize = SECTOR_BYTES } = options;
+  const sectors = sectorsOf(options, `create "${path}"`);
   const sizeBytes = sectors * SECTOR_BYTES;
   checkBlockSize(blockSize);
-  if (
-    !Number.isSafeInteger(sectors) || !Number.isSafeInteger(sizeBytes) ||
-    sectors <= 0 || sizeBytes % blockSize !== 0
-  ) {
+  const reason = !Number.isInteger(sectors) || sectors <= 0
+    ? "its sectors must be an integer above 0"
+    : !Number.isSafeInteger(sizeBytes)
+    ? `its sectors of ${SECTOR_BYTES} bytes must be less than 8 PiB together`
+    : sizeBytes % blockSize !== 0
+    ? `its sectors must be whole blocks of ${blockSize} bytes`
+    : null;
+  if (reason !== null) {
     throw new RangeError(
-      `Cannot create "${path}" as sectors must be a safe integer above 0 and whole blocks of ${blockSize} bytes: current value is ${sectors}`,
+      `Cannot create "${path}" as ${reason}: current value is ${sectors}`,
     );
   }
   if (options.readOnly) {

@@ -53,18 +53,18 @@ export interface QueueOptions {
    *
    * @default {128}
    */
-  queueSize?: number;
+  queueSize?: number | undefined;
   /**
    * `"writethrough"` makes every write durable when it completes.
    *
    * @default {"writeback"}
    */
-  writeCache?: "writeback" | "writethrough";
+  writeCache?: "writeback" | "writethrough" | undefined;
   /**
    * Called with each request that is submitted, inside the caller's own call:
    * the place to learn who made it. It must neither throw nor submit.
    */
-  onSubmit?: (request: Request) => void;
+  onSubmit?: ((request: Request) => void) | undefined;
 }
 
 /**

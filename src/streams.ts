@@ -7,6 +7,7 @@
 
 import { DiskError } from "./errors.ts";
 import { SECTOR_BYTES } from "./geometry.ts";
+import { plural } from "./plural.ts";
 
 /** How a stream moves over a disk. */
 export interface StreamOptions {
@@ -15,23 +16,23 @@ export interface StreamOptions {
    *
    * @default {0}
    */
-  sector?: number;
+  sector?: number | undefined;
   /** Sectors; the rest of the disk by default. */
-  count?: number;
+  count?: number | undefined;
   /**
    * Sectors of one chunk, rounded up to whole blocks.
    *
    * @default {2048}
    */
-  chunkSectors?: number;
+  chunkSectors?: number | undefined;
   /**
    * Chunks in flight at once.
    *
    * @default {4}
    */
-  depth?: number;
+  depth?: number | undefined;
   /** Ends the stream with the signal's reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** How a stream writes to a disk. */
@@ -41,7 +42,7 @@ export interface WritableStreamOptions extends StreamOptions {
    *
    * @default {true}
    */
-  flush?: boolean;
+  flush?: boolean | undefined;
 }
 
 /** What streams need of a disk. */
@@ -101,14 +102,18 @@ function rangeOf(disk: StreamableDisk, options: StreamOptions): Range {
   if (start + count > disk.sectors) {
     throw new DiskError(
       "range",
-      `Cannot make a stream of ${count} sectors at sector ${start} as the disk has ${disk.sectors} sectors`,
+      `Cannot make a stream of ${
+        plural(count, "sector")
+      } at sector ${start} as the disk has ${plural(disk.sectors, "sector")}`,
       { operation: "stream", sector: start, count },
     );
   }
   if (start % blockSectors !== 0 || count % blockSectors !== 0) {
     throw new DiskError(
       "alignment",
-      `Cannot make a stream of ${count} sectors at sector ${start} as it must start and end on blocks of ${disk.blockSize} bytes`,
+      `Cannot make a stream of ${
+        plural(count, "sector")
+      } at sector ${start} as it must start and end on blocks of ${disk.blockSize} bytes`,
       { operation: "stream", sector: start, count },
     );
   }
@@ -238,7 +243,9 @@ export function writableStream(
         await settle();
         throw new DiskError(
           "range",
-          `Cannot write ${bytes.length} bytes to the stream as ${left} are left in its range`,
+          `Cannot write ${
+            plural(bytes.length, "byte")
+          } to the stream as there is room for ${left} in its range`,
           { operation: "stream", sector: next },
         );
       }

@@ -160,38 +160,38 @@ export interface VirtioOptions {
    *
    * @default {1}
    */
-  queues?: number;
+  queues?: number | undefined;
   /**
    * Data segments of a request: the size of a queue, less two.
    *
    * @default {126}
    */
-  segMax?: number;
+  segMax?: number | undefined;
   /**
    * Whether completed writes may still be volatile: `false` promises that the
    * device makes every write durable before it answers.
    *
    * @default {true}
    */
-  writeback?: boolean;
+  writeback?: boolean | undefined;
   /**
    * Whether the driver may switch `writeback` while running.
    *
    * @default {false}
    */
-  configWce?: boolean;
+  configWce?: boolean | undefined;
   /**
    * Sectors of the largest discard, write of zeroes and secure erase.
    *
    * @default {32768}
    */
-  maxRangeSectors?: number;
+  maxRangeSectors?: number | undefined;
   /**
    * Ranges of one such request.
    *
    * @default {1}
    */
-  maxRanges?: number;
+  maxRanges?: number | undefined;
 }
 
 /** One field of the configuration space: where it is and how wide. */

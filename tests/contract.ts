@@ -11,6 +11,7 @@ import {
   assertFalse,
   assertInstanceOf,
   assertNotStrictEquals,
+  assertThrows,
 } from "@std/assert";
 import type { Backend } from "../src/backend.ts";
 import { MemoryBackend } from "../src/backends/memory.ts";
@@ -827,6 +828,12 @@ export function contractSuite(
     assert(limits.maxBytes >= geometry.blockSize);
     assertEquals(geometry.sectors % blockSectors(backend), 0);
     await Promise.resolve();
+  });
+
+  test("is cloned into nothing that looks like it", ({ backend }) => {
+    const error = assertThrows(() => structuredClone(backend), DOMException);
+    assertEquals(error.name, "DataCloneError");
+    return Promise.resolve();
   });
 
   test("maps extents that adjoin, and whose holes read zeroes", async ({ backend }) => {

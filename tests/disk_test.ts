@@ -599,3 +599,56 @@ Deno.test("DiskError tells its class and place", async () => {
   assertEquals(error.name, "DiskError");
   assertEquals(error.operation, "read");
 });
+
+Deno.test("VirtualDisk is sent to no other thread, nor is what it is made of", async () => {
+  const backend = new MemoryBackend({ sectors: 8 });
+  await using disk = VirtualDisk.over(backend);
+  const { port1, port2 } = new MessageChannel();
+  const sent: unknown[] = [disk, disk.slice(0, 4), { deep: [disk] }, backend];
+  for (const value of sent) {
+    for (
+      const send of [
+        () => structuredClone(value),
+        () => port1.postMessage(value),
+      ]
+    ) {
+      const error = assertThrows(send, DOMException, "belongs to its thread");
+      assertEquals(error.name, "DataCloneError");
+    }
+  }
+  port1.close();
+  port2.close();
+  // What is plain data still goes.
+  assertEquals(structuredClone(disk.info), disk.info);
+  assertEquals(JSON.parse(JSON.stringify(disk)), { sectors: 8 });
+});
+
+Deno.test("VirtualDisk shows what it is when it is printed", async () => {
+  const disk = VirtualDisk.memory({ sectors: 4096, blockSize: 4096 });
+  assertEquals(
+    Deno.inspect(disk, { breakLength: Infinity, compact: true }),
+    'VirtualDisk { sectors: 4096, size: "2 MiB", blockSize: 4096, ' +
+      'backend: "memory", engine: "memory", direct: false, readOnly: false }',
+  );
+  assertMatch(
+    Deno.inspect(disk.slice(8, 16)),
+    /^VirtualDisk \{\n {2}start: 8,\n {2}sectors: 16,/,
+  );
+  await disk.close();
+  assertMatch(Deno.inspect(disk), /closed: true/);
+  assertEquals(Deno.inspect({ disk }).includes("Symbol"), false);
+});
+
+Deno.test("VirtualDisk.slice() says of what its sectors are", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  assertEquals(disk.start, 0);
+  const slice = disk.slice(16, 32).slice(8, 1);
+  assertEquals(slice.start, 24);
+  const error = await assertRejects(
+    () => slice.read(1, 1),
+    DiskError,
+    "Cannot read 1 sector at sector 1 of the slice as the slice has 1 sector",
+  );
+  // As in every error, from the start of the whole disk.
+  assertEquals(error.sector, 25);
+});

@@ -37,6 +37,7 @@ import {
 import { lockedError } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { type FastSpace, NewContent } from "./new_content.ts";
+import { checkImageSize } from "./image_size.ts";
 import { keepName } from "./new_name.ts";
 import { lookAt, type Seen } from "./warnings.ts";
 
@@ -401,13 +402,7 @@ function takeLock(
 
 function geometryOf(path: string, probed: Probed, options: ImageOptions) {
   const blockSize = options.blockSize ?? probed.logicalBlockSize;
-  if (probed.sizeBytes % blockSize !== 0) {
-    throw new DiskError(
-      "geometry",
-      `Cannot open "${path}" as a disk as its size must be whole blocks of ${blockSize} bytes: current value is ${probed.sizeBytes} bytes`,
-      { operation: "open", path },
-    );
-  }
+  checkImageSize(path, probed.sizeBytes, blockSize);
   return makeGeometry(probed.sizeBytes / SECTOR_BYTES, blockSize, {
     ...(probed.physicalBlockSize === undefined
       ? {}

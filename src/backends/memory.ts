@@ -17,38 +17,40 @@ import {
   refuse,
 } from "../backend.ts";
 import { clear, gather, offsetMemory, scatter } from "../buffer.ts";
+import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { type Request, RequestFlag, RequestType } from "../request.ts";
 import { encodeId } from "../virtio.ts";
+import { keepOnThread } from "../one_thread.ts";
 
 /** Bytes of a chunk, the unit of storage: the largest block size. */
 const CHUNK_BYTES = 65_536;
 
-/** How to make a {@linkcode MemoryBackend}. */
-export interface MemoryBackendOptions {
-  /** Capacity in sectors of 512 bytes. */
-  sectors: number;
+/**
+ * How to make a {@linkcode MemoryBackend}; how large, by `sectors` or by `size`.
+ */
+export interface MemoryBackendOptions extends DiskSize {
   /**
    * Logical block size in bytes.
    *
    * @default {512}
    */
-  blockSize?: number;
+  blockSize?: number | undefined;
   /** Physical block size in bytes; the logical one if not given. */
-  physicalBlockSize?: number;
+  physicalBlockSize?: number | undefined;
   /**
    * Whether writes are refused.
    *
    * @default {false}
    */
-  readOnly?: boolean;
+  readOnly?: boolean | undefined;
   /**
    * Identity, up to 20 ASCII characters.
    *
    * @default {"memory"}
    */
-  id?: string;
+  id?: string | undefined;
 }
 
 /** A disk in memory. What was never written costs nothing. */
@@ -77,11 +79,12 @@ export class MemoryBackend implements Backend {
    *
    * @param options Its shape.
    * @throws {RangeError} If it cannot have that shape or identity.
+   * @throws {TypeError} If there are both or neither of `sectors` and `size`.
    */
   constructor(options: MemoryBackendOptions) {
-    const { sectors, blockSize, physicalBlockSize, id = "memory" } = options;
+    const { blockSize, physicalBlockSize, id = "memory" } = options;
     this.geometry = makeGeometry(
-      sectors,
+      sectorsOf(options, "make a disk in memory"),
       blockSize,
       physicalBlockSize === undefined ? {} : { physicalBlockSize },
     );
@@ -119,6 +122,7 @@ export class MemoryBackend implements Backend {
       lock: { method: "none", reason: "nobody else can reach the disk" },
       id,
     };
+    keepOnThread(this, "a MemoryBackend");
   }
 
   /** Bytes of memory in use for the disk's content. */

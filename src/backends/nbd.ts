@@ -78,6 +78,7 @@ import {
 import type { Negotiated } from "./nbd/client_handshake.ts";
 import { connectNbd } from "./nbd/connect.ts";
 import { CoveredRanges } from "./nbd/covered_ranges.ts";
+import { keepOnThread } from "../one_thread.ts";
 
 /** How long opening may take, in ms, if nothing else is said. */
 export const DEFAULT_OPEN_TIMEOUT_MS = 30_000;
@@ -263,6 +264,7 @@ export class NbdBackend implements Backend {
     id: string,
     options: NbdOptions,
   ) {
+    keepOnThread(this, "a backend");
     this.#stream = stream;
     this.#uri = uri;
     this.#id = encodeId(id);
@@ -1059,7 +1061,12 @@ function geometryOf(
       `its blocks must be ${least} bytes at least: current value is ${blockSize}`,
     );
   }
-  if (!Number.isSafeInteger(size) || size % blockSize !== 0) {
+  if (!Number.isSafeInteger(size)) {
+    return fail(
+      `it must be smaller than 8 PiB: current value is ${size} bytes`,
+    );
+  }
+  if (size % blockSize !== 0) {
     return fail(
       `it must be whole blocks of ${blockSize} bytes: current value is ${size} bytes`,
     );

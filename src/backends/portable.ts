@@ -65,6 +65,7 @@ import { type HeardSignal, hearFileSizeSignal } from "./file_size_signal.ts";
 import { holdImage, notToBeMade, type TakenLock } from "./held_image.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { NewContent } from "./new_content.ts";
+import { checkImageSize } from "./image_size.ts";
 import { keepName } from "./new_name.ts";
 import {
   Arena,
@@ -95,6 +96,7 @@ import {
 import type { QueueAttributes } from "./sysfs.ts";
 import { systemCode } from "./system_error.ts";
 import { lookAt } from "./warnings.ts";
+import { keepOnThread } from "../one_thread.ts";
 
 /** Descriptors by default: more gained nothing (see above). */
 const DEFAULT_MAX_DESCRIPTORS = 32;
@@ -209,6 +211,7 @@ export class PortableBackend implements Backend {
     this.#ranges = opened.alignment > opened.geometry.blockSize
       ? new RangeLock()
       : null;
+    keepOnThread(this, "a backend");
   }
 
   /** Descriptors that are open for requests. */
@@ -967,13 +970,7 @@ function shapeOf(
   blockSize: number,
   device: Partial<QueueAttributes>,
 ): Geometry {
-  if (size % blockSize !== 0 || !Number.isSafeInteger(size)) {
-    throw new DiskError(
-      "geometry",
-      `Cannot open "${path}" as its size must be whole blocks of ${blockSize} bytes: current value is ${size}`,
-      { operation: "open", path },
-    );
-  }
+  checkImageSize(path, size, blockSize);
   const { physicalBlockSize, minimumIoSize = 0, optimalIoSize = 0 } = device;
   return makeGeometry(size / SECTOR_BYTES, blockSize, {
     ...(physicalBlockSize === undefined ? {} : { physicalBlockSize }),

@@ -114,6 +114,9 @@ async function transfer(
     readOnly: true,
   });
   await warn(io, from, source.info);
+  if (source.sectors === 0) {
+    throw new CliError(`Cannot copy "${from}" as it is empty`);
+  }
   const { lock: _, ...targetOptions } = options;
   const target = await openTarget(
     to,

@@ -30,6 +30,7 @@ import {
   takeBack,
 } from "./same_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
+import { plural } from "../plural.ts";
 
 /** The verb. */
 export const read: Verb = {
@@ -142,9 +143,9 @@ function rangeOf(
   if (from > size || to > size) {
     throw new CliError(
       `Cannot read ${
-        Math.max(to - from, 0)
-      } bytes at byte ${from} as the disk ` +
-        `has ${size} bytes (${disk.sectors} sectors)`,
+        plural(Math.max(to - from, 0), "byte")
+      } at byte ${from} as the disk ` +
+        `has ${plural(size, "byte")} (${plural(disk.sectors, "sector")})`,
     );
   }
   return { from, to };

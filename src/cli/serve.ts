@@ -35,6 +35,7 @@ import {
   type Verb,
   type VerbArguments,
 } from "./verb.ts";
+import { plural } from "../plural.ts";
 
 /** How often the file with rules is looked at, in ms. */
 const RULES_MS = 250;
@@ -267,7 +268,7 @@ function followRules(
       const rules = await readRules(path);
       for (const rule of faulty.rules.slice(fixed)) faulty.remove(rule);
       for (const rule of rules) faulty.add(rule);
-      text = `${rules.length} rules from "${path}"`;
+      text = `${plural(rules.length, "rule")} from "${path}"`;
     } catch (error) {
       // The rules stay as they were.
       text = error instanceof Error ? error.message : String(error);

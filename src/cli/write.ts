@@ -21,6 +21,7 @@ import {
 import { announce, type CliIo } from "./io.ts";
 import { isSameFile } from "./same_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
+import { plural } from "../plural.ts";
 
 /** Sectors of one write: 1 MiB. */
 const CHUNK_SECTORS = 2048;
@@ -148,7 +149,7 @@ function checkPlace(
   if (room <= 0) {
     throw new CliError(
       `Cannot write at sector ${offset / SECTOR_BYTES} as the disk has ` +
-        `${disk.sectors} sectors`,
+        plural(disk.sectors, "sector"),
     );
   }
   if (input.size === undefined) return;
@@ -157,12 +158,15 @@ function checkPlace(
       `Cannot write ${input.name} at sector ${
         offset / SECTOR_BYTES
       } as it has ` +
-        `${input.size} bytes and there is room for ${room}: nothing was written`,
+        `${
+          plural(input.size, "byte")
+        } and there is room for ${room}: nothing was written`,
     );
   }
   if (input.size % blockSize !== 0 && !pad) {
     throw new CliError(
-      `Cannot write ${input.name} as its ${input.size} bytes are not whole ` +
+      `Cannot write ${input.name} as its ${plural(input.size, "byte")} ` +
+        `${input.size === 1 ? "is" : "are"} not whole ` +
         `blocks of ${blockSize} bytes: fill the last one with --pad`,
     );
   }
@@ -191,8 +195,9 @@ async function pour(
     }
     if (writer.ragged > 0 && pad) writer.pad();
     if (writer.ragged > 0) {
-      fault = `Cannot write the last ${writer.ragged} bytes of ${input.name} ` +
-        `as they are no whole block: fill it with --pad`;
+      fault = `Cannot write the last ${plural(writer.ragged, "byte")} of ` +
+        `${input.name} as ${writer.ragged === 1 ? "it is" : "they are"} no ` +
+        `whole block: fill it with --pad`;
     }
     await writer.finish();
   } catch (error) {

@@ -30,9 +30,9 @@ export type FaultEffect =
      * How many from the first on, or which ones, counted in blocks of the disk
      * from 0; drawn by the seed if not given: some, but not all.
      */
-    readonly keep?: number | readonly number[];
+    readonly keep?: number | readonly number[] | undefined;
     /** The error that it fails with; acknowledged if not given. */
-    readonly code?: string;
+    readonly code?: string | undefined;
   }
   | {
     /** Acknowledged, never done. */
@@ -42,13 +42,13 @@ export type FaultEffect =
     /** Done at another place. */
     readonly kind: "misdirected";
     /** How many sectors away; drawn by the seed if not given. */
-    readonly offset?: number;
+    readonly offset?: number | undefined;
   }
   | {
     /** Bits flip: of a read this time, of a write until it is rewritten. */
     readonly kind: "corrupt";
     /** How many; 1 if not given. */
-    readonly bits?: number;
+    readonly bits?: number | undefined;
   }
   | {
     /** The sectors cannot be read until they are rewritten. */
@@ -60,7 +60,7 @@ export type FaultEffect =
     /** What becomes of it. */
     readonly pages: "kept" | "reverted" | "late";
     /** The error that it fails with; `"EIO"` if not given. */
-    readonly code?: string;
+    readonly code?: string | undefined;
   };
 
 /** What kind of thing goes wrong. */
@@ -69,35 +69,35 @@ export type FaultKind = FaultEffect["kind"];
 /** Which requests go wrong, and how. */
 export interface FaultRule {
   /** What it is called, in errors. */
-  name?: string;
+  name?: string | undefined;
   /** The operations; all that the effect applies to, if not given. */
-  operation?: DiskOperation | readonly DiskOperation[];
+  operation?: DiskOperation | readonly DiskOperation[] | undefined;
   /**
    * First sector of a range: only requests that touch it, and of those only
    * what lies in it tears, flips or goes bad. A flush touches what it is to make
    * durable.
    */
-  sector?: number;
+  sector?: number | undefined;
   /** Sectors of the range; the rest of the disk if not given. */
-  count?: number;
+  count?: number | undefined;
   /** A condition of one's own. It must not throw. */
-  when?: (request: Request) => boolean;
+  when?: ((request: Request) => boolean) | undefined;
   /**
    * The first of the requests matched that the rule acts on, from 1.
    *
    * @default {1}
    */
-  nth?: number;
+  nth?: number | undefined;
   /** How often it acts at most: once if `nth` is given, else always. */
-  times?: number;
+  times?: number | undefined;
   /** How many of those it acts on; all of them if not given. */
-  ratio?: Ratio;
+  ratio?: Ratio | undefined;
   /**
    * Whether it is in force; may be changed while running.
    *
    * @default {true}
    */
-  enabled?: boolean;
+  enabled?: boolean | undefined;
   /** What goes wrong. */
   effect: FaultEffect;
 }

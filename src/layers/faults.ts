@@ -78,15 +78,15 @@ export interface FaultsOptions extends LayerOptions {
    *
    * @default {0}
    */
-  seed?: number;
+  seed?: number | undefined;
   /**
    * Memory for writes that are held until the next flush, in bytes.
    *
    * @default {67_108_864}
    */
-  cacheBytes?: number;
+  cacheBytes?: number | undefined;
   /** Called with each fault, before it happens. It must neither throw nor submit. */
-  onFault?: (event: FaultEvent) => void;
+  onFault?: ((event: FaultEvent) => void) | undefined;
 }
 
 /** What a rule counted. */

@@ -43,17 +43,17 @@ export interface LatencyOptions extends LayerOptions {
    *
    * @default {0}
    */
-  fixedMs?: number;
+  fixedMs?: number | undefined;
   /** The least that requests of a kind take, in ms, in place of `fixedMs`. */
-  operationMs?: Partial<Record<DiskOperation, number>>;
+  operationMs?: Partial<Record<DiskOperation, number>> | undefined;
   /** Requests that take longer; where several come together they add up. */
-  spikes?: readonly LatencySpike[];
+  spikes?: readonly LatencySpike[] | undefined;
   /**
    * Seed of the spikes.
    *
    * @default {0}
    */
-  seed?: number;
+  seed?: number | undefined;
 }
 
 /**

@@ -28,6 +28,7 @@ import type { DiskError } from "../errors.ts";
 import type { Geometry } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import type { Request } from "../request.ts";
+import { keepOnThread } from "../one_thread.ts";
 
 /** What every layer can be told. */
 export interface LayerOptions {
@@ -37,7 +38,7 @@ export interface LayerOptions {
    *
    * @default {true}
    */
-  ownsBase?: boolean;
+  ownsBase?: boolean | undefined;
 }
 
 /** A backend over a backend. */
@@ -63,6 +64,7 @@ export abstract class Layer implements Backend {
     this.#name = name;
     this.backend = backend;
     this.ownsBase = options.ownsBase ?? true;
+    keepOnThread(this, "a layer");
   }
 
   /** The disk's shape. */

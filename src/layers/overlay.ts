@@ -32,6 +32,7 @@ import {
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { coverage, extentsOver, runsOf, SectorStore } from "./sector_store.ts";
 import { writeBack } from "./write_back.ts";
+import { plural } from "../plural.ts";
 
 /** How to make an {@linkcode Overlay}. */
 export interface OverlayOptions extends LayerOptions {
@@ -40,7 +41,7 @@ export interface OverlayOptions extends LayerOptions {
    *
    * @default {false}
    */
-  readOnly?: boolean;
+  readOnly?: boolean | undefined;
 }
 
 const ABILITIES: Abilities = {
@@ -311,9 +312,13 @@ export class Overlay extends Layer {
     ) {
       throw new DiskError(
         target.abilities.readOnly ? "read-only" : "geometry",
-        `Cannot commit as the target must be writable, of at least ${sectors} sectors and of blocks of at most ${blockSize} bytes: current value is ${
+        `Cannot commit as the target must be writable, of at least ${
+          plural(sectors, "sector")
+        } and of blocks of at most ${blockSize} bytes: current value is ${
           target.abilities.readOnly ? "read-only, " : ""
-        }${target.geometry.sectors} sectors, blocks of ${target.geometry.blockSize} bytes`,
+        }${
+          plural(target.geometry.sectors, "sector")
+        }, blocks of ${target.geometry.blockSize} bytes`,
         { operation: "commit" },
       );
     }

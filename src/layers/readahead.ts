@@ -35,20 +35,20 @@ export interface ReadaheadOptions extends LayerOptions {
    *
    * @default {4_194_304}
    */
-  windowBytes?: number;
+  windowBytes?: number | undefined;
   /**
    * Bytes of a piece, the largest read that is made: whole blocks, at most half
    * of the window.
    *
    * @default {1_048_576}
    */
-  pieceBytes?: number;
+  pieceBytes?: number | undefined;
   /**
    * Memory for all readers, in bytes; at least the window.
    *
    * @default {16_777_216}
    */
-  memoryBytes?: number;
+  memoryBytes?: number | undefined;
 }
 
 /** What was read ahead so far. */

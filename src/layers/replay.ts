@@ -35,9 +35,9 @@ export interface ReplayOptions {
    *
    * @default {Infinity}
    */
-  speed?: number;
+  speed?: number | undefined;
   /** Gives up. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** A request that ended otherwise than in the trace. */
@@ -196,14 +196,14 @@ export interface FioIologOptions {
    * What fio is to open: a path without white space, of at most 255
    * characters. By default that of the traced disk.
    */
-  path?: string;
+  path?: string | undefined;
   /**
    * The format's version. 3 has times, and fio keeps them unless it is told
    * `--replay_no_stall=1`; it needs fio 3.31. 2 has none.
    *
    * @default {3}
    */
-  version?: 2 | 3;
+  version?: 2 | 3 | undefined;
 }
 
 /** The most bytes that fio reads into the length of an action. */

@@ -42,7 +42,7 @@ export interface TraceOptions extends LayerOptions {
    *
    * @default {false}
    */
-  data?: boolean;
+  data?: boolean | undefined;
 }
 
 /** The first line of a trace: which disk. */

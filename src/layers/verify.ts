@@ -34,6 +34,7 @@ import type { BackendInfo } from "../info.ts";
 import { Request, RequestType } from "../request.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { SectorRanges } from "./sector_ranges.ts";
+import { plural } from "../plural.ts";
 
 /** Where two disks differ. */
 export interface Mismatch {
@@ -133,7 +134,11 @@ export class Verify extends Layer {
       b.geometry.blockSize > a.geometry.blockSize
     ) {
       throw new RangeError(
-        `Cannot verify a disk of ${a.geometry.sectors} sectors in blocks of ${a.geometry.blockSize} bytes as the other one must have as many, and blocks no larger: current value is ${b.geometry.sectors} sectors in blocks of ${b.geometry.blockSize} bytes`,
+        `Cannot verify a disk of ${
+          shapeOf(a)
+        } as the other one must have as many sectors, and blocks no larger: current value is ${
+          shapeOf(b)
+        }`,
       );
     }
     this.other = b;
@@ -382,4 +387,9 @@ export function verify(
   options?: LayerOptions,
 ): Verify {
   return new Verify(a, b, options);
+}
+
+function shapeOf({ geometry }: Backend): string {
+  const { sectors, blockSize } = geometry;
+  return `${plural(sectors, "sector")} in blocks of ${blockSize} bytes`;
 }

@@ -21,15 +21,15 @@ export interface NbdExport {
    *
    * @default {""}
    */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /** A line about it, for clients that list exports. */
-  readonly description?: string;
+  readonly description?: string | undefined;
   /**
    * Whether writes are refused, whatever the disk does.
    *
    * @default {false}
    */
-  readonly readOnly?: boolean;
+  readonly readOnly?: boolean | undefined;
 }
 
 /** Extents that one answer has at most. */

@@ -13,6 +13,7 @@ import {
   type NbdCounters,
 } from "./connection.ts";
 import { type NbdExport, ServedDisk } from "./served_disk.ts";
+import { keepOnThread } from "../one_thread.ts";
 
 /** How a server is set up. */
 export interface NbdServerOptions {
@@ -23,37 +24,37 @@ export interface NbdServerOptions {
    *
    * @default {128}
    */
-  maxRequests?: number;
+  maxRequests?: number | undefined;
   /**
    * Bytes that one request may move.
    *
    * @default {33554432}
    */
-  maxPayload?: number;
+  maxPayload?: number | undefined;
   /**
    * Bytes that a client may have under way at once, in requests and in replies
    * that it does not take. One request goes through, however large.
    *
    * @default {33554432}
    */
-  maxBytes?: number;
+  maxBytes?: number | undefined;
   /**
    * Clients at once; further ones are turned away.
    *
    * @default {1024}
    */
-  maxConnections?: number;
+  maxConnections?: number | undefined;
   /**
    * The longest that a handshake may take, in ms.
    *
    * @default {10000}
    */
-  handshakeMs?: number;
+  handshakeMs?: number | undefined;
   /**
    * Hears of what a client did wrong, when its connection is ended for it, and
    * of what went wrong with the server's own socket.
    */
-  onError?: (error: Error) => void;
+  onError?: ((error: Error) => void) | undefined;
 }
 
 /** Where a server listens. */
@@ -70,7 +71,7 @@ export type NbdListenOptions =
      *
      * @default {"127.0.0.1"}
      */
-    hostname?: string;
+    hostname?: string | undefined;
     /** The port; 0 for any that is free. */
     port: number;
   };
@@ -119,6 +120,7 @@ export class NbdServer implements AsyncDisposable {
     options: NbdServerOptions,
     listen: NbdListenOptions | null,
   ) {
+    keepOnThread(this, "an NbdServer");
     const exports = new Map<string, ServedDisk>();
     for (const one of options.exports) {
       const served = new ServedDisk(one);

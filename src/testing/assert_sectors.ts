@@ -7,17 +7,19 @@
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { plural } from "../plural.ts";
 
 /** How to compare. */
 export interface AssertSectorsOptions {
   /**
-   * Sectors that are shown at most if they differ.
+   * Sectors that are shown at most if they differ. Of those in a row that differ
+   * alike one is shown for all.
    *
    * @default {4}
    */
-  maxSectors?: number;
+  maxSectors?: number | undefined;
   /** What to say first. */
-  message?: string;
+  message?: string | undefined;
 }
 
 /** How to compare memory. */
@@ -27,14 +29,14 @@ export interface AssertMemoryOptions extends AssertSectorsOptions {
    *
    * @default {0}
    */
-  sector?: number;
+  sector?: number | undefined;
 }
 
 /** Content of disks that is not what it should be. */
 export class DiskAssertionError extends Error {
   /** The name that test runners know. */
   override readonly name = "AssertionError";
-  /** The sectors that differ. */
+  /** The sectors that differ, counted from where the disk or slice begins. */
   readonly sectors: readonly number[];
 
   /**
@@ -82,7 +84,9 @@ export function assertSectorsEqual(
   difference.end(
     actual.length === expected.length
       ? null
-      : `There are ${actual.length} bytes, and there should be ${expected.length}`,
+      : `There ${actual.length === 1 ? "is" : "are"} ${
+        plural(actual.length, "byte")
+      }, and there should be ${expected.length}`,
   );
 }
 
@@ -113,7 +117,9 @@ export async function assertSectors(
   options: AssertSectorsOptions = {},
 ): Promise<void> {
   const actual = await disk.read(sector, expected.length / SECTOR_BYTES);
-  assertSectorsEqual(actual, expected, { ...options, sector });
+  const difference = new Difference(options, disk.start);
+  difference.add(sector, actual, expected);
+  difference.end(null);
 }
 
 /**
@@ -132,7 +138,7 @@ export async function assertZeroes(
   count: number = disk.sectors - sector,
   options: AssertSectorsOptions = {},
 ): Promise<void> {
-  const difference = new Difference(options);
+  const difference = new Difference(options, disk.start);
   const zeroes = new Uint8Array(CHUNK_SECTORS * SECTOR_BYTES);
   for (const extent of await disk.extents(sector, count)) {
     if (extent.hole) continue;
@@ -177,7 +183,7 @@ export async function assertDisksEqual(
   expected: VirtualDisk,
   options: AssertSectorsOptions = {},
 ): Promise<void> {
-  const difference = new Difference(options);
+  const difference = new Difference(options, actual.start);
   const end = Math.min(actual.sectors, expected.sectors);
   for (let sector = 0; sector < end; sector += CHUNK_SECTORS) {
     const count = Math.min(CHUNK_SECTORS, end - sector);
@@ -194,7 +200,9 @@ export async function assertDisksEqual(
   difference.end(
     actual.sectors === expected.sectors
       ? null
-      : `The disk has ${actual.sectors} sectors, and should have ${expected.sectors}`,
+      : `The disk has ${
+        plural(actual.sectors, "sector")
+      }, and should have ${expected.sectors}`,
   );
 }
 
@@ -213,16 +221,31 @@ async function isHole(
   return extents.every(({ hole }) => hole);
 }
 
+/** Sectors in a row that differ in the same way. */
+interface Run {
+  readonly first: number;
+  last: number;
+  readonly actual: Uint8Array;
+  readonly expected: Uint8Array;
+}
+
 /** Gathers what differs. */
 class Difference {
   readonly #most: number;
   readonly #message: string | undefined;
+  /** The sector of the whole disk that counting begins at. */
+  readonly #start: number;
   readonly #sectors: number[] = [];
-  readonly #lines: string[] = [];
+  readonly #runs: Run[] = [];
+  /** Sectors that are not shown, as there are enough. */
+  #hidden = 0;
+  /** Those of them that go on as the last one shown. */
+  #alike = 0;
 
-  constructor({ maxSectors = 4, message }: AssertSectorsOptions) {
-    this.#most = maxSectors;
+  constructor({ maxSectors, message }: AssertSectorsOptions, start = 0) {
+    this.#most = maxSectors ?? 4;
     this.#message = message;
+    this.#start = start;
   }
 
   add(sector: number, actual: Uint8Array, expected: Uint8Array): void {
@@ -231,19 +254,22 @@ class Difference {
       const end = Math.min(at + SECTOR_BYTES, length);
       const a = actual.subarray(at, end);
       const b = expected.subarray(at, end);
-      let different = 0;
-      for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) different++;
-      if (different === 0) continue;
+      if (isSame(a, b)) continue;
       const place = sector + at / SECTOR_BYTES;
       this.#sectors.push(place);
-      if (this.#sectors.length > this.#most) continue;
-      const first = a.findIndex((byte, i) => byte !== b[i]);
-      this.#lines.push(
-        `sector ${place}: ${different} ${
-          different === 1 ? "byte differs" : "bytes differ"
-        }, from byte ${first} on`,
-        ...dump(a, b),
-      );
+      const last = this.#runs.at(-1);
+      const isAlike = last !== undefined && last.last + this.#hidden ===
+          place - 1 &&
+        isSame(a, last.actual) && isSame(b, last.expected);
+      if (this.#sectors.length > this.#most) {
+        if (isAlike) this.#alike++;
+        this.#hidden++;
+      } else if (isAlike) last.last = place;
+      else {
+        // A copy, as whoever compares may use the memory again.
+        const [actual, expected] = [a.slice(), b.slice()];
+        this.#runs.push({ first: place, last: place, actual, expected });
+      }
     }
   }
 
@@ -257,39 +283,79 @@ class Difference {
         `${count} ${
           count === 1 ? "sector differs" : "sectors differ"
         } (- is there, + should be):`,
-        ...this.#lines,
+        ...this.#runs.flatMap((run) => [this.#heading(run), ...dump(run)]),
       );
     }
-    if (count > this.#most) {
+    if (this.#hidden > 0) {
       lines.push(
-        `… and ${count - this.#most} more, up to sector ${
-          this.#sectors.at(-1)
-        }`,
+        `… and ${this.#hidden} more, up to ${
+          this.#place(this.#sectors.at(-1)!)
+        }${this.#alike === this.#hidden ? ", all alike" : ""}`,
       );
     }
     throw new DiskAssertionError(lines.join("\n"), this.#sectors);
   }
+
+  #heading({ first, last, actual, expected }: Run): string {
+    let bytes = 0;
+    for (let i = 0; i < actual.length; i++) {
+      if (actual[i] !== expected[i]) bytes++;
+    }
+    const from = actual.findIndex((byte, i) => byte !== expected[i]);
+    const alike = first === last ? "" : ` (and, alike, up to ${last})`;
+    return `${this.#place(first)}${alike}: ${bytes} ${
+      bytes === 1 ? "byte differs" : "bytes differ"
+    }, from byte ${from} on`;
+  }
+
+  /** Where that is, and if that is a slice, where on the whole disk. */
+  #place(sector: number): string {
+    return this.#start === 0
+      ? `sector ${sector}`
+      : `sector ${sector} of the slice (sector ${
+        sector + this.#start
+      } of the disk)`;
+  }
 }
 
-/** The lines of a sector that differ, both ways. */
-function dump(actual: Uint8Array, expected: Uint8Array): string[] {
+function isSame(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}
+
+/** The lines of a sector that differ, both ways; like ones in a row once. */
+function dump({ actual, expected }: Run): string[] {
   const lines: string[] = [];
+  let like = 0;
   let skipped = false;
+  let last: { a: Uint8Array; b: Uint8Array } | null = null;
+  const endRun = () => {
+    if (like > 0) lines.push(`  * ${like} more of the same`);
+    like = 0;
+  };
   for (let at = 0; at < actual.length; at += LINE_BYTES) {
     const a = actual.subarray(at, at + LINE_BYTES);
     const b = expected.subarray(at, at + LINE_BYTES);
-    if (a.every((byte, i) => byte === b[i])) {
+    if (isSame(a, b)) {
       skipped = true;
       continue;
     }
+    if (!skipped && last !== null && isSame(a, last.a) && isSame(b, last.b)) {
+      like++;
+      continue;
+    }
+    endRun();
     if (skipped && lines.length > 0) lines.push("  …");
     skipped = false;
     if (lines.length >= 24) {
       lines.push("  …");
-      break;
+      return lines;
     }
     lines.push(line("-", at, a), line("+", at, b));
+    last = { a, b };
   }
+  endRun();
   return lines;
 }
 

@@ -29,6 +29,7 @@
  */
 
 import { checkBlockSize, isPowerOfTwo, SECTOR_BYTES } from "../geometry.ts";
+import { plural } from "../plural.ts";
 
 /** A device and what it promises. */
 export interface CrashDevice {
@@ -156,7 +157,11 @@ export function completeCrashDevice(
   if (base !== undefined) {
     if (sectors !== base.sectors || blockSize % base.blockSize !== 0) {
       throw new RangeError(
-        `Cannot explore crashes as the device must have the shape of its base, ${base.sectors} sectors in blocks of ${base.blockSize} bytes: current value is ${sectors} sectors in blocks of ${blockSize} bytes`,
+        `Cannot explore crashes as the device must have the shape of its base, ${
+          plural(base.sectors, "sector")
+        } in blocks of ${base.blockSize} bytes: current value is ${
+          plural(sectors, "sector")
+        } in blocks of ${blockSize} bytes`,
       );
     }
   }

@@ -80,14 +80,14 @@ export interface CrashOptions<Value = unknown> {
    * What is on the device before: any backend, which is only read, and stays
    * open. Zeroes if not given.
    */
-  base?: Backend;
+  base?: Backend | undefined;
   /**
    * Prepares the disk: all that it writes is durable before the workload
    * starts, and no crash happens meanwhile.
    *
    * @param disk The disk.
    */
-  prepare?: (disk: VirtualDisk) => Promise<void> | void;
+  prepare?: ((disk: VirtualDisk) => Promise<void> | void) | undefined;
   /**
    * What is interrupted. It runs once. It should depend on nothing but its disk
    * and its own code: times and random numbers make tokens worthless.
@@ -120,44 +120,44 @@ export interface CrashOptions<Value = unknown> {
    * @param device The device.
    * @returns The layers.
    */
-  layers?: (device: Backend) => Backend;
+  layers?: ((device: Backend) => Backend) | undefined;
   /**
    * What random states are drawn from: a safe integer ≥ 0. The same seed visits
    * the same states.
    *
    * @default {0}
    */
-  seed?: number;
+  seed?: number | undefined;
   /**
    * States to visit at most. If there are no more than that, all are visited.
    *
    * @default {20000}
    */
-  maxStates?: number;
+  maxStates?: number | undefined;
   /**
    * Whether the power may fail again while recovering, and how often in a row:
    * `true` is once.
    *
    * @default {false}
    */
-  crashDuringRecovery?: boolean | number;
+  crashDuringRecovery?: boolean | number | undefined;
   /**
    * States to visit at most of each interrupted recovery.
    *
    * @default {48}
    */
-  maxStatesPerRecovery?: number;
+  maxStatesPerRecovery?: number | undefined;
   /** The token of a failure: only that state is visited. */
-  only?: string;
+  only?: string | undefined;
   /** Where to keep the image of a failure. */
-  saveImage?: string | URL;
+  saveImage?: string | URL | undefined;
   /**
    * Whether to say how far it is: `true` does on a terminal if it takes longer,
    * a function is called now and then.
    *
    * @default {true}
    */
-  progress?: boolean | ((progress: CrashProgress) => void);
+  progress?: boolean | ((progress: CrashProgress) => void) | undefined;
   /**
    * How long one recovery may take, in milliseconds: a safe integer from 1 to
    * 2,147,483,647. After that all that it asks of its disk fails, and so does
@@ -166,20 +166,20 @@ export interface CrashOptions<Value = unknown> {
    *
    * @default {10000}
    */
-  recoveryTimeoutMs?: number;
+  recoveryTimeoutMs?: number | undefined;
   /**
    * Whether to accept what proves nothing: a workload that wrote nothing, or
    * recoveries none of which read anything of its disk. It fails otherwise.
    *
    * @default {false}
    */
-  allowNoProof?: boolean;
+  allowNoProof?: boolean | undefined;
   /**
    * Gives up the exploration, be it recording, recovering or between states:
    * it rejects with the signal's reason. What is running has as long as a
    * recovery, and at most 5 seconds, to clean up without its disk.
    */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /**

@@ -6,6 +6,7 @@
 
 import { copyDisk } from "../copy.ts";
 import { VirtualDisk } from "../disk.ts";
+import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { OpenOptions } from "../open.ts";
 import type { QueueOptions } from "../queue.ts";
@@ -27,28 +28,24 @@ export interface TestImage extends AsyncDisposable {
   reopen(options?: OpenOptions): Promise<VirtualDisk>;
 }
 
-/** What a disk in memory is like. */
-export interface MemoryImageOptions extends QueueOptions {
-  /** Capacity in sectors; as many as `content` has, if not given. */
-  sectors?: number;
+/** What a disk in memory is like; as large as `content` if nothing is said. */
+export interface MemoryImageOptions extends QueueOptions, DiskSize {
   /** What is on it from sector 0 on: whole blocks. */
-  content?: Uint8Array;
+  content?: Uint8Array | undefined;
   /**
    * Logical block size in bytes.
    *
    * @default {512}
    */
-  blockSize?: number;
+  blockSize?: number | undefined;
 }
 
-/** What a disk in a file is like. */
-export interface TemporaryImageOptions extends OpenOptions {
-  /** Capacity in sectors; as many as `content` has, if not given. */
-  sectors?: number;
+/** What a disk in a file is like; as large as `content` if nothing is said. */
+export interface TemporaryImageOptions extends OpenOptions, DiskSize {
   /** What is on it from sector 0 on: whole blocks. */
-  content?: Uint8Array;
+  content?: Uint8Array | undefined;
   /** The folder that a folder for the image is made in. */
-  dir?: string;
+  dir?: string | undefined;
 }
 
 /**
@@ -72,7 +69,8 @@ export interface TemporaryImageOptions extends OpenOptions {
 export async function memoryImage(
   options: MemoryImageOptions,
 ): Promise<TestImage> {
-  const { content, sectors = sectorsOf(content), ...open } = options;
+  const { content, sectors: _sectors, size: _size, ...open } = options;
+  const sectors = sizeOf(options);
   let disk = VirtualDisk.memory({ ...open, sectors });
   if (content !== undefined) await disk.write(0, content);
   return {
@@ -111,7 +109,8 @@ export async function memoryImage(
 export async function temporaryImage(
   options: TemporaryImageOptions,
 ): Promise<TestImage> {
-  const { dir, content, sectors = sectorsOf(content), ...open } = options;
+  const { dir, content, sectors: _sectors, size: _size, ...open } = options;
+  const sectors = sizeOf(options);
   return await inFolder(dir, "disk.img", async (path) => {
     const writable = { ...open, readOnly: false };
     {
@@ -150,7 +149,7 @@ export async function temporaryImage(
  */
 export async function fixtureImage(
   fixture: string | URL,
-  options: OpenOptions & { dir?: string } = {},
+  options: OpenOptions & { dir?: string | undefined } = {},
 ): Promise<TestImage> {
   const { dir, ...open } = options;
   const source = typeof fixture === "string" ? fixture : fileURLToPath(fixture);
@@ -205,11 +204,15 @@ async function inFolder(
   };
 }
 
-function sectorsOf(content: Uint8Array | undefined): number {
-  if (content === undefined) {
-    throw new TypeError(
-      "Cannot make a disk as it needs its sectors or its content",
-    );
+function sizeOf(
+  options: DiskSize & { content?: Uint8Array | undefined },
+): number {
+  const { sectors, size, content } = options;
+  if (sectors !== undefined || size !== undefined) {
+    return sectorsOf(options, "make a disk");
   }
-  return content.length / SECTOR_BYTES;
+  if (content !== undefined) return content.length / SECTOR_BYTES;
+  throw new TypeError(
+    "Cannot make a disk as it needs its sectors, its size or its content",
+  );
 }

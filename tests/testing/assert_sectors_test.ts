@@ -82,3 +82,50 @@ Deno.test("assertDisksEqual() shows some sectors and counts the others", async (
     "The disk has 4 sectors, and should have 10000",
   );
 });
+
+Deno.test("assertSectors() shows what is alike once, lines and sectors", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 4096 });
+  await disk.write(8, new Uint8Array(2048 * 512).fill(0xee));
+  const expected = new Uint8Array(2048 * 512);
+  const error = await assertRejects(
+    () => assertSectors(disk, 8, expected, { maxSectors: Infinity }),
+    DiskAssertionError,
+  );
+  assertEquals(
+    error.message,
+    `2048 sectors differ (- is there, + should be):
+sector 8 (and, alike, up to 2055): 512 bytes differ, from byte 0 on
+  - 000  ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee  |................|
+  + 000  00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  |................|
+  * 31 more of the same`,
+  );
+  assertEquals(error.sectors.length, 2048);
+  await assertRejects(
+    () => assertSectors(disk, 8, expected),
+    DiskAssertionError,
+    "… and 2044 more, up to sector 2055, all alike",
+  );
+});
+
+Deno.test("assertSectors() and its kin say what the sectors of a slice are of", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 4096 });
+  await using equal = VirtualDisk.memory({ sectors: 64 });
+  const slice = disk.slice(2048, 64);
+  await disk.write(2053, new Uint8Array(512).fill(1));
+  const words = "sector 5 of the slice (sector 2053 of the disk): 512 bytes";
+  const checks = [
+    () => assertSectors(slice, 4, new Uint8Array(1024)),
+    () => assertZeroes(slice),
+    () => assertDisksEqual(slice, equal),
+  ];
+  for (const check of checks) {
+    const error = await assertRejects(check, DiskAssertionError, words);
+    assertEquals(error.sectors, [5]);
+  }
+  // One that begins where the disk does needs no second number.
+  const error = await assertRejects(
+    () => assertZeroes(disk.slice(0, 4096)),
+    DiskAssertionError,
+  );
+  assertEquals(error.message.includes("slice"), false);
+});

@@ -44,6 +44,7 @@ import type { MakeEngine } from "./choose_engine.ts";
 import { type Engine, Operation, OperationCode } from "./engine.ts";
 import { AllocateMode, perform } from "./kernel.ts";
 import { RangeLock } from "../range_lock.ts";
+import { keepOnThread } from "../../one_thread.ts";
 
 /**
  * What memory must be aligned to for the kernel to get it as it is: a page,
@@ -215,6 +216,7 @@ export class DirectBackend implements Backend {
       this.#completed(transfer, result)
     );
     this.#lendsCallerMemory = !inWorker || this.#engine.info.name === "sync";
+    keepOnThread(this, "a backend");
   }
 
   /** What it can do. */
