@@ -9,7 +9,12 @@ import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { CreateOptions } from "../open.ts";
 import { formatCount, formatSize, parseSize } from "../units.ts";
-import { CliError, IMAGE_OPTIONS, openOptions } from "./images.ts";
+import {
+  CliError,
+  IMAGE_OPTIONS,
+  interruptible,
+  openOptions,
+} from "./images.ts";
 import { announce, type CliIo } from "./io.ts";
 import {
   ExitCode,
@@ -47,6 +52,11 @@ export const create: Verb = {
       "An image for blocks of 4 KiB, with its space reserved",
     ],
   ],
+  exitCodes: [
+    [ExitCode.Ok, "done"],
+    [ExitCode.Trouble, "wrong usage, or it failed"],
+    [ExitCode.Interrupted, "interrupted"],
+  ],
   run,
 };
 
@@ -61,12 +71,14 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
         `${blockSize} bytes: current value is ${bytes}`,
     );
   }
-  const disk = await make(path, {
-    ...options,
-    sectors: bytes / SECTOR_BYTES,
-    overwrite: args.flag("force"),
-    preallocate: args.flag("preallocate"),
-  });
+  const disk = await interruptible(io, (signal) =>
+    make(path, {
+      ...options,
+      signal,
+      sectors: bytes / SECTOR_BYTES,
+      overwrite: args.flag("force"),
+      preallocate: args.flag("preallocate"),
+    }));
   await disk.close();
   await announce(
     io,

@@ -82,6 +82,9 @@ export class OutputError extends Error {
 
 const DEFAULT_COLUMNS = 80;
 
+/** How long to wait for a stream that is full, in ms. */
+const FULL_MS = 5;
+
 const encoder = new TextEncoder();
 
 /**
@@ -181,12 +184,31 @@ function outputOf(stream: typeof Deno.stdout): CliOutput {
         return DEFAULT_COLUMNS;
       }
     },
-    async write(bytes) {
-      for (let at = 0; at < bytes.length;) {
-        at += await stream.write(bytes.subarray(at));
-      }
-    },
+    write: (bytes) => writeAll(stream, bytes),
   };
+}
+
+/**
+ * Writes all of some bytes to a stream that takes some at a time. A terminal or
+ * a pipe that another program made non-blocking (it is shared) takes none while
+ * it is full (EAGAIN): that is waited for.
+ *
+ * @param stream The stream.
+ * @param bytes The bytes.
+ * @returns When they are written.
+ */
+export async function writeAll(
+  stream: { write(bytes: Uint8Array): Promise<number> },
+  bytes: Uint8Array,
+): Promise<void> {
+  for (let at = 0; at < bytes.length;) {
+    try {
+      at += await stream.write(bytes.subarray(at));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      await new Promise((resolve) => setTimeout(resolve, FULL_MS));
+    }
+  }
 }
 
 /** Looks at PLATTER_DEBUG, but never asks for the permission to. */

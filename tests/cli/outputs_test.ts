@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
+import { writeAll } from "../../src/cli/io.ts";
 import { inOptionsOf } from "../../src/cli/option_words.ts";
 import { needs } from "../helpers.ts";
 import {
@@ -164,6 +165,21 @@ Deno.test({
     await isWhole(scratch.of("1.img"));
     await isWhole(scratch.of("2.img"));
   },
+});
+
+Deno.test("writeAll() waits for a stream that is full for now", async () => {
+  const taken: number[] = [];
+  let calls = 0;
+  await writeAll({
+    write(bytes) {
+      if (calls++ % 2 === 1) {
+        return Promise.reject(new Deno.errors.WouldBlock());
+      }
+      taken.push(...bytes.subarray(0, 3));
+      return Promise.resolve(Math.min(3, bytes.length));
+    },
+  }, Uint8Array.of(1, 2, 3, 4, 5, 6, 7));
+  assertEquals(taken, [1, 2, 3, 4, 5, 6, 7]);
 });
 
 // --- what a failed copy leaves ---
