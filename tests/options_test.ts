@@ -44,6 +44,7 @@ type AllRefused =
   | Refusing<testing.FaultRule>
   | Refusing<testing.FaultsOptions>
   | Refusing<testing.LatencyOptions>
+  | Refusing<testing.LayerOptions>
   | Refusing<testing.OverlayOptions>
   | Refusing<testing.ReadaheadOptions>
   | Refusing<testing.ReplayOptions>
