@@ -7,16 +7,20 @@
 
 /** A range that is held or waited for. */
 interface Claim {
-  start: number;
-  end: number;
-  granted: (release: () => void) => void;
-  held: boolean;
+  readonly start: number;
+  readonly end: number;
+  readonly granted: (release: () => void) => void;
+  /** Earlier claims of the same bytes that are not given back yet. */
+  before: number;
 }
 
 /** Exclusive locks on ranges. */
 export class RangeLock {
-  /** In the order in which they came. */
-  readonly #claims: Claim[] = [];
+  /**
+   * In the order in which they came. Each is compared with all others twice,
+   * once when it comes and once when it goes: some thousand are no burden.
+   */
+  readonly #claims = new Set<Claim>();
 
   /**
    * Claims a range.
@@ -31,27 +35,27 @@ export class RangeLock {
     end: number,
     granted: (release: () => void) => void,
   ): void {
-    this.#claims.push({ start, end, granted, held: false });
-    this.#grant();
+    const claim: Claim = { start, end, granted, before: 0 };
+    for (const other of this.#claims) {
+      if (overlap(claim, other)) claim.before++;
+    }
+    this.#claims.add(claim);
+    if (claim.before === 0) this.#grant(claim);
   }
 
-  #grant(): void {
-    for (let i = 0; i < this.#claims.length; i++) {
-      const claim = this.#claims[i]!;
-      if (claim.held) continue;
-      let free = true;
-      for (let k = 0; k < i && free; k++) {
-        const earlier = this.#claims[k]!;
-        free = claim.end <= earlier.start || earlier.end <= claim.start;
+  #grant(claim: Claim): void {
+    claim.granted(() => {
+      // All that overlap are later: it would not be held otherwise.
+      if (!this.#claims.delete(claim)) return;
+      const free: Claim[] = [];
+      for (const other of this.#claims) {
+        if (overlap(claim, other) && --other.before === 0) free.push(other);
       }
-      if (!free) continue;
-      claim.held = true;
-      claim.granted(() => {
-        this.#claims.splice(this.#claims.indexOf(claim), 1);
-        this.#grant();
-      });
-      // What it started may have ended at once and changed the list.
-      if (this.#claims[i] !== claim) i = -1;
-    }
+      for (const next of free) this.#grant(next);
+    });
   }
+}
+
+function overlap(one: Claim, other: Claim): boolean {
+  return one.start < other.end && other.start < one.end;
 }
