@@ -10,7 +10,8 @@
  *
  * Backpressure: nothing is read from the socket while the connection has as
  * many requests, or as many bytes, under way as it may, replies that the client
- * has not taken included.
+ * has not taken included, or while other clients hold the memory that the next
+ * request wants.
  *
  * @module
  */
@@ -40,8 +41,17 @@ import {
   MAX_OPTION_BYTES,
   ProtocolError,
 } from "./handshake.ts";
-import { HEADROOM_BYTES, type Memory } from "./memory_pool.ts";
-import { type ByteRun, type ServedDisk, wireErrorOf } from "./served_disk.ts";
+import type {
+  MemoryAccount,
+  MemoryBudget,
+  MemoryHolder,
+} from "./memory_budget.ts";
+import { printable } from "../printable.ts";
+import { HEADROOM_BYTES, type Memory, memoryBytes } from "./memory_pool.ts";
+import type { ByteRun } from "./run_map.ts";
+import { allDone, type ServedDisk, wireErrorOf } from "./served_disk.ts";
+import { type NbdTlsOptions, secure } from "./tls.ts";
+import type { Turns } from "./turns.ts";
 
 /** Bytes that are read from the socket at once, but for large payloads. */
 const RECEIVE_BYTES = 65_536;
@@ -58,8 +68,14 @@ const SPARSE_BYTES = 32_768;
 /** Runs of data and holes that one reply tells apart. */
 const MAX_CHUNKS = 32;
 
+/** Runs that one answer about them has at most. */
+const MAX_STATUS_RUNS = 1024;
+
 /** Bytes of replies that the client must take before it may go on haggling. */
-const MAX_UNREAD_BYTES = 1 << 18;
+const MAX_UNREAD_BYTES = 65_536;
+
+/** How long a client that is sent away may keep silent, in ms. */
+const FAREWELL_MS = 50;
 
 /** What is counted of all connections together. */
 export interface NbdCounters {
@@ -73,8 +89,22 @@ export interface NbdCounters {
   bytesRead: number;
   /** Bytes of data taken. */
   bytesWritten: number;
+  /**
+   * Reads, writes and zeroes that did not start and end on blocks of the disk.
+   * To write or zero them, the blocks at their ends are read first.
+   */
+  unaligned: number;
   /** Connections that were ended as the client broke the protocol. */
   dropped: number;
+  /**
+   * Connections that were ended as others waited for the memory that the client
+   * held, and it neither took its answers nor sent what it had announced.
+   */
+  evicted: number;
+  /** Connections that were gone before they were accepted. */
+  resets: number;
+  /** The most memory that clients held at any time, in bytes. */
+  peakMemory: number;
 }
 
 /** What a connection may do. */
@@ -83,6 +113,12 @@ export interface ConnectionOptions extends HandshakeOptions {
   readonly maxRequests: number;
   /** Bytes under way at once; one request goes through, however large. */
   readonly maxBytes: number;
+  /** What all clients together may hold. */
+  readonly budget: MemoryBudget;
+  /** How work that is done in the event loop is divided among them. */
+  readonly turns: Turns;
+  /** What TLS needs; `null` if there is none. */
+  readonly tls: NbdTlsOptions | null;
   /** What is counted. */
   readonly counters: NbdCounters;
   /** Milliseconds that a handshake may take. */
@@ -97,11 +133,15 @@ class Job {
   readonly cookieLow: number;
   readonly offset: number;
   readonly length: number;
-  /** Bytes that it holds of what the connection may have. */
+  /** Bytes of data that it has under way. */
   readonly weight: number;
+  /** Whether it starts and ends on blocks of the disk. */
+  readonly aligned: boolean;
+  /** Bytes of the server's memory that it holds. */
+  held = 0;
   memory: Memory | null = null;
 
-  constructor(view: DataView, at: number) {
+  constructor(view: DataView, at: number, served: ServedDisk) {
     this.flags = view.getUint16(at + 4);
     this.type = view.getUint16(at + 6);
     this.cookieHigh = view.getUint32(at + 8);
@@ -111,6 +151,7 @@ class Job {
     this.weight = this.type === Command.Read || this.type === Command.Write
       ? this.length
       : 0;
+    this.aligned = served.isAligned(this.offset, this.length);
   }
 }
 
@@ -128,11 +169,17 @@ const FLAGS: readonly number[] = [
 
 const encoder = new TextEncoder();
 
+/**
+ * What is said about an error. A string of the protocol has 4,096 bytes at most;
+ * a line is enough.
+ */
+const MESSAGE = new Uint8Array(512);
+
 /** One client. */
-export class Connection {
-  readonly #stream: ByteStream;
+export class Connection implements MemoryHolder {
+  #stream: ByteStream;
   readonly #options: ConnectionOptions;
-  readonly #writer: StreamWriter;
+  #writer: StreamWriter;
   readonly #handshake: Handshake;
   #agreement: Agreement | null = null;
   #served: ServedDisk | null = null;
@@ -148,18 +195,27 @@ export class Connection {
   #skip = 0;
   #requests = 0;
   #bytes = 0;
-  /** Bytes that the request wants which had to wait. */
-  #wanted = 0;
+  /** Bytes of the server's memory that requests hold. */
+  #held = 0;
+  readonly #account: MemoryAccount;
+  /** Whether the next request had to wait. */
+  #full = false;
+  /** Questions about data and holes, answered one after the other. */
+  #questions: Job[] = [];
+  #mapping = false;
   #wake: (() => void) | null = null;
   /** Nothing is taken from the client any more. */
   #ended = false;
   /** The socket is gone: nobody gets an answer. */
   #gone = false;
   #stopping = false;
-  #reading = false;
   #closed = false;
-  /** Why it was ended, if the client broke the protocol. */
-  fault: ProtocolError | null = null;
+  #received = 0;
+  #farewell: ReturnType<typeof setTimeout> | null = null;
+  /** Whether it came to an agreement about an export. */
+  attached = false;
+  /** Why it was ended, if the client is to blame. */
+  fault: Error | null = null;
 
   /**
    * Constructs a new instance.
@@ -170,12 +226,30 @@ export class Connection {
   constructor(stream: ByteStream, options: ConnectionOptions) {
     this.#stream = stream;
     this.#options = options;
-    this.#writer = new StreamWriter(
+    this.#writer = this.#writerTo(stream);
+    this.#handshake = new Handshake(this.#writer, options);
+    this.#account = options.budget.open(this);
+  }
+
+  #writerTo(stream: ByteStream): StreamWriter {
+    return new StreamWriter(
       stream,
-      () => this.#resume(),
+      () => {
+        this.#settle();
+        this.#resume();
+      },
       () => this.abandon(),
     );
-    this.#handshake = new Handshake(this.#writer, options);
+  }
+
+  /** Bytes that went over its socket so far, either way. */
+  get movedBytes(): number {
+    return this.#received + this.#writer.writtenBytes;
+  }
+
+  /** Whether the server waits for the client, and not it for the server. */
+  get isAwaited(): boolean {
+    return this.#filling !== null || this.#writer.pendingBytes > 0;
   }
 
   /**
@@ -192,7 +266,7 @@ export class Connection {
       while (!this.#ended) {
         while (this.#takeNext());
         if (this.#ended) break;
-        if (this.#isFull()) await this.#room();
+        if (this.#full) await this.#room();
         else if (!await this.#read()) break;
       }
     } catch (error) {
@@ -202,24 +276,26 @@ export class Connection {
     } finally {
       clearTimeout(timer);
       this.#ended = true;
+      this.#options.budget.leave(this.#account);
       this.#giveUpFilling();
       while (this.#requests > 0) await this.#room();
       if (!this.#gone) await this.#writer.settled();
+      this.#options.budget.close(this.#account);
       this.#close();
     }
   }
 
   /**
-   * Sends the client away in good order: what it asked for is answered, what it
-   * asks for from now on is not.
+   * Sends the client away in good order: what it asked for is answered, and
+   * what it asks for from now on is refused, so that it knows and leaves by
+   * itself. If it says nothing more, the server hangs up.
    */
   stop(): void {
     if (this.#stopping) return;
     this.#stopping = true;
-    this.#ended = true;
+    this.#handshake.stopping = true;
     this.#resume();
-    // A read of the socket ends only with the socket.
-    if (this.#reading) this.#leaveWhenDone();
+    this.#partIfSilent();
   }
 
   /** Sends the client away at once. */
@@ -231,18 +307,40 @@ export class Connection {
     this.#resume();
   }
 
-  async #leaveWhenDone(): Promise<void> {
-    // A write whose payload is still to come is not waited for.
-    while (this.#requests > (this.#filling === null ? 0 : 1)) {
-      await this.#room();
-    }
-    if (!this.#gone) await this.#writer.settled();
-    this.#close();
+  /** Called when others wait for memory that this client holds for nothing. */
+  evict(): void {
+    this.#options.counters.evicted++;
+    this.fault = new Error(
+      "A client held memory that others waited for, and did not move",
+    );
+    this.abandon();
+  }
+
+  /** Called when there may be memory again. */
+  wake(): void {
+    this.#resume();
+  }
+
+  /** Hangs up once everything is answered and nothing more comes. */
+  #partIfSilent(): void {
+    if (this.#closed) return;
+    const before = this.#received;
+    this.#farewell = setTimeout(() => {
+      // A write whose payload is still to come is not waited for.
+      const owed = this.#requests - (this.#filling === null ? 0 : 1);
+      if (
+        owed > 0 || this.#writer.pendingBytes > 0 || this.#received > before
+      ) return this.#partIfSilent();
+      this.#ended = true;
+      this.#close();
+      this.#resume();
+    }, FAREWELL_MS);
   }
 
   #close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    if (this.#farewell !== null) clearTimeout(this.#farewell);
     try {
       this.#stream.close();
     } catch {
@@ -253,22 +351,44 @@ export class Connection {
   async #haggle(): Promise<void> {
     const handshake = this.#handshake;
     while (!this.#ended) {
+      if (this.#writer.pendingBytes > MAX_UNREAD_BYTES) {
+        await this.#room();
+        continue;
+      }
       const taken = handshake.take(
         this.#receive.subarray(this.#head, this.#tail),
       );
       this.#head += taken;
       if (handshake.aborted) this.#ended = true;
+      if (handshake.securing) {
+        await this.#secure(this.#options.tls!);
+        continue;
+      }
       if (handshake.agreement !== null) {
         this.#begin(handshake.agreement);
         return;
       }
-      if (taken > 0) continue;
-      if (this.#writer.pendingBytes > MAX_UNREAD_BYTES) await this.#room();
-      else if (!await this.#read()) this.#ended = true;
+      this.#settle();
+      if (taken === 0 && !await this.#read()) this.#ended = true;
     }
   }
 
+  async #secure(tls: NbdTlsOptions): Promise<void> {
+    // Whoever is in between could have put it there, to be taken for the
+    // client's (as in CVE-2021-3716).
+    if (this.#head < this.#tail) {
+      throw new ProtocolError("A client says more before TLS has begun");
+    }
+    await this.#writer.settled();
+    if (this.#gone) return;
+    this.#stream = await secure(this.#stream, tls);
+    if (this.#closed) this.#stream.close();
+    this.#writer = this.#writerTo(this.#stream);
+    this.#handshake.secured(this.#writer);
+  }
+
   #begin(agreement: Agreement): void {
+    this.attached = true;
     this.#agreement = agreement;
     this.#served = agreement.served;
     const rest = this.#receive.subarray(this.#head, this.#tail);
@@ -289,7 +409,6 @@ export class Connection {
       this.#tail -= this.#head;
       this.#head = 0;
     }
-    this.#reading = true;
     let count: number | null;
     try {
       count = await this.#stream.read(
@@ -301,8 +420,8 @@ export class Connection {
       // The other side is gone, or this one has closed the socket.
       count = null;
     }
-    this.#reading = false;
     if (count === null) return false;
+    this.#received += count;
     if (straight) this.#filled += count;
     else this.#tail += count;
     return true;
@@ -325,15 +444,54 @@ export class Connection {
     wake?.();
   }
 
-  #isFull(): boolean {
-    const { maxRequests, maxBytes } = this.#options;
+  /** Whether a request may begin now; if it may, its memory is its own. */
+  #admits(job: Job, refused: number): boolean {
+    const { maxRequests, maxBytes, budget } = this.#options;
+    if (this.#requests >= maxRequests) return false;
+    // What is refused takes no memory.
+    const weight = refused === 0 ? job.weight : 0;
+    // What is read counts once more while it is sent: with half as much under
+    // way, all of its memory is used again.
     const bytes = this.#bytes + this.#writer.pendingBytes;
-    return this.#requests >= maxRequests ||
-      (bytes > 0 && bytes + this.#wanted > maxBytes);
+    if (bytes > 0 && bytes + weight > maxBytes) return false;
+    const held = refused === 0 ? this.#memoryFor(job) : 0;
+    if (!budget.admit(this.#account, held)) return false;
+    job.held = held;
+    this.#held += held;
+    return true;
+  }
+
+  /** Bytes of the server's memory that a request takes. */
+  #memoryFor({ type, flags, offset, length, aligned }: Job): number {
+    if (length === 0) return 0;
+    const served = this.#served!;
+    switch (type) {
+      case Command.Read:
+        return memoryBytes(aligned ? length : served.span(offset, length));
+      case Command.Write:
+        return aligned
+          ? memoryBytes(length)
+          : memoryBytes(served.span(offset, length)) + served.endsBytes;
+      case Command.WriteZeroes:
+        return aligned ? 0 : served.endsBytes;
+      case Command.BlockStatus:
+        return CHUNK_BYTES + 4 + 8 * runsFor(flags);
+      default:
+        return 0;
+    }
+  }
+
+  /** Tells the budget what the client holds. */
+  #settle(): void {
+    this.#options.budget.hold(
+      this.#account,
+      this.#held + this.#writer.copiedBytes,
+    );
   }
 
   /** Takes the next message, or a part of it; tells whether there was one. */
   #takeNext(): boolean {
+    this.#full = false;
     if (this.#ended) return false;
     const available = this.#tail - this.#head;
     if (this.#skip > 0) {
@@ -364,23 +522,23 @@ export class Connection {
       throw new ProtocolError("A request does not begin with its magic number");
     }
     if (available < REQUEST_BYTES) return false;
-    const job = new Job(this.#view, this.#head);
-    // What is absurd is refused below, and takes no memory.
-    this.#wanted = job.length <= this.#options.maxPayload ? job.weight : 0;
-    if (this.#isFull()) return false;
-    this.#wanted = 0;
+    const job = new Job(this.#view, this.#head, this.#served!);
+    if (job.type === Command.Disconnect) {
+      this.#ended = true;
+      return false;
+    }
+    const refused = this.#refuse(job);
+    if (!this.#admits(job, refused)) {
+      this.#full = true;
+      return false;
+    }
     this.#head += REQUEST_BYTES;
-    this.#start(job);
+    this.#start(job, refused);
     return true;
   }
 
-  #start(job: Job): void {
-    if (job.type === Command.Disconnect) {
-      this.#ended = true;
-      return;
-    }
+  #start(job: Job, refused: number): void {
     this.#requests++;
-    const refused = this.#refuse(job);
     if (refused !== 0) {
       if (job.type === Command.Write) {
         if (job.length > MAX_REFUSED_BYTES) {
@@ -400,13 +558,18 @@ export class Connection {
       case Command.Write:
         return this.#startWrite(job);
       case Command.BlockStatus:
-        return this.#startStatus(job);
+        this.#questions.push(job);
+        if (!this.#mapping) this.#answerQuestions();
+        return;
       case Command.Cache:
         // There is no cache to fill; the protocol lets that be a success.
         return this.#succeed(job);
       default:
         this.#change(job).then(
-          () => this.#succeed(job),
+          () => {
+            this.#giveMemory(job);
+            this.#succeed(job);
+          },
           (error) => this.#failFrom(job, error),
         );
     }
@@ -414,6 +577,7 @@ export class Connection {
 
   /** Why a request must be refused: an error number, or 0. */
   #refuse(job: Job): number {
+    if (this.#stopping) return WireError.ESHUTDOWN;
     const served = this.#served!;
     const { type, flags, offset, length } = job;
     const allowed = FLAGS[type];
@@ -446,10 +610,6 @@ export class Connection {
         ? WireError.ENOSPC
         : WireError.EINVAL;
     }
-    if (
-      this.#agreement!.knowsBlockSize && type !== Command.Trim &&
-      !served.isAligned(offset, length)
-    ) return WireError.EINVAL;
     if ((flags & CommandFlag.FastZero) !== 0 && served.slowZeroes) {
       return WireError.ENOTSUP;
     }
@@ -458,21 +618,19 @@ export class Connection {
 
   #startRead(job: Job): void {
     const served = this.#served!;
-    const { offset, length } = job;
-    const aligned = served.isAligned(offset, length);
+    const { offset, length, aligned } = job;
+    if (!aligned) this.#options.counters.unaligned++;
     const start = aligned ? offset : offset - offset % served.blockSize;
-    const end = aligned
-      ? offset + length
-      : Math.ceil((offset + length) / served.blockSize) * served.blockSize;
-    job.memory = served.memory.take(end - start);
+    const end = start + (aligned ? length : served.span(offset, length));
+    job.memory = served.memory.take(end - start, job.held);
     this.#bytes += job.weight;
     if (
       this.#agreement!.structured && aligned && length >= SPARSE_BYTES &&
       (job.flags & CommandFlag.DontFragment) === 0
     ) {
-      served.runs(offset, length).then(
+      served.fewRuns(offset, length, MAX_CHUNKS).then(
         (runs) =>
-          runs.length <= MAX_CHUNKS && runs.some(({ hole }) => hole) &&
+          runs !== null && runs.some(({ hole }) => hole) &&
             runs.at(-1)!.end === offset + length
             ? this.#readSparse(job, runs)
             : this.#readWhole(job, start, end),
@@ -494,7 +652,7 @@ export class Connection {
     const served = this.#served!;
     const data = runs.filter(({ hole }) => !hole);
     const memory = job.memory!;
-    Promise.all(data.map(({ start, end }) =>
+    allDone(data.map(({ start, end }) =>
       served.read(
         start,
         end - start,
@@ -581,10 +739,14 @@ export class Connection {
 
   #startWrite(job: Job): void {
     const served = this.#served!;
-    const lead = job.offset % served.blockSize;
-    const span = Math.ceil((lead + job.length) / served.blockSize) *
-      served.blockSize;
-    job.memory = served.memory.take(span);
+    let lead = 0;
+    if (job.aligned) {
+      job.memory = served.memory.take(job.length, job.held);
+    } else {
+      this.#options.counters.unaligned++;
+      lead = job.offset % served.blockSize;
+      job.memory = served.memory.take(served.span(job.offset, job.length));
+    }
     this.#bytes += job.weight;
     const at = HEADROOM_BYTES + lead;
     this.#target = job.memory.bytes.subarray(at, at + job.length);
@@ -597,7 +759,7 @@ export class Connection {
     const { offset, length } = job;
     const fua = (job.flags & CommandFlag.Fua) !== 0;
     const memory = job.memory!;
-    const written = served.isAligned(offset, length)
+    const written = job.aligned
       ? served.write(offset, length, memory, fua)
       : served.modify(offset, length, memory, fua);
     written.then(
@@ -619,6 +781,7 @@ export class Connection {
       case Command.Trim:
         return served.trim(job.offset, job.length, fua);
       default:
+        if (!job.aligned) this.#options.counters.unaligned++;
         return served.writeZeroes(
           job.offset,
           job.length,
@@ -628,15 +791,28 @@ export class Connection {
     }
   }
 
-  #startStatus(job: Job): void {
-    this.#served!.runs(job.offset, job.length).then(
-      (runs) => this.#status(job, runs),
-      (error) => this.#failFrom(job, error),
-    );
+  /** One after the other, each in pieces, while others have their turn. */
+  async #answerQuestions(): Promise<void> {
+    this.#mapping = true;
+    for (;;) {
+      const job = this.#questions.shift();
+      if (job === undefined) break;
+      const most = runsFor(job.flags);
+      const map = this.#served!.map(job.offset, job.length, most);
+      const step = () => this.#gone ? Promise.resolve() : map.step();
+      try {
+        do await this.#options.turns.take(step); while (
+          !map.done && !this.#gone
+        );
+        this.#answerStatus(job, map.runs.slice(0, most));
+      } catch (error) {
+        this.#failFrom(job, error);
+      }
+    }
+    this.#mapping = false;
   }
 
-  #status(job: Job, runs: ByteRun[]): void {
-    if ((job.flags & CommandFlag.RequestOne) !== 0) runs.length = 1;
+  #answerStatus(job: Job, runs: readonly ByteRun[]): void {
     const bytes = new Uint8Array(CHUNK_BYTES + 4 + 8 * runs.length);
     const view = viewOf(bytes);
     this.#chunkHeader(
@@ -655,6 +831,7 @@ export class Connection {
       at += 8;
     }
     this.#writer.push(bytes);
+    this.#giveMemory(job);
     this.#done();
   }
 
@@ -682,9 +859,11 @@ export class Connection {
   #fail(job: Job, error: number, text: string): void {
     this.#options.counters.errors++;
     if (this.#agreement!.structured) {
-      // A string of the protocol has 4,096 bytes at most; a line is enough.
-      const message = encoder.encode(text).subarray(0, 512);
-      const bytes = new Uint8Array(CHUNK_BYTES + 6 + message.length);
+      const { written: length } = encoder.encodeInto(
+        printable(text, MESSAGE.length),
+        MESSAGE,
+      );
+      const bytes = new Uint8Array(CHUNK_BYTES + 6 + length);
       const view = viewOf(bytes);
       this.#chunkHeader(
         view,
@@ -695,8 +874,8 @@ export class Connection {
         bytes.length - CHUNK_BYTES,
       );
       view.setUint32(CHUNK_BYTES, error);
-      view.setUint16(CHUNK_BYTES + 4, message.length);
-      bytes.set(message, CHUNK_BYTES + 6);
+      view.setUint16(CHUNK_BYTES + 4, length);
+      bytes.set(MESSAGE.subarray(0, length), CHUNK_BYTES + 6);
       this.#writer.push(bytes);
     } else {
       const at = this.#writer.reserve(SIMPLE_REPLY_BYTES);
@@ -708,16 +887,21 @@ export class Connection {
   #done(): void {
     this.#requests--;
     this.#options.counters.requests++;
+    this.#settle();
     this.#resume();
   }
 
   /** Gives a request's memory back; the disk and the socket are done with it. */
   #giveMemory(job: Job): void {
     const { memory } = job;
-    if (memory === null) return;
-    job.memory = null;
-    this.#bytes -= job.weight;
-    this.#served!.memory.give(memory);
+    if (memory !== null) {
+      job.memory = null;
+      this.#bytes -= job.weight;
+      this.#served!.memory.give(memory);
+    }
+    // The budget hears of it with the answer, or when that is written.
+    this.#held -= job.held;
+    job.held = 0;
   }
 
   /** A write whose payload will never come. */
@@ -760,6 +944,11 @@ export class Connection {
   }
 }
 
+/** Runs that an answer to a question with these flags has at most. */
+function runsFor(flags: number): number {
+  return (flags & CommandFlag.RequestOne) !== 0 ? 1 : MAX_STATUS_RUNS;
+}
+
 /** Room for the longest option that is looked at. */
 const OPTION_ROOM = MAX_OPTION_BYTES + 64;
 
@@ -771,7 +960,9 @@ function refusalText(error: number): string {
       return "The export ends before that";
     case WireError.ENOTSUP:
       return "Zeroes are no faster than writing them";
+    case WireError.ESHUTDOWN:
+      return "The server is stopping";
     default:
-      return "The request is malformed, out of range or not on blocks";
+      return "The request is malformed or out of range";
   }
 }

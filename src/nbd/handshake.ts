@@ -2,9 +2,8 @@
  * The beginning of a connection: the fixed newstyle handshake, in which client
  * and server agree on an export and on how to talk about it.
  *
- * TLS is not there: a server would have to turn a connection that has begun in
- * the clear into an encrypted one, and Deno can do that for clients only
- * (`Deno.startTls`). Whoever needs it puts a tunnel in front.
+ * A server that has TLS asks for it before anything else; whoever comes without
+ * learns nothing, not even which exports there are.
  *
  * @module
  */
@@ -33,6 +32,9 @@ export const MAX_OPTION_BYTES = 16_384;
 /** Bytes of an option's data that are worth reading to refuse it. */
 const MAX_SKIPPED_BYTES = 1 << 20;
 
+/** Options of a client that are answered; it takes a handful to agree. */
+const MAX_OPTIONS = 4096;
+
 /** The number that stands for `base:allocation` once it is chosen. */
 export const ALLOCATION_CONTEXT = 1;
 
@@ -50,8 +52,6 @@ export interface Agreement {
   readonly structured: boolean;
   /** Whether `base:allocation` was chosen. */
   readonly allocation: boolean;
-  /** Whether the client asked what requests must be multiples of. */
-  readonly knowsBlockSize: boolean;
 }
 
 /** What the server offers. */
@@ -60,6 +60,8 @@ export interface HandshakeOptions {
   readonly exports: ReadonlyMap<string, ServedDisk>;
   /** Bytes that one request may move. */
   readonly maxPayload: number;
+  /** Whether clients must go on with TLS. */
+  readonly requiresTls: boolean;
 }
 
 const encoder = new TextEncoder();
@@ -70,8 +72,9 @@ const NO_BYTES = new Uint8Array();
 
 /** The server's side of a handshake: bytes in, answers out. */
 export class Handshake {
-  readonly #writer: StreamWriter;
+  #writer: StreamWriter;
   readonly #options: HandshakeOptions;
+  #secure = false;
   #greeted = false;
   #noZeroes = false;
   #structured = false;
@@ -83,6 +86,12 @@ export class Handshake {
   agreement: Agreement | null = null;
   /** Whether the client gave up. */
   aborted = false;
+  /** Whether the server is about to go: options are refused. */
+  stopping = false;
+  /** Whether the client is to go on with TLS now. */
+  securing = false;
+  /** Options so far. */
+  #asked = 0;
 
   /**
    * Constructs a new instance, and greets.
@@ -102,6 +111,19 @@ export class Handshake {
       HandshakeFlag.FixedNewstyle | HandshakeFlag.NoZeroes,
     );
     writer.push(hello);
+  }
+
+  /**
+   * Goes on with TLS. What was agreed on before could have been anybody's.
+   *
+   * @param writer Where answers go from now on.
+   */
+  secured(writer: StreamWriter): void {
+    this.#writer = writer;
+    this.#secure = true;
+    this.securing = false;
+    this.#structured = false;
+    this.#allocationFor = null;
   }
 
   /**
@@ -133,6 +155,9 @@ export class Handshake {
     if (bytes.length < OPTION_BYTES) return 0;
     const option = view.getUint32(8);
     const length = view.getUint32(12);
+    if (++this.#asked > MAX_OPTIONS) {
+      throw new ProtocolError(`A client asks for ${this.#asked} options`);
+    }
     if (length > MAX_OPTION_BYTES) {
       if (length > MAX_SKIPPED_BYTES || option === Option.ExportName) {
         throw new ProtocolError(`An option has ${length} bytes of data`);
@@ -142,7 +167,10 @@ export class Handshake {
       return OPTION_BYTES;
     }
     const end = OPTION_BYTES + length;
-    if (bytes.length < end) return 0;
+    if (bytes.length < end) {
+      this.#asked--;
+      return 0;
+    }
     this.#haggle(option, bytes.subarray(OPTION_BYTES, end));
     return end;
   }
@@ -159,7 +187,24 @@ export class Handshake {
   }
 
   #haggle(option: number, data: Uint8Array): void {
+    if (this.stopping && option !== Option.Abort) {
+      // The old way to take an export cannot be told no.
+      if (option === Option.ExportName) this.aborted = true;
+      else this.#reply(option, OptionReply.ErrShutdown);
+      return;
+    }
+    if (
+      this.#options.requiresTls && !this.#secure &&
+      option !== Option.StartTls && option !== Option.Abort
+    ) {
+      if (option === Option.ExportName) {
+        throw new ProtocolError("A client takes an export without TLS");
+      }
+      return this.#reply(option, OptionReply.ErrTlsRequired);
+    }
     switch (option) {
+      case Option.StartTls:
+        return this.#startTls(data);
       case Option.ExportName:
         return this.#exportName(data);
       case Option.Abort:
@@ -182,6 +227,17 @@ export class Handshake {
     }
   }
 
+  #startTls(data: Uint8Array): void {
+    if (!this.#options.requiresTls) {
+      return this.#reply(Option.StartTls, OptionReply.ErrUnsupported);
+    }
+    if (this.#secure || data.length > 0) {
+      return this.#reply(Option.StartTls, OptionReply.ErrInvalid);
+    }
+    this.securing = true;
+    this.#reply(Option.StartTls, OptionReply.Ack);
+  }
+
   #exportName(data: Uint8Array): void {
     const name = textOf(data);
     const served = name === null ? undefined : this.#options.exports.get(name);
@@ -195,7 +251,7 @@ export class Handshake {
     writeU64(view, 0, served.size);
     view.setUint16(8, this.#flagsOf(served));
     this.#writer.push(bytes);
-    this.#agree(served, false);
+    this.#agree(served);
   }
 
   #list(data: Uint8Array): void {
@@ -251,14 +307,16 @@ export class Handshake {
       const sizes = new Uint8Array(14);
       const sizesView = viewOf(sizes);
       sizesView.setUint16(0, Info.BlockSize);
-      sizesView.setUint32(2, served.blockSize);
+      // What is no whole block is read, changed and written here, where nobody
+      // else is in between.
+      sizesView.setUint32(2, 1);
       sizesView.setUint32(6, served.preferredSize);
       sizesView.setUint32(10, this.#options.maxPayload);
       this.#reply(option, OptionReply.Info, sizes);
     }
     this.#reply(option, OptionReply.Ack);
     if (option === Option.Go) {
-      this.#agree(served, wanted.has(Info.BlockSize));
+      this.#agree(served);
     }
   }
 
@@ -288,12 +346,11 @@ export class Handshake {
     this.#reply(option, OptionReply.Ack);
   }
 
-  #agree(served: ServedDisk, knowsBlockSize: boolean): void {
+  #agree(served: ServedDisk): void {
     this.agreement = {
       served,
       structured: this.#structured,
       allocation: this.#allocationFor === served.name,
-      knowsBlockSize,
     };
   }
 

@@ -13,8 +13,11 @@ import { SECTOR_BYTES } from "../geometry.ts";
 /** Bytes in front of the data: a page, so that the data begins on one. */
 export const HEADROOM_BYTES = 4096;
 
-/** The smallest piece. */
+/** The smallest piece, and what all are multiples of. */
 const SMALLEST_BYTES = 4096;
+
+/** Sizes from one power of two to the next. */
+const STEPS = 8;
 
 /** Bytes that are kept while nobody needs them. */
 const KEPT_BYTES = 16 << 20;
@@ -27,11 +30,11 @@ export interface Memory {
   readonly view: DataView;
 }
 
-/** Pieces of memory whose sizes are powers of two. */
+/** Pieces of memory of a few sizes, none an eighth larger than need be. */
 export class MemoryPool {
   readonly #allocate: (sectors: number) => Uint8Array<ArrayBuffer>;
-  /** By the logarithm of their size. */
-  readonly #free: Memory[][] = [];
+  /** By their size. */
+  readonly #free = new Map<number, Memory[]>();
   #freeBytes = 0;
 
   /**
@@ -47,18 +50,16 @@ export class MemoryPool {
    * Lends memory; what it has is undefined.
    *
    * @param length Bytes of data.
+   * @param size Bytes of the memory, if they are known already.
    * @returns The memory, with at least so many.
    */
-  take(length: number): Memory {
-    const power = powerFor(length);
-    const found = this.#free[power]?.pop();
+  take(length: number, size: number = memoryBytes(length)): Memory {
+    const found = this.#free.get(size)?.pop();
     if (found !== undefined) {
-      this.#freeBytes -= found.bytes.length;
+      this.#freeBytes -= size;
       return found;
     }
-    const bytes = this.#allocate(
-      (HEADROOM_BYTES + 2 ** power) / SECTOR_BYTES,
-    );
+    const bytes = this.#allocate(size / SECTOR_BYTES);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     return { bytes, view };
   }
@@ -69,13 +70,25 @@ export class MemoryPool {
    * @param memory The memory; nobody may use it any more.
    */
   give(memory: Memory): void {
-    if (this.#freeBytes + memory.bytes.length > KEPT_BYTES) return;
-    this.#freeBytes += memory.bytes.length;
-    const power = powerFor(memory.bytes.length - HEADROOM_BYTES);
-    (this.#free[power] ??= []).push(memory);
+    const size = memory.bytes.length;
+    if (this.#freeBytes + size > KEPT_BYTES) return;
+    this.#freeBytes += size;
+    const list = this.#free.get(size);
+    if (list === undefined) this.#free.set(size, [memory]);
+    else list.push(memory);
   }
 }
 
-function powerFor(length: number): number {
-  return 32 - Math.clz32(Math.max(length, SMALLEST_BYTES) - 1);
+/**
+ * What a piece of memory costs.
+ *
+ * @param length Bytes of data.
+ * @returns Bytes that it takes, its headroom included.
+ */
+export function memoryBytes(length: number): number {
+  const least = Math.max(length, SMALLEST_BYTES);
+  // In 32 bits, which is enough: it is asked for each request.
+  const power = 1 << (32 - Math.clz32(least - 1));
+  const step = Math.max(SMALLEST_BYTES, power / 2 / STEPS);
+  return HEADROOM_BYTES + ((least + step - 1) & -step);
 }

@@ -24,3 +24,4 @@ export {
   NbdServer,
   type NbdServerOptions,
 } from "./server.ts";
+export type { NbdTlsOptions } from "./tls.ts";

@@ -10,7 +10,13 @@ import type { VirtualDisk } from "../disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { ExportFlag, WireError } from "../nbd_wire.ts";
-import { HEADROOM_BYTES, type Memory, MemoryPool } from "./memory_pool.ts";
+import {
+  HEADROOM_BYTES,
+  type Memory,
+  memoryBytes,
+  MemoryPool,
+} from "./memory_pool.ts";
+import { type ByteRun, RunMap } from "./run_map.ts";
 
 /** A disk to be served. */
 export interface NbdExport {
@@ -32,21 +38,11 @@ export interface NbdExport {
   readonly readOnly?: boolean | undefined;
 }
 
-/** Extents that one answer has at most. */
-const MAX_EXTENTS = 4096;
+/** Sectors that a read asks about first: 512 KiB, and so mostly once. */
+const READ_PIECE = 1024;
 
-/** Sectors whose extents are asked for at once: 128 MiB. */
-const EXTENT_SECTORS = 262_144;
-
-/** A run of bytes that is data or a hole. */
-export interface ByteRun {
-  /** First byte. */
-  start: number;
-  /** The byte after the last. */
-  end: number;
-  /** Whether it is a hole, which reads as zeroes. */
-  hole: boolean;
-}
+/** Sectors that whoever wants a map is told about first: 64 KiB. */
+const MAP_PIECE = 128;
 
 /** A disk in the words of NBD. */
 export class ServedDisk {
@@ -60,7 +56,10 @@ export class ServedDisk {
   readonly description: string;
   /** Bytes that it has. */
   readonly size: number;
-  /** Bytes that requests should be multiples of. */
+  /**
+   * Bytes of a block of the disk. Requests need not be multiples of it, but it
+   * takes a read before each write to change a part of a block.
+   */
   readonly blockSize: number;
   /** Bytes that requests go best with. */
   readonly preferredSize: number;
@@ -115,6 +114,28 @@ export class ServedDisk {
   }
 
   /**
+   * The whole blocks that some bytes are in.
+   *
+   * @param offset First byte.
+   * @param length Bytes.
+   * @returns Their bytes.
+   */
+  span(offset: number, length: number): number {
+    const block = this.blockSize;
+    return Math.ceil((offset + length) / block) * block -
+      (offset - offset % block);
+  }
+
+  /**
+   * What changing parts of blocks takes, beside the data.
+   *
+   * @returns Bytes of memory.
+   */
+  get endsBytes(): number {
+    return memoryBytes(2 * this.blockSize);
+  }
+
+  /**
    * Reads whole blocks.
    *
    * @param offset First byte, on a block.
@@ -150,14 +171,9 @@ export class ServedDisk {
     memory: Memory,
     fua: boolean,
   ): Promise<void> {
-    if (this.#claims > 0) {
-      return this.#alone(
-        offset,
-        length,
-        () => this.#writeNow(offset, length, memory, fua),
-      );
-    }
-    return this.#writeNow(offset, length, memory, fua);
+    const write = () =>
+      this.#writeNow(offset, length, memory, HEADROOM_BYTES, fua);
+    return this.#claims > 0 ? this.#alone(offset, length, write) : write();
   }
 
   /**
@@ -179,33 +195,31 @@ export class ServedDisk {
   ): Promise<void> {
     const block = this.blockSize;
     const start = offset - offset % block;
-    const end = Math.ceil((offset + length) / block) * block;
-    return this.#alone(start, end - start, async () => {
-      const ends = this.memory.take(2 * block);
-      try {
-        const last = end - block;
-        const base = HEADROOM_BYTES;
-        const { bytes } = memory;
-        await Promise.all([
-          this.read(start, block, ends, base),
-          ...(last > start ? [this.read(last, block, ends, base + block)] : []),
-        ]);
-        bytes.set(ends.bytes.subarray(base, base + offset - start), base);
-        const tail = offset + length;
-        const from = last > start ? base + block : base;
-        bytes.set(
-          ends.bytes.subarray(from + tail - last, from + block),
-          base + tail - start,
-        );
-        await this.#writeNow(start, end - start, memory, fua);
-      } finally {
-        this.memory.give(ends);
-      }
-    });
+    const span = this.span(offset, length);
+    const last = start + span - block;
+    const tail = offset + length;
+    return this.#alone(
+      start,
+      span,
+      () =>
+        this.#withEnds(start, last, async (ends, first, second) => {
+          const { bytes } = memory;
+          bytes.set(
+            ends.bytes.subarray(first, first + offset - start),
+            HEADROOM_BYTES,
+          );
+          bytes.set(
+            ends.bytes.subarray(second + tail - last, second + block),
+            HEADROOM_BYTES + tail - start,
+          );
+          await this.#writeNow(start, span, memory, HEADROOM_BYTES, fua);
+        }),
+    );
   }
 
   /**
-   * Makes bytes zero.
+   * Makes bytes zero. Blocks of which only a part is meant are read, changed
+   * and written; nobody else changes any of it meanwhile.
    *
    * @param offset First byte.
    * @param length Bytes.
@@ -213,37 +227,55 @@ export class ServedDisk {
    * @param fua Whether it must be durable when it is done.
    * @returns When it is done.
    */
-  async writeZeroes(
+  writeZeroes(
     offset: number,
     length: number,
     unmap: boolean,
     fua: boolean,
   ): Promise<void> {
-    const block = this.blockSize;
-    const end = offset + length;
-    const first = Math.ceil(offset / block) * block;
-    const last = end - end % block;
-    const parts: Promise<void>[] = [];
-    if (first < last) {
-      const zero = () =>
-        this.disk.writeZeroes(
-          first / SECTOR_BYTES,
-          (last - first) / SECTOR_BYTES,
-          { unmap, fua },
-        );
-      parts.push(
-        this.#claims > 0 ? this.#alone(first, last - first, zero) : zero(),
+    const zero = (from: number, to: number) =>
+      this.disk.writeZeroes(
+        from / SECTOR_BYTES,
+        (to - from) / SECTOR_BYTES,
+        { unmap, fua },
       );
+    const tail = offset + length;
+    if (this.isAligned(offset, length)) {
+      return this.#whole(offset, length, () => zero(offset, tail));
     }
-    if (offset < first) {
-      parts.push(this.#zeroPart(offset, Math.min(first, end), fua));
-    }
-    if (last < end && last >= first) {
-      parts.push(this.#zeroPart(last, end, fua));
-    }
-    for (const result of await Promise.allSettled(parts)) {
-      if (result.status === "rejected") throw result.reason;
-    }
+    const block = this.blockSize;
+    const start = offset - offset % block;
+    const end = start + this.span(offset, length);
+    const last = end - block;
+    return this.#alone(
+      start,
+      end - start,
+      () =>
+        this.#withEnds(start, last, async (ends, first, second) => {
+          const parts: Promise<void>[] = [];
+          const part = (
+            at: number,
+            place: number,
+            zeroed: [number, number],
+          ) => {
+            const [from, to] = zeroed;
+            ends.bytes.fill(0, at + from - place, at + to - place);
+            parts.push(this.#writeNow(place, block, ends, at, fua));
+          };
+          let from = start;
+          let to = end;
+          if (offset > start || last === start) {
+            from += block;
+            part(first, start, [offset, Math.min(tail, from)]);
+          }
+          if (tail < end && last > start) {
+            to -= block;
+            part(second, last, [last, tail]);
+          }
+          if (from < to) parts.push(zero(from, to));
+          await allDone(parts);
+        }),
+    );
   }
 
   /**
@@ -259,53 +291,63 @@ export class ServedDisk {
     const first = Math.ceil(offset / block) * block;
     const last = offset + length - (offset + length) % block;
     if (first < last) {
-      await this.disk.discard(
-        first / SECTOR_BYTES,
-        (last - first) / SECTOR_BYTES,
-      );
+      await this.#whole(first, last - first, () =>
+        this.disk.discard(
+          first / SECTOR_BYTES,
+          (last - first) / SECTOR_BYTES,
+        ));
     }
     if (fua) await this.disk.flush();
   }
 
   /**
-   * Where data and holes are. A long list is cut: at least one run is told.
+   * Where data and holes are, if that is told in a few words.
    *
    * @param offset First byte.
    * @param length Bytes.
-   * @returns Data and holes in turn, from the first byte on.
+   * @param most Runs that are few.
+   * @returns Data and holes in turn, from the first byte to the last; `null` if
+   * they are more.
    */
-  async runs(offset: number, length: number): Promise<ByteRun[]> {
-    const end = offset + length;
-    const block = this.blockSize / SECTOR_BYTES;
-    const last = Math.ceil(end / this.blockSize) * block;
-    const runs: ByteRun[] = [];
-    let at = Math.floor(offset / this.blockSize) * block;
-    while (at < last && runs.length < MAX_EXTENTS) {
-      const count = Math.min(EXTENT_SECTORS, last - at);
-      for (
-        const { sector, count: sectors, hole } of await this.disk.extents(
-          at,
-          count,
-        )
-      ) {
-        const start = Math.max(offset, sector * SECTOR_BYTES);
-        const runEnd = Math.min(end, (sector + sectors) * SECTOR_BYTES);
-        const before = runs.at(-1);
-        if (before?.hole === hole) before.end = runEnd;
-        else if (start < runEnd) runs.push({ start, end: runEnd, hole });
-      }
-      at += count;
-    }
-    return runs;
+  async fewRuns(
+    offset: number,
+    length: number,
+    most: number,
+  ): Promise<ByteRun[] | null> {
+    const map = new RunMap(this.disk, offset, length, most, READ_PIECE);
+    while (!map.done) await map.step();
+    return map.runs.length > most ? null : map.runs;
   }
 
-  async #zeroPart(start: number, end: number, fua: boolean): Promise<void> {
-    const memory = this.memory.take(this.blockSize);
+  /**
+   * Where data and holes are, to be found step by step.
+   *
+   * @param offset First byte.
+   * @param length Bytes.
+   * @param most Runs that are wanted.
+   * @returns A map to be made.
+   */
+  map(offset: number, length: number, most: number): RunMap {
+    return new RunMap(this.disk, offset, length, most, MAP_PIECE);
+  }
+
+  /** Reads the first and the last block, to do something with them. */
+  async #withEnds(
+    start: number,
+    last: number,
+    work: (ends: Memory, first: number, second: number) => Promise<void>,
+  ): Promise<void> {
+    const block = this.blockSize;
+    const ends = this.memory.take(2 * block);
+    const first = HEADROOM_BYTES;
+    const second = last > start ? first + block : first;
     try {
-      memory.bytes.fill(0);
-      await this.modify(start, end - start, memory, fua);
+      const reads = [this.read(start, block, ends, first)];
+      if (last > start) reads.push(this.read(last, block, ends, second));
+      await allDone(reads);
+      await work(ends, first, second);
     } finally {
-      this.memory.give(memory);
+      this.memory.give(ends);
     }
   }
 
@@ -313,13 +355,23 @@ export class ServedDisk {
     offset: number,
     length: number,
     memory: Memory,
+    at: number,
     fua: boolean,
   ): Promise<void> {
     return this.disk.write(
       offset / SECTOR_BYTES,
-      memory.bytes.subarray(HEADROOM_BYTES, HEADROOM_BYTES + length),
+      memory.bytes.subarray(at, at + length),
       fua ? { fua } : undefined,
     );
+  }
+
+  /** Changes whole blocks, but not while others change a part of one. */
+  #whole(
+    offset: number,
+    length: number,
+    work: () => Promise<void>,
+  ): Promise<void> {
+    return this.#claims > 0 ? this.#alone(offset, length, work) : work();
   }
 
   /** Does something while nobody else changes these bytes. */
@@ -338,6 +390,18 @@ export class ServedDisk {
       this.#claims--;
       release();
     }
+  }
+}
+
+/**
+ * Waits for all of them, also if one fails: until then their memory is in use.
+ *
+ * @param parts What is waited for.
+ * @throws What the first of them that failed threw.
+ */
+export async function allDone(parts: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(parts)) {
+    if (result.status === "rejected") throw result.reason;
   }
 }
 

@@ -12,8 +12,11 @@ import {
   type ConnectionOptions,
   type NbdCounters,
 } from "./connection.ts";
+import { MemoryBudget } from "./memory_budget.ts";
 import { type NbdExport, ServedDisk } from "./served_disk.ts";
 import { keepOnThread } from "../one_thread.ts";
+import type { NbdTlsOptions } from "./tls.ts";
+import { Turns } from "./turns.ts";
 
 /** How a server is set up. */
 export interface NbdServerOptions {
@@ -28,7 +31,7 @@ export interface NbdServerOptions {
   /**
    * Bytes that one request may move.
    *
-   * @default {33554432}
+   * @default {33554432, or as much less as `maxMemory` allows}
    */
   maxPayload?: number | undefined;
   /**
@@ -38,6 +41,17 @@ export interface NbdServerOptions {
    * @default {33554432}
    */
   maxBytes?: number | undefined;
+  /**
+   * Bytes that all clients together may hold of the server's memory, in requests
+   * and in replies that they do not take; beside it, each takes some 200 KiB at
+   * most. Half of it is divided among as many clients as there may be, so that
+   * each can always do a little; the other half is lent to who needs more, fairly.
+   * While others wait for it, a client that holds some and does not move is sent
+   * away. At least four times `maxPayload`.
+   *
+   * @default {268435456}
+   */
+  maxMemory?: number | undefined;
   /**
    * Clients at once; further ones are turned away.
    *
@@ -50,6 +64,26 @@ export interface NbdServerOptions {
    * @default {10000}
    */
   handshakeMs?: number | undefined;
+  /**
+   * The longest that a client may hold memory that others wait for and not have
+   * moved a sixteenth of it, in ms.
+   *
+   * @default {10000}
+   */
+  stallMs?: number | undefined;
+  /**
+   * Whether to stop with the last client: once a client leaves that had come to
+   * use an export, and no other is there.
+   *
+   * @default {false}
+   */
+  once?: boolean | undefined;
+  /**
+   * What TLS needs: with it, clients must go on with TLS before they learn
+   * anything (`nbds://`). Certificates only; pre-shared keys are not in
+   * `node:tls` of Deno.
+   */
+  tls?: NbdTlsOptions | undefined;
   /**
    * Hears of what a client did wrong, when its connection is ended for it, and
    * of what went wrong with the server's own socket.
@@ -76,6 +110,15 @@ export type NbdListenOptions =
     port: number;
   };
 
+/** Too few descriptors or too little memory, here and now. */
+const SHORTAGES = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]);
+
+/** How long to wait for others to be closed then, in ms. */
+const SHORTAGE_MS = 100;
+
+/** Connections that may fail in a row before others have their turn. */
+const MAX_FAILURES = 64;
+
 /**
  * A server that shows disks to NBD clients: qemu, libnbd's tools, fio, the
  * Linux kernel. It closes no disk.
@@ -83,11 +126,10 @@ export type NbdListenOptions =
  * A flush, from whichever client, covers every write that was answered before
  * it, on any connection: exports say `CAN_MULTI_CONN`.
  *
- * Requests that do not start and end on blocks of the disk are refused with
- * `EINVAL` if the client was told the block size. From a client that did not
- * ask, they are carried out all the same: blocks at the ends are read, changed
- * and written, alone. What the program itself writes meanwhile to the same
- * blocks, past the server, may be lost by that.
+ * Requests need not start and end on blocks of the disk: the blocks at their
+ * ends are read, changed and written, while no other client changes them. What
+ * the program itself writes meanwhile to the same blocks, past the server, may
+ * be lost by that.
  *
  * @example A disk in memory, for `qemu-img` and all the others
  * ```ts
@@ -112,7 +154,10 @@ export class NbdServer implements AsyncDisposable {
   readonly #onError: ((error: Error) => void) | undefined;
   readonly #connections = new Map<Connection, Promise<void>>();
   readonly #accepting: Promise<void>;
+  readonly #once: boolean;
+  readonly #finished = Promise.withResolvers<void>();
   #closing: Promise<void> | null = null;
+  #endPause: () => void = () => {};
   /** What was counted so far, of all clients together. */
   readonly counters: Readonly<NbdCounters>;
 
@@ -143,10 +188,19 @@ export class NbdServer implements AsyncDisposable {
       errors: 0,
       bytesRead: 0,
       bytesWritten: 0,
+      unaligned: 0,
       dropped: 0,
+      evicted: 0,
+      resets: 0,
+      peakMemory: 0,
     };
     this.counters = counters;
-    const maxPayload = count("maxPayload", options.maxPayload ?? 32 << 20);
+    const maxMemory = count("maxMemory", options.maxMemory ?? 256 << 20);
+    const affordable = maxMemory / 4 - maxMemory / 4 % 65_536;
+    const maxPayload = count(
+      "maxPayload",
+      options.maxPayload ?? Math.max(65_536, Math.min(32 << 20, affordable)),
+    );
     // What the protocol wants of it: whole blocks, and at least one that is
     // preferred. More than this the kernel of Linux never asks for.
     let least = 65_536;
@@ -162,18 +216,32 @@ export class NbdServer implements AsyncDisposable {
         }: current value is ${maxPayload}`,
       );
     }
+    if (maxMemory < 4 * maxPayload) {
+      throw new RangeError(
+        `Cannot serve as maxMemory must be ${
+          4 * maxPayload
+        } at least, four times maxPayload: current value is ${maxMemory}`,
+      );
+    }
+    const maxConnections = count(
+      "maxConnections",
+      options.maxConnections ?? 1024,
+    );
+    const stallMs = count("stallMs", options.stallMs ?? 10_000);
     this.#options = {
       exports,
       maxPayload,
       counters,
+      budget: new MemoryBudget(maxMemory, maxConnections, stallMs, counters),
+      turns: new Turns(),
+      tls: checkTls(options.tls),
+      requiresTls: options.tls !== undefined,
       maxRequests: count("maxRequests", options.maxRequests ?? 128),
       maxBytes: count("maxBytes", options.maxBytes ?? 32 << 20),
       handshakeMs: count("handshakeMs", options.handshakeMs ?? 10_000),
     };
-    this.#maxConnections = count(
-      "maxConnections",
-      options.maxConnections ?? 1024,
-    );
+    this.#maxConnections = maxConnections;
+    this.#once = options.once ?? false;
     this.#onError = options.onError;
     if (listen === null) {
       this.#listener = null;
@@ -227,6 +295,11 @@ export class NbdServer implements AsyncDisposable {
     return this.#connections.size;
   }
 
+  /** When it has stopped, whoever stopped it. */
+  get finished(): Promise<void> {
+    return this.#finished.promise;
+  }
+
   /**
    * What clients are given to find an export.
    *
@@ -239,10 +312,11 @@ export class NbdServer implements AsyncDisposable {
       throw new TypeError("Cannot name a server that does not listen");
     }
     const [first = ""] = this.#options.exports.keys();
-    return formatNbdUri({
+    const uri = formatNbdUri({
       address: this.#address,
       exportName: exportName ?? first,
     });
+    return this.#options.requiresTls ? uri.replace(/^nbd/, "nbds") : uri;
   }
 
   /**
@@ -265,6 +339,9 @@ export class NbdServer implements AsyncDisposable {
     }).finally(() => {
       this.#connections.delete(connection);
       if (connection.fault !== null) this.#onError?.(connection.fault);
+      if (this.#once && connection.attached && this.#connections.size === 0) {
+        this.close();
+      }
     });
     this.#connections.set(connection, done);
     return done;
@@ -272,14 +349,20 @@ export class NbdServer implements AsyncDisposable {
 
   /**
    * Stops listening and sends the clients away: what they asked for is done and
-   * answered first. It flushes nothing and closes no disk. Idempotent.
+   * answered first, what they ask for from now on is refused with `ESHUTDOWN`.
+   * It flushes nothing and closes no disk. Idempotent.
    *
    * @param graceMs The longest to wait for clients that do not take their
-   * answers, in ms.
+   * answers or do not leave, in ms. Requests that the disk has not answered after
+   * as long again are left to it.
    * @returns When the last one is gone.
    */
   close(graceMs: number = 5000): Promise<void> {
-    return this.#closing ??= this.#close(graceMs);
+    if (this.#closing === null) {
+      this.#closing = this.#close(graceMs);
+      this.#closing.finally(this.#finished.resolve);
+    }
+    return this.#closing;
   }
 
   /** Stops, for `await using`. */
@@ -289,35 +372,88 @@ export class NbdServer implements AsyncDisposable {
 
   async #close(graceMs: number): Promise<void> {
     this.#listener?.close();
+    this.#endPause();
     await this.#accepting;
     for (const connection of this.#connections.keys()) connection.stop();
-    const timer = setTimeout(() => {
-      for (const connection of this.#connections.keys()) connection.abandon();
-    }, graceMs);
-    await Promise.all(this.#connections.values());
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(() => {
+        for (const connection of this.#connections.keys()) connection.abandon();
+        timer = setTimeout(resolve, graceMs);
+      }, graceMs);
+    });
+    await Promise.race([Promise.all(this.#connections.values()), late]);
     clearTimeout(timer);
   }
 
   async #accept(listener: Deno.Listener): Promise<void> {
+    let failures = 0;
+    let short = false;
     while (this.#closing === null) {
       let conn: Deno.Conn;
       try {
         conn = await listener.accept();
       } catch (error) {
         if (this.#closing !== null) return;
-        this.#onError?.(asError(error));
-        // Out of descriptors, most likely: others will be closed.
-        await new Promise((resolve) => setTimeout(resolve, 100));
+        if (isShortage(error)) {
+          // Said once, until it is over: this may go on for long.
+          if (!short) this.#onError?.(asError(error));
+          short = true;
+          await this.#pause(SHORTAGE_MS);
+        } else {
+          // Whoever came is gone again, which is no reason to let others wait.
+          this.#options.counters.resets++;
+          if (++failures % MAX_FAILURES === 0) await this.#pause(0);
+        }
         continue;
       }
-      if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay();
+      short = false;
+      try {
+        if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay();
+      } catch {
+        // It is gone, too, and so a read will say.
+      }
       this.attach(conn);
     }
   }
+
+  /** Waits, but not for longer than the server is there. */
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#endPause = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+}
+
+/**
+ * Whether an error means that there is too little of something here. All others
+ * of accept(2) are about the one connection, as its "Error handling" says.
+ */
+function isShortage(error: unknown): boolean {
+  const { code } = error as { code?: unknown };
+  return typeof code === "string" && SHORTAGES.has(code);
 }
 
 function asError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error));
+}
+
+/** Certificates are looked at once a client comes; here, at what they are. */
+function checkTls(tls: NbdTlsOptions | undefined): NbdTlsOptions | null {
+  if (tls === undefined) return null;
+  const parts = { CERTIFICATE: tls.cert, "PRIVATE KEY": tls.key };
+  for (const [what, text] of Object.entries(parts)) {
+    if (!new RegExp(`-----BEGIN [A-Z ]*${what}-----`).test(text)) {
+      throw new TypeError(
+        `Cannot serve with TLS as there must be a ${what.toLowerCase()} in PEM`,
+      );
+    }
+  }
+  return tls;
 }
 
 function count(name: string, value: number): number {

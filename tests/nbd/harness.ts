@@ -66,15 +66,18 @@ export class RawClient implements Disposable {
   readonly #conn: Deno.Conn;
   #closed = false;
 
-  private constructor(conn: Deno.Conn) {
+  constructor(conn: Deno.Conn) {
     this.#conn = conn;
+  }
+
+  /** Connects, and nothing more. */
+  static async dial(path: string): Promise<RawClient> {
+    return new RawClient(await Deno.connect({ transport: "unix", path }));
   }
 
   /** Connects, and takes the greeting. */
   static async connect(path: string, flags = 3): Promise<RawClient> {
-    const client = new RawClient(
-      await Deno.connect({ transport: "unix", path }),
-    );
+    const client = await RawClient.dial(path);
     try {
       await client.read(18);
       await client.send(u32(flags));
@@ -102,6 +105,11 @@ export class RawClient implements Disposable {
         at += await this.#conn.write(part.subarray(at));
       }
     }
+  }
+
+  /** Sends bytes, as far as the server takes them, while others go on. */
+  sendAll(...parts: Uint8Array[]): void {
+    this.send(...parts).catch(() => {});
   }
 
   /** Reads so many bytes. */

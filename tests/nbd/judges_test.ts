@@ -82,7 +82,10 @@ Deno.test({
         "can_zero",
       ]
     ) assertEquals(info[can], true, can);
-    assertEquals(info.block_size_minimum, 512);
+    assertEquals(
+      [info.block_size_minimum, info.block_size_preferred],
+      [1, 4096],
+    );
     const all = JSON.parse(
       await run("nbdinfo", ["--list", "--json", served.uri]),
     );

@@ -1,4 +1,10 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  AssertionError,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk.ts";
@@ -150,7 +156,7 @@ Deno.test("NbdServer carries out what is not whole blocks, alone", async () => {
   }
 });
 
-Deno.test("NbdServer holds clients to a block size that they asked for", async () => {
+Deno.test("NbdServer asks for no block size, and says which is preferred", async () => {
   const disk = VirtualDisk.memory({ sectors: 2048, blockSize: 4096 });
   await using served = await serveDisk(disk);
   using client = await RawClient.connect(served.socket);
@@ -164,15 +170,18 @@ Deno.test("NbdServer holds clients to a block size that they asked for", async (
   const sizes = viewOf((await client.answer()).data);
   assertEquals(
     [sizes.getUint32(2), sizes.getUint32(6), sizes.getUint32(10)],
-    [4096, 4096, 32 << 20],
+    [1, 4096, 32 << 20],
   );
   assertEquals((await client.answer()).type, OptionReply.Ack);
-  assertEquals((await client.ask(Read, 512, 4096)).error, 22);
+  const data = new Uint8Array([1, 2, 3]);
+  assertEquals((await client.ask(Write, 4095, 3, data)).error, 0);
   assertEquals(
-    (await client.ask(Write, 0, 512, new Uint8Array(512))).error,
-    22,
+    (await client.ask(Read, 4094, 5)).data,
+    new Uint8Array([0, 1, 2, 3, 0]),
   );
+  assertEquals(served.server.counters.unaligned, 2);
   assertEquals((await client.ask(Read, 4096, 4096)).error, 0);
+  assertEquals(served.server.counters.unaligned, 2);
 });
 
 Deno.test("NbdServer haggles as the protocol says", async () => {
@@ -365,6 +374,116 @@ Deno.test("NbdServer.close() answers what was asked for", async () => {
   await disk.write(0, new Uint8Array(512));
 });
 
+Deno.test("NbdServer.close() refuses with ESHUTDOWN until clients leave", async () => {
+  // Writes wait until they are let go.
+  const memory = new MemoryBackend({ sectors: 64 });
+  const held: (() => void)[] = [];
+  const slow: Backend = {
+    geometry: memory.geometry,
+    abilities: memory.abilities,
+    limits: memory.limits,
+    info: memory.info,
+    counters: memory.counters,
+    submit(batch, complete) {
+      for (const request of batch) {
+        held.push(() => memory.submit([request], complete));
+      }
+    },
+    allocate: (length) => memory.allocate(length),
+    close: () => memory.close(),
+  };
+  const disk = VirtualDisk.over(slow);
+  await using served = await serveDisk(disk);
+  using busy = await RawClient.attach(served.socket);
+  using choosy = await RawClient.connect(served.socket);
+  const data = new Uint8Array(512).fill(7);
+  await busy.send(requestMessage(Write, 0, 512, 0, 1), data);
+  while (held.length === 0) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  let finished = false;
+  served.server.finished.then(() => finished = true);
+  const closed = served.server.close(60_000);
+  // What was asked for is done; what comes now is not, and is said so.
+  await choosy.send(optionMessage(Option.List));
+  assertEquals((await choosy.answer()).type, OptionReply.ErrShutdown);
+  await choosy.send(optionMessage(Option.Go, goData("")));
+  assertEquals((await choosy.answer()).type, OptionReply.ErrShutdown);
+  await choosy.send(optionMessage(Option.Abort));
+  assertEquals((await choosy.answer()).type, OptionReply.Ack);
+  assertEquals(await choosy.drain(), 0);
+  assertEquals((await busy.ask(Write, 512, 512, data)).error, 108);
+  assertEquals((await busy.ask(Read, 0, 512)).error, 108);
+  assertEquals((await busy.ask(Flush, 0, 0)).error, 108);
+  assertEquals(held.length, 1);
+  held[0]!();
+  const last = viewOf(await busy.read(16));
+  assertEquals([last.getUint32(4), last.getUint32(12)], [0, 1]);
+  assertEquals(finished, false);
+  await busy.send(requestMessage(Command.Disconnect, 0, 0));
+  assertEquals(await busy.drain(), 0);
+  await closed;
+  assert(finished);
+  assertEquals(served.faults, []);
+});
+
+Deno.test("NbdServer.close() waits neither for clients nor for the disk for ever", async () => {
+  const memory = new MemoryBackend({ sectors: 64 });
+  const held: (() => void)[] = [];
+  const stuck: Backend = {
+    geometry: memory.geometry,
+    abilities: memory.abilities,
+    limits: memory.limits,
+    info: memory.info,
+    counters: memory.counters,
+    submit(batch, complete) {
+      for (const request of batch) {
+        held.push(() => memory.submit([request], complete));
+      }
+    },
+    allocate: (length) => memory.allocate(length),
+    close: () => memory.close(),
+  };
+  const disk = VirtualDisk.over(stuck);
+  await using served = await serveDisk(disk);
+  using waiting = await RawClient.attach(served.socket);
+  using asking = await RawClient.attach(served.socket);
+  waiting.sendAll(requestMessage(Read, 0, 512));
+  while (held.length === 0) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  const endless = (async () => {
+    for (;;) {
+      assertEquals((await asking.ask(Read, 0, 512)).error, 108);
+    }
+  })();
+  const closed = served.server.close(100);
+  const ended = await endless.catch((error) => error);
+  await closed;
+  const asked = held.splice(0);
+  asked.forEach((go) => go());
+  // It hung up in the middle of a request or of an answer.
+  assert(!(ended instanceof AssertionError), ended);
+  assertEquals(asked.length, 1);
+});
+
+Deno.test("NbdServer with once stops when the last client has left", async () => {
+  const disk = VirtualDisk.memory({ sectors: 64 });
+  await using served = await serveDisk(disk, { once: true });
+  // Whoever never came to use an export does not count.
+  (await RawClient.connect(served.socket))[Symbol.dispose]();
+  const first = await RawClient.attach(served.socket);
+  const second = await RawClient.attach(served.socket);
+  assertEquals((await first.ask(Read, 0, 512)).error, 0);
+  first[Symbol.dispose]();
+  assertEquals((await second.ask(Read, 0, 512)).error, 0);
+  second[Symbol.dispose]();
+  await served.server.finished;
+  await assertRejects(() => RawClient.dial(served.socket));
+  // The disk is not the server's.
+  await disk.write(0, new Uint8Array(512));
+});
+
 Deno.test("NbdServer throws on options that make no sense", async () => {
   await using disk = VirtualDisk.memory({ sectors: 8 });
   const make = (options: object) =>
@@ -373,6 +492,12 @@ Deno.test("NbdServer throws on options that make no sense", async () => {
   assertThrows(() => make({ maxBytes: 0.5 }), RangeError);
   assertThrows(() => make({ maxPayload: 1000 }), RangeError);
   assertThrows(() => make({ maxPayload: 64 << 20 }), RangeError);
+  assertThrows(() => make({ maxMemory: 1000 }), RangeError);
+  assertThrows(
+    () => make({ maxMemory: 64 << 20, maxPayload: 32 << 20 }),
+    RangeError,
+  );
+  assertThrows(() => make({ stallMs: 0 }), RangeError);
   assertThrows(() => make({ exports: [{ disk }, { disk }] }), TypeError);
   assertThrows(
     () => make({ exports: [{ disk, name: "x".repeat(4097) }] }),

@@ -134,6 +134,8 @@ export class StreamWriter {
   #written: (() => void)[] = [];
   /** Bytes that were pushed and are not written yet. */
   pendingBytes = 0;
+  /** Those of them that are here, as they were copied. */
+  copiedBytes = 0;
   /** Bytes that were written. */
   writtenBytes = 0;
 
@@ -173,6 +175,7 @@ export class StreamWriter {
     const at = this.#joined;
     this.#joined += length;
     this.pendingBytes += length;
+    this.copiedBytes += length;
     this.#schedule();
     return at;
   }
@@ -311,6 +314,7 @@ export class StreamWriter {
       bytes: join.bytes.subarray(0, length),
       length,
       done: () => {
+        this.copiedBytes -= length;
         if (spare.length < MAX_SPARE) spare.push(join);
       },
       message: this.#message,
@@ -402,6 +406,7 @@ export class StreamWriter {
     this.#join = null;
     this.#joined = 0;
     this.pendingBytes = 0;
+    this.copiedBytes = 0;
     for (const resolve of this.#idle.splice(0)) resolve();
   }
 }
