@@ -41,7 +41,7 @@ export interface CliIo {
    */
   now(): number;
   /**
-   * Listens for the wish to stop (Ctrl-C, or a polite kill), once.
+   * Listens for the wish to stop (Ctrl-C, a hangup or a polite kill), once.
    *
    * @param listener Called when it is uttered.
    * @returns A function that stops listening.

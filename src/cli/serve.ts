@@ -13,6 +13,7 @@ import { type Faults, faults } from "../layers/faults.ts";
 import { overlay } from "../layers/overlay.ts";
 import { trace } from "../layers/trace.ts";
 import { type NbdListenOptions, NbdServer } from "../nbd/server.ts";
+import type { NbdTlsOptions } from "../nbd/tls.ts";
 import { NBD_PORT } from "../nbd_wire.ts";
 import { openBackend } from "../open.ts";
 import { formatSize } from "../units.ts";
@@ -47,10 +48,12 @@ export const serve: Verb = {
   operands: "IMAGE",
   operandCount: [1, 1],
   description:
-    "Prints the URI that clients attach to, and serves until Ctrl-C, which\n" +
-    "answers what clients asked for, flushes and leaves. Listens on 127.0.0.1\n" +
-    "unless told otherwise; there is no TLS and no password, so whoever reaches\n" +
-    "it may read and write.\n" +
+    "Prints the URI that clients attach to, and serves until Ctrl-C (or a hangup,\n" +
+    "or a polite kill), which answers what clients asked for, flushes and leaves;\n" +
+    "with --once its last client does the same. Listens on 127.0.0.1\n" +
+    "unless told otherwise; whoever reaches it may read and write, unless\n" +
+    "--tls-client-ca says who. With --tls-cert and --tls-key clients come by TLS\n" +
+    "or not at all.\n" +
     "\n" +
     "A fault RULE is words: operations, conditions and one effect, such as\n" +
     '"write nth=3 error=EIO", "read sector=100..200 delay=20ms" or\n' +
@@ -81,7 +84,19 @@ export const serve: Verb = {
       value: "NAME",
       summary: "What the export is called (default: nothing)",
     },
+    {
+      name: "tls-cert",
+      value: "FILE",
+      summary: "Serve over TLS, with this certificate (PEM)",
+    },
+    { name: "tls-key", value: "FILE", summary: "The key to it (PEM)" },
+    {
+      name: "tls-client-ca",
+      value: "FILE",
+      summary: "Serve only clients with a certificate from there (PEM)",
+    },
     { name: "read-only", summary: "Refuse writes" },
+    { name: "once", summary: "Leave with the last client" },
     {
       name: "overlay",
       summary: "Keep what is written in memory; the image stays as it is",
@@ -122,6 +137,7 @@ export const serve: Verb = {
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const listen = listenOptions(args);
+  const tls = await tlsOptions(args);
   const rules = args.all("fault").map((text) =>
     parseAs("--fault", text, parseFaultRule)
   );
@@ -179,6 +195,8 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     cleanUp.defer(forget);
     const server = NbdServer.listen({
       ...listen,
+      once: args.flag("once"),
+      tls,
       exports: [{ disk, name: args.value("export") ?? "", description: path }],
       onError: (error) => {
         void tell(io, `platter: a client was sent away: ${error.message}\n`);
@@ -188,7 +206,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     const uri = server.uri();
     print(io.stdout, `${uri}\n`).catch((error) => unheard = error);
     void tell(io, hints(uri, path, disk));
-    await stopped.promise;
+    await Promise.race([stopped.promise, server.finished]);
     void tell(io, "Stopping\n");
     try {
       await server.close();
@@ -230,6 +248,32 @@ function listenOptions(args: VerbArguments): NbdListenOptions {
   };
 }
 
+async function tlsOptions(
+  args: VerbArguments,
+): Promise<NbdTlsOptions | undefined> {
+  const paths = ["tls-cert", "tls-key", "tls-client-ca"].map((name) =>
+    args.value(name)
+  );
+  const [cert, key, clientCa] = await Promise.all(
+    paths.map((path) => path === undefined ? undefined : readText(path)),
+  );
+  if (cert !== undefined && key !== undefined) {
+    return { cert, key, clientCa };
+  }
+  if (paths.every((path) => path === undefined)) return undefined;
+  throw new UsageError(
+    "Cannot serve over TLS as it takes both --tls-cert and --tls-key",
+  );
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    throw fileError("read", path, error);
+  }
+}
+
 function parsePort(text: string): number {
   const port = Number(text);
   if (/^\d+$/.test(text) && port <= 65_535) return port;
@@ -239,12 +283,7 @@ function parsePort(text: string): number {
 }
 
 async function readRules(path: string): Promise<FaultRule[]> {
-  let text: string;
-  try {
-    text = await Deno.readTextFile(path);
-  } catch (error) {
-    throw fileError("read", path, error);
-  }
+  const text = await readText(path);
   return text.split("\n").map((line) => line.replace(/#.*/, "").trim())
     .filter((line) => line !== "")
     .map((line) => parseAs(`"${path}"`, line, parseFaultRule));

@@ -8,6 +8,7 @@ import {
   processOf,
 } from "../cli/harness.ts";
 import { loopDevice, mount, needs, run, tempDir } from "../helpers.ts";
+import { parseNbdUri } from "../../src/nbd_uri.ts";
 
 /** Serves an image for as long as something is done with it. */
 async function serving(
@@ -287,14 +288,87 @@ Deno.test("serve says what is wrong with its arguments", async () => {
   }
 });
 
+Deno.test("serve --once flushes and leaves with its last client", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("disk.img", 1 << 20);
+  const trace = dir.join("trace.jsonl");
+  let used: Promise<void> | undefined;
+  const outcome = await platter(
+    ["serve", image, "--port", "0", "--once", "--trace", trace],
+    {
+      onOutput(text) {
+        if (!text.startsWith("nbd")) return;
+        used = (async () => {
+          const uri = text.trim();
+          // Whoever never came to use the export is no client yet.
+          const { address } = parseNbdUri(uri);
+          const conn = await Deno.connect(address as Deno.ConnectOptions);
+          await conn.read(new Uint8Array(18));
+          conn.close();
+          await using first = await VirtualDisk.open(uri);
+          {
+            await using second = await VirtualDisk.open(uri);
+            await second.write(0, new Uint8Array(512).fill(3));
+          }
+          assertEquals((await first.read(0, 1))[0], 3);
+        })();
+        used.catch(() => {});
+      },
+    },
+  );
+  await used;
+  assertEquals(outcome.code, 0, outcome.err);
+  assertEquals(outcome.listening, false);
+  assertEquals((await Deno.readFile(image))[0], 3);
+  assertEquals(await lastOperation(trace), "flush");
+});
+
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  Deno.test({
+    name: `serve as a process flushes and ends with ${signal}, its socket, too`,
+    ignore: Deno.build.os === "windows",
+    async fn() {
+      await using dir = await tempDir();
+      const image = await dir.file("disk.img", 1 << 20);
+      const socket = dir.join("nbd.sock");
+      const trace = dir.join("trace.jsonl");
+      const child = processOf(
+        ["serve", image, "--socket", socket, "--trace", trace],
+        { stdout: "piped", stderr: "null" },
+      ).spawn();
+      const reader = child.stdout.pipeThrough(new TextDecoderStream())
+        .getReader();
+      try {
+        const { value: uri = "" } = await reader.read();
+        await using disk = await VirtualDisk.open(uri.trim());
+        await disk.write(0, new Uint8Array(512).fill(9));
+        // While it is still attached.
+        child.kill(signal);
+        assertEquals((await child.status).code, 0);
+        await assertRejects(() => disk.read(0, 1), DiskError);
+      } finally {
+        await reader.cancel();
+        await child.status;
+      }
+      assertEquals((await Deno.readFile(image))[0], 9);
+      assertEquals(await lastOperation(trace), "flush");
+      await assertRejects(() => Deno.lstat(socket), Deno.errors.NotFound);
+    },
+  });
+}
+
 Deno.test({
-  name: "serve as a process ends with Ctrl-C, its socket with it",
-  ignore: Deno.build.os === "windows",
+  name: "serve under nohup stays when its terminal goes",
+  ...needs("nohup"),
   async fn() {
     await using dir = await tempDir();
     const image = await dir.file("disk.img", 1 << 20);
     const socket = dir.join("nbd.sock");
-    const child = processOf(["serve", image, "--socket", socket], {
+    const script = new URL("../../src/cli/main.ts", import.meta.url).pathname;
+    const serve = ["serve", image, "--socket", socket];
+    const child = new Deno.Command("nohup", {
+      args: [Deno.execPath(), "run", "--no-check", "-A", script, ...serve],
+      stdin: "null",
       stdout: "piped",
       stderr: "null",
     }).spawn();
@@ -302,17 +376,20 @@ Deno.test({
       .getReader();
     try {
       const { value: uri = "" } = await reader.read();
+      child.kill("SIGHUP");
       await using disk = await VirtualDisk.open(uri.trim());
-      await disk.write(0, new Uint8Array(512).fill(9));
-      // While it is still attached.
-      child.kill("SIGINT");
-      assertEquals((await child.status).code, 0);
-      await assertRejects(() => disk.read(0, 1), DiskError);
+      assertEquals((await disk.read(0, 1))[0], 0);
     } finally {
+      child.kill("SIGTERM");
       await reader.cancel();
-      await child.status;
+      assertEquals((await child.status).code, 0);
     }
-    assertEquals((await Deno.readFile(image))[0], 9);
-    await assertRejects(() => Deno.lstat(socket), Deno.errors.NotFound);
   },
 });
+
+/** The last thing that a disk was asked for. */
+async function lastOperation(trace: string): Promise<string> {
+  const lines = (await Deno.readTextFile(trace)).trim().split("\n");
+  return lines.map((line) => JSON.parse(line).operation)
+    .findLast((operation) => operation !== undefined);
+}
