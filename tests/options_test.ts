@@ -38,6 +38,7 @@ type AllRefused =
   | Refusing<nbd.NbdExport>
   | Refusing<nbd.NbdListenOptions>
   | Refusing<nbd.NbdServerOptions>
+  | Refusing<nbd.NbdTlsOptions>
   | Refusing<testing.AssertMemoryOptions>
   | Refusing<testing.AssertSectorsOptions>
   | Refusing<testing.CrashOptions<string>>

@@ -405,7 +405,7 @@ const OPENINGS: [
     "has 2^53 bytes",
     says(exportInfo({ size: 2 ** 53 })),
     "geometry",
-    /whole blocks/,
+    /smaller than 8 PiB/,
   ],
   [
     "has a negative size",
@@ -418,7 +418,7 @@ const OPENINGS: [
       ]),
     ),
     "geometry",
-    /whole blocks/,
+    /smaller than 8 PiB/,
   ],
   [
     "knows no GO and hangs up",
