@@ -239,32 +239,13 @@ export function refuse(
       path,
     );
   }
-  if (type === RequestType.In || type === RequestType.Out) {
-    let bytes = 0;
-    for (let i = 0; i < request.segmentCount; i++) {
-      const segment = request.segment(i);
-      if (segment.length % SECTOR_BYTES !== 0) {
-        return refusal(
-          "alignment",
-          request,
-          `every segment must be whole sectors of ${SECTOR_BYTES} bytes: current value is ${segment.length} bytes`,
-          path,
-        );
-      }
-      bytes += segment.length;
-    }
-    if (bytes !== count * SECTOR_BYTES) {
-      return refusal(
-        "argument",
-        request,
-        `its memory must be ${
-          count * SECTOR_BYTES
-        } bytes: current value is ${bytes}${
-          bytes === 0 ? " (was it detached?)" : ""
-        }`,
-        path,
-      );
-    }
+  // Most requests have one segment, and are right.
+  if (
+    (type === RequestType.In || type === RequestType.Out) &&
+    (request.more.length > 0 || !isIntact(request))
+  ) {
+    const refused = refuseLengths(request, path);
+    if (refused !== null) return refused;
   }
   if (type !== RequestType.In && abilities.readOnly) {
     return refusal("read-only", request, "the disk is read-only", path);
@@ -286,7 +267,6 @@ export function refuse(
 function refuseMemory(request: Request, path?: string): DiskError | null {
   const { data, more } = request;
   if (isBytes(data) && Array.isArray(more)) {
-    if (more.length === 0) return null;
     const wrong = more.findIndex((segment) => !isBytes(segment));
     if (wrong < 0) return null;
     return refuseValue(request, `segment ${wrong + 1}`, more[wrong], path);
@@ -294,6 +274,32 @@ function refuseMemory(request: Request, path?: string): DiskError | null {
   return isBytes(data)
     ? refuseValue(request, "its further segments", more, path)
     : refuseValue(request, "its memory", data, path);
+}
+
+/** Segments that are not as many bytes as there should be, or no whole sectors. */
+function refuseLengths(request: Request, path?: string): DiskError | null {
+  let bytes = 0;
+  let torn: number | null = null;
+  for (let i = 0; i < request.segmentCount; i++) {
+    const { length } = request.segment(i);
+    if (length % SECTOR_BYTES !== 0) torn ??= length;
+    bytes += length;
+  }
+  const wanted = request.count * SECTOR_BYTES;
+  if (bytes !== wanted) {
+    const detached = bytes === 0 ? " (was it detached?)" : "";
+    const is = `current value is ${bytes}${detached}`;
+    const reason = `its memory must be ${wanted} bytes: ${is}`;
+    return refusal("argument", request, reason, path);
+  }
+  return torn === null ? null : refusal(
+    "alignment",
+    request,
+    `every segment must be whole sectors of ${SECTOR_BYTES} bytes: current value is ${
+      plural(torn, "byte")
+    }`,
+    path,
+  );
 }
 
 function refuseValue(

@@ -75,9 +75,14 @@ export function clear(
   length: number,
 ): boolean {
   if (!isIntact(request)) return false;
-  walk(request, from, length, (segment, start, end) => {
-    segment.fill(0, start, end);
-  });
+  const data = request.data!;
+  if (from + length <= data.length) {
+    data.fill(0, from, from + length);
+  } else {
+    walk(request, from, length, (segment, start, end) => {
+      segment.fill(0, start, end);
+    });
+  }
   return true;
 }
 

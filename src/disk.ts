@@ -332,10 +332,10 @@ export class VirtualDisk implements AsyncDisposable {
     buffer: Uint8Array,
     options?: RequestOptions,
   ): Promise<void> {
-    if (!isBytes(buffer)) return rejectMemory("read", sector, buffer);
-    const count = buffer.length / SECTOR_BYTES;
+    // What has a length and is no memory is refused by the queue.
+    const count = buffer?.length / SECTOR_BYTES;
     const refused = this.#refuseRange("read", sector, count);
-    if (refused !== null) return Promise.reject(refused);
+    if (refused !== null) return rejectMemory("read", sector, buffer, refused);
     return this.#submit(
       new Request(RequestType.In, this.#start + sector, count, 0, buffer),
       Outcome.Void,
@@ -360,10 +360,10 @@ export class VirtualDisk implements AsyncDisposable {
     data: Uint8Array,
     options?: WriteOptions,
   ): Promise<void> {
-    if (!isBytes(data)) return rejectMemory("write", sector, data);
-    const count = data.length / SECTOR_BYTES;
+    // What has a length and is no memory is refused by the queue.
+    const count = data?.length / SECTOR_BYTES;
     const refused = this.#refuseRange("write", sector, count);
-    if (refused !== null) return Promise.reject(refused);
+    if (refused !== null) return rejectMemory("write", sector, data, refused);
     return this.#submit(
       new Request(
         RequestType.Out,
@@ -766,19 +766,17 @@ export class VirtualDisk implements AsyncDisposable {
   }
 }
 
-/**
- * Refuses what is no memory: the `length` of a string, an array of numbers or
- * of wider elements does not count bytes.
- */
+/** Refuses what is no memory, or else what was found wrong with the range. */
 function rejectMemory(
   operation: string,
   sector: number,
   value: unknown,
+  range: DiskError,
 ): Promise<never> {
   return Promise.reject(
-    new DiskError(
+    isBytes(value) ? range : new DiskError(
       "argument",
-      `Cannot ${operation} at sector ${sector} as the memory must be bytes in a Uint8Array: current value is ${
+      `Cannot ${operation} at sector ${sector} as its memory must be bytes in a Uint8Array: current value is ${
         describeValue(value)
       }`,
       { operation, sector },

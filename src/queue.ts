@@ -580,9 +580,7 @@ export class RequestQueue {
     for (let i = 0; i < ready.length;) {
       const entry = ready[i]!;
       const request = entry.request;
-      const refused = request === null
-        ? null
-        : this.#latched(request) ?? refuseChanged(request, this.#path);
+      const refused = request === null ? null : this.#latched(request);
       if (request === null || refused !== null) {
         if (request === null) this.#release(entry);
         else this.#finish(entry, refused);
@@ -645,7 +643,8 @@ export class RequestQueue {
       ) break;
       end += request.count;
     }
-    return next;
+    // One that has changed is the backend's to refuse, alone.
+    return isIntact(first.request!) ? next : from + 1;
   }
 
   #merge(parts: Entry[]): Request {
@@ -707,9 +706,9 @@ export class RequestQueue {
   #finish(entry: Entry, error: DiskError | null): void {
     const request = entry.request!;
     // What was read into memory that has gone meanwhile has gone with it.
-    if (error === null && request.type === RequestType.In) {
-      error = refuseChanged(request, this.#path);
-    }
+    if (
+      error === null && request.type === RequestType.In && !isIntact(request)
+    ) error = refuseChanged(request, this.#path);
     if (
       error !== null && this.#failure === null && isFailure(error) &&
       (request.type === RequestType.Flush || (request.writes && request.fua))

