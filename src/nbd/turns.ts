@@ -39,10 +39,13 @@ export class Turns {
       this.#queue.push(() => {
         const start = performance.now();
         this.#active++;
-        work().then(resolve, reject).finally(() => {
+        // Counted before anybody is told, as whoever is told asks for more.
+        const count = () => {
           this.#active--;
           this.#last = performance.now();
           this.#debt += Math.min(this.#last - start, PIECE_MS);
+        };
+        work().finally(count).then(resolve, reject).then(() => {
           if (this.#timer === null) this.#run();
         });
       });
