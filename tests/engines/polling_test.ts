@@ -335,34 +335,46 @@ class Sleepy extends Clockwork {
   }
 }
 
+/** The turn that some disks held the loop in for too long, if they did. */
+async function tooLong(disks: number): Promise<string> {
+  const stallMs = 1;
+  // What was slept since the loop was last round.
+  let turnUs = 0;
+  let start = performance.now();
+  let worst = "";
+  const all = Array.from({ length: disks }, () => {
+    const queue = new Sleepy(30, (us) => {
+      turnUs += us;
+      // Those who ask are waited for, then comes the turn, and what is counted
+      // here may straddle two; and with time some of it is forgotten.
+      const elapsedUs = (performance.now() - start) * 1000;
+      const mostUs = 3 * stallMs * 1000 + elapsedUs / 5;
+      if (turnUs > mostUs) worst = `${turnUs} µs of ${elapsedUs}`;
+    });
+    return engineOver(queue, 0, stallMs);
+  });
+  const answers = Promise.all(all.map((engine) => engine.one()));
+  let over = false;
+  answers.finally(() => over = true);
+  while (!over) {
+    await new Promise((resolve) => setImmediate(resolve));
+    turnUs = 0;
+    start = performance.now();
+  }
+  for (const engine of all) await engine[Symbol.asyncDispose]();
+  return worst;
+}
+
 for (const disks of [1, 10, 100]) {
   Deno.test(`AsyncEngine holds no turn of the loop for longer than one disk may, with ${disks}`, async () => {
-    const stallMs = 1;
-    // What was slept since the loop was last round.
-    let turnUs = 0;
-    let start = performance.now();
+    // A processor that is taken away in the midst of a turn spoils a try; disks
+    // that do not share a turn spoil all of them.
     let worst = "";
-    const all = Array.from({ length: disks }, () => {
-      const queue = new Sleepy(30, (us) => {
-        turnUs += us;
-        // Those who ask are waited for, then comes the turn, and what is counted
-        // here may straddle two; and with time some of it is forgotten.
-        const elapsedUs = (performance.now() - start) * 1000;
-        const mostUs = 3 * stallMs * 1000 + elapsedUs / 5;
-        if (turnUs > mostUs) worst = `${turnUs} µs of ${elapsedUs}`;
-      });
-      return engineOver(queue, 0, stallMs);
-    });
-    const answers = Promise.all(all.map((engine) => engine.one()));
-    let over = false;
-    answers.finally(() => over = true);
-    while (!over) {
-      await new Promise((resolve) => setImmediate(resolve));
-      turnUs = 0;
-      start = performance.now();
+    for (let tries = 0; tries < 10; tries++) {
+      worst = await tooLong(disks);
+      if (worst === "") return;
     }
     assertEquals(worst, "");
-    for (const engine of all) await engine[Symbol.asyncDispose]();
   });
 }
 
