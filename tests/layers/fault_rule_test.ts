@@ -176,7 +176,7 @@ Deno.test("the manual lists the words of FAULT_WORDS", async () => {
   ];
   const cells = (row: string) =>
     row.slice(1, -1).split(/ (?<!\\)\| /).map((cell) => cell.trim());
-  const url = new URL("../../docs/crash_testing.md", import.meta.url);
+  const url = new URL("../../docs/layers_and_faults.md", import.meta.url);
   const text = (await Deno.readTextFile(url)).split("| word ")[1]!;
   const table = `| word ${text.split("\n\n")[0]!}`.trim().split("\n")
     .map((row) => row.includes("---") ? null : cells(row));
