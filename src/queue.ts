@@ -140,6 +140,8 @@ class Entry {
   /** Flushes that share its answer. */
   readonly followers: Entry[] = [];
   signal: AbortSignal | null = null;
+  /** Looks at the backend that wait for its answer. */
+  waiting: (() => void)[] | null = null;
 }
 
 /**
@@ -428,12 +430,8 @@ export class RequestQueue {
         !request?.writes || request.sector >= sector + count ||
         sector >= request.sector + request.count
       ) return;
-      const { resolve, reject } = entry!;
       before.push(
-        new Promise((done) => {
-          entry!.resolve = (value) => (done(), resolve!(value));
-          entry!.reject = (reason) => (done(), reject!(reason));
-        }),
+        new Promise((answered) => (entry!.waiting ??= []).push(answered)),
       );
     };
     for (const entry of this.#active) wait(entry);
@@ -765,6 +763,10 @@ export class RequestQueue {
       if (signal.aborted) error = this.#aborted(request, signal);
     }
     entry.request = null;
+    if (entry.waiting !== null) {
+      for (const answered of entry.waiting) answered();
+      entry.waiting = null;
+    }
     request.owner = null;
     request.error = error;
     request.status = error === null

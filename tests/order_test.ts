@@ -243,6 +243,17 @@ Deno.test("VirtualDisk.extents() waits for writes that stand in line", async () 
   await disk.close();
 });
 
+Deno.test("VirtualDisk.extents() may be asked 20,000 times while one write is under way", async () => {
+  const backend = new Held();
+  const disk = VirtualDisk.over(backend);
+  const write = disk.write(0, bytes(8));
+  const extents = Array.from({ length: 20_000 }, () => disk.extents(0, 8));
+  disk.kick();
+  backend.release();
+  await Promise.all([write, ...extents]);
+  await disk.close();
+});
+
 Deno.test("VirtualDisk.extents() goes on if a write before it fails or is withdrawn", async () => {
   const backend = new Held();
   const disk = VirtualDisk.over(backend, { queueSize: 1 });

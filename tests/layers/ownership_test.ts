@@ -19,12 +19,17 @@ import {
   verify,
 } from "../../src/layers/mod.ts";
 
-/** A disk that counts how often it is closed. */
+/** A disk that counts how often it is closed, and told that it will be. */
 class Counted extends MemoryBackend {
   closes = 0;
+  told = 0;
 
   constructor() {
     super({ sectors: 64 });
+  }
+
+  closing(): void {
+    this.told++;
   }
 
   override close(): Promise<void> {
@@ -63,6 +68,8 @@ for (const [name, make] of Object.entries(FACTORIES)) {
       await disk.close();
       for (const base of bases.slice(0, given)) {
         assertEquals(base.closes, closes);
+        // Whoever shares it goes on, and is to have all the time that it had.
+        assertEquals(base.told > 0, closes > 0);
         // What it does not own it leaves as it found it.
         if (closes === 0) {
           const again = VirtualDisk.over(base);

@@ -1,0 +1,166 @@
+/**
+ * Requests that are given up while a layer has them, and what goes wrong in a
+ * layer before they reach the disk: all of them are answered, and closing ends.
+ *
+ * @module
+ */
+
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { type Complete, refusal } from "../../src/backend.ts";
+import { VirtualDisk } from "../../src/disk.ts";
+import { DiskError } from "../../src/errors.ts";
+import { Layer } from "../../src/layers/layer.ts";
+import { faults, readahead, trace, verify } from "../../src/layers/mod.ts";
+import type { Request } from "../../src/request.ts";
+import { memory } from "./stacks.ts";
+
+const sector = (value: number, count = 1) =>
+  new Uint8Array(count * 512).fill(value);
+
+const turn = () => new Promise((resolve) => setTimeout(resolve));
+
+/** A disk that answers nothing until it is told to, but for what is given up. */
+class Silent extends Layer {
+  readonly held: [Request, Complete][] = [];
+  silent = true;
+  memory = true;
+
+  constructor() {
+    super("silent", memory());
+  }
+
+  override carryOut(batch: readonly Request[], complete: Complete): void {
+    for (const request of batch) this.held.push([request, complete]);
+    if (!this.silent) this.letGo();
+  }
+
+  override cancel(request: Request): void {
+    const at = this.held.findIndex(([each]) => each === request);
+    if (at < 0) return;
+    const [[, complete]] = this.held.splice(at, 1) as [[Request, Complete]];
+    complete(request, refusal("aborted", request, "it was aborted"));
+  }
+
+  override allocate(byteLength: number): Uint8Array<ArrayBuffer> {
+    if (!this.memory) throw new RangeError("Array buffer allocation failed");
+    return super.allocate(byteLength);
+  }
+
+  letGo(): void {
+    this.silent = false;
+    for (const [request, complete] of this.held.splice(0)) {
+      this.backend.submit([request], complete);
+    }
+  }
+}
+
+/** Aborts one of two requests, and returns what it rejects with. */
+async function withdraw(
+  second: (signal: AbortSignal) => Promise<unknown>,
+): Promise<unknown> {
+  const controller = new AbortController();
+  const reason = new Error("Enough");
+  const withdrawn = second(controller.signal).catch((error) => error);
+  await turn();
+  controller.abort(reason);
+  return await withdrawn === reason;
+}
+
+Deno.test("verify() answers a request that is withdrawn while it waits for another one", async () => {
+  const silent = new Silent();
+  const disk = VirtualDisk.over(verify(silent, memory()));
+  const first = disk.read(0, 8);
+  assertEquals(await withdraw((signal) => disk.read(4, 8, { signal })), true);
+  const third = disk.read(2, 8);
+  // It never reaches the disk, which would answer it a second time.
+  silent.letGo();
+  await Promise.all([first, third]);
+  await disk.close();
+});
+
+Deno.test("faults() answers requests that are withdrawn while a flush is under way", async () => {
+  const silent = new Silent();
+  const faulty = faults(silent, [
+    { operation: "flush", nth: 9, effect: { kind: "flush", pages: "kept" } },
+  ]);
+  const disk = VirtualDisk.over(faulty);
+  await disk.write(0, sector(1));
+  const flush = disk.flush();
+  await turn();
+  const options = { fua: true };
+  assertEquals(
+    await withdraw((signal) =>
+      disk.write(4, sector(2), { signal, ...options })
+    ),
+    true,
+  );
+  silent.letGo();
+  await flush;
+  assertEquals((await disk.read(4, 1))[0], 0);
+  await disk.close();
+});
+
+Deno.test("readahead() reads on without the memory that it would read ahead into", async () => {
+  const silent = new Silent();
+  silent.silent = false;
+  silent.memory = false;
+  const ahead = readahead(silent);
+  const disk = VirtualDisk.over(ahead);
+  for (let at = 0; at < 64; at += 8) await disk.read(at, 8);
+  assertEquals(ahead.readaheadCounters.pieces, 0);
+  await disk.close();
+});
+
+Deno.test("verify() fails a read for whose second half there is no memory", async () => {
+  const other = new Silent();
+  other.silent = false;
+  other.memory = false;
+  const disk = VirtualDisk.over(verify(memory(), other));
+  const error = await assertRejects(() => disk.read(0, 8), DiskError);
+  assertEquals(error.kind, "io");
+  assertStringIncludes(error.message, "there is no memory");
+  other.memory = true;
+  await disk.read(0, 8);
+  await disk.close();
+});
+
+Deno.test("MemoryBackend fails a write for which there is no memory, and no other one", async () => {
+  const { Uint8Array: Original } = globalThis;
+  const disk = VirtualDisk.over(trace(memory(), () => {}));
+  const data = sector(1);
+  await disk.write(0, data);
+  // As if the system had no more.
+  globalThis.Uint8Array = new Proxy(Original, {
+    construct(target, args) {
+      if (args[0] === 65_536) throw new RangeError("Allocation failed");
+      return Reflect.construct(target, args);
+    },
+  });
+  let error: DiskError;
+  try {
+    error = await assertRejects(() => disk.write(4096, data), DiskError);
+    await disk.write(1, data);
+  } finally {
+    globalThis.Uint8Array = Original;
+  }
+  assertEquals(error.kind, "no-space");
+  await disk.close();
+});
+
+Deno.test("trace() goes on with the disk if a request cannot be written down", async () => {
+  const traced = trace(memory(), () => {}, { data: true });
+  const disk = VirtualDisk.over(traced);
+  // As it is if the text is longer than the longest string (2^29 - 24 in V8).
+  const original = Uint8Array.prototype.toBase64;
+  Uint8Array.prototype.toBase64 = () => {
+    throw new TypeError("Invalid string length");
+  };
+  try {
+    await disk.write(0, sector(1));
+  } finally {
+    Uint8Array.prototype.toBase64 = original;
+  }
+  assertEquals(String(traced.failure), "TypeError: Invalid string length");
+  assertEquals((await disk.read(0, 1))[0], 1);
+  await disk.close();
+});
