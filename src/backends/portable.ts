@@ -177,6 +177,8 @@ export class PortableBackend implements Backend {
   #flushing: Promise<void> = Promise.resolve();
   #nextFlush: Promise<void> | null = null;
   #flushFailure: unknown = null;
+  /** Given up by whoever asked. */
+  readonly #withdrawn = new WeakSet<Request>();
   #inFlight = 0;
   #idle: (() => void) | null = null;
   #closing: Promise<void> | null = null;
@@ -236,11 +238,21 @@ export class PortableBackend implements Backend {
         continue;
       }
       this.#inFlight++;
+      this.#withdrawn.delete(request);
       this.#carryOut(request).then(
         () => this.#answer(request, null, complete),
         (error) => this.#answer(request, this.#wrap(request, error), complete),
       );
     }
+  }
+
+  /**
+   * Tries to stop a submitted request early: between two pieces of it.
+   *
+   * @param request The request.
+   */
+  cancel(request: Request): void {
+    this.#withdrawn.add(request);
   }
 
   /**
@@ -319,6 +331,7 @@ export class PortableBackend implements Backend {
     let bounced = false;
     try {
       for (let from = 0; from < length;) {
+        if (this.#withdrawn.has(request)) throw new WithdrawnError();
         const position = start + from;
         const whole = roundDown(length - from, alignment);
         if (
@@ -381,6 +394,7 @@ export class PortableBackend implements Backend {
       let bounced = false;
       if (start < middle) {
         bounced = await this.#writeTo(
+          request,
           this.#pool,
           this.#alignment,
           start,
@@ -392,6 +406,7 @@ export class PortableBackend implements Backend {
       // Direct, this would make the file grow to whole host blocks.
       if (middle < end) {
         bounced = await this.#writeTo(
+          request,
           this.#tail,
           1,
           start,
@@ -413,6 +428,7 @@ export class PortableBackend implements Backend {
    * @returns Whether anything was copied.
    */
   async #writeTo(
+    request: Request,
     pool: DescriptorPool,
     alignment: number,
     base: number,
@@ -425,6 +441,7 @@ export class PortableBackend implements Backend {
     let modified = false;
     try {
       for (let position = start; position < end;) {
+        if (this.#withdrawn.has(request)) throw new WithdrawnError();
         const whole = Math.min(
           roundDown(end - position, alignment),
           BOUNCE_BYTES,
@@ -567,6 +584,9 @@ export class PortableBackend implements Backend {
     const words = placed
       ? describePlace(operation, request.sector, request.count, this.#path)
       : describePlace(operation, undefined, undefined, this.#path);
+    if (error instanceof WithdrawnError) {
+      return refusal("aborted", request, "it was aborted", this.#path);
+    }
     if (error instanceof ChangedError) {
       return refuseChanged(request, this.#path)!;
     }
@@ -580,6 +600,9 @@ export class PortableBackend implements Backend {
     return diskError(error, words, options);
   }
 }
+
+/** Whoever asked for the request gave it up. */
+class WithdrawnError extends Error {}
 
 /** The request's memory was detached or resized. */
 class ChangedError extends Error {}
@@ -799,10 +822,10 @@ function mediumOf(path: string, create: boolean): string {
   // Before it is opened: opening a pipe waits for its other end.
   const stat = fs.statSync(path, { throwIfNoEntry: !create });
   if (stat === undefined || stat.isFile()) return "file";
-  if (create && !stat.isDirectory()) throw notToBeMade(path);
-  if (stat.isBlockDevice()) return "block device";
-  if (stat.isCharacterDevice()) return "character device";
-  throw noDisk(path);
+  const block = stat.isBlockDevice();
+  if (!block && !stat.isCharacterDevice()) throw noDisk(path);
+  if (create) throw notToBeMade(path);
+  return block ? "block device" : "character device";
 }
 
 function noDisk(path: string): DiskError {

@@ -26,7 +26,7 @@ import {
   refuse,
   refuseChanged,
 } from "../../backend.ts";
-import { gather, scatter } from "../../buffer.ts";
+import { gather, offsetMemory, scatter } from "../../buffer.ts";
 import { describePlace, DiskError, kindOfCode } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import type { BackendInfo } from "../../info.ts";
@@ -149,6 +149,8 @@ export class DirectBackend implements Backend {
   readonly #engine: Engine<Transfer>;
   readonly #bounces: BouncePool;
   readonly #transfers: Transfer[] = [];
+  /** Those under way that may take several operations. */
+  readonly #long = new Set<Transfer>();
   /** Where files end inside a host block: from here on it is buffered. */
   readonly #tailStart: number;
   /** Present when a block of the disk can be less than what the host writes. */
@@ -254,8 +256,11 @@ export class DirectBackend implements Backend {
     this.#engine.kick();
   }
 
-  /** Tries to stop a request early. */
+  /** Tries to stop a request early, at the latest after its next piece. */
   cancel(request: Request): void {
+    for (const transfer of this.#long) {
+      if (transfer.request === request) transfer.cancelled = true;
+    }
     this.#engine.cancel?.((transfer) => {
       if (transfer.request !== request) return false;
       // Others wait for the same sync.
@@ -273,7 +278,7 @@ export class DirectBackend implements Backend {
       return alignedMemory(byteLength);
     } catch (error) {
       if (!(error instanceof Deno.errors.NotCapable)) throw error;
-      return new Uint8Array(byteLength);
+      return offsetMemory(byteLength);
     }
   }
 
@@ -354,6 +359,7 @@ export class DirectBackend implements Backend {
     transfer.complete = complete;
     transfer.total = request.count * SECTOR_BYTES;
     this.#inFlight++;
+    if (transfer.total > LARGE_BOUNCE_BYTES) this.#long.add(transfer);
     if (this.#rangeLock !== null && request.writes) {
       const align = this.#image.writeAlignment;
       const start = request.sector * SECTOR_BYTES;
@@ -786,7 +792,9 @@ export class DirectBackend implements Backend {
     if (result < transfer.total - transfer.done) transfer.durable = false;
     transfer.done += result;
     if (transfer.done < transfer.total) {
-      return this.#again(this.#next, transfer);
+      return transfer.cancelled
+        ? this.#finish(transfer, this.#aborted(request))
+        : this.#again(this.#next, transfer);
     }
     if (request.fua && request.writes) {
       if (!transfer.durable) return this.#again(this.#sync, transfer);
@@ -839,11 +847,7 @@ export class DirectBackend implements Backend {
     if (errno === ECANCELED && transfer.cancelled) {
       // It was given up before it began. That is no failure of the medium: a
       // flush or a durable write that never ran has cost no durability.
-      const path = this.#image.info.path ?? undefined;
-      return this.#finish(
-        transfer,
-        refusal("aborted", request, "it was aborted", path),
-      );
+      return this.#finish(transfer, this.#aborted(request));
     }
     if (
       errno === ECANCELED && !transfer.tried && !transfer.durable &&
@@ -925,6 +929,11 @@ export class DirectBackend implements Backend {
     return size >= 0 && size < byte;
   }
 
+  #aborted(request: Request): DiskError {
+    const path = this.#image.info.path ?? undefined;
+    return refusal("aborted", request, "it was aborted", path);
+  }
+
   #cut(request: Request): DiskError {
     const { type, sector, count } = request;
     const operation = operationName(type);
@@ -975,6 +984,7 @@ export class DirectBackend implements Backend {
     const complete = transfer.complete!;
     if (transfer.bounced) this.#bounced++;
     const { release } = transfer;
+    if (transfer.total > LARGE_BOUNCE_BYTES) this.#long.delete(transfer);
     this.#giveBounce(transfer);
     transfer.request = null;
     transfer.complete = null;
