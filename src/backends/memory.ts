@@ -142,8 +142,15 @@ export class MemoryBackend implements Backend {
         complete(request, refusal("closed", request, "the disk is closed"));
         continue;
       }
-      const error = refuse(request, this.geometry, this.abilities);
-      if (error === null) this.#carryOut(request);
+      let error = refuse(request, this.geometry, this.abilities);
+      try {
+        if (error === null) this.#carryOut(request);
+      } catch (cause) {
+        // Under a limit on memory, or where there is none left.
+        const reason = `there is no memory for it: ${cause}`;
+        error = refusal("no-space", request, reason);
+        error.cause = cause;
+      }
       complete(request, error);
     }
   }

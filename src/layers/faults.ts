@@ -38,7 +38,13 @@
  * @module
  */
 
-import type { Backend, Complete, Extent, Limits } from "../backend.ts";
+import {
+  type Backend,
+  type Complete,
+  type Extent,
+  type Limits,
+  refusal,
+} from "../backend.ts";
 import { describePlace, DiskError, kindOfCode } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { Random } from "../random.ts";
@@ -111,6 +117,13 @@ interface Flip {
 }
 
 type Answer = (error: DiskError | null) => void;
+
+/** A request that waits for what goes before it. */
+interface Waiting {
+  readonly request: Request;
+  readonly answer: Answer;
+  readonly start: () => void;
+}
 
 const DEFAULT_CACHE_BYTES = 64 << 20;
 
@@ -186,7 +199,7 @@ export class Faults extends Layer {
   /** Power cuts so far. */
   #cuts = 0;
   /** What waits for the way to the disk to be free. */
-  #waiting: (() => void)[] = [];
+  readonly #waiting: Waiting[] = [];
 
   /**
    * Constructs a new instance.
@@ -321,13 +334,19 @@ export class Faults extends Layer {
   }
 
   /**
-   * Tries to stop a submitted request early: it is not held back any longer.
+   * Tries to stop a submitted request early: it is not held back any longer,
+   * and does not wait for what goes before it.
    *
    * @param request The request.
    */
   override cancel(request: Request): void {
     const delayed = this.#delayed.get(request);
     if (delayed !== undefined) delayed.dueMs = 0;
+    const at = this.#waiting.findIndex((each) => each.request === request);
+    if (at >= 0) {
+      const [{ answer }] = this.#waiting.splice(at, 1) as [Waiting];
+      return answer(refusal("aborted", request, "it was aborted"));
+    }
     if (delayed?.call) this.#due.expedite(delayed.call);
     else super.cancel(request);
   }
@@ -589,7 +608,8 @@ export class Faults extends Layer {
     }
     if (this.#writing !== null || this.#waiting.length > 0) {
       // Or what is older, of the cache, could come last.
-      this.#waiting.push(() => this.#later(request, answer, this.#land));
+      const start = () => this.#later(request, answer, this.#land);
+      this.#waiting.push({ request, answer, start });
       return;
     }
     this.#passing++;
@@ -608,7 +628,7 @@ export class Faults extends Layer {
   /** Goes on with what has waited, if the way to the disk is free. */
   #resume(): void {
     if (this.#writing !== null || this.#passing > 0) return;
-    for (const start of this.#waiting.splice(0)) start();
+    for (const { start } of this.#waiting.splice(0)) start();
   }
 
   #later(
@@ -677,13 +697,13 @@ export class Faults extends Layer {
     if (
       this.#writing !== null || this.#passing > 0 && !this.#dirty.empty
     ) {
-      this.#waiting.push(() =>
+      const start = () =>
         this.#later(
           request,
           answer,
           (_, __, later) => this.#flush(request, verdict, answer, later),
-        )
-      );
+        );
+      this.#waiting.push({ request, answer, start });
       return;
     }
     let report = this.#late;

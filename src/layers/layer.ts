@@ -140,9 +140,12 @@ export abstract class Layer implements Backend {
     this.backend.cancel?.(request);
   }
 
-  /** Hears that the disk is to be closed, and tells what it lies over. */
+  /**
+   * Hears that the disk is to be closed, and tells what it lies over, unless
+   * others go on with that.
+   */
   closing(): void {
-    this.backend.closing?.();
+    if (this.ownsBase) this.backend.closing?.();
   }
 
   /**

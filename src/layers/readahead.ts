@@ -427,9 +427,15 @@ export class Readahead extends Layer {
       found.stream.ahead = Math.min(found.stream.ahead, found.base);
       this.#drop(found);
     }
+    let memory = this.#free.pop();
+    try {
+      memory ??= this.backend.allocate(this.#pieceSectors * SECTOR_BYTES);
+    } catch {
+      // There is none to be had, and nobody asked for what it was for.
+      return null;
+    }
     this.#held++;
-    return this.#free.pop() ??
-      this.backend.allocate(this.#pieceSectors * SECTOR_BYTES);
+    return memory;
   }
 
   #loaded(piece: Piece, error: DiskError | null): void {

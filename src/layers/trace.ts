@@ -128,7 +128,7 @@ export type TraceEvent = TraceDisk | TraceSubmit | TraceComplete;
 export class Trace extends Layer {
   /** Whether requests submitted from now on are written down. */
   enabled = true;
-  /** What the sink threw: the trace ended there. */
+  /** Why the trace ended: what the sink threw, or a line that is too long. */
   failure: unknown = undefined;
   readonly #sink: TraceSink;
   readonly #data: boolean;
@@ -147,14 +147,14 @@ export class Trace extends Layer {
     super("trace", backend, options);
     this.#sink = sink;
     this.#data = options.data ?? false;
-    this.#write({
+    this.#write(() => ({
       event: "disk",
       version: 1,
       sectors: backend.geometry.sectors,
       blockSize: backend.geometry.blockSize,
       backend: backend.info.backend,
       path: backend.info.path,
-    });
+    }));
   }
 
   /**
@@ -177,10 +177,10 @@ export class Trace extends Layer {
     for (const request of batch) {
       const id = ++this.#requests;
       ids.set(request, id);
-      this.#write(this.#describe(request, id, number, us));
+      this.#write(() => this.#describe(request, id, number, us));
     }
     this.backend.submit(batch, (request, error) => {
-      this.#write({
+      this.#write(() => ({
         event: "complete",
         us: this.#us(),
         id: ids.get(request)!,
@@ -191,7 +191,7 @@ export class Trace extends Layer {
             message: error.message,
           },
         }),
-      });
+      }));
       complete(request, error);
     });
   }
@@ -224,12 +224,13 @@ export class Trace extends Layer {
     return Math.round((performance.now() - this.#startMs) * 1000);
   }
 
-  #write(event: TraceEvent): void {
+  #write(describe: () => TraceEvent): void {
     if (this.failure !== undefined) return;
     try {
-      this.#sink(JSON.stringify(event));
+      this.#sink(JSON.stringify(describe()));
     } catch (error) {
-      // A backend never throws, and half a trace is no trace.
+      // A backend never throws, and half a trace is no trace: the sink is full,
+      // or what is written is longer than a text can be.
       this.failure = error;
       this.enabled = false;
     }

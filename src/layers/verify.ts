@@ -24,6 +24,7 @@ import {
   type Ability,
   type Backend,
   type Complete,
+  refusal,
   refuseChanged,
 } from "../backend.ts";
 import { RangeLock } from "../backends/range_lock.ts";
@@ -113,6 +114,8 @@ export class Verify extends Layer {
   readonly other: Backend;
   readonly #abilities: Abilities;
   readonly #lock = new RangeLock();
+  /** What waits for those that it overlaps, and how it is answered. */
+  readonly #waiting = new Map<Request, (error: DiskError | null) => void>();
   /** What is under way. */
   readonly #pairs = new Map<Request, Pair>();
   /** Sectors whose content is up to the first disk. */
@@ -169,14 +172,24 @@ export class Verify extends Layer {
     // What need not wait goes down as two batches, the rest when it may.
     let together: Pair[] | null = [];
     for (const request of batch) {
+      const answer = (error: DiskError | null) => complete(request, error);
       const begin = (release: () => void) => {
-        const pair = this.#pair(request, (error) => {
+        // Withdrawn while it waited, and answered.
+        if (!this.#waiting.delete(request)) return release();
+        let pair: Pair;
+        try {
+          pair = this.#pair(request, (error) => {
+            release();
+            answer(error);
+          });
+        } catch (cause) {
           release();
-          complete(request, error);
-        });
+          return answer(noMemory(request, cause));
+        }
         if (together !== null) together.push(pair);
         else this.#submit([pair]);
       };
+      this.#waiting.set(request, answer);
       if (request.count === 0) begin(() => {});
       else {
         this.#lock.claim(request.sector, request.sector + request.count, begin);
@@ -199,20 +212,29 @@ export class Verify extends Layer {
   }
 
   /**
-   * Tries to stop a submitted request early, on both disks.
+   * Tries to stop a submitted request early, on both disks. One that waits for
+   * another one waits no longer.
    *
    * @param request The request.
    */
   override cancel(request: Request): void {
+    const answer = this.#waiting.get(request);
+    if (answer !== undefined) {
+      this.#waiting.delete(request);
+      return answer(refusal("aborted", request, "it was aborted"));
+    }
     super.cancel(request);
     const mirror = this.#pairs.get(request)?.mirror;
     if (mirror) this.other.cancel?.(mirror);
   }
 
-  /** Hears that the disk is to be closed, and tells what it lies over. */
+  /**
+   * Hears that the disk is to be closed, and tells what it lies over, unless
+   * others go on with that.
+   */
   override closing(): void {
     super.closing();
-    this.other.closing?.();
+    if (this.ownsBase) this.other.closing?.();
   }
 
   /**
@@ -359,6 +381,13 @@ interface Pair {
   left: number;
   error: DiskError | null;
   readonly answer: (error: DiskError | null) => void;
+}
+
+function noMemory(request: Request, cause: unknown): DiskError {
+  const reason = `there is no memory for what the other disk has: ${cause}`;
+  const error = refusal("io", request, reason);
+  error.cause = cause;
+  return error;
 }
 
 function weaker(a: Ability, b: Ability): Ability {
