@@ -12,6 +12,12 @@ import { SECTOR_BYTES } from "../geometry.ts";
 /** Sectors of the largest piece: 4 MiB, some thousand runs at worst. */
 const MAX_PIECE = 8192;
 
+/**
+ * The same after a piece that was one run: 16 MiB, as a sparse disk of many
+ * terabytes has few runs, and takes a minute by small pieces.
+ */
+const MAX_UNIFORM_PIECE = 32_768;
+
 /** A run of bytes that is data or a hole. */
 export interface ByteRun {
   /** First byte. */
@@ -74,12 +80,8 @@ export class RunMap {
    */
   async step(): Promise<void> {
     const count = Math.min(this.#piece, this.#last - this.#at);
-    for (
-      const { sector, count: sectors, hole } of await this.#disk.extents(
-        this.#at,
-        count,
-      )
-    ) {
+    const found = await this.#disk.extents(this.#at, count);
+    for (const { sector, count: sectors, hole } of found) {
       const start = Math.max(this.#offset, sector * SECTOR_BYTES);
       const end = Math.min(this.#end, (sector + sectors) * SECTOR_BYTES);
       if (start >= end) continue;
@@ -88,6 +90,9 @@ export class RunMap {
       else this.runs.push({ start, end, hole });
     }
     this.#at += count;
-    this.#piece = Math.min(2 * this.#piece, MAX_PIECE);
+    this.#piece = Math.min(
+      2 * this.#piece,
+      found.length > 1 ? MAX_PIECE : MAX_UNIFORM_PIECE,
+    );
   }
 }
