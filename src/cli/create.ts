@@ -6,7 +6,7 @@
 
 import { VirtualDisk } from "../disk.ts";
 import { DiskError } from "../errors.ts";
-import { SECTOR_BYTES } from "../geometry.ts";
+import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
 import type { CreateOptions } from "../open.ts";
 import { formatCount, formatSize, parseSize } from "../units.ts";
 import {
@@ -65,7 +65,14 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const bytes = parseAs("SIZE", args.operand(1), parseSize);
   const options = openOptions(args);
   const { blockSize = SECTOR_BYTES } = options;
-  if (bytes === 0 || bytes % blockSize !== 0) {
+  if (bytes === 0) {
+    throw new UsageError(
+      `Cannot create "${path}" as its size must be one block at least: ` +
+        `current value is 0`,
+    );
+  }
+  checkBlockSize(blockSize);
+  if (bytes % blockSize !== 0) {
     throw new UsageError(
       `Cannot create "${path}" as its size must be whole blocks of ` +
         `${blockSize} bytes: current value is ${bytes}`,

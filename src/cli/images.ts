@@ -201,5 +201,5 @@ export async function interruptible<T>(
 
 /** Reads sectors: a number without a unit counts them already. */
 function parsePlainSectors(text: string): number {
-  return parseSectors(/^\d+$/.test(text) ? `${text}s` : text);
+  return parseSectors(/^\d+(\.\d+)?$/.test(text) ? `${text}s` : text);
 }

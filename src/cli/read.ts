@@ -22,7 +22,7 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { announce, type CliIo, print, send } from "./io.ts";
+import { announce, type CliIo, print, send, writeAll } from "./io.ts";
 import {
   type FileIdentity,
   identify,
@@ -140,11 +140,16 @@ function rangeOf(
 ): ByteRange {
   const size = disk.sectors * SECTOR_BYTES;
   const to = length === undefined ? size : from + length;
-  if (from > size || to > size) {
+  if (from > size) {
     throw new CliError(
-      `Cannot read ${
-        plural(Math.max(to - from, 0), "byte")
-      } at byte ${from} as the disk ` +
+      `Cannot read at byte ${from} as the disk has ${plural(size, "byte")} (${
+        plural(disk.sectors, "sector")
+      })`,
+    );
+  }
+  if (to > size) {
+    throw new CliError(
+      `Cannot read ${plural(to - from, "byte")} at byte ${from} as the disk ` +
         `has ${plural(size, "byte")} (${plural(disk.sectors, "sector")})`,
     );
   }
@@ -233,13 +238,15 @@ async function save(
     throw new CliError(`Cannot read "${path}" into itself`);
   }
   const isNew = !force && there?.isStream !== true;
-  const file = await openOutput(path, isNew);
+  using file = await openOutput(path, isNew);
   const identity = identityOf(await file.stat(), path);
   let written = 0;
+  let begun = false;
   try {
-    const writer = file.writable.getWriter();
+    // Not by its stream, which does not tell of every failure.
     await copyOut(disk, range, async (bytes) => {
-      await writer.write(bytes);
+      begun = true;
+      await writeAll(file, bytes);
       written += bytes.length;
     }, signal);
     if (identity.isFile) {
@@ -247,14 +254,14 @@ async function save(
       await file.sync();
       keepNameOf(path);
     }
-    await writer.close();
   } catch (error) {
     const left = isNew
       ? await takeBack(path, identity)
       : written > 0
       ? `"${path}" has ${formatSize(written)} of it`
+      : begun
+      ? `"${path}" may have some of it`
       : `"${path}" is as it was`;
-    closeQuietly(file);
     if (signal.aborted) throw new Interrupted(`Interrupted: ${left}`);
     const reason = error instanceof DiskError
       ? error
@@ -271,13 +278,5 @@ async function openOutput(path: string, isNew: boolean): Promise<Deno.FsFile> {
     });
   } catch (error) {
     throw fileError("write to", path, error);
-  }
-}
-
-function closeQuietly(file: Deno.FsFile): void {
-  try {
-    file.close();
-  } catch {
-    // Closed with its stream.
   }
 }

@@ -115,7 +115,7 @@ const MISTAKES: [args: string[], err: RegExp][] = [
   [["write", "x"], /nothing says where to: give --sector or --offset/],
   [["create", "x", "lots"], /Cannot use SIZE as it must be a number/],
   [["create", "x", "1000"], /whole blocks of 512 bytes: current value is 1000/],
-  [["create", "x", "0"], /whole blocks of 512 bytes: current value is 0/],
+  [["create", "x", "0"], /one block at least: current value is 0/],
   [["info", "x", "--block-size", "1000"], /power of two .* value is 1000/],
 ];
 

@@ -9,7 +9,7 @@ import {
 import { describe } from "../../src/cli/info.ts";
 import type { DiskInfo } from "../../src/disk.ts";
 import { VirtualDisk } from "../../src/disk.ts";
-import { loopDevice, needs, Random, run } from "../helpers.ts";
+import { loopDevice, mount, needs, Random, run } from "../helpers.ts";
 import { exists, platter, Scratch, undrawn } from "./harness.ts";
 
 const MIB = 1 << 20;
@@ -141,6 +141,24 @@ Deno.test("platter create overwrites only with --force", async () => {
   assertSame(await Deno.readFile(path), new Uint8Array(2 * MIB));
 });
 
+Deno.test("platter create says of a size or a block size what is wrong with it", async () => {
+  await using scratch = await Scratch.make();
+  const path = scratch.of("new.img");
+  for (
+    const [args, words] of [
+      [["0"], "its size must be one block at least: current value is 0"],
+      [["1000"], "its size must be whole blocks of 512 bytes"],
+      [["1MiB", "--block-size", "1000"], "not a power of two"],
+      [["1000", "--block-size", "128KiB"], "not a power of two"],
+    ] as const
+  ) {
+    const { code, err } = await platter(["create", path, ...args]);
+    assertEquals(code, 2);
+    assertStringIncludes(err, words);
+    assert(!await exists(path));
+  }
+});
+
 // --- read ---
 
 Deno.test("platter read dumps holes and data with headings", async () => {
@@ -209,6 +227,47 @@ Deno.test("platter read refuses what is beyond the disk", async () => {
     assertEquals([code, out], [2, ""]);
     assertMatch(err, /as the disk has 4096 bytes \(8 sectors\)\n$/);
   }
+  // Nothing was said of how many bytes.
+  const { err } = await platter(["read", path, "--sector", "9"]);
+  assertMatch(err, /Cannot read at byte 4608 as/);
+});
+
+Deno.test("platter read takes a number without a unit for sectors, whole ones", async () => {
+  await using scratch = await Scratch.make();
+  const path = await scratch.image("disk.img", 4096);
+  const { code, err } = await platter(["read", path, "--sector", "1.5"]);
+  assertEquals(code, 2);
+  assertMatch(err, /--sector as the size must be a multiple of 512 bytes/);
+});
+
+Deno.test({
+  name:
+    "platter read --output tells of a file that takes nothing, however little it is",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    await using scratch = await Scratch.make();
+    const path = await scratch.image("disk.img", 4096);
+    const { code, out, err } = await platter(["read", path, "-o", "/dev/full"]);
+    assertEquals([code, out], [2, ""]);
+    assertMatch(err, /No space left.*: "\/dev\/full" may have some of it\n$/);
+  },
+});
+
+Deno.test({
+  name:
+    "platter read --output removes a file that the last bytes did not fit in",
+  ...needs("root", "mount"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const path = await scratch.image("disk.img", 8192, { 0: noise(8192) });
+    const options = ["-t", "tmpfs", "-o", "size=4k"];
+    await using full = await mount("none", scratch.of("full"), ...options);
+    const file = full.join("out.bin");
+    const { code, out, err } = await platter(["read", path, "-o", file]);
+    assertEquals([code, out], [2, ""]);
+    assertMatch(err, /No space left.*: ".*out.bin" was removed again\n$/);
+    assert(!await exists(file));
+  },
 });
 
 Deno.test("platter read --raw spares a terminal unless --force", async () => {
