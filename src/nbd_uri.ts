@@ -170,7 +170,12 @@ export function parseNbdUri(uri: string | URL): NbdTarget {
     exportName,
   };
   const certificates = parameter("tls-certificates");
-  if (tls === "") return target;
+  if (tls === "") {
+    // Whoever gives certificates does not want it in the clear.
+    return certificates === undefined
+      ? target
+      : fail("with tls-certificates it must begin with nbds://");
+  }
   return {
     ...target,
     tls: certificates === undefined ? {} : { certificates },

@@ -4,9 +4,10 @@
  * @module
  */
 
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { contentFormatOf } from "../src/content_format.ts";
 import { VirtualDisk } from "../src/disk.ts";
+import { DiskError } from "../src/errors.ts";
 import { platter } from "./cli/harness.ts";
 import { isRoot, loopDevice, needs, Random, run, tempDir } from "./helpers.ts";
 
@@ -65,6 +66,16 @@ for (const [name, [tool, args, found]] of Object.entries(TOOLS)) {
       await run(tool, args.map((text) => text === "IMAGE" ? path : text));
       // Such as VMDK's descriptor, which is a text.
       const { size } = await Deno.stat(path);
+      if (size % 512 !== 0) {
+        for (const backend of BACKENDS) {
+          const error = await assertRejects(
+            () => VirtualDisk.open(path, { backend }),
+            DiskError,
+            `as its content looks like ${found}, and only raw images`,
+          );
+          assertEquals(error.kind, "geometry");
+        }
+      }
       await Deno.truncate(path, Math.ceil(size / 512) * 512);
       for (const backend of BACKENDS) {
         for (const direct of ["never", "prefer"] as const) {

@@ -4,6 +4,8 @@
  * @module
  */
 
+import fs from "node:fs";
+import { contentFormatOf, FORMAT_BYTES } from "../content_format.ts";
 import { DiskError } from "../errors.ts";
 import { plural } from "../plural.ts";
 import { formatSize } from "../units.ts";
@@ -30,9 +32,35 @@ export function checkImageSize(
     }`
     : null;
   if (reason === null) return;
+  const format = formatOf(path, sizeBytes);
   throw new DiskError(
     "geometry",
-    `Cannot open "${path}" as a disk as ${reason}`,
+    `Cannot open "${path}" as a disk as ${
+      format === null
+        ? reason
+        : `its content looks like ${format}, and only raw images can be opened: make one of it first`
+    }`,
     { operation: "open", path },
   );
+}
+
+/** What an image with such a size is instead, as few others have one. */
+function formatOf(path: string, sizeBytes: number): string | null {
+  try {
+    const fd = fs.openSync(path, "r");
+    try {
+      const read = (at: number) => {
+        const bytes = new Uint8Array(Math.min(FORMAT_BYTES, sizeBytes));
+        return bytes.subarray(0, fs.readSync(fd, bytes, 0, bytes.length, at));
+      };
+      return contentFormatOf(
+        read(0),
+        read(Math.max(0, sizeBytes - FORMAT_BYTES)),
+      );
+    } finally {
+      fs.closeSync(fd);
+    }
+  } catch {
+    return null;
+  }
 }

@@ -8,6 +8,7 @@ import { copyDisk, type CopyPhase, type CopyResult } from "../copy.ts";
 import { VirtualDisk } from "../disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { isNbdUri } from "../nbd_uri.ts";
 import type { OpenOptions } from "../open.ts";
 import { formatSize } from "../units.ts";
 import { duration, rate } from "./format.ts";
@@ -36,9 +37,10 @@ export const copy: Verb = {
     "A target that does not exist is made, with the size of the source. If the\n" +
     "copy fails or is interrupted, it is removed again.\n" +
     "\n" +
-    "An existing target is refused unless --force. It must be at least as\n" +
-    "large as the source; it never grows, and what it has beyond the source's\n" +
-    "size stays. If the copy fails, its content is partly old and partly new.\n" +
+    "An existing target, which what an NBD server has always is, is refused\n" +
+    "unless --force. It must be at least as large as the source; it never\n" +
+    "grows, and what it has beyond the source's size stays. If the copy fails,\n" +
+    "its content is partly old and partly new.\n" +
     "\n" +
     "Once the copy is complete and flushed it stays, even if --verify is\n" +
     "interrupted or cannot read; only a new target that reads back wrong is\n" +
@@ -170,6 +172,10 @@ async function openTarget(
   force: boolean,
 ): Promise<Target> {
   try {
+    // What a server has cannot be made, only overwritten.
+    if (isNbdUri(path)) {
+      throw new DiskError("exists", `Cannot create "${path}" as it exists`);
+    }
     const disk = await VirtualDisk.create(path, {
       ...options,
       blockSize: source.blockSize,

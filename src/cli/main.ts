@@ -149,9 +149,11 @@ function help(): string {
         ["-V, --version", "Show the version"],
       ])
     }`,
-    "An IMAGE is a raw disk image or a block device. A SIZE is in bytes, or has\n" +
-    "a unit: 512, 4KiB, 64MiB, 1.5GiB, 10MB (powers of 1,000), 2048s (sectors\n" +
-    "of 512 bytes). Options that count sectors take a plain number as sectors.\n",
+    "An IMAGE is a raw disk image, a block device, or what an NBD server has:\n" +
+    "nbd://HOST/NAME, nbds://HOST/NAME (by TLS), nbd+unix:///NAME?socket=PATH.\n" +
+    "A SIZE is in bytes, or has a unit: 512, 4KiB, 64MiB, 1.5GiB, 10MB (powers\n" +
+    "of 1,000), 2048s (sectors of 512 bytes). Options that count sectors take a\n" +
+    "plain number as sectors.\n",
     `Exit codes:\n${
       listOf([
         ["0", "done, or equal"],

@@ -12,13 +12,19 @@ import { FAULT_WORDS } from "../layers/fault_words.ts";
 import { type Faults, faults } from "../layers/faults.ts";
 import { overlay } from "../layers/overlay.ts";
 import { trace } from "../layers/trace.ts";
-import { type NbdListenOptions, NbdServer } from "../nbd/server.ts";
+import {
+  type NbdListenOptions,
+  NbdServer,
+  type NbdServerOptions,
+} from "../nbd/server.ts";
 import type { NbdTlsOptions } from "../nbd/tls.ts";
+import { formatNbdUri, parseNbdUri } from "../nbd_uri.ts";
 import { NBD_PORT } from "../nbd_wire.ts";
 import { openBackend } from "../open.ts";
 import { formatSize } from "../units.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import {
+  CliError,
   fileError,
   IMAGE_OPTIONS,
   NO_LOCK_OPTION,
@@ -193,8 +199,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     const stopped = Promise.withResolvers<void>();
     const forget = io.onInterrupt(stopped.resolve);
     cleanUp.defer(forget);
-    const server = NbdServer.listen({
-      ...listen,
+    const server = listenAt(listen, {
       once: args.flag("once"),
       tls,
       exports: [{ disk, name: args.value("export") ?? "", description: path }],
@@ -220,18 +225,60 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   return sink?.failure ? ExitCode.Trouble : ExitCode.Ok;
 }
 
+/** Begins to listen; errors say where. */
+function listenAt(
+  listen: NbdListenOptions,
+  options: NbdServerOptions,
+): NbdServer {
+  try {
+    return NbdServer.listen({ ...listen, ...options });
+  } catch (error) {
+    if (error instanceof RangeError || error instanceof TypeError) throw error;
+    const inUse = error instanceof Deno.errors.AddrInUse;
+    if ("path" in listen) {
+      throw inUse
+        ? new CliError(
+          `Cannot listen at "${listen.path}" as there is something of that name: ` +
+            `remove it if a server that has ended left it behind`,
+          { cause: error },
+        )
+        : fileError("listen at", listen.path, error);
+    }
+    const { hostname = "127.0.0.1", port } = listen;
+    throw inUse
+      ? new CliError(
+        `Cannot listen at ${hostname}, port ${port}, as somebody else does: ` +
+          `name another --port`,
+        { cause: error },
+      )
+      : new CliError(
+        `Cannot listen at ${hostname}, port ${port}, as ${
+          (error as Error).message
+        }`,
+        { cause: error },
+      );
+  }
+}
+
 function hints(uri: string, path: string, disk: VirtualDisk): string {
   const size = formatSize(disk.sectors * SECTOR_BYTES);
   const notes = disk.readOnly ? ", read-only" : "";
-  return `Serving "${path}", ${size}${notes}. Ctrl-C stops. To attach:\n` +
-    `  nbdinfo "${uri}"\n` +
-    `  qemu-system-x86_64 -drive "file=${uri},format=raw,if=virtio"\n` +
-    `  nbdfuse --readonly ./mnt "${uri}"\n` +
-    `  nbdcopy "${uri}" copy.img\n`;
+  const isSecure = uri.startsWith("nbds");
+  const query = `${uri.includes("?") ? "&" : "?"}tls-certificates=DIR`;
+  const to = isSecure ? uri + query : uri;
+  return `Serving "${path}", ${size}${notes}. Ctrl-C stops. To attach` +
+    `${isSecure ? ", with a ca-cert.pem in DIR" : ""}:\n` +
+    `  nbdinfo "${to}"\n` +
+    // QEMU has TLS, but no URI that says so.
+    (isSecure
+      ? ""
+      : `  qemu-system-x86_64 -drive "file=${to},format=raw,if=virtio"\n`) +
+    `  nbdfuse --readonly ./mnt "${to}"\n` +
+    `  nbdcopy "${to}" copy.img\n`;
 }
 
 function listenOptions(args: VerbArguments): NbdListenOptions {
-  const path = args.value("socket");
+  const path = args.parsed("socket", parseSocketPath);
   const port = args.parsed("port", parsePort);
   const hostname = args.value("host");
   if (path !== undefined) {
@@ -272,6 +319,14 @@ async function readText(path: string): Promise<string> {
   } catch (error) {
     throw fileError("read", path, error);
   }
+}
+
+/** Takes a path that a socket can have: what clients cannot name is none. */
+function parseSocketPath(path: string): string {
+  parseNbdUri(
+    formatNbdUri({ address: { transport: "unix", path }, exportName: "" }),
+  );
+  return path;
 }
 
 function parsePort(text: string): number {

@@ -250,6 +250,7 @@ const WORDS: readonly ReadableWord[] = [
       const percent = /^(\d+)(?:\.(\d{1,6}))?%$/.exec(value ?? "");
       if (percent === null) return false;
       const [, whole, fraction = ""] = percent;
+      if (Number(`${whole}.${fraction}`) > 100) return "must be 100% at most";
       // Two integers, as whoever repeats it by a seed must draw the same.
       rule.ratio = {
         numerator: Number(whole + fraction),

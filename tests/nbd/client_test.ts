@@ -240,6 +240,7 @@ Deno.test("parseNbdUri() says what is wrong with a URI, and what to do", async (
       ["nbds://host/?tls-verify-peer=false", "no tls-verify-peer"],
       ["nbds://alice@host/?tls-psk-file=/x", "no tls-psk-file"],
       ["nbds://host/?tls-certificates=/%zz", "every % in its parameter"],
+      ["nbd://host/?tls-certificates=/x", "it must begin with nbds://"],
       ["nbd+unix:///", "must say where the socket is"],
       ["nbd+unix:///name?sock=/x", "must say where the socket is"],
       ["nbd+unix:///name?socket=", "must say where the socket is"],

@@ -273,6 +273,7 @@ Deno.test({
 Deno.test("serve says what is wrong with its arguments", async () => {
   await using dir = await tempDir();
   const image = await dir.file("disk.img", 1 << 20);
+  using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   for (
     const [args, words] of [
       [["--socket", "x", "--port", "1"], "--socket with --port"],
@@ -280,12 +281,37 @@ Deno.test("serve says what is wrong with its arguments", async () => {
       [["--fault", "explode"], "--fault"],
       [["--fault-file", dir.join("none")], "no such file"],
       [["--trace", dir.join("none/trace"), "--port", "0"], "--trace"],
+      [["--socket", image], `listen at "${image}" as there is something`],
+      [["--socket", dir.join("none/sock")], `none/sock" as there is no such`],
+      [["--socket", "x".repeat(200)], "--socket as its socket's path must be"],
+      [["--port", String(taken.addr.port)], "name another --port"],
+      [["--host", "300.1.1.1", "--port", "0"], "listen at 300.1.1.1, port 0"],
     ] as const
   ) {
     const outcome = await platter(["serve", image, ...args]);
     assertEquals(outcome.code, 2);
     assert(outcome.err.includes(words), outcome.err);
   }
+});
+
+Deno.test("platter copy puts a disk onto an NBD server, with --force", async () => {
+  await using dir = await tempDir();
+  const source = await dir.file("a.img", new Uint8Array(4096).fill(7));
+  const target = await dir.file("b.img", 8192);
+  const socket = dir.join("nbd.sock");
+  const outcome = await serving([target, "--socket", socket], async (uri) => {
+    const refused = await platter(["copy", source, uri]);
+    assertEquals(refused.code, 2);
+    assert(refused.err.includes("as it exists: overwrite"), refused.err);
+    const { code, err } = await platter([
+      ...["copy", source, uri, "--force", "--verify"],
+    ]);
+    assertEquals([code, err], [0, ""]);
+  });
+  assertEquals(outcome.code, 0);
+  const content = await Deno.readFile(target);
+  assertEquals(content.findLastIndex((byte) => byte === 7), 4095);
+  assertEquals(content.length, 8192);
 });
 
 Deno.test("serve --once flushes and leaves with its last client", async () => {
