@@ -55,8 +55,9 @@ export const serve: Verb = {
   operandCount: [1, 1],
   description:
     "Prints the URI that clients attach to, and serves until Ctrl-C (or a hangup,\n" +
-    "or a polite kill), which answers what clients asked for, flushes and leaves;\n" +
-    "with --once its last client does the same. Listens on 127.0.0.1\n" +
+    "or a polite kill), which answers what clients asked for, flushes and leaves,\n" +
+    "however long the disk takes; a second Ctrl-C waits for nothing. With --once\n" +
+    "the last client to leave ends it like the first Ctrl-C. Listens on 127.0.0.1\n" +
     "unless told otherwise; whoever reaches it may read and write, unless\n" +
     "--tls-client-ca says who. With --tls-cert and --tls-key clients come by TLS\n" +
     "or not at all.\n" +

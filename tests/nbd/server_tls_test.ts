@@ -9,8 +9,8 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import { NbdServer, type NbdTlsOptions } from "../../src/nbd/mod.ts";
 import { Command, Option, OptionReply } from "../../src/nbd_wire.ts";
-import { platter } from "../cli/harness.ts";
 import { needs, Random, run, type TempDir, tempDir } from "../helpers.ts";
+import { type Outcome, platter } from "../cli/harness.ts";
 import {
   goData,
   joined,
@@ -422,3 +422,41 @@ Deno.test("NbdServer throws on TLS without a certificate", async () => {
     );
   }
 });
+
+for (const name of ["server", "ca"] as const) {
+  const title = name === "server"
+    ? "serve says by which URIs to come by TLS"
+    : "VirtualDisk.open() tells an authority's certificate from a server's";
+  Deno.test({
+    name: title,
+    ...needs("openssl"),
+    async fn() {
+      await using dir = await tempDir();
+      await certificates(dir);
+      const image = await dir.file("disk.img", 4096);
+      let used: Promise<unknown> | undefined;
+      const { code, err } = await platter([
+        ...["serve", image, "--host", "localhost", "--port", "0"],
+        ...["--tls-cert", dir.join(`${name}-cert.pem`)],
+        ...["--tls-key", dir.join(`${name}-key.pem`)],
+      ], {
+        onOutput(text, interrupt) {
+          if (!text.startsWith("nbds://")) return;
+          const uri = `${text.trim()}?tls-certificates=${dir.path}`;
+          used = platter(["info", uri]).finally(interrupt);
+        },
+      });
+      assertEquals(code, 0);
+      const info = await used as Outcome;
+      if (name === "ca") {
+        assertEquals(info.code, 2);
+        assert(info.err.includes("an authority's certificate"), info.err);
+        return;
+      }
+      assertEquals([info.code, info.err], [0, ""]);
+      assert(err.includes('/?tls-certificates=DIR" copy.img\n'), err);
+      // QEMU has no URI for it.
+      assert(!err.includes("qemu"), err);
+    },
+  });
+}

@@ -136,9 +136,8 @@ async function agree(tls: Deno.TlsConn, uri: string): Promise<Deno.TlsConn> {
 
 function tlsError(error: unknown, uri: string): DiskError {
   const text = error instanceof Error ? error.message : String(error);
-  // As `openssl req -x509` makes them.
   const advice = /CaUsedAsEndEntity/.test(text)
-    ? "its certificate is one for vouching: it needs another one, with CA:FALSE, which that signs"
+    ? "it shows an authority's certificate, as `openssl req -x509` makes them, and needs one of its own, signed by that"
     : "?tls-certificates=DIR names a directory with the ca-cert.pem of who vouches for it";
   return new DiskError(
     "permission",
