@@ -145,11 +145,13 @@ class Entry {
 }
 
 /**
- * The requests that one signal withdraws. It is listened to once, as a signal
- * looks through all of its listeners whenever one comes or goes.
+ * What one signal withdraws: requests, and looks by how they are given up. It is
+ * listened to once, as a signal looks through all of its listeners whenever one
+ * comes or goes.
  */
 interface Watch {
   readonly entries: Set<Entry>;
+  readonly looks: Set<(reason: unknown) => void>;
   readonly onAbort: () => void;
 }
 
@@ -196,21 +198,6 @@ function catchResolvers(
 ): void {
   caughtResolve = resolve;
   caughtReject = reject;
-}
-
-/** What a promise settles with, or a signal's reason if that comes before. */
-function unlessAborted<T>(
-  promise: Promise<T>,
-  signal: AbortSignal,
-): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason);
-    if (signal.aborted) return abort();
-    signal.addEventListener("abort", abort, { once: true });
-    promise.then(resolve, reject).finally(() =>
-      signal.removeEventListener("abort", abort)
-    );
-  });
 }
 
 /** Appends a segment; one that goes on where the last one ends joins it. */
@@ -387,7 +374,7 @@ export class RequestQueue {
       this.#answer(entry, refused ?? this.#aborted(request, signal!));
       this.#recycle(entry);
     } else {
-      if (signal !== undefined) this.#watch(entry, signal);
+      if (signal) this.#watch(entry, signal);
       this.#line.push(entry);
       this.#kickSoon();
     }
@@ -423,22 +410,26 @@ export class RequestQueue {
     look: (backend: Backend) => T,
     signal?: AbortSignal,
   ): Promise<T> {
-    const before: Promise<void>[] = [];
+    const before = Promise.withResolvers<void>();
+    let left = 1;
+    const answered = () => {
+      if (--left === 0) before.resolve();
+    };
     const wait = (entry: Entry | null) => {
       const request = entry?.request;
       if (
         !request?.writes || request.sector >= sector + count ||
         sector >= request.sector + request.count
       ) return;
-      before.push(
-        new Promise((answered) => (entry!.waiting ??= []).push(answered)),
-      );
+      left++;
+      (entry!.waiting ??= []).push(answered);
     };
     for (const entry of this.#active) wait(entry);
     for (let i = this.#lineHead; i < this.#line.length; i++) {
       wait(this.#line[i]!);
     }
-    const looked = Promise.all(before).then(() => {
+    answered();
+    const looked = before.promise.then(() => {
       signal?.throwIfAborted();
       return look(this.#backend);
     });
@@ -447,7 +438,16 @@ export class RequestQueue {
       this.#looks.delete(looked);
     };
     looked.then(forget, forget);
-    return signal === undefined ? looked : unlessAborted(looked, signal);
+    if (!signal) return looked;
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) return reject(signal.reason);
+      const watch = this.#watchOf(signal);
+      watch.looks.add(reject);
+      looked.then(resolve, reject).finally(() => {
+        watch.looks.delete(reject);
+        this.#endWatch(signal, watch);
+      });
+    });
   }
 
   /**
@@ -810,17 +810,23 @@ export class RequestQueue {
    */
   #watch(entry: Entry, signal: AbortSignal): void {
     entry.signal = signal;
+    this.#watchOf(signal).entries.add(entry);
+  }
+
+  #watchOf(signal: AbortSignal): Watch {
     let watch = this.#watches.get(signal);
     if (watch === undefined) {
-      const entries = new Set<Entry>();
+      const entries: Watch["entries"] = new Set();
+      const looks: Watch["looks"] = new Set();
       const onAbort = () => {
         for (const each of entries) this.#withdraw(each, signal);
+        for (const giveUp of looks) giveUp(signal.reason);
       };
-      watch = { entries, onAbort };
+      watch = { entries, looks, onAbort };
       this.#watches.set(signal, watch);
       signal.addEventListener("abort", onAbort, { once: true });
     }
-    watch.entries.add(entry);
+    return watch;
   }
 
   #withdraw(entry: Entry, signal: AbortSignal): void {
@@ -832,7 +838,11 @@ export class RequestQueue {
   #unwatch(entry: Entry, signal: AbortSignal): void {
     const watch = this.#watches.get(signal)!;
     watch.entries.delete(entry);
-    if (watch.entries.size > 0) return;
+    this.#endWatch(signal, watch);
+  }
+
+  #endWatch(signal: AbortSignal, watch: Watch): void {
+    if (watch.entries.size > 0 || watch.looks.size > 0) return;
     this.#watches.delete(signal);
     signal.removeEventListener("abort", watch.onAbort);
   }

@@ -254,6 +254,27 @@ Deno.test("VirtualDisk.extents() may be asked 20,000 times while one write is un
   await disk.close();
 });
 
+Deno.test("VirtualDisk.extents() listens to a signal once, however often it is asked", async () => {
+  const backend = new Held();
+  const disk = VirtualDisk.over(backend);
+  const { signal } = new AbortController();
+  const calls: string[] = [];
+  for (const name of ["addEventListener", "removeEventListener"] as const) {
+    const original = signal[name];
+    signal[name] = (...args: Parameters<typeof original>) => {
+      calls.push(name);
+      original.apply(signal, args);
+    };
+  }
+  const write = disk.write(0, bytes(8), { signal });
+  const looks = Array.from({ length: 9 }, () => disk.extents(0, 8, { signal }));
+  disk.kick();
+  backend.release();
+  await Promise.all([write, ...looks]);
+  await disk.close();
+  assertEquals(calls, ["addEventListener", "removeEventListener"]);
+});
+
 Deno.test("VirtualDisk.extents() goes on if a write before it fails or is withdrawn", async () => {
   const backend = new Held();
   const disk = VirtualDisk.over(backend, { queueSize: 1 });
