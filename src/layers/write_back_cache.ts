@@ -1,0 +1,259 @@
+/**
+ * A write-back cache that can fail: what an operating system keeps of writes
+ * until they are flushed, and what becomes of it when the flush fails.
+ *
+ * | pages | what it models | where it was seen |
+ * | --- | --- | --- |
+ * | `kept` | marked clean though they were not written; they read as new until the cache goes | ext4 and XFS (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020); PostgreSQL's fsyncgate, 2018 |
+ * | `reverted` | they go back to what the disk has | btrfs of Linux 5.2 (the same) |
+ * | `late` | kept, and the failure is told by the flush after the next one | ext4 with `data=journal` (the same) |
+ *
+ * A failure is told once, and the flush after that says that all is well: so
+ * Linux does for each open file (lib/errseq.c, since 4.13), and nothing tries
+ * again to write what was lost. What FreeBSD does, to keep the pages dirty and
+ * to try again, is a flush that fails without this, and so is a disk that takes
+ * no writes.
+ *
+ * A write that is not of the cache goes to the disk, but never beside what the
+ * cache is just writing, or the older of the two could come last.
+ *
+ * @module
+ */
+
+import { type Backend, refusal } from "../backend.ts";
+import { DiskError } from "../errors.ts";
+import type { SectorRange } from "../geometry.ts";
+import { type Request, RequestType } from "../request.ts";
+import { type Answer, Downward } from "./downward.ts";
+import { SectorStore } from "./sector_store.ts";
+import { writeBack } from "./write_back.ts";
+
+/** How a flush fails. */
+export interface FlushFault {
+  /** What it loses. */
+  readonly range: SectorRange;
+  /** What becomes of that. */
+  readonly pages: "kept" | "reverted" | "late";
+  /** What is reported. */
+  readonly error: DiskError;
+}
+
+/** A request that waits for what goes before it. */
+interface Waiting {
+  readonly request: Request;
+  readonly answer: Answer;
+  readonly start: () => void;
+}
+
+/** Writes that are held until the next flush. */
+export class WriteBackCache {
+  readonly #backend: Backend;
+  readonly #bytes: number;
+  readonly #landed: (sector: number, count: number) => void;
+  /** Written and not flushed. */
+  #dirty = new SectorStore();
+  /** On its way to the disk. */
+  #writing: SectorStore | null = null;
+  /** Taken for clean, and not on the disk. */
+  #lost = new SectorStore();
+  /** What the next flush is to report. */
+  #late: DiskError | null = null;
+  /** Writes on their way to the disk that are not of the cache. */
+  #passing = 0;
+  /** Power cuts so far. */
+  #cuts = 0;
+  /** What waits for the way to the disk to be free. */
+  readonly #waiting: Waiting[] = [];
+
+  /** Whether writes are held until the next flush. */
+  caching = false;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param backend What it lies over.
+   * @param bytes Memory for what is held.
+   * @param landed Called when sectors have been written, here or below.
+   */
+  constructor(
+    backend: Backend,
+    bytes: number,
+    landed: (sector: number, count: number) => void,
+  ) {
+    this.#backend = backend;
+    this.#bytes = bytes;
+    this.#landed = landed;
+  }
+
+  /** Whether it holds nothing, and has nothing to tell. */
+  get empty(): boolean {
+    return this.#dirty.empty && this.#lost.empty && this.#writing === null &&
+      this.#late === null;
+  }
+
+  /** What is held over the disk, the last one on top. */
+  get stores(): SectorStore[] {
+    return this.#writing === null
+      ? [this.#lost, this.#dirty]
+      : [this.#lost, this.#writing, this.#dirty];
+  }
+
+  /** Whether any of these sectors waits for the next flush. */
+  dirty(sector: number, count: number): boolean {
+    return this.#dirty.runs(sector, count).length > 0;
+  }
+
+  /** Writes into the cache or to the disk. */
+  write(request: Request, answer: Answer, down: Downward): void {
+    const { type, sector, count } = request;
+    if (
+      this.caching && !request.fua &&
+      (type === RequestType.Out || type === RequestType.WriteZeroes) &&
+      this.#dirty.storedBytes < this.#bytes
+    ) {
+      if (type === RequestType.Out) this.#dirty.write(request);
+      else this.#dirty.zero(sector, count);
+      this.#landed(sector, count);
+      return answer(null);
+    }
+    if (this.#writing !== null || this.#waiting.length > 0) {
+      // Or what is older, of the cache, could come last.
+      const start = () =>
+        this.#later((down) => this.write(request, answer, down));
+      this.#waiting.push({ request, answer, start });
+      return;
+    }
+    this.#passing++;
+    down.add(request, (error) => {
+      this.#passing--;
+      if (error === null) {
+        this.#landed(sector, count);
+        this.#dirty.forget(sector, count);
+        this.#lost.forget(sector, count);
+      }
+      answer(error);
+      this.#resume();
+    });
+  }
+
+  /**
+   * Writes what is held, then flushes what lies below.
+   *
+   * @param request The flush.
+   * @param fault How it fails; `null` if it does not.
+   * @param answer Called when it is done.
+   * @param down What goes to the disk.
+   */
+  flush(
+    request: Request,
+    fault: FlushFault | null,
+    answer: Answer,
+    down: Downward,
+  ): void {
+    if (
+      this.#writing !== null || this.#passing > 0 && !this.#dirty.empty
+    ) {
+      const start = () =>
+        this.#later((down) => this.flush(request, fault, answer, down));
+      this.#waiting.push({ request, answer, start });
+      return;
+    }
+    let report = this.#late;
+    this.#late = null;
+    const work = this.#dirty;
+    this.#dirty = new SectorStore();
+    if (fault !== null) {
+      this.#lose(work, fault.range, fault.pages);
+      if (fault.pages === "late") this.#late = fault.error;
+      else report ??= fault.error;
+    }
+    if (work.empty) {
+      return down.add(request, (error) => answer(error ?? report));
+    }
+    this.#writing = work;
+    const cuts = this.#cuts;
+    const runs = work.runs(0, this.#backend.geometry.sectors);
+    const failed = (cause: unknown) =>
+      new DiskError("io", `Cannot flush as writing failed: ${cause}`, {
+        operation: "flush",
+        cause,
+      });
+    writeBack([work], runs, this.#backend).catch(failed).then((error) => {
+      if (error === null) {
+        for (const run of runs) this.#lost.forget(run.sector, run.count);
+      } else if (cuts === this.#cuts) {
+        // Nobody knows what was written: it stays dirty, for the next flush.
+        work.merge(this.#dirty);
+        this.#dirty = work;
+      }
+      this.#writing = null;
+      if (error === null) {
+        this.#backend.submit(
+          [request],
+          (_, flushed) => answer(flushed ?? report),
+        );
+      } else answer(error);
+      this.#resume();
+    });
+  }
+
+  /** Answers a request that waits, and says whether it did. */
+  cancel(request: Request): boolean {
+    const at = this.#waiting.findIndex((each) => each.request === request);
+    if (at < 0) return false;
+    const [{ answer }] = this.#waiting.splice(at, 1) as [Waiting];
+    answer(refusal("aborted", request, "it was aborted"));
+    return true;
+  }
+
+  /** Empties it, as a power cut does. */
+  powerCut(): void {
+    this.#dirty = new SectorStore();
+    this.#lost = new SectorStore();
+    this.#late = null;
+    this.#cuts++;
+  }
+
+  /**
+   * Writes what is held, without a flush.
+   *
+   * @returns The first error; `null` if all of it was written.
+   */
+  async drain(): Promise<DiskError | null> {
+    const runs = this.#dirty.runs(0, this.#backend.geometry.sectors);
+    return await writeBack([this.#dirty], runs, this.#backend);
+  }
+
+  /** Goes on with what has waited, if the way to the disk is free. */
+  #resume(): void {
+    if (this.#writing !== null || this.#passing > 0) return;
+    for (const { start } of this.#waiting.splice(0)) start();
+  }
+
+  #later(start: (down: Downward) => void): void {
+    const down = new Downward(this.#backend);
+    start(down);
+    down.submit();
+  }
+
+  /** Takes from what is dirty the part that a failing flush loses. */
+  #lose(
+    work: SectorStore,
+    { sector, count }: SectorRange,
+    pages: FlushFault["pages"],
+  ): void {
+    const end = sector + count;
+    if (pages === "reverted") {
+      for (const run of work.runs(sector, count)) {
+        this.#lost.forget(run.sector, run.count);
+      }
+    } else {
+      const failed = new SectorStore();
+      failed.merge(work);
+      if (sector > 0) failed.forget(0, sector);
+      failed.forget(end, this.#backend.geometry.sectors);
+      this.#lost.merge(failed);
+    }
+    work.forget(sector, count);
+  }
+}

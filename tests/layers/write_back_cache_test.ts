@@ -1,0 +1,182 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { VirtualDisk } from "../../src/disk.ts";
+import { DiskError } from "../../src/errors.ts";
+import { faults } from "../../src/layers/faults.ts";
+import { latency } from "../../src/layers/latency.ts";
+import { trace } from "../../src/layers/trace.ts";
+import {
+  discardRequest,
+  flushRequest,
+  writeFuaRequest,
+  writeRequest,
+} from "../../src/request.ts";
+import { carryOut } from "../contract.ts";
+import { assertFails, sector, values } from "./faulty.ts";
+import { memory } from "./stacks.ts";
+
+Deno.test("faults() fails a flush and keeps its pages: new until the power is cut", async () => {
+  const below = memory();
+  const faulty = faults(below, ["flush nth=2 flush=kept"]);
+  await carryOut(faulty, writeRequest(0, sector(1, 4)));
+  assertEquals(await values(below, 0, 4), [0, 0, 0, 0]);
+  await carryOut(faulty, flushRequest());
+  assertEquals(await values(below, 0, 4), [1, 1, 1, 1]);
+
+  await carryOut(faulty, writeRequest(1, sector(2, 2)));
+  const error = await assertFails(faulty, flushRequest());
+  assertEquals([error.operation, error.sector], ["flush", undefined]);
+  // The second one says that all is well, and writes nothing.
+  await carryOut(faulty, flushRequest());
+  assertEquals(await values(faulty, 0, 4), [1, 2, 2, 1]);
+  assertEquals(await values(below, 0, 4), [1, 1, 1, 1]);
+  // Written again, it is written.
+  await carryOut(faulty, writeRequest(2, sector(3)), flushRequest());
+  assertEquals(await values(faulty, 0, 4), [1, 2, 3, 1]);
+  faulty.powerCut();
+  assertEquals(await values(faulty, 0, 4), [1, 1, 3, 1]);
+});
+
+Deno.test("faults() fails a flush and reverts its pages", async () => {
+  const below = memory();
+  const faulty = faults(below, ["nth=2 flush=reverted"]);
+  await carryOut(faulty, writeRequest(0, sector(1, 4)), flushRequest());
+  await carryOut(faulty, writeRequest(1, sector(2, 2)));
+  await assertFails(faulty, flushRequest());
+  assertEquals(await values(faulty, 0, 4), [1, 1, 1, 1]);
+  await carryOut(faulty, flushRequest());
+  faulty.powerCut();
+  assertEquals(await values(faulty, 0, 4), [1, 1, 1, 1]);
+});
+
+Deno.test("faults() fails a flush late", async () => {
+  const below = memory();
+  const faulty = faults(below, ["nth=1 flush=late"]);
+  await carryOut(faulty, writeRequest(0, sector(1)), flushRequest());
+  assertEquals(await values(below, 0, 1), [0]);
+  await carryOut(faulty, writeRequest(1, sector(1)));
+  await assertFails(faulty, flushRequest());
+  // What the reporting flush was for itself is safe.
+  assertEquals(await values(below, 0, 2), [0, 1]);
+  await carryOut(faulty, flushRequest());
+  assertEquals(await values(faulty, 0, 2), [1, 1]);
+});
+
+Deno.test("faults() fails a flush for some sectors only", async () => {
+  const below = memory();
+  const faulty = faults(below, ["sector=2..3 flush=kept"]);
+  await carryOut(faulty, writeRequest(0, sector(1, 2)), flushRequest());
+  assertEquals(await values(below, 0, 2), [1, 1]);
+  await carryOut(faulty, writeRequest(0, sector(2, 6)));
+  await assertFails(faulty, flushRequest());
+  assertEquals(await values(below, 0, 6), [2, 2, 0, 0, 2, 2]);
+  assertEquals(await values(faulty, 0, 6), [2, 2, 2, 2, 2, 2]);
+  await carryOut(faulty, flushRequest());
+});
+
+Deno.test("faults() keeps dirty what a plain error of a flush leaves", async () => {
+  const below = memory();
+  const faulty = faults(below, ["flush nth=1 error=EIO", "flush=kept off"]);
+  await carryOut(faulty, writeRequest(0, sector(1)));
+  await assertFails(faulty, flushRequest());
+  assertEquals(await values(below, 0, 1), [0]);
+  await carryOut(faulty, flushRequest());
+  assertEquals(await values(below, 0, 1), [1]);
+});
+
+Deno.test("faults() keeps dirty what the disk failed to take", async () => {
+  const store = memory();
+  const below = faults(store, ["write nth=1 error=EIO"]);
+  const faulty = faults(below, ["flush=kept off"]);
+  await carryOut(faulty, writeRequest(0, sector(1)));
+  await assertFails(faulty, flushRequest());
+  assertEquals(await values(faulty, 0, 1), [1]);
+  await carryOut(faulty, flushRequest());
+  assertEquals(await values(store, 0, 1), [1]);
+});
+
+Deno.test("faults() writes what it holds when it is closed, but not what was lost", async () => {
+  const lines: string[] = [];
+  const faulty = faults(trace(memory(), (line) => lines.push(line)), [
+    "nth=1 flush=kept",
+  ]);
+  await carryOut(faulty, writeRequest(0, sector(1)));
+  await assertFails(faulty, flushRequest());
+  await carryOut(faulty, writeRequest(5, sector(1)));
+  await faulty.close();
+  const writes = lines.map((line) => JSON.parse(line))
+    .filter(({ operation }) => operation === "write");
+  assertEquals(writes.map(({ sector }) => sector), [5]);
+});
+
+Deno.test("faults() passes by the cache what must be durable, and what is too much", async () => {
+  const below = memory();
+  const faulty = faults(below, ["flush=kept off"], { cacheBytes: 4096 });
+  await carryOut(faulty, writeRequest(0, sector(1)));
+  await carryOut(faulty, writeFuaRequest(0, sector(2)));
+  assertEquals(await values(below, 0, 1), [2]);
+  await carryOut(faulty, writeRequest(8, sector(3)));
+  await carryOut(faulty, writeRequest(16, sector(4)));
+  assertEquals(await values(below, 8, 9), [0, 0, 0, 0, 0, 0, 0, 0, 4]);
+  assertEquals((await values(faulty, 8, 9))[0], 3);
+  await faulty.close();
+});
+
+Deno.test("faults() orders what overlaps a flush under way", async () => {
+  const below = memory();
+  const faulty = faults(latency(below, { fixedMs: 2 }), ["flush=kept off"]);
+  await carryOut(faulty, writeRequest(0, sector(1, 8)));
+  const flushed = carryOut(faulty, flushRequest());
+  const later = [
+    carryOut(faulty, writeFuaRequest(1, sector(2))),
+    carryOut(faulty, discardRequest(2, 1)),
+    carryOut(faulty, writeRequest(3, sector(3))),
+    carryOut(faulty, flushRequest()),
+  ];
+  assertEquals((await values(faulty, 4, 1))[0], 1);
+  await Promise.all([flushed, ...later]);
+  assertEquals(await values(faulty, 0, 5), [1, 2, 0, 3, 1]);
+  await carryOut(faulty, flushRequest());
+  assertEquals(await values(below, 0, 5), [1, 2, 0, 3, 1]);
+});
+
+Deno.test("faults() writes nothing older over a write that passes the cache by", async () => {
+  const below = memory();
+  const faulty = faults(latency(below, { operationMs: { write: 2 } }), [
+    "flush=kept off",
+  ]);
+  await carryOut(faulty, writeRequest(0, sector(1, 8)));
+  // Neither waits for the other: a queue lets a flush and a later write go.
+  await carryOut(faulty, writeFuaRequest(1, sector(2)), flushRequest());
+  assertEquals(await values(below, 0, 3), [1, 2, 1]);
+  await carryOut(faulty, writeRequest(0, sector(3, 8)));
+  await carryOut(faulty, flushRequest(), writeFuaRequest(1, sector(4)));
+  assertEquals(await values(below, 0, 3), [3, 4, 3]);
+});
+
+for (const pages of ["kept", "reverted"] as const) {
+  Deno.test(`VirtualDisk latches a flush that fails with pages ${pages}`, async () => {
+    const faulty = faults(memory(), [`nth=2 flush=${pages}`]);
+    const disk = VirtualDisk.over(faulty);
+    await disk.write(0, sector(1));
+    await disk.flush();
+    await disk.write(0, sector(2));
+    const first = await assertRejects(() => disk.flush(), DiskError);
+    assertEquals([first.kind, first.code], ["io", "EIO"]);
+    for (
+      const refused of [() => disk.flush(), () => disk.write(1, sector(1))]
+    ) {
+      const error = await assertRejects(refused, DiskError);
+      assertEquals(error.kind, "latched");
+      assertEquals(error.cause, first);
+    }
+    assertEquals((await disk.read(0, 1))[0], pages === "kept" ? 2 : 1);
+    // Opened anew after the power cut, the disk has what was flushed.
+    faulty.powerCut();
+    await using again = VirtualDisk.over(faulty);
+    assertEquals((await again.read(0, 1))[0], 1);
+    await again.write(0, sector(3));
+    await again.flush();
+    faulty.powerCut();
+    assertEquals((await again.read(0, 1))[0], 3);
+  });
+}
