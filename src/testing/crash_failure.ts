@@ -7,33 +7,8 @@
 import { copyDisk } from "../copy.ts";
 import { VirtualDisk } from "../disk.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
+import type { CrashReport } from "./crash_report.ts";
 import { type CrashImage, CrashStateBackend } from "./crash_state.ts";
-
-/** What was explored. */
-export interface CrashReport {
-  /** Different states of the disk whose recovery was checked. */
-  readonly states: number;
-  /** Whether these are all that the device allows. */
-  readonly exhaustive: boolean;
-  /** What random states were drawn from. */
-  readonly seed: number;
-  /** Crash points at which there are states of their own. */
-  readonly points: number;
-  /** Writes that were recorded. */
-  readonly writes: number;
-  /** Flushes that were recorded. */
-  readonly flushes: number;
-  /** Values that were acknowledged. */
-  readonly acknowledged: number;
-  /** States that were reached by crashes during recovery. */
-  readonly recoveryStates: number;
-  /** States that were passed over as an equal one had been visited. */
-  readonly repeated: number;
-  /** How long it took, in milliseconds. */
-  readonly durationMs: number;
-  /** All of it in one line. */
-  readonly summary: string;
-}
 
 /** What a {@linkcode CrashFailure} is made of. */
 export interface CrashFailureOptions {

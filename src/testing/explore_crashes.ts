@@ -22,10 +22,10 @@ import { scramble } from "./block_version.ts";
 import {
   type CompleteCrashDevice,
   completeCrashDevice,
-  type CrashDevice,
 } from "./crash_device.ts";
-import { CrashFailure, type CrashReport } from "./crash_failure.ts";
+import { CrashFailure } from "./crash_failure.ts";
 import { type CrashLevel, CrashPosition, positionAt } from "./crash_level.ts";
+import type { CrashOptions, CrashSession } from "./crash_options.ts";
 import {
   allStates,
   type Choice,
@@ -33,7 +33,9 @@ import {
   randomStates,
   systematicStates,
 } from "./crash_plan.ts";
+import { Progress } from "./crash_progress.ts";
 import { CrashRecording } from "./crash_recording.ts";
+import { countStates, type CrashReport } from "./crash_report.ts";
 import { shrinkCrash } from "./crash_shrink.ts";
 import {
   CrashGuard,
@@ -47,140 +49,8 @@ import { CrashTimeline } from "./crash_timeline.ts";
 import { type CrashStep, decodeToken, encodeToken } from "./crash_token.ts";
 import { Visited } from "./visited.ts";
 
-/** What a workload can do beside using its disk. */
-export interface CrashSession {
-  /**
-   * Opens the device again, as a program does after an error: another disk over
-   * the same device, without a crash in between. The one before is closed.
-   *
-   * @returns The disk.
-   */
-  reopen(): Promise<VirtualDisk>;
-}
-
-/** How far an exploration is. */
-export interface CrashProgress {
-  /** States whose recovery was checked. */
-  readonly states: number;
-  /** States that there are, or that are to be visited at most. */
-  readonly total: number;
-  /** Milliseconds since the start. */
-  readonly elapsedMs: number;
-}
-
-/**
- * What to explore.
- *
- * @typeParam Value What the workload acknowledges.
- */
-export interface CrashOptions<Value = unknown> {
-  /** The device, and what it promises. */
-  device: CrashDevice;
-  /**
-   * What is on the device before: any backend, which is only read, and stays
-   * open. Zeroes if not given.
-   */
-  base?: Backend | undefined;
-  /**
-   * Prepares the disk: all that it writes is durable before the workload
-   * starts, and no crash happens meanwhile.
-   *
-   * @param disk The disk.
-   */
-  prepare?: ((disk: VirtualDisk) => Promise<void> | void) | undefined;
-  /**
-   * What is interrupted. It runs once. It should depend on nothing but its disk
-   * and its own code: times and random numbers make tokens worthless.
-   *
-   * @param disk The disk.
-   * @param acknowledge Call it with whatever has just been promised to the
-   * outside: from then on it must survive. The value must not be changed later.
-   * @param session The device, to be opened again.
-   */
-  workload: (
-    disk: VirtualDisk,
-    acknowledge: (value: Value) => void,
-    session: CrashSession,
-  ) => Promise<void> | void;
-  /**
-   * Recovers, and throws if anything acknowledged is missing or anything is
-   * inconsistent. It may write; each state is its own.
-   *
-   * @param disk The disk as the power cut left it.
-   * @param acknowledged What was acknowledged before, in order.
-   */
-  recover: (
-    disk: VirtualDisk,
-    acknowledged: readonly Value[],
-  ) => Promise<void> | void;
-  /**
-   * Layers between the workload's disk and the device, to meet faults as well
-   * as crashes: it gets the device and returns a backend over it.
-   *
-   * @param device The device.
-   * @returns The layers.
-   */
-  layers?: ((device: Backend) => Backend) | undefined;
-  /**
-   * What random states are drawn from: a safe integer ≥ 0. The same seed visits
-   * the same states.
-   *
-   * @default {0}
-   */
-  seed?: number | undefined;
-  /**
-   * States to visit at most. If there are no more than that, all are visited.
-   *
-   * @default {20000}
-   */
-  maxStates?: number | undefined;
-  /**
-   * Whether the power may fail again while recovering, and how often in a row:
-   * `true` is once.
-   *
-   * @default {false}
-   */
-  crashDuringRecovery?: boolean | number | undefined;
-  /**
-   * States to visit at most of each interrupted recovery.
-   *
-   * @default {48}
-   */
-  maxStatesPerRecovery?: number | undefined;
-  /** The token of a failure: only that state is visited. */
-  only?: string | undefined;
-  /** Where to keep the image of a failure. */
-  saveImage?: string | URL | undefined;
-  /**
-   * Whether to say how far it is: `true` does on a terminal if it takes longer,
-   * a function is called now and then.
-   *
-   * @default {true}
-   */
-  progress?: boolean | ((progress: CrashProgress) => void) | undefined;
-  /**
-   * How long one recovery may take, in milliseconds: a safe integer from 1 to
-   * 2,147,483,647. After that all that it asks of its disk fails, and so does
-   * the exploration. One that never lets anything else run, not even its disk,
-   * cannot be stopped.
-   *
-   * @default {10000}
-   */
-  recoveryTimeoutMs?: number | undefined;
-  /**
-   * Whether to accept what proves nothing: a workload that wrote nothing, or
-   * recoveries none of which read anything of its disk. It fails otherwise.
-   *
-   * @default {false}
-   */
-  allowNoProof?: boolean | undefined;
-  /**
-   * Gives up the exploration, be it recording, recovering or between states:
-   * it rejects with the signal's reason. What is running has as long as a
-   * recovery, and at most 5 seconds, to clean up without its disk.
-   */
-  signal?: AbortSignal | undefined;
-}
+export type { CrashOptions, CrashSession } from "./crash_options.ts";
+export type { CrashProgress } from "./crash_progress.ts";
 
 /**
  * Requests that a recovery's disk takes at once: a disk is made for each state,
@@ -840,30 +710,22 @@ class Explorer {
         .length;
     const flushes = recording.requests.length - writes;
     const durationMs = performance.now() - this.#start;
-    const count = (value: number, name: string) =>
-      `${value.toLocaleString("en-US")} ${name}${value === 1 ? "" : "s"}`;
-    const recoveries = this.#recoveryStates === 0
-      ? ""
-      : ` and ${
-        count(this.#recoveryStates, "state")
-      } of interrupted recoveries`;
-    const summary = `${count(this.#states, "crash state")}${recoveries} of ${
-      count(writes, "write")
-    } and ${
-      count(flushes, "flush").replace(/flushs$/, "flushes")
-    }: ${extent}, seed ${this.#seed}`;
+    const states = this.#states;
+    const recoveryStates = this.#recoveryStates;
     return {
-      states: this.#states,
+      states,
       exhaustive: this.#exhaustive,
       seed: this.#seed,
       points: this.#points,
       writes,
       flushes,
       acknowledged: recording.acknowledged.length,
-      recoveryStates: this.#recoveryStates,
+      recoveryStates,
       repeated: this.#repeated,
       durationMs,
-      summary,
+      summary: `${
+        countStates({ states, recoveryStates, writes, flushes })
+      }: ${extent}, seed ${this.#seed}`,
     };
   }
 }
@@ -882,41 +744,4 @@ function keptOpen(backend: Backend): Backend {
     allocate: (byteLength) => backend.allocate(byteLength),
     close: () => Promise.resolve(),
   };
-}
-
-/** Milliseconds before a line is shown at all. */
-const PATIENCE_MS = 1000;
-
-/** Tells how far an exploration is. */
-class Progress {
-  total = 0;
-  readonly #tell: ((progress: CrashProgress) => void) | null;
-  readonly #terminal: boolean;
-  readonly #start = performance.now();
-  #shown = false;
-
-  constructor(progress: boolean | ((progress: CrashProgress) => void)) {
-    this.#tell = typeof progress === "function" ? progress : null;
-    this.#terminal = progress === true && Deno.stderr.isTerminal();
-  }
-
-  update(states: number): void {
-    const elapsedMs = performance.now() - this.#start;
-    this.#tell?.({ states, total: this.total, elapsedMs });
-    if (!this.#terminal || elapsedMs < PATIENCE_MS) return;
-    this.#shown = true;
-    const percent = Math.floor(states / Math.max(1, this.total) * 100);
-    const rate = Math.round(states / elapsedMs * 1000);
-    this.#write(
-      `\r\x1b[2KCrash states: ${states} of ${this.total} (${percent} %), ${rate}/s`,
-    );
-  }
-
-  end(): void {
-    if (this.#shown) this.#write("\r\x1b[2K");
-  }
-
-  #write(text: string): void {
-    Deno.stderr.writeSync(new TextEncoder().encode(text));
-  }
 }
