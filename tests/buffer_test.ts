@@ -6,8 +6,8 @@
 
 import { assert, assertEquals, assertFalse } from "@std/assert";
 import { clear, gather, isZero, scatter } from "../src/buffer.ts";
+import { Random } from "../src/random.ts";
 import { readRequest, type Request } from "../src/request.ts";
-import { Random } from "./helpers.ts";
 
 /** A request over segments of those lengths, and all its bytes. */
 function segmented(

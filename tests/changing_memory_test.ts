@@ -17,6 +17,7 @@ import { VirtualDisk } from "../src/disk.ts";
 import type { DiskError } from "../src/errors.ts";
 import { SECTOR_BYTES } from "../src/geometry.ts";
 import { NbdServer } from "../src/nbd/server.ts";
+import { Random } from "../src/random.ts";
 import {
   readRequest,
   type Request,
@@ -24,7 +25,7 @@ import {
   writeRequest,
 } from "../src/request.ts";
 import { type FuzzSubject, needsRoot, SUBJECTS } from "./fuzz.ts";
-import { hasTmpfs, LONG, needs, Random } from "./helpers.ts";
+import { hasTmpfs, LONG, needs } from "./helpers.ts";
 import { jittery, LAYERS, memory } from "./layers/stacks.ts";
 
 const FOREIGN = 0xeeee_eeee;

@@ -16,6 +16,7 @@ import {
 import { VirtualDisk } from "../src/disk.ts";
 import { DiskError, type DiskErrorKind } from "../src/errors.ts";
 import type { OpenOptions } from "../src/open.ts";
+import { Random } from "../src/random.ts";
 import {
   hasTmpfs,
   hasTool,
@@ -23,7 +24,6 @@ import {
   loopDevice,
   mount,
   needs,
-  Random,
   run,
   tempDir,
   tmpfsDir,

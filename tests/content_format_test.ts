@@ -8,8 +8,9 @@ import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { contentFormatOf } from "../src/content_format.ts";
 import { VirtualDisk } from "../src/disk.ts";
 import { DiskError } from "../src/errors.ts";
+import { Random } from "../src/random.ts";
 import { platter } from "./cli/harness.ts";
-import { isRoot, loopDevice, needs, Random, run, tempDir } from "./helpers.ts";
+import { isRoot, loopDevice, needs, run, tempDir } from "./helpers.ts";
 
 const BACKENDS = Deno.build.os === "linux"
   ? ["direct", "portable"] as const

@@ -18,6 +18,7 @@ import { MemoryBackend } from "../src/backends/memory.ts";
 import { isZero } from "../src/buffer.ts";
 import { DiskError, type DiskErrorKind } from "../src/errors.ts";
 import { SECTOR_BYTES } from "../src/geometry.ts";
+import { Random } from "../src/random.ts";
 import {
   discardRequest,
   flushRequest,
@@ -31,7 +32,6 @@ import {
   writeZeroesRequest,
 } from "../src/request.ts";
 import { encodeId } from "../src/virtio.ts";
-import { Random } from "./helpers.ts";
 
 /** A backend under test, over a fresh image of its own. */
 export interface ContractSubject {

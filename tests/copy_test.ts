@@ -10,8 +10,8 @@ import { MemoryBackend } from "../src/backends/memory.ts";
 import { compareDisks, copyDisk } from "../src/copy.ts";
 import { VirtualDisk } from "../src/disk.ts";
 import { DiskError } from "../src/errors.ts";
+import { Random } from "../src/random.ts";
 import { type Request, RequestType } from "../src/request.ts";
-import { Random } from "./helpers.ts";
 
 /** A memory disk that shows its requests and can fail or answer late. */
 class Watched implements Backend {

@@ -28,6 +28,7 @@ import { VirtualDisk } from "../src/disk.ts";
 import { DiskError } from "../src/errors.ts";
 import { SECTOR_BYTES } from "../src/geometry.ts";
 import type { OpenOptions } from "../src/open.ts";
+import { Random } from "../src/random.ts";
 import {
   ID_BYTES,
   Request,
@@ -39,7 +40,6 @@ import {
   isRoot,
   loopDevice,
   mount,
-  Random,
   run,
   type TempDir,
   tempDir,

@@ -1,6 +1,5 @@
 /**
- * What tests share: scratch places, outside tools, loop devices, and numbers
- * that are random once and the same ever after.
+ * What tests share: scratch places, outside tools, and loop devices.
  *
  * @module
  */
@@ -195,70 +194,4 @@ export async function mount(
       await run("umount", [target]);
     },
   };
-}
-
-/**
- * Random numbers that a seed repeats: Chris Doty-Humphrey's sfc32, with ratios
- * of integers in place of probabilities.
- */
-export class Random {
-  /** The seed, to print when a test fails. */
-  readonly seed: number;
-  readonly #state: Uint32Array;
-
-  /** @param seed An integer from 0 to 2^32 - 1. */
-  constructor(seed: number) {
-    this.seed = seed >>> 0;
-    this.#state = Uint32Array.of(0, 0, this.seed, 1);
-    // Until the seed has reached every bit.
-    for (let i = 0; i < 12; i++) this.next();
-  }
-
-  /** An integer from 0 to 2^32 - 1. */
-  next(): number {
-    const s = this.#state;
-    const [a, b, c, counter] = [s[0]!, s[1]!, s[2]!, s[3]!];
-    const sum = (a + b + counter) >>> 0;
-    s[3] = counter + 1;
-    s[0] = b ^ (b >>> 9);
-    s[1] = c + (c << 3);
-    s[2] = ((c << 21) | (c >>> 11)) + sum;
-    return sum;
-  }
-
-  /** An integer from 0 to `end - 1`, `end` at most 2^32. */
-  below(end: number): number {
-    return Math.floor(this.next() * end / 2 ** 32);
-  }
-
-  /** An integer from `first` to `last`. */
-  between(first: number, last: number): number {
-    return first + this.below(last - first + 1);
-  }
-
-  /** True `times` out of `of` times. */
-  chance(times: number, of: number): boolean {
-    return this.below(of) < times;
-  }
-
-  /** One of some values. */
-  pick<T>(values: readonly T[]): T {
-    return values[this.below(values.length)]!;
-  }
-
-  /** Bytes, none of them zero: to be told from a hole. */
-  bytes(length: number): Uint8Array<ArrayBuffer> {
-    const bytes = new Uint8Array(length);
-    for (let i = 0; i < length; i++) bytes[i] = this.next() % 255 + 1;
-    return bytes;
-  }
-
-  /** Puts values into another order, in place. */
-  shuffle<T>(values: T[]): T[] {
-    for (let i = values.length - 1; i > 0; i--) {
-      const k = this.below(i + 1);
-      [values[i], values[k]] = [values[k]!, values[i]!];
-    }
-    return values;
-  }
 }

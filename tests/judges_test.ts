@@ -14,7 +14,8 @@ import {
 } from "@std/assert";
 import { VirtualDisk } from "../src/disk.ts";
 import { DiskError } from "../src/errors.ts";
-import { needs, Random, run, tempDir } from "./helpers.ts";
+import { Random } from "../src/random.ts";
+import { needs, run, tempDir } from "./helpers.ts";
 
 const LINUX = Deno.build.os === "linux";
 const BACKENDS = LINUX

@@ -18,7 +18,8 @@ import { isZero } from "../src/buffer.ts";
 import { VirtualDisk } from "../src/disk.ts";
 import { DiskError, type DiskErrorKind } from "../src/errors.ts";
 import type { CreateOptions, OpenOptions } from "../src/open.ts";
-import { hasTmpfs, Random, tempDir, tmpfsDir } from "./helpers.ts";
+import { Random } from "../src/random.ts";
+import { hasTmpfs, tempDir, tmpfsDir } from "./helpers.ts";
 
 const LINUX = Deno.build.os === "linux";
 const BACKENDS = LINUX

@@ -13,6 +13,7 @@ import { compareDisks, copyDisk } from "../src/copy.ts";
 import { VirtualDisk } from "../src/disk.ts";
 import { DiskError } from "../src/errors.ts";
 import type { OpenOptions } from "../src/open.ts";
+import { Random } from "../src/random.ts";
 import type { Request } from "../src/request.ts";
 import { assertDisksEqual, assertZeroes } from "../src/testing/mod.ts";
 import {
@@ -22,7 +23,7 @@ import {
   readahead,
   verify,
 } from "../src/testing/mod.ts";
-import { LONG, Random, type TempDir, tempDir } from "./helpers.ts";
+import { LONG, type TempDir, tempDir } from "./helpers.ts";
 
 const SECTORS = 8192;
 

@@ -13,12 +13,12 @@ import {
 } from "@std/assert";
 import { VirtualDisk } from "../src/disk.ts";
 import { DiskError } from "../src/errors.ts";
+import { Random } from "../src/random.ts";
 import {
   readableStream,
   type StreamableDisk,
   writableStream,
 } from "../src/streams.ts";
-import { Random } from "./helpers.ts";
 
 interface Held {
   kind: "read" | "write" | "flush";

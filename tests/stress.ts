@@ -23,7 +23,8 @@ import { parseArgs } from "@std/cli";
 import { VirtualDisk } from "../src/disk.ts";
 import { SECTOR_BYTES } from "../src/geometry.ts";
 import type { OpenOptions } from "../src/open.ts";
-import { Random, tempDir } from "./helpers.ts";
+import { Random } from "../src/random.ts";
+import { tempDir } from "./helpers.ts";
 
 /** What to do. */
 export interface StressOptions {

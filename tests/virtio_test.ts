@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import type { Abilities } from "../src/backend.ts";
 import { makeGeometry } from "../src/geometry.ts";
+import { Random } from "../src/random.ts";
 import {
   CONFIG_BYTES,
   configOf,
@@ -15,7 +16,6 @@ import {
   type VirtioConfig,
   VirtioFeature,
 } from "../src/virtio.ts";
-import { Random } from "./helpers.ts";
 
 const ALL: Abilities = {
   readOnly: false,

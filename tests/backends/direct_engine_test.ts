@@ -19,6 +19,7 @@ import {
 } from "../../src/backends/direct/engine.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { makeGeometry } from "../../src/geometry.ts";
+import { Random } from "../../src/random.ts";
 import {
   discardRequest,
   flushRequest,
@@ -29,7 +30,7 @@ import {
   writeZeroesRequest,
 } from "../../src/request.ts";
 import { submitAll } from "../contract.ts";
-import { LONG, Random, tempDir } from "../helpers.ts";
+import { LONG, tempDir } from "../helpers.ts";
 import { ENGINES, hasEngine } from "../engines/harness.ts";
 
 const ignore = !hasEngine("sync");

@@ -28,6 +28,7 @@ import { isZero } from "../../src/buffer.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { SECTOR_BYTES } from "../../src/geometry.ts";
+import { Random } from "../../src/random.ts";
 import {
   discardRequest,
   flushRequest,
@@ -51,7 +52,6 @@ import {
   loopDevice,
   mount,
   needs,
-  Random,
   run,
   tempDir,
   tmpfsDir,

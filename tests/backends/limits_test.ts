@@ -6,7 +6,8 @@
  */
 
 import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
-import { needs, Random, tempDir } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { needs, tempDir } from "../helpers.ts";
 import { hasEngine, program } from "../engines/harness.ts";
 
 const MIB = 1_048_576;

@@ -13,6 +13,7 @@ import {
 } from "../../src/backends/portable.ts";
 import { DiskError, type DiskErrorKind } from "../../src/errors.ts";
 import { SECTOR_BYTES } from "../../src/geometry.ts";
+import { Random } from "../../src/random.ts";
 import {
   flushRequest,
   readRequest,
@@ -35,7 +36,6 @@ import {
   loopDevice,
   mount,
   needs,
-  Random,
   run,
   type TempDir,
   tempDir,

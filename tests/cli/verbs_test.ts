@@ -9,7 +9,8 @@ import {
 import { describe } from "../../src/cli/info.ts";
 import type { DiskInfo } from "../../src/disk.ts";
 import { VirtualDisk } from "../../src/disk.ts";
-import { loopDevice, mount, needs, Random, run } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { loopDevice, mount, needs, run } from "../helpers.ts";
 import { exists, platter, Scratch, undrawn } from "./harness.ts";
 
 const MIB = 1 << 20;

@@ -16,13 +16,13 @@ import { isZero } from "../../src/buffer.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError, type DiskErrorKind } from "../../src/errors.ts";
 import type { CreateOptions } from "../../src/open.ts";
+import { Random } from "../../src/random.ts";
 import { platter } from "../cli/harness.ts";
 import {
   hasTmpfs,
   loopDevice,
   mount,
   needs,
-  Random,
   tempDir,
   tmpfsDir,
 } from "../helpers.ts";

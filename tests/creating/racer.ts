@@ -8,7 +8,7 @@
 
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import { Random } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
 
 /** What a racer is to do. */
 export interface Race {

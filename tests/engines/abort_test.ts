@@ -7,7 +7,8 @@
 
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
-import { needs, Random, tempDir } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { needs, tempDir } from "../helpers.ts";
 import {
   ASYNC_ENGINES,
   ENGINES,

@@ -14,7 +14,8 @@ import {
   NOT_TAKEN,
 } from "../../src/backends/direct/async_engine.ts";
 import { Operation, OperationCode } from "../../src/backends/direct/engine.ts";
-import { LONG, needs, Random, tempDir } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { LONG, needs, tempDir } from "../helpers.ts";
 import {
   ASYNC_ENGINES,
   ENGINES,

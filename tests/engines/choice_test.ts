@@ -15,7 +15,8 @@ import {
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import type { EngineInfo } from "../../src/info.ts";
-import { hasTmpfs, needs, Random, tempDir, tmpfsDir } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { hasTmpfs, needs, tempDir, tmpfsDir } from "../helpers.ts";
 import {
   ENGINES,
   failingFile,

@@ -10,6 +10,7 @@ import type { DirectOptions } from "../../src/backends/direct.ts";
 import type { EngineName } from "../../src/backends/direct/choose_engine.ts";
 import { SECTOR_BYTES } from "../../src/geometry.ts";
 import { createBackend, openBackend } from "../../src/open.ts";
+import { Random } from "../../src/random.ts";
 import { readRequest, writeRequest } from "../../src/request.ts";
 import {
   assertContent,
@@ -19,7 +20,7 @@ import {
   readDisk,
   submitAll,
 } from "../contract.ts";
-import { LONG, loopDevice, needs, Random, tempDir } from "../helpers.ts";
+import { LONG, loopDevice, needs, tempDir } from "../helpers.ts";
 import { ASYNC_ENGINES, ENGINES, hasEngine, openWith } from "./harness.ts";
 
 const MIB = 1_048_576;

@@ -7,8 +7,9 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { Random } from "../../src/random.ts";
 import { STATX } from "../../ffi/abi.ts";
-import { LONG, loopDevice, needs, Random, tempDir } from "../helpers.ts";
+import { LONG, loopDevice, needs, tempDir } from "../helpers.ts";
 import { hasEngine } from "./harness.ts";
 import { type Denied, inThreads } from "./seccomp.ts";
 

@@ -8,9 +8,10 @@
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
+import { Random } from "../../src/random.ts";
 import { readRequest, writeRequest } from "../../src/request.ts";
 import { submitAll } from "../contract.ts";
-import { needs, Random, tempDir } from "../helpers.ts";
+import { needs, tempDir } from "../helpers.ts";
 import {
   ENGINES,
   failingFile,

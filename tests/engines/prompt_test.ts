@@ -7,7 +7,8 @@
  */
 
 import { assert, assertEquals, assertFalse } from "@std/assert";
-import { needs, Random, tempDir } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { needs, tempDir } from "../helpers.ts";
 import { ENGINES, hasEngine, SERVED_TOOLS, slowFile } from "./harness.ts";
 
 const MIB = 1_048_576;

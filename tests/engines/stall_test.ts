@@ -12,7 +12,8 @@
 import { assert, assertEquals, assertGreater, assertLess } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import { needs, Random, tempDir } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { needs, tempDir } from "../helpers.ts";
 import {
   ASYNC_ENGINES,
   hasEngine,

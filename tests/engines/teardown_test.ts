@@ -8,7 +8,8 @@
 import { assert, assertEquals, assertLess } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import type { DiskError } from "../../src/errors.ts";
-import { LONG, needs, Random, tempDir } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { LONG, needs, tempDir } from "../helpers.ts";
 import {
   ASYNC_ENGINES,
   ENGINES,

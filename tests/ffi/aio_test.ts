@@ -10,12 +10,13 @@ import {
   assertGreater,
   assertGreaterOrEqual,
 } from "@std/assert";
+import { Random } from "../../src/random.ts";
 import { AioContext, IOCB_CMD } from "../../ffi/aio.ts";
 import { LINUX_ERRNO } from "../../ffi/errno.ts";
 import { openLibc } from "../../ffi/libc.ts";
 import { addressOf, alignedMemory, IoVector } from "../../ffi/memory.ts";
 import { waitReadable } from "../../ffi/poll.ts";
-import { Random, tempDir } from "../helpers.ts";
+import { tempDir } from "../helpers.ts";
 import { fakeLibc } from "./fake_library.ts";
 
 const { EAGAIN, EBADF, EINVAL, EMFILE } = LINUX_ERRNO;

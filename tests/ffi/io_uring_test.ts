@@ -7,6 +7,7 @@
  */
 
 import { assert, assertEquals, assertFalse, assertGreater } from "@std/assert";
+import { Random } from "../../src/random.ts";
 import { LINUX_ERRNO } from "../../ffi/errno.ts";
 import {
   IORING_FEAT,
@@ -18,7 +19,7 @@ import {
 } from "../../ffi/io_uring.ts";
 import { openLibc } from "../../ffi/libc.ts";
 import { addressOf, alignedMemory, IoVector } from "../../ffi/memory.ts";
-import { Random, tempDir } from "../helpers.ts";
+import { tempDir } from "../helpers.ts";
 import { fakeLibc } from "./fake_library.ts";
 
 const { EBADF, ENOMEM, EINVAL, ETIME, ECANCELED, ENOENT } = LINUX_ERRNO;

@@ -11,7 +11,8 @@ import { assert, assertEquals } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { ChunkType, Command } from "../../src/nbd_wire.ts";
-import { LONG, Random } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { LONG } from "../helpers.ts";
 import { joined } from "./harness.ts";
 import { type RawPeer, RawServer, u64 } from "./raw_server.ts";
 

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { CoveredRanges } from "../../src/backends/nbd/covered_ranges.ts";
-import { Random } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
 
 Deno.test("CoveredRanges takes each byte once, in any order", () => {
   const size = 60;

@@ -19,7 +19,7 @@ import {
   viewOf,
 } from "../../src/nbd_wire.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
-import { Random } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
 import {
   goData,
   joined,

@@ -8,7 +8,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import { SECTOR_BYTES } from "../../src/geometry.ts";
-import { mount, needs, Random, run, tempDir } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { mount, needs, run, tempDir } from "../helpers.ts";
 import { type Served, serveDisk } from "./harness.ts";
 
 const MIB = 1 << 20;

@@ -5,7 +5,8 @@ import {
   type MemoryHolder,
 } from "../../src/nbd/memory_budget.ts";
 import { memoryBytes, MemoryPool } from "../../src/nbd/memory_pool.ts";
-import { LONG, Random } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { LONG } from "../helpers.ts";
 
 const NEVER = 1 << 30;
 

@@ -17,7 +17,7 @@ import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { type ByteStream, NbdServer } from "../../src/nbd/mod.ts";
 import { Command, CommandFlag, Option } from "../../src/nbd_wire.ts";
-import { Random } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
 import {
   goData,
   joined,

@@ -20,7 +20,7 @@ import {
   readU64,
   viewOf,
 } from "../../src/nbd_wire.ts";
-import { Random } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
 import {
   goData,
   metaData,

@@ -11,7 +11,8 @@ import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { ChunkType, Command, Option, viewOf } from "../../src/nbd_wire.ts";
-import { LONG, needs, Random, run, tempDir } from "../helpers.ts";
+import { Random } from "../../src/random.ts";
+import { LONG, needs, run, tempDir } from "../helpers.ts";
 import {
   goData,
   joined,
