@@ -145,58 +145,6 @@ export function optimalIo(libc: Libc, fd: number): number {
 }
 
 /**
- * Most sectors that one request to the device holds; longer ones are split by
- * the kernel (BLKSECTGET; on macOS the least of DKIOCGETMAXBYTECOUNTREAD and
- * …WRITE).
- *
- * @param libc The C library.
- * @param fd File descriptor.
- * @returns Sectors of 512 bytes (on Linux at most 65,535), or −errno.
- */
-export function maxSectors(libc: Libc, fd: number): number {
-  if (libc.abi.os !== "darwin") {
-    return ask(libc, fd, linuxOnly(libc, LINUX_IOCTL.BLKSECTGET), "u16");
-  }
-  const read = ask(libc, fd, DARWIN_IOCTL.DKIOCGETMAXBYTECOUNTREAD, "u64");
-  if (read < 0) return read;
-  const write = ask(libc, fd, DARWIN_IOCTL.DKIOCGETMAXBYTECOUNTWRITE, "u64");
-  return write < 0 ? write : Math.floor(Math.min(read, write) / 512);
-}
-
-/**
- * Is the device read-only (BLKROGET; DKIOCISWRITABLE)?
- *
- * @param libc The C library.
- * @param fd File descriptor.
- * @returns 1 if it is, 0 if it is not, or −errno.
- */
-export function isReadOnly(libc: Libc, fd: number): number {
-  if (libc.abi.os === "darwin") {
-    const writable = ask(libc, fd, DARWIN_IOCTL.DKIOCISWRITABLE, "u32");
-    return writable < 0 ? writable : writable === 0 ? 1 : 0;
-  }
-  const readOnly = ask(libc, fd, linuxOnly(libc, LINUX_IOCTL.BLKROGET), "u32");
-  return readOnly > 0 ? 1 : readOnly;
-}
-
-/**
- * Is it a rotating disk (BLKROTATIONAL; Linux)?
- *
- * @param libc The C library.
- * @param fd File descriptor.
- * @returns 1 if it is, 0 if it is not, or −errno.
- */
-export function rotational(libc: Libc, fd: number): number {
-  const result = ask(
-    libc,
-    fd,
-    linuxOnly(libc, LINUX_IOCTL.BLKROTATIONAL),
-    "u16",
-  );
-  return result > 0 ? 1 : result;
-}
-
-/**
  * Tells the device that a range is no longer needed (BLKDISCARD; DIOCGDELETE;
  * DKIOCUNMAP). What it reads as afterwards is not specified.
  *
@@ -230,26 +178,6 @@ export function discard(
       return libc.ioctl(fd, DARWIN_IOCTL.DKIOCUNMAP, address);
     }
   }
-}
-
-/**
- * Makes a range read as zeroes, by the device's own command or by writing
- * (BLKZEROOUT; Linux).
- *
- * @param libc The C library.
- * @param fd File descriptor, open for writing.
- * @param start First byte, a multiple of the logical block size.
- * @param length Number of bytes, a multiple of it too.
- * @returns 0, or −errno; as {@linkcode discard}.
- */
-export function zeroOut(
-  libc: Libc,
-  fd: number,
-  start: number,
-  length: number,
-): number {
-  const request = linuxOnly(libc, LINUX_IOCTL.BLKZEROOUT);
-  return sendRange(libc, fd, request, start, length);
 }
 
 /**

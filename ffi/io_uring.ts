@@ -329,11 +329,6 @@ export class IoUring {
     );
   }
 
-  /** Submissions that can be filled before the next call. */
-  get room(): number {
-    return this.entries - this.#unsubmitted;
-  }
-
   /** Submissions filled and not taken by the kernel yet. */
   get unsubmitted(): number {
     return this.#unsubmitted;
@@ -380,7 +375,6 @@ export class IoUring {
    * @param length Length, or what the operation has there.
    * @param operationFlags Flags of the operation (RWF_*, FSYNC_*).
    * @param userData What the completion brings back, up to 2^32 − 1.
-   * @param bufferIndex Which registered buffer.
    * @returns Whether there was room.
    */
   fill(
@@ -392,7 +386,6 @@ export class IoUring {
     length: number,
     operationFlags: number,
     userData: number,
-    bufferIndex = 0,
   ): boolean {
     if (this.#unsubmitted === this.entries) return false;
     const sqes = this.#sqes;
@@ -408,7 +401,7 @@ export class IoUring {
     sqes[at + 7] = operationFlags;
     sqes[at + 8] = userData;
     sqes[at + 9] = 0;
-    sqes[at + 10] = bufferIndex;
+    sqes[at + 10] = 0;
     sqes[at + 11] = 0;
     sqes[at + 12] = 0;
     sqes[at + 13] = 0;
@@ -458,12 +451,10 @@ export class IoUring {
    *
    * @param waitFor Completions to wait for; 0 does not wait.
    * @param timeoutUs The longest wait, in µs; needs `EXT_ARG`.
-   * @param minimumWaitUs After this time one completion is enough, in µs; 0 to
-   * wait for all of them; needs `MIN_TIMEOUT`.
    * @returns Submissions that the kernel took, or −errno (ETIME when the wait
    * ended with nothing submitted).
    */
-  enter(waitFor: number, timeoutUs: number, minimumWaitUs = 0): number {
+  enter(waitFor: number, timeoutUs: number): number {
     const submit = this.#unsubmitted;
     Atomics.store(this.#sq, this.#sqTail, this.#tail);
     let flags = 0;
@@ -472,7 +463,6 @@ export class IoUring {
     if (waitFor > 0) {
       flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
       const view = this.#waitView;
-      view.setUint32(12, minimumWaitUs, true);
       const seconds = Math.floor(timeoutUs / 1e6);
       view.setUint32(GETEVENTS_ARG_BYTES, seconds, true);
       view.setUint32(

@@ -294,25 +294,4 @@ export class IoVector {
     words[at + 2] = byteLength;
     words[at + 3] = byteLength / TWO_32;
   }
-
-  /**
-   * The address of one entry, to pass on the rest of the array.
-   *
-   * @param index Which entry.
-   * @returns Its address.
-   */
-  addressAt(index: number): number {
-    return this.address + index * IOVEC_BYTES;
-  }
-
-  /**
-   * The length that one entry holds.
-   *
-   * @param index Which entry.
-   * @returns Its length in bytes.
-   */
-  byteLengthAt(index: number): number {
-    const at = index * 4;
-    return this.#words[at + 3]! * TWO_32 + this.#words[at + 2]!;
-  }
 }

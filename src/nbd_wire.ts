@@ -206,9 +206,6 @@ export const WireError = {
   ESHUTDOWN: 108,
 } as const;
 
-/** The name of an error number on the wire. */
-export type WireErrorName = keyof typeof WireError;
-
 /** Bytes of a request without its payload. */
 export const REQUEST_BYTES = 28;
 

@@ -1,8 +1,9 @@
 /**
  * Holds the house: which file may import which, what no file may contain, and
- * that no file is left over. The rules are the tables below; {@linkcode tidy}
- * applies them to a tree of sources, so that each rule is first shown to fail
- * on a small made-up tree, and then holds on the real one.
+ * that no file, no export and no member of a class is left over. The rules are
+ * the tables below; {@linkcode tidy} applies them to a tree of sources, so that
+ * each rule is first shown to fail on a small made-up tree, and then holds on
+ * the real one.
  *
  * @module
  */
@@ -252,6 +253,110 @@ function styleFaults(path: string, source: string): string[] {
   return faults;
 }
 
+/** What each statement takes from another module: names, or `"*"` for all. */
+function takenBy(source: string): { specifier: string; names: string[] }[] {
+  const code = withoutComments(source);
+  const statement =
+    /^\s*(?:import|export)\s+(?:type\s+)?(?:\{([^}]*)\}|\*[^;"']*?)\s*from\s*["']([^"']+)["']/gm;
+  const dynamic = /\bimport\(\s*["']([^"']+)["']/g;
+  return [
+    ...[...code.matchAll(statement)].map(([, names, specifier]) => ({
+      specifier: specifier!,
+      names:
+        names?.split(",").map((name) =>
+          name.trim().replace(/^type\s+/, "").replace(/\s+as\s.*/s, "")
+        ) ?? ["*"],
+    })),
+    ...[...code.matchAll(dynamic)].map(([, specifier]) => ({
+      specifier: specifier!,
+      names: ["*"],
+    })),
+  ];
+}
+
+const DECLARED =
+  /^export\s+(?:(?:abstract|async)\s+)*(const|let|function\*?|class|interface|type)\s+(\w+)/gm;
+
+/** What a user of the package can name: exports, as `path#name`. */
+function publicNames(
+  tree: Tree,
+  exports: Record<string, string>,
+): Set<string> {
+  const found = new Set<string>();
+  const reach = (path: string, wanted: string) => {
+    const key = `${path}#${wanted}`;
+    if (found.has(key) || tree[path] === undefined) return;
+    found.add(key);
+    const code = withoutComments(tree[path]);
+    if (wanted === "*") {
+      for (const [, , name] of code.matchAll(DECLARED)) reach(path, name!);
+    }
+    const reexports = code.match(/^export\b[^;]*?\bfrom\s*"[^"]+"/gm) ?? [];
+    for (const { specifier, names } of takenBy(reexports.join(";\n"))) {
+      const target = resolve(path, specifier, exports);
+      if (!("path" in target)) continue;
+      if (names[0] === "*") reach(target.path, wanted);
+      else for (const name of names) reach(target.path, name);
+    }
+  };
+  for (const path of Object.values(exports)) reach(posix.normalize(path), "*");
+  return found;
+}
+
+/**
+ * Exports of the library, and members of its classes, that nothing uses but
+ * tests. What its own module uses may be exported to be tested by itself.
+ */
+function unusedFaults(tree: Tree, exports: Record<string, string>): string[] {
+  const known = publicNames(tree, exports);
+  const taken = new Set(known);
+  const outside = Object.entries(tree).filter(([path]) =>
+    !path.startsWith("tests/")
+  );
+  const codes = new Map<string, string>();
+  for (const [path, source] of outside) {
+    codes.set(path, withoutComments(source));
+    for (const { specifier, names } of takenBy(source)) {
+      const target = resolve(path, specifier, exports);
+      if (!("path" in target)) continue;
+      for (const name of names) taken.add(`${target.path}#${name}`);
+    }
+  }
+  const all = [...codes.values()].join("\n");
+  const members = new Set(
+    [...all.matchAll(/\.(\w+)/g)].map(([, name]) => name),
+  );
+  for (
+    const [braces] of all.matchAll(
+      /(?<!\$)\{[^{}]*\}(?=\s*(=[^=>]|\)|:|of\b))/g,
+    )
+  ) {
+    for (const name of braces.match(/\w+/g) ?? []) members.add(name);
+  }
+  const faults: string[] = [];
+  for (const [path, code] of codes) {
+    if (!LIBRARY.test(path)) continue;
+    for (const [, kind, name] of code.matchAll(DECLARED)) {
+      const whole = taken.has(`${path}#*`) || taken.has(`${path}#${name}`);
+      const own = code.match(new RegExp(`\\b${name}\\b`, "g"))!.length;
+      if (!whole && own === 1) {
+        faults.push(`${path}: nothing but tests uses ${name}`);
+      }
+      // Members of what is public are for whoever uses the package.
+      if (kind !== "class" || known.has(`${path}#${name}`)) continue;
+      const body = new RegExp(`\\bclass ${name}\\b[^{]*\\{\\n([^]*?)^\\}`, "m")
+        .exec(code)?.[1] ?? "";
+      const member =
+        /^ {2}(?:(?:readonly|static|override|async|get|set) |\*)*(\w+)(?:[(<:?!]| =)/gm;
+      for (const [, each] of body.matchAll(member)) {
+        if (each === "constructor" || members.has(each)) continue;
+        faults.push(`${path}: nothing but tests uses ${name}.${each}`);
+      }
+    }
+  }
+  return faults;
+}
+
 /** Every fault of a tree, as `path: what is wrong`. */
 function tidy(tree: Tree, exports: Record<string, string>): string[] {
   const faults: string[] = [];
@@ -280,6 +385,7 @@ function tidy(tree: Tree, exports: Record<string, string>): string[] {
     graph.set(path, targets);
   }
   for (const cycle of cyclesIn(graph)) faults.push(`import cycle: ${cycle}`);
+  faults.push(...unusedFaults(tree, exports));
   const roots = [
     ...Object.values(exports).map((path) => posix.normalize(path)),
     ...Object.keys(tree).filter((path) => /^(examples|bench)\//.test(path)),
@@ -489,6 +595,48 @@ const CASES: [title: string, changes: Tree, faults: string[]][] = [
       "bench/x.ts": `import "../ffi/poll.ts";`,
     },
     ["ffi/poll.ts: does not begin with a comment marked @module"],
+  ],
+  [
+    "an export that nothing but tests uses",
+    {
+      "src/queue.ts": [
+        "export const spare = 1;",
+        "export type Named = { from: string };",
+        "export const named: Named = { from: '' };",
+        "export const measured = 2; // spare, spare",
+      ].join("\n"),
+      "src/disk.ts": `export { named } from "./queue.ts";`,
+      "bench/x.ts": `import { measured } from "../src/queue.ts";`,
+      "tests/ring_test.ts":
+        `import { measured, spare } from "../src/queue.ts";`,
+    },
+    ["src/queue.ts: nothing but tests uses spare"],
+  ],
+  [
+    "a member of a class that nothing but tests uses",
+    {
+      "src/request.ts": [
+        "export class Ring {",
+        "  entries = 8;",
+        "  get room(): number {",
+        "    return this.entries;",
+        "  }",
+        "  enter(): void {}",
+        "}",
+      ].join("\n"),
+      "src/queue.ts": [
+        `import { Ring } from "./request.ts";`,
+        "const { enter } = new Ring();",
+        "export class Open { shown = enter; }",
+        "export class Shown {",
+        "  forUsers(): void {}",
+        "}",
+      ].join("\n"),
+      "mod.ts": `export { Open, Shown } from "./src/queue.ts";`,
+      "tests/ring_test.ts":
+        `import { Ring } from "../src/request.ts";\nnew Ring().room;`,
+    },
+    ["src/request.ts: nothing but tests uses Ring.room"],
   ],
   [
     "mod.ts with code of its own",

@@ -216,11 +216,6 @@ export class PortableBackend implements Backend {
     keepOnThread(this, "a backend");
   }
 
-  /** Descriptors that are open for requests. */
-  get descriptors(): number {
-    return this.#pool.size;
-  }
-
   /**
    * Carries out a batch.
    *

@@ -97,7 +97,7 @@ for (const [name, flags] of SETUPS) {
         // More than fits is refused, and what fits is not lost.
         const wanted = random.between(1, 9);
         for (let i = 0; i < wanted && nop(ring, made); i++) made++;
-        assertEquals(ring.room === 0, wanted > 7);
+        assertEquals(ring.unsubmitted === ring.entries, wanted > 7);
         assertEquals(ring.enter(1, 1e6), Math.min(wanted, 8));
         assertEquals(ring.unsubmitted, 0);
         for (const [userData, result] of reaped(ring)) {
@@ -229,7 +229,7 @@ test("stops at a bad submission without SUBMIT_ALL, and goes on after it", () =>
     nop(ring, 4);
     assertEquals(ring.enter(0, 0), 2);
     assertEquals(ring.unsubmitted, 2);
-    assertEquals(ring.room, ring.entries - 2);
+    assertEquals(ring.unsubmitted, 2);
     nop(ring, 5);
     assertEquals(ring.enter(0, 0), 3);
     assertEquals(reaped(ring), [
@@ -302,7 +302,7 @@ test("reads into registered buffers from registered files", async () => {
     const FIXED_FILE = 1;
     const { READ_FIXED } = IORING_OP;
     const at = addressOf(memory) + 4096;
-    ring.fill(READ_FIXED, FIXED_FILE, 0, 4096, at, 4096, 0, 1, 0);
+    ring.fill(READ_FIXED, FIXED_FILE, 0, 4096, at, 4096, 0, 1);
     assertEquals(awaited(ring, 1), [[1, 4096]]);
     assertEquals(memory.subarray(4096), content.subarray(4096));
   } finally {
@@ -321,18 +321,6 @@ test("ends a wait with ETIME when nothing comes", () => {
     // What is there ends a wait of any length.
     nop(ring, 1);
     assertEquals(ring.enter(1, 3_600e6 + 999_999), 1);
-    assertEquals(reaped(ring), [[1, 0]]);
-  } finally {
-    ring.close();
-  }
-});
-
-test("waits for fewer completions after the least time", () => {
-  const ring = setup();
-  try {
-    if ((ring.features & IORING_FEAT.MIN_TIMEOUT) === 0) return;
-    nop(ring, 1);
-    assertEquals(ring.enter(4, 60e6, 100), 1);
     assertEquals(reaped(ring), [[1, 0]]);
   } finally {
     ring.close();
@@ -566,7 +554,7 @@ for (const single of [true, false]) {
             answered++;
           };
           for (let round = 0; round < 20; round++) {
-            while (ring.room > 0) {
+            while (ring.unsubmitted < ring.entries) {
               ring.fill(IORING_OP.NOP, 0, -1, 0, 0, made + 1000, 0, made);
               made++;
             }
@@ -651,7 +639,7 @@ test("takeBack() takes what the kernel has not, and the ring goes on", () => {
         Array.from({ length: count }, (_, i) => round * 10 + i),
       );
       assertEquals(ring.unsubmitted, 0);
-      assertEquals(ring.room, 4);
+      assertEquals(ring.unsubmitted, ring.entries - 4);
       ring.enter(0, 0);
       assertEquals(reaped(ring), []);
       assert(nop(ring, round));

@@ -3,10 +3,7 @@ import { abiFor, DARWIN_IOCTL, FREEBSD_IOCTL } from "../../ffi/abi.ts";
 import {
   blockDeviceSize,
   discard,
-  isReadOnly,
-  maxSectors,
   physicalBlockSize,
-  zeroOut,
 } from "../../ffi/block_device.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { getLock, setLock } from "../../ffi/file_lock.ts";
@@ -160,7 +157,6 @@ Deno.test("Libc returns -ENOSYS for what a system does not have", () => {
     assertEquals(statfsType(libc, 3), -78);
     assertEquals(xfsDirectIo(libc, 3), -78);
     assertEquals(cachedPages(libc, 3, 0, 0), -78);
-    assertEquals(zeroOut(libc, 3, 0, 512), -78);
     assertEquals(calls, []);
   }
 });
@@ -279,16 +275,11 @@ Deno.test("block device functions ask macOS with DKIOC requests", () => {
       [DARWIN_IOCTL.DKIOCGETBLOCKCOUNT]: 2 ** 33,
       [DARWIN_IOCTL.DKIOCGETBLOCKSIZE]: 512,
       [DARWIN_IOCTL.DKIOCGETPHYSICALBLOCKSIZE]: 4096,
-      [DARWIN_IOCTL.DKIOCISWRITABLE]: 1,
-      [DARWIN_IOCTL.DKIOCGETMAXBYTECOUNTREAD]: 2 ** 20,
-      [DARWIN_IOCTL.DKIOCGETMAXBYTECOUNTWRITE]: 2 ** 19,
     }),
   );
   setErrno(25);
   assertEquals(blockDeviceSize(libc, 3), 2 ** 42);
   assertEquals(physicalBlockSize(libc, 3), 4096);
-  assertEquals(isReadOnly(libc, 3), 0);
-  assertEquals(maxSectors(libc, 3), 1024);
   assertEquals(discard(libc, 3, 0, 512), -25);
 });
 
