@@ -50,6 +50,7 @@ import {
   makeGeometry,
   SECTOR_BYTES,
 } from "../geometry.ts";
+import { InFlight } from "../in_flight.ts";
 import type { BackendInfo, DirectInfo, DurabilityInfo } from "../info.ts";
 import {
   ID_BYTES,
@@ -179,9 +180,7 @@ export class PortableBackend implements Backend {
   #flushFailure: unknown = null;
   /** Given up by whoever asked. */
   readonly #withdrawn = new WeakSet<Request>();
-  #inFlight = 0;
-  #idle: (() => void) | null = null;
-  #closing: Promise<void> | null = null;
+  readonly #inFlight = new InFlight();
 
   /**
    * Constructs a new instance. {@linkcode openPortable} does.
@@ -224,7 +223,7 @@ export class PortableBackend implements Backend {
    */
   submit(batch: readonly Request[], complete: Complete): void {
     for (const request of batch) {
-      const error = this.#closing !== null
+      const error = this.#inFlight.closed
         ? refusal("closed", request, "the disk is closed", this.#path)
         : refuse(request, this.geometry, this.abilities, this.#path) ??
           this.#refuseUnsafe(request);
@@ -232,11 +231,12 @@ export class PortableBackend implements Backend {
         complete(request, error);
         continue;
       }
-      this.#inFlight++;
+      this.#inFlight.enter(1);
       this.#withdrawn.delete(request);
       this.#carryOut(request).then(
-        () => this.#answer(request, null, complete),
-        (error) => this.#answer(request, this.#wrap(request, error), complete),
+        () => this.#inFlight.answer(request, null, complete),
+        (error) =>
+          this.#inFlight.answer(request, this.#wrap(request, error), complete),
       );
     }
   }
@@ -266,32 +266,15 @@ export class PortableBackend implements Backend {
    * @returns When it is done.
    */
   close(): Promise<void> {
-    return this.#closing ??= this.#close();
+    return this.#inFlight.close(() => this.#release());
   }
 
-  async #close(): Promise<void> {
-    if (this.#inFlight > 0) {
-      await new Promise<void>((resolve) => this.#idle = resolve);
-    }
+  async #release(): Promise<void> {
     this.#pool.close();
     this.#tail.close();
     fs.closeSync(this.#flushDescriptor);
     this.#claim?.release();
     await this.#signal?.release();
-  }
-
-  #answer(
-    request: Request,
-    error: DiskError | null,
-    complete: Complete,
-  ): void {
-    // First, so that whoever is answered may close.
-    this.#inFlight--;
-    try {
-      complete(request, error);
-    } finally {
-      if (this.#inFlight === 0) this.#idle?.();
-    }
   }
 
   async #carryOut(request: Request): Promise<void> {

@@ -26,6 +26,7 @@ import {
 } from "../backend.ts";
 import type { DiskError } from "../errors.ts";
 import type { Geometry } from "../geometry.ts";
+import { InFlight } from "../in_flight.ts";
 import type { BackendInfo } from "../info.ts";
 import type { Request } from "../request.ts";
 import { keepOnThread } from "../one_thread.ts";
@@ -49,9 +50,7 @@ export abstract class Layer implements Backend {
   /** Whether closing the layer closes what it lies over. */
   readonly ownsBase: boolean;
   #info: BackendInfo | null = null;
-  #pending = 0;
-  #closing: Promise<void> | null = null;
-  #drained: (() => void) | null = null;
+  readonly #inFlight = new InFlight();
 
   /**
    * Constructs a new instance.
@@ -94,12 +93,12 @@ export abstract class Layer implements Backend {
 
   /** Whether it is closed or closing. */
   get closed(): boolean {
-    return this.#closing !== null;
+    return this.#inFlight.closed;
   }
 
   /** Requests that are not answered yet. */
   get pending(): number {
-    return this.#pending;
+    return this.#inFlight.count;
   }
 
   /**
@@ -119,16 +118,14 @@ export abstract class Layer implements Backend {
       good = batch.filter((_, i) => !refused[i]);
       const bad = batch.filter((_, i) => refused[i]);
       const errors = refused.filter((error) => error);
-      this.#pending += good.length;
+      this.#inFlight.enter(good.length);
       bad.forEach((request, i) => complete(request, errors[i]!));
-    } else this.#pending += good.length;
+    } else this.#inFlight.enter(good.length);
     if (good.length === 0) return;
-    this.carryOut(good, (request, error) => {
-      // First, as whoever is told may look.
-      this.#pending--;
-      complete(request, error);
-      if (this.#pending === 0) this.#drained?.();
-    });
+    this.carryOut(
+      good,
+      (request, error) => this.#inFlight.answer(request, error, complete),
+    );
   }
 
   /**
@@ -176,7 +173,8 @@ export abstract class Layer implements Backend {
    * @returns When it is done.
    */
   close(): Promise<void> {
-    return this.#closing ??= this.#close();
+    if (!this.closed) this.closing();
+    return this.#inFlight.close(() => this.release());
   }
 
   /**
@@ -209,20 +207,12 @@ export abstract class Layer implements Backend {
     if (this.ownsBase) await this.backend.close();
   }
 
-  async #close(): Promise<void> {
-    this.closing();
-    if (this.#pending > 0) {
-      await new Promise<void>((resolve) => this.#drained = resolve);
-    }
-    await this.release();
-  }
-
   #refuse(request: Request): DiskError | null {
     const error = refuse(request, this.geometry, this.abilities);
     // Made anew with the path, which costs something to learn.
-    if (error === null && this.#closing === null) return null;
+    if (error === null && !this.closed) return null;
     const path = this.backend.info.path ?? undefined;
-    return this.#closing !== null
+    return this.closed
       ? refusal("closed", request, "the disk is closed", path)
       : refuse(request, this.geometry, this.abilities, path);
   }

@@ -29,6 +29,7 @@ import {
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
 import { describePlace, DiskError, kindOfCode } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
+import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import {
   ID_BYTES,
@@ -171,9 +172,7 @@ export class DirectBackend implements Backend {
   /** Why no sync will be asked for any more. */
   #syncFailure: DiskError | null = null;
   #zeroes: Bounce | null = null;
-  #inFlight = 0;
-  #closing: Promise<void> | null = null;
-  #drained: (() => void) | null = null;
+  readonly #inFlight = new InFlight();
   #bounced = 0;
   #readModifyWrites = 0;
   /** The disk's shape. */
@@ -327,13 +326,10 @@ export class DirectBackend implements Backend {
 
   /** Waits for everything submitted, then closes the descriptors. */
   close(): Promise<void> {
-    return this.#closing ??= this.#close();
+    return this.#inFlight.close(() => this.#release());
   }
 
-  async #close(): Promise<void> {
-    if (this.#inFlight > 0) {
-      await new Promise<void>((resolve) => this.#drained = resolve);
-    }
+  async #release(): Promise<void> {
     await this.#engine.close();
     this.#bounces.close();
     this.#zeroes?.release();
@@ -345,7 +341,7 @@ export class DirectBackend implements Backend {
 
   #start(request: Request, complete: Complete): void {
     const { path } = this.#image.info;
-    const refused = this.#closing !== null
+    const refused = this.#inFlight.closed
       ? refusal("closed", request, "the disk is closed", path ?? undefined)
       : refuse(request, this.geometry, this.abilities, path ?? undefined) ??
         this.#refuseUnsafe(request);
@@ -358,7 +354,7 @@ export class DirectBackend implements Backend {
     transfer.request = request;
     transfer.complete = complete;
     transfer.total = request.count * SECTOR_BYTES;
-    this.#inFlight++;
+    this.#inFlight.enter(1);
     if (transfer.total > LARGE_BOUNCE_BYTES) this.#long.add(transfer);
     if (this.#rangeLock !== null && request.writes) {
       const align = this.#image.writeAlignment;
@@ -998,13 +994,11 @@ export class DirectBackend implements Backend {
     transfer.cancelled = false;
     transfer.release = null;
     this.#transfers.push(transfer);
-    this.#inFlight--;
     // Whoever is answered may throw.
     try {
-      complete(request, error);
+      this.#inFlight.answer(request, error, complete);
     } finally {
       release?.();
-      if (this.#inFlight === 0) this.#drained?.();
     }
   }
 
