@@ -732,16 +732,27 @@ class Explorer {
 
 /** A backend that others close. */
 function keptOpen(backend: Backend): Backend {
-  const { geometry, abilities, limits, info, counters } = backend;
   return {
-    geometry,
-    abilities,
-    limits,
-    info,
-    counters,
+    geometry: backend.geometry,
+    get abilities() {
+      return backend.abilities;
+    },
+    get limits() {
+      return backend.limits;
+    },
+    get info() {
+      return backend.info;
+    },
+    get counters() {
+      return backend.counters;
+    },
     submit: (batch, complete) => backend.submit(batch, complete),
     cancel: (request) => backend.cancel?.(request),
+    extents: (sector, count) =>
+      backend.extents?.(sector, count) ?? [{ sector, count, hole: false }],
     allocate: (byteLength) => backend.allocate(byteLength),
+    // Whoever comes next goes on with it.
+    closing() {},
     close: () => Promise.resolve(),
   };
 }

@@ -19,6 +19,7 @@ import {
   type CrashOptions,
   type CrashReport,
   exploreCrashes,
+  overlay,
   Random,
   replayCrash,
 } from "@platter/disk/testing";
@@ -767,6 +768,24 @@ Deno.test("replayCrash() refuses a token of something else", async () => {
     RangeError,
     "does not have",
   );
+});
+
+Deno.test("exploreCrashes() shows the workload the holes that its layers tell of", async () => {
+  let seen: unknown;
+  await exploreCrashes({
+    device: { sectors: 16 },
+    layers(device) {
+      const store = overlay(device);
+      store.extents = (sector, count) => [{ sector, count, hole: true }];
+      return store;
+    },
+    async workload(disk) {
+      seen = await disk.extents();
+    },
+    recover: () => {},
+    allowNoProof: true,
+  });
+  assertEquals(seen, [{ sector: 0, count: 16, hole: true }]);
 });
 
 Deno.test("CrashFailure keeps the failing image", async () => {
