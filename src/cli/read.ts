@@ -237,6 +237,12 @@ async function save(
   if (there !== null && there.key === from?.key) {
     throw new CliError(`Cannot read "${path}" into itself`);
   }
+  if (there?.isBlockDevice) {
+    throw new CliError(
+      `Cannot write to "${path}" as it is a block device, which may be in ` +
+        `use: "platter copy" and "platter write" look first`,
+    );
+  }
   const isNew = !force && there?.isStream !== true;
   using file = await openOutput(path, isNew);
   const identity = identityOf(await file.stat(), path);

@@ -255,6 +255,26 @@ Deno.test({
 });
 
 Deno.test({
+  name: "platter read --output writes over no device, which may be mounted",
+  ...needs("root", "losetup"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const path = await scratch.image("disk.img", 4096, { 0: noise(4096) });
+    const below = await scratch.image("below.img", 4096);
+    {
+      await using device = await loopDevice(below);
+      for (const more of [[], ["--force"]]) {
+        const args = ["read", path, "-o", device.path, ...more];
+        const { code, err } = await platter(args);
+        assertEquals(code, 2);
+        assertMatch(err, /as it is a block device, which may be in use/);
+      }
+    }
+    assertSame(await Deno.readFile(below), new Uint8Array(4096));
+  },
+});
+
+Deno.test({
   name:
     "platter read --output removes a file that the last bytes did not fit in",
   ...needs("root", "mount"),
