@@ -25,7 +25,7 @@ import { captureStack } from "./call_site.ts";
 import { type DiskSize, sectorsOf } from "./disk_size.ts";
 import { DiskError } from "./errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "./geometry.ts";
-import { isNbdUri } from "./nbd_uri.ts";
+import { isNbdUri } from "./protocol/nbd/uri.ts";
 import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "./queue.ts";
 
 /** How to open an image or a block device. */

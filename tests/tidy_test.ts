@@ -23,6 +23,7 @@ const PACKAGE = "@platter/disk";
  * floor, or stays on its own.
  */
 const FLOORS: [name: string, members: string[]][] = [
+  ["protocol", ["src/protocol/"]],
   ["backends", ["src/backends/"]],
   ["layers", ["src/layers/"]],
   ["queue", ["src/queue.ts"]],
@@ -49,6 +50,10 @@ const LIBRARY = /^(src|ffi)\//;
 /** Who may reach into ffi/: the direct backend, tests and benchmarks. */
 const FFI_USERS =
   /^(ffi|tests|bench|examples)\/|^src\/backends\/direct(\.ts$|\/)/;
+
+/** A backend's own room, and who may reach into it: the backends, and who opens them. */
+const BACKEND_ROOM = /^src\/backends\/[^/]+\//;
+const ROOM_USERS = /^src\/(backends\/|open\.ts$)|^mod\.ts$/;
 
 /** What ffi/ may have of the runtime: how memory is kept from being taken away. */
 const FFI_BUILTINS = new Set(["node:process"]);
@@ -156,6 +161,10 @@ function importFault(from: string, to: string): string | undefined {
   }
   if (from.startsWith("ffi/")) return "ffi/ imports nothing outside ffi/";
   if (!from.startsWith("src/") && from !== "mod.ts") return undefined;
+  if (BACKEND_ROOM.test(to) && !ROOM_USERS.test(from)) {
+    const [room] = BACKEND_ROOM.exec(to)!;
+    return `${room} is for src/backends/ and src/open.ts alone`;
+  }
   const [above, below] = [floorOf(from), floorOf(to)];
   if (above < 0 || below < 0) return undefined; // Reported once, by file.
   return below <= above
@@ -482,9 +491,45 @@ const CASES: [title: string, changes: Tree, faults: string[]][] = [
     ],
   ],
   [
+    "a protocol importing who speaks it",
+    {
+      "src/protocol/nbd/reader.ts":
+        `${MODULE}import "../../request.ts";\nimport "../../backends/memory.ts";`,
+      "src/backends/memory.ts": `import "../protocol/nbd/reader.ts";`,
+    },
+    [
+      "src/protocol/nbd/reader.ts: imports src/backends/memory.ts: " +
+      "protocol may not import backends",
+      "import cycle: src/backends/memory.ts -> src/protocol/nbd/reader.ts -> " +
+      "src/backends/memory.ts",
+    ],
+  ],
+  [
+    "the vocabulary importing a protocol",
+    {
+      "src/protocol/nbd/uri.ts": MODULE,
+      "src/request.ts": `import "./protocol/nbd/uri.ts";`,
+    },
+    [
+      "src/request.ts: imports src/protocol/nbd/uri.ts: " +
+      "vocabulary may not import protocol",
+    ],
+  ],
+  [
     "mod.ts importing a face",
     { "mod.ts": `export { server } from "./src/nbd/server.ts";` },
     ["mod.ts: imports src/nbd/server.ts: mod may not import faces"],
+  ],
+  [
+    "a backend's room used by a face",
+    {
+      "src/nbd/server.ts": `${MODULE}import "../backends/direct/ring.ts";`,
+      "src/cli/main.ts": `import "../nbd/server.ts";`,
+    },
+    [
+      "src/nbd/server.ts: imports src/backends/direct/ring.ts: " +
+      "src/backends/direct/ is for src/backends/ and src/open.ts alone",
+    ],
   ],
   [
     "ffi/ imported from outside the direct backend",

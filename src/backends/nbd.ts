@@ -44,7 +44,8 @@ import {
   SECTOR_BYTES,
 } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
-import { parseNbdUri } from "../nbd_uri.ts";
+import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
+import { parseNbdUri } from "../protocol/nbd/uri.ts";
 import {
   CHUNK_BYTES,
   CHUNK_DONE,
@@ -60,7 +61,12 @@ import {
   viewOf,
   WireError,
   writeU64,
-} from "../nbd_wire.ts";
+} from "../protocol/nbd/numbers.ts";
+import {
+  canLend,
+  type OutgoingMessage,
+  StreamWriter,
+} from "../protocol/nbd/writer.ts";
 import { printable } from "../printable.ts";
 import {
   operationName,
@@ -69,12 +75,6 @@ import {
   RequestType,
 } from "../request.ts";
 import { encodeId } from "../virtio.ts";
-import {
-  type ByteStream,
-  canLend,
-  type OutgoingMessage,
-  StreamWriter,
-} from "./nbd/byte_stream.ts";
 import type { Negotiated } from "./nbd/client_handshake.ts";
 import { connectNbd } from "./nbd/connect.ts";
 import { CoveredRanges } from "./nbd/covered_ranges.ts";

@@ -8,7 +8,7 @@ import { copyDisk, type CopyPhase, type CopyResult } from "../copy.ts";
 import { VirtualDisk } from "../disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
-import { isNbdUri } from "../nbd_uri.ts";
+import { isNbdUri } from "../protocol/nbd/uri.ts";
 import type { OpenOptions } from "../open.ts";
 import { formatSize } from "../units.ts";
 import { duration, rate } from "./format.ts";

@@ -18,8 +18,8 @@ import {
   type NbdServerOptions,
 } from "../nbd/server.ts";
 import type { NbdTlsOptions } from "../nbd/tls.ts";
-import { formatNbdUri, parseNbdUri } from "../nbd_uri.ts";
-import { NBD_PORT } from "../nbd_wire.ts";
+import { NBD_PORT } from "../protocol/nbd/numbers.ts";
+import { formatNbdUri, parseNbdUri } from "../protocol/nbd/uri.ts";
 import { openBackend } from "../open.ts";
 import { formatSize } from "../units.ts";
 import { SECTOR_BYTES } from "../geometry.ts";

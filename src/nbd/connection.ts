@@ -16,7 +16,8 @@
  * @module
  */
 
-import { type ByteStream, StreamWriter } from "../backends/nbd/byte_stream.ts";
+import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
+import { StreamWriter } from "../protocol/nbd/writer.ts";
 import {
   Allocation,
   CHUNK_BYTES,
@@ -32,7 +33,7 @@ import {
   viewOf,
   WireError,
   writeU64,
-} from "../nbd_wire.ts";
+} from "../protocol/nbd/numbers.ts";
 import {
   type Agreement,
   ALLOCATION_CONTEXT,

@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { StreamWriter } from "../backends/nbd/byte_stream.ts";
+import type { StreamWriter } from "../protocol/nbd/writer.ts";
 import {
   BASE_ALLOCATION,
   ExportFlag,
@@ -22,7 +22,7 @@ import {
   OptionReply,
   viewOf,
   writeU64,
-} from "../nbd_wire.ts";
+} from "../protocol/nbd/numbers.ts";
 import { printable } from "../printable.ts";
 import type { ServedDisk } from "./served_disk.ts";
 

@@ -8,14 +8,14 @@
  * @module
  */
 
-export type { ByteStream } from "../backends/nbd/byte_stream.ts";
+export type { ByteStream } from "../protocol/nbd/byte_stream.ts";
 export {
   formatNbdUri,
   type NbdAddress,
   type NbdTarget,
   type NbdTls,
   parseNbdUri,
-} from "../nbd_uri.ts";
+} from "../protocol/nbd/uri.ts";
 export type { NbdCounters } from "./connection.ts";
 export { ProtocolError } from "./handshake.ts";
 export type { NbdExport } from "./served_disk.ts";

@@ -9,7 +9,7 @@ import { RangeLock } from "../backends/range_lock.ts";
 import type { VirtualDisk } from "../disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
-import { ExportFlag, WireError } from "../nbd_wire.ts";
+import { ExportFlag, WireError } from "../protocol/nbd/numbers.ts";
 import {
   HEADROOM_BYTES,
   type Memory,

@@ -4,9 +4,9 @@
  * @module
  */
 
-import type { ByteStream } from "../backends/nbd/byte_stream.ts";
-import { formatNbdUri, type NbdAddress } from "../nbd_uri.ts";
-import { MAX_STRING_BYTES } from "../nbd_wire.ts";
+import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
+import { formatNbdUri, type NbdAddress } from "../protocol/nbd/uri.ts";
+import { MAX_STRING_BYTES } from "../protocol/nbd/numbers.ts";
 import {
   Connection,
   type ConnectionOptions,

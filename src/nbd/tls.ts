@@ -11,7 +11,7 @@
 
 import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
-import type { ByteStream } from "../backends/nbd/byte_stream.ts";
+import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
 import { printable } from "../printable.ts";
 import { ProtocolError } from "./handshake.ts";
 

@@ -10,7 +10,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import { ChunkType, Command } from "../../src/nbd_wire.ts";
+import { ChunkType, Command } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import { LONG } from "../helpers.ts";
 import { joined } from "./harness.ts";

@@ -14,7 +14,7 @@ import {
   REQUEST_BYTES,
   viewOf,
   writeU64,
-} from "../../src/nbd_wire.ts";
+} from "../../src/protocol/nbd/numbers.ts";
 import { type TempDir, tempDir } from "../helpers.ts";
 
 /** A server on a Unix socket in a folder of its own. */

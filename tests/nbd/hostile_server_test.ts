@@ -28,7 +28,7 @@ import {
   Option,
   OptionReply,
   viewOf,
-} from "../../src/nbd_wire.ts";
+} from "../../src/protocol/nbd/numbers.ts";
 import { joined, u32 } from "./harness.ts";
 import {
   ALL_FLAGS,

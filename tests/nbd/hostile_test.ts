@@ -17,7 +17,7 @@ import {
   Option,
   OptionReply,
   viewOf,
-} from "../../src/nbd_wire.ts";
+} from "../../src/protocol/nbd/numbers.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
 import { Random } from "../../src/random.ts";
 import {

@@ -16,7 +16,11 @@ import { MemoryBackend } from "../../src/backends/memory.ts";
 import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { type ByteStream, NbdServer } from "../../src/nbd/mod.ts";
-import { Command, CommandFlag, Option } from "../../src/nbd_wire.ts";
+import {
+  Command,
+  CommandFlag,
+  Option,
+} from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import {
   goData,

@@ -20,7 +20,7 @@ import {
   SIMPLE_REPLY_BYTES,
   viewOf,
   writeU64,
-} from "../../src/nbd_wire.ts";
+} from "../../src/protocol/nbd/numbers.ts";
 import { type TempDir, tempDir } from "../helpers.ts";
 import { joined, u32 } from "./harness.ts";
 

@@ -8,7 +8,7 @@ import {
   processOf,
 } from "../cli/harness.ts";
 import { loopDevice, mount, needs, run, tempDir } from "../helpers.ts";
-import { parseNbdUri } from "../../src/nbd_uri.ts";
+import { parseNbdUri } from "../../src/protocol/nbd/uri.ts";
 
 /** Serves an image for as long as something is done with it. */
 async function serving(

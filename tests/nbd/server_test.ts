@@ -19,7 +19,7 @@ import {
   OptionReply,
   readU64,
   viewOf,
-} from "../../src/nbd_wire.ts";
+} from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import {
   goData,

@@ -8,7 +8,11 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import { NbdServer, type NbdTlsOptions } from "../../src/nbd/mod.ts";
-import { Command, Option, OptionReply } from "../../src/nbd_wire.ts";
+import {
+  Command,
+  Option,
+  OptionReply,
+} from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import { type Outcome, platter } from "../cli/harness.ts";
 import { needs, run, type TempDir, tempDir } from "../helpers.ts";

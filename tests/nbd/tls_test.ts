@@ -8,7 +8,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import { Option, OptionReply } from "../../src/nbd_wire.ts";
+import { Option, OptionReply } from "../../src/protocol/nbd/numbers.ts";
 import { needs, run, type TempDir, tempDir } from "../helpers.ts";
 import { RawPeer } from "./raw_server.ts";
 

@@ -10,7 +10,12 @@ import { MemoryBackend } from "../../src/backends/memory.ts";
 import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import { ChunkType, Command, Option, viewOf } from "../../src/nbd_wire.ts";
+import {
+  ChunkType,
+  Command,
+  Option,
+  viewOf,
+} from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import { LONG, needs, run, tempDir } from "../helpers.ts";
 import {

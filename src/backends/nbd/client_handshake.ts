@@ -23,9 +23,9 @@ import {
   readU64,
   REQUEST_BYTES,
   viewOf,
-} from "../../nbd_wire.ts";
+} from "../../protocol/nbd/numbers.ts";
 import { printable } from "../../printable.ts";
-import type { ByteStream } from "./byte_stream.ts";
+import type { ByteStream } from "../../protocol/nbd/byte_stream.ts";
 
 /** What a server said of an export. */
 export interface Negotiated {

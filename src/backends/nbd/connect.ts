@@ -6,7 +6,7 @@
  */
 
 import { DiskError } from "../../errors.ts";
-import type { NbdAddress, NbdTarget } from "../../nbd_uri.ts";
+import type { NbdAddress, NbdTarget } from "../../protocol/nbd/uri.ts";
 import { printable } from "../../printable.ts";
 import { asDiskError } from "../image_options.ts";
 import { ClientHandshake, type Negotiated } from "./client_handshake.ts";

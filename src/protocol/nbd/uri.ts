@@ -6,8 +6,8 @@
  * @module
  */
 
-import { MAX_STRING_BYTES, NBD_PORT } from "./nbd_wire.ts";
-import { printable } from "./printable.ts";
+import { MAX_STRING_BYTES, NBD_PORT } from "./numbers.ts";
+import { printable } from "../../printable.ts";
 
 /** Where an NBD server listens. */
 export type NbdAddress =
