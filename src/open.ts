@@ -15,11 +15,11 @@ import {
   type EngineName,
   type EngineOptions,
 } from "./backends/direct/choose_engine.ts";
+import { openNbd } from "./backends/nbd/mod.ts";
 import {
   DEFAULT_CLOSE_TIMEOUT_MS,
   DEFAULT_OPEN_TIMEOUT_MS,
-  openNbd,
-} from "./backends/nbd.ts";
+} from "./backends/nbd/options.ts";
 import { openPortable } from "./backends/portable.ts";
 import { captureStack } from "./call_site.ts";
 import { type DiskSize, sectorsOf } from "./disk_size.ts";

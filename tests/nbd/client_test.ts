@@ -6,7 +6,7 @@ import {
 } from "@std/assert";
 import type { Backend } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
-import { openNbd } from "../../src/backends/nbd.ts";
+import { openNbd } from "../../src/backends/nbd/mod.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";

@@ -9,7 +9,7 @@
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import type { Backend } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
-import { openNbd } from "../../src/backends/nbd.ts";
+import { openNbd } from "../../src/backends/nbd/mod.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError, type DiskErrorKind } from "../../src/errors.ts";
 import {

@@ -33,19 +33,18 @@ import {
   refusal,
   refuse,
   refuseChanged,
-} from "../backend.ts";
-import { clear, offsetMemory, scatter } from "../buffer.ts";
-import { describePlace, DiskError, kindOfCode } from "../errors.ts";
+} from "../../backend.ts";
+import { clear, offsetMemory, scatter } from "../../buffer.ts";
+import { describePlace, DiskError, kindOfCode } from "../../errors.ts";
 import {
   type Geometry,
   isPowerOfTwo,
   makeGeometry,
   MAX_BLOCK_SIZE,
   SECTOR_BYTES,
-} from "../geometry.ts";
-import type { BackendInfo } from "../info.ts";
-import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
-import { parseNbdUri } from "../protocol/nbd/uri.ts";
+} from "../../geometry.ts";
+import type { BackendInfo } from "../../info.ts";
+import type { ByteStream } from "../../protocol/nbd/byte_stream.ts";
 import {
   CHUNK_BYTES,
   CHUNK_DONE,
@@ -61,49 +60,24 @@ import {
   viewOf,
   WireError,
   writeU64,
-} from "../protocol/nbd/numbers.ts";
+} from "../../protocol/nbd/numbers.ts";
 import {
   canLend,
   type OutgoingMessage,
   StreamWriter,
-} from "../protocol/nbd/writer.ts";
-import { printable } from "../printable.ts";
+} from "../../protocol/nbd/writer.ts";
+import { printable } from "../../printable.ts";
 import {
   operationName,
   type Request,
   RequestFlag,
   RequestType,
-} from "../request.ts";
-import { encodeId } from "../virtio.ts";
-import type { Negotiated } from "./nbd/client_handshake.ts";
-import { connectNbd } from "./nbd/connect.ts";
-import { CoveredRanges } from "./nbd/covered_ranges.ts";
-import { keepOnThread } from "../one_thread.ts";
-
-/** How long opening may take, in ms, if nothing else is said. */
-export const DEFAULT_OPEN_TIMEOUT_MS = 30_000;
-
-/** How long closing waits for a silent server, in ms, if nothing else is said. */
-export const DEFAULT_CLOSE_TIMEOUT_MS = 30_000;
-
-/** How to open a disk behind an NBD server. */
-export interface NbdOptions {
-  /** Whether writes are refused. */
-  readonly readOnly: boolean;
-  /** Logical block size in bytes; the server's own by default. */
-  readonly blockSize?: number;
-  /** What the disk says of itself; the export's name by default. */
-  readonly id?: string;
-  /** Gives up opening. */
-  readonly signal?: AbortSignal;
-  /** Gives up opening after so many ms; 30,000 by default. */
-  readonly openTimeoutMs?: number;
-  /**
-   * Once it is to be closed: drops the connection when the server has been
-   * silent for so many ms; 30,000 by default.
-   */
-  readonly closeTimeoutMs?: number;
-}
+} from "../../request.ts";
+import { encodeId } from "../../virtio.ts";
+import type { Negotiated } from "./client_handshake.ts";
+import { CoveredRanges } from "./covered_ranges.ts";
+import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
+import { keepOnThread } from "../../one_thread.ts";
 
 /** Bytes that are read from the socket at once, but for large data. */
 const RECEIVE_BYTES = 65_536;
@@ -1113,34 +1087,4 @@ function describe(abilities: Abilities, uri: string, id: string): BackendInfo {
     },
     id,
   };
-}
-
-/**
- * Opens a disk behind an NBD server.
- *
- * @param uri `nbd://host[:port]/[export]`, `nbds://` (with TLS) or
- * `nbd+unix:///[export]?socket=PATH`.
- * @param options How to open it.
- * @returns Its backend.
- * @throws {DiskError} If the server cannot be reached, or has no such disk, or
- * does not say so in time.
- * @throws {TypeError} If the URI cannot be read.
- */
-export async function openNbd(
-  uri: string,
-  options: NbdOptions,
-): Promise<NbdBackend> {
-  const target = parseNbdUri(uri);
-  const id = options.id ??
-    (target.exportName.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "nbd");
-  return await connectNbd(
-    target,
-    uri,
-    {
-      timeoutMs: options.openTimeoutMs ?? DEFAULT_OPEN_TIMEOUT_MS,
-      ...(options.signal === undefined ? {} : { signal: options.signal }),
-    },
-    (stream, negotiated) =>
-      new NbdBackend(stream, negotiated, uri, id, options),
-  );
 }
