@@ -17,6 +17,7 @@
  */
 
 import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
+import { MessageReader, RECEIVE_BYTES } from "../protocol/nbd/reader.ts";
 import { StreamWriter } from "../protocol/nbd/writer.ts";
 import {
   Allocation,
@@ -53,12 +54,6 @@ import type { ByteRun } from "./run_map.ts";
 import { allDone, type ServedDisk, wireErrorOf } from "./served_disk.ts";
 import { type NbdTlsOptions, secure } from "./tls.ts";
 import type { Turns } from "./turns.ts";
-
-/** Bytes that are read from the socket at once, but for large payloads. */
-const RECEIVE_BYTES = 65_536;
-
-/** From here on the rest of a payload is read to where it belongs. */
-const STRAIGHT_BYTES = 8192;
 
 /** Bytes of a payload that are worth reading to refuse it. */
 const MAX_REFUSED_BYTES = 64 << 20;
@@ -184,16 +179,11 @@ export class Connection implements MemoryHolder {
   readonly #handshake: Handshake;
   #agreement: Agreement | null = null;
   #served: ServedDisk | null = null;
-  #receive = new Uint8Array(OPTION_ROOM);
-  #view = viewOf(this.#receive);
-  #head = 0;
-  #tail = 0;
+  readonly #reader: MessageReader;
   /** A write whose payload is coming; where that goes, and how far it is. */
   #filling: Job | null = null;
   #target = new Uint8Array();
   #filled = 0;
-  /** Bytes of a payload that nobody wants, still to come. */
-  #skip = 0;
   #requests = 0;
   #bytes = 0;
   /** Bytes of the server's memory that requests hold. */
@@ -211,7 +201,6 @@ export class Connection implements MemoryHolder {
   #gone = false;
   #stopping = false;
   #closed = false;
-  #received = 0;
   #farewell: ReturnType<typeof setTimeout> | null = null;
   /** Whether it came to an agreement about an export. */
   attached = false;
@@ -227,6 +216,7 @@ export class Connection implements MemoryHolder {
   constructor(stream: ByteStream, options: ConnectionOptions) {
     this.#stream = stream;
     this.#options = options;
+    this.#reader = new MessageReader(stream, OPTION_ROOM);
     this.#writer = this.#writerTo(stream);
     this.#handshake = new Handshake(this.#writer, options);
     this.#account = options.budget.open(this);
@@ -245,7 +235,7 @@ export class Connection implements MemoryHolder {
 
   /** Bytes that went over its socket so far, either way. */
   get movedBytes(): number {
-    return this.#received + this.#writer.writtenBytes;
+    return this.#reader.receivedBytes + this.#writer.writtenBytes;
   }
 
   /** Whether the server waits for the client, and not it for the server. */
@@ -325,12 +315,13 @@ export class Connection implements MemoryHolder {
   /** Hangs up once everything is answered and nothing more comes. */
   #partIfSilent(): void {
     if (this.#closed) return;
-    const before = this.#received;
+    const before = this.#reader.receivedBytes;
     this.#farewell = setTimeout(() => {
       // A write whose payload is still to come is not waited for.
       const owed = this.#requests - (this.#filling === null ? 0 : 1);
       if (
-        owed > 0 || this.#writer.pendingBytes > 0 || this.#received > before
+        owed > 0 || this.#writer.pendingBytes > 0 ||
+        this.#reader.receivedBytes > before
       ) return this.#partIfSilent();
       this.#ended = true;
       this.#close();
@@ -356,10 +347,8 @@ export class Connection implements MemoryHolder {
         await this.#room();
         continue;
       }
-      const taken = handshake.take(
-        this.#receive.subarray(this.#head, this.#tail),
-      );
-      this.#head += taken;
+      const taken = handshake.take(this.#reader.peek());
+      this.#reader.take(taken);
       if (handshake.aborted) this.#ended = true;
       if (handshake.securing) {
         await this.#secure(this.#options.tls!);
@@ -377,13 +366,14 @@ export class Connection implements MemoryHolder {
   async #secure(tls: NbdTlsOptions): Promise<void> {
     // Whoever is in between could have put it there, to be taken for the
     // client's (as in CVE-2021-3716).
-    if (this.#head < this.#tail) {
+    if (this.#reader.available > 0) {
       throw new ProtocolError("A client says more before TLS has begun");
     }
     await this.#writer.settled();
     if (this.#gone) return;
     this.#stream = await secure(this.#stream, tls);
     if (this.#closed) this.#stream.close();
+    this.#reader.switchTo(this.#stream);
     this.#writer = this.#writerTo(this.#stream);
     this.#handshake.secured(this.#writer);
   }
@@ -392,40 +382,23 @@ export class Connection implements MemoryHolder {
     this.attached = true;
     this.#agreement = agreement;
     this.#served = agreement.served;
-    const rest = this.#receive.subarray(this.#head, this.#tail);
-    this.#receive = new Uint8Array(RECEIVE_BYTES);
-    this.#view = viewOf(this.#receive);
-    this.#receive.set(rest);
-    this.#head = 0;
-    this.#tail = rest.length;
+    this.#reader.resize(RECEIVE_BYTES);
   }
 
   /** Reads what there is to where it belongs; tells whether there was more. */
   async #read(): Promise<boolean> {
     const straight = this.#filling !== null &&
-      this.#target.length - this.#filled >= STRAIGHT_BYTES &&
-      this.#head === this.#tail;
-    if (!straight && this.#head > 0) {
-      this.#receive.copyWithin(0, this.#head, this.#tail);
-      this.#tail -= this.#head;
-      this.#head = 0;
-    }
-    let count: number | null;
+      this.#reader.canGoStraight(this.#target.length - this.#filled);
     try {
-      count = await this.#stream.read(
-        straight
-          ? this.#target.subarray(this.#filled)
-          : this.#receive.subarray(this.#tail),
+      const count = await this.#reader.fill(
+        straight ? this.#target.subarray(this.#filled) : null,
       );
+      if (straight && count !== null) this.#filled += count;
+      return count !== null;
     } catch {
       // The other side is gone, or this one has closed the socket.
-      count = null;
+      return false;
     }
-    if (count === null) return false;
-    this.#received += count;
-    if (straight) this.#filled += count;
-    else this.#tail += count;
-    return true;
   }
 
   /** Waits until something that was under way is done. */
@@ -494,22 +467,14 @@ export class Connection implements MemoryHolder {
   #takeNext(): boolean {
     this.#full = false;
     if (this.#ended) return false;
-    const available = this.#tail - this.#head;
-    if (this.#skip > 0) {
-      const skipped = Math.min(this.#skip, available);
-      this.#head += skipped;
-      this.#skip -= skipped;
-      return skipped > 0;
-    }
+    const reader = this.#reader;
+    const { available } = reader;
     if (this.#filling !== null) {
       const missing = this.#target.length - this.#filled;
       const count = Math.min(missing, available);
       if (count > 0) {
-        this.#target.set(
-          this.#receive.subarray(this.#head, this.#head + count),
-          this.#filled,
-        );
-        this.#head += count;
+        const at = reader.take(count);
+        this.#target.set(reader.bytes.subarray(at, at + count), this.#filled);
         this.#filled += count;
       }
       if (this.#filled < this.#target.length) return false;
@@ -519,11 +484,11 @@ export class Connection implements MemoryHolder {
       return true;
     }
     if (available < 4) return false;
-    if (this.#view.getUint32(this.#head) !== Magic.Request) {
+    if (reader.view.getUint32(reader.at) !== Magic.Request) {
       throw new ProtocolError("A request does not begin with its magic number");
     }
     if (available < REQUEST_BYTES) return false;
-    const job = new Job(this.#view, this.#head, this.#served!);
+    const job = new Job(reader.view, reader.at, this.#served!);
     if (job.type === Command.Disconnect) {
       this.#ended = true;
       return false;
@@ -533,7 +498,7 @@ export class Connection implements MemoryHolder {
       this.#full = true;
       return false;
     }
-    this.#head += REQUEST_BYTES;
+    reader.take(REQUEST_BYTES);
     this.#start(job, refused);
     return true;
   }
@@ -546,7 +511,7 @@ export class Connection implements MemoryHolder {
           this.#requests--;
           throw new ProtocolError(`A write has ${job.length} bytes of data`);
         }
-        this.#skip = job.length;
+        this.#reader.drain(job.length);
       }
       return this.#fail(job, refused, refusalText(refused));
     }

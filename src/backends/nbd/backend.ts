@@ -57,10 +57,10 @@ import {
   readU64,
   REQUEST_BYTES,
   SIMPLE_REPLY_BYTES,
-  viewOf,
   WireError,
   writeU64,
 } from "../../protocol/nbd/numbers.ts";
+import { MessageReader } from "../../protocol/nbd/reader.ts";
 import {
   canLend,
   type OutgoingMessage,
@@ -78,12 +78,6 @@ import type { Negotiated } from "./client_handshake.ts";
 import { CoveredRanges } from "./covered_ranges.ts";
 import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
 import { keepOnThread } from "../../one_thread.ts";
-
-/** Bytes that are read from the socket at once, but for large data. */
-const RECEIVE_BYTES = 65_536;
-
-/** From here on the rest of some data is read to where it belongs. */
-const STRAIGHT_BYTES = 8192;
 
 /** Pieces of one request that are under way at once. */
 const MAX_PIECES = 8;
@@ -173,10 +167,7 @@ export class NbdBackend implements Backend {
   readonly #pieces = new Map<number, Piece>();
   #cookie = 0;
   #journeys = 0;
-  readonly #receive = new Uint8Array(RECEIVE_BYTES);
-  readonly #view = viewOf(this.#receive);
-  #head = 0;
-  #tail = 0;
+  readonly #reader: MessageReader;
   /** The piece whose data is coming, where it goes, and how much is to come. */
   #filling: Piece | null = null;
   #fillAt = 0;
@@ -202,9 +193,8 @@ export class NbdBackend implements Backend {
   #shutdown: string | null = null;
   readonly #closeTimeoutMs: number;
   #watch: ReturnType<typeof setInterval> | null = null;
-  /** Pieces that were answered, and bytes that came. */
+  /** Pieces that were answered. */
   #answers = 0;
-  #receivedBytes = 0;
   readonly #receiving: Promise<void>;
   /** The disk's shape. */
   readonly geometry: Geometry;
@@ -240,6 +230,7 @@ export class NbdBackend implements Backend {
   ) {
     keepOnThread(this, "a backend");
     this.#stream = stream;
+    this.#reader = new MessageReader(stream);
     this.#uri = uri;
     this.#id = encodeId(id);
     this.#structured = negotiated.structured;
@@ -334,7 +325,7 @@ export class NbdBackend implements Backend {
       this.#journeys === 0 && this.#writer.pendingBytes === 0
     ) return;
     const progress = () => this.#answers;
-    const moved = () => this.#receivedBytes + this.#writer.writtenBytes;
+    const moved = () => this.#reader.receivedBytes + this.#writer.writtenBytes;
     let answers = progress();
     let bytes = moved();
     let silent = 0;
@@ -646,20 +637,11 @@ export class NbdBackend implements Backend {
       for (;;) {
         while (this.#takeNext());
         const target = this.#straightTarget();
-        if (target === null && this.#head > 0) {
-          this.#receive.copyWithin(0, this.#head, this.#tail);
-          this.#tail -= this.#head;
-          this.#head = 0;
-        }
-        const count = await this.#stream.read(
-          target ?? this.#receive.subarray(this.#tail),
-        );
+        const count = await this.#reader.fill(target);
         if (target !== null) this.#endStraight();
         if (this.#lost !== null) return;
         if (count === null) throw new Error("the server hung up");
-        this.#receivedBytes += count;
-        if (target === null) this.#tail += count;
-        else {
+        if (target !== null) {
           const piece = this.#filling!;
           piece.error ??= refuseChanged(piece.journey.request, this.#uri);
           this.#filled(count);
@@ -673,9 +655,7 @@ export class NbdBackend implements Backend {
 
   /** Where the rest of large data goes without a copy, if it can. */
   #straightTarget(): Uint8Array | null {
-    if (this.#fillLeft < STRAIGHT_BYTES || this.#head !== this.#tail) {
-      return null;
-    }
+    if (!this.#reader.canGoStraight(this.#fillLeft)) return null;
     const { journey, error } = this.#filling!;
     const { data, more } = journey.request;
     if (
@@ -694,18 +674,19 @@ export class NbdBackend implements Backend {
   /** Takes the next answer, or a part of it; tells whether there was one. */
   #takeNext(): boolean {
     if (this.#lost !== null) return false;
-    const available = this.#tail - this.#head;
+    const reader = this.#reader;
+    const { available } = reader;
     if (this.#filling !== null) {
       const count = Math.min(this.#fillLeft, available);
       if (count > 0) {
-        this.#store(this.#filling, count);
-        this.#head += count;
+        const at = reader.take(count);
+        this.#store(this.#filling, reader.bytes.subarray(at, at + count));
         this.#filled(count);
       }
       return count > 0;
     }
     if (available < SIMPLE_REPLY_BYTES) return false;
-    const magic = this.#view.getUint32(this.#head);
+    const magic = reader.view.getUint32(reader.at);
     if (magic === Magic.SimpleReply) return this.#takeSimple();
     if (magic === Magic.Chunk && this.#structured) {
       return available >= CHUNK_BYTES && this.#takeChunk(available);
@@ -714,13 +695,13 @@ export class NbdBackend implements Backend {
   }
 
   #takeSimple(): boolean {
-    const at = this.#head;
+    const { at, view } = this.#reader;
     const piece = this.#pieceOf(at + 8);
-    const code = this.#view.getUint32(at + 4);
+    const code = view.getUint32(at + 4);
     if (piece.command === Command.Read && this.#structured) {
       throw new Error("a read is answered without chunks");
     }
-    this.#head += SIMPLE_REPLY_BYTES;
+    this.#reader.take(SIMPLE_REPLY_BYTES);
     if (code !== 0) {
       piece.error ??= this.#serverError(piece, code);
     } else if (piece.command === Command.Read) {
@@ -733,8 +714,7 @@ export class NbdBackend implements Backend {
   }
 
   #takeChunk(available: number): boolean {
-    const view = this.#view;
-    const at = this.#head;
+    const { at, view } = this.#reader;
     const done = (view.getUint16(at + 4) & CHUNK_DONE) !== 0;
     const type = view.getUint16(at + 6);
     const length = view.getUint32(at + 16);
@@ -744,13 +724,13 @@ export class NbdBackend implements Backend {
       if (length < 8) throw new Error("a chunk is too short");
       if (available < CHUNK_BYTES + 8) return false;
       const to = this.#place(piece, readU64(view, body), length - 8);
-      this.#head += CHUNK_BYTES + 8;
+      this.#reader.take(CHUNK_BYTES + 8);
       this.#fill(piece, to, length - 8, done);
       return true;
     }
     if (length > MAX_ERROR_BYTES) throw new Error("a chunk is too long");
     if (available < CHUNK_BYTES + length) return false;
-    this.#head += CHUNK_BYTES + length;
+    this.#reader.take(CHUNK_BYTES + length);
     if (type === ChunkType.OffsetHole) {
       if (length !== 12) throw new Error("a chunk has a wrong length");
       const size = view.getUint32(body + 8);
@@ -769,7 +749,7 @@ export class NbdBackend implements Backend {
   }
 
   #takeError(piece: Piece, type: number, body: number, length: number): void {
-    const view = this.#view;
+    const { bytes, view } = this.#reader;
     const least = type === ChunkType.ErrorOffset ? 14 : 6;
     const textLength = length < least ? 0 : view.getUint16(body + 4);
     if (length < least + textLength) throw new Error("a chunk is too short");
@@ -785,7 +765,7 @@ export class NbdBackend implements Backend {
       }
     }
     const text = new TextDecoder().decode(
-      this.#receive.subarray(body + 6, body + 6 + textLength),
+      bytes.subarray(body + 6, body + 6 + textLength),
     );
     piece.error ??= this.#serverError(piece, number, text);
   }
@@ -809,18 +789,18 @@ export class NbdBackend implements Backend {
   }
 
   /** Puts received bytes where they belong, if that is still there. */
-  #store(piece: Piece, count: number): void {
+  #store(piece: Piece, source: Uint8Array): void {
     const { answered, aborted, request } = piece.journey;
     if (answered || aborted || piece.error?.kind === "argument") return;
-    const source = this.#receive.subarray(this.#head, this.#head + count);
     if (!scatter(request, this.#fillAt, source)) {
       piece.error ??= refuseChanged(request, this.#uri);
     }
   }
 
   #pieceOf(at: number): Piece {
-    const piece = this.#view.getUint32(at) === 0
-      ? this.#pieces.get(this.#view.getUint32(at + 4))
+    const { view } = this.#reader;
+    const piece = view.getUint32(at) === 0
+      ? this.#pieces.get(view.getUint32(at + 4))
       : undefined;
     if (piece === undefined) throw new Error("a reply is to no request");
     return piece;
