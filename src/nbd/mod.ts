@@ -16,7 +16,7 @@ export {
   type NbdTls,
   parseNbdUri,
 } from "../protocol/nbd/uri.ts";
-export type { NbdCounters } from "./connection.ts";
+export type { NbdCounters } from "./counters.ts";
 export { ProtocolError } from "./handshake.ts";
 export type { NbdExport } from "./served_disk.ts";
 export {

@@ -7,11 +7,8 @@
 import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
 import { formatNbdUri, type NbdAddress } from "../protocol/nbd/uri.ts";
 import { MAX_STRING_BYTES } from "../protocol/nbd/numbers.ts";
-import {
-  Connection,
-  type ConnectionOptions,
-  type NbdCounters,
-} from "./connection.ts";
+import { Connection, type ConnectionOptions } from "./connection.ts";
+import type { NbdCounters } from "./counters.ts";
 import { MemoryBudget } from "./memory_budget.ts";
 import { type NbdExport, ServedDisk } from "./served_disk.ts";
 import { keepOnThread } from "../one_thread.ts";
