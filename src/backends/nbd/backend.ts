@@ -34,50 +34,32 @@ import {
   refuse,
   refuseChanged,
 } from "../../backend.ts";
-import { clear, offsetMemory, scatter } from "../../buffer.ts";
-import { describePlace, DiskError, kindOfCode } from "../../errors.ts";
-import {
-  type Geometry,
-  isPowerOfTwo,
-  makeGeometry,
-  MAX_BLOCK_SIZE,
-  SECTOR_BYTES,
-} from "../../geometry.ts";
+import { offsetMemory } from "../../buffer.ts";
+import { DiskError, kindOfCode } from "../../errors.ts";
+import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import type { BackendInfo } from "../../info.ts";
+import { keepOnThread } from "../../one_thread.ts";
+import { printable } from "../../printable.ts";
 import type { ByteStream } from "../../protocol/nbd/byte_stream.ts";
 import {
-  CHUNK_BYTES,
-  CHUNK_DONE,
-  CHUNK_ERROR,
-  ChunkType,
   Command,
   CommandFlag,
   ExportFlag,
   Magic,
-  readU64,
   REQUEST_BYTES,
-  SIMPLE_REPLY_BYTES,
   WireError,
   writeU64,
 } from "../../protocol/nbd/numbers.ts";
 import { MessageReader } from "../../protocol/nbd/reader.ts";
-import {
-  canLend,
-  type OutgoingMessage,
-  StreamWriter,
-} from "../../protocol/nbd/writer.ts";
-import { printable } from "../../printable.ts";
-import {
-  operationName,
-  type Request,
-  RequestFlag,
-  RequestType,
-} from "../../request.ts";
+import { StreamWriter } from "../../protocol/nbd/writer.ts";
+import { type Request, RequestFlag, RequestType } from "../../request.ts";
 import { encodeId } from "../../virtio.ts";
 import type { Negotiated } from "./client_handshake.ts";
-import { CoveredRanges } from "./covered_ranges.ts";
 import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
-import { keepOnThread } from "../../one_thread.ts";
+import type { Journey, Piece } from "./piece.ts";
+import { Replies } from "./replies.ts";
+import { requestError } from "./request_error.ts";
+import { abilitiesOf, describe, geometryOf } from "./shape.ts";
 
 /** Pieces of one request that are under way at once. */
 const MAX_PIECES = 8;
@@ -90,12 +72,6 @@ const MAX_RANGE_BYTES = 1 << 30;
 
 /** Bytes of one piece of zeroes that have to be moved. */
 const MAX_ZERO_BYTES = 1 << 20;
-
-/** Bytes of a chunk that tells of an error. */
-const MAX_ERROR_BYTES = 8192;
-
-/** Chunks that tell of errors in one reply. */
-const MAX_ERROR_CHUNKS = 64;
 
 /**
  * How long the system may keep an aborted request's memory, in ms, before the
@@ -112,54 +88,10 @@ const SILENCE_STEPS = 4;
 /** Bytes that must move in a step if nothing is answered in it. */
 const SIGN_OF_LIFE_BYTES = 65_536;
 
-/** A request on its way. */
-interface Journey {
-  readonly request: Request;
-  readonly complete: Complete;
-  readonly command: number;
-  readonly flags: number;
-  /** Bytes of the largest piece. */
-  readonly pieceBytes: number;
-  /** Bytes of the request. */
-  readonly total: number;
-  /** Bytes that were asked for. */
-  asked: number;
-  /** Pieces under way. */
-  pieces: number;
-  /** Whether a flush must follow. */
-  flush: boolean;
-  error: DiskError | null;
-  /** Whether it was aborted. */
-  aborted: boolean;
-  /** Whether it has been answered; pieces may still be under way. */
-  answered: boolean;
-}
-
-/** A piece of a request: one request of NBD. */
-interface Piece {
-  readonly journey: Journey;
-  /** What the reply brings back. */
-  readonly cookie: number;
-  readonly command: number;
-  /** Where it begins in the request, in bytes. */
-  readonly from: number;
-  readonly length: number;
-  /** Bytes of data that have come or are coming. */
-  received: number;
-  /** Which those are, if they came in several chunks. */
-  covered: CoveredRanges | null;
-  /** Chunks that told of errors. */
-  errorChunks: number;
-  /** What carries its data, while that is in the request's own memory. */
-  message: OutgoingMessage | null;
-  error: DiskError | null;
-}
-
 /** Requests over an NBD connection. */
 export class NbdBackend implements Backend {
   readonly #stream: ByteStream & { ref?(): void; unref?(): void };
   readonly #writer: StreamWriter;
-  readonly #structured: boolean;
   readonly #maximum: number;
   readonly #exportFlags: number;
   readonly #uri: string;
@@ -168,19 +100,11 @@ export class NbdBackend implements Backend {
   #cookie = 0;
   #journeys = 0;
   readonly #reader: MessageReader;
-  /** The piece whose data is coming, where it goes, and how much is to come. */
-  #filling: Piece | null = null;
-  #fillAt = 0;
-  #fillLeft = 0;
-  /** Whether the piece is answered with that. */
-  #fillEnds = false;
+  readonly #replies: Replies;
   #lost: DiskError | null = null;
   #closing: Promise<void> | null = null;
   #drained: (() => void) | null = null;
   #zeroes: Uint8Array | null = null;
-  /** Whose memory the socket is being read into. */
-  #straight: Journey | null = null;
-  #straightEnds: (() => void)[] = [];
   /** Aborted requests that change or flush something, still at the server. */
   readonly #orphans = new Set<Journey>();
   /** Pieces of aborted requests, still at the server. */
@@ -233,7 +157,6 @@ export class NbdBackend implements Backend {
     this.#reader = new MessageReader(stream);
     this.#uri = uri;
     this.#id = encodeId(id);
-    this.#structured = negotiated.structured;
     this.#exportFlags = negotiated.flags;
     this.#closeTimeoutMs = options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS;
     this.geometry = geometryOf(negotiated, uri, options);
@@ -246,17 +169,7 @@ export class NbdBackend implements Backend {
       maxSegments: 256,
       maxBytes: Math.min(MAX_MERGED_BYTES, this.#maximum),
     };
-    const has = (flag: number) => (negotiated.flags & flag) !== 0;
-    const flush = has(ExportFlag.SendFlush);
-    const readOnly = options.readOnly || has(ExportFlag.ReadOnly);
-    this.abilities = {
-      readOnly,
-      flush: flush ? "native" : "none",
-      fua: has(ExportFlag.SendFua) ? "native" : flush ? "emulated" : "none",
-      discard: has(ExportFlag.SendTrim) ? "native" : "none",
-      writeZeroes: has(ExportFlag.SendWriteZeroes) ? "native" : "emulated",
-      secureErase: "none",
-    };
+    this.abilities = abilitiesOf(negotiated, options);
     this.info = describe(this.abilities, uri, id);
     this.#writer = new StreamWriter(
       stream,
@@ -264,7 +177,19 @@ export class NbdBackend implements Backend {
       (error) => this.#lose(error),
     );
     stream.unref?.();
-    this.#receiving = this.#run();
+    this.#replies = new Replies(
+      this.#reader,
+      negotiated.structured,
+      uri,
+      {
+        isLost: () => this.#lost !== null,
+        pieceOf: (cookie) => this.#pieces.get(cookie),
+        answered: (piece) => this.#answered(piece),
+        serverError: (piece, number, text) =>
+          this.#serverError(piece, number, text),
+      },
+    );
+    this.#receiving = this.#replies.run().catch((error) => this.#lose(error));
   }
 
   /** Carries out a batch. */
@@ -305,8 +230,8 @@ export class NbdBackend implements Backend {
       this.#pieces.delete(cookie);
       journey.pieces--;
     }
-    if (this.#straight === journey) {
-      waits.push(new Promise((resolve) => this.#straightEnds.push(resolve)));
+    if (this.#replies.straight === journey) {
+      waits.push(this.#replies.straightEnd());
     }
     if (waits.length === 0) return this.#leave(journey);
     const timer = setTimeout(() => {
@@ -631,197 +556,6 @@ export class NbdBackend implements Backend {
     view.setUint32(at + 24, length);
   }
 
-  /** Takes answers until the connection ends. */
-  async #run(): Promise<void> {
-    try {
-      for (;;) {
-        while (this.#takeNext());
-        const target = this.#straightTarget();
-        const count = await this.#reader.fill(target);
-        if (target !== null) this.#endStraight();
-        if (this.#lost !== null) return;
-        if (count === null) throw new Error("the server hung up");
-        if (target !== null) {
-          const piece = this.#filling!;
-          piece.error ??= refuseChanged(piece.journey.request, this.#uri);
-          this.#filled(count);
-        }
-      }
-    } catch (error) {
-      this.#endStraight();
-      this.#lose(error);
-    }
-  }
-
-  /** Where the rest of large data goes without a copy, if it can. */
-  #straightTarget(): Uint8Array | null {
-    if (!this.#reader.canGoStraight(this.#fillLeft)) return null;
-    const { journey, error } = this.#filling!;
-    const { data, more } = journey.request;
-    if (
-      error !== null || journey.answered || journey.aborted ||
-      more.length > 0 || data!.length !== journey.total || !canLend(data!)
-    ) return null;
-    this.#straight = journey;
-    return data!.subarray(this.#fillAt, this.#fillAt + this.#fillLeft);
-  }
-
-  #endStraight(): void {
-    this.#straight = null;
-    for (const resolve of this.#straightEnds.splice(0)) resolve();
-  }
-
-  /** Takes the next answer, or a part of it; tells whether there was one. */
-  #takeNext(): boolean {
-    if (this.#lost !== null) return false;
-    const reader = this.#reader;
-    const { available } = reader;
-    if (this.#filling !== null) {
-      const count = Math.min(this.#fillLeft, available);
-      if (count > 0) {
-        const at = reader.take(count);
-        this.#store(this.#filling, reader.bytes.subarray(at, at + count));
-        this.#filled(count);
-      }
-      return count > 0;
-    }
-    if (available < SIMPLE_REPLY_BYTES) return false;
-    const magic = reader.view.getUint32(reader.at);
-    if (magic === Magic.SimpleReply) return this.#takeSimple();
-    if (magic === Magic.Chunk && this.#structured) {
-      return available >= CHUNK_BYTES && this.#takeChunk(available);
-    }
-    throw new Error("a reply does not begin with its magic number");
-  }
-
-  #takeSimple(): boolean {
-    const { at, view } = this.#reader;
-    const piece = this.#pieceOf(at + 8);
-    const code = view.getUint32(at + 4);
-    if (piece.command === Command.Read && this.#structured) {
-      throw new Error("a read is answered without chunks");
-    }
-    this.#reader.take(SIMPLE_REPLY_BYTES);
-    if (code !== 0) {
-      piece.error ??= this.#serverError(piece, code);
-    } else if (piece.command === Command.Read) {
-      piece.received = piece.length;
-      this.#fill(piece, piece.from, piece.length, true);
-      return true;
-    }
-    this.#answered(piece);
-    return true;
-  }
-
-  #takeChunk(available: number): boolean {
-    const { at, view } = this.#reader;
-    const done = (view.getUint16(at + 4) & CHUNK_DONE) !== 0;
-    const type = view.getUint16(at + 6);
-    const length = view.getUint32(at + 16);
-    const piece = this.#pieceOf(at + 8);
-    const body = at + CHUNK_BYTES;
-    if (type === ChunkType.OffsetData) {
-      if (length < 8) throw new Error("a chunk is too short");
-      if (available < CHUNK_BYTES + 8) return false;
-      const to = this.#place(piece, readU64(view, body), length - 8);
-      this.#reader.take(CHUNK_BYTES + 8);
-      this.#fill(piece, to, length - 8, done);
-      return true;
-    }
-    if (length > MAX_ERROR_BYTES) throw new Error("a chunk is too long");
-    if (available < CHUNK_BYTES + length) return false;
-    this.#reader.take(CHUNK_BYTES + length);
-    if (type === ChunkType.OffsetHole) {
-      if (length !== 12) throw new Error("a chunk has a wrong length");
-      const size = view.getUint32(body + 8);
-      const to = this.#place(piece, readU64(view, body), size);
-      const { answered, aborted, request } = piece.journey;
-      if (!answered && !aborted && !clear(request, to, size)) {
-        piece.error ??= refuseChanged(request, this.#uri);
-      }
-    } else if ((type & CHUNK_ERROR) !== 0) {
-      this.#takeError(piece, type, body, length);
-    } else if (type !== ChunkType.None || length !== 0 || !done) {
-      throw new Error("a reply has a chunk that nobody asked for");
-    }
-    if (done) this.#answered(piece);
-    return true;
-  }
-
-  #takeError(piece: Piece, type: number, body: number, length: number): void {
-    const { bytes, view } = this.#reader;
-    const least = type === ChunkType.ErrorOffset ? 14 : 6;
-    const textLength = length < least ? 0 : view.getUint16(body + 4);
-    if (length < least + textLength) throw new Error("a chunk is too short");
-    const number = view.getUint32(body);
-    if (number === 0) throw new Error("a reply fails with no error");
-    if (++piece.errorChunks > MAX_ERROR_CHUNKS) {
-      throw new Error("a reply does not stop telling of errors");
-    }
-    if (type === ChunkType.ErrorOffset) {
-      const offset = readU64(view, body + 6 + textLength) - startOf(piece);
-      if (offset < 0 || offset >= Math.max(piece.length, 1)) {
-        throw new Error("a reply fails where nothing was asked for");
-      }
-    }
-    const text = new TextDecoder().decode(
-      bytes.subarray(body + 6, body + 6 + textLength),
-    );
-    piece.error ??= this.#serverError(piece, number, text);
-  }
-
-  /** Where data of a reply goes in the request, in bytes. */
-  #place(piece: Piece, at: number, size: number): number {
-    const offset = at - startOf(piece);
-    if (
-      piece.command !== Command.Read || size <= 0 || offset < 0 ||
-      offset + size > piece.length
-    ) throw new Error("a reply has data that nobody asked for");
-    // Mostly it is one chunk.
-    if (size < piece.length) {
-      piece.covered ??= new CoveredRanges();
-      piece.covered.add(offset, offset + size);
-    } else if (piece.received > 0) {
-      throw new Error("a reply has the same data twice");
-    }
-    piece.received += size;
-    return piece.from + offset;
-  }
-
-  /** Puts received bytes where they belong, if that is still there. */
-  #store(piece: Piece, source: Uint8Array): void {
-    const { answered, aborted, request } = piece.journey;
-    if (answered || aborted || piece.error?.kind === "argument") return;
-    if (!scatter(request, this.#fillAt, source)) {
-      piece.error ??= refuseChanged(request, this.#uri);
-    }
-  }
-
-  #pieceOf(at: number): Piece {
-    const { view } = this.#reader;
-    const piece = view.getUint32(at) === 0
-      ? this.#pieces.get(view.getUint32(at + 4))
-      : undefined;
-    if (piece === undefined) throw new Error("a reply is to no request");
-    return piece;
-  }
-
-  #fill(piece: Piece, at: number, length: number, ends: boolean): void {
-    this.#filling = piece;
-    this.#fillAt = at;
-    this.#fillLeft = length;
-    this.#fillEnds = ends;
-  }
-
-  #filled(count: number): void {
-    const piece = this.#filling!;
-    this.#fillAt += count;
-    this.#fillLeft -= count;
-    if (this.#fillLeft > 0) return;
-    this.#filling = null;
-    if (this.#fillEnds) this.#answered(piece);
-  }
-
   #answered(piece: Piece): void {
     if (
       piece.command === Command.Read && piece.error === null &&
@@ -878,7 +612,8 @@ export class NbdBackend implements Backend {
       // What it still owes comes in time, or not at all.
       this.closing();
     }
-    return this.#error(
+    return requestError(
+      this.#uri,
       request,
       kindOfCode(code),
       code,
@@ -891,7 +626,8 @@ export class NbdBackend implements Backend {
   #goneError(request: Request): DiskError {
     return this.#lost !== null && this.#shutdown === null
       ? this.#lostError(request)
-      : this.#error(
+      : requestError(
+        this.#uri,
         request,
         "io",
         "ESHUTDOWN",
@@ -903,7 +639,8 @@ export class NbdBackend implements Backend {
   /** What was left undone of a flush is no secret. */
   #spoiledError(request: Request): DiskError {
     const cause = this.#spoiled!;
-    const error = this.#error(
+    const error = requestError(
+      this.#uri,
       request,
       cause.kind,
       cause.code ?? "EIO",
@@ -919,7 +656,8 @@ export class NbdBackend implements Backend {
   }
 
   #lostError(request: Request): DiskError {
-    const error = this.#error(
+    const error = requestError(
+      this.#uri,
       request,
       "io",
       "ENOTCONN",
@@ -927,28 +665,6 @@ export class NbdBackend implements Backend {
     );
     error.cause = this.#lost;
     return error;
-  }
-
-  #error(
-    request: Request,
-    kind: DiskError["kind"],
-    code: string,
-    reason: string,
-    errno?: number,
-  ): DiskError {
-    const operation = operationName(request.type);
-    const placed = request.type !== RequestType.Flush;
-    const { sector, count } = request;
-    const place = placed
-      ? describePlace(operation, sector, count, this.#uri)
-      : describePlace(operation, undefined, undefined, this.#uri);
-    return new DiskError(kind, `Cannot ${place} as ${reason}`, {
-      operation,
-      path: this.#uri,
-      code,
-      ...(errno === undefined ? {} : { errno }),
-      ...(placed ? { sector, count } : {}),
-    });
   }
 
   /**
@@ -965,8 +681,8 @@ export class NbdBackend implements Backend {
     const waits: Promise<void>[] = [];
     const stopped = this.#writer.stopped();
     if (stopped !== null) waits.push(stopped);
-    if (this.#straight !== null) {
-      waits.push(new Promise((resolve) => this.#straightEnds.push(resolve)));
+    if (this.#replies.straight !== null) {
+      waits.push(this.#replies.straightEnd());
     }
     if (waits.length === 0) this.#failAll();
     else Promise.all(waits).then(() => this.#failAll());
@@ -980,91 +696,10 @@ export class NbdBackend implements Backend {
     this.#pieces.clear();
     this.#orphans.clear();
     this.#held = [];
-    this.#filling = null;
+    this.#replies.forget();
     for (const journey of journeys) {
       if (journey.answered) continue;
       this.#finish(journey, this.#lostError(journey.request));
     }
   }
-}
-
-/** Where a piece begins on the disk, in bytes. */
-function startOf({ journey, from }: Piece): number {
-  return journey.request.sector * SECTOR_BYTES + from;
-}
-
-function geometryOf(
-  negotiated: Negotiated,
-  uri: string,
-  options: NbdOptions,
-): Geometry {
-  const { size, minimum, preferred } = negotiated;
-  const least = Math.max(minimum, SECTOR_BYTES);
-  const blockSize = options.blockSize ?? least;
-  const fail = (reason: string): never => {
-    throw new DiskError("geometry", `Cannot open "${uri}" as ${reason}`, {
-      operation: "open",
-      path: uri,
-    });
-  };
-  if (!isPowerOfTwo(least) || least > MAX_BLOCK_SIZE) {
-    return fail(`the server wants blocks of ${minimum} bytes`);
-  }
-  if (blockSize < least) {
-    return fail(
-      `its blocks must be ${least} bytes at least: current value is ${blockSize}`,
-    );
-  }
-  if (!Number.isSafeInteger(size)) {
-    return fail(
-      `it must be smaller than 8 PiB: current value is ${size} bytes`,
-    );
-  }
-  if (size % blockSize !== 0) {
-    return fail(
-      `it must be whole blocks of ${blockSize} bytes: current value is ${size} bytes`,
-    );
-  }
-  return makeGeometry(size / SECTOR_BYTES, blockSize, {
-    physicalBlockSize: isPowerOfTwo(preferred) && preferred <= MAX_BLOCK_SIZE
-      ? Math.max(preferred, blockSize)
-      : blockSize,
-  });
-}
-
-function describe(abilities: Abilities, uri: string, id: string): BackendInfo {
-  return {
-    backend: "nbd",
-    path: uri,
-    medium: "network",
-    fileSystem: null,
-    engine: { name: "nbd", reason: null },
-    direct: {
-      active: false,
-      method: null,
-      reason: "the server has the disk, and its own ways",
-      memoryAlignment: 1,
-      offsetAlignment: 1,
-      readOffsetAlignment: 1,
-      alignmentSource: "none",
-    },
-    durability: {
-      flush: "unknown",
-      method: abilities.flush === "none" ? "none" : "NBD_CMD_FLUSH",
-      deviceCache: "unknown",
-      fua: abilities.fua === "native"
-        ? "NBD_CMD_FLAG_FUA"
-        : abilities.fua === "none"
-        ? "none"
-        : "write + NBD_CMD_FLUSH",
-      reason: abilities.flush === "none"
-        ? "the server takes no flush"
-        : "what a flush reaches is for the server to say",
-    },
-    lock: {
-      method: "none",
-      reason: "NBD has no locks: the server decides who may write",
-    },
-    id,
-  };
 }

@@ -1,0 +1,66 @@
+/**
+ * Requests on their way to a server and back, and the pieces that they travel
+ * in.
+ *
+ * @module
+ */
+
+import type { Complete } from "../../backend.ts";
+import type { DiskError } from "../../errors.ts";
+import { SECTOR_BYTES } from "../../geometry.ts";
+import type { OutgoingMessage } from "../../protocol/nbd/writer.ts";
+import type { Request } from "../../request.ts";
+import type { CoveredRanges } from "./covered_ranges.ts";
+
+/** A request on its way. */
+export interface Journey {
+  readonly request: Request;
+  readonly complete: Complete;
+  readonly command: number;
+  readonly flags: number;
+  /** Bytes of the largest piece. */
+  readonly pieceBytes: number;
+  /** Bytes of the request. */
+  readonly total: number;
+  /** Bytes that were asked for. */
+  asked: number;
+  /** Pieces under way. */
+  pieces: number;
+  /** Whether a flush must follow. */
+  flush: boolean;
+  error: DiskError | null;
+  /** Whether it was aborted. */
+  aborted: boolean;
+  /** Whether it has been answered; pieces may still be under way. */
+  answered: boolean;
+}
+
+/** A piece of a request: one request of NBD. */
+export interface Piece {
+  readonly journey: Journey;
+  /** What the reply brings back. */
+  readonly cookie: number;
+  readonly command: number;
+  /** Where it begins in the request, in bytes. */
+  readonly from: number;
+  readonly length: number;
+  /** Bytes of data that have come or are coming. */
+  received: number;
+  /** Which those are, if they came in several chunks. */
+  covered: CoveredRanges | null;
+  /** Chunks that told of errors. */
+  errorChunks: number;
+  /** What carries its data, while that is in the request's own memory. */
+  message: OutgoingMessage | null;
+  error: DiskError | null;
+}
+
+/**
+ * Tells where a piece begins on the disk.
+ *
+ * @param piece The piece.
+ * @returns Its offset in bytes.
+ */
+export function startOf({ journey, from }: Piece): number {
+  return journey.request.sector * SECTOR_BYTES + from;
+}
