@@ -155,7 +155,13 @@ export class Connection implements MemoryHolder, JobKeeper {
         while (this.#takeNext());
         if (this.#ended) break;
         if (this.#full) await this.#room();
-        else if (!await this.#read()) break;
+        else {
+          const target = this.#straightTarget();
+          const count = await this.#reader.fill(target);
+          // The other side is gone, or this one has closed the socket.
+          if (count === null) break;
+          if (target !== null) this.#filled += count;
+        }
       }
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
@@ -256,7 +262,7 @@ export class Connection implements MemoryHolder, JobKeeper {
         return;
       }
       this.#settle();
-      if (taken === 0 && !await this.#read()) this.#ended = true;
+      if (taken === 0 && await this.#reader.fill() === null) this.#ended = true;
     }
   }
 
@@ -293,20 +299,12 @@ export class Connection implements MemoryHolder, JobKeeper {
     this.#reader.resize(RECEIVE_BYTES);
   }
 
-  /** Reads what there is to where it belongs; tells whether there was more. */
-  async #read(): Promise<boolean> {
-    const straight = this.#filling !== null &&
-      this.#reader.canGoStraight(this.#target.length - this.#filled);
-    try {
-      const count = await this.#reader.fill(
-        straight ? this.#target.subarray(this.#filled) : null,
-      );
-      if (straight && count !== null) this.#filled += count;
-      return count !== null;
-    } catch {
-      // The other side is gone, or this one has closed the socket.
-      return false;
-    }
+  /** Where the rest of a large payload goes without a copy. */
+  #straightTarget(): Uint8Array | null {
+    return this.#filling !== null &&
+        this.#reader.canGoStraight(this.#target.length - this.#filled)
+      ? this.#target.subarray(this.#filled)
+      : null;
   }
 
   /** Waits until something that was under way is done. */

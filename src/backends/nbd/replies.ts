@@ -110,14 +110,12 @@ export class Replies {
     for (;;) {
       while (this.#takeNext());
       const target = this.#straightTarget();
-      let count: number | null;
-      try {
-        count = await this.#reader.fill(target);
-      } finally {
-        if (target !== null) this.#endStraight();
-      }
+      const count = await this.#reader.fill(target);
+      if (target !== null) this.#endStraight();
       if (this.#asker.isLost()) return;
-      if (count === null) throw new Error("the server hung up");
+      if (count === null) {
+        throw this.#reader.failure ?? new Error("the server hung up");
+      }
       if (target !== null) {
         const piece = this.#filling!;
         piece.error ??= refuseChanged(piece.journey.request, this.#uri);

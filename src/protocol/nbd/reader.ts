@@ -32,6 +32,8 @@ export class MessageReader {
   view: DataView;
   /** Bytes that came so far. */
   receivedBytes = 0;
+  /** Why nothing more comes, if that is not the stream's end. */
+  failure: unknown = null;
 
   /**
    * Constructs a new instance.
@@ -104,12 +106,17 @@ export class MessageReader {
    *
    * @param target Where the next bytes go; behind what has come by default.
    * Only if {@linkcode canGoStraight} says so.
-   * @returns Bytes that came; `null` at the end.
-   * @throws {Error} If the stream fails, or a message is longer than the room
-   * for it.
+   * @returns Bytes that came; `null` at the end, or if the stream fails, as
+   * {@linkcode failure} says then.
    */
   async fill(target: Uint8Array | null = null): Promise<number | null> {
-    const count = await this.#stream.read(target ?? this.#room());
+    let count: number | null;
+    try {
+      count = await this.#stream.read(target ?? this.#room());
+    } catch (error) {
+      this.failure = error;
+      return null;
+    }
     if (count === null) return null;
     this.receivedBytes += count;
     if (target === null) {
