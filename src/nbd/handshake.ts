@@ -9,6 +9,7 @@
  */
 
 import type { StreamWriter } from "../protocol/nbd/writer.ts";
+import { viewOf, writeU64 } from "../protocol/nbd/big_endian.ts";
 import {
   BASE_ALLOCATION,
   ExportFlag,
@@ -20,8 +21,6 @@ import {
   OPTION_BYTES,
   OPTION_REPLY_BYTES,
   OptionReply,
-  viewOf,
-  writeU64,
 } from "../protocol/nbd/numbers.ts";
 import { printable } from "../printable.ts";
 import type { ServedDisk } from "./served_disk.ts";

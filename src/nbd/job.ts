@@ -4,7 +4,8 @@
  * @module
  */
 
-import { Command, readU64 } from "../protocol/nbd/numbers.ts";
+import { readU64 } from "../protocol/nbd/big_endian.ts";
+import { Command } from "../protocol/nbd/numbers.ts";
 import type { Memory } from "./memory_pool.ts";
 import type { ServedDisk } from "./served_disk.ts";
 

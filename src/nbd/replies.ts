@@ -5,6 +5,7 @@
  * @module
  */
 
+import { viewOf, writeU64 } from "../protocol/nbd/big_endian.ts";
 import {
   Allocation,
   CHUNK_BYTES,
@@ -13,8 +14,6 @@ import {
   Command,
   Magic,
   SIMPLE_REPLY_BYTES,
-  viewOf,
-  writeU64,
 } from "../protocol/nbd/numbers.ts";
 import type { StreamWriter } from "../protocol/nbd/writer.ts";
 import { printable } from "../printable.ts";

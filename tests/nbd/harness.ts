@@ -7,13 +7,12 @@
 
 import type { VirtualDisk } from "../../src/disk.ts";
 import { NbdServer, type NbdServerOptions } from "../../src/nbd/mod.ts";
+import { viewOf, writeU64 } from "../../src/protocol/nbd/big_endian.ts";
 import {
   Magic,
   Option,
   OPTION_BYTES,
   REQUEST_BYTES,
-  viewOf,
-  writeU64,
 } from "../../src/protocol/nbd/numbers.ts";
 import { type TempDir, tempDir } from "../helpers.ts";
 

@@ -20,6 +20,7 @@ import {
   trace,
   verify,
 } from "../../src/layers/mod.ts";
+import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
 import {
   ChunkType,
   Command,
@@ -27,7 +28,6 @@ import {
   Info,
   Option,
   OptionReply,
-  viewOf,
 } from "../../src/protocol/nbd/numbers.ts";
 import { joined, u32 } from "./harness.ts";
 import {

@@ -10,13 +10,13 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Backend } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk.ts";
+import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
 import {
   Command,
   CommandFlag,
   Info,
   Option,
   OptionReply,
-  viewOf,
 } from "../../src/protocol/nbd/numbers.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
 import { Random } from "../../src/random.ts";

@@ -5,6 +5,11 @@
  */
 
 import {
+  readU64,
+  viewOf,
+  writeU64,
+} from "../../src/protocol/nbd/big_endian.ts";
+import {
   CHUNK_BYTES,
   CHUNK_DONE,
   ChunkType,
@@ -15,11 +20,8 @@ import {
   Option,
   OPTION_REPLY_BYTES,
   OptionReply,
-  readU64,
   REQUEST_BYTES,
   SIMPLE_REPLY_BYTES,
-  viewOf,
-  writeU64,
 } from "../../src/protocol/nbd/numbers.ts";
 import { type TempDir, tempDir } from "../helpers.ts";
 import { joined, u32 } from "./harness.ts";

@@ -10,6 +10,7 @@ import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
+import { readU64, viewOf } from "../../src/protocol/nbd/big_endian.ts";
 import {
   Command,
   CommandFlag,
@@ -17,8 +18,6 @@ import {
   Info,
   Option,
   OptionReply,
-  readU64,
-  viewOf,
 } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import {

@@ -10,12 +10,8 @@ import { MemoryBackend } from "../../src/backends/memory.ts";
 import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import {
-  ChunkType,
-  Command,
-  Option,
-  viewOf,
-} from "../../src/protocol/nbd/numbers.ts";
+import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
+import { ChunkType, Command, Option } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import { LONG, needs, run, tempDir } from "../helpers.ts";
 import {

@@ -41,6 +41,7 @@ import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { printable } from "../../printable.ts";
 import type { ByteStream } from "../../protocol/nbd/byte_stream.ts";
+import { writeU64 } from "../../protocol/nbd/big_endian.ts";
 import {
   Command,
   CommandFlag,
@@ -48,7 +49,6 @@ import {
   Magic,
   REQUEST_BYTES,
   WireError,
-  writeU64,
 } from "../../protocol/nbd/numbers.ts";
 import { MessageReader } from "../../protocol/nbd/reader.ts";
 import { StreamWriter } from "../../protocol/nbd/writer.ts";

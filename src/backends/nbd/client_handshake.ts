@@ -10,6 +10,7 @@
 
 import { DiskError, type DiskErrorKind } from "../../errors.ts";
 import { isPowerOfTwo, MAX_BLOCK_SIZE } from "../../geometry.ts";
+import { readU64, viewOf } from "../../protocol/nbd/big_endian.ts";
 import {
   Command,
   ExportFlag,
@@ -20,9 +21,7 @@ import {
   OPTION_BYTES,
   OPTION_REPLY_BYTES,
   OptionReply,
-  readU64,
   REQUEST_BYTES,
-  viewOf,
 } from "../../protocol/nbd/numbers.ts";
 import { printable } from "../../printable.ts";
 import type { ByteStream } from "../../protocol/nbd/byte_stream.ts";

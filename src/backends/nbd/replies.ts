@@ -9,6 +9,7 @@
 import { refuseChanged } from "../../backend.ts";
 import { clear, scatter } from "../../buffer.ts";
 import type { DiskError } from "../../errors.ts";
+import { readU64 } from "../../protocol/nbd/big_endian.ts";
 import {
   CHUNK_BYTES,
   CHUNK_DONE,
@@ -16,7 +17,6 @@ import {
   ChunkType,
   Command,
   Magic,
-  readU64,
   SIMPLE_REPLY_BYTES,
 } from "../../protocol/nbd/numbers.ts";
 import type { MessageReader } from "../../protocol/nbd/reader.ts";

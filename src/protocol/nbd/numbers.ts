@@ -1,6 +1,5 @@
 /**
  * The numbers of the NBD protocol, for the server and for the client alike.
- * Everything on the wire is big-endian.
  *
  * Source: NetworkBlockDevice/nbd, doc/proto.md, section "Values".
  *
@@ -220,39 +219,3 @@ export const OPTION_BYTES = 16;
 
 /** Bytes before the data of an answer to one. */
 export const OPTION_REPLY_BYTES = 20;
-
-const TWO_32 = 2 ** 32;
-
-/**
- * Reads a 64-bit number. Above 2^53 it is rounded, and still above 2^53: far
- * out of any disk's range.
- *
- * @param view Where from.
- * @param at Offset in bytes.
- * @returns The number.
- */
-export function readU64(view: DataView, at: number): number {
-  return view.getUint32(at) * TWO_32 + view.getUint32(at + 4);
-}
-
-/**
- * Writes a safe integer as a 64-bit number.
- *
- * @param view Where to.
- * @param at Offset in bytes.
- * @param value The number.
- */
-export function writeU64(view: DataView, at: number, value: number): void {
-  view.setUint32(at, Math.floor(value / TWO_32));
-  view.setUint32(at + 4, value % TWO_32);
-}
-
-/**
- * The view of some bytes that reads and writes numbers.
- *
- * @param bytes The bytes.
- * @returns The view.
- */
-export function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-}

@@ -11,7 +11,7 @@
  */
 
 import type { ByteStream } from "./byte_stream.ts";
-import { viewOf } from "./numbers.ts";
+import { viewOf } from "./big_endian.ts";
 
 /** Bytes that are read from a socket at once, but for large payloads. */
 export const RECEIVE_BYTES = 65_536;
