@@ -195,7 +195,8 @@ async function torture(seed: number, batches: number) {
 Deno.test("VirtualDisk over NBD keeps its promises when requests are aborted and memory goes", async () => {
   const seeds = LONG ? 100 : 2;
   const sum = { done: 0, aborted: 0, changed: 0, lost: 0 };
-  for (let seed = 1; seed <= seeds; seed++) {
+  // The first one of which memory goes in the midst of a system call.
+  for (let seed = 11; seed < 11 + seeds; seed++) {
     const count = await torture(seed, BATCHES);
     for (const key of Object.keys(sum) as (keyof typeof sum)[]) {
       sum[key] += count[key];

@@ -69,6 +69,10 @@ export interface OutgoingMessage {
   readonly dropped: boolean;
 }
 
+/** Why nothing more can be sent. */
+const CHANGED =
+  "the memory of a request was detached or resized while it was sent";
+
 /** The same, for who makes it. */
 interface OpenMessage extends OutgoingMessage {
   readonly lent: Outgoing[];
@@ -348,15 +352,16 @@ export class StreamWriter {
         }
       }
       const { bytes } = outgoing;
-      if (end > from && hasChanged(outgoing)) {
-        throw new Error(
-          "the memory of a request was detached or resized while it was sent",
-        );
-      }
+      if (end > from && hasChanged(outgoing)) throw new Error(CHANGED);
       if (at >= end) break;
       const written = await this.#stream.write(
         at === 0 && end === length ? bytes : bytes.subarray(at, end),
       );
+      // Also if it was released meanwhile: the rest is a copy, but what the system
+      // had until now was the memory itself, and may have been anybody's by then.
+      if (message !== null && end > from && bytes.length !== length) {
+        throw new Error(CHANGED);
+      }
       if (!(written > 0)) throw new Error("nothing more can be sent");
       at += written;
       this.pendingBytes -= written;
