@@ -46,7 +46,7 @@ type Mark = (buffer: ArrayBuffer) => void;
 
 /**
  * Finds out how to mark, once: a runtime may lack the mark (Deno before 2.7
- * does), or heed it in some transfers alone (Bun 1.3 does), and `transfer()`
+ * does), or heed it in some transfers alone (Bun does), and `transfer()`
  * asks nobody but the buffer itself.
  *
  * @returns How; `null` where marks do not hold.

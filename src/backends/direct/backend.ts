@@ -45,6 +45,7 @@ import type { MakeEngine } from "./choose_engine.ts";
 import { type Engine, Operation, OperationCode } from "./engine.ts";
 import { AllocateMode, perform } from "./kernel.ts";
 import { RangeLock } from "../range_lock.ts";
+import { inWorker } from "./worker_descriptors.ts";
 import { keepOnThread } from "../../one_thread.ts";
 
 /**
@@ -69,9 +70,6 @@ const MAX_PIECE_BYTES = 2 ** 30;
 
 /** Times in a row that an operation is repeated for EINTR or EAGAIN. */
 const MAX_RETRIES = 1000;
-
-/** Whether this thread can be terminated while the program goes on. */
-const inWorker = "WorkerGlobalScope" in globalThis;
 
 /** What a transfer is doing. */
 const Stage = {

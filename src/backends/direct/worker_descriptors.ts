@@ -10,7 +10,7 @@ import { closeSync, openSync } from "node:fs";
 import type { DescriptorKeeper, Libc } from "../../../ffi/libc.ts";
 
 /** Whether this thread can be terminated while the program goes on. */
-const inWorker = "WorkerGlobalScope" in globalThis;
+export const inWorker: boolean = "WorkerGlobalScope" in globalThis;
 
 /** Keeps the descriptors of a Worker. */
 export class WorkerDescriptors implements DescriptorKeeper {
