@@ -27,10 +27,10 @@ export {
   MemoryBackend,
   type MemoryBackendOptions,
 } from "./src/backends/memory.ts";
-export type { EngineName } from "./src/backends/direct/choose_engine.ts";
-export * from "./src/bad_sectors.ts";
-export * from "./src/copy.ts";
-export * from "./src/disk.ts";
+export type { EngineName } from "./src/backends/direct/mod.ts";
+export * from "./src/disk/bad_sectors.ts";
+export * from "./src/disk/copy.ts";
+export * from "./src/disk/disk.ts";
 export type { DiskSize } from "./src/disk_size.ts";
 export * from "./src/errors.ts";
 export * from "./src/geometry.ts";
@@ -39,9 +39,12 @@ export {
   type CreateOptions,
   openBackend,
   type OpenOptions,
-} from "./src/open.ts";
+} from "./src/disk/open.ts";
 export type { QueueCounters, QueueOptions } from "./src/queue.ts";
 export * from "./src/request.ts";
-export type { StreamOptions, WritableStreamOptions } from "./src/streams.ts";
+export type {
+  StreamOptions,
+  WritableStreamOptions,
+} from "./src/disk/streams.ts";
 export * from "./src/units.ts";
 export * from "./src/virtio.ts";

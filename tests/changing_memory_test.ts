@@ -13,7 +13,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { VirtualDisk } from "../src/disk.ts";
+import { VirtualDisk } from "../src/disk/disk.ts";
 import type { DiskError } from "../src/errors.ts";
 import { SECTOR_BYTES } from "../src/geometry.ts";
 import { NbdServer } from "../src/nbd/server.ts";

@@ -13,9 +13,9 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { VirtualDisk } from "../src/disk.ts";
+import { VirtualDisk } from "../src/disk/disk.ts";
 import { DiskError, type DiskErrorKind } from "../src/errors.ts";
-import type { OpenOptions } from "../src/open.ts";
+import type { OpenOptions } from "../src/disk/open.ts";
 import { Random } from "../src/random.ts";
 import {
   hasTmpfs,

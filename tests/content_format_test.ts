@@ -6,7 +6,7 @@
 
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { contentFormatOf } from "../src/content_format.ts";
-import { VirtualDisk } from "../src/disk.ts";
+import { VirtualDisk } from "../src/disk/disk.ts";
 import { DiskError } from "../src/errors.ts";
 import { Random } from "../src/random.ts";
 import { platter } from "./cli/harness.ts";

@@ -24,10 +24,10 @@
 import { parseArgs } from "@std/cli";
 import { Buffer } from "node:buffer";
 import { MemoryBackend } from "../src/backends/memory.ts";
-import { VirtualDisk } from "../src/disk.ts";
+import { VirtualDisk } from "../src/disk/disk.ts";
 import { DiskError } from "../src/errors.ts";
 import { SECTOR_BYTES } from "../src/geometry.ts";
-import type { OpenOptions } from "../src/open.ts";
+import type { OpenOptions } from "../src/disk/open.ts";
 import { Random } from "../src/random.ts";
 import {
   ID_BYTES,

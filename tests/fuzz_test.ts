@@ -8,7 +8,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { MemoryBackend } from "../src/backends/memory.ts";
 import type { Backend, Complete } from "../src/backend.ts";
-import { VirtualDisk } from "../src/disk.ts";
+import { VirtualDisk } from "../src/disk/disk.ts";
 import { type Request, RequestType } from "../src/request.ts";
 import { fuzz, needsRoot, SUBJECTS } from "./fuzz.ts";
 import { hasTmpfs, needs } from "./helpers.ts";

@@ -12,7 +12,7 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { VirtualDisk } from "../src/disk.ts";
+import { VirtualDisk } from "../src/disk/disk.ts";
 import { DiskError } from "../src/errors.ts";
 import { Random } from "../src/random.ts";
 import { needs, run, tempDir } from "./helpers.ts";

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { VirtualDisk } from "../src/disk.ts";
+import { VirtualDisk } from "../src/disk/disk.ts";
 import { plural } from "../src/plural.ts";
 
 Deno.test("plural() agrees with its count", () => {

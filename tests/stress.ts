@@ -20,9 +20,9 @@
  */
 
 import { parseArgs } from "@std/cli";
-import { VirtualDisk } from "../src/disk.ts";
+import { VirtualDisk } from "../src/disk/disk.ts";
 import { SECTOR_BYTES } from "../src/geometry.ts";
-import type { OpenOptions } from "../src/open.ts";
+import type { OpenOptions } from "../src/disk/open.ts";
 import { Random } from "../src/random.ts";
 import { tempDir } from "./helpers.ts";
 

@@ -11,7 +11,7 @@ import {
   assertGreater,
   assertRejects,
 } from "@std/assert";
-import { ENGINES, hasEngine } from "./engines/harness.ts";
+import { ENGINES, hasEngine } from "./backends/direct/harness.ts";
 import { loopDevice, needs, tempDir } from "./helpers.ts";
 import { stress } from "./stress.ts";
 

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { compareDisks } from "../copy.ts";
-import { VirtualDisk } from "../disk.ts";
+import { compareDisks } from "../disk/copy.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import {
   IMAGE_OPTIONS,

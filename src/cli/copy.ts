@@ -4,12 +4,12 @@
  * @module
  */
 
-import { copyDisk, type CopyPhase, type CopyResult } from "../copy.ts";
-import { VirtualDisk } from "../disk.ts";
+import { copyDisk, type CopyPhase, type CopyResult } from "../disk/copy.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
-import type { OpenOptions } from "../open.ts";
+import type { OpenOptions } from "../disk/open.ts";
 import { formatSize } from "../units.ts";
 import { duration, rate } from "./format.ts";
 import {

@@ -4,10 +4,10 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
-import type { CreateOptions } from "../open.ts";
+import type { CreateOptions } from "../disk/open.ts";
 import { formatCount, formatSize, parseSize } from "../units.ts";
 import {
   CliError,

@@ -6,10 +6,10 @@
  */
 
 import type { Extent } from "../backend.ts";
-import type { VirtualDisk } from "../disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
-import type { OpenOptions } from "../open.ts";
+import type { OpenOptions } from "../disk/open.ts";
 import { parseSectors, parseSize } from "../units.ts";
 import { type CliIo, tell } from "./io.ts";
 import { UsageError, type VerbArguments, type VerbOption } from "./verb.ts";

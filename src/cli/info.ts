@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type DiskInfo, VirtualDisk } from "../disk.ts";
+import { type DiskInfo, VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";

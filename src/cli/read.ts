@@ -5,7 +5,7 @@
  */
 
 import { keepNameOf } from "../backends/new_name.ts";
-import { VirtualDisk } from "../disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatSize } from "../units.ts";

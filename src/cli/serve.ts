@@ -5,7 +5,7 @@
  */
 
 import type { Backend } from "../backend.ts";
-import { VirtualDisk } from "../disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import type { FaultRule } from "../layers/fault_rule.ts";
 import { parseFaultRule } from "../layers/fault_rule_text.ts";
 import { FAULT_WORDS } from "../layers/fault_words.ts";
@@ -20,7 +20,7 @@ import {
 import type { NbdTlsOptions } from "../nbd/tls.ts";
 import { NBD_PORT } from "../protocol/nbd/numbers.ts";
 import { formatNbdUri, parseNbdUri } from "../protocol/nbd/uri.ts";
-import { openBackend } from "../open.ts";
+import { openBackend } from "../disk/open.ts";
 import { formatSize } from "../units.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import {

@@ -6,7 +6,7 @@
  * @module
  */
 
-import type { VirtualDisk } from "../disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 
 /** Sectors of the largest piece: 4 MiB, some thousand runs at worst. */

@@ -6,7 +6,7 @@
  */
 
 import { RangeLock } from "../backends/range_lock.ts";
-import type { VirtualDisk } from "../disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { ExportFlag, WireError } from "../protocol/nbd/numbers.ts";

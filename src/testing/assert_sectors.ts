@@ -5,7 +5,7 @@
  */
 
 import { isZero } from "../buffer.ts";
-import type { VirtualDisk } from "../disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
 

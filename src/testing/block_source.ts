@@ -7,7 +7,7 @@
 
 import type { Backend } from "../backend.ts";
 import { isZero } from "../buffer.ts";
-import { VirtualDisk } from "../disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 
 /** Something that has blocks. */

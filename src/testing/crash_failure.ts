@@ -4,8 +4,8 @@
  * @module
  */
 
-import { copyDisk } from "../copy.ts";
-import { VirtualDisk } from "../disk.ts";
+import { copyDisk } from "../disk/copy.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
 import type { CrashReport } from "./crash_report.ts";
 import { type CrashImage, CrashStateBackend } from "./crash_state.ts";

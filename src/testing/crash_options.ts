@@ -5,7 +5,7 @@
  */
 
 import type { Backend } from "../backend.ts";
-import type { VirtualDisk } from "../disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import type { CrashDevice } from "./crash_device.ts";
 import type { CrashProgress } from "./crash_progress.ts";
 

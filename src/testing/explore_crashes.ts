@@ -13,7 +13,7 @@
  */
 
 import type { Backend } from "../backend.ts";
-import { VirtualDisk } from "../disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import type { Geometry } from "../geometry.ts";
 import { RequestType } from "../request.ts";
 import { Random } from "../random.ts";

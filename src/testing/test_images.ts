@@ -4,11 +4,11 @@
  * @module
  */
 
-import { copyDisk } from "../copy.ts";
-import { VirtualDisk } from "../disk.ts";
+import { copyDisk } from "../disk/copy.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
-import type { OpenOptions } from "../open.ts";
+import type { OpenOptions } from "../disk/open.ts";
 import type { QueueOptions } from "../queue.ts";
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";

@@ -6,9 +6,9 @@
  */
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import type { OpenOptions } from "../../src/open.ts";
+import type { OpenOptions } from "../../src/disk/open.ts";
 import { tempDir } from "../helpers.ts";
 
 const SECTORS = 8192;

@@ -8,7 +8,7 @@
 import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import { Random } from "../../src/random.ts";
 import { needs, tempDir } from "../helpers.ts";
-import { hasEngine, program } from "../engines/harness.ts";
+import { hasEngine, program } from "./direct/harness.ts";
 
 const MIB = 1_048_576;
 

@@ -6,10 +6,10 @@
  */
 
 import { assertEquals, assertLess, assertRejects } from "@std/assert";
-import { VirtualDisk } from "../../src/disk.ts";
-import type { OpenOptions } from "../../src/open.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import type { OpenOptions } from "../../src/disk/open.ts";
 import { tempDir } from "../helpers.ts";
-import { hasEngine } from "../engines/harness.ts";
+import { hasEngine } from "./direct/harness.ts";
 
 /** Pieces of 1 MiB, as all of these are moved in. */
 const PIECES = 512;

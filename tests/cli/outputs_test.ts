@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { writeAll } from "../../src/cli/io.ts";
 import { inOptionsOf } from "../../src/cli/option_words.ts";
 import { needs } from "../helpers.ts";

@@ -5,7 +5,7 @@ import {
   assertMatch,
   equal,
 } from "@std/assert";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { needs } from "../helpers.ts";
 import { concat, exists, processOf, Scratch } from "./harness.ts";
 

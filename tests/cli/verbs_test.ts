@@ -7,8 +7,8 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { describe } from "../../src/cli/info.ts";
-import type { DiskInfo } from "../../src/disk.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import type { DiskInfo } from "../../src/disk/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { Random } from "../../src/random.ts";
 import { loopDevice, mount, needs, run } from "../helpers.ts";
 import { exists, platter, Scratch, undrawn } from "./harness.ts";

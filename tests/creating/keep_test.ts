@@ -13,9 +13,9 @@ import {
   assertStrictEquals,
 } from "@std/assert";
 import { isZero } from "../../src/buffer.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError, type DiskErrorKind } from "../../src/errors.ts";
-import type { CreateOptions } from "../../src/open.ts";
+import type { CreateOptions } from "../../src/disk/open.ts";
 import { Random } from "../../src/random.ts";
 import { platter } from "../cli/harness.ts";
 import {

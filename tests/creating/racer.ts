@@ -6,7 +6,7 @@
  * @module
  */
 
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { Random } from "../../src/random.ts";
 

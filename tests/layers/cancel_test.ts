@@ -7,7 +7,7 @@
 
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { type Complete, refusal } from "../../src/backend.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { Layer } from "../../src/layers/layer.ts";
 import { faults, readahead, trace, verify } from "../../src/layers/mod.ts";

@@ -7,7 +7,7 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { type FaultEvent, faults } from "../../src/layers/faults.ts";
 import { writeRequest } from "../../src/request.ts";
 import { carryOut, submitAll } from "../contract.ts";

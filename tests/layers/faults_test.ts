@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import type { Backend } from "../../src/backend.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import type { FaultRule } from "../../src/layers/fault_rule.ts";
 import { type Faults, faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";

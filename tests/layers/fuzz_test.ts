@@ -5,7 +5,7 @@
  * @module
  */
 
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { fuzz } from "../fuzz.ts";
 import { jittery, LAYERS, memory } from "./stacks.ts";
 

@@ -6,7 +6,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";

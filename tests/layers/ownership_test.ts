@@ -8,7 +8,7 @@
 import { assertEquals } from "@std/assert";
 import type { Backend } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import {
   faults,
   latency,

@@ -12,7 +12,7 @@ import { overlay } from "../../src/layers/overlay.ts";
 import { readahead } from "../../src/layers/readahead.ts";
 import { trace } from "../../src/layers/trace.ts";
 import { verify } from "../../src/layers/verify.ts";
-import { openBackend } from "../../src/open.ts";
+import { openBackend } from "../../src/disk/open.ts";
 import {
   type ContractOptions,
   type ContractSubject,

@@ -5,7 +5,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import type { Backend } from "../../src/backend.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";

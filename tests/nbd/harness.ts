@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { VirtualDisk } from "../../src/disk.ts";
+import type { VirtualDisk } from "../../src/disk/disk.ts";
 import { NbdServer, type NbdServerOptions } from "../../src/nbd/mod.ts";
 import { viewOf, writeU64 } from "../../src/protocol/nbd/big_endian.ts";
 import {

@@ -6,7 +6,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { SECTOR_BYTES } from "../../src/geometry.ts";
 import { Random } from "../../src/random.ts";
 import { mount, needs, run, tempDir } from "../helpers.ts";

@@ -14,7 +14,7 @@
 
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import type { Backend } from "../../src/backend.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { type ByteStream, NbdServer } from "../../src/nbd/mod.ts";
 import {
   Command,

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { RunMap } from "../../src/nbd/run_map.ts";
 
 const TIB = 2 ** 40;

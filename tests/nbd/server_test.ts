@@ -7,7 +7,7 @@ import {
 } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import type { Backend } from "../../src/backend.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
 import { readU64, viewOf } from "../../src/protocol/nbd/big_endian.ts";

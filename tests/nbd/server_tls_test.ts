@@ -6,7 +6,7 @@
  */
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { NbdServer, type NbdTlsOptions } from "../../src/nbd/mod.ts";
 import {
   Command,

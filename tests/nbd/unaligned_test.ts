@@ -8,7 +8,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import type { Backend } from "../../src/backend.ts";
-import { VirtualDisk } from "../../src/disk.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
 import { ChunkType, Command, Option } from "../../src/protocol/nbd/numbers.ts";

@@ -9,6 +9,11 @@ import { NbdBackend } from "./backend.ts";
 import { connectNbd } from "./connect.ts";
 import { DEFAULT_OPEN_TIMEOUT_MS, type NbdOptions } from "./options.ts";
 
+export {
+  DEFAULT_CLOSE_TIMEOUT_MS,
+  DEFAULT_OPEN_TIMEOUT_MS,
+} from "./options.ts";
+
 /**
  * Opens a disk behind an NBD server.
  *

@@ -15,7 +15,7 @@ let lastWrite: Promise<unknown> = Promise.resolve();
 
 /**
  * Waits until no other write is under way. `fs.write` calls the kernel on this
- * thread (see `../portable.ts`), and all that are asked for at once would
+ * thread (see `./backend.ts`), and all that are asked for at once would
  * follow each other before anything else could run: one after the other, the
  * event loop turns between them.
  */

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { VirtualDisk } from "../../../src/disk.ts";
+import { VirtualDisk } from "../../../src/disk/disk.ts";
 import {
   formatNbdUri,
   isNbdUri,

@@ -1,0 +1,482 @@
+/**
+ * Opens a raw image or block device for the direct backend: through Deno's own
+ * permission system, locked, probed, with an engine.
+ *
+ * @module
+ */
+
+import { closeSync, fstatSync, openSync, type Stats, statSync } from "node:fs";
+import { errnoMessage, errnoName, FALLOCATE } from "../../../ffi/abi.ts";
+import { blockDeviceSize } from "../../../ffi/block_device.ts";
+import { FfiError } from "../../../ffi/ffi_error.ts";
+import { fileSizeLimit } from "../../../ffi/file_size_limit.ts";
+import { type Libc, openLibc } from "../../../ffi/libc.ts";
+import { alignedMemory } from "../../../ffi/memory.ts";
+import { captureStack } from "../../call_site.ts";
+import { DiskError, kindOfCode } from "../../errors.ts";
+import { makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
+import {
+  chooseEngine,
+  DEFAULT_POLL_MS,
+  DEFAULT_STALL_MS,
+  type EngineOptions,
+} from "./choose_engine.ts";
+import { DirectBackend, type DirectImage } from "./backend.ts";
+import { syncFile } from "./kernel.ts";
+import { lockImage } from "./image_lock.ts";
+import { WorkerDescriptors } from "./worker_descriptors.ts";
+import { type OpenedFor, probe, type Probed } from "./probe.ts";
+import { claimFile, type FileClaim } from "../file_claim.ts";
+import { type HeardSignal, hearFileSizeSignal } from "../file_size_signal.ts";
+import {
+  holdImage,
+  isSame,
+  notToBeMade,
+  type TakenLock,
+} from "../held_image.ts";
+import { lockedError } from "../holder.ts";
+import { asDiskError, type ImageOptions } from "../image_options.ts";
+import { type FastSpace, NewContent } from "../new_content.ts";
+import { checkImageSize } from "../image_size.ts";
+import { keepName } from "../new_name.ts";
+import { lookAt, type Seen } from "../warnings.ts";
+
+export {
+  DEFAULT_POLL_MS,
+  DEFAULT_STALL_MS,
+  type EngineName,
+  type EngineOptions,
+} from "./choose_engine.ts";
+
+/** How to open an image with FFI. */
+export interface DirectOptions extends ImageOptions {
+  /** How an engine is wanted. */
+  readonly engine?: EngineOptions;
+}
+
+/** No host is known to want more of offsets and lengths, in bytes. */
+const MAX_ALIGNMENT = 65_536;
+
+/** How an engine is wanted, where nobody says. */
+const DEFAULT_ENGINE: EngineOptions = {
+  engine: "auto",
+  depth: 128,
+  stallMs: DEFAULT_STALL_MS,
+  pollMs: DEFAULT_POLL_MS,
+};
+
+/**
+ * Opens an image with FFI.
+ *
+ * The descriptor comes from `node:fs`, so that Deno's read and write
+ * permissions are asked for this path as they are for any other: FFI is no way
+ * around them.
+ *
+ * @param path The image's path.
+ * @param options How to open it.
+ * @returns The backend.
+ * @throws {DiskError} If it cannot be opened as asked.
+ */
+export function openDirect(
+  path: string,
+  options: DirectOptions,
+): Promise<DirectBackend> {
+  return open(path, { openedAt: captureStack(), ...options });
+}
+
+async function open(
+  path: string,
+  options: DirectOptions,
+): Promise<DirectBackend> {
+  const libc = loadLibc(path);
+  // Without a limit there is nothing to hear, and no thread to hear it with.
+  const signal = options.readOnly || fileSizeLimit(libc) === Infinity
+    ? null
+    : hearFileSizeSignal();
+  try {
+    return await openHeard(libc, path, options, signal);
+  } catch (error) {
+    await signal?.release();
+    throw error;
+  }
+}
+
+async function openHeard(
+  libc: Libc,
+  path: string,
+  options: DirectOptions,
+  signal: HeardSignal | null,
+): Promise<DirectBackend> {
+  refuseOthers(path, options);
+  WorkerDescriptors.use(libc, path);
+  const held = await holdImage(
+    path,
+    options,
+    () => {
+      const file = openFile(libc, path, options);
+      return { ...file, seen: look(libc, file.fd, options) };
+    },
+    ({ fd }) => takeLock(libc, fd, path, options),
+  );
+
+  const { fd, opened, seen } = held.image;
+  const content = options.create === undefined
+    ? null
+    : new NewContent(path, fd, options, fastSpace(libc, fd));
+  let tailFd = -1;
+  let backend: DirectBackend | null = null;
+  try {
+    await content?.makeRoom();
+    const found = examine(libc, fd, path, opened, options);
+    // It may be cut yet.
+    const sizeBytes = options.create?.sizeBytes ?? found.sizeBytes;
+    const probed = { ...found, sizeBytes };
+    const geometry = geometryOf(path, probed, options);
+    const alignment = probed.direct.offsetAlignment;
+    if (
+      !options.readOnly && opened.method !== null &&
+      probed.medium === "file" && probed.sizeBytes % alignment !== 0
+    ) tailFd = openSame(path, fd, libc.abi.open.O_RDWR);
+    backend = new DirectBackend(
+      libc,
+      {
+        ...describe(
+          libc,
+          fd,
+          tailFd,
+          path,
+          options,
+          probed,
+          geometry,
+          held.lock,
+          seen,
+        ),
+        signal,
+      },
+      chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
+    );
+    await content?.cut();
+    if (content !== null) {
+      keepName(path, fd, (folder) => syncFolder(libc, folder));
+    }
+    return backend;
+  } catch (error) {
+    content?.undo();
+    held.takeBack();
+    if (backend !== null) await backend.close();
+    else {
+      if (tailFd >= 0) closeSync(tailFd);
+      held.close();
+    }
+    if (options.signal?.aborted && error === options.signal.reason) throw error;
+    throw asDiskError(error, path);
+  }
+}
+
+/** Looks at what is there, in reads that any host takes. */
+function look(libc: Libc, fd: number, options: ImageOptions): Seen {
+  const sizeBytes = options.create !== undefined
+    ? 0
+    : fstatSync(fd).isFile()
+    ? fstatSync(fd).size
+    : Math.max(0, blockDeviceSize(libc, fd));
+  return lookAt(fd, sizeBytes, alignedMemory(MAX_ALIGNMENT));
+}
+
+/** What fallocate(2) can do for new content. */
+function fastSpace(libc: Libc, fd: number): FastSpace {
+  const allocate = (mode: number) => (sizeBytes: number): boolean => {
+    const { EINTR, EOPNOTSUPP, ENOSYS, EINVAL } = libc.abi.errno;
+    for (;;) {
+      const result = libc.fallocate(fd, mode, 0, sizeBytes);
+      if (result >= 0) return true;
+      if ([-EOPNOTSUPP, -ENOSYS, -EINVAL].includes(result)) return false;
+      if (result === -EINTR) continue;
+      const code = errnoName(libc.abi, -result);
+      throw Object.assign(new Error(errnoMessage(libc.abi, -result)), {
+        code,
+        errno: result,
+      });
+    }
+  };
+  return { reserve: allocate(0), zero: allocate(FALLOCATE.ZERO_RANGE) };
+}
+
+/** Opens a file anew, if its path still leads there. */
+function openSame(path: string, fd: number, flags: number): number {
+  const other = openSync(path, flags);
+  if (isSame(fd, other)) return other;
+  closeSync(other);
+  throw new DiskError(
+    "locked",
+    `Cannot open "${path}" as it was replaced meanwhile`,
+    { operation: "open", path },
+  );
+}
+
+/** Finds out what an image is, and whether that will do. */
+function examine(
+  libc: Libc,
+  fd: number,
+  path: string,
+  opened: OpenedFor,
+  options: DirectOptions,
+): Probed {
+  const probed = probe(libc, fd, opened);
+  if (typeof probed === "number") {
+    // A device that has no size to ask for, such as /dev/null.
+    throw probed === -libc.abi.errno.ENOTTY
+      ? noDisk(path)
+      : osError(libc, path, -probed);
+  }
+  if (probed.medium === null) throw noDisk(path);
+  if (options.direct === "require" && !probed.direct.active) {
+    throw new DiskError(
+      "platform",
+      `Cannot open "${path}" with direct I/O: ${
+        probed.direct.reason ?? "it is not to be had here"
+      }`,
+      { operation: "open", path },
+    );
+  }
+  return probed;
+}
+
+function loadLibc(path: string): Libc {
+  try {
+    return openLibc();
+  } catch (cause) {
+    if (!(cause instanceof FfiError)) throw cause;
+    throw new DiskError(
+      cause.kind === "permission" ? "permission" : "platform",
+      `Cannot open "${path}" with the direct backend: ${cause.message}`,
+      { operation: "open", path, cause },
+    );
+  }
+}
+
+/** Before it is opened: opening a pipe to read waits for its other end. */
+function refuseOthers(path: string, options: ImageOptions): void {
+  let stat: Stats | undefined;
+  try {
+    stat = statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw asDiskError(error, path);
+  }
+  if (
+    stat !== undefined && !stat.isFile() && !stat.isBlockDevice() &&
+    !stat.isCharacterDevice()
+  ) throw noDisk(path);
+  if (options.create !== undefined && stat?.isFile() === false) {
+    throw notToBeMade(path);
+  }
+}
+
+function noDisk(path: string): DiskError {
+  return new DiskError(
+    "geometry",
+    `Cannot open "${path}" as a disk as it is neither a file nor a device with a size`,
+    { operation: "open", path },
+  );
+}
+
+interface OpenFile {
+  fd: number;
+  opened: OpenedFor;
+}
+
+/** Opens the file with direct I/O where that is wanted and taken. */
+function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
+  const { O_RDONLY, O_RDWR, O_DIRECT } = libc.abi.open;
+  const { F_NOCACHE } = libc.abi.fcntl;
+  const flags = options.readOnly ? O_RDONLY : O_RDWR;
+  const buffered = (reason: string | null): OpenFile => ({
+    fd: openSync(path, flags),
+    opened: { method: null, reason },
+  });
+  if (options.direct === "never") {
+    return buffered('direct I/O was not wanted: direct: "never"');
+  }
+  if (O_DIRECT !== undefined) {
+    try {
+      const fd = openSync(path, flags | O_DIRECT);
+      return { fd, opened: { method: "O_DIRECT", reason: null } };
+    } catch (error) {
+      // EINVAL is how a file system without direct I/O says so: open(2).
+      if (asDiskError(error, path).code !== "EINVAL") throw error;
+      return buffered("the file system refuses O_DIRECT");
+    }
+  }
+  const file = buffered(null);
+  const result = F_NOCACHE === undefined
+    ? -1
+    : libc.fcntl(file.fd, F_NOCACHE, 1);
+  return result < 0
+    ? {
+      ...file,
+      opened: { method: null, reason: "this system has no direct I/O" },
+    }
+    : { ...file, opened: { method: "F_NOCACHE", reason: null } };
+}
+
+/**
+ * Syncs the folder of a new image, whose name the path's permission covers: it
+ * is opened for nothing else.
+ */
+function syncFolder(libc: Libc, folder: string): string | null {
+  const { O_RDONLY, O_DIRECTORY, O_CLOEXEC } = libc.abi.open;
+  const fd = libc.open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errnoName(libc.abi, -fd);
+  const result = libc.abi.os === "darwin" ? syncFile(libc, fd) : libc.fsync(fd);
+  libc.close(fd);
+  return result < 0 ? errnoName(libc.abi, -result) : null;
+}
+
+/**
+ * Keeps the kernel out of a block device, if it is one: on a device, O_EXCL
+ * without O_CREAT means "not while it is mounted or otherwise in use", and the
+ * kernel says EBUSY (open(2)). `node:fs` cannot open like that; the path has
+ * been permitted by the descriptor that is open already.
+ */
+function claimDevice(libc: Libc, fd: number, path: string): FileClaim | null {
+  if (libc.abi.os !== "linux" || !fstatSync(fd).isBlockDevice()) return null;
+  const { O_RDONLY, O_EXCL, O_CLOEXEC } = libc.abi.open;
+  const opened = libc.open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
+  if (opened === -libc.abi.errno.EBUSY) {
+    throw lockedError(path, "writing", {
+      holder: null,
+      holds: "uses the device, mounted or otherwise",
+    });
+  }
+  if (opened < 0) throw osError(libc, path, -opened);
+  const claim = libc.keep(opened);
+  return { release: () => libc.closeKept(claim) };
+}
+
+/** Several claims as one: all of them, or none and what the failed one threw. */
+function claimAll(claims: (() => FileClaim | null)[]): FileClaim | null {
+  const held: FileClaim[] = [];
+  const release = () => held.forEach((claim) => claim.release());
+  try {
+    for (const claim of claims) {
+      const taken = claim();
+      if (taken !== null) held.push(taken);
+    }
+  } catch (error) {
+    release();
+    throw error;
+  }
+  return held.length === 0 ? null : { release };
+}
+
+/** QEMU's lock bytes, and a lock that programs without FFI can see. */
+function takeLock(
+  libc: Libc,
+  fd: number,
+  path: string,
+  options: ImageOptions,
+): TakenLock {
+  if (options.lock === "none") {
+    return {
+      info: { method: "none", reason: 'not wanted: lock: "none"' },
+      claim: null,
+    };
+  }
+  const { readOnly } = options;
+  const exclusive = options.lock === "exclusive";
+  let missing: string | null = null;
+  // This one first: of two who ask at once it takes exactly one, while QEMU's
+  // are taken by both, to be found by each other.
+  const claim = claimAll([
+    () => readOnly && !exclusive ? null : claimFile(path, fd, readOnly),
+    () => {
+      missing = lockImage(libc, fd, path, readOnly, exclusive);
+      return null;
+    },
+    () => readOnly ? null : claimDevice(libc, fd, path),
+  ]);
+  if (missing === null) {
+    return { info: { method: "OFD", reason: null }, claim };
+  }
+  return {
+    info: claim === null ? { method: "none", reason: missing } : {
+      method: "flock",
+      reason: `${missing}: QEMU's tools are not kept out`,
+    },
+    claim,
+  };
+}
+
+function geometryOf(path: string, probed: Probed, options: ImageOptions) {
+  const blockSize = options.blockSize ?? probed.logicalBlockSize;
+  checkImageSize(path, probed.sizeBytes, blockSize);
+  return makeGeometry(probed.sizeBytes / SECTOR_BYTES, blockSize, {
+    ...(probed.physicalBlockSize === undefined
+      ? {}
+      : { physicalBlockSize: probed.physicalBlockSize }),
+    minimumIoSize: probed.minimumIoSize,
+    optimalIoSize: probed.optimalIoSize,
+  });
+}
+
+function describe(
+  libc: Libc,
+  fd: number,
+  tailFd: number,
+  path: string,
+  options: ImageOptions,
+  probed: Probed,
+  geometry: DirectImage["geometry"],
+  lock: TakenLock,
+  seen: Seen,
+): Omit<DirectImage, "signal"> {
+  const blockDevice = probed.medium !== "file";
+  const linux = libc.abi.os === "linux";
+  // On a raw device, even a buffered one takes blocks only: smaller requests
+  // through its cache would be the kernel's read-modify-write, unlocked.
+  const least = blockDevice ? probed.logicalBlockSize : 1;
+  // A file's tail is buffered, and its failures are told to whoever syncs.
+  const durableWrites = probed.durableWrites && tailFd < 0;
+  return {
+    fd,
+    tailFd,
+    geometry,
+    abilities: {
+      readOnly: options.readOnly,
+      flush: "native",
+      fua: durableWrites ? "native" : "emulated",
+      discard: linux && probed.discards !== false ? "native" : "none",
+      writeZeroes: linux ? "native" : "emulated",
+      secureErase: probed.erases ? "native" : "none",
+    },
+    writeAlignment: Math.max(probed.direct.offsetAlignment, least),
+    readAlignment: Math.max(probed.direct.readOffsetAlignment, least),
+    blockDevice,
+    regularFile: !blockDevice,
+    durableWrites,
+    claim: lock.claim,
+    info: {
+      backend: "direct",
+      path,
+      medium: probed.medium!,
+      fileSystem: probed.fileSystem,
+      engine: { name: "sync", reason: null },
+      direct: probed.direct,
+      durability: durableWrites
+        ? { ...probed.durability, fua: "RWF_DSYNC" }
+        : probed.durability,
+      lock: lock.info,
+      ...seen,
+      id: options.id ?? `platter-${probed.inode.toString(16)}`.slice(0, 20),
+    },
+  };
+}
+
+function osError(libc: Libc, path: string, errno: number): DiskError {
+  const code = errnoName(libc.abi, errno);
+  return new DiskError(
+    kindOfCode(code),
+    `Cannot open "${path}": ${errnoMessage(libc.abi, errno)} (${code})`,
+    { operation: "open", path, errno, code },
+  );
+}

@@ -1,0 +1,789 @@
+/**
+ * The virtual disk: arguments and promises over one request queue.
+ *
+ * @module
+ */
+
+import {
+  type Abilities,
+  type Backend,
+  type BackendCounters,
+  type Extent,
+  refusal,
+} from "../backend.ts";
+import {
+  MemoryBackend,
+  type MemoryBackendOptions,
+} from "../backends/memory.ts";
+import { describeValue, DiskError } from "../errors.ts";
+import { type Geometry, SECTOR_BYTES } from "../geometry.ts";
+import type { BackendInfo } from "../info.ts";
+import { keepOnThread } from "../one_thread.ts";
+import {
+  createBackend,
+  type CreateOptions,
+  openBackend,
+  type OpenOptions,
+} from "./open.ts";
+import { plural } from "../plural.ts";
+import {
+  checkQueueOptions,
+  Outcome,
+  type QueueCounters,
+  type QueueOptions,
+  RequestQueue,
+} from "../queue.ts";
+import {
+  ID_BYTES,
+  isBytes,
+  Request,
+  RequestFlag,
+  RequestType,
+  Status,
+} from "../request.ts";
+import {
+  readableStream,
+  type StreamOptions,
+  writableStream,
+  type WritableStreamOptions,
+} from "./streams.ts";
+import { formatSize } from "../units.ts";
+
+/** What a disk is and why, as plain data. */
+export interface DiskInfo extends BackendInfo, Geometry {
+  /** Whether writes are refused. */
+  readonly readOnly: boolean;
+  /** Requests that the backend may have at once. */
+  readonly queueSize: number;
+  /** Whether a write is durable only after a flush, or when it completes. */
+  readonly writeCache: "writeback" | "writethrough";
+  /** What the disk can do beyond reading and writing. */
+  readonly abilities: Abilities;
+}
+
+/** What a disk counted since it was opened. */
+export interface DiskCounters extends QueueCounters, BackendCounters {}
+
+/** Options of every operation. */
+export interface RequestOptions {
+  /**
+   * Withdraws the operation. Its promise rejects with the signal's reason, once
+   * nobody touches its memory any more; a write may or may not have happened.
+   */
+  signal?: AbortSignal | undefined;
+}
+
+/** Options of a write. */
+export interface WriteOptions extends RequestOptions {
+  /**
+   * Force unit access: the write is durable when it completes.
+   *
+   * @default {false}
+   */
+  fua?: boolean | undefined;
+}
+
+/** Options of a write of zeroes. */
+export interface WriteZeroesOptions extends WriteOptions {
+  /**
+   * Whether the sectors may be deallocated.
+   *
+   * @default {false}
+   */
+  unmap?: boolean | undefined;
+}
+
+/** Which part of a queue's disk a {@linkcode VirtualDisk} shows. */
+interface View {
+  queue: RequestQueue;
+  start: number;
+  sectors: number;
+  /** Whether closing this view closes the queue. */
+  owner: boolean;
+}
+
+/**
+ * A virtual disk. Every address and count is in sectors of 512 bytes.
+ *
+ * Overlapping requests take effect in the order in which they were made, others
+ * may run in any order; `flush()` covers every write made before it, awaited or
+ * not. After a failed flush, writes and flushes are refused until the disk is
+ * opened anew.
+ *
+ * @example Ten lines
+ * ```ts
+ * import { VirtualDisk } from "@platter/disk";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = await Deno.makeTempFile();
+ * await using disk = await VirtualDisk.create(path, {
+ *   sectors: 2048,
+ *   overwrite: true,
+ * });
+ * const data = new Uint8Array(4096).fill(0xa5);
+ * await disk.write(8, data);
+ * await disk.flush();
+ * assertEquals(await disk.read(8, 8), data);
+ * ```
+ */
+export class VirtualDisk implements AsyncDisposable {
+  readonly #queue: RequestQueue;
+  readonly #start: number;
+  readonly #owner: boolean;
+  #closed = false;
+  /** Capacity in sectors of 512 bytes. */
+  readonly sectors: number;
+
+  private constructor(view: View) {
+    this.#queue = view.queue;
+    this.#start = view.start;
+    this.#owner = view.owner;
+    this.sectors = view.sectors;
+    keepOnThread(this, "a VirtualDisk");
+  }
+
+  /**
+   * Opens a raw disk image or a block device.
+   *
+   * @param path Its path, or a `file:` URL.
+   * @param options How to open it.
+   * @returns The disk.
+   * @throws {DiskError} If it cannot be opened as asked; the error's kind and
+   * message say why.
+   * @throws {RangeError} If an option is out of its range.
+   *
+   * @example Only ever direct
+   * ```ts ignore
+   * import { VirtualDisk } from "@platter/disk";
+   *
+   * await using disk = await VirtualDisk.open("disk.img", { direct: "require" });
+   * console.log(disk.info.direct);
+   * ```
+   */
+  static async open(
+    path: string | URL,
+    options: OpenOptions = {},
+  ): Promise<VirtualDisk> {
+    checkQueueOptions(options);
+    return VirtualDisk.over(await openBackend(path, options), options);
+  }
+
+  /**
+   * Makes a new image, which reads as zeroes, and opens it. Its name and size
+   * are durable then: the folder is synced, unless it cannot be (Windows, a
+   * folder that may not be read, and the portable backend without
+   * `--allow-read` of the folder).
+   *
+   * @param path Its path, or a `file:` URL.
+   * @param options Its size, and how to open it.
+   * @returns The disk.
+   * @throws {DiskError} With kind `exists` if there is a file and `overwrite`
+   * was not given, or a device; or as {@linkcode VirtualDisk.open} does. Then
+   * what was there is as it was, and what was not there is not.
+   * @throws {RangeError} If an option is out of its range.
+   */
+  static async create(
+    path: string | URL,
+    options: CreateOptions,
+  ): Promise<VirtualDisk> {
+    checkQueueOptions(options);
+    return VirtualDisk.over(await createBackend(path, options), options);
+  }
+
+  /**
+   * Makes a disk in memory, which is never durable. It costs what is written.
+   *
+   * @param options Its size and more.
+   * @returns The disk.
+   * @throws {RangeError} If an option is out of its range.
+   *
+   * @example
+   * ```ts
+   * import { VirtualDisk } from "@platter/disk";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using disk = VirtualDisk.memory({ sectors: 2 ** 31 });
+   * assertEquals((await disk.read(2 ** 31 - 1, 1)).length, 512);
+   * ```
+   */
+  static memory(options: MemoryBackendOptions & QueueOptions): VirtualDisk {
+    return VirtualDisk.over(new MemoryBackend(options), options);
+  }
+
+  /**
+   * Makes a disk over a backend of one's own: a stack of layers, a model.
+   *
+   * @param backend What carries out the requests; closing the disk closes it.
+   * @param options How its queue is set up.
+   * @returns The disk.
+   * @throws {RangeError} If an option is out of its range.
+   */
+  static over(backend: Backend, options: QueueOptions = {}): VirtualDisk {
+    return new VirtualDisk({
+      queue: new RequestQueue(backend, options),
+      start: 0,
+      sectors: backend.geometry.sectors,
+      owner: true,
+    });
+  }
+
+  /**
+   * The sector of the whole disk that this one begins at: 0 unless it is a
+   * {@linkcode VirtualDisk.slice}.
+   */
+  get start(): number {
+    return this.#start;
+  }
+
+  /** Logical block size in bytes: operations start and end on it. */
+  get blockSize(): number {
+    return this.#queue.backend.geometry.blockSize;
+  }
+
+  /** Whether writes are refused. */
+  get readOnly(): boolean {
+    return this.#queue.backend.abilities.readOnly;
+  }
+
+  /** What the disk is and why, as plain data. */
+  get info(): DiskInfo {
+    const { backend, size, writeThrough } = this.#queue;
+    return {
+      ...backend.info,
+      ...backend.geometry,
+      sectors: this.sectors,
+      readOnly: backend.abilities.readOnly,
+      queueSize: size,
+      writeCache: writeThrough ? "writethrough" : "writeback",
+      abilities: backend.abilities,
+    };
+  }
+
+  /** What was counted since the disk was opened, as plain data. */
+  get counters(): DiskCounters {
+    return { ...this.#queue.counters, ...this.#queue.backend.counters };
+  }
+
+  /**
+   * The error of the flush that failed first, after which writes and flushes
+   * are refused; `null` while none failed.
+   */
+  get failure(): DiskError | null {
+    return this.#queue.failure;
+  }
+
+  /**
+   * Settles as soon as the queue has room for another request. Await it before
+   * each of many un-awaited operations to keep memory bounded.
+   */
+  get ready(): Promise<void> {
+    return this.#queue.ready;
+  }
+
+  /**
+   * Reads sectors into new memory.
+   *
+   * @param sector First sector.
+   * @param count Sectors.
+   * @param options A signal.
+   * @returns Their bytes.
+   * @throws {DiskError} If it fails.
+   */
+  read(
+    sector: number,
+    count: number,
+    options?: RequestOptions,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    // Checked before memory is made: the count may be absurd.
+    const refused = this.#refuseRange("read", sector, count);
+    if (refused !== null) return Promise.reject(refused);
+    let data: Uint8Array<ArrayBuffer>;
+    try {
+      data = new Uint8Array(count * SECTOR_BYTES);
+    } catch (cause) {
+      return Promise.reject(
+        new DiskError(
+          "argument",
+          `Cannot read ${
+            plural(count, "sector")
+          } at sector ${sector} as there is no memory for them`,
+          { operation: "read", sector, count, cause },
+        ),
+      );
+    }
+    return this.#submit(
+      new Request(RequestType.In, this.#start + sector, count, 0, data),
+      Outcome.Data,
+      options,
+    ) as Promise<Uint8Array<ArrayBuffer>>;
+  }
+
+  /**
+   * Reads sectors into memory that the caller has.
+   *
+   * @param sector First sector.
+   * @param buffer Where to; its length says how many sectors. Memory from
+   * {@linkcode VirtualDisk.allocate} needs no copy.
+   * @param options A signal.
+   * @returns When it is done. Until then the memory is the disk's: if it is
+   * detached or resized, the read fails.
+   * @throws {DiskError} If it fails, with kind `argument` if the memory is none
+   * or has changed.
+   */
+  readInto(
+    sector: number,
+    buffer: Uint8Array,
+    options?: RequestOptions,
+  ): Promise<void> {
+    // What has a length and is no memory is refused by the queue.
+    const count = buffer?.length / SECTOR_BYTES;
+    const refused = this.#refuseRange("read", sector, count);
+    if (refused !== null) return rejectMemory("read", sector, buffer, refused);
+    return this.#submit(
+      new Request(RequestType.In, this.#start + sector, count, 0, buffer),
+      Outcome.Void,
+      options,
+    ) as Promise<void>;
+  }
+
+  /**
+   * Writes sectors.
+   *
+   * @param sector First sector.
+   * @param data Their bytes: whole blocks. The memory must stay as it is until
+   * the write completes: if it is detached or resized before it was taken, the
+   * write fails.
+   * @param options Whether it must be durable when it completes, and a signal.
+   * @returns When it is done.
+   * @throws {DiskError} If it fails, with kind `argument` if the memory is none
+   * or has changed.
+   */
+  write(
+    sector: number,
+    data: Uint8Array,
+    options?: WriteOptions,
+  ): Promise<void> {
+    // What has a length and is no memory is refused by the queue.
+    const count = data?.length / SECTOR_BYTES;
+    const refused = this.#refuseRange("write", sector, count);
+    if (refused !== null) return rejectMemory("write", sector, data, refused);
+    return this.#submit(
+      new Request(
+        RequestType.Out,
+        this.#start + sector,
+        count,
+        options?.fua ? RequestFlag.Fua : 0,
+        data,
+      ),
+      Outcome.Void,
+      options,
+    ) as Promise<void>;
+  }
+
+  /**
+   * Makes every write that was made before it durable, awaited or not. What
+   * that means on this disk is in `info.durability`.
+   *
+   * @param options A signal.
+   * @returns When it is done.
+   * @throws {DiskError} If it fails: from then on writes and flushes are
+   * refused, as nobody knows any more what is durable.
+   */
+  flush(options?: RequestOptions): Promise<void> {
+    return this.#submit(
+      new Request(RequestType.Flush, 0, 0),
+      Outcome.Void,
+      options,
+    ) as Promise<void>;
+  }
+
+  /**
+   * Gives up the content of sectors: they may read as anything afterwards.
+   *
+   * @param sector First sector.
+   * @param count Sectors.
+   * @param options A signal.
+   * @returns When it is done.
+   * @throws {DiskError} With kind `unsupported` if the disk cannot do that, or
+   * as it fails.
+   */
+  discard(
+    sector: number,
+    count: number,
+    options?: RequestOptions,
+  ): Promise<void> {
+    return this.#range(
+      RequestType.Discard,
+      "discard",
+      sector,
+      count,
+      0,
+      options,
+    );
+  }
+
+  /**
+   * Makes sectors read as zeroes.
+   *
+   * @param sector First sector.
+   * @param count Sectors.
+   * @param options Whether they may be deallocated, whether it must be durable
+   * when it completes, and a signal.
+   * @returns When it is done.
+   * @throws {DiskError} If it fails.
+   */
+  writeZeroes(
+    sector: number,
+    count: number,
+    options?: WriteZeroesOptions,
+  ): Promise<void> {
+    const flags = (options?.unmap ? RequestFlag.Unmap : 0) |
+      (options?.fua ? RequestFlag.Fua : 0);
+    return this.#range(
+      RequestType.WriteZeroes,
+      "write zeroes",
+      sector,
+      count,
+      flags,
+      options,
+    );
+  }
+
+  /**
+   * The disk's identity (virtio-blk's GET_ID).
+   *
+   * @returns Up to 20 ASCII characters.
+   * @throws {DiskError} If it fails.
+   */
+  async id(): Promise<string> {
+    const bytes = new Uint8Array(ID_BYTES);
+    await this.#submit(
+      new Request(RequestType.GetId, 0, 0, 0, bytes),
+      Outcome.Void,
+    );
+    const end = bytes.indexOf(0);
+    return String.fromCharCode(...bytes.subarray(0, end < 0 ? ID_BYTES : end));
+  }
+
+  /**
+   * Puts a request into the queue: for several segments of memory, for request
+   * types without a method, for statuses instead of exceptions.
+   *
+   * @param request The request; on a slice, its sectors count from the start of
+   * the whole disk as the request is taken as it is.
+   * @param options A signal.
+   * @returns How it ended; `request.error` says why.
+   * @throws {DiskError} If the request is under way already.
+   */
+  submit(request: Request, options?: RequestOptions): Promise<Status> {
+    // The queue knows the whole disk, and that it is closed; not the slice.
+    if (!this.#owner && request.owner === null) {
+      const end = this.#start + this.sectors;
+      const outside = request.count > 0 &&
+        (request.sector < this.#start || request.sector + request.count > end);
+      if (this.#closed || outside) {
+        request.error = this.#closed
+          ? refusal("closed", request, "the slice is closed")
+          : refusal(
+            "range",
+            request,
+            `the slice spans sectors ${this.#start} to ${end}`,
+          );
+        request.status = Status.IoErr;
+        return Promise.resolve(request.status);
+      }
+    }
+    return this.#submit(request, Outcome.Status, options) as Promise<Status>;
+  }
+
+  /**
+   * Hands what was submitted to the backend now, not at the end of this turn of
+   * the event loop.
+   */
+  kick(): void {
+    this.#queue.kick();
+  }
+
+  /**
+   * A part of the disk as a disk: a partition. It shares the queue, so that
+   * order, flush and failure are those of the whole disk, and sectors in its
+   * errors count from the start of the whole disk. Closing it leaves the whole
+   * disk open.
+   *
+   * @param start First sector, on a block.
+   * @param count Sectors, whole blocks.
+   * @returns The part.
+   * @throws {DiskError} If it is not on the disk, or not whole blocks.
+   *
+   * @example
+   * ```ts
+   * import { VirtualDisk } from "@platter/disk";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using disk = VirtualDisk.memory({ sectors: 4096 });
+   * const partition = disk.slice(2048, 1024);
+   * await partition.write(0, new Uint8Array(512).fill(1));
+   * assertEquals((await disk.read(2048, 1))[0], 1);
+   * ```
+   */
+  slice(start: number, count: number): VirtualDisk {
+    const refused = this.#refuseRange("slice", start, count);
+    if (refused !== null) throw refused;
+    if (this.#closed || this.#queue.closed) {
+      throw new DiskError("closed", "Cannot slice the disk as it is closed", {
+        operation: "slice",
+      });
+    }
+    const blockSectors = this.blockSize / SECTOR_BYTES;
+    if (start % blockSectors !== 0 || count % blockSectors !== 0) {
+      throw new DiskError(
+        "alignment",
+        `Cannot slice ${
+          plural(count, "sector")
+        } at sector ${start} as a slice must start and end on blocks of ${this.blockSize} bytes`,
+        { operation: "slice", sector: start, count },
+      );
+    }
+    return new VirtualDisk({
+      queue: this.#queue,
+      start: this.#start + start,
+      sectors: count,
+      owner: false,
+    });
+  }
+
+  /**
+   * A web stream of sectors that reads ahead.
+   *
+   * @param options Where, and how far.
+   * @returns The stream; every chunk is memory of its own.
+   * @throws {DiskError} If the range is not on the disk.
+   *
+   * @example
+   * ```ts
+   * import { VirtualDisk } from "@platter/disk";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using disk = VirtualDisk.memory({ sectors: 4096 });
+   * let bytes = 0;
+   * for await (const chunk of disk.readable()) bytes += chunk.length;
+   * assertEquals(bytes, 4096 * 512);
+   * ```
+   */
+  readable(options?: StreamOptions): ReadableStream<Uint8Array<ArrayBuffer>> {
+    return readableStream(this, options);
+  }
+
+  /**
+   * A web stream into sectors that writes behind; closing it waits for all of
+   * them and flushes.
+   *
+   * @param options Where, and how far.
+   * @returns The stream; it takes chunks of any length, whole blocks together.
+   * @throws {DiskError} If the range is not on the disk.
+   */
+  writable(options?: WritableStreamOptions): WritableStream<Uint8Array> {
+    return writableStream(this, options);
+  }
+
+  /**
+   * Where data is stored and where there are holes, which read as zeroes. Like a
+   * read of the range, it shows every write that was made before, awaited or
+   * not; writes that are made meanwhile may show as well.
+   *
+   * @param sector First sector.
+   * @param count Sectors; the rest of the disk by default.
+   * @param options A signal.
+   * @returns Runs in order that cover the range, data and holes in turn. Where
+   * the backend cannot tell, everything counts as data.
+   * @throws {DiskError} If the range is not on the disk or the disk is closed.
+   *
+   * @example
+   * ```ts
+   * import { VirtualDisk } from "@platter/disk";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using disk = VirtualDisk.memory({ sectors: 1024 });
+   * const write = disk.write(0, new Uint8Array(65_536).fill(1));
+   * assertEquals(await disk.extents(), [
+   *   { sector: 0, count: 128, hole: false },
+   *   { sector: 128, count: 896, hole: true },
+   * ]);
+   * await write;
+   * ```
+   */
+  async extents(
+    sector = 0,
+    count: number = this.sectors - sector,
+    options: RequestOptions = {},
+  ): Promise<Extent[]> {
+    if (count === 0) return [];
+    const refused = this.#refuseRange("map", sector, count);
+    if (refused !== null) throw refused;
+    if (this.#closed || this.#queue.closed) {
+      throw new DiskError("closed", "Cannot map the disk as it is closed", {
+        operation: "map",
+      });
+    }
+    const range = { sector: this.#start + sector, count };
+    const found = await this.#queue.look(
+      range,
+      (backend) =>
+        backend.extents?.(range.sector, count) ?? [{ ...range, hole: false }],
+      options.signal,
+    );
+    const runs: { sector: number; count: number; hole: boolean }[] = [];
+    for (const extent of found) {
+      const last = runs.at(-1);
+      if (last?.hole === extent.hole) last.count += extent.count;
+      else runs.push({ ...extent, sector: extent.sector - this.#start });
+    }
+    return runs;
+  }
+
+  /**
+   * Memory that this disk moves without a copy, as long as a request's memory
+   * starts on a page (4,096 bytes) of it. In a Worker it is copied all the same,
+   * as a Worker can be terminated while the device still writes.
+   *
+   * It begins inside of a larger buffer, on every disk: give `byteOffset` and
+   * `byteLength` to whatever takes its `buffer`, as in
+   * `new DataView(data.buffer, data.byteOffset, data.byteLength)`. It cannot be
+   * transferred to another thread, as the kernel may be at it; send a copy.
+   *
+   * @param sectors Sectors.
+   * @returns The memory, zeroed.
+   * @throws {RangeError} If it is not a safe integer above zero.
+   */
+  allocate(sectors: number): Uint8Array<ArrayBuffer> {
+    if (!Number.isSafeInteger(sectors) || sectors <= 0) {
+      throw new RangeError(
+        `Cannot allocate memory as sectors must be a safe integer above 0: current value is ${sectors}`,
+      );
+    }
+    return this.#queue.backend.allocate(sectors * SECTOR_BYTES);
+  }
+
+  /**
+   * Waits for everything that was submitted and closes the disk; idempotent. It
+   * does not flush: what must be durable is flushed before. On a slice, it only
+   * ends the slice.
+   *
+   * A Worker that is terminated closes nothing, but its locks, its claim on a
+   * device and its descriptors end with it. What stays until the process ends is
+   * the memory that the kernel may still write to, and for a disk with an engine
+   * one socket that woke the event loop: Deno closes no `Socket` of a Worker.
+   *
+   * @returns When it is done.
+   */
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#owner) await this.#queue.close();
+  }
+
+  /**
+   * What `console.log` shows of the disk.
+   *
+   * @param inspect Shows a value.
+   * @param options How.
+   * @returns For example `VirtualDisk { path: "disk.img", sectors: 2048, … }`.
+   */
+  [Symbol.for("Deno.customInspect")](
+    inspect: typeof Deno.inspect,
+    options: Deno.InspectOptions,
+  ): string {
+    const { path, backend, engine, direct, readOnly } = this.info;
+    const shown = {
+      ...(path === null ? {} : { path }),
+      ...(this.#owner ? {} : { start: this.#start }),
+      sectors: this.sectors,
+      size: formatSize(this.sectors * SECTOR_BYTES),
+      blockSize: this.blockSize,
+      backend,
+      engine: engine.name,
+      direct: direct.active,
+      readOnly,
+      ...(this.#closed || this.#queue.closed ? { closed: true } : {}),
+      ...(this.failure === null ? {} : { failure: this.failure.message }),
+    };
+    return `VirtualDisk ${inspect(shown, options)}`;
+  }
+
+  /** Closes the disk, for `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #range(
+    type: RequestType,
+    operation: string,
+    sector: number,
+    count: number,
+    flags: number,
+    options?: RequestOptions,
+  ): Promise<void> {
+    const refused = this.#refuseRange(operation, sector, count);
+    if (refused !== null) return Promise.reject(refused);
+    return this.#submit(
+      new Request(type, this.#start + sector, count, flags),
+      Outcome.Void,
+      options,
+    ) as Promise<void>;
+  }
+
+  #submit(
+    request: Request,
+    outcome: Outcome,
+    options?: RequestOptions,
+  ): Promise<unknown> {
+    if (this.#closed && !this.#owner) {
+      return Promise.reject(
+        new DiskError("closed", "Cannot use the slice as it is closed", {
+          operation: "slice",
+        }),
+      );
+    }
+    return this.#queue.submit(request, outcome, options?.signal);
+  }
+
+  /** What the queue cannot check: a range that leaves this view of the disk. */
+  #refuseRange(
+    operation: string,
+    sector: number,
+    count: number,
+  ): DiskError | null {
+    if (sector >= 0 && count > 0 && sector + count <= this.sectors) return null;
+    const isArgument = !(sector >= 0 && count > 0);
+    const what = this.#owner ? "disk" : "slice";
+    const place = `${plural(count, "sector")} at sector ${sector}${
+      this.#owner ? "" : " of the slice"
+    }`;
+    return new DiskError(
+      isArgument ? "argument" : "range",
+      isArgument
+        ? `Cannot ${operation} ${place} as both must be safe integers, with at least one sector`
+        : `Cannot ${operation} ${place} as the ${what} has ${
+          plural(this.sectors, "sector")
+        }`,
+      { operation, sector: this.#start + sector, count },
+    );
+  }
+}
+
+/** Refuses what is no memory, or else what was found wrong with the range. */
+function rejectMemory(
+  operation: string,
+  sector: number,
+  value: unknown,
+  range: DiskError,
+): Promise<never> {
+  return Promise.reject(
+    isBytes(value) ? range : new DiskError(
+      "argument",
+      `Cannot ${operation} at sector ${sector} as its memory must be bytes in a Uint8Array: current value is ${
+        describeValue(value)
+      }`,
+      { operation, sector },
+    ),
+  );
+}

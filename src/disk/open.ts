@@ -1,0 +1,342 @@
+/**
+ * The usual stack for an image: which backend, opened how. Whoever wants
+ * another one builds it and gives it to `VirtualDisk.over`.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import type { Backend } from "../backend.ts";
+import {
+  DEFAULT_POLL_MS,
+  DEFAULT_STALL_MS,
+  type EngineName,
+  type EngineOptions,
+  openDirect,
+} from "../backends/direct/mod.ts";
+import type { ImageOptions } from "../backends/image_options.ts";
+import {
+  DEFAULT_CLOSE_TIMEOUT_MS,
+  DEFAULT_OPEN_TIMEOUT_MS,
+  openNbd,
+} from "../backends/nbd/mod.ts";
+import { openPortable } from "../backends/portable/mod.ts";
+import { captureStack } from "../call_site.ts";
+import { type DiskSize, sectorsOf } from "../disk_size.ts";
+import { DiskError } from "../errors.ts";
+import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
+import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "../queue.ts";
+
+/** How to open an image or a block device. */
+export interface OpenOptions extends QueueOptions {
+  /**
+   * Direct I/O passes by the operating system's cache. `"require"` fails where
+   * it is not to be had, or cannot be known to be, `"prefer"` goes on without and says why in
+   * `info.direct.reason`, `"never"` does not ask for it.
+   *
+   * @default {"prefer"}
+   */
+  direct?: "require" | "prefer" | "never" | undefined;
+  /**
+   * What talks to the operating system: `"direct"` needs FFI, `"portable"` does
+   * not; `"auto"` takes `"direct"` where the platform has it and FFI has been
+   * allowed, and asks for no permission.
+   *
+   * @default {"auto"}
+   */
+  backend?: "auto" | "direct" | "portable" | undefined;
+  /**
+   * How the direct backend talks to the kernel. `"auto"` tries and takes the
+   * fastest; `info.engine` says which and why. Any other asks for the direct
+   * backend as well.
+   *
+   * @default {"auto"}
+   */
+  engine?: EngineName | undefined;
+  /**
+   * The longest that one wait for the disk may hold the event loop, in ms; one
+   * wait may end a turn and another one begin the next. All disks of a thread
+   * share that time, but for those of engine `"sync"`, of which a blocking call
+   * can take longer: it cannot be interrupted.
+   *
+   * @default {0.2}
+   */
+  stallMs?: number | undefined;
+  /**
+   * How long a wait may look for an answer before it sleeps, in ms: it takes
+   * processor time for latency, and only where answers usually come within about
+   * this time. As long it looks for a request from a socket after the last
+   * answer, where those usually come so soon. 0 always sleeps.
+   *
+   * @default {0.1}
+   */
+  pollMs?: number | undefined;
+  /**
+   * Whether writes are refused.
+   *
+   * @default {false}
+   */
+  readOnly?: boolean | undefined;
+  /**
+   * Logical block size in bytes, a power of two from 512 to 65,536. By default
+   * that of the block device; 512 for a file.
+   */
+  blockSize?: number | undefined;
+  /**
+   * Whether to keep out other writers, by QEMU's own lock bytes where FFI is
+   * allowed: `"auto"` does when it writes and reads beside a writer,
+   * `"exclusive"` does when it reads, too (for a copy that must not change
+   * meanwhile), `"none"` never does. Nor is a device written to that the system
+   * uses: mounted, swapped to, part of another one; or a file that such a device
+   * is made of. A lock whose holder cannot be named may be that of a program
+   * that has just ended: it is waited for, for a second.
+   *
+   * @default {"auto"}
+   */
+  lock?: "exclusive" | "auto" | "none" | undefined;
+  /** What the disk says of itself to GET_ID: up to 20 ASCII characters. */
+  id?: string | undefined;
+  /** Gives up opening. */
+  signal?: AbortSignal | undefined;
+  /**
+   * How long it may take to reach an NBD server and agree with it, in ms.
+   *
+   * @default {30000}
+   */
+  openTimeoutMs?: number | undefined;
+  /**
+   * How long an NBD server may be silent while the disk is being closed, in ms.
+   * Then the connection is dropped, and what it has not answered fails. Each
+   * answer, and data that moves, begin the time anew.
+   *
+   * @default {30000}
+   */
+  closeTimeoutMs?: number | undefined;
+}
+
+/** How to make an image; how large, by `sectors` or by `size`. */
+export interface CreateOptions extends OpenOptions, DiskSize {
+  /**
+   * Whether an image that exists already loses its content. It keeps it if the
+   * new one cannot be made as asked.
+   *
+   * @default {false}
+   */
+  overwrite?: boolean | undefined;
+  /**
+   * Whether space is reserved now and not when it is written.
+   *
+   * @default {false}
+   */
+  preallocate?: boolean | undefined;
+}
+
+/**
+ * Opens an image or a block device.
+ *
+ * @param path Its path, or a `file:` URL.
+ * @param options How to open it.
+ * @returns Its backend.
+ * @throws {DiskError} If it cannot be opened as asked.
+ * @throws {RangeError} If an option is out of its range.
+ */
+export async function openBackend(
+  path: string | URL,
+  options: OpenOptions = {},
+): Promise<Backend> {
+  return await open(path, options);
+}
+
+/**
+ * Makes an image, which reads as zeroes, and opens it.
+ *
+ * @param path Its path, or a `file:` URL.
+ * @param options Its size, and how to open it.
+ * @returns Its backend.
+ * @throws {DiskError} If it cannot be made as asked.
+ * @throws {RangeError} If an option is out of its range.
+ * @throws {TypeError} If there are both or neither of `sectors` and `size`.
+ */
+export async function createBackend(
+  path: string | URL,
+  options: CreateOptions,
+): Promise<Backend> {
+  const { blockSize = SECTOR_BYTES } = options;
+  const sectors = sectorsOf(options, `create "${path}"`);
+  const sizeBytes = sectors * SECTOR_BYTES;
+  checkBlockSize(blockSize);
+  const reason = !Number.isInteger(sectors) || sectors <= 0
+    ? "its sectors must be an integer above 0"
+    : !Number.isSafeInteger(sizeBytes)
+    ? `its sectors of ${SECTOR_BYTES} bytes must be less than 8 PiB together`
+    : sizeBytes % blockSize !== 0
+    ? `its sectors must be whole blocks of ${blockSize} bytes`
+    : null;
+  if (reason !== null) {
+    throw new RangeError(
+      `Cannot create "${path}" as ${reason}: current value is ${sectors}`,
+    );
+  }
+  if (options.readOnly) {
+    throw new TypeError(`Cannot create "${path}" as a read-only disk`);
+  }
+  return await open(path, options, {
+    sizeBytes,
+    overwrite: options.overwrite ?? false,
+    preallocate: options.preallocate ?? false,
+  });
+}
+
+async function open(
+  path: string | URL,
+  options: OpenOptions,
+  create?: ImageOptions["create"],
+): Promise<Backend> {
+  const openedAt = captureStack();
+  options.signal?.throwIfAborted();
+  if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
+  if (isNbdUri(path)) return await openRemote(String(path), options, create);
+  const name = typeof path === "string" ? path : fileURLToPath(path);
+  if (options.id !== undefined && !/^[\x20-\x7e]{1,20}$/.test(options.id)) {
+    throw new RangeError(
+      `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${
+        JSON.stringify(options.id)
+      }`,
+    );
+  }
+  const image: ImageOptions = {
+    readOnly: options.readOnly ?? false,
+    direct: oneOf("direct", options.direct ?? "prefer", [
+      "require",
+      "prefer",
+      "never",
+    ]),
+    lock: oneOf("lock", options.lock ?? "auto", [
+      "exclusive",
+      "auto",
+      "none",
+    ]),
+    ...(options.blockSize === undefined
+      ? {}
+      : { blockSize: options.blockSize }),
+    ...(options.id === undefined ? {} : { id: options.id }),
+    ...(create === undefined ? {} : { create }),
+    ...(options.signal === undefined ? {} : { signal: options.signal }),
+    openedAt,
+  };
+  const backend = oneOf("backend", options.backend ?? "auto", [
+    "auto",
+    "direct",
+    "portable",
+  ]);
+  const engine = engineOptions(options);
+  // An engine that is asked for by name is one of the direct backend's.
+  const insists = backend === "direct" || engine.engine !== "auto";
+  if (insists && backend !== "portable") {
+    return await openDirect(name, { ...image, engine });
+  }
+  if (backend === "portable" || !await ffiIsGranted()) {
+    return await openPortable(name, image);
+  }
+  try {
+    return await openDirect(name, { ...image, engine });
+  } catch (error) {
+    // No libc, or none of this platform: the portable backend needs neither.
+    if (
+      !(error instanceof DiskError) || error.kind !== "platform" ||
+      image.direct === "require"
+    ) throw error;
+    return await openPortable(name, image);
+  }
+}
+
+/** Opens a disk behind an NBD server, which is no file and has no engine. */
+async function openRemote(
+  uri: string,
+  options: OpenOptions,
+  create?: ImageOptions["create"],
+): Promise<Backend> {
+  const { direct = "prefer", backend = "auto", engine = "auto" } = options;
+  const reason = create !== undefined
+    ? "be made"
+    : direct === "require"
+    ? "have direct I/O"
+    : backend !== "auto" || engine !== "auto"
+    ? "be opened with a backend or an engine for files"
+    : null;
+  if (reason !== null) {
+    throw new DiskError(
+      "platform",
+      `Cannot open "${uri}" as a disk behind an NBD server cannot ${reason}`,
+      { operation: "open", path: uri },
+    );
+  }
+  const { readOnly = false, blockSize, id, signal } = options;
+  return await openNbd(uri, {
+    readOnly,
+    openTimeoutMs: timeout(
+      "openTimeoutMs",
+      options.openTimeoutMs ?? DEFAULT_OPEN_TIMEOUT_MS,
+    ),
+    closeTimeoutMs: timeout(
+      "closeTimeoutMs",
+      options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS,
+    ),
+    ...(blockSize === undefined ? {} : { blockSize }),
+    ...(id === undefined ? {} : { id }),
+    ...(signal === undefined ? {} : { signal }),
+  });
+}
+
+/** Timers hold no more than 31 bits. */
+function timeout(name: string, value: number): number {
+  if (value > 0 && value < 2 ** 31) return value;
+  throw new RangeError(
+    `Cannot open a disk as ${name} must be above 0 and below 2^31: current value is ${value}`,
+  );
+}
+
+function engineOptions(options: OpenOptions): EngineOptions {
+  const stallMs = options.stallMs ?? DEFAULT_STALL_MS;
+  if (!(stallMs > 0 && stallMs <= 1000)) {
+    throw new RangeError(
+      `Cannot open a disk as stallMs must be above 0 and up to 1000: current value is ${stallMs}`,
+    );
+  }
+  const pollMs = options.pollMs ?? DEFAULT_POLL_MS;
+  if (!(pollMs >= 0 && pollMs <= 1000)) {
+    throw new RangeError(
+      `Cannot open a disk as pollMs must be from 0 to 1000: current value is ${pollMs}`,
+    );
+  }
+  return {
+    engine: oneOf("engine", options.engine ?? "auto", [
+      "auto",
+      "io_uring",
+      "libaio",
+      "sync",
+    ]),
+    depth: options.queueSize ?? DEFAULT_QUEUE_SIZE,
+    stallMs,
+    pollMs,
+  };
+}
+
+async function ffiIsGranted(): Promise<boolean> {
+  const { state } = await Deno.permissions.query({ name: "ffi" });
+  return state === "granted";
+}
+
+function oneOf<T extends string>(
+  name: string,
+  value: T,
+  values: readonly T[],
+): T {
+  if (values.includes(value)) return value;
+  throw new TypeError(
+    `Cannot open a disk as ${name} must be one of ${
+      values.map((one) => `"${one}"`).join(", ")
+    }: current value is ${JSON.stringify(value)}`,
+  );
+}

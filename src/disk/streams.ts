@@ -1,0 +1,288 @@
+/**
+ * Web streams over a range of a disk, with several chunks in flight, so that a
+ * sequential copy is bound by the disk's bandwidth and not by its latency.
+ *
+ * @module
+ */
+
+import { DiskError } from "../errors.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import { plural } from "../plural.ts";
+
+/** How a stream moves over a disk. */
+export interface StreamOptions {
+  /**
+   * First sector.
+   *
+   * @default {0}
+   */
+  sector?: number | undefined;
+  /** Sectors; the rest of the disk by default. */
+  count?: number | undefined;
+  /**
+   * Sectors of one chunk, rounded up to whole blocks.
+   *
+   * @default {2048}
+   */
+  chunkSectors?: number | undefined;
+  /**
+   * Chunks in flight at once.
+   *
+   * @default {4}
+   */
+  depth?: number | undefined;
+  /** Ends the stream with the signal's reason. */
+  signal?: AbortSignal | undefined;
+}
+
+/** How a stream writes to a disk. */
+export interface WritableStreamOptions extends StreamOptions {
+  /**
+   * Whether closing the stream flushes the disk.
+   *
+   * @default {true}
+   */
+  flush?: boolean | undefined;
+}
+
+/** What streams need of a disk. */
+export interface StreamableDisk {
+  /** Capacity in sectors. */
+  readonly sectors: number;
+  /** Logical block size in bytes. */
+  readonly blockSize: number;
+  /** Memory that moves without a copy. */
+  allocate(sectors: number): Uint8Array<ArrayBuffer>;
+  /** Reads sectors into memory. */
+  readInto(
+    sector: number,
+    buffer: Uint8Array,
+    options?: { signal?: AbortSignal },
+  ): Promise<void>;
+  /** Writes memory to sectors. */
+  write(
+    sector: number,
+    data: Uint8Array,
+    options?: { signal?: AbortSignal },
+  ): Promise<void>;
+  /** Makes every write before it durable. */
+  flush(): Promise<void>;
+}
+
+const DEFAULT_CHUNK_SECTORS = 2048;
+const DEFAULT_DEPTH = 4;
+
+interface Range {
+  start: number;
+  end: number;
+  chunk: number;
+  depth: number;
+}
+
+function rangeOf(disk: StreamableDisk, options: StreamOptions): Range {
+  const blockSectors = disk.blockSize / SECTOR_BYTES;
+  const start = options.sector ?? 0;
+  const count = options.count ?? disk.sectors - start;
+  const chunk = options.chunkSectors ?? DEFAULT_CHUNK_SECTORS;
+  const depth = options.depth ?? DEFAULT_DEPTH;
+  for (
+    const [name, value, least] of [
+      ["sector", start, 0],
+      ["count", count, 0],
+      ["chunkSectors", chunk, 1],
+      ["depth", depth, 1],
+    ] as const
+  ) {
+    if (!Number.isSafeInteger(value) || value < least) {
+      throw new RangeError(
+        `Cannot make a stream as ${name} must be a safe integer ≥ ${least}: current value is ${value}`,
+      );
+    }
+  }
+  if (start + count > disk.sectors) {
+    throw new DiskError(
+      "range",
+      `Cannot make a stream of ${
+        plural(count, "sector")
+      } at sector ${start} as the disk has ${plural(disk.sectors, "sector")}`,
+      { operation: "stream", sector: start, count },
+    );
+  }
+  if (start % blockSectors !== 0 || count % blockSectors !== 0) {
+    throw new DiskError(
+      "alignment",
+      `Cannot make a stream of ${
+        plural(count, "sector")
+      } at sector ${start} as it must start and end on blocks of ${disk.blockSize} bytes`,
+      { operation: "stream", sector: start, count },
+    );
+  }
+  return {
+    start,
+    end: start + count,
+    chunk: Math.ceil(chunk / blockSectors) * blockSectors,
+    depth,
+  };
+}
+
+/**
+ * A stream of a disk's sectors. Every chunk is memory of its own.
+ *
+ * @param disk The disk.
+ * @param options Where, and how far to read ahead.
+ * @returns The stream.
+ * @throws {DiskError} If the range is not on the disk.
+ */
+export function readableStream(
+  disk: StreamableDisk,
+  options: StreamOptions = {},
+): ReadableStream<Uint8Array<ArrayBuffer>> {
+  const { start, end, chunk, depth } = rangeOf(disk, options);
+  const signal = options.signal;
+  interface Ahead {
+    data: Uint8Array<ArrayBuffer>;
+    done: Promise<void>;
+  }
+  const ahead: Ahead[] = [];
+  let next = start;
+  const fill = () => {
+    while (ahead.length < depth && next < end) {
+      const sectors = Math.min(chunk, end - next);
+      const data = disk.allocate(sectors);
+      const done = disk.readInto(next, data, signal ? { signal } : {});
+      // It is awaited when its turn comes; until then a failure waits too.
+      done.catch(() => {});
+      ahead.push({ data, done });
+      next += sectors;
+    }
+  };
+  return new ReadableStream({
+    async pull(controller) {
+      fill();
+      const first = ahead[0];
+      if (first !== undefined) {
+        await first.done;
+        // Cancelled meanwhile.
+        if (ahead.shift() === undefined) return;
+        controller.enqueue(first.data);
+        fill();
+      }
+      if (ahead.length === 0) controller.close();
+    },
+    async cancel() {
+      next = end;
+      await Promise.allSettled(ahead.splice(0).map(({ done }) => done));
+    },
+  }, { highWaterMark: 1 });
+}
+
+/**
+ * A stream into a disk's sectors. Chunks of any length are packed into whole
+ * ones; their memory is free again as soon as the stream has taken them.
+ *
+ * A failed write ends the stream at the next chunk or at its close. What was
+ * written by then stays written.
+ *
+ * @param disk The disk.
+ * @param options Where, and how many chunks to have in flight.
+ * @returns The stream.
+ * @throws {DiskError} If the range is not on the disk.
+ */
+export function writableStream(
+  disk: StreamableDisk,
+  options: WritableStreamOptions = {},
+): WritableStream<Uint8Array> {
+  const { start, end, chunk, depth } = rangeOf(disk, options);
+  const { flush = true, signal } = options;
+  const chunkBytes = chunk * SECTOR_BYTES;
+  const free: Uint8Array<ArrayBuffer>[] = [];
+  const inFlight = new Set<Promise<void>>();
+  let made = 0;
+  let failed: { error: unknown } | null = null;
+  let next = start;
+  let current: Uint8Array<ArrayBuffer> | null = null;
+  let filled = 0;
+
+  const send = (data: Uint8Array<ArrayBuffer>, bytes: number) => {
+    const done = disk.write(
+      next,
+      bytes === data.length ? data : data.subarray(0, bytes),
+      signal ? { signal } : {},
+    ).catch((error) => {
+      failed ??= { error };
+    }).finally(() => {
+      inFlight.delete(done);
+      free.push(data);
+    });
+    inFlight.add(done);
+    next += bytes / SECTOR_BYTES;
+  };
+  const buffer = async (): Promise<Uint8Array<ArrayBuffer>> => {
+    if (free.length === 0 && made < depth) {
+      made++;
+      return disk.allocate(chunk);
+    }
+    while (free.length === 0) await Promise.race(inFlight);
+    return free.pop()!;
+  };
+  const settle = async () => {
+    await Promise.all(inFlight);
+    if (failed !== null) throw failed.error;
+  };
+
+  return new WritableStream<Uint8Array>({
+    async write(bytes) {
+      // An ArrayBuffer has no length: it would be taken for nothing.
+      if (!(bytes instanceof Uint8Array)) {
+        throw new TypeError(
+          "Cannot write to the stream as its chunks must be Uint8Arrays",
+        );
+      }
+      const left = (end - next) * SECTOR_BYTES - filled;
+      if (bytes.length > left) {
+        await settle();
+        throw new DiskError(
+          "range",
+          `Cannot write ${
+            plural(bytes.length, "byte")
+          } to the stream as there is room for ${left} in its range`,
+          { operation: "stream", sector: next },
+        );
+      }
+      for (let from = 0; from < bytes.length;) {
+        signal?.throwIfAborted();
+        if (failed !== null) await settle();
+        current ??= await buffer();
+        const size = Math.min(chunkBytes - filled, bytes.length - from);
+        current.set(bytes.subarray(from, from + size), filled);
+        filled += size;
+        from += size;
+        if (filled === chunkBytes) {
+          send(current, filled);
+          current = null;
+          filled = 0;
+        }
+      }
+    },
+    async close() {
+      if (current !== null && filled > 0) {
+        if (filled % disk.blockSize !== 0) {
+          await settle();
+          throw new DiskError(
+            "alignment",
+            `Cannot end the stream as its data must be whole blocks of ${disk.blockSize} bytes: the last one has ${
+              filled % disk.blockSize
+            }`,
+            { operation: "stream", sector: next },
+          );
+        }
+        send(current, filled);
+      }
+      await settle();
+      if (flush) await disk.flush();
+    },
+    async abort() {
+      await Promise.allSettled(inFlight);
+    },
+  });
+}

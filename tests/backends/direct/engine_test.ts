@@ -1,0 +1,329 @@
+/**
+ * The direct backend over an engine that does as it is told: what it hands over
+ * for large requests, and what it makes of answers that kernels rarely give.
+ *
+ * @module
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { openSync } from "node:fs";
+import { openLibc } from "../../../ffi/libc.ts";
+import {
+  DirectBackend,
+  type DirectImage,
+  type Transfer,
+} from "../../../src/backends/direct/backend.ts";
+import {
+  type Engine,
+  OperationCode,
+} from "../../../src/backends/direct/engine.ts";
+import { VirtualDisk } from "../../../src/disk/disk.ts";
+import { makeGeometry } from "../../../src/geometry.ts";
+import { Random } from "../../../src/random.ts";
+import {
+  discardRequest,
+  flushRequest,
+  readRequest,
+  RequestFlag,
+  writeFuaRequest,
+  writeRequest,
+  writeZeroesRequest,
+} from "../../../src/request.ts";
+import { submitAll } from "../../contract.ts";
+import { LONG, tempDir } from "../../helpers.ts";
+import { ENGINES, hasEngine } from "./harness.ts";
+
+const ignore = !hasEngine("sync");
+const GIB = 2 ** 30;
+
+/** What one operation asked for. */
+interface Asked {
+  code: OperationCode;
+  address: number;
+  length: number;
+  offset: number;
+  durable: boolean;
+}
+
+/** Answers an operation: bytes moved or −errno. */
+type Answer = (transfer: Transfer) => number;
+
+/** A backend whose operations are written down and answered at once. */
+function backendOver(fd: number, sectors: number, answer: Answer) {
+  const libc = openLibc();
+  const asked: Asked[] = [];
+  const image: DirectImage = {
+    fd,
+    tailFd: -1,
+    geometry: makeGeometry(sectors, 512),
+    abilities: {
+      readOnly: false,
+      flush: "native",
+      fua: "native",
+      discard: "native",
+      writeZeroes: "native",
+      secureErase: "none",
+    },
+    writeAlignment: 512,
+    readAlignment: 512,
+    blockDevice: false,
+    regularFile: true,
+    durableWrites: true,
+    claim: null,
+    signal: null,
+    info: {
+      backend: "direct",
+      path: null,
+      medium: "file",
+      fileSystem: null,
+      engine: { name: "sync", reason: null },
+      direct: {
+        active: true,
+        method: null,
+        reason: null,
+        memoryAlignment: 1,
+        offsetAlignment: 1,
+        readOffsetAlignment: 1,
+        alignmentSource: "none",
+      },
+      durability: {
+        flush: "unknown",
+        method: "",
+        deviceCache: "unknown",
+        fua: "",
+        reason: null,
+      },
+      lock: { method: "none", reason: null },
+      id: "test",
+    },
+  };
+  const backend = new DirectBackend(libc, image, (complete) => {
+    const queue: Transfer[] = [];
+    let runs = false;
+    const engine: Engine<Transfer> = {
+      info: { name: "sync", reason: null },
+      systemCalls: 0,
+      push(transfer) {
+        queue.push(transfer);
+      },
+      kick() {
+        if (runs) return;
+        runs = true;
+        try {
+          while (queue.length > 0) {
+            const transfer = queue.shift()!;
+            const { code, address, length, offset, durable } = transfer;
+            asked.push({ code, address, length, offset, durable });
+            complete(transfer, answer(transfer));
+          }
+        } finally {
+          runs = false;
+        }
+      },
+      close: () => Promise.resolve(),
+    };
+    return engine;
+  });
+  return { backend, asked };
+}
+
+async function scratch(bytes: number) {
+  const dir = await tempDir();
+  const path = await dir.file("disk.img", bytes);
+  return {
+    path,
+    fd: openSync(path, "r+"),
+    [Symbol.asyncDispose]: () => dir[Symbol.asyncDispose](),
+  };
+}
+
+/** The most that Linux moves at once: MAX_RW_COUNT of include/linux/fs.h. */
+const MOST = 0x7fff_f000;
+
+for (const bytes of [4 * GIB, 4 * GIB + 2 ** 20, 2 * GIB, GIB + 512]) {
+  Deno.test({
+    name: `DirectBackend moves a request of ${bytes} bytes in pieces that fit`,
+    ignore,
+    async fn() {
+      await using file = await scratch(16 * GIB);
+      const { backend, asked } = backendOver(
+        file.fd,
+        16 * GIB / 512,
+        // No memory is touched, and none is needed.
+        (transfer) =>
+          transfer.code === OperationCode.Sync ? 0 : transfer.length,
+      );
+      let data: Uint8Array;
+      try {
+        data = backend.allocate(bytes);
+      } catch {
+        console.warn(
+          `Skipped, as there is no address space for ${bytes} bytes`,
+        );
+        return await backend.close();
+      }
+      const errors = await submitAll(backend, [
+        readRequest(8, data),
+        writeRequest(16, data),
+        writeFuaRequest(16, data),
+      ]);
+      assertEquals(errors, [null, null, null]);
+      let done = 0;
+      let total = 0;
+      for (const { length, offset, code } of asked) {
+        if (code === OperationCode.Sync) continue;
+        assert(length > 0 && length <= MOST, `${length}`);
+        if (done === bytes) done = 0;
+        assertEquals(offset % 512, 0);
+        assertEquals(length % 512, 0);
+        done += length;
+        total += length;
+      }
+      assertEquals(total, 3 * bytes);
+      // One sync makes all the pieces of the durable write durable.
+      const last = asked.at(-1)!;
+      const pieces = bytes > GIB;
+      assertEquals(last.code === OperationCode.Sync, pieces);
+      assertEquals(last.durable, false);
+      assert(!pieces || asked.every(({ durable }) => !durable));
+      await backend.close();
+    },
+  });
+}
+
+Deno.test({
+  name: "DirectBackend gives up ranges of more than 4 GiB in one operation",
+  ignore,
+  async fn() {
+    await using file = await scratch(16 * GIB);
+    const { backend, asked } = backendOver(file.fd, 16 * GIB / 512, () => 0);
+    const count = 5 * GIB / 512;
+    const errors = await submitAll(backend, [
+      discardRequest(8, count),
+      writeZeroesRequest(8, count),
+      writeZeroesRequest(8, count, RequestFlag.Unmap),
+    ]);
+    assertEquals(errors, [null, null, null]);
+    for (const { code, length, offset } of asked) {
+      assertEquals(
+        [code, offset, length],
+        [OperationCode.Allocate, 4096, 5 * GIB],
+      );
+    }
+    assertEquals(asked.length, 3);
+    await backend.close();
+  },
+});
+
+for (const engine of ENGINES) {
+  Deno.test({
+    name: `${engine} gives up 5 GiB, and nothing beside them`,
+    ignore: !hasEngine(engine),
+    async fn() {
+      await using dir = await tempDir();
+      const path = await dir.file("disk.img", 8 * GIB);
+      await using disk = await VirtualDisk.open(path, { engine });
+      const first = 2 ** 20;
+      const count = 5 * GIB / 512;
+      const inside = [
+        0,
+        GIB / 512,
+        4 * GIB / 512 - 8,
+        4 * GIB / 512,
+        count - 8,
+      ];
+      const places = [-8, ...inside, count].map((place) => first + place);
+      for (const discards of [true, false]) {
+        await Promise.all(
+          places.map((place, i) =>
+            disk.write(place, disk.allocate(8).fill(i + 1))
+          ),
+        );
+        if (discards) await disk.discard(first, count);
+        else await disk.writeZeroes(first, count, { unmap: true });
+        const now = await Promise.all(
+          places.map(async (place) => (await disk.read(place, 8))[4095]),
+        );
+        assertEquals(now, [1, 0, 0, 0, 0, 0, 7]);
+      }
+    },
+  });
+}
+
+for (const engine of ["portable", ...ENGINES] as const) {
+  Deno.test({
+    name: `${engine} moves 4 GiB and more at once`,
+    // It takes so much memory, and seconds.
+    ignore: !LONG || engine !== "portable" && !hasEngine(engine),
+    async fn() {
+      await using dir = await tempDir();
+      const path = await dir.file("disk.img", 8 * GIB);
+      await using disk = await VirtualDisk.open(
+        path,
+        engine === "portable" ? { backend: "portable" } : { engine },
+      );
+      const sectors = (4 * GIB + 2 ** 20) / 512;
+      const marks = [
+        0,
+        GIB / 512,
+        4 * GIB / 512 - 1,
+        4 * GIB / 512,
+        sectors - 1,
+      ];
+      for (const mark of marks) {
+        await disk.write(mark, new Uint8Array(512).fill(mark % 255 + 1));
+      }
+      const memory = disk.allocate(sectors);
+      await disk.readInto(0, memory);
+      for (const mark of marks) {
+        assertEquals(memory[mark * 512], mark % 255 + 1);
+        assertEquals(memory[mark * 512 + 511], mark % 255 + 1);
+      }
+      const halves = [memory.subarray(0, GIB), memory.subarray(GIB)];
+      assertEquals(await disk.submit(readRequest(0, ...halves)), 0);
+      assertEquals(memory[(sectors - 1) * 512], (sectors - 1) % 255 + 1);
+    },
+  });
+}
+
+Deno.test({
+  name:
+    "DirectBackend does by a blocking call what the kernel cancelled unasked, but for what makes durable",
+  ignore,
+  async fn() {
+    await using file = await scratch(2 ** 20);
+    const { errno } = openLibc().abi;
+    const { backend, asked } = backendOver(
+      file.fd,
+      2 ** 20 / 512,
+      () => -errno.ECANCELED,
+    );
+    const data = new Random(1).bytes(8192);
+    const memory = backend.allocate(8192);
+    const back = backend.allocate(8192);
+    memory.set(data);
+    // Through memory that is aligned, and as it is; vectored as well.
+    const done = await submitAll(backend, [
+      writeRequest(0, memory),
+      writeRequest(64, data),
+      writeRequest(128, memory.subarray(0, 4096), memory.subarray(4096)),
+      writeZeroesRequest(192, 8),
+      discardRequest(200, 8),
+    ]);
+    assertEquals(done, [null, null, null, null, null]);
+    assertEquals(await submitAll(backend, [readRequest(64, back)]), [null]);
+    assertEquals(back, data);
+    const now = await Deno.readFile(file.path);
+    for (const sector of [0, 64, 128]) {
+      assertEquals(now.slice(sector * 512, sector * 512 + 8192), data);
+    }
+    const before = asked.length;
+    const [flush, durable] = await submitAll(backend, [
+      flushRequest(),
+      writeFuaRequest(256, memory),
+    ]);
+    assertEquals([flush?.code, durable?.code], ["ECANCELED", "ECANCELED"]);
+    assertEquals(asked.length, before + 2);
+    await backend.close();
+  },
+});

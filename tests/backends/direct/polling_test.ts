@@ -1,0 +1,401 @@
+/**
+ * When the asynchronous engine looks at its ring, and when it sleeps, over a
+ * queue whose kernel is a clock.
+ *
+ * @module
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { setImmediate } from "node:timers";
+import { openLibc } from "../../../ffi/libc.ts";
+import type { SocketPair } from "../../../ffi/socket_pair.ts";
+import {
+  AsyncEngine,
+  type KernelQueue,
+} from "../../../src/backends/direct/async_engine.ts";
+import {
+  Operation,
+  OperationCode,
+} from "../../../src/backends/direct/engine.ts";
+import { pause } from "./harness.ts";
+
+/** What is watched is Linux's. */
+const ignore = Deno.build.os !== "linux";
+
+/** A kernel that answers each operation a fixed time after it was handed over. */
+class Clockwork implements KernelQueue<Operation> {
+  readonly depth = 64;
+  broken: string | null = null;
+  /** Waits that slept. */
+  sleeps = 0;
+  /** Looks at the ring. */
+  looks = 0;
+  /** Looks at the ring with nothing in flight. */
+  idleLooks = 0;
+  /** Waits on another thread. */
+  asides = 0;
+  /** How many answers each call to `reap` was asked for at most. */
+  readonly asked: number[] = [];
+  #filled: number[] = [];
+  #inFlight: { slot: number; at: number }[] = [];
+
+  constructor(public takesMs: number) {}
+
+  get ready(): boolean {
+    this.looks++;
+    if (this.idle) this.idleLooks++;
+    return this.#due;
+  }
+
+  /** Whether nothing is in flight. */
+  get idle(): boolean {
+    return this.#inFlight.length === 0;
+  }
+
+  get #due(): boolean {
+    const first = this.#inFlight[0];
+    return first !== undefined && first.at <= performance.now();
+  }
+
+  fill(_operation: Operation, slot: number): boolean {
+    this.#filled.push(slot);
+    return true;
+  }
+
+  /** Answers everything that is in flight. */
+  answerNow(): void {
+    for (const one of this.#inFlight) one.at = 0;
+  }
+
+  enter(completions: number, timeoutUs: number): number {
+    const now = performance.now();
+    for (const slot of this.#filled.splice(0)) {
+      this.#inFlight.push({ slot, at: now + this.takesMs });
+    }
+    if (completions > 0) {
+      this.sleeps++;
+      while (!this.#due && performance.now() - now < timeoutUs / 1000);
+    }
+    return 0;
+  }
+
+  reap(visit: (slot: number, result: number) => void, most: number): number {
+    this.asked.push(most);
+    let found = 0;
+    while (found < most && this.#due) {
+      found++;
+      visit(this.#inFlight.shift()!.slot, 0);
+    }
+    return found;
+  }
+
+  waitAside(): Promise<void> {
+    this.asides++;
+    return new Promise((resolve) => setTimeout(resolve, 1));
+  }
+
+  wake(): void {}
+  close(): void {}
+}
+
+/** Such a kernel that can watch, and announce what it has. */
+class Watchful extends Clockwork {
+  alerted = false;
+  /** Descriptors that were watched. */
+  readonly watched = new Set<number>();
+  /** Times that a completion was to be announced. */
+  announcements = 0;
+  /** Whether the loop is wanted whenever nothing is in flight. */
+  wanted = false;
+
+  override get ready(): boolean {
+    if (this.wanted && this.idle) this.alerted = true;
+    return super.ready;
+  }
+
+  watch(fd: number): void {
+    this.watched.add(fd);
+  }
+
+  ignoreAlert(): void {
+    this.alerted = false;
+  }
+
+  announce(pair: SocketPair): boolean {
+    this.announcements++;
+    setTimeout(() => pair.send(), this.takesMs);
+    return true;
+  }
+}
+
+/** An engine over such a kernel, and a way to await one operation. */
+function engineOver(
+  queue: Clockwork,
+  pollMs: number,
+  stallMs = 5,
+): { one(durable?: boolean): Promise<void> } & AsyncDisposable {
+  const waiting = new Map<Operation, () => void>();
+  const engine = new AsyncEngine<Operation>(
+    openLibc(),
+    queue,
+    (operation) => {
+      waiting.get(operation)!();
+      waiting.delete(operation);
+    },
+    () => 0,
+    { info: { name: "clockwork", reason: null }, stallMs, pollMs },
+  );
+  return {
+    one(durable = false) {
+      const operation = new Operation();
+      operation.code = OperationCode.Write;
+      operation.durable = durable;
+      const { promise, resolve } = Promise.withResolvers<void>();
+      waiting.set(operation, resolve);
+      engine.push(operation);
+      engine.kick();
+      return promise;
+    },
+    [Symbol.asyncDispose]: () => engine.close(),
+  };
+}
+
+Deno.test("AsyncEngine polls for answers that come within pollMs", async () => {
+  const queue = new Clockwork(0.5);
+  await using engine = engineOver(queue, 2);
+  for (let i = 0; i < 20; i++) await engine.one();
+  queue.sleeps = 0;
+  for (let i = 0; i < 20; i++) await engine.one();
+  assert(queue.sleeps < 10, `slept ${queue.sleeps} times of 20`);
+  assert(queue.looks > 20);
+});
+
+Deno.test("AsyncEngine sleeps with pollMs 0", async () => {
+  const queue = new Clockwork(0.5);
+  await using engine = engineOver(queue, 0);
+  for (let i = 0; i < 40; i++) await engine.one();
+  // Now and then an answer comes while the event loop turns.
+  assert(queue.sleeps > 20, `slept ${queue.sleeps} times of 40`);
+  // One look before each sleep.
+  assert(queue.looks <= 80, `looked ${queue.looks} times`);
+});
+
+Deno.test("AsyncEngine sleeps for answers that take long", async () => {
+  const queue = new Clockwork(2);
+  await using engine = engineOver(queue, 0.1);
+  // It has to learn first that they do.
+  for (let i = 0; i < 20; i++) await engine.one();
+  queue.sleeps = 0;
+  queue.looks = 0;
+  for (let i = 0; i < 20; i++) await engine.one();
+  assert(queue.sleeps > 10, `slept ${queue.sleeps} times of 20`);
+  assert(queue.looks <= queue.sleeps * 2, `looked ${queue.looks} times`);
+});
+
+Deno.test("AsyncEngine does not poll around durable writes", async () => {
+  const queue = new Clockwork(0.5);
+  await using engine = engineOver(queue, 2);
+  for (let i = 0; i < 20; i++) await engine.one();
+  queue.sleeps = 0;
+  for (let i = 0; i < 20; i++) await engine.one(true);
+  assert(queue.sleeps > 10, `slept ${queue.sleeps} times of 20`);
+});
+
+Deno.test("AsyncEngine answers a burst one by one at first", async () => {
+  const queue = new Clockwork(0.5);
+  await using engine = engineOver(queue, 0);
+  await Promise.all(Array.from({ length: 64 }, () => engine.one()));
+  // Nobody asked for more: those that are left come faster and faster.
+  assertEquals(queue.asked[0], 1);
+  assert(Math.max(...queue.asked) >= 8, `${queue.asked}`);
+});
+
+Deno.test("AsyncEngine gives up polling in vain", async () => {
+  // Slept for, or polled for in vain: never within the time for polling.
+  const queue = new Clockwork(0.7);
+  await using engine = engineOver(queue, 0.4);
+  for (let i = 0; i < 20; i++) await engine.one();
+  const { sleeps } = queue;
+  let polled = 0;
+  for (let i = 0; i < 60; i++) {
+    queue.looks = 0;
+    await engine.one();
+    if (queue.looks > 32) polled++;
+  }
+  assert(queue.sleeps - sleeps > 30, `slept ${queue.sleeps - sleeps} of 60`);
+  // Less and less often.
+  assert(polled < 12, `polled ${polled} of 60`);
+});
+
+Deno.test("AsyncEngine does not take up polling in vain for a durable write", async () => {
+  const queue = new Clockwork(0.7);
+  await using engine = engineOver(queue, 0.4);
+  for (let i = 0; i < 150; i++) await engine.one();
+  let polled = 0;
+  for (let i = 0; i < 60; i++) {
+    queue.looks = 0;
+    await engine.one(i % 6 === 0);
+    if (queue.looks > 32) polled++;
+  }
+  assert(polled < 5, `polled ${polled} of 60`);
+});
+
+Deno.test("AsyncEngine goes on polling after one late answer", async () => {
+  const queue = new Clockwork(0.2);
+  await using engine = engineOver(queue, 2);
+  let slept = 0;
+  for (let i = 0; i < 20; i++) {
+    for (const takesMs of [0.2, 0.2, 0.2, 3, 0.2]) {
+      queue.takesMs = takesMs;
+      queue.sleeps = 0;
+      await engine.one();
+      if (takesMs < 1) slept += queue.sleeps;
+    }
+  }
+  assert(slept < 20, `slept for ${slept} of 80 that were in time`);
+});
+
+Deno.test("AsyncEngine waits on another thread for a slow device", async () => {
+  const queue = new Clockwork(1000);
+  await using engine = engineOver(queue, 0, 0.1);
+  const answer = engine.one();
+  while (queue.asides === 0) await pause(1);
+  // The time of a turn may be spent by others.
+  assert(queue.sleeps >= 60, `slept ${queue.sleeps} times before`);
+  queue.answerNow();
+  await answer;
+});
+
+Deno.test({
+  name: "AsyncEngine lets the loop sleep for a slow device, if it can be told",
+  ignore,
+  fn: async () => {
+    const queue = new Watchful(20);
+    await using engine = engineOver(queue, 0, 0.1);
+    for (let i = 0; i < 5; i++) await engine.one();
+    assert(queue.announcements >= 5, `${queue.announcements}`);
+    assert(queue.sleeps < 5 * 16, `slept ${queue.sleeps} times`);
+    assertEquals(queue.asides, 0);
+  },
+});
+
+Deno.test({
+  name: "AsyncEngine lets the loop sleep when it is wanted",
+  ignore,
+  fn: async () => {
+    const queue = new Watchful(2);
+    await using engine = engineOver(queue, 0);
+    // Immediate turns and one by a byte, until it knows what to watch.
+    while (queue.watched.size === 0) await engine.one();
+    assertEquals(queue.watched.size, 1);
+    const { announcements } = queue;
+    for (let i = 0; i < 10; i++) {
+      queue.alerted = true;
+      await engine.one();
+    }
+    assert(queue.announcements > announcements);
+    assert(!queue.alerted);
+  },
+});
+
+Deno.test({
+  name: "AsyncEngine looks for the next request, less often where none comes",
+  ignore,
+  fn: async () => {
+    const queue = new Watchful(0.2);
+    await using engine = engineOver(queue, 1);
+    while (queue.watched.size === 0) await engine.one();
+    /** In how many of some rounds it looked with nothing in flight. */
+    const rounds = async (count: number) => {
+      let looked = 0;
+      for (let i = 0; i < count; i++) {
+        queue.idleLooks = 0;
+        await engine.one();
+        await pause(1);
+        if (queue.idleLooks > 0) looked++;
+      }
+      return looked;
+    };
+    const inVain = await rounds(60);
+    assert(inVain > 0 && inVain < 20, `looked in ${inVain} rounds of 60`);
+    queue.wanted = true;
+    // Until it looks once more, and finds something.
+    for (let i = 0; i < 200 && await rounds(1) === 0; i++);
+    const found = await rounds(20);
+    assert(found > 10, `looked in ${found} rounds of 20`);
+  },
+});
+
+/** Such kernels that write down how long they were slept in. */
+class Sleepy extends Clockwork {
+  constructor(takesMs: number, readonly slept: (us: number) => void) {
+    super(takesMs);
+  }
+
+  override enter(completions: number, timeoutUs: number): number {
+    if (completions > 0) this.slept(timeoutUs);
+    return super.enter(completions, timeoutUs);
+  }
+}
+
+/** The turn that some disks held the loop in for too long, if they did. */
+async function tooLong(disks: number): Promise<string> {
+  const stallMs = 1;
+  // What was slept since the loop was last round.
+  let turnUs = 0;
+  let start = performance.now();
+  let worst = "";
+  const all = Array.from({ length: disks }, () => {
+    const queue = new Sleepy(30, (us) => {
+      turnUs += us;
+      // Those who ask are waited for, then comes the turn, and what is counted
+      // here may straddle two; and with time some of it is forgotten.
+      const elapsedUs = (performance.now() - start) * 1000;
+      const mostUs = 3 * stallMs * 1000 + elapsedUs / 5;
+      if (turnUs > mostUs) worst = `${turnUs} µs of ${elapsedUs}`;
+    });
+    return engineOver(queue, 0, stallMs);
+  });
+  const answers = Promise.all(all.map((engine) => engine.one()));
+  let over = false;
+  answers.finally(() => over = true);
+  while (!over) {
+    await new Promise((resolve) => setImmediate(resolve));
+    turnUs = 0;
+    start = performance.now();
+  }
+  for (const engine of all) await engine[Symbol.asyncDispose]();
+  return worst;
+}
+
+for (const disks of [1, 10, 100]) {
+  Deno.test(`AsyncEngine holds no turn of the loop for longer than one disk may, with ${disks}`, async () => {
+    // A processor that is taken away in the midst of a turn spoils a try; disks
+    // that do not share a turn spoil all of them.
+    let worst = "";
+    for (let tries = 0; tries < 10; tries++) {
+      worst = await tooLong(disks);
+      if (worst === "") return;
+    }
+    assertEquals(worst, "");
+  });
+}
+
+Deno.test("AsyncEngine waits for a fast disk beside slow ones", async () => {
+  const slow = Array.from({ length: 20 }, () => new Clockwork(300));
+  await using stack = new AsyncDisposableStack();
+  const waiting = slow.map((queue) =>
+    stack.use(engineOver(queue, 0, 0.2)).one()
+  );
+  const engine = stack.use(engineOver(new Clockwork(0.05), 0.1, 0.2));
+  let answered = 0;
+  let over = false;
+  const all = Promise.all(waiting).finally(() => over = true);
+  while (!over) {
+    await engine.one();
+    answered++;
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await all;
+  assert(answered > 5, `${answered} answers`);
+});

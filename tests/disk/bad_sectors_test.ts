@@ -1,0 +1,63 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import {
+  type Backend,
+  DiskError,
+  findBadSectors,
+  MemoryBackend,
+  RequestType,
+  VirtualDisk,
+} from "../../mod.ts";
+
+/** A disk in memory on which reads of some sectors fail. */
+function diskWithBad(bad: number[], blockSize = 512): VirtualDisk {
+  const memory = new MemoryBackend({ sectors: 8192, blockSize });
+  const failing: Backend = {
+    geometry: memory.geometry,
+    abilities: memory.abilities,
+    limits: memory.limits,
+    info: memory.info,
+    counters: memory.counters,
+    submit(batch, complete) {
+      for (const request of batch) {
+        const { type, sector, count } = request;
+        const hit = type === RequestType.In &&
+          bad.some((one) => one >= sector && one < sector + count);
+        if (hit) {
+          complete(request, new DiskError("io", "Cannot read: bad sector"));
+        } else memory.submit([request], complete);
+      }
+    },
+    allocate: (byteLength) => memory.allocate(byteLength),
+    close: () => memory.close(),
+  };
+  return VirtualDisk.over(failing);
+}
+
+Deno.test("findBadSectors() finds exactly the bad blocks, adjoining ones as one run", async () => {
+  await using disk = diskWithBad([0, 1, 77, 2047, 2048, 8191]);
+  assertEquals(await findBadSectors(disk), [
+    { sector: 0, count: 2 },
+    { sector: 77, count: 1 },
+    { sector: 2047, count: 2 },
+    { sector: 8191, count: 1 },
+  ]);
+});
+
+Deno.test("findBadSectors() names whole blocks on a disk of 4,096-byte blocks", async () => {
+  await using disk = diskWithBad([77], 4096);
+  assertEquals(await findBadSectors(disk), [{ sector: 72, count: 8 }]);
+});
+
+Deno.test("findBadSectors() looks only where it is told", async () => {
+  await using disk = diskWithBad([77, 200]);
+  assertEquals(await findBadSectors(disk, { sector: 78, count: 100 }), []);
+});
+
+Deno.test("findBadSectors() passes on what is not the medium's fault", async () => {
+  await using disk = diskWithBad([]);
+  await assertRejects(
+    () => findBadSectors(disk, { sector: 8000, count: 1000 }),
+    DiskError,
+    "8192 sectors",
+  );
+});
