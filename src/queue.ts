@@ -65,6 +65,15 @@ export interface QueueOptions {
    * the place to learn who made it. It must neither throw nor submit.
    */
   onSubmit?: ((request: Request) => void) | undefined;
+  /**
+   * Called before the queue settles a promise without its backend having been
+   * given a request: one that is refused, or a question after extents. The
+   * promise settles at once if it returns `null`, else once the returned promise
+   * settles; if that rejects, a question after extents rejects with the same
+   * reason. So a caller that only ever asks for what is refused can be kept from
+   * starving the event loop.
+   */
+  throttle?: (() => Promise<void> | null) | undefined;
 }
 
 /**
@@ -140,18 +149,18 @@ class Entry {
   /** Flushes that share its answer. */
   readonly followers: Entry[] = [];
   signal: AbortSignal | null = null;
-  /** Looks at the backend that wait for its answer. */
-  waiting: (() => void)[] | null = null;
+  /** Queries that wait for its completion. */
+  queries: (() => void)[] | null = null;
 }
 
 /**
- * What one signal withdraws: requests, and looks by how they are given up. It is
- * listened to once, as a signal looks through all of its listeners whenever one
- * comes or goes.
+ * What one signal withdraws: requests, and queries by how they reject. It has
+ * one listener, as a signal searches all of its listeners whenever one is added
+ * or removed.
  */
 interface Watch {
   readonly entries: Set<Entry>;
-  readonly looks: Set<(reason: unknown) => void>;
+  readonly queries: Set<(reason: unknown) => void>;
   readonly onAbort: () => void;
 }
 
@@ -221,6 +230,7 @@ export class RequestQueue {
   readonly #path: string | undefined;
   readonly #writeThrough: boolean;
   readonly #onSubmit: ((request: Request) => void) | undefined;
+  readonly #throttle: (() => Promise<void> | null) | undefined;
   /** Requests that the backend may have at once. */
   readonly size: number;
   /** What was counted so far. */
@@ -262,8 +272,8 @@ export class RequestQueue {
   #seen = 0;
   #failure: DiskError | null = null;
   #closing: Promise<void> | null = null;
-  /** Looks at the backend that wait for writes. */
-  readonly #looks = new Set<Promise<unknown>>();
+  /** Queries not answered yet: the backend is not closed under them. */
+  readonly #queries = new Set<Promise<unknown>>();
   #drained: (() => void) | null = null;
   #room: PromiseWithResolvers<void> | null = null;
 
@@ -282,6 +292,7 @@ export class RequestQueue {
     this.#path = backend.info.path ?? undefined;
     this.#writeThrough = options.writeCache === "writethrough";
     this.#onSubmit = options.onSubmit;
+    this.#throttle = options.throttle;
     this.size = size;
     this.#starts = new Float64Array(size);
     this.#ends = new Float64Array(size);
@@ -342,13 +353,14 @@ export class RequestQueue {
     outcome: Outcome,
     signal?: AbortSignal,
   ): Promise<unknown> {
+    if (request.owner !== null) {
+      return this.reject(
+        refusal("argument", request, "it is in flight already"),
+      );
+    }
     const promise = new Promise<unknown>(catchResolvers);
     const resolve = caughtResolve!;
     const reject = caughtReject!;
-    if (request.owner !== null) {
-      reject(refusal("argument", request, "it is under way already"));
-      return promise;
-    }
     if (this.#writeThrough && request.writes) {
       request.flags |= RequestFlag.Fua;
     }
@@ -371,14 +383,33 @@ export class RequestQueue {
         this.#path,
       );
     if (refused !== null || signal?.aborted) {
-      this.#answer(entry, refused ?? this.#aborted(request, signal!));
-      this.#recycle(entry);
+      const error = refused ?? this.#aborted(request, signal!);
+      const answer = () => {
+        this.#answer(entry, error);
+        this.#recycle(entry);
+      };
+      const throttled = this.#throttle?.() ?? null;
+      if (throttled === null) answer();
+      else throttled.then(answer, answer);
     } else {
       if (signal) this.#watch(entry, signal);
       this.#line.push(entry);
       this.#kickSoon();
     }
     return promise;
+  }
+
+  /**
+   * Rejects what a caller asks for before it has become a request.
+   *
+   * @param error Why.
+   * @returns A promise that rejects with it.
+   */
+  reject(error: DiskError): Promise<never> {
+    const throttled = this.#throttle?.() ?? null;
+    if (throttled === null) return Promise.reject(error);
+    const fail = () => Promise.reject(error);
+    return throttled.then(fail, fail);
   }
 
   /** Hands what was submitted to the backend now. */
@@ -395,24 +426,24 @@ export class RequestQueue {
   }
 
   /**
-   * Looks at the backend beside the requests, but in their order: once every
-   * write that was submitted before and overlaps a range has been answered. What
-   * is submitted later may show or not.
+   * Asks the backend for something that is no request (its extents), but in the
+   * order of requests: once every write that was submitted before and overlaps
+   * the range has completed. What is submitted later may show or not.
    *
-   * @param range The sectors to look at.
-   * @param look Looks, at once.
+   * @param range The sectors that it is about.
+   * @param ask Asks; synchronous.
    * @param signal Gives up waiting.
-   * @returns A promise for what was seen; it rejects with what `look` threw, or
-   * with the signal's reason.
+   * @returns A promise for the answer; it rejects with what `ask` threw, or with
+   * the signal's reason.
    */
-  look<T>(
+  query<T>(
     { sector, count }: SectorRange,
-    look: (backend: Backend) => T,
+    ask: (backend: Backend) => T,
     signal?: AbortSignal,
   ): Promise<T> {
     const before = Promise.withResolvers<void>();
     let left = 1;
-    const answered = () => {
+    const completed = () => {
       if (--left === 0) before.resolve();
     };
     const wait = (entry: Entry | null) => {
@@ -422,29 +453,33 @@ export class RequestQueue {
         sector >= request.sector + request.count
       ) return;
       left++;
-      (entry!.waiting ??= []).push(answered);
+      (entry!.queries ??= []).push(completed);
     };
     for (const entry of this.#active) wait(entry);
     for (let i = this.#lineHead; i < this.#line.length; i++) {
       wait(this.#line[i]!);
     }
-    answered();
-    const looked = before.promise.then(() => {
+    completed();
+    const run = () => {
       signal?.throwIfAborted();
-      return look(this.#backend);
-    });
-    this.#looks.add(looked);
-    const forget = () => {
-      this.#looks.delete(looked);
+      return ask(this.#backend);
     };
-    looked.then(forget, forget);
-    if (!signal) return looked;
+    const answer = before.promise.then(() => {
+      const throttled = this.#throttle?.() ?? null;
+      return throttled === null ? run() : throttled.then(run);
+    });
+    this.#queries.add(answer);
+    const forget = () => {
+      this.#queries.delete(answer);
+    };
+    answer.then(forget, forget);
+    if (!signal) return answer;
     return new Promise((resolve, reject) => {
       if (signal.aborted) return reject(signal.reason);
       const watch = this.#watchOf(signal);
-      watch.looks.add(reject);
-      looked.then(resolve, reject).finally(() => {
-        watch.looks.delete(reject);
+      watch.queries.add(reject);
+      answer.then(resolve, reject).finally(() => {
+        watch.queries.delete(reject);
         this.#endWatch(signal, watch);
       });
     });
@@ -467,7 +502,7 @@ export class RequestQueue {
       this.#kickSoon();
       await drained;
     }
-    while (this.#looks.size > 0) await Promise.allSettled(this.#looks);
+    while (this.#queries.size > 0) await Promise.allSettled(this.#queries);
     await this.#backend.close();
   }
 
@@ -763,9 +798,9 @@ export class RequestQueue {
       if (signal.aborted) error = this.#aborted(request, signal);
     }
     entry.request = null;
-    if (entry.waiting !== null) {
-      for (const answered of entry.waiting) answered();
-      entry.waiting = null;
+    if (entry.queries !== null) {
+      for (const completed of entry.queries) completed();
+      entry.queries = null;
     }
     request.owner = null;
     request.error = error;
@@ -817,12 +852,12 @@ export class RequestQueue {
     let watch = this.#watches.get(signal);
     if (watch === undefined) {
       const entries: Watch["entries"] = new Set();
-      const looks: Watch["looks"] = new Set();
+      const queries: Watch["queries"] = new Set();
       const onAbort = () => {
         for (const each of entries) this.#withdraw(each, signal);
-        for (const giveUp of looks) giveUp(signal.reason);
+        for (const giveUp of queries) giveUp(signal.reason);
       };
-      watch = { entries, looks, onAbort };
+      watch = { entries, queries, onAbort };
       this.#watches.set(signal, watch);
       signal.addEventListener("abort", onAbort, { once: true });
     }
@@ -842,7 +877,7 @@ export class RequestQueue {
   }
 
   #endWatch(signal: AbortSignal, watch: Watch): void {
-    if (watch.entries.size > 0 || watch.looks.size > 0) return;
+    if (watch.entries.size > 0 || watch.queries.size > 0) return;
     this.#watches.delete(signal);
     signal.removeEventListener("abort", watch.onAbort);
   }

@@ -296,12 +296,12 @@ export class VirtualDisk implements AsyncDisposable {
   ): Promise<Uint8Array<ArrayBuffer>> {
     // Checked before memory is made: the count may be absurd.
     const refused = this.#refuseRange("read", sector, count);
-    if (refused !== null) return Promise.reject(refused);
+    if (refused !== null) return this.#queue.reject(refused);
     let data: Uint8Array<ArrayBuffer>;
     try {
       data = new Uint8Array(count * SECTOR_BYTES);
     } catch (cause) {
-      return Promise.reject(
+      return this.#queue.reject(
         new DiskError(
           "argument",
           `Cannot read ${
@@ -338,7 +338,9 @@ export class VirtualDisk implements AsyncDisposable {
     // What has a length and is no memory is refused by the queue.
     const count = buffer?.length / SECTOR_BYTES;
     const refused = this.#refuseRange("read", sector, count);
-    if (refused !== null) return rejectMemory("read", sector, buffer, refused);
+    if (refused !== null) {
+      return this.#rejectMemory("read", sector, buffer, refused);
+    }
     return this.#submit(
       new Request(RequestType.In, this.#start + sector, count, 0, buffer),
       Outcome.Void,
@@ -366,7 +368,9 @@ export class VirtualDisk implements AsyncDisposable {
     // What has a length and is no memory is refused by the queue.
     const count = data?.length / SECTOR_BYTES;
     const refused = this.#refuseRange("write", sector, count);
-    if (refused !== null) return rejectMemory("write", sector, data, refused);
+    if (refused !== null) {
+      return this.#rejectMemory("write", sector, data, refused);
+    }
     return this.#submit(
       new Request(
         RequestType.Out,
@@ -473,7 +477,7 @@ export class VirtualDisk implements AsyncDisposable {
    * the whole disk as the request is taken as it is.
    * @param options A signal.
    * @returns How it ended; `request.error` says why.
-   * @throws {DiskError} If the request is under way already.
+   * @throws {DiskError} If the request is in flight already.
    */
   submit(request: Request, options?: RequestOptions): Promise<Status> {
     // The queue knows the whole disk, and that it is closed; not the slice.
@@ -482,7 +486,7 @@ export class VirtualDisk implements AsyncDisposable {
       const outside = request.count > 0 &&
         (request.sector < this.#start || request.sector + request.count > end);
       if (this.#closed || outside) {
-        request.error = this.#closed
+        const error = request.error = this.#closed
           ? refusal("closed", request, "the slice is closed")
           : refusal(
             "range",
@@ -490,7 +494,7 @@ export class VirtualDisk implements AsyncDisposable {
             `the slice spans sectors ${this.#start} to ${end}`,
           );
         request.status = Status.IoErr;
-        return Promise.resolve(request.status);
+        return this.#queue.reject(error).catch(() => Status.IoErr);
       }
     }
     return this.#submit(request, Outcome.Status, options) as Promise<Status>;
@@ -619,14 +623,16 @@ export class VirtualDisk implements AsyncDisposable {
   ): Promise<Extent[]> {
     if (count === 0) return [];
     const refused = this.#refuseRange("map", sector, count);
-    if (refused !== null) throw refused;
+    if (refused !== null) return await this.#queue.reject(refused);
     if (this.#closed || this.#queue.closed) {
-      throw new DiskError("closed", "Cannot map the disk as it is closed", {
-        operation: "map",
-      });
+      return await this.#queue.reject(
+        new DiskError("closed", "Cannot map the disk as it is closed", {
+          operation: "map",
+        }),
+      );
     }
     const range = { sector: this.#start + sector, count };
-    const found = await this.#queue.look(
+    const found = await this.#queue.query(
       range,
       (backend) =>
         backend.extents?.(range.sector, count) ?? [{ ...range, hole: false }],
@@ -723,7 +729,7 @@ export class VirtualDisk implements AsyncDisposable {
     options?: RequestOptions,
   ): Promise<void> {
     const refused = this.#refuseRange(operation, sector, count);
-    if (refused !== null) return Promise.reject(refused);
+    if (refused !== null) return this.#queue.reject(refused);
     return this.#submit(
       new Request(type, this.#start + sector, count, flags),
       Outcome.Void,
@@ -737,7 +743,7 @@ export class VirtualDisk implements AsyncDisposable {
     options?: RequestOptions,
   ): Promise<unknown> {
     if (this.#closed && !this.#owner) {
-      return Promise.reject(
+      return this.#queue.reject(
         new DiskError("closed", "Cannot use the slice as it is closed", {
           operation: "slice",
         }),
@@ -768,22 +774,22 @@ export class VirtualDisk implements AsyncDisposable {
       { operation, sector: this.#start + sector, count },
     );
   }
-}
 
-/** Refuses what is no memory, or else what was found wrong with the range. */
-function rejectMemory(
-  operation: string,
-  sector: number,
-  value: unknown,
-  range: DiskError,
-): Promise<never> {
-  return Promise.reject(
-    isBytes(value) ? range : new DiskError(
-      "argument",
-      `Cannot ${operation} at sector ${sector} as its memory must be bytes in a Uint8Array: current value is ${
-        describeValue(value)
-      }`,
-      { operation, sector },
-    ),
-  );
+  /** Refuses what is no memory, or else what was found wrong with the range. */
+  #rejectMemory(
+    operation: string,
+    sector: number,
+    value: unknown,
+    range: DiskError,
+  ): Promise<never> {
+    return this.#queue.reject(
+      isBytes(value) ? range : new DiskError(
+        "argument",
+        `Cannot ${operation} at sector ${sector} as its memory must be bytes in a Uint8Array: current value is ${
+          describeValue(value)
+        }`,
+        { operation, sector },
+      ),
+    );
+  }
 }

@@ -33,6 +33,13 @@ export class RecoveryTimeout extends Error {
 /** Requests until somebody looks at the clock. */
 const REQUESTS_PER_LOOK = 32;
 
+/**
+ * Answers in a row for which the device was not asked (refused requests,
+ * extents), until one waits for a turn. Counted, not timed: what a workload does
+ * must not depend on the clock, or its tokens were worth nothing.
+ */
+const UNREACHED_PER_TURN = 256;
+
 /** Looks at the clock in the time of a recovery. */
 const LOOKS_PER_TIMEOUT = 8;
 
@@ -69,6 +76,8 @@ export class CrashGuard {
   reason: unknown = undefined;
   readonly #watch: CrashWatch;
   #requests = 0;
+  /** Answers in a row for which the device was not asked. */
+  #unreached = 0;
   #abandoned = false;
 
   /**
@@ -86,6 +95,7 @@ export class CrashGuard {
    * @returns Whether the next one is to wait for a turn.
    */
   needsTurn(): boolean {
+    this.#unreached = 0;
     return ++this.#requests % REQUESTS_PER_LOOK === 0 &&
       this.#watch.turnIsDue();
   }
@@ -131,6 +141,21 @@ export class CrashGuard {
     if (!this.#abandoned) {
       void eventLoopTurn().then(() => complete(request, error));
     } else if (++this.#requests <= MOST_REFUSED) complete(request, error);
+  }
+
+  /** For a queue's `throttle`: the same for what never reaches the device. */
+  readonly throttle = (): Promise<void> | null => {
+    if (!this.over && ++this.#unreached < UNREACHED_PER_TURN) return null;
+    this.#unreached = 0;
+    return this.#wait();
+  };
+
+  async #wait(): Promise<void> {
+    if (!this.#abandoned) await eventLoopTurn();
+    else if (++this.#requests > MOST_REFUSED) {
+      await new Promise<never>(() => {});
+    }
+    if (this.over) throw this.reason;
   }
 }
 

@@ -321,7 +321,7 @@ class Explorer {
       guard,
     });
     try {
-      await this.#watch.wait(this.#work(recording), guard, false);
+      await this.#watch.wait(this.#work(recording, guard), guard, false);
     } catch (error) {
       if (!guard.over) throw recording.failure ?? error;
     }
@@ -333,10 +333,11 @@ class Explorer {
     return recording;
   }
 
-  async #work(recording: CrashRecording): Promise<void> {
+  async #work(recording: CrashRecording, guard: CrashGuard): Promise<void> {
     const { prepare, workload, layers } = this.#options;
+    const { throttle } = guard;
     if (prepare !== undefined) {
-      await using disk = VirtualDisk.over(recording.open());
+      await using disk = VirtualDisk.over(recording.open(), { throttle });
       await prepare(disk);
       await disk.flush();
     }
@@ -344,7 +345,10 @@ class Explorer {
     const device = recording.open();
     const stack = layers?.(device) ?? device;
     const open = () =>
-      VirtualDisk.over(keptOpen(stack), { onSubmit: recording.onSubmit });
+      VirtualDisk.over(keptOpen(stack), {
+        onSubmit: recording.onSubmit,
+        throttle,
+      });
     let disk = open();
     const session: CrashSession = {
       async reopen() {
@@ -508,7 +512,10 @@ class Explorer {
         guard,
       );
       return await this.#recover(
-        VirtualDisk.over(backend, { queueSize: QUEUE_SIZE }),
+        VirtualDisk.over(backend, {
+          queueSize: QUEUE_SIZE,
+          throttle: guard.throttle,
+        }),
         acknowledged,
         guard,
       );
@@ -545,6 +552,7 @@ class Explorer {
     const failure = await this.#recover(
       VirtualDisk.over(recording.open(), {
         onSubmit: recording.onSubmit,
+        throttle: guard.throttle,
       }),
       acknowledged,
       guard,

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { VirtualDisk } from "@platter/disk";
+import { readRequest, VirtualDisk } from "@platter/disk";
 import {
   CrashFailure,
   type CrashOptions,
@@ -77,6 +77,30 @@ const ENDLESS: Record<string, (disk: VirtualDisk) => Promise<void>> = {
     await Promise.all(Array.from({ length: 40 }, async (_, i) => {
       for (;;) await disk.read(i % 8, 1);
     }));
+  },
+  "reads beyond its disk for ever, whatever fails": async (disk) => {
+    for (;;) await attempt(() => disk.read(8, 1));
+  },
+  "submits for ever what its queue refuses": async (disk) => {
+    const request = readRequest(8, new Uint8Array(512));
+    for (;;) await disk.submit(request);
+  },
+  "reads for ever by a signal that has fired": async (disk) => {
+    const signal = AbortSignal.abort();
+    for (;;) await attempt(() => disk.read(0, 1, { signal }));
+  },
+  "uses its disk for ever when it is closed": async (disk) => {
+    await disk.close();
+    for (;;) {
+      await attempt(() => disk.flush());
+      await attempt(() => disk.extents());
+    }
+  },
+  "asks for extents for ever": async (disk) => {
+    for (;;) await disk.extents();
+  },
+  "asks for extents beyond its disk for ever, whatever fails": async (disk) => {
+    for (;;) await attempt(() => disk.extents(8, 1));
   },
   "waits for what never comes": never,
   "waits for ever when its reads fail": async (disk) => {
@@ -166,6 +190,15 @@ Deno.test("exploreCrashes() does not count the time of one recovery to the next"
 const BUSY: Record<string, Partial<CrashOptions>> = {
   "preparing": { prepare: (disk) => ENDLESS["reads for ever"]!(disk) },
   "recording": { workload: (disk) => ENDLESS["reads for ever"]!(disk) },
+  "preparing by what its disk refuses": {
+    prepare: (disk) =>
+      ENDLESS["reads beyond its disk for ever, whatever fails"]!(
+        disk.slice(0, 8),
+      ),
+  },
+  "recording what asks for extents only": {
+    workload: (disk) => ENDLESS["asks for extents for ever"]!(disk),
+  },
   "recording what does not settle": { workload: never },
   "recording what goes on in spite of errors": {
     workload: (disk) => ENDLESS["reads for ever, whatever fails"]!(disk),
