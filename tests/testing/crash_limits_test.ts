@@ -24,7 +24,7 @@ import {
 import { ZeroSource } from "../../src/testing/block_source.ts";
 import { completeCrashDevice } from "../../src/testing/crash_device.ts";
 import { CrashRecording } from "../../src/testing/crash_recording.ts";
-import { CrashGuard, CrashWatch } from "../../src/testing/crash_watch.ts";
+import { CrashGuard, CrashWatchdog } from "../../src/testing/crash_watchdog.ts";
 
 const BLOCK = new Uint8Array(512).fill(7);
 
@@ -264,7 +264,7 @@ Deno.test("exploreCrashes() refuses a time that no timer has", async () => {
 });
 
 /** What proves nothing, and what is wrong with it. */
-const VAIN: Record<string, [CrashOptions, string]> = {
+const NO_PROOF: Record<string, [CrashOptions, string]> = {
   "the workload writes nothing": [{
     ...TWO_WRITES,
     async workload(disk) {
@@ -296,7 +296,7 @@ const VAIN: Record<string, [CrashOptions, string]> = {
   }, "no recovery read anything"],
 };
 
-for (const [title, [options, message]] of Object.entries(VAIN)) {
+for (const [title, [options, message]] of Object.entries(NO_PROOF)) {
   Deno.test(`exploreCrashes() is no proof, and fails unless that is allowed, if ${title}`, async () => {
     await assertRejects(() => exploreCrashes(options), Error, message);
     const report = await exploreCrashes({ ...options, allowNoProof: true });
@@ -364,8 +364,8 @@ Deno.test("exploreCrashes() hands out memory that begins inside of its buffer, a
 });
 
 Deno.test("CrashRecording keeps no more of endless writes than it may", async () => {
-  const watch = new CrashWatch(2 ** 31 - 1, undefined);
-  const guard = new CrashGuard(watch);
+  const watchdog = new CrashWatchdog(2 ** 31 - 1, undefined);
+  const guard = new CrashGuard(watchdog);
   const recording = new CrashRecording(
     completeCrashDevice({ sectors: 8 }),
     new ZeroSource(512),
@@ -373,9 +373,9 @@ Deno.test("CrashRecording keeps no more of endless writes than it may", async ()
   );
   const disk = VirtualDisk.over(recording.open());
   const error = await assertRejects(
-    () => watch.wait(ENDLESS["writes for ever"]!(disk), guard, true),
+    () => watchdog.wait(ENDLESS["writes for ever"]!(disk), guard, true),
   );
-  watch.end();
+  watchdog.end();
   assertInstanceOf(error, RecoveryTimeout);
   assertStringIncludes(error.message, "100000 bytes of writes");
   assert(recording.requests.length < 100);
