@@ -1,12 +1,23 @@
 /**
  * One request queue: it checks, orders, batches, merges, dispatches and
- * answers. It knows nothing of files; below it is a backend, above it a disk.
+ * completes. It knows nothing of files; below it is a backend, above it a disk.
  *
- * - Requests submitted in one turn of the event loop go to the backend as one
- *   batch.
- * - At most `size` requests are in the queue proper; more wait in line in
- *   front of it, unexamined, so that the cost of ordering and the backend's
- *   memory are bounded by `size`.
+ * A request moves through these stages:
+ *
+ * | stage | what it waits for |
+ * | --- | --- |
+ * | `submit()` | nothing: what the disk cannot do is refused at once |
+ * | `#backlog` | a kick (a microtask), and room: at most `size` requests are active |
+ * | `#active` | earlier requests that it overlaps, its blockers |
+ * | `#runnable` | nothing: the same kick hands it over |
+ * | backend | the device; one batch for all that a turn of the event loop submitted |
+ * | `#complete` | nothing: it settles the promise, and unblocks what waited for it |
+ *
+ * The backlog is not examined, so that the cost of ordering and the backend's
+ * memory are bounded by `size`.
+ *
+ * The rules:
+ *
  * - A request that overlaps an earlier one, one of them writing, waits for it;
  *   a flush waits for every earlier write and flush. Nothing else waits for
  *   anything.
@@ -101,7 +112,7 @@ export function checkQueueOptions(options: QueueOptions): void {
 
 /** What a queue counted since it was made. */
 export interface QueueCounters {
-  /** Requests answered. */
+  /** Requests completed. */
   requests: number;
   /** Batches handed to the backend. */
   batches: number;
@@ -144,7 +155,7 @@ class Entry {
   dispatched = false;
   /** Whether it must travel alone as a merged one with it failed. */
   solo = false;
-  /** Later requests that wait for it. */
+  /** Later requests that wait for it: each has it among its blockers. */
   readonly dependents: Entry[] = [];
   /** Flushes that share its answer. */
   readonly followers: Entry[] = [];
@@ -154,7 +165,7 @@ class Entry {
 }
 
 /**
- * What one signal withdraws: requests, and queries by how they reject. It has
+ * What one signal aborts: requests, and queries by how they reject. It has
  * one listener, as a signal searches all of its listeners whenever one is added
  * or removed.
  */
@@ -164,7 +175,7 @@ interface Watch {
   readonly onAbort: () => void;
 }
 
-/** The owner of a request that stands for several. */
+/** The owner of a merged request: the entries that it stands for. */
 class Merged {
   readonly parts: Entry[];
   constructor(parts: Entry[]) {
@@ -244,9 +255,9 @@ export class RequestQueue {
     errors: 0,
   };
 
-  /** In line in front of the queue, from `#lineHead` on. */
-  #line: (Entry | null)[] = [];
-  #lineHead = 0;
+  /** Submitted and not yet active: a FIFO from `#backlogHead` on. */
+  #backlog: (Entry | null)[] = [];
+  #backlogHead = 0;
 
   // The active requests; what the overlap scan reads lies in flat arrays.
   readonly #active: Entry[] = [];
@@ -265,7 +276,7 @@ export class RequestQueue {
   readonly #pool: Entry[] = [];
   readonly #watches = new Map<AbortSignal, Watch>();
 
-  /** Whether requests are being handed over, further down the stack. */
+  /** Whether a dispatch is on the stack: it must not be entered again. */
   #dispatching = false;
   #kickScheduled = false;
   #deferrals = 0;
@@ -319,12 +330,12 @@ export class RequestQueue {
     return this.#closing !== null;
   }
 
-  /** Requests that are in the queue or in line and not answered yet. */
+  /** Requests that are active or in the backlog. */
   get pending(): number {
-    return this.#active.length + this.#line.length - this.#lineHead;
+    return this.#active.length + this.#backlog.length - this.#backlogHead;
   }
 
-  /** Whether a request would have to stand in line. */
+  /** Whether a request would have to wait in the backlog. */
   get full(): boolean {
     return this.pending >= this.size;
   }
@@ -344,8 +355,8 @@ export class RequestQueue {
    *
    * @param request The request.
    * @param outcome What the promise settles with.
-   * @param signal Withdraws the request. The promise rejects once nobody will
-   * touch the request's memory any more; a write may or may not have happened.
+   * @param signal Aborts the request. The promise rejects once the request's
+   * memory is no longer in use; a write may or may not have happened.
    * @returns A promise for the answer.
    */
   submit(
@@ -393,7 +404,7 @@ export class RequestQueue {
       else throttled.then(answer, answer);
     } else {
       if (signal) this.#watch(entry, signal);
-      this.#line.push(entry);
+      this.#backlog.push(entry);
       this.#kickSoon();
     }
     return promise;
@@ -456,8 +467,8 @@ export class RequestQueue {
       (entry!.queries ??= []).push(completed);
     };
     for (const entry of this.#active) wait(entry);
-    for (let i = this.#lineHead; i < this.#line.length; i++) {
-      wait(this.#line[i]!);
+    for (let i = this.#backlogHead; i < this.#backlog.length; i++) {
+      wait(this.#backlog[i]!);
     }
     completed();
     const run = () => {
@@ -520,7 +531,7 @@ export class RequestQueue {
    * after another, and belong together.
    */
   readonly #tick = (): void => {
-    const waiting = this.#line.length;
+    const waiting = this.#backlog.length;
     if (waiting > this.#seen && this.#deferrals < MAX_DEFERRALS) {
       this.#seen = waiting;
       this.#deferrals++;
@@ -531,26 +542,27 @@ export class RequestQueue {
     this.kick();
   };
 
-  /** Moves requests from the line into the queue, as far as there is room. */
+  /** Makes requests of the backlog active, as far as there is room. */
   #admit(): void {
     while (
-      this.#lineHead < this.#line.length && this.#active.length < this.size
+      this.#backlogHead < this.#backlog.length &&
+      this.#active.length < this.size
     ) {
-      const entry = this.#line[this.#lineHead]!;
-      this.#line[this.#lineHead++] = null;
+      const entry = this.#backlog[this.#backlogHead]!;
+      this.#backlog[this.#backlogHead++] = null;
       if (entry.request === null) this.#recycle(entry);
       else this.#activate(entry);
     }
-    if (this.#lineHead === this.#line.length) {
-      empty(this.#line);
-      this.#lineHead = 0;
-    } else if (this.#lineHead >= 4096) {
-      this.#line = this.#line.slice(this.#lineHead);
-      this.#lineHead = 0;
+    if (this.#backlogHead === this.#backlog.length) {
+      empty(this.#backlog);
+      this.#backlogHead = 0;
+    } else if (this.#backlogHead >= 4096) {
+      this.#backlog = this.#backlog.slice(this.#backlogHead);
+      this.#backlogHead = 0;
     }
-    // What was withdrawn while in line left it just now, and flushes that
-    // joined another one take no place.
-    this.#tellRoom();
+    // What was aborted in the backlog left it just now, and flushes that joined
+    // another one take no place.
+    this.#notifyWaiters();
   }
 
   #activate(entry: Entry): void {
@@ -581,8 +593,8 @@ export class RequestQueue {
     ) {
       for (let i = 0; i < index; i++) {
         const other = this.#kinds[i]!;
-        // A flush waits for another one as well: the system tells one of two
-        // that a write-back failed, and the other one that all is well.
+        // A flush waits for another one as well: of two at once, the system
+        // reports a failed write-back to one, and success to the other.
         const waits = kind === KIND_FLUSH
           ? other === KIND_WRITE || other === KIND_FLUSH
           : (kind === KIND_WRITE
@@ -638,7 +650,7 @@ export class RequestQueue {
     try {
       this.#backend.submit(batch, this.#complete);
     } catch (cause) {
-      // A backend must not throw; if one does, nobody waits for ever.
+      // A backend must not throw; if one does, no promise stays pending.
       for (const request of batch) {
         if (request.owner === null) continue;
         this.#complete(
@@ -730,12 +742,12 @@ export class RequestQueue {
       throw new Error(
         `Cannot answer a ${
           operationName(request.type)
-        } request that is not under way`,
+        } request that is not in flight`,
       );
     }
   };
 
-  /** Answers a request and takes it out of the queue. */
+  /** Completes a request that is active. */
   #finish(entry: Entry, error: DiskError | null): void {
     const request = entry.request!;
     // What was read into memory that has gone meanwhile has gone with it.
@@ -754,7 +766,7 @@ export class RequestQueue {
     this.#release(entry);
   }
 
-  /** Takes an answered request out of the queue: what waited for it may go. */
+  /** Takes a completed request out of the active ones, and unblocks others. */
   #release(entry: Entry): void {
     if (entry === this.#openFlush) this.#openFlush = null;
     const index = entry.index;
@@ -772,14 +784,14 @@ export class RequestQueue {
       if (--dependent.blockers === 0) this.#runnable.push(dependent);
     }
     this.#recycle(entry);
-    if (this.#runnable.length > 0 || this.#lineHead < this.#line.length) {
+    if (this.#runnable.length > 0 || this.#backlogHead < this.#backlog.length) {
       this.#kickSoon();
     }
-    this.#tellRoom();
+    this.#notifyWaiters();
   }
 
-  /** Wakes whoever waits for room, or for the end. */
-  #tellRoom(): void {
+  /** Resolves `ready` when there is room, and the drain when nothing is left. */
+  #notifyWaiters(): void {
     if (this.#room !== null && !this.full) {
       this.#room.resolve();
       this.#room = null;
@@ -840,8 +852,8 @@ export class RequestQueue {
 
   /**
    * Watches for the abort of a request. One that the backend does not have yet
-   * is answered at once and leaves an empty entry that falls out when its turn
-   * comes; the others are answered when the backend is done with them.
+   * completes at once and leaves an empty entry that is dropped when its turn
+   * comes; the others complete when the backend is done with them.
    */
   #watch(entry: Entry, signal: AbortSignal): void {
     entry.signal = signal;
@@ -854,7 +866,7 @@ export class RequestQueue {
       const entries: Watch["entries"] = new Set();
       const queries: Watch["queries"] = new Set();
       const onAbort = () => {
-        for (const each of entries) this.#withdraw(each, signal);
+        for (const each of entries) this.#abort(each, signal);
         for (const giveUp of queries) giveUp(signal.reason);
       };
       watch = { entries, queries, onAbort };
@@ -864,7 +876,7 @@ export class RequestQueue {
     return watch;
   }
 
-  #withdraw(entry: Entry, signal: AbortSignal): void {
+  #abort(entry: Entry, signal: AbortSignal): void {
     const request = entry.request!;
     if (entry.dispatched) this.#backend.cancel?.(request);
     else this.#answer(entry, this.#aborted(request, signal));
@@ -901,7 +913,7 @@ export class RequestQueue {
     return error;
   }
 
-  /** What failed for several merged requests, told of one of them. */
+  /** The error of a merged request, as that of one of its parts. */
   #partOf(request: Request, error: DiskError): DiskError {
     const { sector, count } = request;
     const operation = operationName(request.type);

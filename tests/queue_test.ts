@@ -1237,7 +1237,7 @@ Deno.test("close() after a failed flush ends", async () => {
 
 // One answer each
 
-Deno.test("submit() refuses a request that is under way, and takes it again after", async () => {
+Deno.test("submit() refuses a request that is in flight, and takes it again after", async () => {
   const { backend, queue, put } = rig();
   const request = read(0);
   const answer = put(request);
@@ -1260,7 +1260,7 @@ Deno.test("A backend that answers twice is told so", async () => {
   await turn();
   const complete = backend.held.get(request)!;
   backend.answer(request);
-  assertThrows(() => complete(request, null), Error, "not under way");
+  assertThrows(() => complete(request, null), Error, "not in flight");
 });
 
 Deno.test("A backend that throws fails what it did not answer, each once", async () => {

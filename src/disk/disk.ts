@@ -1,6 +1,14 @@
 /**
  * The virtual disk: arguments and promises over one request queue.
  *
+ * Each method checks its range, makes one `Request` over the caller's memory and
+ * submits it to the `RequestQueue` (`src/queue.ts`), which returns the promise
+ * that the caller gets. No data is copied here, and no state is kept of a
+ * request: order, batching and errors are the queue's; what carries requests out
+ * is the backend below it. A slice is a second `VirtualDisk` on the same queue,
+ * which adds its start to every sector. What is larger than one request
+ * (streams, copies) is built over these methods, beside this file.
+ *
  * @module
  */
 
@@ -67,8 +75,8 @@ export interface DiskCounters extends QueueCounters, BackendCounters {}
 /** Options of every operation. */
 export interface RequestOptions {
   /**
-   * Withdraws the operation. Its promise rejects with the signal's reason, once
-   * nobody touches its memory any more; a write may or may not have happened.
+   * Aborts the operation. Its promise rejects with the signal's reason, once its
+   * memory is no longer in use; a write may or may not have happened.
    */
   signal?: AbortSignal | undefined;
 }
@@ -391,7 +399,7 @@ export class VirtualDisk implements AsyncDisposable {
    * @param options A signal.
    * @returns When it is done.
    * @throws {DiskError} If it fails: from then on writes and flushes are
-   * refused, as nobody knows any more what is durable.
+   * refused, as it is no longer known what is durable.
    */
   flush(options?: RequestOptions): Promise<void> {
     return this.#submit(
@@ -599,7 +607,7 @@ export class VirtualDisk implements AsyncDisposable {
    * @param count Sectors; the rest of the disk by default.
    * @param options A signal.
    * @returns Runs in order that cover the range, data and holes in turn. Where
-   * the backend cannot tell, everything counts as data.
+   * the backend does not know, everything counts as data.
    * @throws {DiskError} If the range is not on the disk or the disk is closed.
    *
    * @example
