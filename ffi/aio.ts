@@ -241,7 +241,7 @@ export class AioContext {
     this.#filled -= count;
   }
 
-  /** Whether there are completions to take, as far as can be told at a look. */
+  /** Whether there are completions to reap, as far as the mapped ring shows. */
   get hasEvents(): boolean {
     const ring = this.#ring;
     return this.#isKnown &&

@@ -291,7 +291,7 @@ export class IoUring {
    * Asks which operations the kernel has.
    *
    * @returns For each operation number whether it is there; empty where the
-   * kernel cannot tell (before Linux 5.6).
+   * kernel does not say (before Linux 5.6).
    */
   operations(): boolean[] {
     const memory = alignedMemory(PROBE_BYTES, 8);
@@ -341,7 +341,7 @@ export class IoUring {
 
   /**
    * Completions that are lost, as the kernel found neither a place for them in
-   * the ring nor memory: io_uring_enter tells it once, by EBADR.
+   * the ring nor memory: io_uring_enter reports it once, by EBADR.
    */
   get lost(): number {
     return Atomics.load(this.#cq, this.#cqOverflow) >>> 0;
@@ -357,7 +357,7 @@ export class IoUring {
     const tail = this.#tail;
     this.#tail = head;
     this.#unsubmitted = 0;
-    // Without a thread that polls, the kernel looks at this when it is entered.
+    // Without SQPOLL, the kernel reads this when it is entered.
     Atomics.store(this.#sq, this.#sqTail, head);
     for (let i = head; i !== tail; i = (i + 1) | 0) {
       visit(this.#sqes[(i & (this.entries - 1)) * SQE_WORDS + 8]!);
@@ -447,7 +447,7 @@ export class IoUring {
   }
 
   /**
-   * Enters the kernel: submits what was filled, and waits if told to.
+   * Enters the kernel: submits what was filled, and waits if asked to.
    *
    * @param waitFor Completions to wait for; 0 does not wait.
    * @param timeoutUs The longest wait, in µs; needs `EXT_ARG`.
@@ -486,7 +486,7 @@ export class IoUring {
       address,
       size,
     );
-    // What the kernel took is told by its head, also when it returns an error
+    // What the kernel took is known by its head, also when it returns an error
     // for the wait.
     const head = Atomics.load(this.#sq, this.#sqHead);
     this.#unsubmitted = (this.#tail - head) | 0;
@@ -494,7 +494,7 @@ export class IoUring {
   }
 
   /**
-   * Whether the next call into the kernel posts completions; told by rings that
+   * Whether the next call into the kernel posts completions; known for rings that
    * were set up with {@linkcode IORING_SETUP} `TASKRUN_FLAG`.
    */
   get hasWork(): boolean {

@@ -251,7 +251,7 @@ const WORDS: readonly ReadableWord[] = [
       if (percent === null) return false;
       const [, whole, fraction = ""] = percent;
       if (Number(`${whole}.${fraction}`) > 100) return "must be 100% at most";
-      // Two integers, as whoever repeats it by a seed must draw the same.
+      // Two integers, as a run with the same seed must draw the same.
       rule.ratio = {
         numerator: Number(whole + fraction),
         denominator: 100 * 10 ** fraction.length,
