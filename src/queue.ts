@@ -394,20 +394,24 @@ export class RequestQueue {
         this.#path,
       );
     if (refused !== null || signal?.aborted) {
-      const error = refused ?? this.#aborted(request, signal!);
-      const answer = () => {
-        this.#answer(entry, error);
-        this.#recycle(entry);
-      };
-      const throttled = this.#throttle?.() ?? null;
-      if (throttled === null) answer();
-      else throttled.then(answer, answer);
+      this.#refuse(entry, refused ?? this.#aborted(request, signal!));
     } else {
       if (signal) this.#watch(entry, signal);
       this.#backlog.push(entry);
       this.#kickSoon();
     }
     return promise;
+  }
+
+  // Apart from `submit`, whose every call its closure would make dearer.
+  #refuse(entry: Entry, error: DiskError): void {
+    const answer = () => {
+      this.#answer(entry, error);
+      this.#recycle(entry);
+    };
+    const throttled = this.#throttle?.() ?? null;
+    if (throttled === null) answer();
+    else throttled.then(answer, answer);
   }
 
   /**
