@@ -31,7 +31,7 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { type CliIo, print, tell } from "./io.ts";
+import { type CliIo, print, printError } from "./io.ts";
 import { identify } from "./same_file.ts";
 import { TraceFile } from "./trace_file.ts";
 import {
@@ -163,7 +163,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
           : await identify(rulesPath),
       },
       (error) =>
-        void tell(io, `platter: ${error.message}: the trace ends there\n`),
+        void printError(
+          io,
+          `platter: ${error.message}: the trace ends there\n`,
+        ),
     );
   let sink: TraceFile | undefined;
   // Printing must not hold up the end, nor decide over it.
@@ -177,7 +180,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       readOnly: isOverlay || readOnly,
     });
     void warn(io, path, base.info);
-    // Whoever is on top closes the rest.
+    // The topmost layer closes the rest.
     let top: Backend = base;
     // Closed after the disk, so that its last requests are in it.
     cleanUp.defer(() => sink?.close());
@@ -205,15 +208,18 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       tls,
       exports: [{ disk, name: args.value("export") ?? "", description: path }],
       onError: (error) => {
-        void tell(io, `platter: a client was sent away: ${error.message}\n`);
+        void printError(
+          io,
+          `platter: a client was sent away: ${error.message}\n`,
+        );
       },
     });
     cleanUp.use(server);
     const uri = server.uri();
     print(io.stdout, `${uri}\n`).catch((error) => unheard = error);
-    void tell(io, hints(uri, path, disk));
+    void printError(io, hints(uri, path, disk));
     await Promise.race([stopped.promise, server.finished]);
-    void tell(io, "Stopping\n");
+    void printError(io, "Stopping\n");
     try {
       await server.close();
     } finally {
@@ -368,7 +374,7 @@ function followRules(
       // The rules stay as they were.
       text = error instanceof Error ? error.message : String(error);
     }
-    await tell(io, `platter: ${text}\n`);
+    await printError(io, `platter: ${text}\n`);
   };
   const timer = setInterval(() => busy = busy.then(look), RULES_MS);
   return async () => {

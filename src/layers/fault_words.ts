@@ -370,7 +370,7 @@ const WORDS: readonly ReadableWord[] = [
     [
       ["flush=kept", "fails, what it was to write is lost but reads as new"],
       ["flush=reverted", "the same, but it reads as old again"],
-      ["flush=late", "as kept, but the next flush tells of it"],
+      ["flush=late", "as kept, but the next flush reports it"],
     ],
     (value) =>
       value === "kept" || value === "reverted" || value === "late"
