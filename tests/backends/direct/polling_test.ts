@@ -224,6 +224,31 @@ Deno.test("AsyncEngine answers a burst one by one at first", async () => {
   assert(Math.max(...engine.bursts) >= 8, `${engine.bursts}`);
 });
 
+Deno.test("AsyncEngine serves callbacks that ask for more one after the other, and not inside of each other", async () => {
+  const queue = new Clockwork(0);
+  const { promise: over, resolve } = Promise.withResolvers<void>();
+  let [answers, depth] = [0, 0];
+  const engine = new AsyncEngine<Operation>(
+    openLibc(),
+    queue,
+    (operation) => {
+      assertEquals(depth++, 0);
+      if (++answers === 20_000) resolve();
+      else {
+        engine.push(operation);
+        engine.kick();
+      }
+      depth--;
+    },
+    () => 0,
+    { info: { name: "clockwork", reason: null }, stallMs: 5, pollMs: 0 },
+  );
+  engine.push(new Operation());
+  engine.kick();
+  await over;
+  await engine.close();
+});
+
 Deno.test("AsyncEngine backs off from polls that miss", async () => {
   // Slept for, or polled for and missed: never within the time for polling.
   const queue = new Clockwork(0.7);
