@@ -172,7 +172,7 @@ export class WaitPolicy {
     this.#usualUs += (tookUs - this.#usualUs) / AVERAGED;
   }
 
-  /** A turn brought completions, or waited in vain. */
+  /** A turn brought completions, or was a miss. */
   turned(found: number): void {
     if (found > 0) this.#misses = 0;
     else this.#misses++;
