@@ -82,6 +82,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   #drainedCount = 0;
   #prepared = 0;
   #submittedAt = 0;
+  /** Calls in which the queue was tried out. */
+  readonly #trialCalls: number;
   /** Blocking calls in place of what the queue did not take. */
   #performed = 0;
   /** What goes on when the queue is broken. */
@@ -111,6 +113,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     this.#complete = complete;
     this.#perform = perform;
     this.#info = options.info;
+    this.#trialCalls = queue.systemCalls;
     this.#stallMs = options.stallMs;
     const runtime = options.runtime ?? denoRuntime(libc);
     const stallUs = Math.max(1, Math.round(options.stallMs * 1000));
@@ -130,10 +133,10 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     return this.#fallback?.info ?? this.#info;
   }
 
-  /** Calls into the kernel so far. */
+  /** Calls into the kernel so far, but for those that tried the queue out. */
   get systemCalls(): number {
-    return this.#queue.systemCalls + this.#waiting.systemCalls +
-      this.#performed + (this.#fallback?.systemCalls ?? 0);
+    return this.#queue.systemCalls - this.#trialCalls + this.#performed +
+      this.#waiting.systemCalls + (this.#fallback?.systemCalls ?? 0);
   }
 
   /** Takes an operation. */
