@@ -13,7 +13,6 @@ import {
   type Complete,
   type Extent,
   type Limits,
-  refusal,
   refuse,
 } from "../backend.ts";
 import { clear, gather, offsetMemory, scatter } from "../buffer.ts";
@@ -21,6 +20,7 @@ import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { type Request, RequestFlag, RequestType } from "../request.ts";
+import { closedError, requestError } from "../request_error.ts";
 import { encodeId } from "../virtio.ts";
 import { keepOnThread } from "../one_thread.ts";
 
@@ -139,7 +139,7 @@ export class MemoryBackend implements Backend {
   submit(batch: readonly Request[], complete: Complete): void {
     for (const request of batch) {
       if (this.#closed) {
-        complete(request, refusal("closed", request, "the disk is closed"));
+        complete(request, closedError(request));
         continue;
       }
       let error = refuse(request, this.geometry, this.abilities);
@@ -148,8 +148,7 @@ export class MemoryBackend implements Backend {
       } catch (cause) {
         // Under a limit on memory, or where there is none left.
         const reason = `there is no memory for it: ${cause}`;
-        error = refusal("no-space", request, reason);
-        error.cause = cause;
+        error = requestError("no-space", request, reason, { cause });
       }
       complete(request, error);
     }

@@ -12,12 +12,11 @@
  * @module
  */
 
-import {
-  type Abilities,
-  type Backend,
-  type BackendCounters,
-  type Extent,
-  refusal,
+import type {
+  Abilities,
+  Backend,
+  BackendCounters,
+  Extent,
 } from "../backend.ts";
 import {
   MemoryBackend,
@@ -49,6 +48,7 @@ import {
   RequestType,
   Status,
 } from "../request.ts";
+import { requestError } from "../request_error.ts";
 import {
   readableStream,
   type StreamOptions,
@@ -495,8 +495,8 @@ export class VirtualDisk implements AsyncDisposable {
         (request.sector < this.#start || request.sector + request.count > end);
       if (this.#closed || outside) {
         const error = request.error = this.#closed
-          ? refusal("closed", request, "the slice is closed")
-          : refusal(
+          ? requestError("closed", request, "the slice is closed")
+          : requestError(
             "range",
             request,
             `the slice spans sectors ${this.#start} to ${end}`,
@@ -752,9 +752,7 @@ export class VirtualDisk implements AsyncDisposable {
   ): Promise<unknown> {
     if (this.#closed && !this.#owner) {
       return this.#queue.reject(
-        new DiskError("closed", "Cannot use the slice as it is closed", {
-          operation: "slice",
-        }),
+        requestError("closed", request, "the slice is closed"),
       );
     }
     return this.#queue.submit(request, outcome, options?.signal);

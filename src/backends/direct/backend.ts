@@ -11,7 +11,7 @@
  */
 
 import { closeSync } from "node:fs";
-import { errnoMessage, errnoName } from "../../../ffi/abi.ts";
+import { errnoName } from "../../../ffi/abi.ts";
 import type { Libc } from "../../../ffi/libc.ts";
 import { mapMemory } from "../../../ffi/mapped_memory.ts";
 import { addressOf, alignedMemory, IoVector } from "../../../ffi/memory.ts";
@@ -22,22 +22,28 @@ import {
   type Complete,
   type Extent,
   type Limits,
-  refusal,
   refuse,
-  refuseChanged,
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
-import { describePlace, DiskError, kindOfCode } from "../../errors.ts";
+import type { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import {
   ID_BYTES,
-  operationName,
   type Request,
   RequestFlag,
   RequestType,
 } from "../../request.ts";
+import {
+  abortedError,
+  changedError,
+  closedError,
+  cutError,
+  errnoError,
+  latchedError,
+  requestError,
+} from "../../request_error.ts";
 import type { FileClaim } from "../file_claim.ts";
 import { expectFileSizeSignal, type HeardSignal } from "../file_size_signal.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
@@ -340,7 +346,7 @@ export class DirectBackend implements Backend {
   #start(request: Request, complete: Complete): void {
     const { path } = this.#image.info;
     const refused = this.#inFlight.closed
-      ? refusal("closed", request, "the disk is closed", path ?? undefined)
+      ? closedError(request, path)
       : refuse(request, this.geometry, this.abilities, path ?? undefined) ??
         this.#refuseUnsafe(request);
     if (refused !== null) return complete(request, refused);
@@ -504,14 +510,7 @@ export class DirectBackend implements Backend {
   }
 
   #latched(request: Request): DiskError {
-    const error = refusal(
-      "latched",
-      request,
-      "an earlier flush failed and what is durable is no longer known: reopen the disk",
-      this.#image.info.path ?? undefined,
-    );
-    error.cause = this.#syncFailure;
-    return error;
+    return latchedError(request, this.#syncFailure!, this.#image.info.path);
   }
 
   /**
@@ -666,14 +665,13 @@ export class DirectBackend implements Backend {
 
   /** Memory of the kernel's own is not to be had: none left, or not allowed. */
   #noMemory(transfer: Transfer, cause: unknown): void {
-    const error = refusal(
-      "io",
-      transfer.request!,
-      `there is no memory for it: ${cause}`,
-      this.#image.info.path ?? undefined,
+    const { path } = this.#image.info;
+    const reason = `there is no memory for it: ${cause}`;
+    const options = { path, cause };
+    this.#finish(
+      transfer,
+      requestError("io", transfer.request!, reason, options),
     );
-    error.cause = cause;
-    this.#finish(transfer, error);
   }
 
   #giveBounce(transfer: Transfer): void {
@@ -824,8 +822,8 @@ export class DirectBackend implements Backend {
 
   /** Ends a request whose memory was detached or resized meanwhile. */
   #changed(transfer: Transfer): void {
-    const path = this.#image.info.path ?? undefined;
-    this.#finish(transfer, refuseChanged(transfer.request!, path));
+    const { path } = this.#image.info;
+    this.#finish(transfer, changedError(transfer.request!, path));
   }
 
   /** Starts another operation of a request, from inside a completion. */
@@ -924,53 +922,18 @@ export class DirectBackend implements Backend {
   }
 
   #aborted(request: Request): DiskError {
-    const path = this.#image.info.path ?? undefined;
-    return refusal("aborted", request, "it was aborted", path);
+    return abortedError(request, { path: this.#image.info.path });
   }
 
   #cut(request: Request): DiskError {
-    const { type, sector, count } = request;
-    const operation = operationName(type);
-    const path = this.#image.info.path ?? undefined;
-    const placed = type !== RequestType.Flush;
-    const place = placed
-      ? describePlace(operation, sector, count, path)
-      : describePlace(operation, undefined, undefined, path);
-    return new DiskError(
-      "io",
-      `Cannot ${place} as the image ends before ${
-        placed ? "them" : "the disk does"
-      }: it was cut while open`,
-      {
-        operation,
-        ...(placed ? { sector, count } : {}),
-        ...(path === undefined ? {} : { path }),
-      },
-    );
+    return cutError(request, this.#image.info.path);
   }
 
   #error(request: Request, errno: number): DiskError {
-    const { abi } = this.#libc;
-    const code = errnoName(abi, errno);
+    const code = errnoName(this.#libc.abi, errno);
     if (code === "EFBIG") expectFileSizeSignal();
-    const operation = operationName(request.type);
-    const path = this.#image.info.path ?? undefined;
-    const placed = request.type !== RequestType.Flush;
-    return new DiskError(
-      kindOfCode(code),
-      `Cannot ${
-        placed
-          ? describePlace(operation, request.sector, request.count, path)
-          : describePlace(operation, undefined, undefined, path)
-      }: ${errnoMessage(abi, errno)} (${code})`,
-      {
-        operation,
-        errno,
-        code,
-        ...(path === undefined ? {} : { path }),
-        ...(placed ? { sector: request.sector, count: request.count } : {}),
-      },
-    );
+    const { path } = this.#image.info;
+    return errnoError(request, code, "the system", { path, errno });
   }
 
   #finish(transfer: Transfer, error: DiskError | null): void {

@@ -6,13 +6,14 @@
  */
 
 import { closeSync, fstatSync, openSync, type Stats, statSync } from "node:fs";
-import { errnoMessage, errnoName, FALLOCATE } from "../../../ffi/abi.ts";
+import { errnoName, FALLOCATE } from "../../../ffi/abi.ts";
 import { blockDeviceSize } from "../../../ffi/block_device.ts";
 import { FfiError } from "../../../ffi/ffi_error.ts";
 import { fileSizeLimit } from "../../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { alignedMemory } from "../../../ffi/memory.ts";
 import { captureStack } from "../../call_site.ts";
+import { errnoText } from "../../errno.ts";
 import { DiskError, kindOfCode } from "../../errors.ts";
 import { makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
 import {
@@ -193,7 +194,7 @@ function fastSpace(libc: Libc, fd: number): FastSpace {
       if ([-EOPNOTSUPP, -ENOSYS, -EINVAL].includes(result)) return false;
       if (result === -EINTR) continue;
       const code = errnoName(libc.abi, -result);
-      throw Object.assign(new Error(errnoMessage(libc.abi, -result)), {
+      throw Object.assign(new Error(errnoText(code) ?? code), {
         code,
         errno: result,
       });
@@ -476,7 +477,7 @@ function osError(libc: Libc, path: string, errno: number): DiskError {
   const code = errnoName(libc.abi, errno);
   return new DiskError(
     kindOfCode(code),
-    `Cannot open "${path}": ${errnoMessage(libc.abi, errno)} (${code})`,
+    `Cannot open "${path}": ${errnoText(code) ?? "Unknown error"} (${code})`,
     { operation: "open", path, errno, code },
   );
 }

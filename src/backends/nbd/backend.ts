@@ -30,12 +30,11 @@ import {
   type BackendCounters,
   type Complete,
   type Limits,
-  refusal,
   refuse,
   refuseChanged,
 } from "../../backend.ts";
 import { offsetMemory } from "../../buffer.ts";
-import { DiskError, kindOfCode } from "../../errors.ts";
+import { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
@@ -53,12 +52,18 @@ import {
 import { MessageReader } from "../../protocol/nbd/reader.ts";
 import { StreamWriter } from "../../protocol/nbd/writer.ts";
 import { type Request, RequestFlag, RequestType } from "../../request.ts";
+import {
+  abortedError,
+  changedError,
+  closedError,
+  errnoError,
+  requestError,
+} from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
 import type { Negotiated } from "./client_handshake.ts";
 import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
 import type { Journey, Piece } from "./piece.ts";
 import { Replies } from "./replies.ts";
-import { requestError } from "./request_error.ts";
 import { abilitiesOf, describe, geometryOf } from "./shape.ts";
 
 /** Pieces of one request that are under way at once. */
@@ -309,7 +314,7 @@ export class NbdBackend implements Backend {
 
   #start(request: Request, complete: Complete): void {
     const refused = this.#closing !== null
-      ? refusal("closed", request, "the disk is closed", this.#uri)
+      ? closedError(request, this.#uri)
       : refuse(request, this.geometry, this.abilities, this.#uri) ??
         this.#refuseFua(request);
     if (refused !== null) return complete(request, refused);
@@ -392,11 +397,11 @@ export class NbdBackend implements Backend {
   /** A durable write to a server that makes nothing durable. */
   #refuseFua(request: Request): DiskError | null {
     return request.writes && request.fua && this.abilities.fua === "none"
-      ? refusal(
+      ? requestError(
         "unsupported",
         request,
         "the server makes nothing durable",
-        this.#uri,
+        { path: this.#uri },
       )
       : null;
   }
@@ -529,12 +534,7 @@ export class NbdBackend implements Backend {
    * was, so that nothing will come back.
    */
   #dropped(piece: Piece): void {
-    piece.error = refusal(
-      "argument",
-      piece.journey.request,
-      "its memory was detached or resized while it was under way",
-      this.#uri,
-    );
+    piece.error = changedError(piece.journey.request, this.#uri);
     this.#answered(piece);
   }
 
@@ -603,22 +603,24 @@ export class NbdBackend implements Backend {
   }
 
   #serverError(piece: Piece, number: number, text = ""): DiskError {
-    const { request } = piece.journey;
     const code = Object.entries(WireError)
-      .find(([, value]) => value === number)?.[0] ?? `error ${number}`;
-    const said = text === "" ? "" : `: ${printable(text)}`;
+      .find(([, value]) => value === number)?.[0];
+    const said = text === "" ? undefined : printable(text);
     if (number === WireError.ESHUTDOWN && this.#shutdown === null) {
-      this.#shutdown = `the server is shutting down${said}`;
+      this.#shutdown = `the server is shutting down${said ? `: ${said}` : ""}`;
       // What it still owes comes in time, or not at all.
       this.closing();
     }
-    return requestError(
-      this.#uri,
-      request,
-      kindOfCode(code),
-      code,
-      `the server says ${code}${said}`,
-      number,
+    return errnoError(
+      piece.journey.request,
+      code ?? `error ${number}`,
+      "the server",
+      {
+        path: this.#uri,
+        text: said,
+        // Numbers on the wire are its own: what has no name there has none here.
+        errno: code === undefined ? number : undefined,
+      },
     );
   }
 
@@ -627,44 +629,37 @@ export class NbdBackend implements Backend {
     return this.#lost !== null && this.#shutdown === null
       ? this.#lostError(request)
       : requestError(
-        this.#uri,
-        request,
         "io",
-        "ESHUTDOWN",
+        request,
         `${this.#shutdown}: open the disk anew when it is back`,
-        WireError.ESHUTDOWN,
+        { path: this.#uri, code: "ESHUTDOWN" },
       );
   }
 
   /** What was left undone of a flush is no secret. */
   #spoiledError(request: Request): DiskError {
     const cause = this.#spoiled!;
-    const error = requestError(
-      this.#uri,
+    const { kind, code = "EIO", errno, message } = cause;
+    return requestError(
+      kind,
       request,
-      cause.kind,
-      cause.code ?? "EIO",
-      `an earlier flush, which was aborted, failed: ${cause.message}`,
-      cause.errno,
+      `an earlier flush, which was aborted, failed: ${message}`,
+      { path: this.#uri, code, errno, cause },
     );
-    error.cause = cause;
-    return error;
   }
 
   #abortedError({ request }: Journey): DiskError {
-    return refusal("aborted", request, "it was aborted", this.#uri);
+    return abortedError(request, { path: this.#uri });
   }
 
   #lostError(request: Request): DiskError {
-    const error = requestError(
-      this.#uri,
-      request,
+    const cause = this.#lost!;
+    return requestError(
       "io",
-      "ENOTCONN",
-      `the connection to the server is lost: ${this.#lost!.message}`,
+      request,
+      `the connection to the server is lost: ${cause.message}`,
+      { path: this.#uri, code: "ENOTCONN", cause },
     );
-    error.cause = this.#lost;
-    return error;
   }
 
   /**

@@ -37,13 +37,11 @@ import {
   type BackendCounters,
   type Complete,
   type Limits,
-  refusal,
   refuse,
-  refuseChanged,
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
 import { captureStack } from "../../call_site.ts";
-import { describePlace, DiskError, kindOfCode } from "../../errors.ts";
+import { DiskError } from "../../errors.ts";
 import {
   checkBlockSize,
   type Geometry,
@@ -53,12 +51,21 @@ import {
 import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo, DirectInfo, DurabilityInfo } from "../../info.ts";
 import {
+  flushRequest,
   ID_BYTES,
   isIntact,
-  operationName,
   type Request,
   RequestType,
 } from "../../request.ts";
+import {
+  abortedError,
+  changedError,
+  closedError,
+  cutError,
+  errnoError,
+  latchedError,
+  requestError,
+} from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
 import { RangeLock } from "../range_lock.ts";
 import { claimFile, type FileClaim } from "../file_claim.ts";
@@ -177,7 +184,7 @@ export class PortableBackend implements Backend {
   };
   #flushing: Promise<void> = Promise.resolve();
   #nextFlush: Promise<void> | null = null;
-  #flushFailure: unknown = null;
+  #flushFailure: DiskError | null = null;
   /** Given up by whoever asked. */
   readonly #withdrawn = new WeakSet<Request>();
   readonly #inFlight = new InFlight();
@@ -224,7 +231,7 @@ export class PortableBackend implements Backend {
   submit(batch: readonly Request[], complete: Complete): void {
     for (const request of batch) {
       const error = this.#inFlight.closed
-        ? refusal("closed", request, "the disk is closed", this.#path)
+        ? closedError(request, this.#path)
         : refuse(request, this.geometry, this.abilities, this.#path) ??
           this.#refuseUnsafe(request);
       if (error !== null) {
@@ -527,7 +534,7 @@ export class PortableBackend implements Backend {
       await dataSync(this.#flushDescriptor);
       this.#refuseCut();
     } catch (error) {
-      this.#flushFailure = error;
+      this.#flushFailure = this.#wrap(flushRequest(), error);
       throw error;
     }
   }
@@ -552,30 +559,23 @@ export class PortableBackend implements Backend {
       : null;
   }
 
+  /** Gives what was thrown its kind, its numbers and its place. */
   #wrap(request: Request, error: unknown): DiskError {
-    const operation = operationName(request.type);
-    const placed = request.count > 0;
-    const place = { operation, path: this.#path };
-    const options = placed
-      ? { ...place, sector: request.sector, count: request.count }
-      : place;
-    const words = placed
-      ? describePlace(operation, request.sector, request.count, this.#path)
-      : describePlace(operation, undefined, undefined, this.#path);
-    if (error instanceof WithdrawnError) {
-      return refusal("aborted", request, "it was aborted", this.#path);
-    }
-    if (error instanceof ChangedError) {
-      return refuseChanged(request, this.#path)!;
-    }
+    const path = this.#path;
+    if (error instanceof WithdrawnError) return abortedError(request, { path });
+    if (error instanceof ChangedError) return changedError(request, path);
+    if (error instanceof ShrunkError) return cutError(request, path);
     if (error instanceof LatchedError) {
-      return new DiskError(
-        "latched",
-        `Cannot ${words} as an earlier flush failed`,
-        { ...options, cause: this.#flushFailure },
-      );
+      return latchedError(request, this.#flushFailure!, path);
     }
-    return diskError(error, words, options);
+    const found = systemCode(error);
+    if (found !== null) {
+      const { code, errno } = found;
+      const options = { path, errno, cause: error };
+      return errnoError(request, code, "the system", options);
+    }
+    const { message } = error as { message?: unknown };
+    return requestError("io", request, String(message), { path, cause: error });
   }
 }
 
@@ -1035,40 +1035,4 @@ function durabilityOf(
       ? "which file system this is cannot be told without --allow-sys=statfs"
       : `what a flush reaches on ${fileSystem.name} is not to be told from here`,
   };
-}
-
-/** Gives what `node:fs` threw its kind, its numbers and its place. */
-function diskError(
-  error: unknown,
-  words: string,
-  where: { operation: string; path: string; sector?: number; count?: number },
-): DiskError {
-  if (error instanceof ShrunkError) {
-    return new DiskError(
-      "io",
-      `Cannot ${words} as the image shrank: it ends within the disk`,
-      { ...where, cause: error },
-    );
-  }
-  const found = systemCode(error);
-  if (found === null) {
-    const { message } = error as { message?: unknown };
-    return new DiskError("io", `Cannot ${words} as ${String(message)}`, {
-      ...where,
-      cause: error,
-    });
-  }
-  const { code, errno } = found;
-  return new DiskError(
-    kindOfCode(code),
-    `Cannot ${words} as the system says ${code}${
-      errno === undefined ? "" : ` (${errno})`
-    }`,
-    {
-      ...where,
-      code,
-      ...(errno === undefined ? {} : { errno }),
-      cause: error,
-    },
-  );
 }
