@@ -13,13 +13,29 @@
  * is aborted is answered at once, whatever becomes of it at the server: its
  * reply goes nowhere when it comes, what overlaps a write that was left there
  * waits for that reply, and flushes wait for all of them, so that the order of
- * writes and the failure of a flush survive. Only if the system still has the
- * request's memory, as the server takes or sends no more of its data, the
- * connection is dropped for it. Closing has a bound.
+ * writes and the failure of a flush survive (`abandoned.ts`). Only if the system
+ * still has the request's memory, as the server takes or sends no more of its
+ * data, the connection is dropped for it. Closing has a bound
+ * (`silence_watch.ts`).
  *
  * A server may lie. A reply must give each byte of what was asked for exactly
  * once; anything else loses the connection, as nothing that follows can be
  * trusted.
+ *
+ * The life of the connection:
+ *
+ * | state | what is submitted | what ends it |
+ * | --- | --- | --- |
+ * | open | is carried out | the server says ESHUTDOWN: leaving; `close()`: closing; loss: broken |
+ * | leaving | fails with ESHUTDOWN | nothing is in flight, after saying so: broken; `close()`: closing; loss: broken |
+ * | closing | is refused as closed | nothing is in flight, after saying so: closed; loss: broken |
+ * | broken | fails with why it is | `close()`, when nothing is in flight: closed |
+ * | closed | is refused as closed | nothing |
+ *
+ * "Loss" is whatever ends it early: the server hangs up, lies or is silent for
+ * too long. What is in flight is counted in one place, {@linkcode InFlight},
+ * which also knows whether the disk was closed: with that, a broken connection
+ * refuses as a closed one does.
  *
  * @module
  */
@@ -36,6 +52,7 @@ import {
 import { offsetMemory } from "../../buffer.ts";
 import { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
+import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { printable } from "../../printable.ts";
@@ -60,11 +77,13 @@ import {
   requestError,
 } from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
+import { Abandoned } from "./abandoned.ts";
 import type { Negotiated } from "./client_handshake.ts";
 import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
 import type { Journey, Piece } from "./piece.ts";
 import { Replies } from "./replies.ts";
 import { abilitiesOf, describe, geometryOf } from "./shape.ts";
+import { SilenceWatch } from "./silence_watch.ts";
 
 /** Pieces of one request that are under way at once. */
 const MAX_PIECES = 8;
@@ -87,11 +106,8 @@ const ABORT_GRACE_MS = 500;
 /** Pieces of aborted requests that a server may leave unanswered. */
 const MAX_ABANDONED = 4096;
 
-/** In so many steps is looked whether a server is silent. */
-const SILENCE_STEPS = 4;
-
-/** Bytes that must move in a step if nothing is answered in it. */
-const SIGN_OF_LIFE_BYTES = 65_536;
+/** The life of the connection, as the head of this file has it. */
+type State = "open" | "leaving" | "closing" | "broken" | "closed";
 
 /** Requests over an NBD connection. */
 export class NbdBackend implements Backend {
@@ -103,25 +119,17 @@ export class NbdBackend implements Backend {
   readonly #id: Uint8Array;
   readonly #pieces = new Map<number, Piece>();
   #cookie = 0;
-  #journeys = 0;
   readonly #reader: MessageReader;
   readonly #replies: Replies;
+  #state: State = "open";
+  readonly #inFlight = new InFlight();
+  readonly #abandoned = new Abandoned();
+  readonly #silence: SilenceWatch;
+  /** Why the connection is broken. */
   #lost: DiskError | null = null;
-  #closing: Promise<void> | null = null;
-  #drained: (() => void) | null = null;
-  #zeroes: Uint8Array | null = null;
-  /** Aborted requests that change or flush something, still at the server. */
-  readonly #orphans = new Set<Journey>();
-  /** Pieces of aborted requests, still at the server. */
-  #abandoned = 0;
-  /** Requests that wait for aborted ones. */
-  #held: Journey[] = [];
-  /** The failure of an aborted flush, for whoever flushes next. */
-  #spoiled: DiskError | null = null;
   /** What the server said when it was to shut down. */
   #shutdown: string | null = null;
-  readonly #closeTimeoutMs: number;
-  #watch: ReturnType<typeof setInterval> | null = null;
+  #zeroes: Uint8Array | null = null;
   /** Pieces that were answered. */
   #answers = 0;
   readonly #receiving: Promise<void>;
@@ -163,7 +171,6 @@ export class NbdBackend implements Backend {
     this.#uri = uri;
     this.#id = encodeId(id);
     this.#exportFlags = negotiated.flags;
-    this.#closeTimeoutMs = options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS;
     this.geometry = geometryOf(negotiated, uri, options);
     const { blockSize } = this.geometry;
     this.#maximum = Math.max(
@@ -181,13 +188,25 @@ export class NbdBackend implements Backend {
       () => {},
       (error) => this.#lose(error),
     );
+    const timeoutMs = options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS;
+    this.#silence = new SilenceWatch(
+      timeoutMs,
+      () => ({
+        answers: this.#answers,
+        bytes: this.#reader.receivedBytes + this.#writer.writtenBytes,
+      }),
+      () =>
+        this.#lose(
+          `the server answered nothing for ${timeoutMs} ms while the disk was to be closed`,
+        ),
+    );
     stream.unref?.();
     this.#replies = new Replies(
       this.#reader,
       negotiated.structured,
       uri,
       {
-        isLost: () => this.#lost !== null,
+        isLost: () => this.#ended,
         pieceOf: (cookie) => this.#pieces.get(cookie),
         answered: (piece) => this.#answered(piece),
         serverError: (piece, number, text) =>
@@ -211,9 +230,8 @@ export class NbdBackend implements Backend {
    * Answers a request early. What the server makes of it shows when it does.
    */
   cancel(request: Request): void {
-    const held = this.#held.find((journey) => journey.request === request);
+    const held = this.#abandoned.withdraw(request);
     if (held !== undefined) {
-      this.#held.splice(this.#held.indexOf(held), 1);
       return this.#finish(held, this.#abortedError(held));
     }
     const pieces: Piece[] = [];
@@ -251,25 +269,9 @@ export class NbdBackend implements Backend {
   /** Hears that the disk is to be closed: from now on silence has a bound. */
   closing(): void {
     if (
-      this.#watch !== null || this.#lost !== null ||
-      this.#journeys === 0 && this.#writer.pendingBytes === 0
-    ) return;
-    const progress = () => this.#answers;
-    const moved = () => this.#reader.receivedBytes + this.#writer.writtenBytes;
-    let answers = progress();
-    let bytes = moved();
-    let silent = 0;
-    this.#watch = setInterval(() => {
-      const lives = progress() !== answers ||
-        moved() - bytes >= SIGN_OF_LIFE_BYTES;
-      answers = progress();
-      bytes = moved();
-      silent = lives ? 0 : silent + 1;
-      if (silent < SILENCE_STEPS) return;
-      this.#lose(
-        `the server answered nothing for ${this.#closeTimeoutMs} ms while the disk was to be closed`,
-      );
-    }, this.#closeTimeoutMs / SILENCE_STEPS);
+      !this.#ended &&
+      (this.#inFlight.count > 0 || this.#writer.pendingBytes > 0)
+    ) this.#silence.start();
   }
 
   /**
@@ -277,19 +279,23 @@ export class NbdBackend implements Backend {
    * server ends it after `closeTimeoutMs`.
    */
   close(): Promise<void> {
-    return this.#closing ??= this.#close();
+    if (!this.#inFlight.closed) this.closing();
+    if (!this.#ended) this.#state = "closing";
+    return this.#inFlight.close(() => this.#release());
   }
 
-  async #close(): Promise<void> {
-    this.closing();
-    if (this.#journeys > 0) {
-      await new Promise<void>((resolve) => this.#drained = resolve);
-    }
+  async #release(): Promise<void> {
     this.#stream.ref?.();
-    if (this.#lost === null) await this.#takeLeave();
+    if (this.#state === "closing") await this.#takeLeave();
+    this.#state = "closed";
     this.#hangUp();
     await this.#receiving;
-    this.#unwatch();
+    this.#silence.stop();
+  }
+
+  /** Whether the server is not listened to any more. */
+  get #ended(): boolean {
+    return this.#state === "broken" || this.#state === "closed";
   }
 
   /** Says that nothing more will be asked. */
@@ -297,11 +303,6 @@ export class NbdBackend implements Backend {
     this.#send(Command.Disconnect, 0, 0, 0, 0);
     this.closing();
     await this.#writer.settled();
-  }
-
-  #unwatch(): void {
-    if (this.#watch !== null) clearInterval(this.#watch);
-    this.#watch = null;
   }
 
   #hangUp(): void {
@@ -313,7 +314,7 @@ export class NbdBackend implements Backend {
   }
 
   #start(request: Request, complete: Complete): void {
-    const refused = this.#closing !== null
+    const refused = this.#inFlight.closed
       ? closedError(request, this.#uri)
       : refuse(request, this.geometry, this.abilities, this.#uri) ??
         this.#refuseFua(request);
@@ -322,75 +323,33 @@ export class NbdBackend implements Backend {
       request.data!.set(this.#id);
       return complete(request, null);
     }
-    if (this.#lost !== null || this.#shutdown !== null) {
+    if (this.#state !== "open") {
       return complete(request, this.#goneError(request));
     }
-    if (this.#journeys++ === 0) this.#stream.ref?.();
+    if (this.#inFlight.count === 0) this.#stream.ref?.();
+    this.#inFlight.enter(1);
     const journey = this.#plan(request, complete);
-    if (this.#orphans.size > 0 && this.#mustWait(journey)) {
-      this.#held.push(journey);
-    } else this.#go(journey);
+    if (!this.#abandoned.holds(journey)) this.#go(journey);
   }
 
   #go(journey: Journey): void {
     const { request } = journey;
     const flushes = request.type === RequestType.Flush ||
       request.writes && request.fua;
-    if (this.#spoiled !== null && flushes) {
+    if (this.#abandoned.failure !== null && flushes) {
       return this.#finish(journey, this.#spoiledError(request));
     }
     if (journey.command === Command.Flush) this.#ask(journey, 0, 0);
     else this.#advance(journey);
   }
 
-  /**
-   * Whether a request must wait for what became of aborted ones: they could
-   * change what it reads, or be carried out after what it writes.
-   */
-  #mustWait({ request }: Journey): boolean {
-    if (request.type === RequestType.Flush || request.writes && request.fua) {
-      return true;
-    }
-    for (const { request: orphan } of this.#orphans) {
-      if (
-        request.sector < orphan.sector + orphan.count &&
-        orphan.sector < request.sector + request.count
-      ) return true;
-    }
-    return false;
-  }
-
   /** Answers an aborted request, of which pieces may be under way. */
   #leave(journey: Journey): void {
     if (journey.answered) return;
-    if (journey.pieces > 0) {
-      this.#abandoned += journey.pieces;
-      if (journey.command !== Command.Read) this.#orphans.add(journey);
-    }
+    this.#abandoned.add(journey);
     this.#finish(journey, journey.error ?? this.#abortedError(journey));
-    if (this.#abandoned > MAX_ABANDONED) {
+    if (this.#abandoned.pieces > MAX_ABANDONED) {
       this.#lose("the server answers nothing and many requests were aborted");
-    }
-  }
-
-  /** One piece less of a request that was answered before. */
-  #returned(piece: Piece): void {
-    const { journey } = piece;
-    this.#abandoned--;
-    const flushed = piece.command === Command.Flush ||
-      (journey.flags & CommandFlag.Fua) !== 0;
-    if (piece.error !== null && flushed) this.#spoiled ??= piece.error;
-    if (journey.pieces > 0 || !this.#orphans.delete(journey)) return;
-    const held = this.#held;
-    this.#held = [];
-    for (const each of held) {
-      if (this.#orphans.size > 0 && this.#mustWait(each)) {
-        this.#held.push(each);
-        continue;
-      }
-      const refused = this.#refusal(each.request);
-      if (refused === null) this.#go(each);
-      else this.#finish(each, refused);
     }
   }
 
@@ -565,9 +524,10 @@ export class NbdBackend implements Backend {
     this.#answers++;
     const { journey } = piece;
     journey.pieces--;
-    if (journey.answered) this.#returned(piece);
-    else this.#goOn(journey, piece);
-    if (this.#shutdown !== null && this.#pieces.size === 0) this.#depart();
+    if (journey.answered) {
+      this.#abandoned.returned(piece, (waiting) => this.#resume(waiting));
+    } else this.#goOn(journey, piece);
+    if (this.#state === "leaving" && this.#pieces.size === 0) this.#depart();
   }
 
   #goOn(journey: Journey, piece: Piece): void {
@@ -585,19 +545,25 @@ export class NbdBackend implements Backend {
     else this.#finish(journey, journey.error);
   }
 
+  /** Goes on with a request that has waited for an aborted one. */
+  #resume(journey: Journey): void {
+    const refused = this.#refusal(journey.request);
+    if (refused === null) this.#go(journey);
+    else this.#finish(journey, refused);
+  }
+
   #finish(journey: Journey, error: DiskError | null): void {
     journey.answered = true;
-    if (--this.#journeys === 0) {
+    if (this.#inFlight.count === 1) {
       this.#stream.unref?.();
-      if (this.#shutdown === null) this.#unwatch();
+      // A server that shuts down owes an end.
+      if (this.#shutdown === null) this.#silence.stop();
     }
-    journey.complete(journey.request, error);
-    if (this.#journeys === 0) this.#drained?.();
+    this.#inFlight.answer(journey.request, error, journey.complete);
   }
 
   /** Leaves a server that shuts down, once it owes nothing any more. */
   async #depart(): Promise<void> {
-    if (this.#lost !== null || this.#closing !== null) return;
     await this.#takeLeave();
     this.#lose(this.#shutdown);
   }
@@ -608,6 +574,7 @@ export class NbdBackend implements Backend {
     const said = text === "" ? undefined : printable(text);
     if (number === WireError.ESHUTDOWN && this.#shutdown === null) {
       this.#shutdown = `the server is shutting down${said ? `: ${said}` : ""}`;
+      if (this.#state === "open") this.#state = "leaving";
       // What it still owes comes in time, or not at all.
       this.closing();
     }
@@ -638,7 +605,7 @@ export class NbdBackend implements Backend {
 
   /** What was left undone of a flush is no secret. */
   #spoiledError(request: Request): DiskError {
-    const cause = this.#spoiled!;
+    const cause = this.#abandoned.failure!;
     const { kind, code = "EIO", errno, message } = cause;
     return requestError(
       kind,
@@ -667,10 +634,11 @@ export class NbdBackend implements Backend {
    * go of its memory.
    */
   #lose(cause: unknown): void {
-    if (this.#lost !== null) return;
+    if (this.#ended) return;
+    this.#state = "broken";
     const text = cause instanceof Error ? cause.message : String(cause);
     this.#lost = new DiskError("io", text, { path: this.#uri, cause });
-    this.#unwatch();
+    this.#silence.stop();
     this.#writer.abandon();
     this.#hangUp();
     const waits: Promise<void>[] = [];
@@ -687,10 +655,8 @@ export class NbdBackend implements Backend {
     const journeys = new Set(
       [...this.#pieces.values()].map(({ journey }) => journey),
     );
-    for (const journey of this.#held) journeys.add(journey);
+    for (const journey of this.#abandoned.clear()) journeys.add(journey);
     this.#pieces.clear();
-    this.#orphans.clear();
-    this.#held = [];
     this.#replies.forget();
     for (const journey of journeys) {
       if (journey.answered) continue;
