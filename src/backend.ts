@@ -74,6 +74,12 @@ export interface BackendCounters {
   readModifyWrites: number;
 }
 
+/**
+ * Extents after which a backend ends an answer that could go on: to find each
+ * may take a system call, of some 1 µs.
+ */
+export const MAX_EXTENTS = 256;
+
 /** A run of sectors that is either stored or a hole that reads as zeroes. */
 export interface Extent {
   /** First sector. */
@@ -124,10 +130,16 @@ export interface Backend {
    * cannot know, everything counts as data, which is always a safe answer. It
    * covers writes that have completed; the queue asks when that is enough.
    *
+   * An answer may end before the range does, so that it takes no longer than
+   * others can wait, which is about a millisecond: a disk can have a hole on
+   * every other page. Whoever wants the rest asks for it from there. A backend
+   * that has found {@linkcode MAX_EXTENTS} stops.
+   *
    * @param sector First sector.
    * @param count Sectors, within the disk.
-   * @returns Extents in order, adjoining, covering the range exactly; holes
-   * and data may follow their like.
+   * @returns Extents in order, adjoining, from the first sector on and within
+   * the range; at least one, if the range is not empty. Holes and data may
+   * follow their like.
    */
   extents?(sector: number, count: number): Extent[];
   /**

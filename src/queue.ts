@@ -451,14 +451,14 @@ export class RequestQueue {
    * the range has completed. What is submitted later may show or not.
    *
    * @param range The sectors that it is about.
-   * @param ask Asks; synchronous.
+   * @param ask Asks; the backend stays open until it has its answer.
    * @param signal Gives up waiting.
    * @returns A promise for the answer; it rejects with what `ask` threw, or with
    * the signal's reason.
    */
   query<T>(
     { sector, count }: SectorRange,
-    ask: (backend: Backend) => T,
+    ask: (backend: Backend) => T | Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
     const before = Promise.withResolvers<void>();

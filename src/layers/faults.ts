@@ -252,7 +252,7 @@ export class Faults extends Layer {
    *
    * @param sector First sector.
    * @param count Sectors, within the disk.
-   * @returns Extents in order, adjoining, covering the range exactly.
+   * @returns Extents in order, adjoining; they may end before the range does.
    */
   override extents(sector: number, count: number): Extent[] {
     // A flipped bit in a hole is data.

@@ -150,7 +150,7 @@ export abstract class Layer implements Backend {
    *
    * @param sector First sector.
    * @param count Sectors, within the disk.
-   * @returns Extents in order, adjoining, covering the range exactly.
+   * @returns Extents in order, adjoining; they may end before the range does.
    */
   extents(sector: number, count: number): Extent[] {
     return this.backend.extents?.(sector, count) ??

@@ -7,12 +7,12 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
-import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
 import { ChunkType, Command, Option } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
+import { altered, holding } from "../fake_backend.ts";
 import { LONG, needs, run, tempDir } from "../helpers.ts";
 import {
   goData,
@@ -121,23 +121,7 @@ for (const medium of ["memory", "image"] as const) {
 Deno.test("NbdServer lets nobody change a block while another changes a part", async () => {
   // Reads wait until they are let go.
   const memory = new MemoryBackend({ sectors: 64, blockSize: 4096 });
-  const held: (() => void)[] = [];
-  const slow: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
-    limits: memory.limits,
-    info: memory.info,
-    counters: memory.counters,
-    submit(batch, complete) {
-      for (const request of batch) {
-        const submit = () => memory.submit([request], complete);
-        if (request.type === 0) held.push(submit);
-        else submit();
-      }
-    },
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  const { backend: slow, held } = holding(memory, ({ type }) => type === 0);
   const disk = VirtualDisk.over(slow);
   await using served = await serveDisk(disk);
   using one = await RawClient.attach(served.socket);
@@ -187,12 +171,8 @@ Deno.test("NbdServer keeps a read's memory until all of its parts are done", asy
   // Of a sparse disk the data is read in parts: one fails, one takes its time.
   const memory = new MemoryBackend({ sectors: 2048 });
   const late: (() => void)[] = [];
-  const parted: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
+  const parted = altered(memory, {
     limits: { ...memory.limits, maxSegments: 1 },
-    info: memory.info,
-    counters: memory.counters,
     submit(batch, complete) {
       for (const request of batch) {
         if (request.type === 0 && request.sector === 0) {
@@ -214,9 +194,7 @@ Deno.test("NbdServer keeps a read's memory until all of its parts are done", asy
           ? [{ sector: from, count: to - from, hole: run.hole }]
           : [];
       }),
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  });
   const disk = VirtualDisk.over(parted);
   await disk.write(64, new Uint8Array(65_536).fill(9));
   await using served = await serveDisk(disk);

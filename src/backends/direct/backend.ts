@@ -22,6 +22,7 @@ import {
   type Complete,
   type Extent,
   type Limits,
+  MAX_EXTENTS,
   refuse,
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
@@ -285,7 +286,10 @@ export class DirectBackend implements Backend {
     }
   }
 
-  /** Where data is stored and where holes are (SEEK_DATA and SEEK_HOLE). */
+  /**
+   * Where data is stored and where holes are (SEEK_DATA and SEEK_HOLE): each is
+   * a call, so that an answer has so many of them only.
+   */
   extents(sector: number, count: number): Extent[] {
     const all = [{ sector, count, hole: false }];
     if (!this.#image.regularFile) return all;
@@ -302,7 +306,7 @@ export class DirectBackend implements Backend {
       });
       at = to;
     };
-    while (at < end) {
+    while (at < end && found.length + 2 <= MAX_EXTENTS) {
       const data = this.#libc.lseek(this.#image.fd, at, SEEK_DATA);
       // ENXIO: nothing but a hole up to the end of the file. Where that is no
       // longer the disk's, what was there is lost: a read is to say so.
