@@ -11,7 +11,7 @@ const BURST_MS = 4;
 /** What one piece counts at most, in ms: it may have waited for something. */
 const PIECE_MS = 10;
 
-/** Pieces under way at once, as each may wait for something. */
+/** Pieces in flight at once, as each may wait for something. */
 const MAX_ACTIVE = 4;
 
 /**
