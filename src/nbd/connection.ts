@@ -248,7 +248,7 @@ export class Connection implements MemoryHolder {
     try {
       this.#stream.close();
     } catch {
-      // It was closed by whoever gave it.
+      // Its owner has closed it.
     }
   }
 

@@ -17,7 +17,7 @@ export class Job {
   readonly type: number;
   /** Bits of `CommandFlag`. */
   readonly flags: number;
-  /** What its reply brings back, in halves. */
+  /** What its reply is known by, in halves. */
   readonly cookieHigh: number;
   /** The other half. */
   readonly cookieLow: number;

@@ -398,7 +398,7 @@ export class NbdServer implements AsyncDisposable {
           short = true;
           await this.#pause(SHORTAGE_MS);
         } else {
-          // Whoever came is gone again, which is no reason to let others wait.
+          // That client is gone again, which is no reason to let others wait.
           this.#options.counters.resets++;
           if (++failures % MAX_FAILURES === 0) await this.#pause(0);
         }

@@ -1,6 +1,6 @@
 /**
  * Work that is done in the event loop, cut in pieces and taken in turns, so
- * that whoever asks for much of it does not keep all others from theirs.
+ * that a client that asks for much of it does not starve the others.
  *
  * @module
  */
@@ -39,7 +39,7 @@ export class Turns {
       this.#queue.push(() => {
         const start = performance.now();
         this.#active++;
-        // Counted before anybody is told, as whoever is told asks for more.
+        // Counted before anybody is told, as the client that is told asks for more.
         const count = () => {
           this.#active--;
           this.#last = performance.now();

@@ -22,15 +22,14 @@ import { Random } from "../../src/random.ts";
 import { altered } from "../fake_backend.ts";
 import {
   goData,
-  joined,
   metaData,
   optionMessage,
   RawClient,
   requestMessage,
   type Served,
   serveDisk,
-  u32,
 } from "./harness.ts";
+import { joined, u32 } from "./wire.ts";
 import { runMutations } from "./mutations.ts";
 
 const {

@@ -22,14 +22,8 @@ import {
 } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import { altered } from "../fake_backend.ts";
-import {
-  goData,
-  joined,
-  metaData,
-  optionMessage,
-  requestMessage,
-  u32,
-} from "./harness.ts";
+import { goData, metaData, optionMessage, requestMessage } from "./harness.ts";
+import { joined, u32 } from "./wire.ts";
 
 /** Sectors of the export, and on each side of it. */
 const SECTORS = 512;

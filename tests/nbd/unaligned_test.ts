@@ -16,12 +16,12 @@ import { altered, holding } from "../fake_backend.ts";
 import { LONG, needs, run, tempDir } from "../helpers.ts";
 import {
   goData,
-  joined,
   optionMessage,
   RawClient,
   requestMessage,
   serveDisk,
 } from "./harness.ts";
+import { joined } from "./wire.ts";
 
 const { Read, Write, Flush, Trim, Cache, WriteZeroes } = Command;
 

@@ -1,8 +1,8 @@
 /**
  * Aborted requests that are still at the server. Nobody knows whether they are
  * carried out, so that what could come before or after them waits until the
- * server has answered them, and a flush that fails unheard is told to whoever
- * flushes next.
+ * server has answered them, and the failure of a flush, which nobody heard of, is
+ * that of the next one.
  *
  * @module
  */
@@ -10,13 +10,13 @@
 import type { DiskError } from "../../errors.ts";
 import { Command, CommandFlag } from "../../protocol/nbd/numbers.ts";
 import { type Request, RequestType } from "../../request.ts";
-import type { Journey, Piece } from "./piece.ts";
+import type { Piece, Transfer } from "./piece.ts";
 
 /** What aborted requests left at the server, and what waits for it. */
 export class Abandoned {
   /** Those that change or flush something. */
-  readonly #changes = new Set<Journey>();
-  #waiting: Journey[] = [];
+  readonly #changes = new Set<Transfer>();
+  #waiting: Transfer[] = [];
   #pieces = 0;
   #failure: DiskError | null = null;
 
@@ -31,22 +31,22 @@ export class Abandoned {
   }
 
   /** Takes in a request that was aborted, with the pieces it has in flight. */
-  add(journey: Journey): void {
-    if (journey.pieces === 0) return;
-    this.#pieces += journey.pieces;
-    if (journey.command !== Command.Read) this.#changes.add(journey);
+  add(transfer: Transfer): void {
+    if (transfer.pieces === 0) return;
+    this.#pieces += transfer.pieces;
+    if (transfer.command !== Command.Read) this.#changes.add(transfer);
   }
 
   /**
    * Lets a request wait if it must: one of these could change what it reads, or
    * be carried out after what it writes.
    *
-   * @param journey The request.
+   * @param transfer The request.
    * @returns Whether it waits.
    */
-  holds(journey: Journey): boolean {
-    if (this.#changes.size === 0 || !this.#mustWait(journey)) return false;
-    this.#waiting.push(journey);
+  holds(transfer: Transfer): boolean {
+    if (this.#changes.size === 0 || !this.#mustWait(transfer)) return false;
+    this.#waiting.push(transfer);
     return true;
   }
 
@@ -56,7 +56,7 @@ export class Abandoned {
    * @param request The request.
    * @returns What it is; nothing if it does not wait.
    */
-  withdraw(request: Request): Journey | undefined {
+  withdraw(request: Request): Transfer | undefined {
     const at = this.#waiting.findIndex((one) => one.request === request);
     return at < 0 ? undefined : this.#waiting.splice(at, 1)[0];
   }
@@ -68,13 +68,13 @@ export class Abandoned {
    * @param resume Goes on with a request that need not wait any more; in the
    * order of their coming.
    */
-  returned(piece: Piece, resume: (journey: Journey) => void): void {
-    const { journey } = piece;
+  returned(piece: Piece, resume: (transfer: Transfer) => void): void {
+    const { transfer } = piece;
     this.#pieces--;
     const flushed = piece.command === Command.Flush ||
-      (journey.flags & CommandFlag.Fua) !== 0;
+      (transfer.flags & CommandFlag.Fua) !== 0;
     if (piece.error !== null && flushed) this.#failure ??= piece.error;
-    if (journey.pieces > 0 || !this.#changes.delete(journey)) return;
+    if (transfer.pieces > 0 || !this.#changes.delete(transfer)) return;
     for (const one of this.#waiting.splice(0)) {
       if (!this.holds(one)) resume(one);
     }
@@ -85,12 +85,12 @@ export class Abandoned {
    *
    * @returns What has waited.
    */
-  clear(): Journey[] {
+  clear(): Transfer[] {
     this.#changes.clear();
     return this.#waiting.splice(0);
   }
 
-  #mustWait({ request }: Journey): boolean {
+  #mustWait({ request }: Transfer): boolean {
     if (request.type === RequestType.Flush || request.writes && request.fua) {
       return true;
     }

@@ -3,9 +3,9 @@
  * NBD (qemu-nbd, nbdkit, and Ceph's rbd through them).
  *
  * Requests are pipelined over one connection and answered in whatever order the
- * server likes. It does not reconnect: whether a write that was under way
+ * server likes. It does not reconnect: whether a write that was in flight
  * happened, and whether what the server had not flushed is still there, nobody
- * can tell afterwards. So when the connection is lost, everything under way
+ * can tell afterwards. So when the connection is lost, everything in flight
  * fails with an error of kind `io`, and so does everything after it; opening
  * the disk anew is for the program to decide.
  *
@@ -80,12 +80,12 @@ import { encodeId } from "../../virtio.ts";
 import { Abandoned } from "./abandoned.ts";
 import type { Negotiated } from "./client_handshake.ts";
 import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
-import type { Journey, Piece } from "./piece.ts";
+import type { Piece, Transfer } from "./piece.ts";
 import { Replies } from "./replies.ts";
 import { abilitiesOf, describe, geometryOf } from "./shape.ts";
 import { SilenceWatch } from "./silence_watch.ts";
 
-/** Pieces of one request that are under way at once. */
+/** Pieces of one request that are in flight at once. */
 const MAX_PIECES = 8;
 
 /** Bytes that adjacent requests are merged to. */
@@ -236,14 +236,14 @@ export class NbdBackend implements Backend {
     }
     const pieces: Piece[] = [];
     for (const piece of this.#pieces.values()) {
-      const { journey } = piece;
+      const { transfer } = piece;
       if (
-        journey.request === request && !journey.answered && !journey.aborted
+        transfer.request === request && !transfer.answered && !transfer.aborted
       ) pieces.push(piece);
     }
-    const journey = pieces[0]?.journey;
-    if (journey === undefined) return;
-    journey.aborted = true;
+    const transfer = pieces[0]?.transfer;
+    if (transfer === undefined) return;
+    transfer.aborted = true;
     const waits: Promise<void>[] = [];
     for (const { message, cookie } of pieces) {
       if (message === null) continue;
@@ -251,18 +251,18 @@ export class NbdBackend implements Backend {
       if (wait !== null) waits.push(wait);
       if (!message.dropped) continue;
       this.#pieces.delete(cookie);
-      journey.pieces--;
+      transfer.pieces--;
     }
-    if (this.#replies.straight === journey) {
+    if (this.#replies.straight === transfer) {
       waits.push(this.#replies.straightEnd());
     }
-    if (waits.length === 0) return this.#leave(journey);
+    if (waits.length === 0) return this.#leave(transfer);
     const timer = setTimeout(() => {
       this.#lose("a request was aborted and its data did not move");
     }, ABORT_GRACE_MS);
     Promise.all(waits).then(() => {
       clearTimeout(timer);
-      this.#leave(journey);
+      this.#leave(transfer);
     });
   }
 
@@ -275,7 +275,7 @@ export class NbdBackend implements Backend {
   }
 
   /**
-   * Waits for everything submitted, takes leave, and hangs up. Silence of the
+   * Waits for everything submitted, says so, and hangs up. Silence of the
    * server ends it after `closeTimeoutMs`.
    */
   close(): Promise<void> {
@@ -286,7 +286,7 @@ export class NbdBackend implements Backend {
 
   async #release(): Promise<void> {
     this.#stream.ref?.();
-    if (this.#state === "closing") await this.#takeLeave();
+    if (this.#state === "closing") await this.#disconnect();
     this.#state = "closed";
     this.#hangUp();
     await this.#receiving;
@@ -299,7 +299,7 @@ export class NbdBackend implements Backend {
   }
 
   /** Says that nothing more will be asked. */
-  async #takeLeave(): Promise<void> {
+  async #disconnect(): Promise<void> {
     this.#send(Command.Disconnect, 0, 0, 0, 0);
     this.closing();
     await this.#writer.settled();
@@ -328,26 +328,26 @@ export class NbdBackend implements Backend {
     }
     if (this.#inFlight.count === 0) this.#stream.ref?.();
     this.#inFlight.enter(1);
-    const journey = this.#plan(request, complete);
-    if (!this.#abandoned.holds(journey)) this.#go(journey);
+    const transfer = this.#plan(request, complete);
+    if (!this.#abandoned.holds(transfer)) this.#go(transfer);
   }
 
-  #go(journey: Journey): void {
-    const { request } = journey;
+  #go(transfer: Transfer): void {
+    const { request } = transfer;
     const flushes = request.type === RequestType.Flush ||
       request.writes && request.fua;
     if (this.#abandoned.failure !== null && flushes) {
-      return this.#finish(journey, this.#spoiledError(request));
+      return this.#finish(transfer, this.#spoiledError(request));
     }
-    if (journey.command === Command.Flush) this.#ask(journey, 0, 0);
-    else this.#advance(journey);
+    if (transfer.command === Command.Flush) this.#ask(transfer, 0, 0);
+    else this.#advance(transfer);
   }
 
-  /** Answers an aborted request, of which pieces may be under way. */
-  #leave(journey: Journey): void {
-    if (journey.answered) return;
-    this.#abandoned.add(journey);
-    this.#finish(journey, journey.error ?? this.#abortedError(journey));
+  /** Answers an aborted request, of which pieces may be in flight. */
+  #leave(transfer: Transfer): void {
+    if (transfer.answered) return;
+    this.#abandoned.add(transfer);
+    this.#finish(transfer, transfer.error ?? this.#abortedError(transfer));
     if (this.#abandoned.pieces > MAX_ABANDONED) {
       this.#lose("the server answers nothing and many requests were aborted");
     }
@@ -365,7 +365,7 @@ export class NbdBackend implements Backend {
       : null;
   }
 
-  #plan(request: Request, complete: Complete): Journey {
+  #plan(request: Request, complete: Complete): Transfer {
     const fua = request.fua && request.writes;
     const native = (this.#exportFlags & ExportFlag.SendFua) !== 0;
     let flags = fua && native ? CommandFlag.Fua : 0;
@@ -411,20 +411,20 @@ export class NbdBackend implements Backend {
     };
   }
 
-  /** Asks for as much of a request as may be under way. */
-  #advance(journey: Journey): void {
+  /** Asks for as much of a request as may be in flight. */
+  #advance(transfer: Transfer): void {
     while (
-      journey.asked < journey.total && journey.pieces < MAX_PIECES &&
-      journey.error === null && !journey.aborted
+      transfer.asked < transfer.total && transfer.pieces < MAX_PIECES &&
+      transfer.error === null && !transfer.aborted
     ) {
-      if (journey.asked > 0) {
-        journey.error = this.#refusal(journey.request);
-        if (journey.error !== null) return;
+      if (transfer.asked > 0) {
+        transfer.error = this.#refusal(transfer.request);
+        if (transfer.error !== null) return;
       }
-      const from = journey.asked;
-      const length = Math.min(journey.pieceBytes, journey.total - from);
-      journey.asked += length;
-      this.#ask(journey, from, length);
+      const from = transfer.asked;
+      const length = Math.min(transfer.pieceBytes, transfer.total - from);
+      transfer.asked += length;
+      this.#ask(transfer, from, length);
     }
   }
 
@@ -436,19 +436,19 @@ export class NbdBackend implements Backend {
   }
 
   #ask(
-    journey: Journey,
+    transfer: Transfer,
     from: number,
     length: number,
-    command: number = journey.command,
+    command: number = transfer.command,
   ): void {
-    const { request } = journey;
-    journey.pieces++;
+    const { request } = transfer;
+    transfer.pieces++;
     do this.#cookie = (this.#cookie + 1) >>> 0; while (
       this.#pieces.has(this.#cookie)
     );
     const cookie = this.#cookie;
     const piece: Piece = {
-      journey,
+      transfer,
       cookie,
       command,
       from,
@@ -463,7 +463,7 @@ export class NbdBackend implements Backend {
     const offset = command === Command.Flush
       ? 0
       : request.sector * SECTOR_BYTES + from;
-    const flags = command === Command.Flush ? 0 : journey.flags;
+    const flags = command === Command.Flush ? 0 : transfer.flags;
     if (command !== Command.Write) {
       return this.#send(command, flags, offset, length, cookie);
     }
@@ -493,7 +493,7 @@ export class NbdBackend implements Backend {
    * was, so that nothing will come back.
    */
   #dropped(piece: Piece): void {
-    piece.error = changedError(piece.journey.request, this.#uri);
+    piece.error = changedError(piece.transfer.request, this.#uri);
     this.#answered(piece);
   }
 
@@ -522,49 +522,49 @@ export class NbdBackend implements Backend {
     ) throw new Error("a reply has less data than was asked for");
     this.#pieces.delete(piece.cookie);
     this.#answers++;
-    const { journey } = piece;
-    journey.pieces--;
-    if (journey.answered) {
+    const { transfer } = piece;
+    transfer.pieces--;
+    if (transfer.answered) {
       this.#abandoned.returned(piece, (waiting) => this.#resume(waiting));
-    } else this.#goOn(journey, piece);
+    } else this.#goOn(transfer, piece);
     if (this.#state === "leaving" && this.#pieces.size === 0) this.#depart();
   }
 
-  #goOn(journey: Journey, piece: Piece): void {
-    journey.error ??= piece.error;
-    this.#advance(journey);
-    if (journey.pieces > 0) return;
-    if (journey.flush && journey.error === null && !journey.aborted) {
-      journey.flush = false;
+  #goOn(transfer: Transfer, piece: Piece): void {
+    transfer.error ??= piece.error;
+    this.#advance(transfer);
+    if (transfer.pieces > 0) return;
+    if (transfer.flush && transfer.error === null && !transfer.aborted) {
+      transfer.flush = false;
       if (this.#shutdown === null) {
-        return this.#ask(journey, 0, 0, Command.Flush);
+        return this.#ask(transfer, 0, 0, Command.Flush);
       }
-      journey.error = this.#goneError(journey.request);
+      transfer.error = this.#goneError(transfer.request);
     }
-    if (journey.aborted) this.#leave(journey);
-    else this.#finish(journey, journey.error);
+    if (transfer.aborted) this.#leave(transfer);
+    else this.#finish(transfer, transfer.error);
   }
 
   /** Goes on with a request that has waited for an aborted one. */
-  #resume(journey: Journey): void {
-    const refused = this.#refusal(journey.request);
-    if (refused === null) this.#go(journey);
-    else this.#finish(journey, refused);
+  #resume(transfer: Transfer): void {
+    const refused = this.#refusal(transfer.request);
+    if (refused === null) this.#go(transfer);
+    else this.#finish(transfer, refused);
   }
 
-  #finish(journey: Journey, error: DiskError | null): void {
-    journey.answered = true;
+  #finish(transfer: Transfer, error: DiskError | null): void {
+    transfer.answered = true;
     if (this.#inFlight.count === 1) {
       this.#stream.unref?.();
       // A server that shuts down owes an end.
       if (this.#shutdown === null) this.#silence.stop();
     }
-    this.#inFlight.answer(journey.request, error, journey.complete);
+    this.#inFlight.answer(transfer.request, error, transfer.complete);
   }
 
   /** Leaves a server that shuts down, once it owes nothing any more. */
   async #depart(): Promise<void> {
-    await this.#takeLeave();
+    await this.#disconnect();
     this.#lose(this.#shutdown);
   }
 
@@ -579,7 +579,7 @@ export class NbdBackend implements Backend {
       this.closing();
     }
     return errnoError(
-      piece.journey.request,
+      piece.transfer.request,
       code ?? `error ${number}`,
       "the server",
       {
@@ -615,7 +615,7 @@ export class NbdBackend implements Backend {
     );
   }
 
-  #abortedError({ request }: Journey): DiskError {
+  #abortedError({ request }: Transfer): DiskError {
     return abortedError(request, { path: this.#uri });
   }
 
@@ -630,7 +630,7 @@ export class NbdBackend implements Backend {
   }
 
   /**
-   * Fails everything under way, once and for all: as soon as the system has let
+   * Fails everything in flight, once and for all: as soon as the system has let
    * go of its memory.
    */
   #lose(cause: unknown): void {
@@ -652,15 +652,15 @@ export class NbdBackend implements Backend {
   }
 
   #failAll(): void {
-    const journeys = new Set(
-      [...this.#pieces.values()].map(({ journey }) => journey),
+    const transfers = new Set(
+      [...this.#pieces.values()].map(({ transfer }) => transfer),
     );
-    for (const journey of this.#abandoned.clear()) journeys.add(journey);
+    for (const transfer of this.#abandoned.clear()) transfers.add(transfer);
     this.#pieces.clear();
     this.#replies.forget();
-    for (const journey of journeys) {
-      if (journey.answered) continue;
-      this.#finish(journey, this.#lostError(journey.request));
+    for (const transfer of transfers) {
+      if (transfer.answered) continue;
+      this.#finish(transfer, this.#lostError(transfer.request));
     }
   }
 }

@@ -1,5 +1,5 @@
 /**
- * Ends a wait for a server that does nothing. Whoever closes a disk waits for
+ * Ends a wait for a server that does nothing. A disk that is closed waits for
  * what is in flight, which may take long over a slow line, but not for a server
  * that neither answers nor moves bytes.
  *

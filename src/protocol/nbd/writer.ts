@@ -64,7 +64,7 @@ interface Piece {
 
 /**
  * A message of several pieces, some of which are written from a caller's own
- * memory. Whoever else gets that memory meanwhile must not have its bytes sent:
+ * memory. What others put in that memory meanwhile must not be sent:
  * if it changes before any of the message is on its way, none of it goes out;
  * and its end is a copy that goes out only if the memory has not changed while
  * the system had it, so that the other side never takes the message for whole.
@@ -90,7 +90,7 @@ interface OpenMessage extends OutgoingMessage {
 
 /**
  * Writes messages in order. What is pushed in one turn of the event loop, and
- * while an earlier write is under way, goes out together.
+ * while an earlier write is in flight, goes out together.
  */
 export class StreamWriter {
   readonly #stream: ByteStream;
@@ -356,7 +356,7 @@ export class StreamWriter {
 
   /**
    * Finds how far the memory of a piece goes on with the ones that follow. They
-   * count as sent from here on, as whoever hears that a message is dropped may
+   * count as sent from here on, as the callback of a message that is dropped may
    * release another one.
    */
   #gather(piece: Piece): number {

@@ -30,7 +30,7 @@ import {
   OptionReply,
 } from "../../../src/protocol/nbd/numbers.ts";
 import { flushRequest } from "../../../src/request.ts";
-import { joined, u32 } from "../../nbd/harness.ts";
+import { joined, u16, u32, u64 } from "../../nbd/wire.ts";
 import {
   ALL_FLAGS,
   blockInfo,
@@ -43,8 +43,6 @@ import {
   RawServer,
   type SeenRequest,
   simpleReply,
-  u16,
-  u64,
 } from "./raw_server.ts";
 
 /** How long a server may be silent in these tests, in ms. */

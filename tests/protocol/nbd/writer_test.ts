@@ -2,6 +2,7 @@ import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import type { ByteStream } from "../../../src/protocol/nbd/byte_stream.ts";
 import { StreamWriter } from "../../../src/protocol/nbd/writer.ts";
 import { Random } from "../../../src/random.ts";
+import { joined } from "../../nbd/wire.ts";
 
 /** Takes what is written, in pieces as it likes, when it is let. */
 class Sink implements ByteStream {
@@ -40,16 +41,6 @@ class Sink implements ByteStream {
   }
 
   close(): void {}
-}
-
-function joined(parts: readonly Uint8Array[]): Uint8Array {
-  const all = new Uint8Array(parts.reduce((sum, it) => sum + it.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }
 
 /** A writer that must not fail. */

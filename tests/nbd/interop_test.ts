@@ -1,6 +1,6 @@
 /**
- * The server before clients that nobody here wrote: libnbd's tools, qemu's,
- * fio, nbdkit's filters, and file systems of the kernel.
+ * Interop: the server before clients that nobody here wrote: libnbd's tools,
+ * qemu's, fio, nbdkit's filters, and file systems of the kernel.
  *
  * @module
  */
