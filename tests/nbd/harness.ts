@@ -14,7 +14,7 @@ import {
   OPTION_BYTES,
   REQUEST_BYTES,
 } from "../../src/protocol/nbd/numbers.ts";
-import { type TempDir, tempDir } from "../helpers.ts";
+import { run, type TempDir, tempDir } from "../helpers.ts";
 import { joined, u32, Wire } from "./wire.ts";
 
 /** A server on a Unix socket in a folder of its own. */
@@ -53,6 +53,49 @@ export async function serveDisk(
       await dir[Symbol.asyncDispose]();
     },
   };
+}
+
+/**
+ * Mounts a server's disk as a file, by nbdfuse, which serves any byte of it.
+ *
+ * @returns The path of the file; it goes away with the stack.
+ */
+export async function mountNbdfuse(
+  served: Served,
+  stack: AsyncDisposableStack,
+): Promise<string> {
+  const point = served.dir.join("fuse");
+  await Deno.mkdir(point);
+  const child = new Deno.Command("nbdfuse", {
+    args: [`${point}/disk`, served.uri],
+    stdin: "null",
+    stdout: "null",
+    stderr: "inherit",
+  }).spawn();
+  stack.defer(async () => {
+    // The device lets go of the file a little later than it says.
+    for (let i = 0; i < 50; i++) {
+      const left = await run("fusermount3", ["-u", point]).then(
+        () => false,
+        () => true,
+      );
+      if (!left) break;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
+    await child.status;
+    clearTimeout(timer);
+  });
+  for (let i = 0;; i++) {
+    const there = await Deno.stat(`${point}/disk`).then(
+      () => true,
+      () => false,
+    );
+    if (there) break;
+    if (i === 500) throw new Error("Cannot wait any longer for nbdfuse");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return `${point}/disk`;
 }
 
 /** A reply: an error number, and data. */

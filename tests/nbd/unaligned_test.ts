@@ -16,6 +16,7 @@ import { altered, holding } from "../fake_backend.ts";
 import { LONG, needs, run, tempDir } from "../helpers.ts";
 import {
   goData,
+  mountNbdfuse,
   optionMessage,
   RawClient,
   requestMessage,
@@ -225,31 +226,16 @@ Deno.test({
   async fn() {
     const disk = VirtualDisk.memory({ sectors: SIZE / 512, blockSize: 4096 });
     await using served = await serveDisk(disk);
-    const point = served.dir.join("fuse");
-    await Deno.mkdir(point);
-    const child = new Deno.Command("nbdfuse", {
-      args: [`${point}/disk`, served.uri],
-      stdin: "null",
-      stdout: "null",
-      stderr: "inherit",
-    }).spawn();
-    try {
-      for (let i = 0;; i++) {
-        const there = await Deno.stat(`${point}/disk`).then(
-          () => true,
-          () => false,
-        );
-        if (there) break;
-        if (i === 500) throw new Error("Cannot wait any longer for nbdfuse");
-        await pause(20);
-      }
+    {
+      await using stack = new AsyncDisposableStack();
+      const file = await mountNbdfuse(served, stack);
       const model = new Uint8Array(SIZE);
       for (const [size, count, at] of [[16, 64, 333], [1, 40, 8190]] as const) {
         const bytes = new Random(size).bytes(size * count);
         const from = await served.dir.file(`from${size}`, bytes);
         await run("dd", [
           `if=${from}`,
-          `of=${point}/disk`,
+          `of=${file}`,
           `bs=${size}`,
           `seek=${at}`,
           "conv=notrunc",
@@ -258,14 +244,9 @@ Deno.test({
         model.set(bytes, size * at);
       }
       const whole = await served.dir.file("model", model);
-      await run("cmp", [whole, `${point}/disk`]);
+      await run("cmp", [whole, file]);
       assertSame(await disk.read(0, disk.sectors), model);
       assert(served.server.counters.unaligned > 0);
-    } finally {
-      await run("fusermount3", ["-u", point]).catch(() => {});
-      const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
-      await child.status;
-      clearTimeout(timer);
     }
     assertEquals(served.faults, []);
   },
