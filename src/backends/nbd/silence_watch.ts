@@ -32,8 +32,8 @@ export class SilenceWatch {
    *
    * @param timeoutMs How long the server may be silent.
    * @param look Tells what was seen of it so far.
-   * @param onSilence Called when it was silent for that long; again, after as
-   * long, if it is not stopped.
+   * @param onSilence Called when it was silent for that long, and with every
+   * further look until it is stopped.
    */
   constructor(
     timeoutMs: number,
