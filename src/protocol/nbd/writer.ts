@@ -311,7 +311,7 @@ export class StreamWriter {
     this.#scheduled = false;
     this.#writing = true;
     try {
-      for (;;) {
+      while (!this.#failed) {
         this.#skipDropped();
         const piece = this.#first;
         if (piece === null) break;

@@ -280,13 +280,20 @@ Deno.test("StreamWriter.abandon() writes nothing more, and waits for what is wit
   const go = sink.hold();
   writer.push(filled(20_000, 1));
   await Promise.resolve();
-  writer.push(filled(20_000, 2));
+  const data = filled(40_000, 2);
+  let dropped = false;
+  writer.begin(() => dropped = true);
+  writer.push(data);
+  writer.end();
   writer.abandon();
+  detach(data);
   const stopped = writer.stopped();
   assert(stopped !== null);
   go();
   await stopped;
   assertEquals(writer.stopped(), null);
+  // What all have lost is told by whoever abandons it.
+  assertEquals(dropped, false);
   assertEquals(sink.received.length, 20_000);
   assertEquals(writer.pendingBytes, 0);
 });
