@@ -1,8 +1,6 @@
 /**
- * The backend without FFI: raw images and block devices through `node:fs`,
- * direct where the system has O_DIRECT, buffered elsewhere. It needs
- * `--allow-read` and, for writing, `--allow-write`; it asks for nothing else.
- * (Deno wants `--allow-all` for paths under `/dev`.)
+ * The backend without FFI: carries requests out on an open image through
+ * `node:fs`. What `mod.ts` opened, it closes.
  *
  * Measured on Deno 2.9.6, Linux 6.18, two processors, a virtio disk; requests
  * of 4 KiB at random places, thousands a second and, at depth 1, the latency:
@@ -40,19 +38,13 @@ import {
   refuse,
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
-import { captureStack } from "../../call_site.ts";
-import { DiskError } from "../../errors.ts";
-import {
-  checkBlockSize,
-  type Geometry,
-  makeGeometry,
-  SECTOR_BYTES,
-} from "../../geometry.ts";
+import type { DiskError } from "../../errors.ts";
+import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
-import type { BackendInfo, DirectInfo, DurabilityInfo } from "../../info.ts";
+import type { BackendInfo } from "../../info.ts";
+import { keepOnThread } from "../../one_thread.ts";
 import {
   flushRequest,
-  ID_BYTES,
   isIntact,
   type Request,
   RequestType,
@@ -67,20 +59,15 @@ import {
   requestError,
 } from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
+import type { FileClaim } from "../file_claim.ts";
+import type { HeardSignal } from "../file_size_signal.ts";
 import { RangeLock } from "../range_lock.ts";
-import { claimFile, type FileClaim } from "../file_claim.ts";
-import { type HeardSignal, hearFileSizeSignal } from "../file_size_signal.ts";
-import { holdImage, notToBeMade, type TakenLock } from "../held_image.ts";
-import { asDiskError, type ImageOptions } from "../image_options.ts";
-import { NewContent } from "../new_content.ts";
-import { checkImageSize } from "../image_size.ts";
-import { keepName } from "../new_name.ts";
+import { systemCode } from "../system_error.ts";
 import {
   Arena,
   BOUNCE_BYTES,
   giveBounce,
   isPageAligned,
-  PAGE_BYTES,
   roundDown,
   roundUp,
   takeBounce,
@@ -88,54 +75,36 @@ import {
 } from "./aligned_memory.ts";
 import {
   dataSync,
-  DescriptorPool,
+  type DescriptorPool,
   readAt,
   ShrunkError,
   writeAt,
 } from "./descriptors.ts";
-import {
-  deviceAttributes,
-  directFlag,
-  type FileSystem,
-  fileSystemOf,
-  isAlignment,
-  tryAlignment,
-} from "./host.ts";
-import type { QueueAttributes } from "../sysfs.ts";
-import { systemCode } from "../system_error.ts";
-import { lookAt } from "../warnings.ts";
-import { keepOnThread } from "../../one_thread.ts";
-
-/** Descriptors by default: more gained nothing (see above). */
-const DEFAULT_MAX_DESCRIPTORS = 32;
 
 /** Bytes of the largest read in one system call, if it needs no copy. */
 const MAX_READ_BYTES = 64 << 20;
 
-/** How to open an image without FFI. */
-export interface PortableOptions extends Partial<ImageOptions> {
-  /**
-   * How many descriptors may be open for requests, and so how many reads can
-   * be under way at once.
-   *
-   * @default {32}
-   */
-  readonly maxDescriptors?: number;
-}
-
-/** What {@linkcode openPortable} found out and opened. */
-interface Opened {
+/** What was found out about an image, and opened of it. */
+export interface PortableImage {
+  /** The disk's shape. */
   readonly geometry: Geometry;
+  /** What it is and why. */
   readonly info: BackendInfo;
+  /** Whether writes are refused. */
   readonly readOnly: boolean;
+  /** Bytes of it. */
   readonly size: number;
   /** What positions and lengths must be multiples of; 1 if buffered. */
   readonly alignment: number;
+  /** Open since before the first write, so that it hears of every failure. */
   readonly flushDescriptor: number;
+  /** For everything but the tail. */
   readonly pool: DescriptorPool;
   /** For what is beyond the last whole host block; empty if nothing is. */
   readonly tail: DescriptorPool;
+  /** A lock that ends with the backend. */
   readonly claim: FileClaim | null;
+  /** What keeps a limit on file sizes from ending the program. */
   readonly signal: HeardSignal | null;
 }
 
@@ -190,11 +159,11 @@ export class PortableBackend implements Backend {
   readonly #inFlight = new InFlight();
 
   /**
-   * Constructs a new instance. {@linkcode openPortable} does.
+   * Constructs a new instance.
    *
-   * @param opened What was found out and opened.
+   * @param opened The open image; the backend closes its descriptors.
    */
-  constructor(opened: Opened) {
+  constructor(opened: PortableImage) {
     this.geometry = opened.geometry;
     this.info = opened.info;
     this.abilities = {
@@ -609,430 +578,4 @@ async function stillIntact(request: Request, work: Promise<void>) {
   } catch (error) {
     throw isIntact(request) ? error : new ChangedError();
   }
-}
-
-/**
- * Opens a raw image or a block device without FFI.
- *
- * @param path The image's path.
- * @param options How to open it.
- * @returns The backend.
- * @throws {DiskError} If it cannot be opened: `not-found`, `permission`,
- * `read-only`, `locked`, `geometry` (not whole blocks, not a file or device),
- * `platform` (direct I/O was required and is not to be had), or `io`.
- * @throws {RangeError} If an option is out of range.
- */
-export async function openPortable(
-  path: string,
-  options: PortableOptions = {},
-): Promise<PortableBackend> {
-  const { readOnly = false, maxDescriptors = DEFAULT_MAX_DESCRIPTORS } =
-    options;
-  const openedAt = captureStack();
-  if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
-  if (options.id !== undefined) encodeId(options.id);
-  if (!Number.isInteger(maxDescriptors) || maxDescriptors < 1) {
-    throw new RangeError(
-      `Cannot open "${path}" as maxDescriptors must be an integer ≥ 1: current value is ${maxDescriptors}`,
-    );
-  }
-  // What to undo, last first, if something goes wrong.
-  const undo: (() => void)[] = [];
-  const signal = readOnly ? null : hearFileSizeSignal();
-  try {
-    const medium = mediumOf(path, options.create !== undefined);
-    const isDevice = medium !== "file";
-    const openWith = (flags: number) =>
-      fs.openSync(
-        path,
-        (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) | flags,
-      );
-    const wanted: ImageOptions = {
-      readOnly,
-      direct: "prefer",
-      lock: "auto",
-      openedAt,
-      ...options,
-    };
-    const held = await holdImage(
-      path,
-      wanted,
-      () => ({ fd: openWith(0) }),
-      ({ fd }) => takeLock(path, fd, readOnly, options.lock),
-    );
-    undo.push(() => held.close(), () => held.takeBack());
-    const { lock } = held;
-    // First of all, so that it hears of every failed write-back.
-    const flushDescriptor = held.image.fd;
-    const content = options.create === undefined
-      ? null
-      : new NewContent(path, flushDescriptor, wanted);
-    undo.push(() => content?.undo());
-    await content?.makeRoom();
-    const image = fs.fstatSync(flushDescriptor, { bigint: true });
-    // It may be cut yet.
-    const size = options.create?.sizeBytes ??
-      (isDevice ? await deviceSize(path) : Number(image.size));
-    // Only what is the very same file, whatever has its name by then.
-    const openSame = (flags: number): number | null => {
-      const descriptor = openWith(flags);
-      const other = fs.fstatSync(descriptor, { bigint: true });
-      if (other.dev === image.dev && other.ino === image.ino) return descriptor;
-      fs.closeSync(descriptor);
-      return null;
-    };
-    const openSure = (flags: number): number => {
-      const descriptor = openSame(flags);
-      if (descriptor !== null) return descriptor;
-      throw new DiskError(
-        "locked",
-        `Cannot open "${path}" as it was replaced meanwhile`,
-        { operation: "open", path },
-      );
-    };
-    const device = deviceAttributes(isDevice ? image.rdev : image.dev);
-    const fileSystem = isDevice ? null : fileSystemOf(path);
-    const direct = probeDirect({
-      path,
-      want: options.direct ?? "prefer",
-      isDevice,
-      size,
-      device,
-      fileSystem,
-      open: openSame,
-    });
-    // The first ones now, while the path still leads there.
-    const first = direct.descriptor ?? openSure(0);
-    undo.push(() => fs.closeSync(first));
-    // A raw character device takes whole blocks, cached or not.
-    const buffered = medium === "character device" ? direct.deviceBlockSize : 1;
-    const alignment = direct.descriptor !== null
-      ? direct.info.offsetAlignment
-      : buffered;
-    const tail = size % alignment === 0 ? null : openSure(0);
-    if (tail !== null) undo.push(() => fs.closeSync(tail));
-    // Such as /dev/null.
-    if (medium === "character device" && size === 0) throw noDisk(path);
-    const geometry = shapeOf(
-      path,
-      size,
-      options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
-      isDevice ? device : {},
-    );
-    const seen = lookAt(
-      first,
-      options.create === undefined ? size : 0,
-      scratchOf(Math.max(alignment, PAGE_BYTES)),
-    );
-    await content?.cut();
-    if (content !== null) keepName(path, flushDescriptor);
-    return new PortableBackend({
-      geometry,
-      readOnly,
-      size,
-      alignment,
-      flushDescriptor,
-      pool: new DescriptorPool(
-        [first],
-        maxDescriptors,
-        () => mayOpen(path, readOnly) ? openSame(direct.flag) : null,
-      ),
-      tail: new DescriptorPool(tail === null ? [] : [tail], 1, () => null),
-      claim: lock.claim,
-      signal,
-      info: {
-        backend: "portable",
-        path,
-        medium,
-        fileSystem: fileSystem?.name ?? null,
-        engine: {
-          name: "node:fs",
-          reason:
-            "without FFI: reads run on other threads, a descriptor each; writes occupy this one while the kernel takes them",
-        },
-        direct: direct.info,
-        durability: durabilityOf(isDevice, fileSystem, device),
-        lock: lock.info,
-        ...seen,
-        id: options.id ??
-          `platter-${image.ino.toString(16)}`.slice(0, ID_BYTES),
-      },
-    });
-  } catch (error) {
-    for (const step of undo.reverse()) step();
-    // Told before anything is waited for.
-    const failure = options.signal?.aborted && error === options.signal.reason
-      ? error
-      : asDiskError(error, path);
-    await signal?.release();
-    throw failure;
-  }
-}
-
-/** Whether Deno would open a file without asking the user in the midst of I/O. */
-function mayOpen(path: string, readOnly: boolean): boolean {
-  const names = readOnly ? ["read"] as const : ["read", "write"] as const;
-  return names.every((name) =>
-    Deno.permissions.querySync({ name, path }).state === "granted"
-  );
-}
-
-/** Memory to look at an image with, which costs something to align. */
-let scratch = new Uint8Array();
-
-function scratchOf(byteLength: number): Uint8Array {
-  if (scratch.length < byteLength) scratch = new Arena().allocate(byteLength);
-  return scratch.subarray(0, byteLength);
-}
-
-/** `node:fs` cannot seek, and a device's size is where its end is. */
-async function deviceSize(path: string): Promise<number> {
-  const file = await Deno.open(path);
-  try {
-    return await file.seek(0, Deno.SeekMode.End);
-  } finally {
-    file.close();
-  }
-}
-
-/** What a path leads to; what cannot be a disk is refused before it is opened. */
-function mediumOf(path: string, create: boolean): string {
-  // Before it is opened: opening a pipe waits for its other end.
-  const stat = fs.statSync(path, { throwIfNoEntry: !create });
-  if (stat === undefined || stat.isFile()) return "file";
-  const block = stat.isBlockDevice();
-  if (!block && !stat.isCharacterDevice()) throw noDisk(path);
-  if (create) throw notToBeMade(path);
-  return block ? "block device" : "character device";
-}
-
-function noDisk(path: string): DiskError {
-  return new DiskError(
-    "geometry",
-    `Cannot open "${path}" as a disk as it is neither a file nor a device with a size`,
-    { operation: "open", path },
-  );
-}
-
-function takeLock(
-  path: string,
-  fd: number,
-  readOnly: boolean,
-  want: ImageOptions["lock"] = "auto",
-): TakenLock {
-  const none = (reason: string) => ({
-    claim: null,
-    info: { method: "none", reason },
-  });
-  if (want === "none") return none('not wanted: lock: "none"');
-  if (readOnly && want === "auto") return none("a reader locks nobody out");
-  if (Deno.build.os === "windows") {
-    return none(
-      "locks are mandatory on Windows and would keep out our own descriptors",
-    );
-  }
-  const claim = claimFile(path, fd, readOnly);
-  if (claim === null) return none("the file system has no flock");
-  return {
-    claim,
-    info: {
-      method: "flock",
-      reason: "QEMU's lock bytes need FFI: QEMU's tools are not kept out",
-    },
-  };
-}
-
-/** What {@linkcode probeDirect} is to look at. */
-interface DirectQuestion {
-  readonly path: string;
-  readonly want: "require" | "prefer" | "never";
-  readonly isDevice: boolean;
-  readonly size: number;
-  readonly device: Partial<QueueAttributes>;
-  readonly fileSystem: FileSystem | null;
-  readonly open: (flags: number) => number | null;
-}
-
-/** What {@linkcode probeDirect} found. */
-interface DirectAnswer {
-  readonly info: DirectInfo;
-  readonly flag: number;
-  /** A descriptor for direct I/O, if that was taken. */
-  readonly descriptor: number | null;
-  /** Logical block size of a device, as far as it can be told. */
-  readonly deviceBlockSize: number;
-}
-
-function probeDirect(question: DirectQuestion): DirectAnswer {
-  const { path, want, isDevice, size, device, fileSystem } = question;
-  const flag = directFlag();
-  const known = isAlignment(device.logicalBlockSize) &&
-      (isDevice || fileSystem?.alignedAsDevice)
-    ? device.logicalBlockSize
-    : null;
-  const fallBack = (reason: string, blockSize: number): DirectAnswer => {
-    if (want === "require") throw notDirect(path, reason);
-    return {
-      info: {
-        active: false,
-        method: null,
-        reason,
-        memoryAlignment: 1,
-        offsetAlignment: 1,
-        readOffsetAlignment: 1,
-        alignmentSource: "none",
-      },
-      flag: 0,
-      descriptor: null,
-      deviceBlockSize: blockSize,
-    };
-  };
-  // Even a buffered device has the blocks that direct reads show.
-  if (want === "never" && (!isDevice || known !== null || flag === null)) {
-    return fallBack("it was not asked for", known ?? PAGE_BYTES);
-  }
-  if (flag === null) {
-    return fallBack(
-      `${Deno.build.os} on ${Deno.build.arch} has none without FFI`,
-      known ?? PAGE_BYTES,
-    );
-  }
-  if (fileSystem?.ignoresDirect) {
-    return fallBack(`${fileSystem.name} ${fileSystem.limit}`, PAGE_BYTES);
-  }
-  let descriptor: number | null;
-  try {
-    descriptor = question.open(flag);
-  } catch (error) {
-    const code = (error as { code?: unknown }).code;
-    return fallBack(
-      `the file system refuses O_DIRECT (${String(code ?? error)})`,
-      known ?? PAGE_BYTES,
-    );
-  }
-  if (descriptor === null) {
-    return fallBack("the image was replaced meanwhile", known ?? PAGE_BYTES);
-  }
-  const tried = known === null
-    ? tryAlignment(descriptor, size, isDevice)
-    : { bytes: known, source: "sysfs", takesAnything: false };
-  if (want === "never") {
-    fs.closeSync(descriptor);
-    return fallBack("it was not asked for", tried.bytes);
-  }
-  const reasons: string[] = [];
-  if (!isDevice && fileSystem?.limit) {
-    reasons.push(`${fileSystem.name} ${fileSystem.limit}`);
-  } else if (tried.takesAnything) {
-    reasons.push("the file system takes unaligned reads, so it may buffer");
-  } else if (fileSystem === null && !isDevice) {
-    reasons.push(
-      "which file system this is cannot be told without --allow-sys=statfs, so it may buffer",
-    );
-  }
-  // Without a reason it is direct; with one it may be, or is not.
-  if (want === "require" && reasons.length > 0) {
-    fs.closeSync(descriptor);
-    throw notDirect(path, reasons.join("; "));
-  }
-  if (tried.source === "assumed" && size > 0) {
-    reasons.push(
-      `what the host demands cannot be told without FFI: ${tried.bytes} bytes are assumed`,
-    );
-  }
-  return {
-    info: {
-      active: fileSystem?.buffers !== true,
-      method: "O_DIRECT",
-      reason: reasons.length === 0 ? null : reasons.join("; "),
-      // Always pages, whatever less the host would take.
-      memoryAlignment: PAGE_BYTES,
-      offsetAlignment: tried.bytes,
-      readOffsetAlignment: tried.bytes,
-      alignmentSource: tried.source,
-    },
-    flag,
-    descriptor,
-    deviceBlockSize: tried.bytes,
-  };
-}
-
-function notDirect(path: string, reason: string): DiskError {
-  return new DiskError(
-    "platform",
-    `Cannot open "${path}" for direct I/O as ${reason}`,
-    { operation: "open", path },
-  );
-}
-
-function shapeOf(
-  path: string,
-  size: number,
-  blockSize: number,
-  device: Partial<QueueAttributes>,
-): Geometry {
-  checkImageSize(path, size, blockSize);
-  const { physicalBlockSize, minimumIoSize = 0, optimalIoSize = 0 } = device;
-  return makeGeometry(size / SECTOR_BYTES, blockSize, {
-    ...(physicalBlockSize === undefined ? {} : { physicalBlockSize }),
-    minimumIoSize,
-    optimalIoSize,
-  });
-}
-
-/** What Rust's `File::sync_data` calls, which is what `fdatasync` is in Deno. */
-function flushMethod(): string {
-  switch (Deno.build.os) {
-    case "darwin":
-      return "F_FULLFSYNC";
-    case "windows":
-      return "FlushFileBuffers";
-    case "linux":
-    case "android":
-    case "freebsd":
-    case "netbsd":
-      return "fdatasync";
-    default:
-      return "fsync";
-  }
-}
-
-function durabilityOf(
-  isDevice: boolean,
-  fileSystem: FileSystem | null,
-  device: Partial<QueueAttributes>,
-): DurabilityInfo {
-  const method = flushMethod();
-  const known = {
-    method,
-    deviceCache: device.writeCache ?? "unknown",
-    fua: `write + ${method}`,
-  };
-  if (Deno.build.os !== "linux") {
-    // The other BSDs' fsync stops at the device, or not: it is not to be told.
-    return method === "fdatasync" || method === "fsync"
-      ? {
-        ...known,
-        flush: "unknown",
-        reason: "whether this system's fsync reaches the medium is not known",
-      }
-      : { ...known, flush: "media", reason: null };
-  }
-  if (isDevice || fileSystem?.local) {
-    return { ...known, flush: "media", reason: null };
-  }
-  if (fileSystem?.ignoresDirect) {
-    return {
-      ...known,
-      flush: "page cache",
-      reason: `${fileSystem.name} keeps its data in memory`,
-    };
-  }
-  return {
-    ...known,
-    flush: "unknown",
-    reason: fileSystem === null
-      ? "which file system this is cannot be told without --allow-sys=statfs"
-      : `what a flush reaches on ${fileSystem.name} is not to be told from here`,
-  };
 }
