@@ -51,6 +51,14 @@ import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import type { MakeEngine } from "./choose_engine.ts";
 import { type Engine, Operation, OperationCode } from "./engine.ts";
 import { AllocateMode, perform } from "./kernel.ts";
+import {
+  AlignmentPlanner,
+  type HostLimits,
+  MAX_CALL_BYTES,
+  NO_ADDRESS,
+  roundDown,
+  Way,
+} from "../alignment_plan.ts";
 import { RangeLock } from "../range_lock.ts";
 import { inWorker } from "./worker_descriptors.ts";
 import { keepOnThread } from "../../one_thread.ts";
@@ -62,18 +70,17 @@ import { keepOnThread } from "../../one_thread.ts";
  */
 const MEMORY_ALIGNMENT = 4096;
 
-/** Segments of one vectored operation; IOV_MAX is 1,024 everywhere. */
+/** Segments of one vectored operation: a quarter of IOV_MAX. */
 const MAX_SEGMENTS = 256;
 
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
 
 /**
- * Bytes that one operation moves at most: a submission of io_uring has 32 bits
- * for its length, and Linux moves less than 2 GiB at once (MAX_RW_COUNT in
- * include/linux/fs.h). A power of two, so that what follows is aligned as well.
+ * Stands for the address of memory that the kernel may have whole, and that is
+ * looked up once it is known that it does.
  */
-const MAX_PIECE_BYTES = 2 ** 30;
+const PLANNED_ADDRESS = 0;
 
 /** Times in a row that an operation is repeated for EINTR or EAGAIN. */
 const MAX_RETRIES = 1000;
@@ -84,8 +91,8 @@ const Stage = {
   Plain: 0,
   /** A piece through aligned memory. */
   Bounce: 1,
-  /** Reading the host block that a piece will be written into. */
-  ReadToModify: 2,
+  /** Reading a host block that will be written with a part of it changed. */
+  ReadEdge: 2,
   /** Making a write durable that no single call could. */
   Sync: 3,
 } as const;
@@ -101,10 +108,18 @@ export class Transfer extends Operation {
   total = 0;
   /** Bytes of it that are done. */
   done = 0;
-  /** Bytes of it that the operation under way moves. */
+  /** Bytes of it that the piece under way moves: see `../alignment_plan.ts`. */
   piece = 0;
-  /** Where the piece starts in the aligned memory. */
+  /** Where the host blocks around the piece start in the file. */
+  start = 0;
+  /** Bytes of these blocks. */
+  span = 0;
+  /** Where the piece starts in them. */
   skip = 0;
+  /** Whether the first of them has yet to be read. */
+  readsFirst = false;
+  /** Whether the last of them has. */
+  readsLast = false;
   bounce: Bounce | null = null;
   vector: IoVector | null = null;
   vectored = false;
@@ -157,8 +172,10 @@ export class DirectBackend implements Backend {
   readonly #transfers: Transfer[] = [];
   /** Those under way that may take several operations. */
   readonly #long = new Set<Transfer>();
-  /** Where files end inside a host block: from here on it is buffered. */
-  readonly #tailStart: number;
+  readonly #reads: AlignmentPlanner;
+  readonly #writes: AlignmentPlanner;
+  /** Writes of zeroes, from one piece of memory that all of them share. */
+  readonly #zeroWrites: AlignmentPlanner;
   /** Present when a block of the disk can be less than what the host writes. */
   readonly #rangeLock: RangeLock | null;
   readonly #writeZeroesModes: { punch: boolean; zero: boolean };
@@ -168,6 +185,9 @@ export class DirectBackend implements Backend {
    * the device still writes: there, the kernel gets mapped memory only.
    */
   readonly #lendsCallerMemory: boolean;
+  /** The address of memory that it may have. */
+  readonly #addressOf = (memory: Uint8Array): number =>
+    this.#lendsCallerMemory && addressOf(memory) || NO_ADDRESS;
   #durableWrites: boolean;
   #abilities: Abilities;
   /** Who shares the sync that is under way; its first has the operation. */
@@ -206,14 +226,32 @@ export class DirectBackend implements Backend {
     this.geometry = image.geometry;
     this.#abilities = image.abilities;
     this.#durableWrites = image.durableWrites;
-    const size = image.geometry.sectors * SECTOR_BYTES;
-    this.#tailStart = image.tailFd < 0
-      ? Infinity
-      : size - size % image.writeAlignment;
-    this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0 &&
-        image.tailFd < 0
+    const limits: HostLimits = {
+      writes: false,
+      alignment: image.readAlignment,
+      memoryAlignment: MEMORY_ALIGNMENT,
+      tailStart: Infinity,
+      maxStraightBytes: MAX_CALL_BYTES,
+      maxBounceBytes: LARGE_BOUNCE_BYTES,
+      maxSegments: MAX_SEGMENTS,
+    };
+    const writing: HostLimits = {
+      ...limits,
+      writes: true,
+      alignment: image.writeAlignment,
+      tailStart: image.tailFd < 0
+        ? Infinity
+        : roundDown(this.#size, image.writeAlignment),
+    };
+    this.#reads = new AlignmentPlanner(limits);
+    this.#writes = new AlignmentPlanner(writing);
+    this.#zeroWrites = new AlignmentPlanner({
+      ...writing,
+      maxStraightBytes: LARGE_BOUNCE_BYTES,
+    });
+    this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0
       ? null
-      : new RangeLock();
+      : new RangeLock(image.writeAlignment);
     this.#writeZeroesModes = {
       punch: true,
       zero: true,
@@ -365,17 +403,11 @@ export class DirectBackend implements Backend {
     this.#inFlight.enter(1);
     if (transfer.total > LARGE_BOUNCE_BYTES) this.#long.add(transfer);
     if (this.#rangeLock !== null && request.writes) {
-      const align = this.#image.writeAlignment;
       const start = request.sector * SECTOR_BYTES;
-      const end = start + transfer.total;
-      this.#rangeLock.claim(
-        start - start % align,
-        Math.ceil(end / align) * align,
-        (release) => {
-          transfer.release = release;
-          this.#begin(transfer);
-        },
-      );
+      this.#rangeLock.claim(start, start + transfer.total, (release) => {
+        transfer.release = release;
+        this.#begin(transfer);
+      });
     } else {
       this.#begin(transfer);
     }
@@ -391,7 +423,7 @@ export class DirectBackend implements Backend {
       case RequestType.In:
       case RequestType.Out:
         transfer.vectored = request.more.length > 0 &&
-          transfer.total <= MAX_PIECE_BYTES && this.#takesVector(request);
+          this.#plannerOf(request).takesSegments(request, this.#addressOf);
         return this.#next(transfer);
       case RequestType.Flush:
         return this.#sync(transfer);
@@ -517,147 +549,107 @@ export class DirectBackend implements Backend {
     return latchedError(request, this.#syncFailure!, this.#image.info.path);
   }
 
-  /**
-   * Whether every segment can and should be given to the kernel as it is: less
-   * than a page is sooner copied than described to the device.
-   */
-  #takesVector(request: Request): boolean {
-    const { readAlignment, writeAlignment } = this.#image;
-    const align = Math.max(readAlignment, writeAlignment);
-    for (let i = 0; i < request.segmentCount; i++) {
-      const segment = request.segment(i);
-      const address = this.#addressOf(segment);
-      if (
-        address === 0 || address % MEMORY_ALIGNMENT !== 0 ||
-        segment.length % align !== 0 || segment.length < MEMORY_ALIGNMENT
-      ) return false;
+  #plannerOf(request: Request): AlignmentPlanner {
+    switch (request.type) {
+      case RequestType.In:
+        return this.#reads;
+      case RequestType.Out:
+        return this.#writes;
+      default:
+        return this.#zeroWrites;
     }
-    return request.segmentCount <= MAX_SEGMENTS;
   }
 
-  /** Sets up and starts the next operation of a request that moves data. */
+  /** Sets up and starts the next piece of a request that moves data. */
   #next(transfer: Transfer): void {
     const request = transfer.request!;
-    const { type } = request;
-    const reads = type === RequestType.In;
-    const align = reads
-      ? this.#image.readAlignment
-      : this.#image.writeAlignment;
-    const offset = request.sector * SECTOR_BYTES + transfer.done;
-    const left = transfer.total - transfer.done;
-    transfer.fd = this.#image.fd;
-    transfer.code = reads ? OperationCode.Read : OperationCode.Write;
-    transfer.offset = offset;
-    transfer.skip = 0;
-    const inTail = offset + left > this.#tailStart;
-    if (offset % align === 0 && left % align === 0 && !inTail) {
-      // One call makes a whole write durable; pieces are synced together.
-      transfer.durable = request.fua && !reads && this.#durableWrites &&
-        transfer.done === 0;
-      transfer.piece = left;
-      if (type === RequestType.WriteZeroes) {
-        return this.#writeZeroes(transfer, left);
-      }
-      if (transfer.vectored && transfer.done === 0) {
-        return this.#vector(transfer);
-      }
-      const address = request.more.length > 0
-        ? 0
-        : this.#addressOf(request.data!);
-      if (address !== 0 && (address + transfer.done) % MEMORY_ALIGNMENT === 0) {
-        const length = Math.min(left, MAX_PIECE_BYTES);
-        if (length < left) transfer.durable = false;
-        transfer.stage = Stage.Plain;
-        return this.#single(transfer, address + transfer.done, length);
-      }
-      return this.#bounce(transfer, Math.min(left, LARGE_BOUNCE_BYTES), 0);
+    const { done, total } = transfer;
+    const position = request.sector * SECTOR_BYTES + done;
+    const address = this.#addressFor(transfer);
+    const piece = this.#plannerOf(request)
+      .plan(position, position + total - done, address);
+    transfer.piece = piece.length;
+    transfer.fd = piece.inTail ? this.#image.tailFd : this.#image.fd;
+    // One call makes a whole write durable; pieces are synced together.
+    transfer.durable = request.fua && request.writes && this.#durableWrites &&
+      piece.length === total && piece.way !== Way.Modify;
+    if (piece.way !== Way.Straight) {
+      transfer.start = piece.offset;
+      transfer.span = piece.span;
+      transfer.skip = piece.skip;
+      transfer.readsFirst = piece.readsFirst;
+      transfer.readsLast = piece.readsLast;
+      return this.#withBounce(transfer);
     }
-    transfer.durable = false;
-    if (reads) return this.#readAround(transfer, offset, left, align);
-    this.#writeAround(transfer, offset, left, align);
+    transfer.offset = position;
+    transfer.stage = Stage.Plain;
+    transfer.code = request.type === RequestType.In
+      ? OperationCode.Read
+      : OperationCode.Write;
+    // Segments that can go straight are whole host blocks, and no more than one
+    // call takes: all of them are in this piece.
+    if (request.type === RequestType.WriteZeroes) this.#writeZeroes(transfer);
+    else if (transfer.vectored) this.#vector(transfer);
+    else this.#single(transfer, address, piece.length);
   }
 
-  /** Reads whole host blocks around a piece, and gives out the piece. */
-  #readAround(
-    transfer: Transfer,
-    offset: number,
-    left: number,
-    align: number,
-  ): void {
-    const skip = offset % align;
-    transfer.offset = offset - skip;
-    transfer.piece = Math.min(left, LARGE_BOUNCE_BYTES - skip);
-    const span = Math.ceil((skip + transfer.piece) / align) * align;
-    this.#bounce(transfer, span, skip);
+  /** Where the memory of a request's next byte is, for its plan. */
+  #addressFor(transfer: Transfer): number {
+    const { request, vectored, done } = transfer;
+    const { type, data, more } = request!;
+    if (type === RequestType.WriteZeroes) return PLANNED_ADDRESS;
+    if (more.length > 0) {
+      // What one call did not move is copied.
+      return vectored && done === 0 ? PLANNED_ADDRESS : NO_ADDRESS;
+    }
+    const address = this.#addressOf(data!);
+    return address === NO_ADDRESS ? NO_ADDRESS : address + done;
   }
 
-  /**
-   * Writes the next piece of a request that does not fit the host's blocks:
-   * what lies in the file's tail, buffered; a part of a host block, by reading
-   * it first; the whole blocks between, as they are.
-   */
-  #writeAround(
-    transfer: Transfer,
-    offset: number,
-    left: number,
-    align: number,
-  ): void {
-    if (offset >= this.#tailStart) {
-      transfer.fd = this.#image.tailFd;
-      transfer.piece = left;
-      return this.#bounce(transfer, left, 0);
+  /** Moves a piece through aligned memory, once that is there. */
+  #copy(transfer: Transfer): void {
+    const request = transfer.request!;
+    const { start, span, skip, piece } = transfer;
+    const bounce = transfer.bounce!;
+    if (transfer.readsFirst || transfer.readsLast) {
+      const block = this.#writes.alignment;
+      const at = transfer.readsFirst ? 0 : span - block;
+      if (transfer.readsFirst) transfer.readsFirst = false;
+      else transfer.readsLast = false;
+      transfer.stage = Stage.ReadEdge;
+      transfer.code = OperationCode.Read;
+      transfer.offset = start + at;
+      return this.#single(transfer, bounce.address + at, block);
     }
-    const upTo = Math.min(left, this.#tailStart - offset);
-    const skip = offset % align;
-    if (skip === 0 && upTo >= align) {
-      transfer.piece = Math.min(upTo - upTo % align, LARGE_BOUNCE_BYTES);
-      return this.#bounce(transfer, transfer.piece, 0);
-    }
-    transfer.piece = Math.min(upTo, align - skip);
-    transfer.offset = offset - skip;
-    transfer.skip = skip;
-    transfer.stage = Stage.ReadToModify;
-    transfer.code = OperationCode.Read;
-    this.#withBounce(transfer, align, () => {
-      this.#single(transfer, transfer.bounce!.address, align);
-    });
-  }
-
-  /** Moves a piece through aligned memory. */
-  #bounce(transfer: Transfer, length: number, skip: number): void {
     transfer.stage = Stage.Bounce;
-    transfer.skip = skip;
-    transfer.piece = Math.min(transfer.piece, length - skip);
-    if (transfer.piece < transfer.total - transfer.done) {
-      transfer.durable = false;
-    }
-    this.#withBounce(transfer, length, () => {
-      const { request, bounce, done, piece } = transfer;
-      if (request!.type === RequestType.Out) {
-        const target = bounce!.bytes.subarray(skip, skip + piece);
-        if (!gather(request!, done, target)) return this.#changed(transfer);
-        transfer.bounced = true;
-      } else if (request!.type === RequestType.WriteZeroes) {
-        bounce!.bytes.fill(0, skip, skip + piece);
-      } else {
-        transfer.bounced = true;
+    transfer.code = OperationCode.Write;
+    transfer.offset = start;
+    if (request.type === RequestType.In) {
+      transfer.code = OperationCode.Read;
+    } else {
+      const target = bounce.bytes.subarray(skip, skip + piece);
+      if (request.type === RequestType.WriteZeroes) target.fill(0);
+      else if (!gather(request, transfer.done, target)) {
+        return this.#changed(transfer);
       }
-      this.#single(transfer, bounce!.address, length);
-    });
+    }
+    transfer.bounced = request.type !== RequestType.WriteZeroes;
+    this.#single(transfer, bounce.address, span);
   }
 
-  #withBounce(transfer: Transfer, bytes: number, use: () => void): void {
-    if (
-      transfer.bounce !== null && transfer.bounce.bytes.length >= bytes
-    ) return use();
+  #withBounce(transfer: Transfer): void {
+    const { bounce, span } = transfer;
+    if (bounce !== null && bounce.bytes.length >= span) {
+      return this.#copy(transfer);
+    }
     this.#giveBounce(transfer);
     let given = false;
     let waited = false;
     try {
-      this.#bounces.take(bytes, (bounce) => {
+      this.#bounces.take(span, (bounce) => {
         given = true;
         transfer.bounce = bounce;
-        use();
+        this.#copy(transfer);
         if (waited) this.#engine.kick();
       });
     } catch (cause) {
@@ -685,22 +677,13 @@ export class DirectBackend implements Backend {
   }
 
   /** Writes aligned zeroes from memory that all such writes share. */
-  #writeZeroes(transfer: Transfer, left: number): void {
+  #writeZeroes(transfer: Transfer): void {
     try {
       this.#zeroes ??= mapMemory(this.#libc, LARGE_BOUNCE_BYTES);
     } catch (cause) {
       return this.#noMemory(transfer, cause);
     }
-    const length = Math.min(left, LARGE_BOUNCE_BYTES);
-    if (length < left) transfer.durable = false;
-    transfer.piece = length;
-    transfer.stage = Stage.Plain;
-    this.#single(transfer, this.#zeroes.address, length);
-  }
-
-  /** The address of memory that the kernel may have; 0 for any other. */
-  #addressOf(memory: Uint8Array): number {
-    return this.#lendsCallerMemory ? addressOf(memory) : 0;
+    this.#single(transfer, this.#zeroes.address, transfer.piece);
   }
 
   #single(transfer: Transfer, address: number, length: number): void {
@@ -727,7 +710,6 @@ export class DirectBackend implements Backend {
       const segment = request.segment(i);
       vector.set(i, addressOf(segment), segment.length);
     }
-    transfer.stage = Stage.Plain;
     transfer.code = request.type === RequestType.In
       ? OperationCode.ReadVector
       : OperationCode.WriteVector;
@@ -761,8 +743,11 @@ export class DirectBackend implements Backend {
     transfer.tried = false;
     const request = transfer.request!;
     switch (transfer.stage) {
-      case Stage.ReadToModify:
-        return this.#modify(transfer, result);
+      case Stage.ReadEdge:
+        // The image ends before the block does: someone cut it.
+        if (result < transfer.length) return this.#nothingMoved(transfer);
+        transfer.modified = true;
+        return this.#again(this.#copy, transfer);
       case Stage.Plain:
         if (transfer.code >= OperationCode.Allocate) {
           // Beyond a file's end this succeeds, and does nothing.
@@ -799,29 +784,6 @@ export class DirectBackend implements Backend {
       }
     }
     this.#finish(transfer, null);
-  }
-
-  /** Puts the piece into the host block that was read, and writes it. */
-  #modify(transfer: Transfer, read: number): void {
-    const request = transfer.request!;
-    const { skip, piece, done } = transfer;
-    const bounce = transfer.bounce!;
-    if (read < transfer.length) {
-      // The image ends before the block does: someone cut it.
-      return this.#nothingMoved(transfer);
-    }
-    transfer.bounced ||= request.type === RequestType.Out;
-    if (!transfer.modified) {
-      transfer.modified = true;
-      this.#readModifyWrites++;
-    }
-    const target = bounce.bytes.subarray(skip, skip + piece);
-    if (request.type !== RequestType.Out) target.fill(0);
-    else if (!gather(request, done, target)) return this.#changed(transfer);
-    transfer.stage = Stage.Bounce;
-    transfer.code = OperationCode.Write;
-    this.#push(transfer);
-    this.#engine.kick();
   }
 
   /** Ends a request whose memory was detached or resized meanwhile. */
@@ -944,6 +906,7 @@ export class DirectBackend implements Backend {
     const request = transfer.request!;
     const complete = transfer.complete!;
     if (transfer.bounced) this.#bounced++;
+    if (transfer.modified) this.#readModifyWrites++;
     const { release } = transfer;
     if (transfer.total > LARGE_BOUNCE_BYTES) this.#long.delete(transfer);
     this.#giveBounce(transfer);

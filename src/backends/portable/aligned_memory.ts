@@ -6,6 +6,7 @@
  */
 
 import { offsetMemory } from "../../buffer.ts";
+import { NO_ADDRESS, roundUp } from "../alignment_plan.ts";
 
 /** Bytes of the smallest page that a supported host has. */
 export const PAGE_BYTES = 4096;
@@ -41,15 +42,14 @@ function makeAligned(byteLength: number): ArrayBuffer {
 }
 
 /**
- * Tells whether memory can go to the kernel as it is.
+ * Where memory lies, as far as that can be told without FFI.
  *
  * @param memory The memory.
- * @param from Offset in it, in bytes.
- * @returns Whether it is known to start on a page there.
+ * @returns A number with the address's remainder by {@linkcode PAGE_BYTES}; or
+ * `NO_ADDRESS` for memory that was not made here.
  */
-export function isPageAligned(memory: Uint8Array, from: number): boolean {
-  return (memory.byteOffset + from) % PAGE_BYTES === 0 &&
-    alignedBuffers.has(memory.buffer);
+export function addressInPages(memory: Uint8Array): number {
+  return alignedBuffers.has(memory.buffer) ? memory.byteOffset : NO_ADDRESS;
 }
 
 /** Hands out page-aligned memory that the garbage collector takes back. */
@@ -133,27 +133,4 @@ export function giveBounce(bounce: Uint8Array): void {
 export function zeroes(): Uint8Array {
   make();
   return zeroMemory!;
-}
-
-/**
- * Rounds down to a multiple.
- *
- * @param value A number ≥ 0.
- * @param multiple What to round to; not only powers of two, and not only 32
- * bits.
- * @returns The multiple at or below it.
- */
-export function roundDown(value: number, multiple: number): number {
-  return value - value % multiple;
-}
-
-/**
- * Rounds up to a multiple.
- *
- * @param value A number ≥ 0.
- * @param multiple What to round to.
- * @returns The multiple at or above it.
- */
-export function roundUp(value: number, multiple: number): number {
-  return roundDown(value + multiple - 1, multiple);
 }

@@ -61,15 +61,22 @@ import {
 import { encodeId } from "../../virtio.ts";
 import type { FileClaim } from "../file_claim.ts";
 import type { HeardSignal } from "../file_size_signal.ts";
+import {
+  AlignmentPlanner,
+  type HostLimits,
+  NO_ADDRESS,
+  type Piece,
+  roundDown,
+  Way,
+} from "../alignment_plan.ts";
 import { RangeLock } from "../range_lock.ts";
 import { systemCode } from "../system_error.ts";
 import {
+  addressInPages,
   Arena,
   BOUNCE_BYTES,
   giveBounce,
-  isPageAligned,
-  roundDown,
-  roundUp,
+  PAGE_BYTES,
   takeBounce,
   zeroes,
 } from "./aligned_memory.ts";
@@ -108,14 +115,6 @@ export interface PortableImage {
   readonly signal: HeardSignal | null;
 }
 
-/** Where written bytes come from. */
-interface Source {
-  /** Memory that can go to the kernel as it is, from there on, or `null`. */
-  memory(from: number): Uint8Array | null;
-  /** Copies from there on; tells whether the memory is still there. */
-  copy(from: number, target: Uint8Array): boolean;
-}
-
 /** A disk on a raw image or a block device, without FFI. */
 export class PortableBackend implements Backend {
   /** The disk's shape. */
@@ -135,13 +134,12 @@ export class PortableBackend implements Backend {
   readonly #path: string;
   readonly #id: Uint8Array;
   readonly #alignment: number;
-  /** Where direct writes end: a file's last, partial host block starts there. */
-  readonly #alignedEnd: number;
+  readonly #reads: AlignmentPlanner;
+  readonly #writes: AlignmentPlanner;
   /** Bytes that a file must have; 0 for a device, which nobody cuts. */
   readonly #fileSize: number;
   readonly #flushDescriptor: number;
   readonly #pool: DescriptorPool;
-  /** The buffered descriptor for what is beyond `#alignedEnd`. */
   readonly #tail: DescriptorPool;
   readonly #claim: FileClaim | null;
   readonly #signal: HeardSignal | null;
@@ -177,7 +175,23 @@ export class PortableBackend implements Backend {
     this.#path = opened.info.path!;
     this.#id = encodeId(opened.info.id);
     this.#alignment = opened.alignment;
-    this.#alignedEnd = roundDown(opened.size, opened.alignment);
+    const limits: HostLimits = {
+      writes: false,
+      alignment: opened.alignment,
+      // Whatever less the host would take.
+      memoryAlignment: opened.alignment === 1 ? 1 : PAGE_BYTES,
+      tailStart: Infinity,
+      maxStraightBytes: MAX_READ_BYTES,
+      maxBounceBytes: BOUNCE_BYTES,
+      maxSegments: 1,
+    };
+    this.#reads = new AlignmentPlanner(limits);
+    this.#writes = new AlignmentPlanner({
+      ...limits,
+      writes: true,
+      tailStart: roundDown(opened.size, opened.alignment),
+      maxStraightBytes: BOUNCE_BYTES,
+    });
     this.#fileSize = opened.info.medium === "file" ? opened.size : 0;
     this.#flushDescriptor = opened.flushDescriptor;
     this.#pool = opened.pool;
@@ -186,7 +200,7 @@ export class PortableBackend implements Backend {
     this.#signal = opened.signal;
     this.#arena = opened.alignment === 1 ? null : new Arena();
     this.#ranges = opened.alignment > opened.geometry.blockSize
-      ? new RangeLock()
+      ? new RangeLock(opened.alignment)
       : null;
     keepOnThread(this, "a backend");
   }
@@ -256,15 +270,12 @@ export class PortableBackend implements Backend {
   async #carryOut(request: Request): Promise<void> {
     switch (request.type) {
       case RequestType.In:
-        return await stillIntact(request, this.#read(request));
+        return await stillIntact(request, this.#move(request, this.#reads));
       case RequestType.Out:
-        await stillIntact(
-          request,
-          this.#write(request, this.#sourceOf(request)),
-        );
+        await stillIntact(request, this.#write(request, this.#writes));
         break;
       case RequestType.WriteZeroes:
-        await this.#write(request, ZEROES);
+        await this.#write(request, this.#writes);
         break;
       case RequestType.GetId:
         request.data!.set(this.#id);
@@ -277,65 +288,7 @@ export class PortableBackend implements Backend {
     if (request.fua) await this.#flush();
   }
 
-  async #read(request: Request): Promise<void> {
-    const alignment = this.#alignment;
-    const start = request.sector * SECTOR_BYTES;
-    const length = request.count * SECTOR_BYTES;
-    const descriptor = await this.#pool.take();
-    let bounced = false;
-    try {
-      for (let from = 0; from < length;) {
-        if (this.#withdrawn.has(request)) throw new WithdrawnError();
-        const position = start + from;
-        const whole = roundDown(length - from, alignment);
-        if (
-          whole > 0 && position % alignment === 0 &&
-          this.#isStraight(request, from)
-        ) {
-          const size = Math.min(whole, MAX_READ_BYTES);
-          const memory = request.data!.subarray(from, from + size);
-          await readAt(
-            descriptor,
-            memory,
-            position,
-            size,
-            alignment,
-            this.#count,
-          );
-          from += size;
-          continue;
-        }
-        bounced = true;
-        const first = roundDown(position, alignment);
-        const last = Math.min(
-          roundUp(start + length, alignment),
-          first + BOUNCE_BYTES,
-        );
-        const end = Math.min(start + length, last);
-        const bounce = await takeBounce();
-        try {
-          await readAt(
-            descriptor,
-            bounce.subarray(0, last - first),
-            first,
-            end - first,
-            alignment,
-            this.#count,
-          );
-          const found = bounce.subarray(position - first, end - first);
-          if (!scatter(request, from, found)) throw new ChangedError();
-        } finally {
-          giveBounce(bounce);
-        }
-        from = end - start;
-      }
-    } finally {
-      this.#pool.give(descriptor);
-    }
-    if (bounced) this.counters.bounced++;
-  }
-
-  async #write(request: Request, source: Source): Promise<void> {
+  async #write(request: Request, planner: AlignmentPlanner): Promise<void> {
     const start = request.sector * SECTOR_BYTES;
     const end = start + request.count * SECTOR_BYTES;
     // The one write that could hide for good that the image was cut.
@@ -344,142 +297,123 @@ export class PortableBackend implements Backend {
     // request read before and writes after would undo them.
     const release = await this.#lockBlocks(start, end);
     try {
-      const middle = Math.min(end, Math.max(start, this.#alignedEnd));
-      let bounced = false;
-      if (start < middle) {
-        bounced = await this.#writeTo(
-          request,
-          this.#pool,
-          this.#alignment,
-          start,
-          start,
-          middle,
-          source,
-        );
-      }
-      // Direct, this would make the file grow to whole host blocks.
-      if (middle < end) {
-        bounced = await this.#writeTo(
-          request,
-          this.#tail,
-          1,
-          start,
-          middle,
-          end,
-          source,
-        ) || bounced;
-      }
-      if (bounced && request.type === RequestType.Out) this.counters.bounced++;
+      await this.#move(request, planner);
     } finally {
       release?.();
     }
   }
 
-  /**
-   * Writes from one position to another, in pieces.
-   *
-   * @param base The position that the source begins at.
-   * @returns Whether anything was copied.
-   */
-  async #writeTo(
-    request: Request,
-    pool: DescriptorPool,
-    alignment: number,
-    base: number,
-    start: number,
-    end: number,
-    source: Source,
-  ): Promise<boolean> {
-    const descriptor = await pool.take();
+  /** Moves a request's data, piece by piece. */
+  async #move(request: Request, planner: AlignmentPlanner): Promise<void> {
+    const start = request.sector * SECTOR_BYTES;
+    const end = start + request.count * SECTOR_BYTES;
     let bounced = false;
     let modified = false;
-    try {
-      for (let position = start; position < end;) {
-        if (this.#withdrawn.has(request)) throw new WithdrawnError();
-        const whole = Math.min(
-          roundDown(end - position, alignment),
-          BOUNCE_BYTES,
-        );
-        const straight = whole > 0 && position % alignment === 0
-          ? source.memory(position - base)
-          : null;
-        if (straight !== null) {
-          await writeAt(
-            descriptor,
-            straight.subarray(0, whole),
-            position,
-            alignment,
-            this.#count,
-          );
-          position += whole;
-          continue;
-        }
-        bounced = true;
-        const first = roundDown(position, alignment);
-        const last = Math.min(roundUp(end, alignment), first + BOUNCE_BYTES);
-        const until = Math.min(end, last);
-        const bounce = await takeBounce();
-        try {
-          const blocks = bounce.subarray(0, last - first);
-          const read = (from: number) =>
-            readAt(
-              descriptor,
-              blocks.subarray(from, from + alignment),
-              first + from,
-              alignment,
-              alignment,
-              this.#count,
-            );
-          const headless = position > first;
-          const tailless = until < last;
-          const single = last - first === alignment;
-          if (headless || tailless) modified = true;
-          if (headless) await read(0);
-          if (tailless && !(headless && single)) {
-            await read(last - first - alignment);
-          }
-          const piece = blocks.subarray(position - first, until - first);
-          if (!source.copy(position - base, piece)) throw new ChangedError();
-          await writeAt(descriptor, blocks, first, alignment, this.#count);
-        } finally {
-          giveBounce(bounce);
-        }
-        position = until;
+    for (let position = start; position < end;) {
+      if (this.#withdrawn.has(request)) throw new WithdrawnError();
+      const from = position - start;
+      // A copy, as others plan while this piece moves.
+      const piece = {
+        ...planner.plan(position, end, this.#addressOf(request, from)),
+      };
+      // Through the first one, a write there would make the file grow.
+      const pool = piece.inTail ? this.#tail : this.#pool;
+      const descriptor = await pool.take();
+      try {
+        await (piece.way === Way.Straight
+          ? this.#moveStraight(request, from, piece, descriptor)
+          : this.#moveCopy(request, from, piece, descriptor));
+      } finally {
+        pool.give(descriptor);
       }
-    } finally {
-      pool.give(descriptor);
+      if (piece.way !== Way.Straight) bounced = true;
+      if (piece.way === Way.Modify) modified = true;
+      position += piece.length;
+    }
+    if (bounced && request.type !== RequestType.WriteZeroes) {
+      this.counters.bounced++;
     }
     if (modified) this.counters.readModifyWrites++;
-    return bounced;
+  }
+
+  /** Moves a piece between the file and memory that the kernel can have. */
+  #moveStraight(
+    request: Request,
+    from: number,
+    piece: Piece,
+    descriptor: number,
+  ): Promise<void> {
+    const { offset, length } = piece;
+    const memory = request.type === RequestType.WriteZeroes
+      ? zeroes().subarray(0, length)
+      : request.data!.subarray(from, from + length);
+    const block = this.#blockOf(piece);
+    return request.type === RequestType.In
+      ? readAt(descriptor, memory, offset, length, block, this.#count)
+      : writeAt(descriptor, memory, offset, block, this.#count);
+  }
+
+  /** Moves a piece through aligned memory. */
+  async #moveCopy(
+    request: Request,
+    from: number,
+    piece: Piece,
+    descriptor: number,
+  ): Promise<void> {
+    const { offset, span, skip, length, readsFirst, readsLast } = piece;
+    const block = this.#blockOf(piece);
+    const bounce = await takeBounce();
+    try {
+      const blocks = bounce.subarray(0, span);
+      const wanted = blocks.subarray(skip, skip + length);
+      const read = (at: number, bytes: number, need: number) =>
+        readAt(
+          descriptor,
+          blocks.subarray(at, at + bytes),
+          offset + at,
+          need,
+          block,
+          this.#count,
+        );
+      if (request.type === RequestType.In) {
+        // What follows may be beyond the file's end.
+        await read(0, span, skip + length);
+        if (!scatter(request, from, wanted)) throw new ChangedError();
+        return;
+      }
+      if (readsFirst) await read(0, block, block);
+      if (readsLast) await read(span - block, block, block);
+      if (request.type === RequestType.WriteZeroes) wanted.fill(0);
+      else if (!gather(request, from, wanted)) throw new ChangedError();
+      await writeAt(descriptor, blocks, offset, block, this.#count);
+    } finally {
+      giveBounce(bounce);
+    }
+  }
+
+  /** What a call must go on at multiples of, after it ended short. */
+  #blockOf(piece: Piece): number {
+    return piece.inTail ? 1 : this.#alignment;
   }
 
   /** Takes whole host blocks, if writes may share them. */
   #lockBlocks(start: number, end: number): Promise<(() => void) | null> {
     const ranges = this.#ranges;
     if (ranges === null) return NOTHING_HELD;
-    return new Promise((resolve) => {
-      ranges.claim(
-        roundDown(start, this.#alignment),
-        roundUp(end, this.#alignment),
-        resolve,
-      );
-    });
+    return new Promise((resolve) => ranges.claim(start, end, resolve));
   }
 
-  /** Whether a request's memory can go to the kernel as it is, from there on. */
-  #isStraight(request: Request, from: number): boolean {
+  /** Where a request's memory lies, if the kernel can have it as it is. */
+  #addressOf(request: Request, from: number): number {
+    if (request.type === RequestType.WriteZeroes) return ZEROES_ADDRESS;
     const { data, more } = request;
     // What can be resized could give its pages back under the kernel.
-    return more.length === 0 && !(data!.buffer as ArrayBuffer).resizable &&
-      (this.#alignment === 1 || isPageAligned(data!, from));
-  }
-
-  #sourceOf(request: Request): Source {
-    return {
-      memory: (from) =>
-        this.#isStraight(request, from) ? request.data!.subarray(from) : null,
-      copy: (from, target) => gather(request, from, target),
-    };
+    if (more.length > 0 || (data!.buffer as ArrayBuffer).resizable) {
+      return NO_ADDRESS;
+    }
+    if (this.#alignment === 1) return from;
+    const address = addressInPages(data!);
+    return address === NO_ADDRESS ? NO_ADDRESS : address + from;
   }
 
   /**
@@ -559,13 +493,8 @@ class LatchedError extends Error {}
 
 const NOTHING_HELD = Promise.resolve(null);
 
-const ZEROES: Source = {
-  memory: () => zeroes(),
-  copy: (_from, target) => {
-    target.fill(0);
-    return true;
-  },
-};
+/** Zeroes begin on a page, wherever in them one looks. */
+const ZEROES_ADDRESS = 0;
 
 /**
  * Waits for I/O on a request's memory. What `node:fs` says of memory that was

@@ -5,7 +5,7 @@
  */
 
 import fs from "node:fs";
-import { roundDown } from "./aligned_memory.ts";
+import { roundDown } from "../alignment_plan.ts";
 
 /** How often, and how long apart in milliseconds, EAGAIN is tried again. */
 const MAX_RETRIES = 1_000;
