@@ -22,7 +22,6 @@ import {
   type Complete,
   type Extent,
   type Limits,
-  MAX_EXTENTS,
   refuse,
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
@@ -30,12 +29,8 @@ import type { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
-import {
-  ID_BYTES,
-  type Request,
-  RequestFlag,
-  RequestType,
-} from "../../request.ts";
+import { keepOnThread } from "../../one_thread.ts";
+import { type Request, RequestFlag, RequestType } from "../../request.ts";
 import {
   abortedError,
   changedError,
@@ -45,33 +40,19 @@ import {
   latchedError,
   requestError,
 } from "../../request_error.ts";
-import type { FileClaim } from "../file_claim.ts";
-import { expectFileSizeSignal, type HeardSignal } from "../file_size_signal.ts";
+import { encodeId } from "../../virtio.ts";
+import { type AlignmentPlanner, NO_ADDRESS, Way } from "../alignment_plan.ts";
+import { expectFileSizeSignal } from "../file_size_signal.ts";
+import { RangeLock } from "../range_lock.ts";
+import { SharedFlush } from "../shared_flush.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import type { MakeEngine } from "./choose_engine.ts";
-import { type Engine, Operation, OperationCode } from "./engine.ts";
+import { type Engine, OperationCode } from "./engine.ts";
+import { extentsOf } from "./extents.ts";
+import { type DirectImage, MAX_SEGMENTS, plannersOf } from "./image.ts";
 import { AllocateMode, perform } from "./kernel.ts";
-import {
-  AlignmentPlanner,
-  type HostLimits,
-  MAX_CALL_BYTES,
-  NO_ADDRESS,
-  roundDown,
-  Way,
-} from "../alignment_plan.ts";
-import { RangeLock } from "../range_lock.ts";
+import { Stage, Transfer } from "./transfer.ts";
 import { inWorker } from "./worker_descriptors.ts";
-import { keepOnThread } from "../../one_thread.ts";
-
-/**
- * What memory must be aligned to for the kernel to get it as it is: a page,
- * whatever the host says it wants. Some drivers (zram) take a less aligned
- * buffer, report success and write beside it.
- */
-const MEMORY_ALIGNMENT = 4096;
-
-/** Segments of one vectored operation: a quarter of IOV_MAX. */
-const MAX_SEGMENTS = 256;
 
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
@@ -84,84 +65,6 @@ const PLANNED_ADDRESS = 0;
 
 /** Times in a row that an operation is repeated for EINTR or EAGAIN. */
 const MAX_RETRIES = 1000;
-
-/** What a transfer is doing. */
-const Stage = {
-  /** Caller's memory to or from the medium, or no memory at all. */
-  Plain: 0,
-  /** A piece through aligned memory. */
-  Bounce: 1,
-  /** Reading a host block that will be written with a part of it changed. */
-  ReadEdge: 2,
-  /** Making a write durable that no single call could. */
-  Sync: 3,
-} as const;
-
-type Stage = typeof Stage[keyof typeof Stage];
-
-/** A request on its way, and the operation that it is at. */
-export class Transfer extends Operation {
-  request: Request | null = null;
-  complete: Complete | null = null;
-  stage: Stage = Stage.Plain;
-  /** Bytes of the request. */
-  total = 0;
-  /** Bytes of it that are done. */
-  done = 0;
-  /** Bytes of it that the piece under way moves: see `../alignment_plan.ts`. */
-  piece = 0;
-  /** Where the host blocks around the piece start in the file. */
-  start = 0;
-  /** Bytes of these blocks. */
-  span = 0;
-  /** Where the piece starts in them. */
-  skip = 0;
-  /** Whether the first of them has yet to be read. */
-  readsFirst = false;
-  /** Whether the last of them has. */
-  readsLast = false;
-  bounce: Bounce | null = null;
-  vector: IoVector | null = null;
-  vectored = false;
-  bounced = false;
-  modified = false;
-  tried = false;
-  /** Whether the kernel was asked to give it up. */
-  cancelled = false;
-  retries = 0;
-  release: (() => void) | null = null;
-}
-
-/** What was found out about an open image. */
-export interface DirectImage {
-  /** Descriptor for everything but the tail. */
-  readonly fd: number;
-  /**
-   * Buffered descriptor for the end of a file whose size is no multiple of the
-   * host's alignment; −1 when there is no such end.
-   */
-  readonly tailFd: number;
-  /** The disk's shape. */
-  readonly geometry: Geometry;
-  /** What it can do. */
-  readonly abilities: Abilities;
-  /** What offsets and lengths of writes must be multiples of. */
-  readonly writeAlignment: number;
-  /** What offsets and lengths of reads must be multiples of. */
-  readonly readAlignment: number;
-  /** Whether it is a block device. */
-  readonly blockDevice: boolean;
-  /** Whether it is a regular file, where holes can be asked for. */
-  readonly regularFile: boolean;
-  /** Whether RWF_DSYNC is known to make a write durable. */
-  readonly durableWrites: boolean;
-  /** A lock that ends with the backend. */
-  readonly claim: FileClaim | null;
-  /** What keeps a limit on file sizes from ending the program. */
-  readonly signal: HeardSignal | null;
-  /** Everything else, as plain data. */
-  readonly info: BackendInfo;
-}
 
 /** Requests over a descriptor. */
 export class DirectBackend implements Backend {
@@ -178,7 +81,7 @@ export class DirectBackend implements Backend {
   readonly #zeroWrites: AlignmentPlanner;
   /** Present when a block of the disk can be less than what the host writes. */
   readonly #rangeLock: RangeLock | null;
-  readonly #writeZeroesModes: { punch: boolean; zero: boolean };
+  readonly #writeZeroesModes = { punch: true, zero: true };
   /**
    * Whether the kernel may have the caller's memory while this thread goes on.
    * A Worker can be terminated at any time, and its memory goes to others while
@@ -188,14 +91,17 @@ export class DirectBackend implements Backend {
   /** The address of memory that it may have. */
   readonly #addressOf = (memory: Uint8Array): number =>
     this.#lendsCallerMemory && addressOf(memory) || NO_ADDRESS;
+  readonly #id: Uint8Array;
   #durableWrites: boolean;
   #abilities: Abilities;
-  /** Who shares the sync that is under way; its first has the operation. */
-  #syncing: Transfer[] | null = null;
-  /** Who shares the next one. */
-  #toSync: Transfer[] = [];
-  /** Why no sync will be asked for any more. */
-  #syncFailure: DiskError | null = null;
+  readonly #flushes = new SharedFlush<Transfer>(
+    (first) => {
+      first.fd = this.#image.fd;
+      first.length = 0;
+      this.#push(first);
+    },
+    (transfer) => this.#finish(transfer, this.#latched(transfer.request!)),
+  );
   #zeroes: Bounce | null = null;
   readonly #inFlight = new InFlight();
   #bounced = 0;
@@ -224,38 +130,16 @@ export class DirectBackend implements Backend {
     this.#image = image;
     this.#bounces = new BouncePool(libc);
     this.geometry = image.geometry;
+    this.#id = encodeId(image.info.id);
     this.#abilities = image.abilities;
     this.#durableWrites = image.durableWrites;
-    const limits: HostLimits = {
-      writes: false,
-      alignment: image.readAlignment,
-      memoryAlignment: MEMORY_ALIGNMENT,
-      tailStart: Infinity,
-      maxStraightBytes: MAX_CALL_BYTES,
-      maxBounceBytes: LARGE_BOUNCE_BYTES,
-      maxSegments: MAX_SEGMENTS,
-    };
-    const writing: HostLimits = {
-      ...limits,
-      writes: true,
-      alignment: image.writeAlignment,
-      tailStart: image.tailFd < 0
-        ? Infinity
-        : roundDown(this.#size, image.writeAlignment),
-    };
-    this.#reads = new AlignmentPlanner(limits);
-    this.#writes = new AlignmentPlanner(writing);
-    this.#zeroWrites = new AlignmentPlanner({
-      ...writing,
-      maxStraightBytes: LARGE_BOUNCE_BYTES,
-    });
+    const planners = plannersOf(image);
+    this.#reads = planners.reads;
+    this.#writes = planners.writes;
+    this.#zeroWrites = planners.zeroWrites;
     this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0
       ? null
       : new RangeLock(image.writeAlignment);
-    this.#writeZeroesModes = {
-      punch: true,
-      zero: true,
-    };
     this.#engine = makeEngine((transfer, result) =>
       this.#completed(transfer, result)
     );
@@ -305,10 +189,7 @@ export class DirectBackend implements Backend {
     }
     this.#engine.cancel?.((transfer) => {
       if (transfer.request !== request) return false;
-      // Others wait for the same sync.
-      if (transfer === this.#syncing?.[0] && this.#syncing.length > 1) {
-        return false;
-      }
+      if (this.#flushes.isShared(transfer)) return false;
       transfer.cancelled = true;
       return true;
     });
@@ -324,50 +205,11 @@ export class DirectBackend implements Backend {
     }
   }
 
-  /**
-   * Where data is stored and where holes are (SEEK_DATA and SEEK_HOLE): each is
-   * a call, so that an answer has so many of them only.
-   */
+  /** Where data is stored and where holes are. */
   extents(sector: number, count: number): Extent[] {
-    const all = [{ sector, count, hole: false }];
-    if (!this.#image.regularFile) return all;
-    const { SEEK_DATA, SEEK_HOLE, SEEK_END } = this.#libc.abi.whence;
-    const found: Extent[] = [];
-    const end = (sector + count) * SECTOR_BYTES;
-    let at = sector * SECTOR_BYTES;
-    const add = (to: number, hole: boolean) => {
-      if (to <= at) return;
-      found.push({
-        sector: at / SECTOR_BYTES,
-        count: (to - at) / SECTOR_BYTES,
-        hole,
-      });
-      at = to;
-    };
-    while (at < end && found.length + 2 <= MAX_EXTENTS) {
-      const data = this.#libc.lseek(this.#image.fd, at, SEEK_DATA);
-      // ENXIO: nothing but a hole up to the end of the file. Where that is no
-      // longer the disk's, what was there is lost: a read is to say so.
-      if (data === -this.#libc.abi.errno.ENXIO) {
-        const size = this.#libc.lseek(this.#image.fd, 0, SEEK_END);
-        if (size < 0) return all;
-        add(Math.min(size - size % SECTOR_BYTES, end), true);
-        add(end, false);
-        break;
-      }
-      if (data < 0) return all;
-      // A sector that is partly data is data.
-      add(Math.min(data - data % SECTOR_BYTES, end), true);
-      if (at >= end) break;
-      const hole = this.#libc.lseek(
-        this.#image.fd,
-        Math.max(at, data),
-        SEEK_HOLE,
-      );
-      if (hole < 0) return all;
-      add(Math.min(Math.ceil(hole / SECTOR_BYTES) * SECTOR_BYTES, end), false);
-    }
-    return found;
+    return this.#image.regularFile
+      ? extentsOf(this.#libc, this.#image.fd, sector, count)
+      : [{ sector, count, hole: false }];
   }
 
   /** Waits for everything submitted, then closes the descriptors. */
@@ -393,7 +235,7 @@ export class DirectBackend implements Backend {
         this.#refuseUnsafe(request);
     if (refused !== null) return complete(request, refused);
     if (request.type === RequestType.GetId) {
-      this.#identify(request);
+      request.data!.set(this.#id);
       return complete(request, null);
     }
     const transfer = this.#transfers.pop() ?? new Transfer();
@@ -480,49 +322,20 @@ export class DirectBackend implements Backend {
     this.#whole(transfer);
   }
 
-  /**
-   * Makes what was written durable. Whoever asks while a sync is under way
-   * shares the next one, as the one under way may have begun before their write
-   * ended; and two at once would share the news of a failure: one of them would
-   * hear of it (lib/errseq.c of Linux).
-   */
+  /** Makes what was written durable. */
   #sync(transfer: Transfer): void {
     transfer.stage = Stage.Sync;
     transfer.code = OperationCode.Sync;
-    this.#toSync.push(transfer);
-    if (this.#syncing === null) this.#nextSync();
-  }
-
-  #nextSync(): void {
-    const group = this.#toSync;
-    if (group.length === 0) return;
-    this.#toSync = [];
-    if (this.#syncFailure !== null) {
-      for (const transfer of group) {
-        this.#finish(transfer, this.#latched(transfer.request!));
-      }
-      return;
-    }
-    this.#syncing = group;
-    const first = group[0]!;
-    first.fd = this.#image.fd;
-    first.length = 0;
-    this.#push(first);
+    this.#flushes.join(transfer);
   }
 
   /** Goes on after a sync, for all who share it. */
   #synced(first: Transfer, result: number): void {
-    const group = this.#syncing!;
-    this.#syncing = null;
     const given = result === -this.#libc.abi.errno.ECANCELED && first.cancelled;
-    if (given) {
-      // It never ran: the others go on with the next one.
-      this.#toSync.unshift(...group.splice(1));
-    } else if (result < 0) {
-      this.#syncFailure = this.#error(first.request!, -result);
-    }
     const cut = result >= 0 && this.#endsBefore(this.#size);
-    this.#nextSync();
+    const group = given ? this.#flushes.giveUp() : this.#flushes.end(
+      result < 0 ? this.#error(first.request!, -result) : null,
+    );
     const thrown: unknown[] = [];
     for (const transfer of group) {
       // Whoever is answered may throw.
@@ -539,14 +352,14 @@ export class DirectBackend implements Backend {
 
   /** Why nothing is made durable any more, if a sync failed. */
   #refuseUnsafe(request: Request): DiskError | null {
-    return this.#syncFailure !== null &&
+    return this.#flushes.failure !== null &&
         (request.type === RequestType.Flush || request.fua && request.writes)
       ? this.#latched(request)
       : null;
   }
 
   #latched(request: Request): DiskError {
-    return latchedError(request, this.#syncFailure!, this.#image.info.path);
+    return latchedError(request, this.#flushes.failure!, this.#image.info.path);
   }
 
   #plannerOf(request: Request): AlignmentPlanner {
@@ -910,17 +723,7 @@ export class DirectBackend implements Backend {
     const { release } = transfer;
     if (transfer.total > LARGE_BOUNCE_BYTES) this.#long.delete(transfer);
     this.#giveBounce(transfer);
-    transfer.request = null;
-    transfer.complete = null;
-    transfer.done = 0;
-    transfer.retries = 0;
-    transfer.durable = false;
-    transfer.vectored = false;
-    transfer.bounced = false;
-    transfer.modified = false;
-    transfer.tried = false;
-    transfer.cancelled = false;
-    transfer.release = null;
+    transfer.reset();
     this.#transfers.push(transfer);
     // Whoever is answered may throw.
     try {
@@ -928,14 +731,5 @@ export class DirectBackend implements Backend {
     } finally {
       release?.();
     }
-  }
-
-  #identify(request: Request): void {
-    const target = request.data!;
-    target.fill(0, 0, ID_BYTES);
-    new TextEncoder().encodeInto(
-      this.#image.info.id,
-      target.subarray(0, ID_BYTES),
-    );
   }
 }

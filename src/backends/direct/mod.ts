@@ -22,7 +22,8 @@ import {
   DEFAULT_STALL_MS,
   type EngineOptions,
 } from "./choose_engine.ts";
-import { DirectBackend, type DirectImage } from "./backend.ts";
+import { DirectBackend } from "./backend.ts";
+import type { DirectImage } from "./image.ts";
 import { syncFile } from "./kernel.ts";
 import { lockImage } from "./image_lock.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";

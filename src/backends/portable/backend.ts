@@ -70,6 +70,7 @@ import {
   Way,
 } from "../alignment_plan.ts";
 import { RangeLock } from "../range_lock.ts";
+import { SharedFlush } from "../shared_flush.ts";
 import { systemCode } from "../system_error.ts";
 import {
   addressInPages,
@@ -149,9 +150,10 @@ export class PortableBackend implements Backend {
   readonly #count = () => {
     this.counters.systemCalls++;
   };
-  #flushing: Promise<void> = Promise.resolve();
-  #nextFlush: Promise<void> | null = null;
-  #flushFailure: DiskError | null = null;
+  readonly #flushes = new SharedFlush<PromiseWithResolvers<void>>(
+    () => this.#flushNow(),
+    ({ reject }) => reject(new LatchedError()),
+  );
   /** Given up by whoever asked. */
   readonly #withdrawn = new WeakSet<Request>();
   readonly #inFlight = new InFlight();
@@ -416,30 +418,25 @@ export class PortableBackend implements Backend {
     return address === NO_ADDRESS ? NO_ADDRESS : address + from;
   }
 
-  /**
-   * Flushes. Whoever asks while a flush is under way shares the next one, as
-   * the one under way may have begun before their write ended.
-   */
   #flush(): Promise<void> {
-    return this.#nextFlush ??= this.#flushing.catch(() => {}).then(() => {
-      this.#nextFlush = null;
-      this.#flushing = this.#flushNow();
-      return this.#flushing;
-    });
+    const waiter = Promise.withResolvers<void>();
+    this.#flushes.join(waiter);
+    return waiter.promise;
   }
 
   async #flushNow(): Promise<void> {
-    // Deno counts on one descriptor, and so does the kernel: it reports a
-    // failed write-back once to each (Linux lib/errseq.c).
-    if (this.#flushFailure !== null) throw new LatchedError();
     try {
       this.#count();
+      // The descriptor that has been open since before the first write, so that
+      // it hears of every failed write-back.
       await dataSync(this.#flushDescriptor);
       this.#refuseCut();
     } catch (error) {
-      this.#flushFailure = this.#wrap(flushRequest(), error);
-      throw error;
+      const failure = this.#wrap(flushRequest(), error);
+      for (const { reject } of this.#flushes.end(failure)) reject(error);
+      return;
     }
+    for (const { resolve } of this.#flushes.end(null)) resolve();
   }
 
   /**
@@ -456,7 +453,7 @@ export class PortableBackend implements Backend {
 
   /** After a failed flush nothing can be made durable any more. */
   #refuseUnsafe(request: Request): DiskError | null {
-    return this.#flushFailure !== null &&
+    return this.#flushes.failure !== null &&
         (request.type === RequestType.Flush || request.writes && request.fua)
       ? this.#wrap(request, new LatchedError())
       : null;
@@ -469,7 +466,7 @@ export class PortableBackend implements Backend {
     if (error instanceof ChangedError) return changedError(request, path);
     if (error instanceof ShrunkError) return cutError(request, path);
     if (error instanceof LatchedError) {
-      return latchedError(request, this.#flushFailure!, path);
+      return latchedError(request, this.#flushes.failure!, path);
     }
     const found = systemCode(error);
     if (found !== null) {
