@@ -2,10 +2,15 @@
  * The direct backend: turns requests into operations on a descriptor and has
  * an engine carry them out.
  *
- * What it takes off everybody's hands: memory that the host does not take as it
- * is goes through aligned memory; blocks of the disk that are smaller than what
- * the host writes at once are read, changed and written under a range lock; a
- * file that ends inside a host block keeps its size; short transfers go on.
+ * What it takes off everybody's hands:
+ *
+ * - Memory that the host does not take as it is, blocks of the disk that are
+ *   smaller than what the host writes at once, and the end of a file inside of a
+ *   host block: `../alignment_plan.ts` says which piece moves how, and this moves
+ *   it. A request goes from piece to piece until all of it is done.
+ * - Short transfers go on; what was interrupted or is not supported is tried
+ *   again in another way.
+ * - Flushes are shared, and none follows one that failed: `../shared_flush.ts`.
  *
  * @module
  */

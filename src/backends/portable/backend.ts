@@ -1,6 +1,8 @@
 /**
  * The backend without FFI: carries requests out on an open image through
- * `node:fs`. What `mod.ts` opened, it closes.
+ * `node:fs`. What `mod.ts` opened, it closes. Which piece of a request moves how
+ * is planned by `../alignment_plan.ts`; flushes are shared by
+ * `../shared_flush.ts`.
  *
  * Measured on Deno 2.9.6, Linux 6.18, two processors, a virtio disk; requests
  * of 4 KiB at random places, thousands a second and, at depth 1, the latency:
@@ -59,8 +61,6 @@ import {
   requestError,
 } from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
-import type { FileClaim } from "../file_claim.ts";
-import type { HeardSignal } from "../file_size_signal.ts";
 import {
   AlignmentPlanner,
   type HostLimits,
@@ -69,6 +69,8 @@ import {
   roundDown,
   Way,
 } from "../alignment_plan.ts";
+import type { FileClaim } from "../file_claim.ts";
+import type { HeardSignal } from "../file_size_signal.ts";
 import { RangeLock } from "../range_lock.ts";
 import { SharedFlush } from "../shared_flush.ts";
 import { systemCode } from "../system_error.ts";

@@ -9,23 +9,22 @@
 
 import fs from "node:fs";
 import { captureStack } from "../../call_site.ts";
-import { DiskError } from "../../errors.ts";
-import {
-  checkBlockSize,
-  type Geometry,
-  makeGeometry,
-  SECTOR_BYTES,
-} from "../../geometry.ts";
+import { checkBlockSize, SECTOR_BYTES } from "../../geometry.ts";
 import { ID_BYTES } from "../../request.ts";
 import { encodeId } from "../../virtio.ts";
 import { claimFile } from "../file_claim.ts";
 import { hearFileSizeSignal } from "../file_size_signal.ts";
-import { holdImage, notToBeMade, type TakenLock } from "../held_image.ts";
+import {
+  holdImage,
+  openAgain,
+  replaced,
+  type TakenLock,
+} from "../held_image.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
-import { checkImageSize } from "../image_size.ts";
+import { imageGeometry } from "../image_size.ts";
+import { mediumOf, noDisk } from "../medium.ts";
 import { NewContent } from "../new_content.ts";
 import { keepName } from "../new_name.ts";
-import type { QueueAttributes } from "../sysfs.ts";
 import { lookAt } from "../warnings.ts";
 import { Arena, PAGE_BYTES } from "./aligned_memory.ts";
 import { PortableBackend } from "./backend.ts";
@@ -78,11 +77,8 @@ export async function openPortable(
   try {
     const medium = mediumOf(path, options.create !== undefined);
     const isDevice = medium !== "file";
-    const openWith = (flags: number) =>
-      fs.openSync(
-        path,
-        (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) | flags,
-      );
+    const { O_RDONLY, O_RDWR } = fs.constants;
+    const access = readOnly ? O_RDONLY : O_RDWR;
     const wanted: ImageOptions = {
       readOnly,
       direct: "prefer",
@@ -93,7 +89,7 @@ export async function openPortable(
     const held = await holdImage(
       path,
       wanted,
-      () => ({ fd: openWith(0) }),
+      () => ({ fd: fs.openSync(path, access) }),
       ({ fd }) => takeLock(path, fd, readOnly, options.lock),
     );
     undo.push(() => held.close(), () => held.takeBack());
@@ -109,22 +105,12 @@ export async function openPortable(
     // It may be cut yet.
     const size = options.create?.sizeBytes ??
       (isDevice ? await deviceSize(path) : Number(image.size));
-    // Only what is the very same file, whatever has its name by then.
-    const openSame = (flags: number): number | null => {
-      const descriptor = openWith(flags);
-      const other = fs.fstatSync(descriptor, { bigint: true });
-      if (other.dev === image.dev && other.ino === image.ino) return descriptor;
-      fs.closeSync(descriptor);
-      return null;
-    };
+    const openSame = (flags: number) =>
+      openAgain(path, flushDescriptor, access | flags);
     const openSure = (flags: number): number => {
       const descriptor = openSame(flags);
-      if (descriptor !== null) return descriptor;
-      throw new DiskError(
-        "locked",
-        `Cannot open "${path}" as it was replaced meanwhile`,
-        { operation: "open", path },
-      );
+      if (descriptor === null) throw replaced(path);
+      return descriptor;
     };
     const device = deviceAttributes(isDevice ? image.rdev : image.dev);
     const fileSystem = isDevice ? null : fileSystemOf(path);
@@ -149,7 +135,7 @@ export async function openPortable(
     if (tail !== null) undo.push(() => fs.closeSync(tail));
     // Such as /dev/null.
     if (medium === "character device" && size === 0) throw noDisk(path);
-    const geometry = shapeOf(
+    const geometry = imageGeometry(
       path,
       size,
       options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
@@ -231,25 +217,6 @@ async function deviceSize(path: string): Promise<number> {
   }
 }
 
-/** What a path leads to; what cannot be a disk is refused before it is opened. */
-function mediumOf(path: string, create: boolean): string {
-  // Before it is opened: opening a pipe waits for its other end.
-  const stat = fs.statSync(path, { throwIfNoEntry: !create });
-  if (stat === undefined || stat.isFile()) return "file";
-  const block = stat.isBlockDevice();
-  if (!block && !stat.isCharacterDevice()) throw noDisk(path);
-  if (create) throw notToBeMade(path);
-  return block ? "block device" : "character device";
-}
-
-function noDisk(path: string): DiskError {
-  return new DiskError(
-    "geometry",
-    `Cannot open "${path}" as a disk as it is neither a file nor a device with a size`,
-    { operation: "open", path },
-  );
-}
-
 function takeLock(
   path: string,
   fd: number,
@@ -276,19 +243,4 @@ function takeLock(
       reason: "QEMU's lock bytes need FFI: QEMU's tools are not kept out",
     },
   };
-}
-
-function shapeOf(
-  path: string,
-  size: number,
-  blockSize: number,
-  device: Partial<QueueAttributes>,
-): Geometry {
-  checkImageSize(path, size, blockSize);
-  const { physicalBlockSize, minimumIoSize = 0, optimalIoSize = 0 } = device;
-  return makeGeometry(size / SECTOR_BYTES, blockSize, {
-    ...(physicalBlockSize === undefined ? {} : { physicalBlockSize }),
-    minimumIoSize,
-    optimalIoSize,
-  });
 }
