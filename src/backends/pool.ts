@@ -7,7 +7,7 @@
 
 /** Things of one kind. */
 export class Pool<T> {
-  readonly #make: () => T | null;
+  readonly #make: (index: number) => T | null;
   readonly #free: T[];
   readonly #waiting: ((item: T) => void)[] = [];
   #made: number;
@@ -16,11 +16,16 @@ export class Pool<T> {
   /**
    * Constructs a new instance.
    *
-   * @param make Makes another one; `null` if there can be no more.
+   * @param make Makes another one, told how many there are; `null` if there can
+   * be no more. What it throws costs none.
    * @param max How many there may be.
    * @param first Those that there are.
    */
-  constructor(make: () => T | null, max: number, first: readonly T[] = []) {
+  constructor(
+    make: (index: number) => T | null,
+    max: number,
+    first: readonly T[] = [],
+  ) {
     this.#make = make;
     this.#max = max;
     this.#free = [...first];
@@ -58,7 +63,7 @@ export class Pool<T> {
 
   #makeOne(): T | null {
     if (this.#made >= this.#max) return null;
-    const item = this.#make();
+    const item = this.#make(this.#made);
     if (item === null) this.#max = this.#made;
     else this.#made++;
     return item;

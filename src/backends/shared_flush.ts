@@ -1,8 +1,8 @@
 /**
  * One flush for all who ask at once, and none after one that failed.
  *
- * Whoever asks while a flush is under way shares the next one, as the one under
- * way may have begun before their write ended. There is one at a time: the kernel
+ * Whoever asks while a flush is in flight shares the next one, as the one in
+ * flight may have begun before their write ended. There is one at a time: the kernel
  * tells of a failed write-back once (lib/errseq.c of Linux), so that of two
  * flushes at once one would hear of it. And once a flush failed, what is durable
  * is not known any more: the answer to another one may be a lie, so none is
@@ -13,11 +13,18 @@
 
 import type { DiskError } from "../errors.ts";
 
+/** Who is to be answered after a flush. They are for the owner to answer. */
+export interface FlushEnd<T> {
+  /** Those who shared it. */
+  readonly group: readonly T[];
+  /** Those who waited for the next one, which there will not be. */
+  readonly refused: readonly T[];
+}
+
 /** Flushes of one descriptor. `T` is whoever waits for one. */
 export class SharedFlush<T> {
   readonly #start: (first: T) => void;
-  readonly #refuse: (waiter: T) => void;
-  /** Who shares the flush that is under way. */
+  /** Who shares the flush that is in flight. */
   #sharing: T[] | null = null;
   /** Who shares the next one. */
   #waiting: T[] = [];
@@ -28,11 +35,9 @@ export class SharedFlush<T> {
    *
    * @param start Starts a flush in the name of the first who shares it; its end
    * is told by {@linkcode SharedFlush.end}.
-   * @param refuse Answers who waited while an earlier flush failed.
    */
-  constructor(start: (first: T) => void, refuse: (waiter: T) => void) {
+  constructor(start: (first: T) => void) {
     this.#start = start;
-    this.#refuse = refuse;
   }
 
   /** Why nothing is made durable any more; `null` if no flush failed. */
@@ -41,7 +46,7 @@ export class SharedFlush<T> {
   }
 
   /**
-   * Whether others would lose the flush that is under way in somebody's name.
+   * Whether others would lose the flush that is in flight in somebody's name.
    *
    * @param first Who that is.
    * @returns Whether others share it.
@@ -54,49 +59,49 @@ export class SharedFlush<T> {
    * Asks for a flush.
    *
    * @param waiter Who asks.
+   * @returns Whether it is waited for; not after a flush that failed.
    */
-  join(waiter: T): void {
+  join(waiter: T): boolean {
+    if (this.#failure !== null) return false;
     this.#waiting.push(waiter);
     if (this.#sharing === null) this.#next();
+    return true;
   }
 
   /**
-   * Ends the flush that is under way, and starts the next one.
+   * Ends the flush that is in flight, and starts the next one.
    *
    * @param failure Why it failed; `null` if it did not.
-   * @returns Who shared it, to be answered.
+   * @returns Who is to be answered.
    */
-  end(failure: DiskError | null): readonly T[] {
+  end(failure: DiskError | null): FlushEnd<T> {
     const group = this.#sharing!;
     this.#sharing = null;
     this.#failure ??= failure;
+    const refused = this.#failure === null ? [] : this.#waiting.splice(0);
     this.#next();
-    return group;
+    return { group, refused };
   }
 
   /**
    * Ends a flush that never ran, as its first was given up. The others share the
    * next one.
    *
-   * @returns The first, to be answered.
+   * @returns The first alone.
    */
-  giveUp(): readonly T[] {
+  giveUp(): FlushEnd<T> {
     const others = this.#sharing!;
-    const first = others.splice(0, 1);
+    const group = others.splice(0, 1);
     this.#sharing = null;
     this.#waiting.unshift(...others);
     this.#next();
-    return first;
+    return { group, refused: [] };
   }
 
   #next(): void {
     const group = this.#waiting;
     if (group.length === 0) return;
     this.#waiting = [];
-    if (this.#failure !== null) {
-      for (const waiter of group) this.#refuse(waiter);
-      return;
-    }
     this.#sharing = group;
     this.#start(group[0]!);
   }

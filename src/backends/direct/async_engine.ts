@@ -10,7 +10,7 @@
  *
  * A queue may break: a filter that was put in place meanwhile, a descriptor that
  * somebody closed. From then on operations are carried out by blocking calls,
- * first of all those that the kernel never took. What it has is still moving
+ * those among them that the kernel never took. What it has is still moving
  * memory, and is waited for by looking at the ring.
  *
  * @module
@@ -234,8 +234,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
         this.#finish(slot, this.#results[slot]!);
       }
     } finally {
-      // What a broken queue would not take goes to what goes on for it.
-      if (this.#fallback === null) this.#refill();
+      this.#refill();
     }
     return count;
   }
@@ -300,6 +299,9 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     });
     this.#prepared = 0;
     this.#waiting.stop();
+    for (const operation of this.#backlog.splice(0)) {
+      this.#fallback.push(operation);
+    }
     this.#drainBrokenLater();
   }
 
@@ -311,13 +313,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
       const { lost } = this.#queue;
       // Every one of them: which one it is of several is not to be known.
       if (this.inFlight > 0 && this.inFlight <= lost) this.#giveUpLost();
-      for (const operation of this.#backlog.splice(0)) {
-        this.#fallback!.push(operation);
-      }
     } finally {
-      if (this.inFlight > 0 || this.#backlog.length > 0) {
-        this.#drainBrokenLater();
-      }
+      if (this.inFlight > 0) this.#drainBrokenLater();
       this.#fallback!.kick();
     }
   };

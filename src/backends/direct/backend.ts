@@ -30,6 +30,7 @@ import {
   refuse,
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
+import { callAll } from "../../call_all.ts";
 import type { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
@@ -54,7 +55,12 @@ import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import type { MakeEngine } from "./choose_engine.ts";
 import { type Engine, OperationCode } from "./engine.ts";
 import { extentsOf } from "./extents.ts";
-import { type DirectImage, MAX_SEGMENTS, plannersOf } from "./image.ts";
+import {
+  type DirectImage,
+  MAX_SEGMENTS,
+  MEMORY_ALIGNMENT,
+  plannersOf,
+} from "./image.ts";
 import { AllocateMode, perform } from "./kernel.ts";
 import { Stage, Transfer } from "./transfer.ts";
 import { inWorker } from "./worker_descriptors.ts";
@@ -99,14 +105,11 @@ export class DirectBackend implements Backend {
   readonly #id: Uint8Array;
   #durableWrites: boolean;
   #abilities: Abilities;
-  readonly #flushes = new SharedFlush<Transfer>(
-    (first) => {
-      first.fd = this.#image.fd;
-      first.length = 0;
-      this.#push(first);
-    },
-    (transfer) => this.#finish(transfer, this.#latched(transfer.request!)),
-  );
+  readonly #flushes = new SharedFlush<Transfer>((first) => {
+    first.fd = this.#image.fd;
+    first.length = 0;
+    this.#push(first);
+  });
   #zeroes: Bounce | null = null;
   readonly #inFlight = new InFlight();
   #bounced = 0;
@@ -331,28 +334,32 @@ export class DirectBackend implements Backend {
   #sync(transfer: Transfer): void {
     transfer.stage = Stage.Sync;
     transfer.code = OperationCode.Sync;
-    this.#flushes.join(transfer);
+    if (!this.#flushes.join(transfer)) this.#refuse(transfer);
   }
 
   /** Goes on after a sync, for all who share it. */
   #synced(first: Transfer, result: number): void {
     const given = result === -this.#libc.abi.errno.ECANCELED && first.cancelled;
     const cut = result >= 0 && this.#endsBefore(this.#size);
-    const group = given ? this.#flushes.giveUp() : this.#flushes.end(
-      result < 0 ? this.#error(first.request!, -result) : null,
-    );
-    const thrown: unknown[] = [];
-    for (const transfer of group) {
-      // Whoever is answered may throw.
-      try {
-        if (result < 0) this.#failed(transfer, -result);
+    const { group, refused } = given
+      ? this.#flushes.giveUp()
+      : this.#flushes.end(
+        result < 0 ? this.#error(first.request!, -result) : null,
+      );
+    const left = new Set(refused);
+    try {
+      callAll([...group, ...refused], (transfer) => {
+        if (left.has(transfer)) this.#refuse(transfer);
+        else if (result < 0) this.#failed(transfer, -result);
         else this.#finish(transfer, cut ? this.#cut(transfer.request!) : null);
-      } catch (error) {
-        thrown.push(error);
-      }
+      });
+    } finally {
+      this.#engine.kick();
     }
-    this.#engine.kick();
-    if (thrown.length > 0) throw thrown[0];
+  }
+
+  #refuse(transfer: Transfer): void {
+    this.#finish(transfer, this.#latched(transfer.request!));
   }
 
   /** Why nothing is made durable any more, if a sync failed. */
@@ -431,13 +438,17 @@ export class DirectBackend implements Backend {
     const bounce = transfer.bounce!;
     if (transfer.readsFirst || transfer.readsLast) {
       const block = this.#writes.alignment;
-      const at = transfer.readsFirst ? 0 : span - block;
-      if (transfer.readsFirst) transfer.readsFirst = false;
-      else transfer.readsLast = false;
+      // Where the last one is no page in memory, all before it is read as well.
+      const isPage = (span - block) % MEMORY_ALIGNMENT === 0;
+      const last = isPage ? span - block : 0;
+      const at = transfer.readsFirst ? 0 : last;
       transfer.stage = Stage.ReadEdge;
       transfer.code = OperationCode.Read;
       transfer.offset = start + at;
-      return this.#single(transfer, bounce.address + at, block);
+      const length = transfer.readsFirst ? block : span - at;
+      if (transfer.readsFirst) transfer.readsFirst = false;
+      else transfer.readsLast = false;
+      return this.#single(transfer, bounce.address + at, length);
     }
     transfer.stage = Stage.Bounce;
     transfer.code = OperationCode.Write;
@@ -562,8 +573,14 @@ export class DirectBackend implements Backend {
     const request = transfer.request!;
     switch (transfer.stage) {
       case Stage.ReadEdge:
-        // The image ends before the block does: someone cut it.
-        if (result < transfer.length) return this.#nothingMoved(transfer);
+        // The image ends before the block does: it was cut.
+        if (result === 0) return this.#nothingMoved(transfer);
+        if (result < transfer.length) {
+          transfer.offset += result;
+          transfer.address += result;
+          transfer.length -= result;
+          return this.#again(this.#push, transfer);
+        }
         transfer.modified = true;
         return this.#again(this.#copy, transfer);
       case Stage.Plain:
@@ -725,16 +742,20 @@ export class DirectBackend implements Backend {
     const complete = transfer.complete!;
     if (transfer.bounced) this.#bounced++;
     if (transfer.modified) this.#readModifyWrites++;
-    const { release } = transfer;
+    const { bounce, release } = transfer;
     if (transfer.total > LARGE_BOUNCE_BYTES) this.#long.delete(transfer);
-    this.#giveBounce(transfer);
+    transfer.bounce = null;
     transfer.reset();
     this.#transfers.push(transfer);
-    // Whoever is answered may throw.
+    // Each of these goes on with somebody else, and may throw.
     try {
       this.#inFlight.answer(request, error, complete);
     } finally {
-      release?.();
+      try {
+        if (bounce !== null) this.#bounces.give(bounce);
+      } finally {
+        release?.();
+      }
     }
   }
 }

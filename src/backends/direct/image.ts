@@ -23,7 +23,7 @@ import { LARGE_BOUNCE_BYTES } from "./bounce.ts";
  * whatever the host says it wants. Some drivers (zram) take a less aligned
  * buffer, report success and write beside it.
  */
-const MEMORY_ALIGNMENT = 4096;
+export const MEMORY_ALIGNMENT = 4096;
 
 /** Segments of one vectored operation: a quarter of IOV_MAX. */
 export const MAX_SEGMENTS = 256;

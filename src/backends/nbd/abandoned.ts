@@ -7,6 +7,7 @@
  * @module
  */
 
+import { callAll } from "../../call_all.ts";
 import type { DiskError } from "../../errors.ts";
 import { Command, CommandFlag } from "../../protocol/nbd/numbers.ts";
 import { type Request, RequestType } from "../../request.ts";
@@ -75,9 +76,9 @@ export class Abandoned {
       (transfer.flags & CommandFlag.Fua) !== 0;
     if (piece.error !== null && flushed) this.#failure ??= piece.error;
     if (transfer.pieces > 0 || !this.#changes.delete(transfer)) return;
-    for (const one of this.#waiting.splice(0)) {
+    callAll(this.#waiting.splice(0), (one) => {
       if (!this.holds(one)) resume(one);
-    }
+    });
   }
 
   /**

@@ -89,8 +89,7 @@ function pieceOf(index: number): Uint8Array {
   return new Uint8Array(memory, index * BOUNCE_BYTES, BOUNCE_BYTES);
 }
 
-let made = 0;
-const bounces = new Pool(() => pieceOf(made++), BOUNCE_COUNT);
+const bounces = new Pool(pieceOf, BOUNCE_COUNT);
 
 /**
  * Takes a bounce buffer, waiting for one if all are in use. Whoever has one

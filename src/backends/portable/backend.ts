@@ -154,7 +154,6 @@ export class PortableBackend implements Backend {
   };
   readonly #flushes = new SharedFlush<PromiseWithResolvers<void>>(
     () => this.#flushNow(),
-    ({ reject }) => reject(new LatchedError()),
   );
   /** Given up by whoever asked. */
   readonly #withdrawn = new WeakSet<Request>();
@@ -422,7 +421,7 @@ export class PortableBackend implements Backend {
 
   #flush(): Promise<void> {
     const waiter = Promise.withResolvers<void>();
-    this.#flushes.join(waiter);
+    if (!this.#flushes.join(waiter)) waiter.reject(new LatchedError());
     return waiter.promise;
   }
 
@@ -435,10 +434,12 @@ export class PortableBackend implements Backend {
       this.#refuseCut();
     } catch (error) {
       const failure = this.#wrap(flushRequest(), error);
-      for (const { reject } of this.#flushes.end(failure)) reject(error);
+      const { group, refused } = this.#flushes.end(failure);
+      for (const { reject } of group) reject(error);
+      for (const { reject } of refused) reject(new LatchedError());
       return;
     }
-    for (const { resolve } of this.#flushes.end(null)) resolve();
+    for (const { resolve } of this.#flushes.end(null).group) resolve();
   }
 
   /**

@@ -47,7 +47,12 @@ interface Asked {
 type Answer = (transfer: Transfer) => number;
 
 /** A backend whose operations are written down and answered at once. */
-function backendOver(fd: number, sectors: number, answer: Answer) {
+function backendOver(
+  fd: number,
+  sectors: number,
+  answer: Answer,
+  hostBlock = 512,
+) {
   const libc = openLibc();
   const asked: Asked[] = [];
   const image: DirectImage = {
@@ -62,7 +67,7 @@ function backendOver(fd: number, sectors: number, answer: Answer) {
       writeZeroes: "native",
       secureErase: "none",
     },
-    writeAlignment: 512,
+    writeAlignment: hostBlock,
     readAlignment: 512,
     blockDevice: false,
     regularFile: true,
@@ -134,6 +139,88 @@ async function scratch(bytes: number) {
     [Symbol.asyncDispose]: () => dir[Symbol.asyncDispose](),
   };
 }
+
+Deno.test({
+  name:
+    "DirectBackend answers all who wait for a flush that failed, though callbacks throw",
+  ignore,
+  async fn() {
+    await using file = await scratch(65_536);
+    const { EIO } = openLibc().abi.errno;
+    const { backend } = backendOver(file.fd, 128, () => -EIO);
+    const answered: string[] = [];
+    const request = flushRequest();
+    let thrown: unknown;
+    try {
+      backend.submit([request, flushRequest(), flushRequest()], (one) => {
+        answered.push(one === request ? "first" : "other");
+        throw new Error(answered.at(-1));
+      });
+    } catch (error) {
+      thrown = error;
+    }
+    assertEquals(answered, ["first", "other", "other"]);
+    assertEquals((thrown as Error).message, "first");
+    // Nothing is left in flight.
+    await backend.close();
+  },
+});
+
+Deno.test({
+  name: "DirectBackend reads edges of small host blocks into whole pages",
+  ignore,
+  async fn() {
+    await using file = await scratch(65_536);
+    const { backend, asked } = backendOver(
+      file.fd,
+      128,
+      ({ length }) => length,
+      1024,
+    );
+    // From within the first block to within the second, third, … one.
+    for (let sectors = 2; sectors < 20; sectors++) {
+      await submitAll(backend, [
+        writeRequest(1, new Uint8Array(sectors * 512)),
+        writeRequest(2, new Uint8Array(sectors * 512)),
+      ]);
+    }
+    const reads = asked.filter(({ code }) => code === OperationCode.Read);
+    assert(reads.length > 20);
+    for (const { address, offset, length } of asked) {
+      assertEquals([address % 4096, offset % 1024, length % 1024], [0, 0, 0]);
+    }
+    await backend.close();
+  },
+});
+
+Deno.test({
+  name: "DirectBackend goes on where the read of an edge ended short",
+  ignore,
+  async fn() {
+    await using file = await scratch(65_536);
+    let moved = 0;
+    const { backend, asked } = backendOver(
+      file.fd,
+      128,
+      ({ code, length }) => {
+        if (code !== OperationCode.Read) return length;
+        // 512 bytes of them at a time; then the file ends.
+        return moved++ < 8 ? 512 : 0;
+      },
+      4096,
+    );
+    const write = () => writeRequest(1, new Uint8Array(512));
+    assertEquals(await submitAll(backend, [write()]), [null]);
+    const reads = asked.filter(({ code }) => code === OperationCode.Read);
+    assertEquals(
+      reads.map(({ offset, length }) => [offset, length]),
+      Array.from({ length: 8 }, (_, i) => [i * 512, 4096 - i * 512]),
+    );
+    const [error] = await submitAll(backend, [write()]);
+    assertEquals(error?.kind, "io");
+    await backend.close();
+  },
+});
 
 /** The most that Linux moves at once: MAX_RW_COUNT of include/linux/fs.h. */
 const MOST = 0x7fff_f000;

@@ -67,3 +67,37 @@ Deno.test("zeroes() are zeroes on a page", () => {
   assert(isPageAligned(zeroes(), 0));
   assert(isZero(zeroes()));
 });
+
+Deno.test("takeBounce() gives other memory than zeroes(), also after an allocation that failed", async () => {
+  // A process of its own, as the memory is made once.
+  const source = `
+    const Real = WebAssembly.Memory;
+    let fails = true;
+    WebAssembly.Memory = class extends Real {
+      constructor(descriptor) {
+        if (fails) throw new RangeError("no memory");
+        super(descriptor);
+      }
+    };
+    const { takeBounce, zeroes } = await import(${
+    JSON.stringify(
+      import.meta.resolve("../../../src/backends/portable/aligned_memory.ts"),
+    )
+  });
+    const failed = await takeBounce().then(() => false, () => true);
+    fails = false;
+    const taken = [];
+    for (let i = 0; i < 32; i++) taken.push((await takeBounce()).byteOffset);
+    console.log(JSON.stringify({
+      failed,
+      different: new Set([...taken, zeroes().byteOffset]).size,
+    }));
+  `;
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--quiet", source],
+  }).output();
+  assertEquals(JSON.parse(new TextDecoder().decode(stdout)), {
+    failed: true,
+    different: 33,
+  });
+});
