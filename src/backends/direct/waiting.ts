@@ -19,25 +19,29 @@
  * | thread   | the wait on another thread has ended; in any other state it comes too late, and nothing is done |
  * | watchdog | the loop has slept for a second or two: the kernel may have had no memory for the byte |
  *
- * A **kick** submits. A few operations that should be over within the time of
- * this turn are waited for at once; of more than a few, what is over is
- * delivered, one burst. A **turn** (or wake, thread, watchdog) submits, delivers a
- * burst of what is over, or else waits. To **wait** is to poll the ring first, if
- * the policy says so, and then to sleep in the kernel. Where the thread waits
- * next, by the first that holds:
+ * The loop is **wanted** when its epoll is readable and it does not know yet,
+ * which a queue with a {@linkcode LoopWatch} sees. To **wait** is to poll the ring
+ * first, if the policy says so, and then to sleep in the kernel.
  *
- * | after a kick or a turn                                     | next    |
- * | ---------------------------------------------------------- | ------- |
- * | something is undelivered, or the kernel did not take all   | turning |
- * | nothing is in flight: after a turn; after a kick           | idle; turning, for what the callers ask next |
- * | the loop is wanted: its epoll is readable (`LoopWatch`)    | loop    |
- * | after a kick: the loop sleeps already                      | loop    |
- * | after a turn: 4 turns waited and missed (`WaitPolicy`), and the queue can wake the loop | loop |
- * | after a turn: 64 missed                                    | thread  |
- * | else                                                       | turning |
+ * A **kick** with nothing in flight changes nothing. Another one submits. A few
+ * operations that should be over within the time of this turn are waited for at
+ * once; of more than a few, what is over is delivered, one burst. A **turn** (or
+ * wake, thread, watchdog) submits, and delivers a burst of what is over, or else
+ * waits. One that begins with nothing in flight polls for the next request, that
+ * is, for the loop being wanted. The next state is the first that holds:
  *
- * *Loop* is *turning* as long as the loop cannot be made to sleep. With nothing in
- * flight, a turn polls for the next request: for the loop being wanted.
+ * | after a kick or a turn                                        | next    |
+ * | ------------------------------------------------------------- | ------- |
+ * | something is undelivered, or the kernel did not take all      | turning |
+ * | nothing is in flight: the turn began so, or the loop sleeps   | idle    |
+ * | nothing is in flight any more: whoever was answered may ask   | turning |
+ * | the loop is wanted; or a kick finds it asleep                 | loop    |
+ * | turn: the device is slow (`WaitPolicy`), and there is a watch | loop    |
+ * | turn: the device is very slow                                 | thread  |
+ * | else                                                          | turning |
+ *
+ * While the loop cannot be made to sleep, *loop* is *turning* instead, or
+ * *thread* for a device that is very slow.
  *
  * No timer and no socket waits for a disk: polls and sleeps together are at most
  * `stallMs` long in each turn of the loop, shared by all the disks of a thread
