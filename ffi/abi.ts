@@ -433,6 +433,8 @@ export interface SyscallNumbers {
   readonly socketpair: number;
   /** epoll_create1(flags). */
   readonly epoll_create1: number;
+  /** epoll_pwait(epoll, events, most, timeout, signals, bytes of them). */
+  readonly epoll_pwait: number;
   /** epoll_ctl(epoll, operation, descriptor, event). */
   readonly epoll_ctl: number;
   /** statx. */
@@ -620,6 +622,7 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     listen: 50,
     socketpair: 53,
     epoll_ctl: 233,
+    epoll_pwait: 281,
     accept4: 288,
     epoll_create1: 291,
     memfd_create: 319,
@@ -638,6 +641,7 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     eventfd2: 19,
     epoll_create1: 20,
     epoll_ctl: 21,
+    epoll_pwait: 22,
     dup3: 24,
     socket: 198,
     socketpair: 199,

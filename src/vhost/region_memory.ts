@@ -17,6 +17,7 @@
  * @module
  */
 
+import { fileSizeLimit } from "../../ffi/file_size_limit.ts";
 import type { Libc } from "../../ffi/libc.ts";
 import { addressOf, alignedMemory } from "../../ffi/memory.ts";
 import { mapShared, memoryFile } from "../../ffi/shared_memory.ts";
@@ -205,6 +206,12 @@ export function openRegionMemory(
       );
     }
     if (!file.cannotShrink) {
+      // Whoever writes beyond such a limit is ended by a signal.
+      if (fileSizeLimit(libc) < fileOffset + byteLength) {
+        throw new GuestFault(
+          "Cannot use guest memory as the limit on file sizes (ulimit -f) is below its end",
+        );
+      }
       kept = true;
       return new FileMemory(libc, fd, fileOffset);
     }

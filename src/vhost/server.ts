@@ -16,7 +16,9 @@ import { keepOnThread } from "../one_thread.ts";
 import { BouncePool } from "./bounce_pool.ts";
 import { noCounts, type VhostCounters } from "./counters.ts";
 import { FrontEnd } from "./front_end.ts";
-import { type Watched, Watcher } from "./watcher.ts";
+import { PollWatcher } from "./poll_watcher.ts";
+import { RingWatcher } from "./ring_watcher.ts";
+import type { Watched, Watcher } from "./watcher.ts";
 
 /** How a server is set up. */
 export interface VhostServerOptions {
@@ -97,11 +99,12 @@ export class VhostServer implements AsyncDisposable {
     this.#options = options;
     this.#libc = loadLibc(path);
     askForPath(path);
-    const watcher = Watcher.open(this.#libc);
+    const watcher = RingWatcher.open(this.#libc) ??
+      PollWatcher.open(this.#libc);
     if (watcher === null) {
       throw new DiskError(
         "platform",
-        `Cannot serve at "${path}" as this system has no io_uring to wait with`,
+        `Cannot serve at "${path}" as there are no descriptors left, or this is not Linux`,
         { operation: "serve", path },
       );
     }
@@ -134,6 +137,12 @@ export class VhostServer implements AsyncDisposable {
   /** The path of the socket that it listens at. */
   get path(): string {
     return this.#options.path;
+  }
+
+  /** Whether guests cannot write. */
+  get readOnly(): boolean {
+    const { readOnly = false, disk } = this.#options;
+    return readOnly || disk.readOnly;
   }
 
   /** What was counted so far, of all front ends together. */

@@ -205,6 +205,7 @@ Deno.test("abiFor() has the system call numbers of each architecture", () => {
     listen: 50,
     accept4: 288,
     epoll_create1: 291,
+    epoll_pwait: 281,
     ...modern,
     prlimit64: 302,
     read: 0,
@@ -232,6 +233,7 @@ Deno.test("abiFor() has the system call numbers of each architecture", () => {
   });
   assertEquals(arm.syscalls, {
     epoll_create1: 20,
+    epoll_pwait: 22,
     socket: 198,
     bind: 200,
     listen: 201,
