@@ -32,6 +32,9 @@ const MSG_CMSG_CLOEXEC = 0x40000000;
 const SOCKADDR_BYTES = 110;
 const PATH_BYTES = 108;
 
+/** The most bytes that a socket's path has, as a NUL stands behind it. */
+export const MAX_SOCKET_PATH_BYTES: number = PATH_BYTES - 1;
+
 /** Connections that wait to be accepted. */
 const BACKLOG = 16;
 

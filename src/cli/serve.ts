@@ -25,7 +25,11 @@ import { formatNbdUri, parseNbdUri } from "../protocol/nbd/uri.ts";
 import { openBackend } from "../disk/open.ts";
 import { formatSize } from "../units.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
-import { VhostServer, type VhostServerOptions } from "../vhost/server.ts";
+import {
+  checkSocketPath,
+  VhostServer,
+  type VhostServerOptions,
+} from "../vhost/server.ts";
 import {
   CliError,
   fileError,
@@ -378,7 +382,7 @@ const NBD_OPTIONS = [
 ];
 
 function vhostOption(args: VerbArguments): string | undefined {
-  const path = args.value("vhost");
+  const path = args.parsed("vhost", checkSocketPath);
   if (path === undefined) return undefined;
   const other = NBD_OPTIONS.find((name) => args.value(name) !== undefined);
   if (other !== undefined) {

@@ -9,7 +9,11 @@ import { lstatSync, unlinkSync } from "node:fs";
 import { errnoMessage, errnoName } from "../../ffi/abi.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
-import { acceptUnix, listenUnix } from "../../ffi/unix_socket.ts";
+import {
+  acceptUnix,
+  listenUnix,
+  MAX_SOCKET_PATH_BYTES,
+} from "../../ffi/unix_socket.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { keepOnThread } from "../one_thread.ts";
@@ -96,6 +100,7 @@ export class VhostServer implements AsyncDisposable {
         `Cannot serve as queues must be an integer from 1 to ${MAX_QUEUES}: current value is ${queues}`,
       );
     }
+    checkSocketPath(path);
     this.#options = options;
     this.#libc = loadLibc(path);
     askForPath(path);
@@ -125,7 +130,7 @@ export class VhostServer implements AsyncDisposable {
    *
    * @param options What to serve, and where.
    * @returns The server.
-   * @throws {RangeError} If an option is out of its range.
+   * @throws {RangeError} If an option is out of its range, or the path too long.
    * @throws {DiskError} With kind `exists` if there is something of that name,
    * `permission` if Deno or the system says no, `platform` where there is no
    * vhost-user.
@@ -214,6 +219,7 @@ export class VhostServer implements AsyncDisposable {
 
   #accept(): void {
     const fd = acceptUnix(this.#libc, this.#listener);
+    if (fd === -this.#libc.abi.errno.EAGAIN) return this.#listen();
     // Whoever came is gone again, or descriptors are short for the moment.
     if (fd < 0) {
       setTimeout(() => {
@@ -245,6 +251,24 @@ export class VhostServer implements AsyncDisposable {
 
 /** How long to wait when a connection could not be accepted, in ms. */
 const RETRY_MS = 100;
+
+/**
+ * Checks whether a socket can have a path.
+ *
+ * @param path The path.
+ * @returns The path.
+ * @throws {RangeError} If it cannot.
+ */
+export function checkSocketPath(path: string): string {
+  const bytes = new TextEncoder().encode(path);
+  if (
+    bytes.length > 0 && bytes.length <= MAX_SOCKET_PATH_BYTES &&
+    !bytes.includes(0)
+  ) return path;
+  throw new RangeError(
+    `Cannot listen at a path as it must have from 1 to ${MAX_SOCKET_PATH_BYTES} bytes, none of them 0: current value has ${bytes.length}`,
+  );
+}
 
 function loadLibc(path: string): Libc {
   try {
