@@ -41,11 +41,12 @@ const MEMORY_BYTES = 16_384;
 /** What is written to a counter lies in the first place of that memory. */
 const MAX_SLOTS = MEMORY_BYTES / COUNTER_BYTES;
 
-/** Flags of newer kernels (6.0, 5.19) first; older ones refuse what they lack. */
-const SETUPS = [
-  IORING_SETUP.SINGLE_ISSUER | IORING_SETUP.COOP_TASKRUN,
-  0,
-];
+/**
+ * Flags of newer kernels (6.0) first; older ones refuse what they lack. Without
+ * COOP_TASKRUN: a kick is to interrupt this thread also while it looks at another
+ * ring without entering the kernel.
+ */
+const SETUPS = [IORING_SETUP.SINGLE_ISSUER, 0];
 
 /** Brought back by the byte, and by taking something back. */
 const BYTE = 0xffff_ffff;

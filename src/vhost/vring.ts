@@ -255,6 +255,7 @@ export class Vring {
       );
     }
     this.#kick?.use.arm();
+    this.#device.watcher.flush();
     this.#run();
   }
 
@@ -315,8 +316,9 @@ export class Vring {
     queueMicrotask(() => {
       this.#publishing = false;
       this.#guard(() => this.#publish());
-      this.#run();
+      // Before new requests: whoever hands them over may wait for the disk.
       this.#device.watcher.flush();
+      this.#run();
     });
   }
 
