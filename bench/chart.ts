@@ -31,7 +31,7 @@ export interface Series {
 /** Latencies are drawn for these depths. */
 const LATENCY_DEPTHS = [1, 32];
 
-/** The colour of each series: Okabe and Ito's, told apart by everybody. */
+/** The colour of each series: Okabe and Ito's, which the colour-blind can tell apart. */
 const COLORS = [
   "#0072b2",
   "#d55e00",
@@ -87,7 +87,7 @@ export function seriesOf(results: readonly CaseResult[]): Series[] {
       name,
       points: list.toSorted((a, b) => a.depth - b.depth),
     }))
-    // Whoever has a cache between is no comparison, and would set the scale.
+    // A contender with a cache is no comparison, and would set the scale.
     .filter(({ name, points }) =>
       points.length > 1 && !name.includes("cached")
     );

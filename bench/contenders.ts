@@ -1,5 +1,5 @@
 /**
- * Who takes part, each in a process of its own.
+ * The contenders, each in a process of its own.
  *
  * @module
  */

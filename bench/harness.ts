@@ -1,6 +1,6 @@
 /**
- * Takes the measurements of a case in rounds, everybody once in each, so that
- * whatever else the machine does hits all of them alike.
+ * Takes the measurements of a case in rounds, every contender once in each, so
+ * that whatever else the machine does affects all of them alike.
  *
  * @module
  */
@@ -112,7 +112,7 @@ export interface CaseResult {
   readonly depth: number;
   /** What it must reach. */
   readonly bar: Bar | null;
-  /** Whether it did; `skipped` if that cannot be told here. */
+  /** Whether it did; `skipped` if that is not known here. */
   readonly verdict: "pass" | "miss" | "no bar" | "skipped" | "failed";
   /** Platter's score, if it was taken. */
   readonly ours: Score | null;
@@ -134,7 +134,7 @@ export interface RunOptions {
   readonly signal: AbortSignal;
   /** Where the images are; throws {@linkcode Unavailable}. */
   place(target: Target): Promise<{ path: string; bytes: number }>;
-  /** Hears what is being done. */
+  /** Called with what is being done. */
   progress?(text: string): void;
 }
 

@@ -24,7 +24,7 @@ export interface Machine {
   readonly device: string;
   /** Its logical block size. */
   readonly logicalBlockSize: number | null;
-  /** Versions of whoever takes part; `null` if it is not installed. */
+  /** Versions of the contenders; `null` if it is not installed. */
   readonly versions: Readonly<Record<string, string | null>>;
 }
 

@@ -42,7 +42,7 @@ const ENGINES: readonly string[] = [
   "sync",
 ] satisfies EngineName[];
 
-/** Somebody wants it to stop. */
+/** SIGINT or SIGTERM. */
 class Interrupted extends Error {}
 
 const CLEAR_LINE = "\r\x1b[2K";
@@ -191,7 +191,7 @@ function select(
   );
 }
 
-/** One line on the terminal that tells what is being done. */
+/** A progress line on the terminal. */
 function progress(text: string): void {
   if (!Deno.stderr.isTerminal()) return;
   const { columns } = Deno.consoleSize();

@@ -1,6 +1,6 @@
 /**
  * Platter's own part in a measurement, in a process of its own: a fresh heap,
- * fresh inline caches, and processor time that is nobody else's.
+ * fresh inline caches, and processor time of its own.
  *
  * @module
  */

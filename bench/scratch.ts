@@ -71,7 +71,7 @@ export class Scratch implements AsyncDisposable {
       options.progress ?? (() => {}),
     );
     if (made) {
-      // Unless somebody else uses it by now.
+      // Unless it is in use by now.
       scratch.#cleanUp.defer(() => Deno.remove(parent).catch(() => {}));
     }
     scratch.#cleanUp.defer(() => {
@@ -181,7 +181,7 @@ export class Scratch implements AsyncDisposable {
       await Deno.writeTextFile(`${ZRAM_CONTROL}/hot_remove`, id);
     });
     if (!fs.existsSync(path)) {
-      throw new Unavailable(`there is no ${path}: nobody makes device files`);
+      throw new Unavailable(`there is no ${path}: nothing makes device files`);
     }
     await Deno.writeTextFile(`${device}/disksize`, `${RAM_DISK_BYTES}`);
     await this.#fill(path, RAM_DISK_BYTES, true);

@@ -18,7 +18,7 @@ const SECONDS = 1.5;
 const DEPTH = 32;
 const SECTORS_PER_READ = 8;
 
-/** What a Worker is told. */
+/** The message that starts a Worker. */
 interface Task {
   path: string;
   direct: "prefer" | "never";

@@ -1,5 +1,5 @@
 /**
- * Linux kernel AIO: one context, filled, submitted, reaped. It knows control
+ * Linux kernel AIO: one context, filled, submitted, drained. It knows control
  * blocks and events and nothing of what the operations are for.
  *
  * Source of numbers and layouts: include/uapi/linux/aio_abi.h, io_submit(2),
@@ -17,19 +17,8 @@ import {
   writeU64,
 } from "./memory.ts";
 
-/** Operations (`IOCB_CMD_*`). */
-export const IOCB_CMD = {
-  /** pread. */
-  PREAD: 0,
-  /** pwrite. */
-  PWRITE: 1,
-  /** fdatasync (Linux 4.18). */
-  FDSYNC: 3,
-  /** preadv. */
-  PREADV: 7,
-  /** pwritev. */
-  PWRITEV: 8,
-} as const;
+/** Operations (`IOCB_CMD_*`); FDSYNC is Linux 4.18. */
+const IOCB_CMD = { PREAD: 0, PWRITE: 1, FDSYNC: 3, PREADV: 7, PWRITEV: 8 };
 
 const IOCB_BYTES = 64;
 const IOCB_WORDS = IOCB_BYTES / 4;
@@ -58,10 +47,10 @@ export class AioContext {
   /** One control block for each slot. */
   readonly #blocks: Uint8Array<ArrayBuffer>;
   readonly #words: Uint32Array;
-  /** Pointers to the control blocks that were filled. */
+  /** Pointers to the control blocks that were prepared. */
   readonly #pointers: Uint8Array<ArrayBuffer>;
   readonly #pointerWords: Uint32Array;
-  #filled = 0;
+  #prepared = 0;
   /** `struct aio_ring`, which the kernel maps: id, nr, head, tail, magic, … */
   readonly #ring: Int32Array;
   /** Whether it looks as it is known here. */
@@ -74,6 +63,8 @@ export class AioContext {
   readonly #counter: Uint8Array<ArrayBuffer>;
   /** Counts completions when they arrive, for those who wait elsewhere. */
   readonly eventFd: number;
+  /** Calls of io_submit, io_getevents, and on the event descriptor, so far. */
+  systemCalls = 0;
 
   private constructor(
     libc: Libc,
@@ -155,18 +146,61 @@ export class AioContext {
     return new AioContext(libc, context, depth, libc.keep(eventFd));
   }
 
-  /**
-   * Fills the control block of a slot and lines it up for submission.
-   *
-   * @param slot The slot, free, below `depth`; the event brings it back.
-   * @param command One of {@linkcode IOCB_CMD}.
-   * @param fd Descriptor.
-   * @param address Address of memory or of an iovec array.
-   * @param length Bytes, or entries of the array.
-   * @param offset Offset in the file.
-   * @param flags RWF_* flags.
-   */
-  fill(
+  // Each of the following fills the control block of a slot, which is free and
+  // below `depth`, and lines it up for submission. The event has the slot.
+
+  /** Prepares pread(2). */
+  prepareRead(
+    fd: number,
+    address: number,
+    length: number,
+    offset: number,
+    slot: number,
+  ): void {
+    this.#prepare(slot, IOCB_CMD.PREAD, fd, address, length, offset, 0);
+  }
+
+  /** Prepares pwritev2(2) of one buffer; `rwFlags` are RWF_*. */
+  prepareWrite(
+    fd: number,
+    address: number,
+    length: number,
+    offset: number,
+    rwFlags: number,
+    slot: number,
+  ): void {
+    this.#prepare(slot, IOCB_CMD.PWRITE, fd, address, length, offset, rwFlags);
+  }
+
+  /** Prepares preadv(2) into the `count` buffers of an iovec array. */
+  prepareReadv(
+    fd: number,
+    vectors: number,
+    count: number,
+    offset: number,
+    slot: number,
+  ): void {
+    this.#prepare(slot, IOCB_CMD.PREADV, fd, vectors, count, offset, 0);
+  }
+
+  /** Prepares pwritev2(2) of the `count` buffers of an iovec array. */
+  prepareWritev(
+    fd: number,
+    vectors: number,
+    count: number,
+    offset: number,
+    rwFlags: number,
+    slot: number,
+  ): void {
+    this.#prepare(slot, IOCB_CMD.PWRITEV, fd, vectors, count, offset, rwFlags);
+  }
+
+  /** Prepares fdatasync(2). */
+  prepareFdatasync(fd: number, slot: number): void {
+    this.#prepare(slot, IOCB_CMD.FDSYNC, fd, 0, 0, 0, 0);
+  }
+
+  #prepare(
     slot: number,
     command: number,
     fd: number,
@@ -194,18 +228,18 @@ export class AioContext {
     words[at + 14] = RESFD;
     words[at + 15] = this.eventFd;
     const block = addressOf(this.#blocks) + slot * IOCB_BYTES;
-    this.#pointerWords[this.#filled * 2] = block;
-    this.#pointerWords[this.#filled * 2 + 1] = block / TWO_32;
-    this.#filled++;
+    this.#pointerWords[this.#prepared * 2] = block;
+    this.#pointerWords[this.#prepared * 2 + 1] = block / TWO_32;
+    this.#prepared++;
   }
 
-  /** Operations filled and not taken by the kernel yet. */
-  get filled(): number {
-    return this.#filled;
+  /** Operations prepared and not taken by the kernel yet. */
+  get prepared(): number {
+    return this.#prepared;
   }
 
   /** The slot of the operation that the kernel would take next. */
-  get firstFilled(): number {
+  get firstPrepared(): number {
     const pointer = readU64(
       new DataView(this.#pointers.buffer, this.#pointers.byteOffset, 8),
       0,
@@ -219,17 +253,18 @@ export class AioContext {
   }
 
   /**
-   * Submits what was filled: io_submit(2).
+   * Submits what was prepared: io_submit(2).
    *
    * @returns Operations that the kernel took, or −errno for the first of those
    * that are left.
    */
   submit(): number {
-    if (this.#filled === 0) return 0;
+    if (this.#prepared === 0) return 0;
+    this.systemCalls++;
     const result = this.#libc.syscall(
       this.#libc.abi.syscalls!.io_submit,
       this.#context,
-      this.#filled,
+      this.#prepared,
       addressOf(this.#pointers),
     );
     if (result > 0) this.#take(result);
@@ -237,30 +272,30 @@ export class AioContext {
   }
 
   #take(count: number): void {
-    this.#pointerWords.copyWithin(0, count * 2, this.#filled * 2);
-    this.#filled -= count;
+    this.#pointerWords.copyWithin(0, count * 2, this.#prepared * 2);
+    this.#prepared -= count;
   }
 
-  /** Whether there are completions to take, as far as can be told at a look. */
-  get hasEvents(): boolean {
-    const ring = this.#ring;
-    return this.#isKnown &&
-      Atomics.load(ring, RING_HEAD) !== Atomics.load(ring, RING_TAIL);
+  /** Whether {@linkcode drain} sees what is in the kernel's ring. */
+  get isDrainable(): boolean {
+    return this.#isKnown;
   }
 
   /**
    * Takes the completions that are in the kernel's ring, without a call, as
-   * QEMU does (block/linux-aio.c): for when io_getevents cannot be called.
+   * QEMU does (block/linux-aio.c).
    *
    * @param visit Called with the slot and the result of each (−errno on
    * failure); by then its place in the ring is free.
    * @returns How many there were.
    */
-  take(visit: (slot: number, result: number) => void): number {
+  drain(visit: (slot: number, result: number) => void): number {
+    if (!this.#isKnown) return 0;
     const ring = this.#ring;
     let count = 0;
-    while (this.hasEvents) {
-      const head = ring[RING_HEAD]!;
+    for (;;) {
+      const head = Atomics.load(ring, RING_HEAD);
+      if (head === Atomics.load(ring, RING_TAIL)) return count;
       const at = RING_HEADER_WORDS + head * EVENT_WORDS;
       const slot = ring[at]!;
       const result = ring[at + 4]!;
@@ -268,7 +303,6 @@ export class AioContext {
       count++;
       visit(slot, result);
     }
-    return count;
   }
 
   /**
@@ -280,7 +314,7 @@ export class AioContext {
    * failure).
    * @returns How many there were, or −errno.
    */
-  reap(
+  getEvents(
     atLeast: number,
     timeoutUs: number,
     visit: (slot: number, result: number) => void,
@@ -288,6 +322,7 @@ export class AioContext {
     const seconds = Math.floor(timeoutUs / 1e6);
     writeU64(this.#timespecView, 0, seconds);
     writeU64(this.#timespecView, 8, (timeoutUs - seconds * 1e6) * 1e3);
+    this.systemCalls++;
     const count = this.#libc.syscall(
       this.#libc.abi.syscalls!.io_getevents,
       this.#context,
@@ -307,12 +342,14 @@ export class AioContext {
   signal(): void {
     this.#counter[0] = 1;
     const { write } = this.#libc.abi.syscalls!;
+    this.systemCalls++;
     this.#libc.syscall(write, this.eventFd, addressOf(this.#counter), 8);
   }
 
   /** Makes the event descriptor wait for the next completion. */
-  drain(): void {
+  clearSignal(): void {
     const { read } = this.#libc.abi.syscalls!;
+    this.systemCalls++;
     this.#libc.syscall(read, this.eventFd, addressOf(this.#counter), 8);
   }
 

@@ -17,7 +17,7 @@ import {
   writeU64,
 } from "./memory.ts";
 
-/** A lock that somebody else holds. */
+/** A lock that another open file description holds. */
 export interface HeldLock {
   /** Its kind: F_RDLCK or F_WRLCK of `abi.flock`. */
   type: number;
@@ -56,7 +56,7 @@ function flockStruct(
  * @param type Kind of lock: F_RDLCK, F_WRLCK or F_UNLCK of `abi.flock`.
  * @param start First byte.
  * @param length Number of bytes; 0 means up to the end.
- * @returns 0, or −errno: −EAGAIN (−EACCES on some systems) when somebody else
+ * @returns 0, or −errno: −EAGAIN (−EACCES on some systems) when another one
  * holds a lock in the way, −EBADF when the file is not open for that kind.
  */
 export function setLock(

@@ -1,5 +1,5 @@
 /**
- * One io_uring: set up, filled, entered, reaped. It knows the ring protocol and
+ * One io_uring: set up, filled, entered, drained. It knows the ring protocol and
  * nothing of what the operations are for.
  *
  * The ring memory is shared with the kernel. Atomics order what lies in it:
@@ -26,10 +26,6 @@ export const IORING_OP = {
   WRITEV: 2,
   /** fsync or fdatasync. */
   FSYNC: 3,
-  /** Read into a registered buffer. */
-  READ_FIXED: 4,
-  /** Write from a registered buffer. */
-  WRITE_FIXED: 5,
   /** One-shot poll of a descriptor. */
   POLL_ADD: 6,
   /** Cancel by user data. */
@@ -85,8 +81,6 @@ export const IORING_FEAT = {
 
 /** Flags of one submission (`IOSQE_*`). */
 export const IOSQE = {
-  /** The descriptor is an index of the registered files. */
-  FIXED_FILE: 0x1,
   /** What follows begins when this one has succeeded. */
   IO_LINK: 0x4,
   /** What follows begins when this one is over, however it ended (Linux 5.5). */
@@ -95,15 +89,14 @@ export const IOSQE = {
   ASYNC: 0x10,
 } as const;
 
-/** Operations of io_uring_register. */
-export const IORING_REGISTER = {
-  /** Buffers. */
-  BUFFERS: 0,
-  /** Files. */
-  FILES: 2,
-  /** Ask which operations there are. */
-  PROBE: 8,
-} as const;
+/** Operation of io_uring_register: ask which operations there are. */
+const REGISTER_PROBE = 8;
+
+/** Flag of fsync: as fdatasync does it. */
+const FSYNC_DATASYNC = 1;
+
+/** Whatever descriptor has that user data: what a cancellation looks for. */
+const NO_FD = -1;
 
 const ENTER_GETEVENTS = 0x1;
 const ENTER_EXT_ARG = 0x8;
@@ -166,8 +159,10 @@ export class IoUring {
   readonly #cqes: number;
   /** Where the next submission goes: what the kernel does not see yet. */
   #tail: number;
-  /** Submissions filled and not taken by the kernel yet. */
+  /** Submissions prepared and not taken by the kernel yet. */
   #unsubmitted = 0;
+  /** Calls of io_uring_enter so far. */
+  systemCalls = 0;
 
   /** struct io_uring_getevents_arg and the timespec that it points to. */
   readonly #waitArgument: Uint8Array<ArrayBuffer>;
@@ -293,12 +288,14 @@ export class IoUring {
    * Asks which operations the kernel has.
    *
    * @returns For each operation number whether it is there; empty where the
-   * kernel cannot tell (before Linux 5.6).
+   * kernel does not say (before Linux 5.6).
    */
   operations(): boolean[] {
     const memory = alignedMemory(PROBE_BYTES, 8);
-    const result = this.register(
-      IORING_REGISTER.PROBE,
+    const result = this.#libc.syscall(
+      this.#libc.abi.syscalls!.io_uring_register,
+      this.fd,
+      REGISTER_PROBE,
       addressOf(memory),
       PROBE_OPS,
     );
@@ -313,25 +310,7 @@ export class IoUring {
     return found;
   }
 
-  /**
-   * Registers buffers or files: io_uring_register(2).
-   *
-   * @param operation One of {@linkcode IORING_REGISTER}.
-   * @param address Address of its argument.
-   * @param count Entries of its argument.
-   * @returns 0 or more, or −errno.
-   */
-  register(operation: number, address: number, count: number): number {
-    return this.#libc.syscall(
-      this.#libc.abi.syscalls!.io_uring_register,
-      this.fd,
-      operation,
-      address,
-      count,
-    );
-  }
-
-  /** Submissions filled and not taken by the kernel yet. */
+  /** Submissions prepared and not taken by the kernel yet. */
   get unsubmitted(): number {
     return this.#unsubmitted;
   }
@@ -343,14 +322,14 @@ export class IoUring {
 
   /**
    * Completions that are lost, as the kernel found neither a place for them in
-   * the ring nor memory: io_uring_enter tells it once, by EBADR.
+   * the ring nor memory: io_uring_enter reports it once, by EBADR.
    */
   get lost(): number {
     return Atomics.load(this.#cq, this.#cqOverflow) >>> 0;
   }
 
   /**
-   * Takes back what was filled and not taken by the kernel.
+   * Takes back what was prepared and not taken by the kernel.
    *
    * @param visit Called with the user data of each.
    */
@@ -359,27 +338,167 @@ export class IoUring {
     const tail = this.#tail;
     this.#tail = head;
     this.#unsubmitted = 0;
-    // Without a thread that polls, the kernel looks at this when it is entered.
+    // Without SQPOLL, the kernel reads this when it is entered.
     Atomics.store(this.#sq, this.#sqTail, head);
     for (let i = head; i !== tail; i = (i + 1) | 0) {
       visit(this.#sqes[(i & (this.entries - 1)) * SQE_WORDS + 8]!);
     }
   }
 
-  /**
-   * Fills the next submission. Allocates nothing.
-   *
-   * @param opcode One of {@linkcode IORING_OP}.
-   * @param flags Bits of {@linkcode IOSQE}.
-   * @param fd Descriptor.
-   * @param offset Offset in the file.
-   * @param address Address of memory, or what the operation has there.
-   * @param length Length, or what the operation has there.
-   * @param operationFlags Flags of the operation (RWF_*, FSYNC_*).
-   * @param userData What the completion brings back, up to 2^32 − 1.
-   * @returns Whether there was room.
-   */
-  fill(
+  // Each of the following describes one operation to the kernel, without a call
+  // and without allocating, and returns whether there was room. User data is
+  // what the completion has, up to 2^32 − 1; flags are bits of IOSQE. Their
+  // arguments are in the order of liburing's io_uring_prep_*().
+
+  /** Prepares an operation that does nothing. */
+  prepareNop(userData: number, flags = 0): boolean {
+    return this.#prepare(IORING_OP.NOP, flags, NO_FD, 0, 0, 0, 0, userData);
+  }
+
+  /** Prepares pread(2). */
+  prepareRead(
+    fd: number,
+    address: number,
+    length: number,
+    offset: number,
+    userData: number,
+    flags = 0,
+  ): boolean {
+    const { READ } = IORING_OP;
+    return this.#prepare(READ, flags, fd, offset, address, length, 0, userData);
+  }
+
+  /** Prepares pwritev2(2) of one buffer; `rwFlags` are RWF_*. */
+  prepareWrite(
+    fd: number,
+    address: number,
+    length: number,
+    offset: number,
+    rwFlags: number,
+    userData: number,
+    flags = 0,
+  ): boolean {
+    const { WRITE } = IORING_OP;
+    return this.#prepare(
+      WRITE,
+      flags,
+      fd,
+      offset,
+      address,
+      length,
+      rwFlags,
+      userData,
+    );
+  }
+
+  /** Prepares preadv(2) into the `count` buffers of an iovec array. */
+  prepareReadv(
+    fd: number,
+    vectors: number,
+    count: number,
+    offset: number,
+    userData: number,
+    flags = 0,
+  ): boolean {
+    const { READV } = IORING_OP;
+    return this.#prepare(READV, flags, fd, offset, vectors, count, 0, userData);
+  }
+
+  /** Prepares pwritev2(2) of the `count` buffers of an iovec array. */
+  prepareWritev(
+    fd: number,
+    vectors: number,
+    count: number,
+    offset: number,
+    rwFlags: number,
+    userData: number,
+    flags = 0,
+  ): boolean {
+    const { WRITEV } = IORING_OP;
+    return this.#prepare(
+      WRITEV,
+      flags,
+      fd,
+      offset,
+      vectors,
+      count,
+      rwFlags,
+      userData,
+    );
+  }
+
+  /** Prepares fdatasync(2). */
+  prepareFdatasync(fd: number, userData: number): boolean {
+    const { FSYNC } = IORING_OP;
+    return this.#prepare(FSYNC, 0, fd, 0, 0, 0, FSYNC_DATASYNC, userData);
+  }
+
+  /** Prepares fallocate(2). */
+  prepareFallocate(
+    fd: number,
+    mode: number,
+    offset: number,
+    length: number,
+    userData: number,
+  ): boolean {
+    // The length is where others have an address, the mode where a length.
+    const { FALLOCATE } = IORING_OP;
+    return this.#prepare(FALLOCATE, 0, fd, offset, length, mode, 0, userData);
+  }
+
+  /** Prepares a discard of a range of a block device, in bytes. */
+  prepareDiscard(
+    fd: number,
+    start: number,
+    length: number,
+    userData: number,
+  ): boolean {
+    const at = this.#next;
+    const { URING_CMD } = IORING_OP;
+    const command = BLOCK_URING_CMD_DISCARD;
+    if (!this.#prepare(URING_CMD, 0, fd, command, start, 0, 0, userData)) {
+      return false;
+    }
+    this.#sqes[at + 12] = length;
+    this.#sqes[at + 13] = length / TWO_32;
+    return true;
+  }
+
+  /** Prepares one poll(2) of a descriptor for some events. */
+  preparePoll(
+    fd: number,
+    events: number,
+    userData: number,
+    flags = 0,
+  ): boolean {
+    const { POLL_ADD } = IORING_OP;
+    return this.#prepare(POLL_ADD, flags, fd, 0, 0, 0, events, userData);
+  }
+
+  /** Prepares send(2); `sendFlags` are MSG_*. */
+  prepareSend(
+    fd: number,
+    address: number,
+    length: number,
+    sendFlags: number,
+    userData: number,
+  ): boolean {
+    const { SEND } = IORING_OP;
+    return this.#prepare(SEND, 0, fd, 0, address, length, sendFlags, userData);
+  }
+
+  /** Prepares the cancellation of the operation with some user data. */
+  prepareCancel(target: number, userData: number): boolean {
+    const { ASYNC_CANCEL } = IORING_OP;
+    return this.#prepare(ASYNC_CANCEL, 0, NO_FD, 0, target, 0, 0, userData);
+  }
+
+  /** Where the next submission goes, in words. */
+  get #next(): number {
+    return (this.#tail & (this.entries - 1)) * SQE_WORDS;
+  }
+
+  #prepare(
     opcode: number,
     flags: number,
     fd: number,
@@ -392,7 +511,7 @@ export class IoUring {
     if (this.#unsubmitted === this.entries) return false;
     const sqes = this.#sqes;
     // Stores into a Uint32Array take the value modulo 2^32.
-    const at = (this.#tail & (this.entries - 1)) * SQE_WORDS;
+    const at = this.#next;
     sqes[at] = opcode | flags << 8;
     sqes[at + 1] = fd;
     sqes[at + 2] = offset;
@@ -415,41 +534,7 @@ export class IoUring {
   }
 
   /**
-   * Fills a discard of a block device: the length goes where other operations
-   * have nothing.
-   *
-   * @param fd Descriptor of the device.
-   * @param start First byte.
-   * @param length Bytes.
-   * @param userData What the completion brings back.
-   * @returns Whether there was room.
-   */
-  fillDiscard(
-    fd: number,
-    start: number,
-    length: number,
-    userData: number,
-  ): boolean {
-    const at = (this.#tail & (this.entries - 1)) * SQE_WORDS;
-    if (
-      !this.fill(
-        IORING_OP.URING_CMD,
-        0,
-        fd,
-        BLOCK_URING_CMD_DISCARD,
-        start,
-        0,
-        0,
-        userData,
-      )
-    ) return false;
-    this.#sqes[at + 12] = length;
-    this.#sqes[at + 13] = length / TWO_32;
-    return true;
-  }
-
-  /**
-   * Enters the kernel: submits what was filled, and waits if told to.
+   * Enters the kernel: submits what was prepared, and waits if asked to.
    *
    * @param waitFor Completions to wait for; 0 does not wait.
    * @param timeoutUs The longest wait, in µs; needs `EXT_ARG`.
@@ -480,6 +565,7 @@ export class IoUring {
     ) {
       flags = ENTER_GETEVENTS;
     }
+    this.systemCalls++;
     const result = this.#libc.ioUringEnter(
       this.fd,
       submit,
@@ -488,7 +574,7 @@ export class IoUring {
       address,
       size,
     );
-    // What the kernel took is told by its head, also when it returns an error
+    // What the kernel took is known by its head, also when it returns an error
     // for the wait.
     const head = Atomics.load(this.#sq, this.#sqHead);
     this.#unsubmitted = (this.#tail - head) | 0;
@@ -496,7 +582,7 @@ export class IoUring {
   }
 
   /**
-   * Whether the next call into the kernel posts completions; told by rings that
+   * Whether the next call into the kernel posts completions; known for rings that
    * were set up with {@linkcode IORING_SETUP} `TASKRUN_FLAG`.
    */
   get hasWork(): boolean {
@@ -509,42 +595,19 @@ export class IoUring {
       this.#cq[this.#cqHead]!;
   }
 
-  /** Whether a completion in the ring brings this back. */
-  brings(userData: number): boolean {
-    const cq = this.#cq;
-    const tail = Atomics.load(cq, this.#cqTail);
-    for (let at = cq[this.#cqHead]!; at !== tail; at = (at + 1) | 0) {
-      const entry = this.#cqes + (at & this.#cqMask) * CQE_WORDS;
-      if (cq[entry]! >>> 0 === userData) return true;
-    }
-    return false;
-  }
-
-  /** What the next completion brings back; −1 if there is none. */
-  get next(): number {
-    const head = this.#cq[this.#cqHead]!;
-    return Atomics.load(this.#cq, this.#cqTail) === head
-      ? -1
-      : this.#cq[this.#cqes + (head & this.#cqMask) * CQE_WORDS]! >>> 0;
-  }
-
   /**
    * Takes the completions out of the ring.
    *
    * @param visit Called with the user data and the result (−errno on failure)
    * of each; by then its place in the ring is free.
-   * @param most How many to take at most.
    * @returns How many were taken.
    */
-  reap(
-    visit: (userData: number, result: number) => void,
-    most = Infinity,
-  ): number {
+  drain(visit: (userData: number, result: number) => void): number {
     const cq = this.#cq;
     let head = cq[this.#cqHead]!;
     const tail = Atomics.load(cq, this.#cqTail);
     let count = 0;
-    while (head !== tail && count < most) {
+    while (head !== tail) {
       const at = this.#cqes + (head & this.#cqMask) * CQE_WORDS;
       const userData = cq[at]! >>> 0;
       const result = cq[at + 2]!;

@@ -297,7 +297,7 @@ function bindFunctions(
  *
  * The handle is closed again at once. Deno keeps what a call needs with each
  * function, and the code stays mapped, as the running process itself is linked
- * with this library. So nothing is left open that someone would have to close
+ * with this library. So nothing is left open that would have to be closed
  * (the leak check of `deno test` counts open libraries), and a thread needs to
  * do this only once: functions of a second opening would lose the fast calls
  * that the compiler made for those of the first.

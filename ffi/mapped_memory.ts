@@ -15,7 +15,7 @@ export interface MappedMemory {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Its address. */
   readonly address: number;
-  /** Gives it back. From then on nobody may touch it. */
+  /** Unmaps it. It must not be used from then on. */
   readonly release: () => void;
 }
 

@@ -5,8 +5,8 @@
  * Aligned memory is an ordinary ArrayBuffer, a little longer than asked, of
  * which a view begins at an aligned address. A backing store never moves, and
  * lives for as long as anything refers to it, so that nothing has to be freed.
- * (Memory of mmap would have to be unmapped by somebody, and its ArrayBuffer
- * must not outlive that.)
+ * (Memory of mmap would have to be unmapped, and its ArrayBuffer must not
+ * outlive that.)
  *
  * It cannot be detached. A transfer (`structuredClone`, `postMessage`,
  * `transfer()`) would give the backing store to another ArrayBuffer, which may
@@ -70,7 +70,7 @@ function findMark(): Mark | null {
 
 let mark: Mark | null | undefined;
 
-/** Makes zeroed memory that nobody can detach. */
+/** Makes zeroed memory that cannot be detached. */
 function undetachable(byteLength: number): ArrayBuffer {
   if (mark === undefined) mark = findMark();
   if (mark !== null) {

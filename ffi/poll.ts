@@ -1,6 +1,6 @@
 /**
- * Waiting for a descriptor on another thread, for waits that are too long to
- * hold this one.
+ * poll(2) off-thread, as a nonblocking FFI call: for waits that are too long to
+ * block the event loop.
  *
  * @module
  */
@@ -50,7 +50,7 @@ function openPoll(libc: Libc) {
  * @param libc The C library.
  * @param fd File descriptor.
  * @param timeoutMs The longest wait, in ms.
- * @returns Once it is readable, or the time is over: the caller looks for itself.
+ * @returns Once it is readable, or the time is over; the caller checks which.
  * @throws {Deno.errors.NotCapable} If FFI is not allowed.
  * @throws {Error} If the system does not wait, or has no memory for it.
  */
@@ -66,7 +66,7 @@ export async function waitReadable(
     view.setInt32(0, fd, true);
     view.setInt16(4, POLLIN, true);
     const count = await library.symbols.poll(BigInt(address), 1n, timeoutMs);
-    // Which error it was, that thread knows.
+    // errno belongs to the other thread, and is lost.
     if (count < 0) throw new Error(`Cannot wait for descriptor ${fd}`);
   } finally {
     release();

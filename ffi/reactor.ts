@@ -1,6 +1,6 @@
 /**
- * The descriptor on which Deno's event loop sleeps, so that somebody who sleeps
- * elsewhere can be woken by what it sleeps for.
+ * The epoll descriptor of Deno's event loop (mio's reactor), so that a wait
+ * elsewhere, in io_uring_enter, can also end when the event loop has work.
  *
  * @module
  */
@@ -24,7 +24,7 @@ const CHUNK_BYTES = 4096;
  * @param socketFd A socket that Deno waits for.
  * @param strangerFd A descriptor that can be waited for and that no epoll knows.
  * @returns The epoll's descriptor, to be looked at and no more; `null` if none
- * of them waits for that socket, or `/proc` does not tell.
+ * of them waits for that socket, or `/proc` does not say.
  */
 export function findReactor(
   libc: Libc,

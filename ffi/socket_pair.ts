@@ -1,6 +1,6 @@
 /**
- * Two sockets that are connected with each other: one is written to from here,
- * the other goes to whoever can wait for sockets.
+ * A socketpair(2): one end is written to from here or by the kernel, the other
+ * is given to the runtime, which can wait for sockets.
  *
  * @module
  */
@@ -20,7 +20,7 @@ export class SocketPair {
   /** The socket of this side. */
   readonly fd: number;
   readonly #byte: Uint8Array<ArrayBuffer>;
-  /** The other socket; whoever takes it closes it. */
+  /** The other socket; its new owner closes it. */
   readonly otherFd: number;
   // Only read from, so that it may lie in the heap: a Worker that is terminated
   // leaves another byte there, or none.

@@ -19,7 +19,7 @@
  * 7. `close()` drains, releases everything, is idempotent.
  *
  * Requests of one batch, and of batches not yet answered, may be carried out
- * in any order and at once: whoever needs an order waits (the queue does).
+ * in any order and at once: the queue holds back what must come later.
  *
  * @module
  */
@@ -48,7 +48,7 @@ export interface Abilities {
   readonly flush: Ability;
   /** Single durable writes: native in one call, emulated by a flush after. */
   readonly fua: Ability;
-  /** Giving up content: native when the medium hears of it. */
+  /** Giving up content: native when the medium is told (TRIM, UNMAP). */
   readonly discard: Ability;
   /** Zeroes: native without moving them, emulated by writing them. */
   readonly writeZeroes: Ability;
@@ -85,7 +85,7 @@ export interface Extent {
 }
 
 /**
- * Answers one request.
+ * Completes one request.
  *
  * @param request The request.
  * @param error Why it failed; `null` if it did not.
@@ -121,8 +121,8 @@ export interface Backend {
   cancel?(request: Request): void;
   /**
    * Where data is stored and where holes are. Without this method, or where it
-   * cannot tell, everything counts as data, which is always a safe answer. It
-   * tells of what has been answered; the queue asks when that is enough.
+   * cannot know, everything counts as data, which is always a safe answer. It
+   * covers writes that have completed; the queue asks when that is enough.
    *
    * @param sector First sector.
    * @param count Sectors, within the disk.
@@ -138,9 +138,9 @@ export interface Backend {
    */
   allocate(byteLength: number): Uint8Array<ArrayBuffer>;
   /**
-   * Hears that the disk is to be closed: only what stands in line will still be
-   * submitted. A backend whose answers may never come bounds the wait for them
-   * from now on.
+   * Called when the disk begins to close: only requests that the queue has
+   * taken already will still be submitted. A backend whose completions may never
+   * come bounds the wait for them from now on.
    */
   closing?(): void;
   /**
@@ -320,8 +320,8 @@ function refuseValue(
 
 /**
  * The error for a request whose memory was detached or resized after it was
- * submitted: nothing is copied from or to it from then on. Whoever hands a
- * request on later than its `submit` was called asks this right before.
+ * submitted: nothing is copied from or to it from then on. What defers a
+ * request beyond the call of `submit` checks this right before it goes on.
  *
  * @param request The request.
  * @param path The image's path.

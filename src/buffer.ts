@@ -2,7 +2,7 @@
  * Copies between a request's segments and one flat piece of memory.
  *
  * A request's memory can be detached or resized while the request waits. Where
- * each segment begins can then no longer be told, so nothing is copied at all,
+ * each segment begins is no longer known then, so nothing is copied at all,
  * neither to a neighbour's memory nor from what a bounce buffer held before.
  *
  * @module

@@ -1,10 +1,10 @@
 /**
- * From which line of a program something came.
+ * Call sites: from which line of the user's program a request came.
  *
  * @module
  */
 
-/** Where this library's own files are: lines in them are nobody's. */
+/** Where this library's own files are: frames in them are skipped. */
 const OWN = [new URL("./", import.meta.url).href];
 
 /** Stack frames that are captured: the library's own and some of the caller. */
@@ -13,7 +13,7 @@ const DEPTH = 24;
 /**
  * Captures the stack, to be read later.
  *
- * @returns An error that nobody throws.
+ * @returns An error that is not thrown; its `stack` is formatted when read.
  */
 export function captureStack(): Error {
   const limit = Error.stackTraceLimit;
@@ -23,7 +23,7 @@ export function captureStack(): Error {
   return error;
 }
 
-/** A line of somebody's program. */
+/** A line of the user's program. */
 export interface CallSite {
   /** The function's name; empty if it has none. */
   readonly name: string;
@@ -48,7 +48,7 @@ export function callSites(error: Error): CallSite[] {
     if (match === null) continue;
     const url = match[2]!.replace(/^async /, "");
     if (OWN.some((own) => url.startsWith(own))) {
-      // Beyond is whoever started the exploration.
+      // Further frames are those of the caller of the exploration.
       if (sites.length > 0) break;
       continue;
     }

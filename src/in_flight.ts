@@ -1,7 +1,7 @@
 /**
- * The life of whoever carries out requests: it counts what is in flight, takes
- * nothing more once it is closed, and lets go of what it holds when the last one
- * has been answered.
+ * The life cycle of a backend: counts requests in flight, says whether more may
+ * enter, and once it is closed waits for the last completion before its owner
+ * releases what it holds.
  *
  * @module
  */
@@ -10,13 +10,13 @@ import type { Complete } from "./backend.ts";
 import type { DiskError } from "./errors.ts";
 import type { Request } from "./request.ts";
 
-/** What is in flight, until the end. */
+/** The requests in flight of one backend, until it is closed. */
 export class InFlight {
   #count = 0;
   #closing: Promise<void> | null = null;
   #drained: (() => void) | null = null;
 
-  /** How many requests are not answered yet. */
+  /** How many requests are in flight. */
   get count(): number {
     return this.#count;
   }
@@ -26,18 +26,18 @@ export class InFlight {
     return this.#closing !== null;
   }
 
-  /** Counts requests that will be answered by {@linkcode InFlight.answer}. */
+  /** Counts requests that {@linkcode InFlight.answer} will complete. */
   enter(count: number): void {
     this.#count += count;
   }
 
   /**
-   * Answers a request. It is not counted any more when that is heard, as whoever
-   * is told may look, or close; and it may throw.
+   * Completes a request. It is not counted any more when `complete` is called,
+   * which may read the count, close, or throw.
    *
    * @param request The request.
    * @param error Why it failed; `null` if it did not.
-   * @param complete Who is told.
+   * @param complete The callback.
    */
   answer(request: Request, error: DiskError | null, complete: Complete): void {
     this.#count--;
@@ -49,9 +49,10 @@ export class InFlight {
   }
 
   /**
-   * Waits for what is in flight, then lets go. The first call counts.
+   * Drains what is in flight, then releases. Idempotent: later calls return the
+   * promise of the first.
    *
-   * @param release Lets go of what is held.
+   * @param release Releases what is held.
    * @returns When it is done.
    */
   close(release: () => Promise<void>): Promise<void> {

@@ -5,7 +5,7 @@
  * @module
  */
 
-/** Where the bytes of a completed flush are, as far as the system tells. */
+/** Where the bytes of a completed flush are, as far as the system says. */
 export type FlushReach =
   /** On the medium, or in a cache that the device declares safe. */
   | "media"
@@ -15,7 +15,7 @@ export type FlushReach =
   | "page cache"
   /** In this process' memory. */
   | "memory"
-  /** Not to be told from here (network and user-space file systems). */
+  /** Not known from here (network and user-space file systems). */
   | "unknown";
 
 /** Whether the operating system's cache is passed by, and how that is known. */

@@ -1,7 +1,7 @@
 /**
  * Text that others chose, made fit to be printed: a terminal carries out what
  * it is sent, and so a name that came over a network could set its title,
- * answer questions in somebody's place, or hide a line of a log.
+ * answer questions in the user's place, or hide a line of a log.
  *
  * @module
  */

@@ -1,12 +1,23 @@
 /**
  * One request queue: it checks, orders, batches, merges, dispatches and
- * answers. It knows nothing of files; below it is a backend, above it a disk.
+ * completes. It knows nothing of files; below it is a backend, above it a disk.
  *
- * - Requests submitted in one turn of the event loop go to the backend as one
- *   batch.
- * - At most `size` requests are in the queue proper; more wait in line in
- *   front of it, unexamined, so that the cost of ordering and the backend's
- *   memory are bounded by `size`.
+ * A request moves through these stages:
+ *
+ * | stage | what it waits for |
+ * | --- | --- |
+ * | `submit()` | nothing: what the disk cannot do is refused at once |
+ * | `#backlog` | a kick (a microtask), and room: at most `size` requests are active |
+ * | `#active` | earlier requests that it overlaps, its blockers |
+ * | `#runnable` | nothing: the same kick hands it over |
+ * | backend | the device; one batch for all that a turn of the event loop submitted |
+ * | `#complete` | nothing: it settles the promise, and unblocks what waited for it |
+ *
+ * The backlog is not examined, so that the cost of ordering and the backend's
+ * memory are bounded by `size`.
+ *
+ * The rules:
+ *
  * - A request that overlaps an earlier one, one of them writing, waits for it;
  *   a flush waits for every earlier write and flush. Nothing else waits for
  *   anything.
@@ -65,6 +76,15 @@ export interface QueueOptions {
    * the place to learn who made it. It must neither throw nor submit.
    */
   onSubmit?: ((request: Request) => void) | undefined;
+  /**
+   * Called before the queue settles a promise without its backend having been
+   * given a request: one that is refused, or a question after extents. The
+   * promise settles at once if it returns `null`, else once the returned promise
+   * settles; if that rejects, a question after extents rejects with the same
+   * reason. So a caller that only ever asks for what is refused can be kept from
+   * starving the event loop.
+   */
+  throttle?: (() => Promise<void> | null) | undefined;
 }
 
 /**
@@ -92,7 +112,7 @@ export function checkQueueOptions(options: QueueOptions): void {
 
 /** What a queue counted since it was made. */
 export interface QueueCounters {
-  /** Requests answered. */
+  /** Requests completed. */
   requests: number;
   /** Batches handed to the backend. */
   batches: number;
@@ -135,27 +155,27 @@ class Entry {
   dispatched = false;
   /** Whether it must travel alone as a merged one with it failed. */
   solo = false;
-  /** Later requests that wait for it. */
+  /** Later requests that wait for it: each has it among its blockers. */
   readonly dependents: Entry[] = [];
   /** Flushes that share its answer. */
   readonly followers: Entry[] = [];
   signal: AbortSignal | null = null;
-  /** Looks at the backend that wait for its answer. */
-  waiting: (() => void)[] | null = null;
+  /** Queries that wait for its completion. */
+  queries: (() => void)[] | null = null;
 }
 
 /**
- * What one signal withdraws: requests, and looks by how they are given up. It is
- * listened to once, as a signal looks through all of its listeners whenever one
- * comes or goes.
+ * What one signal aborts: requests, and queries by how they reject. It has
+ * one listener, as a signal searches all of its listeners whenever one is added
+ * or removed.
  */
 interface Watch {
   readonly entries: Set<Entry>;
-  readonly looks: Set<(reason: unknown) => void>;
+  readonly queries: Set<(reason: unknown) => void>;
   readonly onAbort: () => void;
 }
 
-/** The owner of a request that stands for several. */
+/** The owner of a merged request: the entries that it stands for. */
 class Merged {
   readonly parts: Entry[];
   constructor(parts: Entry[]) {
@@ -221,6 +241,7 @@ export class RequestQueue {
   readonly #path: string | undefined;
   readonly #writeThrough: boolean;
   readonly #onSubmit: ((request: Request) => void) | undefined;
+  readonly #throttle: (() => Promise<void> | null) | undefined;
   /** Requests that the backend may have at once. */
   readonly size: number;
   /** What was counted so far. */
@@ -234,9 +255,9 @@ export class RequestQueue {
     errors: 0,
   };
 
-  /** In line in front of the queue, from `#lineHead` on. */
-  #line: (Entry | null)[] = [];
-  #lineHead = 0;
+  /** Submitted and not yet active: a FIFO from `#backlogHead` on. */
+  #backlog: (Entry | null)[] = [];
+  #backlogHead = 0;
 
   // The active requests; what the overlap scan reads lies in flat arrays.
   readonly #active: Entry[] = [];
@@ -255,15 +276,15 @@ export class RequestQueue {
   readonly #pool: Entry[] = [];
   readonly #watches = new Map<AbortSignal, Watch>();
 
-  /** Whether requests are being handed over, further down the stack. */
+  /** Whether a dispatch is on the stack: it must not be entered again. */
   #dispatching = false;
   #kickScheduled = false;
   #deferrals = 0;
   #seen = 0;
   #failure: DiskError | null = null;
   #closing: Promise<void> | null = null;
-  /** Looks at the backend that wait for writes. */
-  readonly #looks = new Set<Promise<unknown>>();
+  /** Queries not answered yet: the backend is not closed under them. */
+  readonly #queries = new Set<Promise<unknown>>();
   #drained: (() => void) | null = null;
   #room: PromiseWithResolvers<void> | null = null;
 
@@ -282,6 +303,7 @@ export class RequestQueue {
     this.#path = backend.info.path ?? undefined;
     this.#writeThrough = options.writeCache === "writethrough";
     this.#onSubmit = options.onSubmit;
+    this.#throttle = options.throttle;
     this.size = size;
     this.#starts = new Float64Array(size);
     this.#ends = new Float64Array(size);
@@ -308,12 +330,12 @@ export class RequestQueue {
     return this.#closing !== null;
   }
 
-  /** Requests that are in the queue or in line and not answered yet. */
+  /** Requests that are active or in the backlog. */
   get pending(): number {
-    return this.#active.length + this.#line.length - this.#lineHead;
+    return this.#active.length + this.#backlog.length - this.#backlogHead;
   }
 
-  /** Whether a request would have to stand in line. */
+  /** Whether a request would have to wait in the backlog. */
   get full(): boolean {
     return this.pending >= this.size;
   }
@@ -333,8 +355,8 @@ export class RequestQueue {
    *
    * @param request The request.
    * @param outcome What the promise settles with.
-   * @param signal Withdraws the request. The promise rejects once nobody will
-   * touch the request's memory any more; a write may or may not have happened.
+   * @param signal Aborts the request. The promise rejects once the request's
+   * memory is no longer in use; a write may or may not have happened.
    * @returns A promise for the answer.
    */
   submit(
@@ -342,13 +364,14 @@ export class RequestQueue {
     outcome: Outcome,
     signal?: AbortSignal,
   ): Promise<unknown> {
+    if (request.owner !== null) {
+      return this.reject(
+        refusal("argument", request, "it is in flight already"),
+      );
+    }
     const promise = new Promise<unknown>(catchResolvers);
     const resolve = caughtResolve!;
     const reject = caughtReject!;
-    if (request.owner !== null) {
-      reject(refusal("argument", request, "it is under way already"));
-      return promise;
-    }
     if (this.#writeThrough && request.writes) {
       request.flags |= RequestFlag.Fua;
     }
@@ -371,14 +394,37 @@ export class RequestQueue {
         this.#path,
       );
     if (refused !== null || signal?.aborted) {
-      this.#answer(entry, refused ?? this.#aborted(request, signal!));
-      this.#recycle(entry);
+      this.#refuse(entry, refused ?? this.#aborted(request, signal!));
     } else {
       if (signal) this.#watch(entry, signal);
-      this.#line.push(entry);
+      this.#backlog.push(entry);
       this.#kickSoon();
     }
     return promise;
+  }
+
+  // Apart from `submit`, whose every call its closure would make dearer.
+  #refuse(entry: Entry, error: DiskError): void {
+    const answer = () => {
+      this.#answer(entry, error);
+      this.#recycle(entry);
+    };
+    const throttled = this.#throttle?.() ?? null;
+    if (throttled === null) answer();
+    else throttled.then(answer, answer);
+  }
+
+  /**
+   * Rejects what a caller asks for before it has become a request.
+   *
+   * @param error Why.
+   * @returns A promise that rejects with it.
+   */
+  reject(error: DiskError): Promise<never> {
+    const throttled = this.#throttle?.() ?? null;
+    if (throttled === null) return Promise.reject(error);
+    const fail = () => Promise.reject(error);
+    return throttled.then(fail, fail);
   }
 
   /** Hands what was submitted to the backend now. */
@@ -395,24 +441,24 @@ export class RequestQueue {
   }
 
   /**
-   * Looks at the backend beside the requests, but in their order: once every
-   * write that was submitted before and overlaps a range has been answered. What
-   * is submitted later may show or not.
+   * Asks the backend for something that is no request (its extents), but in the
+   * order of requests: once every write that was submitted before and overlaps
+   * the range has completed. What is submitted later may show or not.
    *
-   * @param range The sectors to look at.
-   * @param look Looks, at once.
+   * @param range The sectors that it is about.
+   * @param ask Asks; synchronous.
    * @param signal Gives up waiting.
-   * @returns A promise for what was seen; it rejects with what `look` threw, or
-   * with the signal's reason.
+   * @returns A promise for the answer; it rejects with what `ask` threw, or with
+   * the signal's reason.
    */
-  look<T>(
+  query<T>(
     { sector, count }: SectorRange,
-    look: (backend: Backend) => T,
+    ask: (backend: Backend) => T,
     signal?: AbortSignal,
   ): Promise<T> {
     const before = Promise.withResolvers<void>();
     let left = 1;
-    const answered = () => {
+    const completed = () => {
       if (--left === 0) before.resolve();
     };
     const wait = (entry: Entry | null) => {
@@ -422,29 +468,33 @@ export class RequestQueue {
         sector >= request.sector + request.count
       ) return;
       left++;
-      (entry!.waiting ??= []).push(answered);
+      (entry!.queries ??= []).push(completed);
     };
     for (const entry of this.#active) wait(entry);
-    for (let i = this.#lineHead; i < this.#line.length; i++) {
-      wait(this.#line[i]!);
+    for (let i = this.#backlogHead; i < this.#backlog.length; i++) {
+      wait(this.#backlog[i]!);
     }
-    answered();
-    const looked = before.promise.then(() => {
+    completed();
+    const run = () => {
       signal?.throwIfAborted();
-      return look(this.#backend);
-    });
-    this.#looks.add(looked);
-    const forget = () => {
-      this.#looks.delete(looked);
+      return ask(this.#backend);
     };
-    looked.then(forget, forget);
-    if (!signal) return looked;
+    const answer = before.promise.then(() => {
+      const throttled = this.#throttle?.() ?? null;
+      return throttled === null ? run() : throttled.then(run);
+    });
+    this.#queries.add(answer);
+    const forget = () => {
+      this.#queries.delete(answer);
+    };
+    answer.then(forget, forget);
+    if (!signal) return answer;
     return new Promise((resolve, reject) => {
       if (signal.aborted) return reject(signal.reason);
       const watch = this.#watchOf(signal);
-      watch.looks.add(reject);
-      looked.then(resolve, reject).finally(() => {
-        watch.looks.delete(reject);
+      watch.queries.add(reject);
+      answer.then(resolve, reject).finally(() => {
+        watch.queries.delete(reject);
         this.#endWatch(signal, watch);
       });
     });
@@ -467,7 +517,7 @@ export class RequestQueue {
       this.#kickSoon();
       await drained;
     }
-    while (this.#looks.size > 0) await Promise.allSettled(this.#looks);
+    while (this.#queries.size > 0) await Promise.allSettled(this.#queries);
     await this.#backend.close();
   }
 
@@ -485,7 +535,7 @@ export class RequestQueue {
    * after another, and belong together.
    */
   readonly #tick = (): void => {
-    const waiting = this.#line.length;
+    const waiting = this.#backlog.length;
     if (waiting > this.#seen && this.#deferrals < MAX_DEFERRALS) {
       this.#seen = waiting;
       this.#deferrals++;
@@ -496,26 +546,27 @@ export class RequestQueue {
     this.kick();
   };
 
-  /** Moves requests from the line into the queue, as far as there is room. */
+  /** Makes requests of the backlog active, as far as there is room. */
   #admit(): void {
     while (
-      this.#lineHead < this.#line.length && this.#active.length < this.size
+      this.#backlogHead < this.#backlog.length &&
+      this.#active.length < this.size
     ) {
-      const entry = this.#line[this.#lineHead]!;
-      this.#line[this.#lineHead++] = null;
+      const entry = this.#backlog[this.#backlogHead]!;
+      this.#backlog[this.#backlogHead++] = null;
       if (entry.request === null) this.#recycle(entry);
       else this.#activate(entry);
     }
-    if (this.#lineHead === this.#line.length) {
-      empty(this.#line);
-      this.#lineHead = 0;
-    } else if (this.#lineHead >= 4096) {
-      this.#line = this.#line.slice(this.#lineHead);
-      this.#lineHead = 0;
+    if (this.#backlogHead === this.#backlog.length) {
+      empty(this.#backlog);
+      this.#backlogHead = 0;
+    } else if (this.#backlogHead >= 4096) {
+      this.#backlog = this.#backlog.slice(this.#backlogHead);
+      this.#backlogHead = 0;
     }
-    // What was withdrawn while in line left it just now, and flushes that
-    // joined another one take no place.
-    this.#tellRoom();
+    // What was aborted in the backlog left it just now, and flushes that joined
+    // another one take no place.
+    this.#notifyWaiters();
   }
 
   #activate(entry: Entry): void {
@@ -546,8 +597,8 @@ export class RequestQueue {
     ) {
       for (let i = 0; i < index; i++) {
         const other = this.#kinds[i]!;
-        // A flush waits for another one as well: the system tells one of two
-        // that a write-back failed, and the other one that all is well.
+        // A flush waits for another one as well: of two at once, the system
+        // reports a failed write-back to one, and success to the other.
         const waits = kind === KIND_FLUSH
           ? other === KIND_WRITE || other === KIND_FLUSH
           : (kind === KIND_WRITE
@@ -603,7 +654,7 @@ export class RequestQueue {
     try {
       this.#backend.submit(batch, this.#complete);
     } catch (cause) {
-      // A backend must not throw; if one does, nobody waits for ever.
+      // A backend must not throw; if one does, no promise stays pending.
       for (const request of batch) {
         if (request.owner === null) continue;
         this.#complete(
@@ -695,12 +746,12 @@ export class RequestQueue {
       throw new Error(
         `Cannot answer a ${
           operationName(request.type)
-        } request that is not under way`,
+        } request that is not in flight`,
       );
     }
   };
 
-  /** Answers a request and takes it out of the queue. */
+  /** Completes a request that is active. */
   #finish(entry: Entry, error: DiskError | null): void {
     const request = entry.request!;
     // What was read into memory that has gone meanwhile has gone with it.
@@ -719,7 +770,7 @@ export class RequestQueue {
     this.#release(entry);
   }
 
-  /** Takes an answered request out of the queue: what waited for it may go. */
+  /** Takes a completed request out of the active ones, and unblocks others. */
   #release(entry: Entry): void {
     if (entry === this.#openFlush) this.#openFlush = null;
     const index = entry.index;
@@ -737,14 +788,14 @@ export class RequestQueue {
       if (--dependent.blockers === 0) this.#runnable.push(dependent);
     }
     this.#recycle(entry);
-    if (this.#runnable.length > 0 || this.#lineHead < this.#line.length) {
+    if (this.#runnable.length > 0 || this.#backlogHead < this.#backlog.length) {
       this.#kickSoon();
     }
-    this.#tellRoom();
+    this.#notifyWaiters();
   }
 
-  /** Wakes whoever waits for room, or for the end. */
-  #tellRoom(): void {
+  /** Resolves `ready` when there is room, and the drain when nothing is left. */
+  #notifyWaiters(): void {
     if (this.#room !== null && !this.full) {
       this.#room.resolve();
       this.#room = null;
@@ -763,9 +814,9 @@ export class RequestQueue {
       if (signal.aborted) error = this.#aborted(request, signal);
     }
     entry.request = null;
-    if (entry.waiting !== null) {
-      for (const answered of entry.waiting) answered();
-      entry.waiting = null;
+    if (entry.queries !== null) {
+      for (const completed of entry.queries) completed();
+      entry.queries = null;
     }
     request.owner = null;
     request.error = error;
@@ -805,8 +856,8 @@ export class RequestQueue {
 
   /**
    * Watches for the abort of a request. One that the backend does not have yet
-   * is answered at once and leaves an empty entry that falls out when its turn
-   * comes; the others are answered when the backend is done with them.
+   * completes at once and leaves an empty entry that is dropped when its turn
+   * comes; the others complete when the backend is done with them.
    */
   #watch(entry: Entry, signal: AbortSignal): void {
     entry.signal = signal;
@@ -817,19 +868,19 @@ export class RequestQueue {
     let watch = this.#watches.get(signal);
     if (watch === undefined) {
       const entries: Watch["entries"] = new Set();
-      const looks: Watch["looks"] = new Set();
+      const queries: Watch["queries"] = new Set();
       const onAbort = () => {
-        for (const each of entries) this.#withdraw(each, signal);
-        for (const giveUp of looks) giveUp(signal.reason);
+        for (const each of entries) this.#abort(each, signal);
+        for (const giveUp of queries) giveUp(signal.reason);
       };
-      watch = { entries, looks, onAbort };
+      watch = { entries, queries, onAbort };
       this.#watches.set(signal, watch);
       signal.addEventListener("abort", onAbort, { once: true });
     }
     return watch;
   }
 
-  #withdraw(entry: Entry, signal: AbortSignal): void {
+  #abort(entry: Entry, signal: AbortSignal): void {
     const request = entry.request!;
     if (entry.dispatched) this.#backend.cancel?.(request);
     else this.#answer(entry, this.#aborted(request, signal));
@@ -842,7 +893,7 @@ export class RequestQueue {
   }
 
   #endWatch(signal: AbortSignal, watch: Watch): void {
-    if (watch.entries.size > 0 || watch.looks.size > 0) return;
+    if (watch.entries.size > 0 || watch.queries.size > 0) return;
     this.#watches.delete(signal);
     signal.removeEventListener("abort", watch.onAbort);
   }
@@ -866,7 +917,7 @@ export class RequestQueue {
     return error;
   }
 
-  /** What failed for several merged requests, told of one of them. */
+  /** The error of a merged request, as that of one of its parts. */
   #partOf(request: Request, error: DiskError): DiskError {
     const { sector, count } = request;
     const operation = operationName(request.type);

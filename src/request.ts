@@ -1,6 +1,6 @@
 /**
  * One request to a disk, with virtio-blk's numbers. It is made once and goes
- * by reference through queue, layers and backend; nobody copies it on the way.
+ * by reference through queue, layers and backend; it is never copied on the way.
  *
  * Numbers: OASIS virtio 1.3 §5.2.6 "Device Operation", `virtio_blk_req`.
  *
@@ -79,9 +79,9 @@ export class Request {
   /** Why it failed; `null` if it did not. */
   error: DiskError | null = null;
   /**
-   * State of whoever waits for the answer (a queue, or a layer for the requests
-   * that it makes); `null` while nobody does. A request that has an owner is
-   * under way and cannot be submitted again.
+   * User data of its submitter, by which the completion finds its state: a
+   * queue's, or a layer's for requests that it makes. `null` while the request is
+   * not in flight; one that has an owner cannot be submitted again.
    */
   owner: object | null = null;
 
@@ -144,7 +144,7 @@ export class Request {
 /**
  * Tells whether a request's memory still is what it was made with: memory can
  * be detached (`structuredClone`, `postMessage`, `transfer()`) or resized while
- * the request waits. Whoever copies from or to it looks right before.
+ * the request waits. It is checked right before each copy from or to it.
  *
  * @param request The request.
  * @returns Whether all of its bytes are there.

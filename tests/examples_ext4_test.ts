@@ -19,12 +19,12 @@ import {
   missingForExt4,
   type Traffic,
 } from "../examples/ext4/explore.ts";
-import { JUDGE_TOOLS } from "../examples/ext4/judge.ts";
+import { CHECK_TOOLS } from "../examples/ext4/check.ts";
 import { MOUNT_TOOLS } from "../examples/ext4/mounted.ts";
 import { checkTree, makeSteps } from "../examples/ext4/workload.ts";
 import { needs, tmpfsDir } from "./helpers.ts";
 
-const EXT4 = { ...needs("root", ...MOUNT_TOOLS, ...JUDGE_TOOLS) };
+const EXT4 = { ...needs("root", ...MOUNT_TOOLS, ...CHECK_TOOLS) };
 if (!EXT4.ignore && missingForExt4().length > 0) {
   console.warn(`Some tests are skipped as there is no ${missingForExt4()}`);
   EXT4.ignore = true;

@@ -68,6 +68,7 @@ Deno.test("every option takes undefined for what is not said", async () => {
     queueSize: undefined,
     writeCache: undefined,
     onSubmit: undefined,
+    throttle: undefined,
     direct: undefined,
     backend: undefined,
     engine: undefined,

@@ -214,6 +214,41 @@ Deno.test("RequestQueue refuses a write cache that it does not know", () => {
   );
 });
 
+Deno.test("RequestQueue holds refusals and queries, and no request, as long as throttle() says", async () => {
+  const held = Promise.withResolvers<void>();
+  let throttle: () => Promise<void> | null = () => held.promise;
+  const { backend, queue, put } = rig({ throttle: () => throttle() });
+  const refused = put(read(1e9));
+  const rejected = queue.reject(new DiskError("argument", "Cannot"));
+  const query = queue.query({ sector: 0, count: 1 }, () => "answer");
+  const taken = put(read(0));
+  await backend.drain();
+  assertEquals(await taken, Status.Ok);
+  for (const promise of [refused, rejected, query]) {
+    assertEquals(await settled(promise), false);
+  }
+  held.resolve();
+  assertEquals(await refused, Status.IoErr);
+  assertEquals(await kindOf(rejected), "argument");
+  assertEquals(await query, "answer");
+
+  const reason = new Error("Enough");
+  throttle = () => Promise.reject(reason);
+  assertEquals(await put(read(1e9)), Status.IoErr);
+  const error = await assertRejects(
+    () => queue.query({ sector: 0, count: 1 }, () => "answer"),
+  );
+  assertStrictEquals(error, reason);
+
+  throttle = () => null;
+  assertEquals(await put(read(1e9)), Status.IoErr);
+  assertEquals(
+    await queue.query({ sector: 0, count: 1 }, () => "answer"),
+    "answer",
+  );
+  await queue.close();
+});
+
 // Batches
 
 Deno.test("submit() makes one batch of one turn of the event loop", async () => {
@@ -1202,7 +1237,7 @@ Deno.test("close() after a failed flush ends", async () => {
 
 // One answer each
 
-Deno.test("submit() refuses a request that is under way, and takes it again after", async () => {
+Deno.test("submit() refuses a request that is in flight, and takes it again after", async () => {
   const { backend, queue, put } = rig();
   const request = read(0);
   const answer = put(request);
@@ -1225,7 +1260,7 @@ Deno.test("A backend that answers twice is told so", async () => {
   await turn();
   const complete = backend.held.get(request)!;
   backend.answer(request);
-  assertThrows(() => complete(request, null), Error, "not under way");
+  assertThrows(() => complete(request, null), Error, "not in flight");
 });
 
 Deno.test("A backend that throws fails what it did not answer, each once", async () => {

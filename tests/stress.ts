@@ -223,7 +223,7 @@ class Stress {
       stop();
     }
     this.result.tookMs = performance.now() - start;
-    this.#judgeMemory();
+    this.#checkMemory();
     await disk.flush();
     const piece = disk.allocate(2048);
     for (let at = 0; at < disk.sectors; at += 2048) {
@@ -493,7 +493,7 @@ class Stress {
   }
 
   /** Compares what is in use in the last quarter with the second one. */
-  #judgeMemory(): void {
+  #checkMemory(): void {
     const { memory } = this.result;
     const quarter = Math.floor(memory.length / 4);
     if (quarter < 2) return;

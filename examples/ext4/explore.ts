@@ -33,12 +33,12 @@ import {
 } from "@platter/disk/testing";
 import { parseArgs } from "@std/cli/parse-args";
 import {
+  CHECK_TOOLS,
   describeLayout,
-  Judge,
-  JUDGE_TOOLS,
+  FileSystemCheck,
   makeFileSystem,
   type SectorRun,
-} from "./judge.ts";
+} from "./check.ts";
 import { MOUNT_TOOLS, mountDisk } from "./mounted.ts";
 import { exists, missing, ToolError } from "./tools.ts";
 import { checkTree, makeSteps, scribble } from "./workload.ts";
@@ -106,7 +106,7 @@ export interface Traffic {
  * @returns One line for each thing; none if all of it is there.
  */
 export function missingForExt4(): string[] {
-  return missing([...MOUNT_TOOLS, ...JUDGE_TOOLS]);
+  return missing([...MOUNT_TOOLS, ...CHECK_TOOLS]);
 }
 
 /**
@@ -130,7 +130,7 @@ export async function exploreExt4(options: Ext4Options): Promise<CrashReport> {
   await using disk = VirtualDisk.over(base);
   await disk.write(0, image);
 
-  const judge = new Judge(dir, image);
+  const check = new FileSystemCheck(dir, image);
   const traffic: Traffic = {
     writes: 0,
     writtenBytes: 0,
@@ -165,7 +165,7 @@ export async function exploreExt4(options: Ext4Options): Promise<CrashReport> {
 
   return await exploreCrashes<string>({
     device: { blockSize, reorders: !inOrder },
-    // Programs of the host judge it.
+    // Programs of the host check it.
     recoveryTimeoutMs: 120_000,
     base,
     seed,
@@ -191,7 +191,7 @@ export async function exploreExt4(options: Ext4Options): Promise<CrashReport> {
     },
     async recover(left, acknowledged) {
       signal?.throwIfAborted();
-      const found = await judge.recover(left, written);
+      const found = await check.recover(left, written);
       checkTree(steps, acknowledged.length, found);
     },
     ...options.explore,

@@ -65,7 +65,7 @@ export class DiskVfs extends Base {
   /** Fills memory with random bytes. */
   random: (bytes: Uint8Array<ArrayBuffer>) => void = (bytes) =>
     crypto.getRandomValues(bytes);
-  /** Why SQLite was last told that something failed; `null` if nothing did. */
+  /** The last error that SQLite was given a code for; `null` if none. */
   failure: unknown = null;
 
   /**
@@ -113,7 +113,7 @@ export class DiskVfs extends Base {
     if (found === null) return SQLite.SQLITE_CANTOPEN;
     const { file } = found;
     for (const other of this.#open.values()) {
-      // There are no locks here, so there must be nobody to lock out.
+      // There are no locks here, so there must be no other connection.
       if (other.file === file) return SQLite.SQLITE_CANTOPEN;
     }
     if (!file.exists) {
@@ -312,7 +312,7 @@ export class DiskVfs extends Base {
       .setInt32(pointer, value, true);
   }
 
-  /** What SQLite is told of an error; it is kept for who asks why. */
+  /** The code that SQLite gets for an error, which is kept. */
   #failed(error: unknown, code: number): number {
     this.failure = error;
     const full = error instanceof RegionFullError ||

@@ -11,7 +11,7 @@ import { VirtualDisk as Disk } from "@platter/disk";
 import { type Database, type Engine, formatForSqlite } from "./engine.ts";
 import { Volume, VolumeError } from "./volume.ts";
 
-/** What SQLite is told to do about power cuts. */
+/** Settings of SQLite for power cuts. */
 export interface LedgerOptions {
   /** `PRAGMA synchronous`: `OFF`, `NORMAL`, `FULL` or `EXTRA`. */
   readonly synchronous: string;
@@ -75,7 +75,7 @@ export class Ledger {
    * each transaction is to leave.
    *
    * @param engine SQLite.
-   * @param options What it is told.
+   * @param options Its settings.
    * @returns The ledger.
    */
   static async prepare(
@@ -139,7 +139,7 @@ export class Ledger {
     try {
       await this.#check(database, promised ?? 0);
     } catch (error) {
-      // The first error is the one to tell.
+      // The first error is the one to report.
       await database.close().catch(() => {});
       throw error;
     }

@@ -1,7 +1,7 @@
 /**
  * The header of a volume: one sector that says which files there are, where
  * their regions lie, and how long each file is. It carries a generation and a
- * checksum, so that of two copies the newer whole one can be told.
+ * checksum, so that of two copies the newer whole one is known.
  *
  * | offset | bytes | field |
  * | --- | --- | --- |

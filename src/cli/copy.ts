@@ -58,7 +58,7 @@ export const copy: Verb = {
     {
       name: "depth",
       value: "N",
-      summary: "Transfers of 1 MiB under way at once (default: 4)",
+      summary: "Transfers of 1 MiB in flight (default: 4)",
     },
     ...IMAGE_OPTIONS,
     {
@@ -161,7 +161,7 @@ interface Target {
   readonly disk: VirtualDisk;
   /** Whether it was made for this copy. */
   readonly isNew: boolean;
-  /** Which file it is; `null` if that cannot be told. */
+  /** Which file it is; `null` if that is not known. */
   readonly identity: FileIdentity | null;
 }
 

@@ -11,7 +11,7 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import type { OpenOptions } from "../disk/open.ts";
 import { parseSectors, parseSize } from "../units.ts";
-import { type CliIo, tell } from "./io.ts";
+import { type CliIo, printError } from "./io.ts";
 import { UsageError, type VerbArguments, type VerbOption } from "./verb.ts";
 
 /** Sectors whose extents are asked for at once: 1 GiB. */
@@ -79,7 +79,7 @@ export function openOptions(args: VerbArguments): OpenOptions {
  * @param io What to talk to.
  * @param path What the person calls the disk.
  * @param info What the disk says of itself.
- * @returns When it is said; if nobody hears it, that changes nothing.
+ * @returns When it is written, or cannot be.
  */
 export async function warn(
   io: CliIo,
@@ -87,7 +87,7 @@ export async function warn(
   { warnings = [] }: BackendInfo,
 ): Promise<void> {
   for (const warning of warnings) {
-    await tell(io, `platter: "${path}": ${warning}\n`);
+    await printError(io, `platter: "${path}": ${warning}\n`);
   }
 }
 

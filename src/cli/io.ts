@@ -41,19 +41,19 @@ export interface CliIo {
    */
   now(): number;
   /**
-   * Listens for the wish to stop (Ctrl-C, a hangup or a polite kill), once.
+   * Listens for an interrupt (SIGINT, SIGHUP or SIGTERM), once.
    *
-   * @param listener Called when it is uttered.
+   * @param listener Called when it comes.
    * @returns A function that stops listening.
    */
   onInterrupt(listener: () => void): () => void;
 }
 
-/** Standard output that took no more: nobody reads it, or it is full. */
+/** Standard output that cannot be written: its reader is gone (EPIPE), or it is full. */
 export class OutputError extends Error {
   /** Always `"OutputError"`. */
   override readonly name = "OutputError";
-  /** Whether whoever read it went away. */
+  /** Whether its reader is gone (EPIPE). */
   readonly unread: boolean;
   /** Whether it comes after something that was done, and should be known. */
   readonly matters: boolean;
@@ -120,7 +120,7 @@ export function print(output: CliOutput, text: string): Promise<void> {
 
 /**
  * Says on standard output what was done. Everything must have been flushed and
- * closed by then: nobody listening is no reason to undo or to leave out
+ * closed by then: output without a reader is no reason to undo or to leave out
  * anything, and the error says so.
  *
  * @param io What to talk to.
@@ -142,14 +142,14 @@ export async function announce(
 }
 
 /**
- * Writes text to standard error as far as that goes: whether anybody hears it
- * decides over nothing.
+ * Writes text to standard error as far as that goes: that it cannot be written
+ * is never an error of its own.
  *
  * @param io What to talk to.
  * @param text The text, with its own ends of lines.
  * @returns When it is written, or cannot be.
  */
-export async function tell(io: CliIo, text: string): Promise<void> {
+export async function printError(io: CliIo, text: string): Promise<void> {
   try {
     await io.stderr.write(encoder.encode(text));
   } catch {
@@ -178,7 +178,7 @@ function outputOf(stream: typeof Deno.stdout): CliOutput {
     isTerminal: stream.isTerminal(),
     get columns() {
       try {
-        // A terminal that nobody told its size says 0.
+        // A terminal whose size was never set says 0.
         return Deno.consoleSize().columns || DEFAULT_COLUMNS;
       } catch {
         return DEFAULT_COLUMNS;
@@ -230,7 +230,7 @@ function onInterrupt(listener: () => void): () => void {
   function forget(): void {
     for (const signal of signals) Deno.removeSignalListener(signal, stop);
   }
-  // Whoever asks twice does not want to wait: without a listener it is the
+  // A second interrupt does not want to wait: without a listener it is the
   // end of the process.
   function stop(): void {
     forget();

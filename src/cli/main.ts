@@ -27,8 +27,8 @@ import {
   type CliOutput,
   OutputError,
   print,
+  printError,
   processIo,
-  tell,
 } from "./io.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
@@ -87,7 +87,7 @@ export async function main(
 async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
   const [name, ...rest] = args;
   if (name === undefined) {
-    await tell(io, help());
+    await printError(io, help());
     return ExitCode.Trouble;
   }
   if (name === "--help" || name === "-h" || name === "help") {
@@ -133,7 +133,7 @@ async function report(
   const text = error instanceof Error
     ? (io.debug ? error.stack : undefined) ?? error.message
     : String(error);
-  await tell(io, `platter: ${inOptionsOf(text, options)}\n`);
+  await printError(io, `platter: ${inOptionsOf(text, options)}\n`);
   if (unread) return ExitCode.BrokenPipe;
   return error instanceof Interrupted ? ExitCode.Interrupted : ExitCode.Trouble;
 }

@@ -1,6 +1,6 @@
 /**
  * Errors and reasons come from the library and name its options: `lock: "none"`.
- * Whoever typed a command has other ones, and not with every verb.
+ * The command line has other names for them, and not with every verb.
  *
  * @module
  */

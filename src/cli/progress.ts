@@ -1,12 +1,12 @@
 /**
- * One line that tells how far a long command is, on a terminal only.
+ * Progress of a long command: one line, on a terminal only.
  *
  * @module
  */
 
 import { formatSize } from "../units.ts";
 import { clock, rate } from "./format.ts";
-import { type CliIo, tell } from "./io.ts";
+import { type CliIo, printError } from "./io.ts";
 
 /** Milliseconds before a line is shown at all: short work needs none. */
 const PATIENCE_MS = 300;
@@ -17,7 +17,7 @@ const INTERVAL_MS = 100;
 /** Goes to the start of the line and clears it. */
 const CLEAR_LINE = "\r\x1b[2K";
 
-/** One line on a terminal that tells how far a long command is. */
+/** The progress line of a long command. */
 export class Progress {
   readonly #io: CliIo;
   #label = "";
@@ -36,7 +36,7 @@ export class Progress {
   }
 
   /**
-   * Tells how far the work is; cheap enough to call for every chunk.
+   * Reports how far the work is; cheap enough to call for every chunk.
    *
    * @param label What is being done; another one starts another clock.
    * @param done Bytes done.
@@ -56,7 +56,7 @@ export class Progress {
     this.#visible = true;
     const line = progressLine(label, done, total, now - this.#start);
     const text = line.slice(0, this.#io.stderr.columns - 1);
-    this.#writing = tell(this.#io, `${CLEAR_LINE}${text}`)
+    this.#writing = printError(this.#io, `${CLEAR_LINE}${text}`)
       .finally(() => this.#writing = undefined);
   }
 
@@ -69,7 +69,7 @@ export class Progress {
     await this.#writing;
     if (!this.#visible) return;
     this.#visible = false;
-    await tell(this.#io, CLEAR_LINE);
+    await printError(this.#io, CLEAR_LINE);
   }
 }
 

@@ -249,7 +249,7 @@ async function save(
   let written = 0;
   let begun = false;
   try {
-    // Not by its stream, which does not tell of every failure.
+    // Not by its stream, which does not report every failure.
     await copyOut(disk, range, async (bytes) => {
       begun = true;
       await writeAll(file, bytes);

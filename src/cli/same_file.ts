@@ -1,6 +1,6 @@
 /**
  * Which file a name leads to: before something is overwritten or removed, it
- * must be known to be what it is taken for. Names do not tell: there are links,
+ * must be known to be what it is taken for. Names do not say: there are links,
  * and one file system may be mounted in several places.
  *
  * @module

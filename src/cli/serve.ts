@@ -38,7 +38,7 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { type CliIo, print, tell } from "./io.ts";
+import { type CliIo, print, printError } from "./io.ts";
 import { identify } from "./same_file.ts";
 import { TraceFile } from "./trace_file.ts";
 import {
@@ -186,7 +186,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
           : await identify(rulesPath),
       },
       (error) =>
-        void tell(io, `platter: ${error.message}: the trace ends there\n`),
+        void printError(
+          io,
+          `platter: ${error.message}: the trace ends there\n`,
+        ),
     );
   let sink: TraceFile | undefined;
   // Printing must not hold up the end, nor decide over it.
@@ -200,7 +203,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       readOnly: isOverlay || readOnly,
     });
     void warn(io, path, base.info);
-    // Whoever is on top closes the rest.
+    // The topmost layer closes the rest.
     let top: Backend = base;
     // Closed after the disk, so that its last requests are in it.
     cleanUp.defer(() => sink?.close());
@@ -225,7 +228,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     cleanUp.defer(forget);
     const once = args.flag("once");
     const onError = (error: Error) => {
-      void tell(io, `platter: a client was sent away: ${error.message}\n`);
+      void printError(
+        io,
+        `platter: a client was sent away: ${error.message}\n`,
+      );
     };
     const name = args.value("export") ?? "";
     const served = vhostPath === undefined
@@ -246,7 +252,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
           path: vhostPath,
           readOnly,
           onError: (error) => {
-            void tell(io, `platter: the guest is wrong: ${error.message}\n`);
+            void printError(
+              io,
+              `platter: the guest is wrong: ${error.message}\n`,
+            );
           },
         }),
         path,
@@ -255,9 +264,9 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     const { server } = served;
     cleanUp.use(server);
     print(io.stdout, `${served.name}\n`).catch((error) => unheard = error);
-    void tell(io, served.hints);
+    void printError(io, served.hints);
     await Promise.race([stopped.promise, server.finished]);
-    void tell(io, "Stopping\n");
+    void printError(io, "Stopping\n");
     try {
       await server.close();
     } finally {
@@ -483,7 +492,7 @@ function followRules(
       // The rules stay as they were.
       text = error instanceof Error ? error.message : String(error);
     }
-    await tell(io, `platter: ${text}\n`);
+    await printError(io, `platter: ${text}\n`);
   };
   const timer = setInterval(() => busy = busy.then(look), RULES_MS);
   return async () => {

@@ -18,7 +18,7 @@ export const ExitCode = {
   Trouble: 2,
   /** Stopped by Ctrl-C: 128 + SIGINT, as shells report it. */
   Interrupted: 130,
-  /** Whoever read the output went away: 128 + SIGPIPE. */
+  /** The reader of the output is gone: 128 + SIGPIPE. */
   BrokenPipe: 141,
 } as const;
 
@@ -50,7 +50,7 @@ export interface Verb {
   readonly description: string;
   /** Its options. */
   readonly options: readonly VerbOption[];
-  /** What to do where somebody types `-` for an image; nothing by default. */
+  /** What to do where an image is given as `-`; nothing by default. */
   readonly instead?: string;
   /** Command lines and what they do. */
   readonly examples: readonly (readonly [line: string, purpose: string])[];

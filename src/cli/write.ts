@@ -26,7 +26,7 @@ import { plural } from "../plural.ts";
 /** Sectors of one write: 1 MiB. */
 const CHUNK_SECTORS = 2048;
 
-/** Writes under way at once. */
+/** Writes in flight. */
 const DEPTH = 4;
 
 /** The verb. */
@@ -219,7 +219,7 @@ async function pour(
   }
 }
 
-/** Gathers bytes into large writes, of which a few are under way at once. */
+/** Gathers bytes into large writes, of which a few are in flight. */
 class Writer {
   readonly #disk: VirtualDisk;
   readonly #start: number;
@@ -294,7 +294,7 @@ class Writer {
     await this.#disk.flush({ signal: this.#options.signal });
   }
 
-  /** Waits for what is under way, and says how far it came. */
+  /** Waits for what is in flight, and says how far it came. */
   async giveUp(): Promise<string> {
     try {
       while (this.#pending.length > 0) await this.#settle();

@@ -14,7 +14,7 @@ import { plural } from "../plural.ts";
 /** Sectors of one transfer unless said otherwise: 1 MiB. */
 const DEFAULT_CHUNK_SECTORS = 2048;
 
-/** Transfers under way at once unless said otherwise. */
+/** Transfers in flight unless said otherwise. */
 const DEFAULT_DEPTH = 4;
 
 /**
@@ -39,7 +39,7 @@ export interface CompareOptions {
    */
   chunkSectors?: number | undefined;
   /**
-   * Transfers under way at once. Memory is bounded by this many chunks (twice
+   * Transfers in flight. Memory is bounded by this many chunks (twice
    * as many for a comparison).
    *
    * @default {4}

@@ -1,6 +1,14 @@
 /**
  * The virtual disk: arguments and promises over one request queue.
  *
+ * Each method checks its range, makes one `Request` over the caller's memory and
+ * submits it to the `RequestQueue` (`src/queue.ts`), which returns the promise
+ * that the caller gets. No data is copied here, and no state is kept of a
+ * request: order, batching and errors are the queue's; what carries requests out
+ * is the backend below it. A slice is a second `VirtualDisk` on the same queue,
+ * which adds its start to every sector. What is larger than one request
+ * (streams, copies) is built over these methods, beside this file.
+ *
  * @module
  */
 
@@ -67,8 +75,8 @@ export interface DiskCounters extends QueueCounters, BackendCounters {}
 /** Options of every operation. */
 export interface RequestOptions {
   /**
-   * Withdraws the operation. Its promise rejects with the signal's reason, once
-   * nobody touches its memory any more; a write may or may not have happened.
+   * Aborts the operation. Its promise rejects with the signal's reason, once its
+   * memory is no longer in use; a write may or may not have happened.
    */
   signal?: AbortSignal | undefined;
 }
@@ -296,12 +304,12 @@ export class VirtualDisk implements AsyncDisposable {
   ): Promise<Uint8Array<ArrayBuffer>> {
     // Checked before memory is made: the count may be absurd.
     const refused = this.#refuseRange("read", sector, count);
-    if (refused !== null) return Promise.reject(refused);
+    if (refused !== null) return this.#queue.reject(refused);
     let data: Uint8Array<ArrayBuffer>;
     try {
       data = new Uint8Array(count * SECTOR_BYTES);
     } catch (cause) {
-      return Promise.reject(
+      return this.#queue.reject(
         new DiskError(
           "argument",
           `Cannot read ${
@@ -338,7 +346,9 @@ export class VirtualDisk implements AsyncDisposable {
     // What has a length and is no memory is refused by the queue.
     const count = buffer?.length / SECTOR_BYTES;
     const refused = this.#refuseRange("read", sector, count);
-    if (refused !== null) return rejectMemory("read", sector, buffer, refused);
+    if (refused !== null) {
+      return this.#rejectMemory("read", sector, buffer, refused);
+    }
     return this.#submit(
       new Request(RequestType.In, this.#start + sector, count, 0, buffer),
       Outcome.Void,
@@ -366,7 +376,9 @@ export class VirtualDisk implements AsyncDisposable {
     // What has a length and is no memory is refused by the queue.
     const count = data?.length / SECTOR_BYTES;
     const refused = this.#refuseRange("write", sector, count);
-    if (refused !== null) return rejectMemory("write", sector, data, refused);
+    if (refused !== null) {
+      return this.#rejectMemory("write", sector, data, refused);
+    }
     return this.#submit(
       new Request(
         RequestType.Out,
@@ -387,7 +399,7 @@ export class VirtualDisk implements AsyncDisposable {
    * @param options A signal.
    * @returns When it is done.
    * @throws {DiskError} If it fails: from then on writes and flushes are
-   * refused, as nobody knows any more what is durable.
+   * refused, as it is no longer known what is durable.
    */
   flush(options?: RequestOptions): Promise<void> {
     return this.#submit(
@@ -473,7 +485,7 @@ export class VirtualDisk implements AsyncDisposable {
    * the whole disk as the request is taken as it is.
    * @param options A signal.
    * @returns How it ended; `request.error` says why.
-   * @throws {DiskError} If the request is under way already.
+   * @throws {DiskError} If the request is in flight already.
    */
   submit(request: Request, options?: RequestOptions): Promise<Status> {
     // The queue knows the whole disk, and that it is closed; not the slice.
@@ -482,7 +494,7 @@ export class VirtualDisk implements AsyncDisposable {
       const outside = request.count > 0 &&
         (request.sector < this.#start || request.sector + request.count > end);
       if (this.#closed || outside) {
-        request.error = this.#closed
+        const error = request.error = this.#closed
           ? refusal("closed", request, "the slice is closed")
           : refusal(
             "range",
@@ -490,7 +502,7 @@ export class VirtualDisk implements AsyncDisposable {
             `the slice spans sectors ${this.#start} to ${end}`,
           );
         request.status = Status.IoErr;
-        return Promise.resolve(request.status);
+        return this.#queue.reject(error).catch(() => Status.IoErr);
       }
     }
     return this.#submit(request, Outcome.Status, options) as Promise<Status>;
@@ -595,7 +607,7 @@ export class VirtualDisk implements AsyncDisposable {
    * @param count Sectors; the rest of the disk by default.
    * @param options A signal.
    * @returns Runs in order that cover the range, data and holes in turn. Where
-   * the backend cannot tell, everything counts as data.
+   * the backend does not know, everything counts as data.
    * @throws {DiskError} If the range is not on the disk or the disk is closed.
    *
    * @example
@@ -619,14 +631,16 @@ export class VirtualDisk implements AsyncDisposable {
   ): Promise<Extent[]> {
     if (count === 0) return [];
     const refused = this.#refuseRange("map", sector, count);
-    if (refused !== null) throw refused;
+    if (refused !== null) return await this.#queue.reject(refused);
     if (this.#closed || this.#queue.closed) {
-      throw new DiskError("closed", "Cannot map the disk as it is closed", {
-        operation: "map",
-      });
+      return await this.#queue.reject(
+        new DiskError("closed", "Cannot map the disk as it is closed", {
+          operation: "map",
+        }),
+      );
     }
     const range = { sector: this.#start + sector, count };
-    const found = await this.#queue.look(
+    const found = await this.#queue.query(
       range,
       (backend) =>
         backend.extents?.(range.sector, count) ?? [{ ...range, hole: false }],
@@ -723,7 +737,7 @@ export class VirtualDisk implements AsyncDisposable {
     options?: RequestOptions,
   ): Promise<void> {
     const refused = this.#refuseRange(operation, sector, count);
-    if (refused !== null) return Promise.reject(refused);
+    if (refused !== null) return this.#queue.reject(refused);
     return this.#submit(
       new Request(type, this.#start + sector, count, flags),
       Outcome.Void,
@@ -737,7 +751,7 @@ export class VirtualDisk implements AsyncDisposable {
     options?: RequestOptions,
   ): Promise<unknown> {
     if (this.#closed && !this.#owner) {
-      return Promise.reject(
+      return this.#queue.reject(
         new DiskError("closed", "Cannot use the slice as it is closed", {
           operation: "slice",
         }),
@@ -768,22 +782,22 @@ export class VirtualDisk implements AsyncDisposable {
       { operation, sector: this.#start + sector, count },
     );
   }
-}
 
-/** Refuses what is no memory, or else what was found wrong with the range. */
-function rejectMemory(
-  operation: string,
-  sector: number,
-  value: unknown,
-  range: DiskError,
-): Promise<never> {
-  return Promise.reject(
-    isBytes(value) ? range : new DiskError(
-      "argument",
-      `Cannot ${operation} at sector ${sector} as its memory must be bytes in a Uint8Array: current value is ${
-        describeValue(value)
-      }`,
-      { operation, sector },
-    ),
-  );
+  /** Refuses what is no memory, or else what was found wrong with the range. */
+  #rejectMemory(
+    operation: string,
+    sector: number,
+    value: unknown,
+    range: DiskError,
+  ): Promise<never> {
+    return this.#queue.reject(
+      isBytes(value) ? range : new DiskError(
+        "argument",
+        `Cannot ${operation} at sector ${sector} as its memory must be bytes in a Uint8Array: current value is ${
+          describeValue(value)
+        }`,
+        { operation, sector },
+      ),
+    );
+  }
 }

@@ -1,6 +1,6 @@
 /**
- * The usual stack for an image: which backend, opened how. Whoever wants
- * another one builds it and gives it to `VirtualDisk.over`.
+ * The default stack for an image: which backend, opened how. Any other stack is
+ * built by hand and given to `VirtualDisk.over`.
  *
  * @module
  */
@@ -64,10 +64,10 @@ export interface OpenOptions extends QueueOptions {
    */
   stallMs?: number | undefined;
   /**
-   * How long a wait may look for an answer before it sleeps, in ms: it takes
-   * processor time for latency, and only where answers usually come within about
-   * this time. As long it looks for a request from a socket after the last
-   * answer, where those usually come so soon. 0 always sleeps.
+   * How long a wait may poll for completions before it sleeps, in ms: processor
+   * time for latency, spent only where completions usually come within about
+   * this time. For as long it polls for a request from a socket after the last
+   * completion (the idle poll), where those usually come so soon. 0 never polls.
    *
    * @default {0.1}
    */
@@ -97,10 +97,10 @@ export interface OpenOptions extends QueueOptions {
   lock?: "exclusive" | "auto" | "none" | undefined;
   /** What the disk says of itself to GET_ID: up to 20 ASCII characters. */
   id?: string | undefined;
-  /** Gives up opening. */
+  /** Aborts opening. */
   signal?: AbortSignal | undefined;
   /**
-   * How long it may take to reach an NBD server and agree with it, in ms.
+   * How long connecting to an NBD server and negotiating may take, in ms.
    *
    * @default {30000}
    */

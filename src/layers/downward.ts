@@ -1,5 +1,6 @@
 /**
- * Requests that a layer hands down, collected, each with who answers it.
+ * Requests of a layer to its base, collected into one batch, each with a
+ * callback of its own.
  *
  * @module
  */
@@ -8,10 +9,10 @@ import type { Backend } from "../backend.ts";
 import type { DiskError } from "../errors.ts";
 import type { Request } from "../request.ts";
 
-/** Takes the answer of one request. */
+/** Called with the completion of one request. */
 export type Answer = (error: DiskError | null) => void;
 
-/** Requests for a backend, and who answers each. */
+/** A batch for a backend, with a callback for each request. */
 export class Downward {
   readonly #backend: Backend;
   readonly #answers = new Map<Request, Answer>();
@@ -21,7 +22,7 @@ export class Downward {
     this.#backend = backend;
   }
 
-  /** Takes a request in. */
+  /** Adds a request. */
   add(request: Request, answer: Answer): void {
     this.#answers.set(request, answer);
   }

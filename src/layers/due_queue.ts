@@ -1,7 +1,7 @@
 /**
- * Calls that are due at a time, to the microsecond: what is more than a few
- * milliseconds away waits for a timer, the rest is polled for, as a timer is no
- * better than a millisecond.
+ * A timer queue with a precision of microseconds: a call that is due in more than
+ * a few milliseconds waits for a timer, the rest is polled for from turn to turn
+ * of the event loop, as a timer is no better than a millisecond.
  *
  * @module
  */
@@ -11,23 +11,21 @@ import { clearImmediate, setImmediate } from "node:timers";
 /** The last stretch before a call, in ms, in which a timer would be too late. */
 const POLL_MS = 2;
 
-/** A call that is due. */
 interface Call {
   readonly dueMs: number;
   readonly run: () => void;
 }
 
-/** Calls that are due at a time. */
+/** Deferred calls, run when they are due. */
 export class DueQueue {
   /** In the order in which they are due; those due at once as they came. */
   readonly #calls: Call[] = [];
   #timer: ReturnType<typeof setTimeout> | undefined;
   #immediate: ReturnType<typeof setImmediate> | undefined;
-  /** When the timer wakes. */
   #wakeMs = Infinity;
 
   /**
-   * Puts a call off.
+   * Defers a call.
    *
    * @param dueMs When, by `performance.now()`.
    * @param run The call.
@@ -43,7 +41,7 @@ export class DueQueue {
   }
 
   /**
-   * Makes a call now that was put off.
+   * Runs a deferred call now.
    *
    * @param call What {@linkcode add} returned.
    */

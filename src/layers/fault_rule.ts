@@ -9,7 +9,7 @@ import type { Ratio } from "../random.ts";
 import type { Request } from "../request.ts";
 import { checkRatio, type DiskOperation, OPERATIONS } from "./operations.ts";
 
-/** What goes wrong; each kind is told of in the table of the module `faults`. */
+/** What goes wrong; the table of the module `faults` explains each kind. */
 export type FaultEffect =
   | {
     /** The request fails and does nothing. */

@@ -128,7 +128,7 @@ export class FaultRules {
   }
 
   /** What they say of a request; it counts as seen. */
-  judge(request: Request): Verdict {
+  decide(request: Request): Verdict {
     const verdict: Verdict = {
       delayMs: 0,
       effect: null,

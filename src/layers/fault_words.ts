@@ -251,7 +251,7 @@ const WORDS: readonly ReadableWord[] = [
       if (percent === null) return false;
       const [, whole, fraction = ""] = percent;
       if (Number(`${whole}.${fraction}`) > 100) return "must be 100% at most";
-      // Two integers, as whoever repeats it by a seed must draw the same.
+      // Two integers, as a run with the same seed must draw the same.
       rule.ratio = {
         numerator: Number(whole + fraction),
         denominator: 100 * 10 ** fraction.length,
@@ -370,7 +370,7 @@ const WORDS: readonly ReadableWord[] = [
     [
       ["flush=kept", "fails, what it was to write is lost but reads as new"],
       ["flush=reverted", "the same, but it reads as old again"],
-      ["flush=late", "as kept, but the next flush tells of it"],
+      ["flush=late", "as kept, but the next flush reports it"],
     ],
     (value) =>
       value === "kept" || value === "reverted" || value === "late"

@@ -15,7 +15,7 @@
  * | `bad` | sectors that read EIO until they are rewritten | `medium_damage.ts` |
  * | `flush`, pages `kept` | pages marked clean though they were not written | `write_back_cache.ts` |
  * | `flush`, pages `reverted` | pages go back to what the disk has | `write_back_cache.ts` |
- * | `flush`, pages `late` | the failure is told by the flush after the next one | `write_back_cache.ts` |
+ * | `flush`, pages `late` | the failure is reported by the flush after the next one | `write_back_cache.ts` |
  *
  * This layer asks the rules about each request, and has the medium and the cache
  * do what they say. Rules may be added, removed, and switched on and off by
@@ -282,7 +282,7 @@ export class Faults extends Layer {
     }
     const down = new Downward(this.backend);
     for (const request of batch) {
-      const verdict = this.#rules.judge(request);
+      const verdict = this.#rules.decide(request);
       const answer: Answer = verdict.delayMs > 0
         ? this.#delay(request, verdict.delayMs, complete)
         : (error) => complete(request, error);

@@ -77,7 +77,7 @@ export class Latency extends Layer {
   /** Whether requests submitted from now on are slow. */
   enabled = true;
   readonly #due = new DueQueue();
-  /** For whoever cancels: requests whose answers are held back. */
+  /** Requests whose completions are held back, to be found by `cancel`. */
   readonly #held = new Map<Request, Held>();
   readonly #random: Random;
   #options: LatencyOptions = {};

@@ -1,15 +1,15 @@
 /**
- * What every layer does: it is a backend over a backend, checks each request
- * once before the hop, keeps count of what is under way, and drains before it
- * closes what it lies over.
+ * What every layer does: it is a backend over a backend (its base), checks each
+ * request once before it passes it on, counts what is in flight, and drains
+ * before it closes its base.
  *
- * A layer hands the caller's own request down wherever it can, and a batch as a
- * batch; it changes nothing of a request. Requests of its own answer to the
- * closure that it submits them with.
+ * A layer passes the caller's own request on wherever it can, and a batch as a
+ * batch; it changes nothing of a request. Requests of its own complete to the
+ * callback that it submits them with.
  *
- * One rule of ownership: a layer owns what it was given, all of it, and closes
- * it when it is closed itself, unless it is told not to by `ownsBase: false`,
- * for what is shared. A factory that throws has taken nothing.
+ * One rule of ownership: a layer owns its base, and closes it when it is closed
+ * itself, unless `ownsBase: false` says that it is shared. A factory that throws
+ * has taken nothing.
  *
  * @module
  */
@@ -31,7 +31,7 @@ import type { BackendInfo } from "../info.ts";
 import type { Request } from "../request.ts";
 import { keepOnThread } from "../one_thread.ts";
 
-/** What every layer can be told. */
+/** Options of every layer. */
 export interface LayerOptions {
   /**
    * Whether closing the layer closes what it lies over. Say no where that is
@@ -138,8 +138,8 @@ export abstract class Layer implements Backend {
   }
 
   /**
-   * Hears that the disk is to be closed, and tells what it lies over, unless
-   * others go on with that.
+   * Called when the disk begins to close; passed on to the base, unless that is
+   * shared.
    */
   closing(): void {
     if (this.ownsBase) this.backend.closing?.();

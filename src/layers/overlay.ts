@@ -81,7 +81,7 @@ export class Overlay extends Layer {
   readonly #readOnly: boolean;
   /**
    * What was changed, the last one on top. The array is never changed itself: a
-   * read under way keeps the one that it started with.
+   * read in flight keeps the one that it started with.
    */
   #stores: readonly SectorStore[] = NO_STORES;
   /** The store on top if it is this overlay's alone. */
@@ -152,7 +152,7 @@ export class Overlay extends Layer {
    * A second overlay with the same base and the same changes, which from here
    * on goes its own way. It copies nothing: a snapshot. What either of them
    * commits to the base shows through in the other one, as the base is shared:
-   * the fork leaves it open, unless it is told to own it.
+   * the fork leaves it open, unless it is set to own it.
    *
    * @param options Whether it owns the base.
    * @returns The overlay.

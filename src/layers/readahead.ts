@@ -1,22 +1,22 @@
 /**
- * Reads ahead of who reads in sequence: small reads one after the other become
- * large ones that overlap, and are answered from memory.
+ * Readahead for sequential reads: small reads one after the other are answered
+ * from pieces in memory, which are read in large requests, several in flight.
  *
- * Direct I/O has nobody else to do this: a program that reads 4 KiB at a time
- * waits for the disk each time.
+ * Direct I/O bypasses the kernel's own readahead: without this, a program that
+ * reads 4 KiB at a time waits for the disk each time.
  *
- * - A few readers at once are told apart, each by where it is to go on. The
- *   second read in sequence starts it; what is read ahead doubles with every
- *   piece until it is as large as a piece may get.
- * - A read that is not wholly in memory, and a read as large as a piece, goes
- *   down as it is.
- * - A write cuts what it touches out of every piece when it is submitted, and
- *   nothing is read ahead where a write is under way: a read after a write that
+ * - A few sequential streams at once are recognized, each by the sector at which
+ *   it is to go on. The second read in sequence starts one; each piece is twice
+ *   as large as the one before, up to `pieceBytes`.
+ * - A read that is not wholly in memory, and a read as large as a piece, passes
+ *   through as it is.
+ * - A write invalidates what it touches in every piece when it is submitted, and
+ *   nothing is read ahead where a write is in flight: a read after a write that
  *   completed returns it.
- * - A piece that cannot be read is dropped; whoever waits for it asks the disk
- *   itself, so that no error is told but for the sectors that have one.
+ * - A piece that cannot be read is dropped, and the reads that wait for it go to
+ *   the disk themselves, so that only sectors that have an error report one.
  * - Memory is bounded by `memoryBytes`, and is the disk's own (no copy inside a
- *   direct backend); what a reader has passed is used again.
+ *   direct backend); what a stream has passed is used again.
  *
  * @module
  */
@@ -61,16 +61,16 @@ export interface ReadaheadCounters {
   pieces: number;
 }
 
-/** Readers that are told apart. */
+/** Streams that are recognized at once. */
 const STREAMS = 8;
 
-/** A reader who has not read for this many reads is taken to be gone. */
+/** Reads of others after which a stream is taken to have ended. */
 const ACTIVE_READS = 256;
 
-/** The first piece for a new reader, in bytes. */
+/** The first piece of a new stream, in bytes. */
 const FIRST_BYTES = 131_072;
 
-/** Someone who reads in sequence. */
+/** A sequence of reads, each of which goes on where the last one ended. */
 interface Stream {
   /** First sector of the latest read. */
   from: number;
@@ -86,13 +86,13 @@ interface Stream {
   tick: number;
 }
 
-/** A run of sectors that is in memory or on its way there. */
+/** A run of sectors that is in memory, or is being read. */
 interface Piece {
   /** The sector that its memory starts with. */
   readonly base: number;
-  /** First sector that is of use: a write may have cut some off. */
+  /** First valid sector: a write may have invalidated some before it. */
   sector: number;
-  /** The sector after the last one that is. */
+  /** The sector after the last valid one. */
   end: number;
   readonly memory: Uint8Array;
   readonly stream: Stream;
@@ -103,7 +103,7 @@ interface Piece {
   readonly waiting: Waiting[];
 }
 
-/** A read that waits for a piece, and who hears of it. */
+/** A read that waits for a piece, and its callback. */
 interface Waiting {
   readonly request: Request;
   readonly complete: Complete;
@@ -132,17 +132,17 @@ export class Readahead extends Layer {
   #enabled = true;
 
   #ticks = 0;
-  /** Who reads, the latest first. */
+  /** The latest to read comes first. */
   readonly #streams: Stream[] = [];
   readonly #pieces: Piece[] = [];
-  /** The piece that was of use last. */
+  /** The last piece that was hit. */
   #latest: Piece | null = null;
-  /** Memory that is of no use to anybody right now. */
+  /** Memory of pieces that were dropped, to be used again. */
   readonly #free: Uint8Array[] = [];
-  /** Pieces that hold memory: in use, or dropped and still on their way. */
+  /** Pieces that hold memory: valid, or dropped and still in flight. */
   #held = 0;
   readonly #loading = new Map<Request, Piece>();
-  /** Ranges of writes that are under way. */
+  /** Ranges of writes in flight. */
   readonly #writes = new Set<SectorRange>();
 
   /**
@@ -212,7 +212,7 @@ export class Readahead extends Layer {
         const stream = request.count < this.#pieceSectors
           ? this.#follow(request)
           : null;
-        // Asked for before the reader is told, who may then ask for more.
+        // Submitted before the read completes, whose caller may then read more.
         if (stream !== null && stream.hits > 0) {
           below = this.#readAhead(stream, below);
         }
@@ -279,7 +279,7 @@ export class Readahead extends Layer {
     });
   }
 
-  /** Answers a read from memory, now or later, or sends it down. */
+  /** Answers a read from memory, now or later, or passes it on. */
   #serve(
     request: Request,
     complete: Complete,
@@ -327,7 +327,7 @@ export class Readahead extends Layer {
     return below;
   }
 
-  /** Finds who reads here, or takes note of someone new. */
+  /** Finds the stream that a read goes on with, or starts a new one. */
   #follow(request: Request): Stream {
     const { sector, count } = request;
     const at = this.#streams[0]?.next === sector
@@ -402,7 +402,7 @@ export class Readahead extends Layer {
     return below;
   }
 
-  /** Memory for a piece; `null` if the reader has its share. */
+  /** Memory for a piece; `null` if the stream has its share. */
   #memory(stream: Stream): Uint8Array | null {
     for (let i = this.#pieces.length - 1; i >= 0; i--) {
       const piece = this.#pieces[i]!;
@@ -431,7 +431,7 @@ export class Readahead extends Layer {
     try {
       memory ??= this.backend.allocate(this.#pieceSectors * SECTOR_BYTES);
     } catch {
-      // There is none to be had, and nobody asked for what it was for.
+      // No memory: nothing is read ahead, and no request fails for it.
       return null;
     }
     this.#held++;
@@ -449,7 +449,7 @@ export class Readahead extends Layer {
     for (const { request, complete } of piece.waiting.splice(0)) {
       this.#submit(this.#serve(request, complete, NOTHING), complete);
     }
-    // Nobody is left who could pass it.
+    // No read is left that could pass it.
     if (!this.#streams.includes(piece.stream)) this.#drop(piece);
   }
 
@@ -495,7 +495,7 @@ export class Readahead extends Layer {
 /** No requests; never changed. */
 const NOTHING: Request[] = [];
 
-/** Adds a request to some that go down, which are made with the first one. */
+/** Adds a request to a list that is made with the first one. */
 function push(below: Request[], request: Request): Request[] {
   if (below === NOTHING) return [request];
   below.push(request);
@@ -520,7 +520,7 @@ function copy(
 }
 
 /**
- * Makes a disk that reads ahead of who reads in sequence.
+ * Makes a disk that reads ahead of sequential reads.
  *
  * @param backend What it lies over; closing the layer closes it, unless
  * `ownsBase` is false.

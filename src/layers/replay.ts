@@ -155,7 +155,6 @@ export async function replayTrace(
   return { requests, failed, differences };
 }
 
-/** A request that is under way. */
 interface Pending {
   readonly submit: TraceSubmit;
   readonly request: Request;

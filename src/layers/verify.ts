@@ -116,7 +116,7 @@ export class Verify extends Layer {
   readonly #lock = new RangeLock();
   /** What waits for those that it overlaps, and how it is answered. */
   readonly #waiting = new Map<Request, (error: DiskError | null) => void>();
-  /** What is under way. */
+  /** Requests in flight. */
   readonly #pairs = new Map<Request, Pair>();
   /** Sectors whose content is up to the first disk. */
   readonly #unknown = new SectorRanges();
@@ -229,8 +229,8 @@ export class Verify extends Layer {
   }
 
   /**
-   * Hears that the disk is to be closed, and tells what it lies over, unless
-   * others go on with that.
+   * Called when the disk begins to close; passed on to both bases, unless they
+   * are shared.
    */
   override closing(): void {
     super.closing();

@@ -12,7 +12,7 @@ import { Request, RequestFlag, RequestType } from "../request.ts";
 import { submitAll } from "./layer.ts";
 import { copyOut, type SectorStore } from "./sector_store.ts";
 
-/** Bytes of a piece, and pieces under way at once. */
+/** Bytes of a piece, and pieces in flight. */
 const PIECE_BYTES = 1 << 20;
 const PIECES = 4;
 

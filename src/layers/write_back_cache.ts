@@ -6,9 +6,9 @@
  * | --- | --- | --- |
  * | `kept` | marked clean though they were not written; they read as new until the cache goes | ext4 and XFS (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020); PostgreSQL's fsyncgate, 2018 |
  * | `reverted` | they go back to what the disk has | btrfs of Linux 5.2 (the same) |
- * | `late` | kept, and the failure is told by the flush after the next one | ext4 with `data=journal` (the same) |
+ * | `late` | kept, and the failure is reported by the flush after the next one | ext4 with `data=journal` (the same) |
  *
- * A failure is told once, and the flush after that says that all is well: so
+ * A failure is reported once, and the flush after that succeeds: so
  * Linux does for each open file (lib/errseq.c, since 4.13), and nothing tries
  * again to write what was lost. What FreeBSD does, to keep the pages dirty and
  * to try again, is a flush that fails without this, and so is a disk that takes
@@ -38,7 +38,7 @@ export interface FlushFault {
   readonly error: DiskError;
 }
 
-/** A request that waits for what goes before it. */
+/** A request that is held back. */
 interface Waiting {
   readonly request: Request;
   readonly answer: Answer;
@@ -52,17 +52,17 @@ export class WriteBackCache {
   readonly #landed: (sector: number, count: number) => void;
   /** Written and not flushed. */
   #dirty = new SectorStore();
-  /** On its way to the disk. */
+  /** Being written back by a flush. */
   #writing: SectorStore | null = null;
-  /** Taken for clean, and not on the disk. */
+  /** Marked clean, and not on the disk. */
   #lost = new SectorStore();
   /** What the next flush is to report. */
   #late: DiskError | null = null;
-  /** Writes on their way to the disk that are not of the cache. */
+  /** Writes in flight that bypass the cache. */
   #passing = 0;
   /** Power cuts so far. */
   #cuts = 0;
-  /** What waits for the way to the disk to be free. */
+  /** Requests that wait for a write-back or a bypassing write to end. */
   readonly #waiting: Waiting[] = [];
 
   /** Whether writes are held until the next flush. */
@@ -85,7 +85,7 @@ export class WriteBackCache {
     this.#landed = landed;
   }
 
-  /** Whether it holds nothing, and has nothing to tell. */
+  /** Whether it holds nothing, and has no failure to report. */
   get empty(): boolean {
     return this.#dirty.empty && this.#lost.empty && this.#writing === null &&
       this.#late === null;
@@ -182,7 +182,7 @@ export class WriteBackCache {
       if (error === null) {
         for (const run of runs) this.#lost.forget(run.sector, run.count);
       } else if (cuts === this.#cuts) {
-        // Nobody knows what was written: it stays dirty, for the next flush.
+        // What was written is not known: it stays dirty, for the next flush.
         work.merge(this.#dirty);
         this.#dirty = work;
       }
@@ -224,7 +224,7 @@ export class WriteBackCache {
     return await writeBack([this.#dirty], runs, this.#backend);
   }
 
-  /** Goes on with what has waited, if the way to the disk is free. */
+  /** Goes on with what has waited, if nothing holds it back any more. */
   #resume(): void {
     if (this.#writing !== null || this.#passing > 0) return;
     for (const { start } of this.#waiting.splice(0)) start();

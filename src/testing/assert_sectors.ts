@@ -266,7 +266,7 @@ class Difference {
         this.#hidden++;
       } else if (isAlike) last.last = place;
       else {
-        // A copy, as whoever compares may use the memory again.
+        // A copy, as the memory may be used again.
         const [actual, expected] = [a.slice(), b.slice()];
         this.#runs.push({ first: place, last: place, actual, expected });
       }

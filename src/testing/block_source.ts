@@ -1,6 +1,6 @@
 /**
- * Where the blocks come from that nobody wrote: nowhere, or a disk below, which
- * is only ever read.
+ * Where blocks come from that were not written: zeroes, or a disk below, which
+ * is only read.
  *
  * @module
  */
@@ -64,7 +64,7 @@ const KEPT_CHUNKS = 128;
 
 /** A disk below. What was read last is kept, up to 8 MiB. */
 export class BackendSource implements BlockSource {
-  /** All of them: nobody asks the disk. */
+  /** All of them: the disk is not asked for its extents. */
   readonly stored = null;
   readonly #disk: VirtualDisk;
   readonly #blockSize: number;

@@ -1,6 +1,6 @@
 /**
- * A write that was recorded, and what each block holds after it, with a hash by
- * which images are told apart without looking at them again.
+ * A write that was recorded, and the content of each of its blocks after it,
+ * with a hash: images are compared by the hashes of their blocks.
  *
  * @module
  */
@@ -27,15 +27,15 @@ export interface RecordedRequest {
   readonly versions: readonly BlockVersion[];
   /** The event with which it was submitted. */
   readonly submittedAt: number;
-  /** The event with which it completed; -1 while it is under way. */
+  /** The event with which it completed; -1 while it is in flight. */
   completedAt: number;
   /** Whether it failed. */
   failed: boolean;
   /**
-   * The event with which the flush was submitted that was to write it and
-   * failed; -1 if there is none. No flush that comes after that writes it.
+   * The event with which the flush was submitted that failed to write it, and
+   * marked it clean all the same; -1 if there is none. No later flush writes it.
    */
-  forsakenAt: number;
+  markedCleanAt: number;
 }
 
 /** How a block was torn inside. */

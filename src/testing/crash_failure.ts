@@ -1,5 +1,6 @@
 /**
- * A crash that a program does not survive.
+ * The error of an exploration: a crash that the recovery fails on, with its
+ * story, its image and the token that replays it.
  *
  * @module
  */

@@ -1,10 +1,11 @@
 /**
- * Blocks of which one cannot be told without the others: atomic writes hold
- * them together, or a device that keeps the order does.
+ * Blocks whose contents depend on each other: atomic writes span them, or the
+ * device keeps the order of writes.
  *
- * They are told by the pieces that were written: which of them reached the
- * medium, and, where there is an order, up to which one all did that could. A
- * block holds the last of its pieces that is there.
+ * Their state is not chosen block by block but by pieces, the parts of writes
+ * that reach the medium wholly or not: which ones did and, on a device that
+ * keeps the order, how long the prefix is that did. A block then holds the last
+ * of its pieces that reached the medium.
  *
  * @module
  */
@@ -15,7 +16,12 @@ import {
   tears,
 } from "./block_version.ts";
 import type { CrashImage } from "./crash_state.ts";
-import type { OptionOf, Reached, Tell, Variable } from "./crash_variable.ts";
+import type {
+  OptionOf,
+  Reached,
+  Variable,
+  VisitOutcome,
+} from "./crash_variable.ts";
 
 /** Part of a write that is found wholly or not at all. */
 export interface Piece {
@@ -23,11 +29,11 @@ export interface Piece {
   readonly request: RecordedRequest;
   /** What it makes of its blocks. */
   readonly versions: readonly BlockVersion[];
-  /** Whether it may be missing though it had its turn. */
+  /** Whether it may be missing though it lies within the prefix. */
   readonly optional: boolean;
-  /** Whether it may be torn though it had its turn. */
+  /** Whether it may be torn though it lies within the prefix. */
   readonly tearable: boolean;
-  /** Whether it may be torn if it is the last one that had its turn. */
+  /** Whether it may be torn if the prefix ends with it. */
   readonly tearsLast: boolean;
 }
 
@@ -37,10 +43,10 @@ const WHOLE = 1;
 const TORN_FIRST = 2;
 const TORN_LAST = 3;
 
-/** States up to which they are counted one by one. */
+/** States up to which they are counted by enumerating them. */
 const MOST_COUNTED = 4096;
 
-/** Variables up to which that is tried. */
+/** Variables up to which that is tried, as it recurses over them. */
 const MOST_VARIABLES = 128;
 
 /** A piece's part in one block. */
@@ -49,19 +55,19 @@ interface Layer {
   readonly version: BlockVersion;
 }
 
-/** How it stands with all pieces. */
-interface Standing {
-  /** Pieces that had their turn: the first so many. */
+/** A state of all pieces. */
+interface JointState {
+  /** Length of the prefix of pieces that reached the medium, in pieces. */
   end: number;
   /** What became of the piece at `end`: it is lost, or torn. */
   last: number;
-  /** What became of each one that had its turn. */
+  /** What became of each piece of the prefix. */
   readonly fates: Uint8Array;
 }
 
-/** Blocks that belong together, and what was written to them. */
+/** Blocks that depend on each other, and what was written to them. */
 export class Joint {
-  /** What is open, the order first, then the pieces from the last one on. */
+  /** What is undecided: the prefix, then the pieces from the last to the first. */
   readonly variables: readonly Variable[];
   /** The pieces, in order. */
   readonly pieces: readonly Piece[];
@@ -70,21 +76,21 @@ export class Joint {
   readonly #byPiece: (PieceVariable | null)[];
   readonly #layers = new Map<number, Layer[]>();
   readonly #torn = new Map<BlockVersion, Map<BlockVersion, BlockVersion[]>>();
-  /** As the image is now. */
-  readonly #now: Standing;
+  /** The state that the image shows. */
+  readonly #now: JointState;
 
   /**
    * Constructs a new instance.
    *
    * @param durable What is durable of the blocks.
    * @param pieces What was written since, in order.
-   * @param turns How many of them had their turn for certain, on a device that
-   * keeps the order; `null` on one that does not.
+   * @param prefix How many of them are durable by the order, on a device that
+   * keeps it; `null` on one that does not.
    */
   constructor(
     durable: ReadonlyMap<number, BlockVersion>,
     pieces: readonly Piece[],
-    turns: number | null,
+    prefix: number | null,
   ) {
     this.#durable = durable;
     this.pieces = pieces;
@@ -99,14 +105,14 @@ export class Joint {
     this.#byPiece = pieces.map((piece, i) =>
       piece.optional ? new PieceVariable(this, i) : null
     );
-    this.#order = turns === null || turns === pieces.length
+    this.#order = prefix === null || prefix === pieces.length
       ? null
-      : new OrderVariable(this, turns);
+      : new OrderVariable(this, prefix);
     this.variables = [
       ...(this.#order === null ? [] : [this.#order]),
       ...this.#byPiece.filter((one) => one !== null).reverse(),
     ];
-    this.#now = this.#standing(() => 0);
+    this.#now = this.#stateOf(() => 0);
   }
 
   /**
@@ -126,7 +132,7 @@ export class Joint {
       if (variable === undefined) counted++;
       else {
         options.set(variable, 0);
-        const end = variable.idle?.(optionOf) ? 1 : variable.count;
+        const end = variable.masked?.(optionOf) ? 1 : variable.count;
         for (let o = 0; o < end && counted < MOST_COUNTED; o++) {
           options.set(variable, o);
           count(i + 1);
@@ -137,7 +143,7 @@ export class Joint {
     return counted < MOST_COUNTED ? counted : product;
   }
 
-  /** What the blocks of some pieces are found with, put into the image. */
+  /** Sets the blocks of some pieces in the image to what they are found with. */
   show(image: CrashImage, pieces: Iterable<Piece>): void {
     for (const { versions } of pieces) {
       for (const { block } of versions) {
@@ -151,13 +157,13 @@ export class Joint {
     this.#now.fates[piece] = fate;
   }
 
-  /** Decides how many pieces have their turn, and how the next one ends. */
+  /** Decides how long the prefix is, and what becomes of the piece after it. */
   end(end: number, last: number): void {
     this.#now.end = end;
     this.#now.last = last;
   }
 
-  /** Whether nothing of a piece can be seen. */
+  /** Whether other pieces hide all of a piece. */
   hidden(piece: number, optionOf: OptionOf): boolean {
     const end = this.#order?.endOf(optionOf(this.#order)) ??
       this.pieces.length;
@@ -182,26 +188,26 @@ export class Joint {
     return this.#tears(this.pieces[piece]!.versions[0]!, under);
   }
 
-  /** Says what became of each part of each piece. */
-  tell(optionOf: OptionOf, tell: Tell): void {
-    const standing = this.#standing(optionOf);
+  /** Reports what became of each block of each piece. */
+  outcomes(optionOf: OptionOf, visit: VisitOutcome): void {
+    const state = this.#stateOf(optionOf);
     for (const [i, { versions }] of this.pieces.entries()) {
-      const fate = i < standing.end
-        ? standing.fates[i]!
-        : i === standing.end
-        ? standing.last
+      const fate = i < state.end
+        ? state.fates[i]!
+        : i === state.end
+        ? state.last
         : LOST;
       for (const version of versions) {
-        const found = this.#found(version.block, standing);
-        if (found === version) tell(version, "reached", null);
+        const found = this.#found(version.block, state);
+        if (found === version) visit(version, "reached", null);
         else if (found.request === version.request) {
-          tell(version, "torn", found);
-        } else tell(version, fate === WHOLE ? "overwritten" : "lost", null);
+          visit(version, "torn", found);
+        } else visit(version, fate === WHOLE ? "overwritten" : "lost", null);
       }
     }
   }
 
-  #standing(optionOf: OptionOf): Standing {
+  #stateOf(optionOf: OptionOf): JointState {
     const option = this.#order === null ? 0 : optionOf(this.#order);
     return {
       end: this.#order?.endOf(option) ?? this.pieces.length,
@@ -215,8 +221,8 @@ export class Joint {
     return variable === null ? WHOLE : optionOf(variable);
   }
 
-  /** What a block is found with: the last that is there, torn or not. */
-  #found(block: number, { end, last, fates }: Standing): BlockVersion {
+  /** The content of a block: the last piece that reached it, torn or not. */
+  #found(block: number, { end, last, fates }: JointState): BlockVersion {
     const layers = this.#layers.get(block)!;
     let torn: BlockVersion | null = null;
     let kept = LOST;
@@ -262,7 +268,7 @@ function nameOf({ request, versions }: Piece): string {
   return `${request.number}/${versions.at(-1)!.block}`;
 }
 
-/** Whether a piece that had its turn is there. */
+/** Whether a piece of the prefix reached the medium. */
 class PieceVariable implements Variable {
   readonly id: string;
   readonly count: number;
@@ -301,35 +307,37 @@ class PieceVariable implements Variable {
     return option === WHOLE ? 0 : this.#piece.versions.length;
   }
 
-  tell(optionOf: OptionOf, tell: Tell): void {
-    // One of them tells for all.
-    if (this.#joint.variables[0] === this) this.#joint.tell(optionOf, tell);
+  outcomes(optionOf: OptionOf, visit: VisitOutcome): void {
+    // The first one reports for all.
+    if (this.#joint.variables[0] === this) {
+      this.#joint.outcomes(optionOf, visit);
+    }
   }
 
-  idle(optionOf: OptionOf): boolean {
+  masked(optionOf: OptionOf): boolean {
     return this.#joint.hidden(this.#at, optionOf);
   }
 }
 
-/** Up to where all pieces had their turn, on a device that keeps the order. */
+/** How long the prefix is, on a device that keeps the order. */
 class OrderVariable implements Variable {
   readonly id = "order";
   readonly count: number;
   readonly latest: number;
   readonly #joint: Joint;
-  /** By option: how many had their turn, and how the next one ends. */
+  /** By option: length of the prefix, and what becomes of the piece after it. */
   readonly #ends: { end: number; last: number }[] = [];
 
-  constructor(joint: Joint, turns: number) {
+  constructor(joint: Joint, prefix: number) {
     this.#joint = joint;
     const { pieces } = joint;
     // What may be missing need not be a place to stop at.
-    for (let end = turns; end < pieces.length; end++) {
+    for (let end = prefix; end < pieces.length; end++) {
       if (!pieces[end]!.optional) this.#ends.push({ end, last: LOST });
     }
     this.#ends.push({ end: pieces.length, last: LOST });
     this.latest = this.#ends.length - 1;
-    for (let end = turns; end < pieces.length; end++) {
+    for (let end = prefix; end < pieces.length; end++) {
       if (!pieces[end]!.tearsLast) continue;
       if (joint.knownTears(end)?.length === 0) continue;
       for (const last of [TORN_FIRST, TORN_LAST]) {
@@ -385,7 +393,7 @@ class OrderVariable implements Variable {
     return blocks;
   }
 
-  tell(optionOf: OptionOf, tell: Tell): void {
-    this.#joint.tell(optionOf, tell);
+  outcomes(optionOf: OptionOf, visit: VisitOutcome): void {
+    this.#joint.outcomes(optionOf, visit);
   }
 }

@@ -1,6 +1,7 @@
 /**
- * A recording and what it happened to, and a place in it: one image that is
- * turned from state to state.
+ * A recording with the image that it started from (a level: the workload, or a
+ * recovery within it), and a position in it: one image, changed in place from
+ * state to state.
  *
  * @module
  */
@@ -24,7 +25,7 @@ export interface CrashLevel {
   readonly acknowledged: readonly unknown[] | null;
 }
 
-/** A place in a recording. */
+/** A position in a recording. */
 export class CrashPosition {
   /** The image in its present state. */
   readonly image: CrashImage;
@@ -48,7 +49,7 @@ export class CrashPosition {
     this.#timeline = new CrashTimeline(recording, this.image);
   }
 
-  /** What is open here. */
+  /** What is undecided here. */
   get space(): CrashSpace {
     return this.#space ??= this.#enter();
   }
@@ -78,7 +79,7 @@ export class CrashPosition {
    */
   next(): boolean {
     this.#leave();
-    return this.#timeline.nextTelling();
+    return this.#timeline.nextPoint();
   }
 
   /**
@@ -92,19 +93,21 @@ export class CrashPosition {
   }
 
   /**
-   * Turns the image to a state.
+   * Changes the image to a state.
    *
    * @param choice The state.
    */
-  turn(choice: Choice): void {
+  select(choice: Choice): void {
     const { variables } = this.space;
     const { options, changed } = choice;
     if (changed === null) {
-      for (let i = 0; i < variables.length; i++) this.#turnOne(i, options[i]!);
-    } else for (const i of changed) this.#turnOne(i, options[i]!);
+      for (let i = 0; i < variables.length; i++) {
+        this.#selectOne(i, options[i]!);
+      }
+    } else for (const i of changed) this.#selectOne(i, options[i]!);
   }
 
-  #turnOne(i: number, option: number): void {
+  #selectOne(i: number, option: number): void {
     const current = this.#options[i]!;
     if (option === current) return;
     this.space.variables[i]!.apply(this.image, current, option);
@@ -130,7 +133,7 @@ export class CrashPosition {
   #leave(): void {
     if (this.#space === null) return;
     const durable = new Int32Array(this.#space.variables.length);
-    this.turn({ options: durable, changed: null });
+    this.select({ options: durable, changed: null });
     this.#space = null;
   }
 }
@@ -140,7 +143,7 @@ export class CrashPosition {
  *
  * @param level The recording.
  * @param step The state.
- * @returns The place, turned to it.
+ * @returns The position; its image shows the state.
  * @throws {RangeError} If there is no such state.
  */
 export function positionAt(level: CrashLevel, step: CrashStep): CrashPosition {
@@ -155,7 +158,7 @@ export function positionAt(level: CrashLevel, step: CrashStep): CrashPosition {
     }
     options[i] = option;
   }
-  position.turn({ options, changed: null });
+  position.select({ options, changed: null });
   return position;
 }
 

@@ -1,5 +1,5 @@
 /**
- * What can be said of an exploration of crashes.
+ * The options of an exploration of crashes.
  *
  * @module
  */

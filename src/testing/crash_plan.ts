@@ -109,7 +109,7 @@ export function* allStates(space: CrashSpace): Generator<Choice> {
     let i = variables.length - 1;
     for (; i >= 0; i--) {
       const variable = variables[i]!;
-      if (variable.idle?.(optionOf)) continue;
+      if (variable.masked?.(optionOf)) continue;
       choice.changed.push(i);
       if (++options[i]! < variable.count) break;
       options[i] = 0;

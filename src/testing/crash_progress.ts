@@ -1,6 +1,6 @@
 /**
- * One line on a terminal, or calls of a function, that tell how far an
- * exploration of crashes is.
+ * Progress of an exploration of crashes: one line on a terminal, or calls of a
+ * function.
  *
  * @module
  */
@@ -21,25 +21,25 @@ const PATIENCE_MS = 1000;
 /** Goes to the start of the line and clears it. */
 const CLEAR_LINE = "\r\x1b[2K";
 
-/** Tells how far an exploration is. */
+/** Reports how far an exploration is. */
 export class Progress {
   /** States that there are, or that are to be visited at most. */
   total = 0;
-  readonly #tell: ((progress: CrashProgress) => void) | null;
+  readonly #onProgress: ((progress: CrashProgress) => void) | null;
   readonly #terminal: boolean;
   readonly #start = performance.now();
   #shown = false;
 
-  /** @param progress Whether to tell, or whom. */
+  /** @param progress Whether to report, or what to call. */
   constructor(progress: boolean | ((progress: CrashProgress) => void)) {
-    this.#tell = typeof progress === "function" ? progress : null;
+    this.#onProgress = typeof progress === "function" ? progress : null;
     this.#terminal = progress === true && Deno.stderr.isTerminal();
   }
 
-  /** Tells how many states were checked. */
+  /** Reports how many states were checked. */
   update(states: number): void {
     const elapsedMs = performance.now() - this.#start;
-    this.#tell?.({ states, total: this.total, elapsedMs });
+    this.#onProgress?.({ states, total: this.total, elapsedMs });
     if (!this.#terminal || elapsedMs < PATIENCE_MS) return;
     this.#shown = true;
     const percent = Math.floor(states / Math.max(1, this.total) * 100);

@@ -34,7 +34,7 @@ import {
   type CrashGuard,
   eventLoopTurn,
   RecoveryTimeout,
-} from "./crash_watch.ts";
+} from "./crash_watchdog.ts";
 
 /** Something that happened. A crash comes after so many of them. */
 export type CrashEvent =
@@ -104,7 +104,7 @@ export function crashInfo(name: string): BackendInfo {
       fua: "none",
       reason: "the disk is part of a crash exploration",
     },
-    lock: { method: "none", reason: "nobody else can reach the disk" },
+    lock: { method: "none", reason: "nothing else can reach the disk" },
     id: name.slice(0, ID_BYTES),
   };
 }
@@ -126,9 +126,9 @@ export class CrashRecording {
   readonly #source: BlockSource;
   readonly #options: RecordingOptions;
   readonly #latest = new Map<number, Uint8Array>();
-  /** A block of zeroes, for all that are. */
+  /** One block of zeroes, shared by all blocks that are zero. */
   readonly #zeroes: Uint8Array;
-  /** Who made requests that did not arrive yet. */
+  /** Call sites of requests that the backend has not received yet. */
   readonly #origins = new WeakMap<Request, Error>();
   #lastOrigin: Error | null = null;
   #flushes = 0;
@@ -136,7 +136,7 @@ export class CrashRecording {
   #started = false;
   #recording = true;
   #turn: Promise<void> = Promise.resolve();
-  #turnsUnderWay = 0;
+  #turnsInFlight = 0;
 
   /**
    * Constructs a new instance.
@@ -168,7 +168,7 @@ export class CrashRecording {
     return blocks * this.device.blockSize;
   }
 
-  /** For a queue's `onSubmit`: who makes a request. */
+  /** For a queue's `onSubmit`: keeps the call site of a request. */
   readonly onSubmit = (request: Request): void => {
     if (
       !this.#options.origins ||
@@ -227,7 +227,7 @@ export class CrashRecording {
   }
 
   /**
-   * A number of 40 bits that tells this recording from others.
+   * A hash of 40 bits that identifies this recording.
    *
    * @returns Ten hexadecimal digits.
    */
@@ -274,7 +274,7 @@ export class CrashRecording {
       }
     };
     if (
-      !this.#options.turns && !waits && this.#turnsUnderWay === 0 &&
+      !this.#options.turns && !waits && this.#turnsInFlight === 0 &&
       this.#below(requests).every((block) =>
         this.#source.peek(block) !== undefined
       )
@@ -283,7 +283,7 @@ export class CrashRecording {
       end();
       return;
     }
-    this.#turnsUnderWay++;
+    this.#turnsInFlight++;
     this.#turn = this.#turn.then(async () => {
       const fetched = new Map<number, Uint8Array>();
       let failure: DiskError | null = null;
@@ -307,7 +307,7 @@ export class CrashRecording {
         if (this.#options.turns) await nextTurn();
         end();
       } else for (const request of requests) complete(request, failure);
-      this.#turnsUnderWay--;
+      this.#turnsInFlight--;
     });
   }
 
@@ -325,7 +325,7 @@ export class CrashRecording {
     return blocks;
   }
 
-  /** Writes down a write or a flush, as it is submitted. */
+  /** Logs a write or a flush as it is submitted. */
   #begin(request: Request): RecordedRequest {
     const { blockSize, blockSectors } = this.device;
     const versions: BlockVersion[] = [];
@@ -348,7 +348,7 @@ export class CrashRecording {
       submittedAt: this.events.length,
       completedAt: -1,
       failed: false,
-      forsakenAt: -1,
+      markedCleanAt: -1,
     };
     const ignored = request.type === RequestType.Discard &&
       this.device.discarded === "old";
@@ -375,7 +375,7 @@ export class CrashRecording {
     return recorded;
   }
 
-  /** Reads for a read; for a write, learns what it writes over. */
+  /** Carries out a read; for a write, keeps what it overwrites. */
   #answer(
     request: Request,
     fetched?: ReadonlyMap<number, Uint8Array>,
@@ -420,12 +420,13 @@ export class CrashRecording {
           for (const write of this.requests) {
             if (
               write.completedAt >= 0 &&
-              write.completedAt < recorded.submittedAt && write.forsakenAt < 0
-            ) write.forsakenAt = recorded.submittedAt;
+              write.completedAt < recorded.submittedAt &&
+              write.markedCleanAt < 0
+            ) write.markedCleanAt = recorded.submittedAt;
           }
           error = new DiskError(
             "io",
-            `Cannot flush as the device was told to fail flush ${this.#flushes} (EIO)`,
+            `Cannot flush as the device is set to fail flush ${this.#flushes} (EIO)`,
             { operation: "flush", errno: 5, code: "EIO" },
           );
         }
@@ -435,7 +436,7 @@ export class CrashRecording {
   }
 }
 
-/** What a program has open of a device that is recorded. */
+/** The device that is recorded, as one opening of it sees it. */
 class RecordedBackend implements Backend {
   readonly geometry: Geometry;
   readonly abilities = ABILITIES;

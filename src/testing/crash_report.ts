@@ -1,5 +1,5 @@
 /**
- * What came of an exploration of crashes.
+ * The result of an exploration of crashes that found no failure.
  *
  * @module
  */

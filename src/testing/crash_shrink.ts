@@ -1,6 +1,6 @@
 /**
- * Makes a failing crash state simple: the fewest blocks that did not reach the
- * medium, and then the earliest crash point, with which it still fails.
+ * Shrinks a failing crash state: to the fewest blocks that did not reach the
+ * medium, and then to the earliest crash point, with which it still fails.
  *
  * @module
  */
@@ -15,13 +15,13 @@ const MOST_TRIES = 600;
 /** Crash points of a kind that are tried at most. */
 const MOST_POINTS = 150;
 
-/** What is not as it was written last, by names that hold at any point. */
+/** Keys of the options that are not `latest`, by variable; valid at any point. */
 type Deviations = ReadonlyMap<string, string>;
 
 /**
  * Tries a state.
  *
- * @param position Where the image is turned to it.
+ * @param position Its image shows the state.
  * @returns What failed; `null` if nothing did.
  */
 export type Try<T> = (position: CrashPosition) => Promise<T | null>;
@@ -35,7 +35,7 @@ export interface Shrunk<T> {
 }
 
 /**
- * Makes a failing state simple.
+ * Shrinks a failing state.
  *
  * @param level The recording.
  * @param step The failing state.
@@ -168,7 +168,7 @@ class Shrinker<T> {
     });
     if (cost > this.#cost) return false;
     this.#tries++;
-    position.turn({ options, changed: null });
+    position.select({ options, changed: null });
     const step = position.step;
     const failure = await this.#attempt(position);
     if (failure === null) return false;
@@ -202,7 +202,7 @@ class Shrinker<T> {
     let first = 0;
     const optionOf = optionsOf(step, space);
     for (const variable of space.variables) {
-      variable.tell(optionOf, ({ request }, outcome) => {
+      variable.outcomes(optionOf, ({ request }, outcome) => {
         if (outcome === "lost" || outcome === "torn") {
           first = Math.max(first, request!.submittedAt + 1);
         }

@@ -1,7 +1,8 @@
 /**
- * A disk as a power cut left it, without a copy of it: the blocks in question
- * are looked up, all others come from below. One image is turned from state to
- * state, and each state is shown as a disk of its own.
+ * A disk as a power cut left it, without a copy of it: blocks that the workload
+ * wrote come from a map of versions, all others from the disk below. One image
+ * is changed in place from state to state; a backend over it shows the present
+ * state, and keeps what the recovery writes to itself.
  *
  * @module
  */
@@ -26,9 +27,9 @@ import type { BlockSource } from "./block_source.ts";
 import type { BlockVersion } from "./block_version.ts";
 import { crashInfo } from "./crash_recording.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
-import { type CrashGuard, eventLoopTurn } from "./crash_watch.ts";
+import { type CrashGuard, eventLoopTurn } from "./crash_watchdog.ts";
 
-/** An image that is turned from one state to another, block by block. */
+/** An image that is changed from one state to another, block by block. */
 export class CrashImage implements BlockSource {
   /** Half of a hash of the content; 0 where nothing differs from below. */
   high = 0;
@@ -94,10 +95,10 @@ export class CrashImage implements BlockSource {
   /**
    * The image as it is now, whatever becomes of this one.
    *
-   * @returns An image that nobody turns any further.
+   * @returns An image that does not change any more.
    */
   freeze(): CrashImage {
-    // One below may be turned as well.
+    // One below may change as well.
     const source = this.#source instanceof CrashImage
       ? this.#source.freeze()
       : this.#source;
@@ -148,7 +149,7 @@ export class CrashStateBackend implements Backend {
   /**
    * Constructs a new instance.
    *
-   * @param image The state. It must not be turned before this is closed.
+   * @param image The state. It must not change before this is closed.
    * @param device The device.
    * @param geometry Its shape, if it is at hand.
    * @param guard Says when the time of its user is over; `null` for never.

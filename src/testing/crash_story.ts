@@ -1,7 +1,6 @@
 /**
- * A crash told so that a person can follow it: what the program did, which of
- * it reached the medium and which did not, where the power failed, and what the
- * recovery said.
+ * The text of a crash for people: what the program did, which of its writes
+ * reached the medium, where the power failed, and what the recovery threw.
  *
  * @module
  */
@@ -16,7 +15,7 @@ import { type CrashSpace, optionsOf } from "./crash_timeline.ts";
 import type { CrashStep } from "./crash_token.ts";
 import type { Outcome } from "./crash_variable.ts";
 
-/** Lines before the crash that are told in any case. */
+/** Lines before the crash that are shown in any case. */
 const LAST_LINES = 24;
 
 /** One crash of a story. */
@@ -25,11 +24,11 @@ export interface StoryCrash {
   readonly level: CrashLevel;
   /** The state. */
   readonly step: CrashStep;
-  /** What was open. */
+  /** What was undecided. */
   readonly space: CrashSpace;
 }
 
-/** What is told. */
+/** What a story is about. */
 export interface Story {
   /** The crashes, in order. */
   readonly crashes: readonly StoryCrash[];
@@ -40,7 +39,7 @@ export interface Story {
 }
 
 /**
- * Tells a story.
+ * Writes the story of a crash.
  *
  * @param story What happened.
  * @returns Lines.
@@ -106,17 +105,19 @@ function rowsOf({ level, step, space }: StoryCrash): Row[] {
       keep: fate.keep,
     });
   }
-  const told: Row[] = [];
+  const shown: Row[] = [];
   let skipped = 0;
   for (const [i, { row, keep }] of rows.entries()) {
     if (keep || i >= rows.length - LAST_LINES) {
-      if (skipped > 0) told.push(`… ${skipped} lines, all of it on the medium`);
+      if (skipped > 0) {
+        shown.push(`… ${skipped} lines, all of it on the medium`);
+      }
       skipped = 0;
-      told.push(row);
+      shown.push(row);
     } else skipped++;
   }
-  told.push("⚡ the power fails");
-  return told;
+  shown.push("⚡ the power fails");
+  return shown;
 }
 
 /** What became of the blocks of a write that is not durable. */
@@ -132,7 +133,7 @@ function fatesOf(
   const fates = new Map<RecordedRequest, Fates>();
   const optionOf = optionsOf(step, space);
   for (const variable of space.variables) {
-    variable.tell(optionOf, ({ request, block }, outcome, torn) => {
+    variable.outcomes(optionOf, ({ request, block }, outcome, torn) => {
       let blocks = fates.get(request!);
       if (blocks === undefined) fates.set(request!, blocks = new Map());
       const tear = torn?.tear;

@@ -1,6 +1,6 @@
 /**
- * Walks through a recording and knows, at each crash point, what is durable and
- * what is open.
+ * Walks through a recording, forwards, and knows at each crash point what is
+ * durable and what a power cut leaves undecided.
  *
  * @module
  */
@@ -17,7 +17,7 @@ import {
   type Variable,
 } from "./crash_variable.ts";
 
-/** A block of which more than one content may be found. */
+/** A block that a power cut may leave with one of several contents. */
 interface OpenBlock {
   durable: BlockVersion;
   pending: BlockVersion[];
@@ -29,7 +29,7 @@ export interface CrashSpace {
   readonly point: number;
   /** How many values were acknowledged before it. */
   readonly acknowledged: number;
-  /** What is open. */
+  /** What is undecided. */
   readonly variables: readonly Variable[];
   /** Writes that are not durable, in the order of submission. */
   readonly pending: readonly RecordedRequest[];
@@ -41,7 +41,7 @@ export interface CrashSpace {
  * Which option each variable has in a state.
  *
  * @param step The state.
- * @param space What is open there.
+ * @param space What is undecided there.
  * @returns The option of a variable.
  */
 export function optionsOf(step: CrashStep, space: CrashSpace): OptionOf {
@@ -57,11 +57,11 @@ export class CrashTimeline {
   readonly #open = new Map<number, OpenBlock>();
   #point = 0;
   #acknowledged = 0;
-  /** Whether there are states since the last telling point that it had not. */
+  /** Whether there may be states that the last point returned did not have. */
   #grown = true;
-  /** Discards that are durable, and of which nobody says what they leave. */
+  /** Durable discards whose result the device leaves unspecified. */
   readonly #discarded = new Set<BlockVersion>();
-  /** On a device that keeps the order: the last write that had its turn. */
+  /** On a device that keeps the order: the number of the last durable write. */
   #last = 0;
 
   /**
@@ -87,11 +87,11 @@ export class CrashTimeline {
    *
    * @returns Whether there is one.
    */
-  nextTelling(): boolean {
+  nextPoint(): boolean {
     const { events } = this.#recording;
     for (; this.#point < events.length; this.#step()) {
       const event = events[this.#point]!;
-      if (event.kind === "acknowledge" || this.#settles(event)) {
+      if (event.kind === "acknowledge" || this.#makesDurable(event)) {
         if (this.#grown) {
           this.#grown = false;
           return true;
@@ -176,7 +176,7 @@ export class CrashTimeline {
   }
 
   /** Whether something becomes durable with an event. */
-  #settles(event: CrashEvent): boolean {
+  #makesDurable(event: CrashEvent): boolean {
     if (event.kind !== "complete") return false;
     const { device } = this.#recording;
     const { type, failed, fua } = event.request;
@@ -196,23 +196,23 @@ export class CrashTimeline {
           this.#open.set(version.block, { durable, pending: [version] });
         } else open.pending.push(version);
       }
-    } else if (this.#settles(event)) this.#settle(event.request);
+    } else if (this.#makesDurable(event)) this.#makeDurable(event.request);
     this.#point++;
   }
 
   /** Makes durable what a completed flush or write does. */
-  #settle(request: RecordedRequest): void {
+  #makeDurable(request: RecordedRequest): void {
     const { reorders } = this.#recording.device;
     const flush = request.type === RequestType.Flush;
     const covers = flush
       ? (write: RecordedRequest) =>
         write.completedAt >= 0 && write.completedAt < request.submittedAt &&
         // No flush that comes after the one that failed writes it.
-        !(write.forsakenAt >= 0 && write.forsakenAt < request.submittedAt)
+        !(write.markedCleanAt >= 0 && write.markedCleanAt < request.submittedAt)
       : (write: RecordedRequest) => write === request;
     let reach = covers;
     if (!reorders) {
-      // What keeps the order has had everything before it as well.
+      // Where the order is kept, everything before it is durable as well.
       let last = 0;
       for (const { pending } of this.#open.values()) {
         for (const { request } of pending) {
@@ -221,7 +221,7 @@ export class CrashTimeline {
       }
       this.#last = Math.max(this.#last, last);
       reach = (write) =>
-        covers(write) || write.number <= last && !this.#forsaken(write);
+        covers(write) || write.number <= last && !this.#isMarkedClean(write);
     }
     const blocks = flush || !reorders
       ? this.#open.keys()
@@ -232,7 +232,7 @@ export class CrashTimeline {
       let last = -1;
       for (const [i, version] of open.pending.entries()) {
         if (!reach(version.request!)) continue;
-        if (this.#vague(version.request!)) this.#discarded.add(version);
+        if (this.#isUnspecified(version.request!)) this.#discarded.add(version);
         else last = i;
       }
       if (last < 0) continue;
@@ -244,13 +244,13 @@ export class CrashTimeline {
     }
   }
 
-  /** Whether a flush that was to write it fails, or has failed. */
-  #forsaken(request: RecordedRequest): boolean {
-    return request.forsakenAt >= 0 && request.forsakenAt < this.#point;
+  /** Whether a failed flush has marked it clean: no later flush writes it. */
+  #isMarkedClean(request: RecordedRequest): boolean {
+    return request.markedCleanAt >= 0 && request.markedCleanAt < this.#point;
   }
 
-  /** Whether nobody says what a write leaves, even when it is durable. */
-  #vague(request: RecordedRequest): boolean {
+  /** Whether its result is unspecified even when it is durable. */
+  #isUnspecified(request: RecordedRequest): boolean {
     return request.type === RequestType.Discard &&
       this.#recording.device.discarded === "either";
   }
@@ -260,7 +260,7 @@ export class CrashTimeline {
     this.#recording.device.tornBlocks && !version.request!.atomic &&
     !this.#discarded.has(version);
 
-  /** Blocks that atomic writes hold together. */
+  /** Blocks that atomic writes span. */
   #groups(
     pending: readonly RecordedRequest[],
   ): { joint: Joint; blocks: number[] }[] {
@@ -311,8 +311,8 @@ export class CrashTimeline {
       [...this.#open].map(([block, open]) => [block, open.durable]),
     );
     const pieces = this.#pieces(pending, this.#pendingVersions(), durable);
-    const turns = pieces.filter(({ request }) => request.number <= this.#last);
-    const joint = new Joint(durable, pieces, turns.length);
+    const prefix = pieces.filter(({ request }) => request.number <= this.#last);
+    const joint = new Joint(durable, pieces, prefix.length);
     return [{ joint, blocks: [...durable.keys()] }];
   }
 
@@ -337,8 +337,8 @@ export class CrashTimeline {
         inside.has(version.block) && open.has(version)
       );
       if (versions.length === 0) continue;
-      const forsaken = this.#forsaken(request);
-      const optional = reorders || forsaken || this.#vague(request);
+      const markedClean = this.#isMarkedClean(request);
+      const optional = reorders || markedClean || this.#isUnspecified(request);
       for (
         const some of request.atomic ? [versions] : versions.map((one) => [one])
       ) {
@@ -347,8 +347,8 @@ export class CrashTimeline {
           request,
           versions: some,
           optional,
-          tearable: torn && (reorders || forsaken),
-          tearsLast: torn && !reorders && !forsaken,
+          tearable: torn && (reorders || markedClean),
+          tearsLast: torn && !reorders && !markedClean,
         });
       }
     }

@@ -1,10 +1,11 @@
 /**
- * What is open at a crash point: for each block, or for what goes together,
- * what is found. A state of the disk is one option of each variable.
+ * What a power cut leaves undecided at a crash point: one variable for each
+ * block, or for several whose contents depend on each other. A crash state is
+ * one option of each variable.
  *
- * Options are numbered. 0 is what is durable: nothing since has reached the
- * medium. `latest` is what was written last: everything has. Beyond `latest`
- * are the blocks torn inside.
+ * Options are numbered. 0 is the durable content: nothing since has reached the
+ * medium. `latest` is the last write: everything has. Options beyond `latest`
+ * are torn blocks.
  *
  * @module
  */
@@ -22,8 +23,8 @@ export type Reached = (request: RecordedRequest, block: number) => boolean;
 /** What became of a block of a write. */
 export type Outcome = "reached" | "lost" | "overwritten" | "torn";
 
-/** Says what became of a block of a write. */
-export type Tell = (
+/** Called for each block of each write that is not durable. */
+export type VisitOutcome = (
   version: BlockVersion,
   outcome: Outcome,
   torn: BlockVersion | null,
@@ -32,7 +33,7 @@ export type Tell = (
 /** Which option each variable has. */
 export type OptionOf = (variable: Variable) => number;
 
-/** Something that is open. */
+/** Something undecided. */
 export interface Variable {
   /** A name that it keeps at other crash points. */
   readonly id: string;
@@ -42,7 +43,7 @@ export interface Variable {
   readonly latest: number;
   /** The blocks that depend on it. */
   blocks(): Iterable<number>;
-  /** Turns an image from one option to another. */
+  /** Changes an image from one option to another. */
   apply(image: CrashImage, from: number, to: number): void;
   /** The option in which just those parts of writes reached the medium. */
   choose(reached: Reached): number;
@@ -50,16 +51,16 @@ export interface Variable {
   key(option: number): string;
   /** How many blocks are not as they were written last, or torn. */
   cost(option: number): number;
-  /** Says what became of each part of each write. */
-  tell(optionOf: OptionOf, tell: Tell): void;
+  /** Reports what became of each block of each write. */
+  outcomes(optionOf: OptionOf, visit: VisitOutcome): void;
   /**
-   * Whether its option makes no difference, as others have theirs; only those
-   * before it in its space count. Never, if it is not there.
+   * Whether the options of the variables before it in its space hide whatever
+   * its own option is. Without this method, never.
    */
-  idle?(optionOf: OptionOf): boolean;
+  masked?(optionOf: OptionOf): boolean;
 }
 
-/** One block. Any one of its contents is found, the durable or a later one. */
+/** One block by itself: it is found with its durable content or a later one. */
 export class BlockVariable implements Variable {
   readonly count: number;
   readonly latest: number;
@@ -123,7 +124,7 @@ export class BlockVariable implements Variable {
     return option === this.latest ? 0 : 1;
   }
 
-  tell(optionOf: OptionOf, tell: Tell): void {
+  outcomes(optionOf: OptionOf, visit: VisitOutcome): void {
     const option = optionOf(this);
     const found = this.#options[option]!;
     const { tear } = found;
@@ -132,10 +133,10 @@ export class BlockVariable implements Variable {
       : this.#options.findIndex(({ request }) => request === found.request);
     for (let i = 1; i <= this.latest; i++) {
       const version = this.#options[i]!;
-      if (i > whole) tell(version, "lost", null);
-      else if (i < whole) tell(version, "overwritten", null);
-      else if (tear === null) tell(version, "reached", null);
-      else tell(version, "torn", found);
+      if (i > whole) visit(version, "lost", null);
+      else if (i < whole) visit(version, "overwritten", null);
+      else if (tear === null) visit(version, "reached", null);
+      else visit(version, "torn", found);
     }
   }
 }

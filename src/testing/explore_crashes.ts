@@ -1,13 +1,29 @@
 /**
- * Crash exploration: runs a workload once, and shows every image that a power
- * cut may have left to a recovery.
+ * Crash exploration: runs a workload once, and then its recovery on every image
+ * that a power cut may have left.
  *
- * Recording: the workload runs on a disk that writes down each write, flush and
- * acknowledgement. From this and the device's promises follow, for every crash
- * point, the contents that each block may be found with. All combinations are
- * visited where they are few; elsewhere first the ones in which mistakes are
- * usually found, then random ones. Equal images with the same acknowledged
- * values are visited once.
+ * How data moves, from step to step:
+ *
+ * 1. Record. The workload runs on a `CrashRecording`, a backend in memory that
+ *    logs each write and flush as it is submitted and as it completes, and each
+ *    acknowledgement (`crash_recording.ts`). The log does not change any more.
+ * 2. Walk. A `CrashTimeline` goes through the log once, event by event. At each
+ *    crash point it knows which write of each block is durable, and which later
+ *    ones a power cut may keep or lose by the device's promises
+ *    (`crash_device.ts`). What is undecided is a set of variables; one option of
+ *    each is a crash state (`crash_variable.ts`, `crash_joint.ts`).
+ * 3. Select. All states of a point are visited if they are few; else first those
+ *    in which mistakes are usually found, then random ones (`crash_plan.ts`).
+ *    Equal images with the same acknowledged values are visited once
+ *    (`visited.ts`).
+ * 4. Show. One `CrashImage` is changed in place from state to state, block by
+ *    block; nothing is copied. The recovery gets a disk over it whose writes
+ *    are dropped afterwards (`crash_state.ts`), or, if the power may fail
+ *    again, are recorded: then the steps repeat on that recording.
+ * 5. Report. A failing state is shrunk (`crash_shrink.ts`), written as a story
+ *    (`crash_story.ts`) and named by a token that replays it (`crash_token.ts`).
+ *
+ * A watchdog ends what does not end by itself (`crash_watchdog.ts`).
  *
  * @module
  */
@@ -39,10 +55,10 @@ import { countStates, type CrashReport } from "./crash_report.ts";
 import { shrinkCrash } from "./crash_shrink.ts";
 import {
   CrashGuard,
-  CrashWatch,
+  CrashWatchdog,
   eventLoopTurn,
   RecoveryTimeout,
-} from "./crash_watch.ts";
+} from "./crash_watchdog.ts";
 import { crashGeometry, CrashImage, CrashStateBackend } from "./crash_state.ts";
 import { type StoryCrash, tellStory } from "./crash_story.ts";
 import { CrashTimeline } from "./crash_timeline.ts";
@@ -58,28 +74,28 @@ export type { CrashProgress } from "./crash_progress.ts";
  */
 const QUEUE_SIZE = 8;
 
-/** Random states in a row that bring nothing new, after which there are none. */
+/** Random states in a row, all visited before, after which a point is done. */
 const MOST_REPEATED = 256;
 
-/** States that are looked at last, for each that was to be visited at most. */
-const LOOKS_PER_STATE = 16;
+/** States whose hash the last pass may compute, per state to visit at most. */
+const HASHES_PER_STATE = 16;
 
-/** States of a workload that are looked at last in any case: 0.1 s of them. */
-const LEAST_LOOKS = 65_536;
+/** States of a workload that the last pass hashes in any case: 0.1 s of them. */
+const LEAST_HASHES = 65_536;
 
-/** Milliseconds until the event loop gets a turn. */
-const TURN_MS = 50;
+/** Milliseconds after which an exploration yields to the event loop. */
+const YIELD_MS = 50;
 
-/** Milliseconds in which a failing state is made simple, at least. */
+/** Milliseconds that shrinking a failing state may take, at least. */
 const SHRINK_MS = 60_000;
 
-/** The same, in times of a recovery. */
+/** The same, in multiples of a recovery's time. */
 const SHRINK_RECOVERIES = 6;
 
-/** The same for one that fails as its time is over, each time that it does. */
+/** The same for one that fails by timing out, which each try repeats. */
 const SHRINK_TIMEOUTS_MS = 10_000;
 
-/** Bytes that are kept of what a recovery writes that may be interrupted. */
+/** Bytes of writes that a recording of a recovery may keep. */
 const MOST_RECOVERY_BYTES = 2 ** 30;
 
 /** The longest time that a timer has. */
@@ -205,7 +221,7 @@ class Explorer {
   readonly #maxStates: number;
   readonly #maxStatesPerRecovery: number;
   readonly #timeoutMs: number;
-  readonly #watch: CrashWatch;
+  readonly #watchdog: CrashWatchdog;
   readonly #progress: Progress;
   /** Whether any recovery read anything. */
   #read = false;
@@ -215,7 +231,7 @@ class Explorer {
   #repeated = 0;
   #points = 0;
   #exhaustive = true;
-  #turned = performance.now();
+  #yieldedAt = performance.now();
 
   constructor(options: CrashOptions) {
     const { base, seed = 0, crashDuringRecovery = false } = options;
@@ -247,7 +263,7 @@ class Explorer {
         );
       }
     }
-    this.#watch = new CrashWatch(this.#timeoutMs, options.signal);
+    this.#watchdog = new CrashWatchdog(this.#timeoutMs, options.signal);
     this.#progress = new Progress(options.progress ?? true);
   }
 
@@ -255,7 +271,7 @@ class Explorer {
     try {
       return await this.#run();
     } finally {
-      this.#watch.end();
+      this.#watchdog.end();
     }
   }
 
@@ -282,29 +298,29 @@ class Explorer {
       this.#progress.end();
     }
     if (failure !== null) this.#exhaustive = false;
-    const vain = failure === null ? this.#vain(level) : null;
+    const flaw = failure === null ? this.#flaw(level) : null;
     const report = this.#report(
       level.recording,
       failure !== null
         ? "until one failed"
-        : vain !== null
-        ? `no proof as ${vain}`
+        : flaw !== null
+        ? `no proof as ${flaw}`
         : this.#exhaustive
         ? "all that there are"
         : "a part of all that there are",
     );
     if (failure === null) {
-      if (vain === null || this.#options.allowNoProof) return report;
+      if (flaw === null || this.#options.allowNoProof) return report;
       throw new Error(
-        `Cannot prove anything as ${vain}: look for the fault, or pass allowNoProof: true if that is meant`,
+        `Cannot prove anything as ${flaw}: look for the fault, or pass allowNoProof: true if that is meant`,
       );
     }
     const { steps, error } = await this.#shrink(level, failure, this.#depth);
-    throw await this.#tell(level, steps, report, error);
+    throw await this.#failureOf(level, steps, report, error);
   }
 
-  /** Why nothing was proved; `null` if something was. */
-  #vain({ recording }: CrashLevel): string | null {
+  /** Why passing proves nothing; `null` if it proves something. */
+  #flaw({ recording }: CrashLevel): string | null {
     return !recording.wrote
       ? "the workload wrote nothing to its disk"
       : !this.#read
@@ -312,31 +328,31 @@ class Explorer {
       : null;
   }
 
-  /** Runs the workload. */
   async #record(): Promise<CrashRecording> {
-    const guard = new CrashGuard(this.#watch);
+    const guard = new CrashGuard(this.#watchdog);
     const recording = new CrashRecording(this.#device, this.#source, {
       origins: true,
       turns: true,
       guard,
     });
     try {
-      await this.#watch.wait(this.#work(recording), guard, false);
+      await this.#watchdog.wait(this.#work(recording, guard), guard, false);
     } catch (error) {
       if (!guard.over) throw recording.failure ?? error;
     }
     if (guard.over) {
-      await guard.leave();
+      await guard.abandon();
       throw guard.reason;
     }
     if (recording.failure !== null) throw recording.failure;
     return recording;
   }
 
-  async #work(recording: CrashRecording): Promise<void> {
+  async #work(recording: CrashRecording, guard: CrashGuard): Promise<void> {
     const { prepare, workload, layers } = this.#options;
+    const { throttle } = guard;
     if (prepare !== undefined) {
-      await using disk = VirtualDisk.over(recording.open());
+      await using disk = VirtualDisk.over(recording.open(), { throttle });
       await prepare(disk);
       await disk.flush();
     }
@@ -344,7 +360,10 @@ class Explorer {
     const device = recording.open();
     const stack = layers?.(device) ?? device;
     const open = () =>
-      VirtualDisk.over(keptOpen(stack), { onSubmit: recording.onSubmit });
+      VirtualDisk.over(keepOpen(stack), {
+        onSubmit: recording.onSubmit,
+        throttle,
+      });
     let disk = open();
     const session: CrashSession = {
       async reopen() {
@@ -369,7 +388,7 @@ class Explorer {
       level.recording,
       new CrashImage(level.source, level.recording.initial),
     );
-    while (timeline.nextTelling()) sizes.push(timeline.measure());
+    while (timeline.nextPoint()) sizes.push(timeline.measure());
     let left = visit.maxStates;
     let shares = divideStates(sizes, left);
     const shown = sizes.map(() => false);
@@ -420,27 +439,27 @@ class Explorer {
   }
 
   /**
-   * Looks at all states of the points that were not shown wholly, if there are
-   * not too many: equal ones were counted more than once, so that all of them
-   * may have been visited, or few be left.
+   * The last pass: enumerates all states of the points that were only sampled,
+   * if they are not too many, and visits those that are new. Equal ones were
+   * counted more than once, so that all may have been visited, or few be left.
    */
   async #finish(
     level: CrashLevel,
     visit: Visit,
     { sizes, shown, left }: { sizes: number[]; shown: boolean[]; left: number },
   ): Promise<Failure | null> {
-    let looks = 0;
-    for (const [i, size] of sizes.entries()) if (!shown[i]) looks += size;
-    const least = visit.counted === "states" ? LEAST_LOOKS : 0;
-    if (looks > Math.max(least, visit.maxStates * LOOKS_PER_STATE)) {
+    let unseen = 0;
+    for (const [i, size] of sizes.entries()) if (!shown[i]) unseen += size;
+    const least = visit.counted === "states" ? LEAST_HASHES : 0;
+    if (unseen > Math.max(least, visit.maxStates * HASHES_PER_STATE)) {
       this.#exhaustive = false;
       return null;
     }
     const position = new CrashPosition(level);
-    for (let i = 0; looks > 0 && position.next(); i++) {
+    for (let i = 0; unseen > 0 && position.next(); i++) {
       if (shown[i]) continue;
       for (const choice of allStates(position.space)) {
-        position.turn(choice);
+        position.select(choice);
         const { image, acknowledged } = position;
         const high = hashOf(image, acknowledged, visit);
         if (visit.visited.has(high, image.low)) continue;
@@ -467,7 +486,7 @@ class Explorer {
     visit: Visit,
   ): Promise<boolean | Failure> {
     this.#options.signal?.throwIfAborted();
-    position.turn(choice);
+    position.select(choice);
     const { image, acknowledged } = position;
     const high = hashOf(image, acknowledged, visit);
     if (!visit.visited.add(high, image.low)) {
@@ -478,19 +497,19 @@ class Explorer {
       if (visit.counted === "states") this.#states++;
       else this.#recoveryStates++;
       const now = performance.now();
-      if (now - this.#turned >= TURN_MS) await this.#takeTurn();
+      if (now - this.#yieldedAt >= YIELD_MS) await this.#yield();
     }
     const failure = await this.#check(image, acknowledged, visit);
     if (failure === null) return true;
     return { ...failure, steps: [position.step, ...failure.steps] };
   }
 
-  /** Lets others have the event loop, says how far it is, looks for an end. */
-  async #takeTurn(): Promise<void> {
+  /** Yields to the event loop, and reports progress. */
+  async #yield(): Promise<void> {
     this.#progress.update(this.#states);
     await eventLoopTurn();
-    this.#turned = performance.now();
-    this.#watch.turned();
+    this.#yieldedAt = performance.now();
+    this.#watchdog.turned();
   }
 
   /** Recovers from a state, and from crashes meanwhile. */
@@ -500,7 +519,7 @@ class Explorer {
     visit: Visit,
   ): Promise<Failure | null> {
     if (visit.depth === 0) {
-      const guard = new CrashGuard(this.#watch);
+      const guard = new CrashGuard(this.#watchdog);
       const backend = new CrashStateBackend(
         image,
         this.#recoveryDevice,
@@ -508,7 +527,10 @@ class Explorer {
         guard,
       );
       return await this.#recover(
-        VirtualDisk.over(backend, { queueSize: QUEUE_SIZE }),
+        VirtualDisk.over(backend, {
+          queueSize: QUEUE_SIZE,
+          throttle: guard.throttle,
+        }),
         acknowledged,
         guard,
       );
@@ -535,7 +557,7 @@ class Explorer {
     acknowledged: readonly unknown[],
     origins: boolean,
   ): Promise<{ level: CrashLevel; failure: Failure | null }> {
-    const guard = new CrashGuard(this.#watch);
+    const guard = new CrashGuard(this.#watchdog);
     const recording = new CrashRecording(this.#recoveryDevice, image, {
       origins,
       turns: false,
@@ -545,6 +567,7 @@ class Explorer {
     const failure = await this.#recover(
       VirtualDisk.over(recording.open(), {
         onSubmit: recording.onSubmit,
+        throttle: guard.throttle,
       }),
       acknowledged,
       guard,
@@ -563,7 +586,7 @@ class Explorer {
     let failure: Failure | null = null;
     try {
       const ended = this.#options.recover(disk, acknowledged);
-      if (ended) await this.#watch.wait(ended, guard, true);
+      if (ended) await this.#watchdog.wait(ended, guard, true);
     } catch (error) {
       failure = { error, steps: [] };
     }
@@ -572,16 +595,16 @@ class Explorer {
       // Only a disk below can keep it from being closed.
       await (this.#options.base === undefined
         ? closed
-        : this.#watch.wait(closed, guard, true));
+        : this.#watchdog.wait(closed, guard, true));
     }
     if (guard.read) this.#read = true;
     if (!guard.over) return failure;
-    await guard.leave();
+    await guard.abandon();
     if (!(guard.reason instanceof RecoveryTimeout)) throw guard.reason;
     return { error: guard.reason, steps: [] };
   }
 
-  /** Makes the crashes simple, from the first to the last. */
+  /** Shrinks each crash in turn, from the first to the last. */
   async #shrink(
     level: CrashLevel,
     failure: Failure,
@@ -619,10 +642,10 @@ class Explorer {
   }
 
   /**
-   * Visits a state once more and makes an error of it. What took too long is
-   * not waited for again.
+   * Visits a state once more and makes an error of it. One that timed out is not
+   * run again.
    */
-  async #tell(
+  async #failureOf(
     level: CrashLevel,
     steps: readonly CrashStep[],
     report: CrashReport | null,
@@ -697,7 +720,7 @@ class Explorer {
     }
     const { failure } = await this.#walk(level, steps);
     if (failure !== null) {
-      throw await this.#tell(level, steps, null, failure.error);
+      throw await this.#failureOf(level, steps, null, failure.error);
     }
     this.#states = 1;
     this.#exhaustive = false;
@@ -730,8 +753,8 @@ class Explorer {
   }
 }
 
-/** A backend that others close. */
-function keptOpen(backend: Backend): Backend {
+/** The same backend, left open by the disks over it. */
+function keepOpen(backend: Backend): Backend {
   return {
     geometry: backend.geometry,
     get abilities() {
@@ -751,7 +774,7 @@ function keptOpen(backend: Backend): Backend {
     extents: (sector, count) =>
       backend.extents?.(sector, count) ?? [{ sector, count, hole: false }],
     allocate: (byteLength) => backend.allocate(byteLength),
-    // Whoever comes next goes on with it.
+    // A disk that is opened later uses it.
     closing() {},
     close: () => Promise.resolve(),
   };

@@ -160,13 +160,11 @@ export class RingWatcher implements Watcher {
         // One that the kernel could not write yet will be seen all the same.
         if (slot.busy || slot.closed) return;
         this.#room(1);
-        slot.busy = this.#ring.fill(
-          IORING_OP.WRITE,
-          0,
+        slot.busy = this.#ring.prepareWrite(
           fd,
-          0,
           this.#memory.address,
           COUNTER_BYTES,
+          0,
           0,
           index,
         );
@@ -180,7 +178,7 @@ export class RingWatcher implements Watcher {
     const ring = this.#ring;
     if (this.#closed || ring.unsubmitted === 0) return;
     ring.enter(0, 0);
-    ring.reap(this.#onCompletion);
+    ring.drain(this.#onCompletion);
     // The kernel may have no memory for the moment.
     if (ring.unsubmitted > 0) {
       this.#retry ??= setTimeout(() => {
@@ -201,7 +199,7 @@ export class RingWatcher implements Watcher {
     const isBusy = () => this.#slots.some((slot) => slot?.busy);
     for (let i = 0; i < CLOSE_WAITS && isBusy(); i++) {
       ring.enter(1, CLOSE_WAIT_US);
-      ring.reap(this.#onCompletion);
+      ring.drain(this.#onCompletion);
     }
     this.#closed = true;
     if (this.#retry !== null) clearTimeout(this.#retry);
@@ -225,33 +223,19 @@ export class RingWatcher implements Watcher {
         // Hard links: the byte is sent however the operation ends.
         if (slot.isCounter) {
           const address = this.#memory.address + index * COUNTER_BYTES;
-          ring.fill(
-            IORING_OP.READ,
-            IOSQE.IO_HARDLINK,
+          ring.prepareRead(
             slot.fd,
-            0,
             address,
             COUNTER_BYTES,
             0,
             index,
+            IOSQE.IO_HARDLINK,
           );
         } else {
-          ring.fill(
-            IORING_OP.POLL_ADD,
-            IOSQE.IO_HARDLINK,
-            slot.fd,
-            0,
-            0,
-            0,
-            POLLIN,
-            index,
-          );
+          ring.preparePoll(slot.fd, POLLIN, index, IOSQE.IO_HARDLINK);
         }
-        ring.fill(
-          IORING_OP.SEND,
-          0,
+        ring.prepareSend(
           this.#pair.fd,
-          0,
           this.#pair.byteAddress,
           1,
           MSG_DONTWAIT | MSG_NOSIGNAL,
@@ -284,7 +268,7 @@ export class RingWatcher implements Watcher {
       return;
     }
     this.#room(1);
-    this.#ring.fill(IORING_OP.ASYNC_CANCEL, 0, -1, 0, index, 0, 0, CANCEL);
+    this.#ring.prepareCancel(index, CANCEL);
     this.flush();
   }
 
@@ -304,7 +288,7 @@ export class RingWatcher implements Watcher {
 
   readonly #onByte = (): void => {
     if (this.#closed) return;
-    this.#ring.reap(this.#onCompletion);
+    this.#ring.drain(this.#onCompletion);
     for (let next = this.#ready.shift(); next; next = this.#ready.shift()) {
       const [slot, result] = next;
       if (!slot.closed) slot.onReady!(result);

@@ -56,7 +56,7 @@ async function count(path: string): Promise<number> {
   return (await Array.fromAsync(Deno.readDir(path))).length;
 }
 
-/** Makes in vain where there is an image, and where there is none. */
+/** Creates that fail, where there is an image and where there is none. */
 async function keeps(
   dir: { join(name: string): string; path: string },
   options: CreateOptions,

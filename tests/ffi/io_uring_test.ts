@@ -12,7 +12,6 @@ import { LINUX_ERRNO } from "../../ffi/errno.ts";
 import {
   IORING_FEAT,
   IORING_OP,
-  IORING_REGISTER,
   IORING_SETUP,
   IoUring,
   type IoUringOptions,
@@ -43,13 +42,24 @@ function setup(options: Partial<IoUringOptions> = {}): IoUring {
 }
 
 function nop(ring: IoUring, userData: number): boolean {
-  return ring.fill(IORING_OP.NOP, 0, -1, 0, 0, 0, 0, userData);
+  return ring.prepareNop(userData);
+}
+
+/** Vectors that no call takes: IOV_MAX is 1,024 (include/uapi/linux/uio.h). */
+const TOO_MANY_VECTORS = 2000;
+
+/** A flag of a submission that there is not (IOSQE_*). */
+const UNKNOWN_IOSQE = 0x80;
+
+/** A submission that the kernel refuses as it looks at it. */
+function prepareBad(ring: IoUring, userData: number): void {
+  ring.prepareNop(userData, UNKNOWN_IOSQE);
 }
 
 /** Every completion that is there, as pairs. */
 function reaped(ring: IoUring): [number, number][] {
   const all: [number, number][] = [];
-  ring.reap((userData, result) => all.push([userData, result]));
+  ring.drain((userData, result) => all.push([userData, result]));
   return all;
 }
 
@@ -131,7 +141,7 @@ test("may be filled and entered from inside of a visit", () => {
     ring.enter(0, 0);
     const seen: number[] = [];
     while (ring.hasCompletions) {
-      ring.reap((userData) => {
+      ring.drain((userData) => {
         seen.push(userData);
         if (userData === 500) return;
         assert(nop(ring, userData + 1));
@@ -193,15 +203,14 @@ test("brings back -errno, of each operation its own", async () => {
   const ring = setup({ flags: IORING_SETUP.SUBMIT_ALL });
   try {
     assert(fd >= 0 && direct >= 0);
-    const { READ, WRITE, FSYNC } = IORING_OP;
-    ring.fill(READ, 0, fd, 4096, at, 4096, 0, 1);
-    ring.fill(READ, 0, 9999, 0, at, 4096, 0, 2);
-    ring.fill(WRITE, 0, fd, 0, at, 4096, 0, 3);
-    ring.fill(READ, 0, direct, 1, at + 1, 100, 0, 4);
-    ring.fill(250, 0, fd, 0, at, 4096, 0, 5);
-    ring.fill(READ, 0, fd, 8192, at, 4096, 0, 6);
-    ring.fill(READ, 0, fd, 8000, at, 4096, 0, 7);
-    ring.fill(FSYNC, 0, fd, 0, 0, 0, 1, 8);
+    ring.prepareRead(fd, at, 4096, 4096, 1);
+    ring.prepareRead(9999, at, 4096, 0, 2);
+    ring.prepareWrite(fd, at, 4096, 0, 0, 3);
+    ring.prepareRead(direct, at + 1, 100, 1, 4);
+    ring.prepareReadv(fd, at, TOO_MANY_VECTORS, 0, 5);
+    ring.prepareRead(fd, at, 4096, 8192, 6);
+    ring.prepareRead(fd, at, 4096, 8000, 7);
+    ring.prepareFdatasync(fd, 8);
     const all = new Map(awaited(ring, 8));
     // A file system may take any alignment of memory, but no odd offset.
     assertEquals(all.get(4), -EINVAL);
@@ -224,7 +233,7 @@ test("stops at a bad submission without SUBMIT_ALL, and goes on after it", () =>
   const ring = setup();
   try {
     nop(ring, 1);
-    ring.fill(250, 0, -1, 0, 0, 0, 0, 2);
+    prepareBad(ring, 2);
     nop(ring, 3);
     nop(ring, 4);
     assertEquals(ring.enter(0, 0), 2);
@@ -253,58 +262,19 @@ test("moves data where it says, and beyond 4 GiB", async () => {
     const vector = new IoVector(2);
     vector.set(0, addressOf(data), 1024);
     vector.set(1, addressOf(data) + 1024, 3072);
-    const { WRITEV, READ } = IORING_OP;
-    ring.fill(WRITEV, 0, fd, far, vector.address, 2, 0, 1);
+    ring.prepareWritev(fd, vector.address, 2, far, 0, 1);
     ring.enter(0, 0);
     // What a submission points to is the caller's again.
     assert(ring.features & IORING_FEAT.SUBMIT_STABLE);
     vector.set(0, 0, 0);
     vector.set(1, 0, 0);
     assertEquals(awaited(ring, 1), [[1, 4096]]);
-    ring.fill(READ, 0, fd, far, addressOf(back[0]!), 4096, 0, 2);
+    ring.prepareRead(fd, addressOf(back[0]!), 4096, far, 2);
     // Where the offset would be if its upper half were lost.
-    ring.fill(READ, 0, fd, far % 2 ** 32, addressOf(back[1]!), 4096, 0, 3);
+    ring.prepareRead(fd, addressOf(back[1]!), 4096, far % 2 ** 32, 3);
     awaited(ring, 2);
     assertEquals(back[0], data);
     assertEquals(back[1], new Uint8Array(4096));
-  } finally {
-    ring.close();
-    libc.close(fd);
-  }
-});
-
-test("reads into registered buffers from registered files", async () => {
-  await using dir = await tempDir();
-  const libc = openLibc();
-  const content = new Random(1).bytes(8192);
-  const fd = libc.open(
-    await dir.file("disk.img", content),
-    libc.abi.open.O_RDONLY,
-  );
-  const memory = alignedMemory(8192);
-  const vector = new IoVector(1);
-  vector.set(0, addressOf(memory), 8192);
-  const files = Int32Array.of(fd);
-  const fileMemory = alignedMemory(4, 4);
-  new Uint8Array(fileMemory.buffer, fileMemory.byteOffset)
-    .set(new Uint8Array(files.buffer));
-  const ring = setup();
-  try {
-    assertEquals(ring.register(99, 0, 0), -EINVAL);
-    const buffers = ring.register(IORING_REGISTER.BUFFERS, vector.address, 1);
-    // RLIMIT_MEMLOCK may say no.
-    if (buffers === -ENOMEM) return;
-    assertEquals(buffers, 0);
-    assertEquals(
-      ring.register(IORING_REGISTER.FILES, addressOf(fileMemory), 1),
-      0,
-    );
-    const FIXED_FILE = 1;
-    const { READ_FIXED } = IORING_OP;
-    const at = addressOf(memory) + 4096;
-    ring.fill(READ_FIXED, FIXED_FILE, 0, 4096, at, 4096, 0, 1);
-    assertEquals(awaited(ring, 1), [[1, 4096]]);
-    assertEquals(memory.subarray(4096), content.subarray(4096));
   } finally {
     ring.close();
     libc.close(fd);
@@ -351,20 +321,19 @@ test("cancels what waits, and says what there was not", () => {
   const ring = setup();
   const memory = alignedMemory(4096);
   try {
-    const { READ, ASYNC_CANCEL } = IORING_OP;
-    ring.fill(READ, 0, reader, 0, addressOf(memory), 4096, 0, 7);
-    ring.fill(READ, 0, reader, 0, addressOf(memory), 4096, 0, 8);
+    ring.prepareRead(reader, addressOf(memory), 4096, 0, 7);
+    ring.prepareRead(reader, addressOf(memory), 4096, 0, 8);
     assertEquals(ring.enter(0, 0), 2);
     assertEquals(ring.enter(1, 1000), -ETIME);
-    ring.fill(ASYNC_CANCEL, 0, -1, 0, 7, 0, 0, 100);
-    ring.fill(ASYNC_CANCEL, 0, -1, 0, 99, 0, 0, 101);
+    ring.prepareCancel(7, 100);
+    ring.prepareCancel(99, 101);
     assertEquals(
       new Map(awaited(ring, 3)),
       new Map([[7, -ECANCELED], [100, 0], [101, -ENOENT]]),
     );
     // The other one still waits.
     assertEquals(ring.enter(1, 1000), -ETIME);
-    ring.fill(ASYNC_CANCEL, 0, -1, 0, 8, 0, 0, 102);
+    ring.prepareCancel(8, 102);
     awaited(ring, 2);
   } finally {
     ring.close();
@@ -555,21 +524,21 @@ for (const single of [true, false]) {
           };
           for (let round = 0; round < 20; round++) {
             while (ring.unsubmitted < ring.entries) {
-              ring.fill(IORING_OP.NOP, 0, -1, 0, 0, made + 1000, 0, made);
+              ring.prepareRead(-1, 0, made + 1000, 0, made);
               made++;
             }
             assertFalse(nop(ring, 0));
-            assertFalse(ring.fillDiscard(1, 0, 512, 0));
+            assertFalse(ring.prepareDiscard(1, 0, 512, 0));
             const before = ring.unsubmitted;
             const taken = ring.enter(0, 0);
             assertEquals(taken, Math.min(takes, before));
             assertEquals(ring.unsubmitted, before - taken);
             assertEquals(ring.hasCompletions, true);
-            ring.reap(answer);
+            ring.drain(answer);
             assertFalse(ring.hasCompletions);
           }
           while (ring.unsubmitted > 0) ring.enter(0, 0);
-          ring.reap(answer);
+          ring.drain(answer);
           assertEquals(answered, made);
           assertGreater(made, 14);
           ring.close();
@@ -611,7 +580,7 @@ test("tells without a call that the kernel has work to post", async () => {
   assert(fd >= 0);
   const memory = alignedMemory(4096, 4096);
   assertFalse(ring.hasWork);
-  ring.fill(IORING_OP.READ, 0, fd, 0, addressOf(memory), 4096, 0, 7);
+  ring.prepareRead(fd, addressOf(memory), 4096, 0, 7);
   ring.enter(0, 0);
   const deadline = performance.now() + 5000;
   while (!ring.hasWork && !ring.hasCompletions) {

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { VirtualDisk } from "@platter/disk";
+import { readRequest, VirtualDisk } from "@platter/disk";
 import {
   CrashFailure,
   type CrashOptions,
@@ -24,7 +24,7 @@ import {
 import { ZeroSource } from "../../src/testing/block_source.ts";
 import { completeCrashDevice } from "../../src/testing/crash_device.ts";
 import { CrashRecording } from "../../src/testing/crash_recording.ts";
-import { CrashGuard, CrashWatch } from "../../src/testing/crash_watch.ts";
+import { CrashGuard, CrashWatchdog } from "../../src/testing/crash_watchdog.ts";
 
 const BLOCK = new Uint8Array(512).fill(7);
 
@@ -77,6 +77,30 @@ const ENDLESS: Record<string, (disk: VirtualDisk) => Promise<void>> = {
     await Promise.all(Array.from({ length: 40 }, async (_, i) => {
       for (;;) await disk.read(i % 8, 1);
     }));
+  },
+  "reads beyond its disk for ever, whatever fails": async (disk) => {
+    for (;;) await attempt(() => disk.read(8, 1));
+  },
+  "submits for ever what its queue refuses": async (disk) => {
+    const request = readRequest(8, new Uint8Array(512));
+    for (;;) await disk.submit(request);
+  },
+  "reads for ever by a signal that has fired": async (disk) => {
+    const signal = AbortSignal.abort();
+    for (;;) await attempt(() => disk.read(0, 1, { signal }));
+  },
+  "uses its disk for ever when it is closed": async (disk) => {
+    await disk.close();
+    for (;;) {
+      await attempt(() => disk.flush());
+      await attempt(() => disk.extents());
+    }
+  },
+  "asks for extents for ever": async (disk) => {
+    for (;;) await disk.extents();
+  },
+  "asks for extents beyond its disk for ever, whatever fails": async (disk) => {
+    for (;;) await attempt(() => disk.extents(8, 1));
   },
   "waits for what never comes": never,
   "waits for ever when its reads fail": async (disk) => {
@@ -166,6 +190,15 @@ Deno.test("exploreCrashes() does not count the time of one recovery to the next"
 const BUSY: Record<string, Partial<CrashOptions>> = {
   "preparing": { prepare: (disk) => ENDLESS["reads for ever"]!(disk) },
   "recording": { workload: (disk) => ENDLESS["reads for ever"]!(disk) },
+  "preparing by what its disk refuses": {
+    prepare: (disk) =>
+      ENDLESS["reads beyond its disk for ever, whatever fails"]!(
+        disk.slice(0, 8),
+      ),
+  },
+  "recording what asks for extents only": {
+    workload: (disk) => ENDLESS["asks for extents for ever"]!(disk),
+  },
   "recording what does not settle": { workload: never },
   "recording what goes on in spite of errors": {
     workload: (disk) => ENDLESS["reads for ever, whatever fails"]!(disk),
@@ -231,7 +264,7 @@ Deno.test("exploreCrashes() refuses a time that no timer has", async () => {
 });
 
 /** What proves nothing, and what is wrong with it. */
-const VAIN: Record<string, [CrashOptions, string]> = {
+const NO_PROOF: Record<string, [CrashOptions, string]> = {
   "the workload writes nothing": [{
     ...TWO_WRITES,
     async workload(disk) {
@@ -263,7 +296,7 @@ const VAIN: Record<string, [CrashOptions, string]> = {
   }, "no recovery read anything"],
 };
 
-for (const [title, [options, message]] of Object.entries(VAIN)) {
+for (const [title, [options, message]] of Object.entries(NO_PROOF)) {
   Deno.test(`exploreCrashes() is no proof, and fails unless that is allowed, if ${title}`, async () => {
     await assertRejects(() => exploreCrashes(options), Error, message);
     const report = await exploreCrashes({ ...options, allowNoProof: true });
@@ -331,8 +364,8 @@ Deno.test("exploreCrashes() hands out memory that begins inside of its buffer, a
 });
 
 Deno.test("CrashRecording keeps no more of endless writes than it may", async () => {
-  const watch = new CrashWatch(2 ** 31 - 1, undefined);
-  const guard = new CrashGuard(watch);
+  const watchdog = new CrashWatchdog(2 ** 31 - 1, undefined);
+  const guard = new CrashGuard(watchdog);
   const recording = new CrashRecording(
     completeCrashDevice({ sectors: 8 }),
     new ZeroSource(512),
@@ -340,9 +373,9 @@ Deno.test("CrashRecording keeps no more of endless writes than it may", async ()
   );
   const disk = VirtualDisk.over(recording.open());
   const error = await assertRejects(
-    () => watch.wait(ENDLESS["writes for ever"]!(disk), guard, true),
+    () => watchdog.wait(ENDLESS["writes for ever"]!(disk), guard, true),
   );
-  watch.end();
+  watchdog.end();
   assertInstanceOf(error, RecoveryTimeout);
   assertStringIncludes(error.message, "100000 bytes of writes");
   assert(recording.requests.length < 100);

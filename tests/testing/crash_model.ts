@@ -73,7 +73,7 @@ interface Part {
   /** Whether the device has said that it is done. */
   settled: boolean;
   /** When the flush was submitted that failed to write it. */
-  forsakenAt: number;
+  markedCleanAt: number;
 }
 
 /** What is on the medium, block by block, and of which part. */
@@ -192,7 +192,7 @@ export class CrashModel {
         vague: operation === "discard" && discarded === "either",
         completed: false,
         settled: false,
-        forsakenAt: Infinity,
+        markedCleanAt: Infinity,
       };
       this.#parts.push(part);
       this.#open.push(part);
@@ -203,8 +203,8 @@ export class CrashModel {
   /** Fails to write what a flush was to write. */
   #forsake(at: number): void {
     for (const part of this.#open) {
-      if (part.completed && !part.settled && part.forsakenAt > at) {
-        part.forsakenAt = at;
+      if (part.completed && !part.settled && part.markedCleanAt > at) {
+        part.markedCleanAt = at;
       }
     }
     this.#goOn();
@@ -221,7 +221,7 @@ export class CrashModel {
     if (request.operation === "flush") {
       if (!honorsFlush) return;
       covered = this.#open.filter((part) =>
-        part.forsakenAt > submittedAt &&
+        part.markedCleanAt > submittedAt &&
         events.slice(0, submittedAt).some((event) =>
           event.kind === "complete" && event.id === part.request.id
         )
@@ -251,7 +251,7 @@ export class CrashModel {
       }
     }
     for (const part of covered) {
-      if (promised.has(part) || part.forsakenAt === Infinity) {
+      if (promised.has(part) || part.markedCleanAt === Infinity) {
         part.settled = true;
       }
     }
@@ -327,7 +327,7 @@ export class CrashModel {
       const done = way.done + 1;
       add({ ...way, medium: this.#put(medium, part), done });
       if (part.vague) add({ ...way, done });
-      if (part.forsakenAt === Infinity) continue;
+      if (part.markedCleanAt === Infinity) continue;
       // It fails, or fails while it is written.
       const failed = [...way.failed, part.number];
       add({ medium, done, failed });

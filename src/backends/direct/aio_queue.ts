@@ -9,12 +9,17 @@
  */
 
 import { errnoName, RWF } from "../../../ffi/abi.ts";
-import { AioContext, IOCB_CMD } from "../../../ffi/aio.ts";
+import { AioContext } from "../../../ffi/aio.ts";
 import type { Libc } from "../../../ffi/libc.ts";
 import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
 import { waitReadable } from "../../../ffi/poll.ts";
-import { type KernelQueue, NOT_TAKEN, STUCK_MS } from "./async_engine.ts";
 import { type Operation, OperationCode } from "./engine.ts";
+import {
+  type KernelQueue,
+  NOT_TAKEN,
+  STUCK_MS,
+  type Visit,
+} from "./kernel_queue.ts";
 
 /** What is read to try it out, at any alignment that a host is known to want. */
 const TRIAL_BYTES = 65_536;
@@ -75,20 +80,12 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
     const context = this.#context;
     const memory = alignedMemory(TRIAL_BYTES);
     const offset = Math.ceil(sizeBytes / TRIAL_BYTES) * TRIAL_BYTES;
-    context.fill(
-      0,
-      IOCB_CMD.PREAD,
-      fd,
-      addressOf(memory),
-      TRIAL_BYTES,
-      offset,
-      0,
-    );
+    context.prepareRead(fd, addressOf(memory), TRIAL_BYTES, offset, 0);
     for (let tries = 0; tries < MOST_TRIALS; tries++) {
       // What is not taken for lack of memory, or for a signal, is taken later.
       this.enter(1, TRIAL_US);
       let result: number | undefined;
-      this.reap((_slot, value) => result = value, 1);
+      this.drain((_slot, value) => result = value);
       if (this.broken !== null) return this.broken;
       if (result === NOT_TAKEN) return "io_submit does not take a read";
       if (result !== undefined) return null;
@@ -96,69 +93,47 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
     return "io_getevents gives nothing back";
   }
 
+  /** Calls into the kernel so far. */
+  get systemCalls(): number {
+    return this.#context.systemCalls;
+  }
+
+  /** None: what AIO has no place for, it does not take. */
+  get lost(): number {
+    return 0;
+  }
+
   /** Describes an operation. */
-  fill(operation: T, slot: number): boolean {
-    const { code, fd, address, offset } = operation;
-    const durable = operation.durable ? RWF.DSYNC : 0;
+  prepare(operation: T, slot: number): boolean {
+    const { code, fd, address, length, vectorCount, offset } = operation;
+    const rwFlags = operation.durable ? RWF.DSYNC : 0;
     const context = this.#context;
     switch (code) {
       case OperationCode.Read:
-        context.fill(
-          slot,
-          IOCB_CMD.PREAD,
-          fd,
-          address,
-          operation.length,
-          offset,
-          0,
-        );
+        context.prepareRead(fd, address, length, offset, slot);
         return true;
       case OperationCode.Write:
-        context.fill(
-          slot,
-          IOCB_CMD.PWRITE,
-          fd,
-          address,
-          operation.length,
-          offset,
-          durable,
-        );
+        context.prepareWrite(fd, address, length, offset, rwFlags, slot);
         return true;
       case OperationCode.ReadVector:
-        context.fill(
-          slot,
-          IOCB_CMD.PREADV,
-          fd,
-          address,
-          operation.vectorCount,
-          offset,
-          0,
-        );
+        context.prepareReadv(fd, address, vectorCount, offset, slot);
         return true;
       case OperationCode.WriteVector:
-        context.fill(
-          slot,
-          IOCB_CMD.PWRITEV,
-          fd,
-          address,
-          operation.vectorCount,
-          offset,
-          durable,
-        );
+        context.prepareWritev(fd, address, vectorCount, offset, rwFlags, slot);
         return true;
       case OperationCode.Sync:
-        context.fill(slot, IOCB_CMD.FDSYNC, fd, 0, 0, 0, 0);
+        context.prepareFdatasync(fd, slot);
         return true;
       default:
         return false;
     }
   }
 
-  /** Hands over what was filled, and waits. */
+  /** Submits what was prepared, and waits. */
   enter(completions: number, timeoutUs: number): number {
     const { EAGAIN, EINTR, EINVAL, EOPNOTSUPP } = this.#libc.abi.errno;
     const context = this.#context;
-    while (context.filled > 0 && this.broken === null) {
+    while (context.prepared > 0 && this.broken === null) {
       const result = context.submit();
       if (result > 0) this.#stuckSince = 0;
       else if (result === -EAGAIN || result === -EINTR) {
@@ -171,11 +146,11 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
         this.#dropFirst();
       } else this.#break("io_submit", result);
     }
-    while (context.filled > 0 && this.broken !== null) this.#dropFirst();
+    while (context.prepared > 0 && this.broken !== null) this.#dropFirst();
     if (completions > 0 && this.#found.length === 0) {
-      this.#collect(completions, timeoutUs);
+      this.#getEvents(completions, timeoutUs);
     }
-    return context.filled;
+    return context.prepared;
   }
 
   #break(call: string, result: number): void {
@@ -185,54 +160,42 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
 
   /** What the kernel does not take was never begun. */
   #dropFirst(): void {
-    this.#found.push({ slot: this.#context.firstFilled, result: NOT_TAKEN });
+    this.#found.push({ slot: this.#context.firstPrepared, result: NOT_TAKEN });
     this.#context.dropFirst();
   }
 
-  /** Takes what there is, as far as the kernel lets us. */
-  #collect(completions: number, timeoutUs: number): void {
+  #getEvents(completions: number, timeoutUs: number): void {
+    if (this.broken !== null) return;
     const { EAGAIN, EINTR } = this.#libc.abi.errno;
-    if (this.broken === null) {
-      const result = this.#context.reap(completions, timeoutUs, this.#keep);
-      if (result >= 0 || result === -EINTR || result === -EAGAIN) return;
+    const keep = (slot: number, result: number) => {
+      this.#found.push({ slot, result });
+    };
+    const result = this.#context.getEvents(completions, timeoutUs, keep);
+    if (result < 0 && result !== -EINTR && result !== -EAGAIN) {
       this.#break("io_getevents", result);
     }
-    this.#context.take(this.#keep);
   }
 
-  /** Looks for completions. */
-  get ready(): boolean {
-    return this.#found.length > 0 || this.#context.hasEvents;
-  }
-
-  /** Takes the completions. */
-  reap(
-    visit: (slot: number, result: number) => void,
-    most: number,
-  ): number {
-    if (this.#found.length === 0) this.#collect(0, 0);
+  /** Takes every completion. */
+  drain(visit: Visit): number {
+    // A ring in memory that looks otherwise than it is known here.
+    if (!this.#context.isDrainable) this.#getEvents(0, 0);
     let count = 0;
-    // One by one: whoever is told may throw.
-    while (count < most && this.#found.length > 0) {
-      const { slot, result } = this.#found.shift()!;
+    for (const { slot, result } of this.#found.splice(0)) {
       count++;
       visit(slot, result);
     }
-    return count;
+    return count + this.#context.drain(visit);
   }
 
-  readonly #keep = (slot: number, result: number): void => {
-    this.#found.push({ slot, result });
-  };
-
   /** Waits on another thread. */
-  async waitAside(timeoutMs: number): Promise<void> {
+  async waitOffThread(timeoutMs: number): Promise<void> {
     await waitReadable(this.#libc, this.#context.eventFd, timeoutMs);
-    this.#context.drain();
+    this.#context.clearSignal();
   }
 
   /** Ends a wait on another thread. */
-  wake(): void {
+  endOffThreadWait(): void {
     this.#context.signal();
   }
 

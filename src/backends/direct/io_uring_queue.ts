@@ -15,19 +15,23 @@ import {
 import { type Libc, MAX_TRANSFER } from "../../../ffi/libc.ts";
 import { POLLIN, waitReadable } from "../../../ffi/poll.ts";
 import type { SocketPair } from "../../../ffi/socket_pair.ts";
-import { type KernelQueue, NOT_TAKEN, STUCK_MS } from "./async_engine.ts";
-import { Bell } from "./bell.ts";
 import { type Operation, OperationCode } from "./engine.ts";
+import {
+  type KernelQueue,
+  type LoopWatch,
+  NOT_TAKEN,
+  STUCK_MS,
+  type Visit,
+} from "./kernel_queue.ts";
+import { Notifier } from "./notifier.ts";
 
-const FSYNC_DATASYNC = 1;
-
-/** Brought back by operations whose result nobody waits for. */
-const NOBODY = 0xffff_ffff;
+/** User data of operations whose result does not matter. */
+const IGNORED = 0xffff_ffff;
 
 /** `IORING_MAX_ENTRIES` (io_uring/io_uring.h). */
 const MOST_ENTRIES = 32_768;
 
-/** Brought back by the watch over a descriptor. */
+/** User data of the poll of the event loop's descriptor. */
 const WATCH = 0xffff_fffe;
 
 /**
@@ -64,25 +68,19 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   readonly #operations: boolean[];
   /** Flags of every submission that moves data. */
   readonly #flags: number;
-  #watching = false;
-  /** Whether the next alert is known already. */
-  #known = false;
-  #bell: Bell | null = null;
-  /** Operations on their way whose answer nobody waits for. */
-  #nobodys = 0;
-  /** Told of such answers after all. */
-  #onNobody: ((result: number) => void) | null = null;
+  #watch: RingWatch | null = null;
+  /** Operations on their way whose result does not matter. */
+  #ignored = 0;
+  /** The result of the last one of them. */
+  #ignoredResult = 0;
   /** Slots that the kernel never took. */
   readonly #left: number[] = [];
   /** Since when the kernel has taken nothing, in ms; 0 while it does. */
   #stuckSince = 0;
-  /** Operations that were answered in this call, and by what. */
-  #answered = 0;
-  #visit: (slot: number, result: number) => void = () => {};
+  #drainedCount = 0;
+  #visit: Visit = () => {};
   /** Why the ring cannot be entered any more; `null` as long as it can. */
   broken: string | null = null;
-  /** Whether the watched descriptor was found readable. */
-  alerted = false;
   /** Operations that may be in flight at once. */
   readonly depth: number;
 
@@ -160,118 +158,73 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
    * the kernel: whatever would block is done there, and every flush.
    */
   #tryOut(): string | null {
-    let result = 0;
-    this.#onNobody = (value) => result = value;
-    this.#fillForNobody(IORING_OP.NOP, 0, IOSQE.ASYNC);
-    for (let tries = 0; this.#nobodys > 0; tries++) {
+    this.#prepared(this.#ring.prepareNop(IGNORED, IOSQE.ASYNC));
+    for (let tries = 0; this.#ignored > 0; tries++) {
       // What is not taken for lack of memory, or for a signal, is taken later.
       const left = this.enter(1, TRIAL_US);
-      this.reap(() => {}, 1);
+      this.drain(() => {});
       if (this.broken !== null) return this.broken;
-      if (result === -this.#libc.abi.errno.ECANCELED) {
+      if (this.#ignoredResult === -this.#libc.abi.errno.ECANCELED) {
         return "io_uring finds no thread of the kernel (RLIMIT_NPROC)";
       }
-      if (left === 0 && this.#nobodys > 0 || tries === MOST_TRIALS) {
+      if (left === 0 && this.#ignored > 0 || tries === MOST_TRIALS) {
         return "io_uring_enter does nothing";
       }
     }
-    this.#onNobody = null;
     return null;
   }
 
-  #fillForNobody(opcode: number, address: number, flags = 0): void {
-    if (this.#ring.fill(opcode, flags, -1, 0, address, 0, 0, NOBODY)) {
-      this.#nobodys++;
-    }
+  #prepared(ignored: boolean): void {
+    if (ignored) this.#ignored++;
+  }
+
+  /** Calls into the kernel so far. */
+  get systemCalls(): number {
+    return this.#ring.systemCalls + (this.#watch?.systemCalls ?? 0);
   }
 
   /** Describes an operation. */
-  fill(operation: T, slot: number): boolean {
+  prepare(operation: T, slot: number): boolean {
     const ring = this.#ring;
-    const { code, fd, address, offset } = operation;
+    const flags = this.#flags;
+    const { code, fd, address, vectorCount, offset } = operation;
     // A submission's length has 32 bits; what it says is cut to this in any
     // case (MAX_RW_COUNT).
     const length = code <= OperationCode.Write
       ? Math.min(operation.length, MAX_TRANSFER)
       : operation.length;
-    const durable = operation.durable ? RWF.DSYNC : 0;
+    const rw = operation.durable ? RWF.DSYNC : 0;
     switch (code) {
       case OperationCode.Read:
-        return ring.fill(
-          IORING_OP.READ,
-          this.#flags,
-          fd,
-          offset,
-          address,
-          length,
-          0,
-          slot,
-        );
+        return ring.prepareRead(fd, address, length, offset, slot, flags);
       case OperationCode.Write:
-        return ring.fill(
-          IORING_OP.WRITE,
-          this.#flags,
-          fd,
-          offset,
-          address,
-          length,
-          durable,
-          slot,
-        );
+        return ring.prepareWrite(fd, address, length, offset, rw, slot, flags);
       case OperationCode.ReadVector:
-        return ring.fill(
-          IORING_OP.READV,
-          this.#flags,
-          fd,
-          offset,
-          address,
-          operation.vectorCount,
-          0,
-          slot,
-        );
+        return ring.prepareReadv(fd, address, vectorCount, offset, slot, flags);
       case OperationCode.WriteVector:
-        return ring.fill(
-          IORING_OP.WRITEV,
-          this.#flags,
+        return ring.prepareWritev(
           fd,
-          offset,
           address,
-          operation.vectorCount,
-          durable,
+          vectorCount,
+          offset,
+          rw,
           slot,
+          flags,
         );
       case OperationCode.Sync:
-        return ring.fill(
-          IORING_OP.FSYNC,
-          0,
-          fd,
-          0,
-          0,
-          0,
-          FSYNC_DATASYNC,
-          slot,
-        );
+        return ring.prepareFdatasync(fd, slot);
       case OperationCode.Allocate:
         return this.#operations[IORING_OP.FALLOCATE] === true &&
-          ring.fill(
-            IORING_OP.FALLOCATE,
-            0,
-            fd,
-            offset,
-            length,
-            operation.mode,
-            0,
-            slot,
-          );
+          ring.prepareFallocate(fd, operation.mode, offset, length, slot);
       case OperationCode.Discard:
         return this.#operations[IORING_OP.URING_CMD] === true &&
-          ring.fillDiscard(fd, offset, length, slot);
+          ring.prepareDiscard(fd, offset, length, slot);
       case OperationCode.SecureErase:
         return false;
     }
   }
 
-  /** Hands over what was filled, and waits. */
+  /** Submits what was prepared, and waits. */
   enter(completions: number, timeoutUs: number): number {
     const ring = this.#ring;
     if (this.broken === null) {
@@ -308,119 +261,124 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   /** What the kernel never took is not its any more. */
   #takeBack(): void {
     this.#ring.takeBack((userData) => {
-      if (userData === WATCH) this.#watching = false;
-      else if (userData === NOBODY) this.#nobodys--;
+      if (userData === WATCH) this.#watch!.completed(0);
+      else if (userData === IGNORED) this.#ignored--;
       else this.#left.push(userData);
     });
   }
 
   /** Operations whose completions will never come, as far as can be told. */
   get lost(): number {
-    const others = this.#nobodys + (this.#watching ? 1 : 0);
+    const others = this.#ignored + (this.#watch?.isArmed === true ? 1 : 0);
     return Math.max(0, this.#ring.lost - others);
   }
 
-  /** Looks for completions. */
-  get ready(): boolean {
+  /** Takes every completion. */
+  drain(visit: Visit): number {
     const ring = this.#ring;
     if (!ring.hasCompletions) {
       // A ring that is broken gets its completions by any other call.
-      if (!ring.hasWork || this.broken !== null) return false;
-      this.enter(0, 0);
+      if (ring.hasWork && this.broken === null) this.enter(0, 0);
+      if (!ring.hasCompletions && this.#left.length === 0) return 0;
     }
-    this.#reapWatch();
-    return ring.hasCompletions;
-  }
-
-  /** Takes what the watch brought, if that is next. */
-  #reapWatch(): void {
-    const ring = this.#ring;
-    if (ring.next === WATCH) ring.reap(this.#onCompletion, 1);
-  }
-
-  /** Takes the completions. */
-  reap(
-    visit: (slot: number, result: number) => void,
-    most: number,
-  ): number {
     this.#visit = visit;
-    this.#answered = 0;
-    while (this.#answered < most && this.#ring.hasCompletions) {
-      this.#ring.reap(this.#onCompletion, most - this.#answered);
+    this.#drainedCount = 0;
+    ring.drain(this.#onCompletion);
+    for (const slot of this.#left.splice(0)) {
+      this.#drainedCount++;
+      visit(slot, NOT_TAKEN);
     }
-    while (this.#answered < most && this.#left.length > 0) {
-      this.#answered++;
-      visit(this.#left.shift()!, NOT_TAKEN);
-    }
-    return this.#answered;
+    return this.#drainedCount;
   }
 
   readonly #onCompletion = (userData: number, result: number): void => {
-    if (userData === WATCH) {
-      this.#watching = false;
-      this.alerted = result > 0 && !this.#known;
-      this.#known = false;
-    } else if (userData === NOBODY) {
-      this.#nobodys--;
-      this.#onNobody?.(result);
+    if (userData === WATCH) this.#watch!.completed(result);
+    else if (userData === IGNORED) {
+      this.#ignored--;
+      this.#ignoredResult = result;
     } else {
-      this.#answered++;
+      this.#drainedCount++;
       this.#visit(userData, result);
     }
   };
 
-  /** Watches a descriptor until it is readable. */
-  watch(fd: number): void {
-    if (this.#watching) return;
-    this.#watching = this.#ring.fill(
-      IORING_OP.POLL_ADD,
-      0,
-      fd,
-      0,
-      0,
-      0,
-      POLLIN,
-      WATCH,
-    );
-  }
-
-  /** Takes no notice of alerts so far. */
-  ignoreAlert(): void {
-    if (this.#watching) {
-      const ring = this.#ring;
-      if (ring.hasWork) this.enter(0, 0);
-      this.#reapWatch();
-      this.#known = ring.brings(WATCH);
+  /** Waits for the event loop as well from now on. */
+  watchLoop(fd: number, pair: SocketPair): LoopWatch | null {
+    try {
+      const notifier = Notifier.make(this.#libc, pair);
+      if (notifier !== null) {
+        this.#watch = new RingWatch(this.#ring, fd, notifier);
+      }
+    } catch {
+      // FFI was given up with the disk open.
     }
-    this.alerted = false;
-  }
-
-  /** Sends a byte once there are completions. */
-  announce(pair: SocketPair): boolean {
-    this.#bell ??= Bell.make(this.#libc, pair);
-    return this.#bell?.arm(this.#ring.fd) ?? false;
+    return this.#watch;
   }
 
   /** Waits on another thread. */
-  waitAside(timeoutMs: number): Promise<void> {
+  waitOffThread(timeoutMs: number): Promise<void> {
     return waitReadable(this.#libc, this.#ring.fd, timeoutMs);
   }
 
   /** Asks for an operation to be given up. */
   cancel(slot: number): void {
-    this.#fillForNobody(IORING_OP.ASYNC_CANCEL, slot);
+    this.#prepared(this.#ring.prepareCancel(slot, IGNORED));
     this.enter(0, 0);
   }
 
   /** Ends a wait on another thread. */
-  wake(): void {
-    this.#fillForNobody(IORING_OP.NOP, 0);
+  endOffThreadWait(): void {
+    this.#prepared(this.#ring.prepareNop(IGNORED));
     this.enter(0, 0);
   }
 
   /** Closes the ring. */
   close(): void {
-    this.#bell?.close();
+    this.#watch?.close();
     this.#ring.close();
+  }
+}
+
+/** A ring that also waits for the event loop. */
+class RingWatch implements LoopWatch {
+  readonly #ring: IoUring;
+  readonly #fd: number;
+  readonly #notifier: Notifier;
+  /** Whether the poll is on its way. */
+  isArmed = false;
+  /** Whether the loop has something to do. */
+  fired = false;
+
+  constructor(ring: IoUring, fd: number, notifier: Notifier) {
+    this.#ring = ring;
+    this.#fd = fd;
+    this.#notifier = notifier;
+  }
+
+  get systemCalls(): number {
+    return this.#notifier.systemCalls;
+  }
+
+  arm(): void {
+    if (this.isArmed) return;
+    this.isArmed = this.#ring.preparePoll(this.#fd, POLLIN, WATCH);
+  }
+
+  /** The poll is over. */
+  completed(result: number): void {
+    this.isArmed = false;
+    this.fired = result > 0;
+  }
+
+  clear(): void {
+    this.fired = false;
+  }
+
+  notify(): boolean {
+    return this.#notifier.arm(this.#ring.fd);
+  }
+
+  close(): void {
+    this.#notifier.close();
   }
 }

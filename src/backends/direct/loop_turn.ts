@@ -1,14 +1,17 @@
 /**
- * A turn of the event loop, as an engine needs it: soon, and so that timers and
- * sockets have theirs.
+ * Turns of the event loop, as an engine needs them: soon, and so that timers and
+ * sockets have theirs. One is pending at a time, in one of three ways:
+ *
+ * | pending   | what brings it                | what it costs                |
+ * | --------- | ----------------------------- | ---------------------------- |
+ * | immediate | `setImmediate`                | 5 to 10 µs; asks no sockets  |
+ * | byte      | a byte through a socket pair  | 9 to 14 µs; sockets first    |
+ * | parked    | such a byte, sent by somebody else when there is something to do |
  *
  * `setImmediate` alone starves sockets. Deno's loop is a task that tokio runs
  * again as long as it is ready, and tokio asks the system about sockets only
  * when nothing is ready, or every 61st time. So now and then nothing is to be
- * ready, and the turn is made by a byte through a pair of sockets: for that, the
- * loop has to ask. Measured: 9 to 14 µs for such a turn, 5 to 10 for an immediate
- * one. Where somebody can announce the turn, the loop may also sleep until that
- * byte comes, or anything else that it sleeps for.
+ * ready: for a byte, the loop has to ask.
  *
  * @module
  */
@@ -19,151 +22,147 @@ import type { Libc } from "../../../ffi/libc.ts";
 import { findReactor } from "../../../ffi/reactor.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 
-/** After so many ms of immediate turns, one asks about sockets. */
-const REACTOR_MS = 0.1;
+/**
+ * After so many ms of immediate turns, one is made by a byte. Measured: with 0.5
+ * ms, NBD reads of 256 KiB were held up.
+ */
+const BYTE_AFTER_MS = 0.1;
 
 /**
- * The same where the loop is woken for sockets, in case that fails: a turn that
- * is made by a byte costs some 0.2 ms where it is rare.
+ * The same where the loop's descriptor is watched and only a watch that fails
+ * needs this: a turn by a byte costs some 0.2 ms where it is rare.
  */
-const WATCHED_MS = 50;
+const BYTE_AFTER_WATCHED_MS = 50;
 
 /**
  * Immediate turns between two bytes: in the turn after a byte, Deno tries
  * whether there is another one, and would find it without asking.
  */
-const SETTLED = 2;
+const IMMEDIATES_BETWEEN = 2;
 
-/** A pair of sockets, if the system and Deno's permissions allow one now. */
-function openPair(libc: Libc): SocketPair | null {
-  try {
-    const pair = SocketPair.open(libc);
-    return typeof pair === "number" ? null : pair;
-  } catch {
-    // FFI was given up with the disk open.
-    return null;
-  }
+/** A descriptor on which the event loop sleeps, and where a byte wakes it. */
+export interface LoopDescriptor {
+  /** The epoll of the loop. */
+  readonly fd: number;
+  /** What to send the byte through. */
+  readonly pair: SocketPair;
 }
 
-/** Turns of the event loop, one at a time. */
-export class LoopTurn {
+/** What turns are made of; {@linkcode LoopTurn} is the one that is not a fake. */
+export interface Turns {
+  /** Calls into the kernel so far. */
+  readonly systemCalls: number;
+  /** Whether the turn that is pending asks about sockets first. */
+  readonly asks: boolean;
+  /**
+   * Asks for a turn, if none is pending. A parked one stays parked.
+   *
+   * @param watched Whether somebody watches the loop's descriptor.
+   */
+  request(watched: boolean): void;
+  /** Whether {@linkcode park} may be called now. */
+  readonly canPark: boolean;
+  /** Lets the loop sleep until a byte comes, in place of a pending turn. */
+  park(): void;
+  /** Takes it back: no turn is pending any more. */
+  unpark(): void;
+  /** Where the loop sleeps; `null` if that cannot be found out. */
+  findLoop(): LoopDescriptor | null;
+  /** No turn comes from here on. */
+  stop(): void;
+  /** Gives everything back. */
+  close(): Promise<void>;
+}
+
+/** Turns of Deno's event loop. */
+export class LoopTurn implements Turns {
   readonly #libc: Libc;
   readonly #callback: (asked: boolean) => void;
-  #announce: ((pair: SocketPair) => boolean) | null;
+  #pending: "none" | "immediate" | "byte" | "parked" = "none";
   #immediate: ReturnType<typeof setImmediate> | null = null;
   #pair: SocketPair | null = null;
   #socket: Socket | null = null;
-  /** Whether a byte is on its way. */
-  #sent = false;
-  #asleep = false;
-  /** Whether there is nothing to make such a pair with. */
+  /** Whether sockets are not to be had, or not any more. */
   #unavailable = false;
-  #lastReactor = 0;
+  #lastByte = 0;
   /** Immediate turns since the last one by a byte. */
   #immediates = 0;
-  #sought = false;
-  #reactor: number | null = null;
+  /** Calls into the kernel so far. */
+  systemCalls = 0;
 
   /**
    * Constructs a new instance.
    *
    * @param libc The C library.
-   * @param callback Called in each turn that was asked for, with whether sockets
-   * were asked about before it.
-   * @param announce Sees to it that a byte is sent when there is something to
-   * do, and tells whether that will be so.
+   * @param callback Called in each turn, with whether sockets were asked about
+   * before it.
    */
-  constructor(
-    libc: Libc,
-    callback: (asked: boolean) => void,
-    announce: ((pair: SocketPair) => boolean) | null = null,
-  ) {
+  constructor(libc: Libc, callback: (asked: boolean) => void) {
     this.#libc = libc;
     this.#callback = callback;
-    this.#announce = announce;
   }
 
-  /** Whether a turn has been asked for and has not come yet. */
-  get armed(): boolean {
-    return this.#immediate !== null || this.#sent || this.#asleep;
-  }
-
-  /** Whether the loop is left to sleep until the turn is announced. */
-  get asleep(): boolean {
-    return this.#asleep;
-  }
-
-  /**
-   * The descriptor that is readable when the loop has something to do; `null`
-   * if it is not known.
-   */
-  get reactor(): number | null {
-    return this.#reactor;
-  }
-
-  /** Whether the loop may be left to sleep at all. */
-  get canSleep(): boolean {
-    return this.#announce !== null;
-  }
-
-  /** Whether the turn that comes asks about sockets first. */
+  /** Whether the turn that is pending asks about sockets first. */
   get asks(): boolean {
-    return this.#sent || this.#asleep;
+    return this.#pending === "byte" || this.#pending === "parked";
   }
 
-  /** Asks for a turn, if none is asked for yet. */
-  arm(): void {
-    if (this.armed) return;
-    const now = performance.now();
-    const watched = this.canSleep && this.#reactor !== null;
-    const pause = watched ? WATCHED_MS : REACTOR_MS;
-    if (this.#settled && now - this.#lastReactor >= pause && this.#send()) {
-      this.#lastReactor = now;
-    } else this.#immediate = setImmediate(this.#onImmediate);
+  /** Asks for a turn, if none is pending. */
+  request(watched: boolean): void {
+    if (this.#pending !== "none") return;
+    const pause = watched ? BYTE_AFTER_WATCHED_MS : BYTE_AFTER_MS;
+    if (
+      this.#isSettled && performance.now() - this.#lastByte >= pause &&
+      this.#send()
+    ) return;
+    this.#pending = "immediate";
+    this.#immediate = setImmediate(this.#onImmediate);
   }
 
-  /**
-   * Lets the loop sleep until the turn is announced, in place of a turn that was
-   * asked for.
-   *
-   * @returns Whether it does; if not, maybe after another turn.
-   */
-  sleep(): boolean {
-    if (this.#asleep) return true;
-    if (!this.canSleep || !this.#settled || !this.#hasSocket()) return false;
-    if (!this.#willHear()) {
-      this.#announce = null;
-      return false;
-    }
-    if (this.#immediate !== null) clearImmediate(this.#immediate);
-    this.#immediate = null;
-    this.#asleep = true;
-    this.#lastReactor = performance.now();
+  /** Whether the loop would sleep for a byte. */
+  get canPark(): boolean {
+    return this.#isSettled && this.#hasSocket();
+  }
+
+  /** Lets the loop sleep until a byte comes. */
+  park(): void {
+    this.#clearImmediate();
+    this.#pending = "parked";
+    this.#lastByte = performance.now();
     // Only while a byte is on its way does the socket keep the program alive.
     this.#socket!.ref();
-    return true;
   }
 
-  /** Takes it back that the loop sleeps for an announced turn. */
-  wake(): void {
-    if (!this.#asleep) return;
-    this.#asleep = false;
+  /** Takes it back that the loop sleeps for a byte. */
+  unpark(): void {
+    if (this.#pending !== "parked") return;
+    this.#pending = "none";
     this.#socket?.unref();
+  }
+
+  /** Where the loop sleeps: known once a byte has come. */
+  findLoop(): LoopDescriptor | null {
+    if (this.#socket === null) return null;
+    const pair = this.#pair!;
+    try {
+      const fd = findReactor(this.#libc, pair.otherFd, pair.fd);
+      return fd === null ? null : { fd, pair };
+    } catch {
+      // FFI was given up with the disk open.
+      return null;
+    }
   }
 
   /** No turn comes from here on. */
   stop(): void {
-    if (this.#immediate !== null) clearImmediate(this.#immediate);
-    this.#immediate = null;
-    this.#sent = false;
-    this.#asleep = false;
-    this.#announce = null;
+    this.#clearImmediate();
+    this.#pending = "none";
+    this.#unavailable = true;
   }
 
   /** Gives everything back. */
   async close(): Promise<void> {
     this.stop();
-    this.#unavailable = true;
     const socket = this.#socket;
     this.#socket = null;
     if (socket !== null) {
@@ -175,32 +174,22 @@ export class LoopTurn {
     this.#pair = null;
   }
 
-  #willHear(): boolean {
-    try {
-      return this.#announce!(this.#pair!);
-    } catch {
-      // FFI was given up with the disk open.
-      return false;
-    }
-  }
-
-  #seek(): void {
-    const { fd, otherFd } = this.#pair!;
-    try {
-      this.#reactor = findReactor(this.#libc, otherFd, fd);
-    } catch {
-      // As above: it stays unknown.
-    }
+  #clearImmediate(): void {
+    if (this.#immediate !== null) clearImmediate(this.#immediate);
+    this.#immediate = null;
   }
 
   /** Whether Deno would wait for a byte, and not just find it. */
-  get #settled(): boolean {
-    return this.#immediates >= SETTLED;
+  get #isSettled(): boolean {
+    return this.#immediates >= IMMEDIATES_BETWEEN;
   }
 
   #send(): boolean {
-    if (!this.#hasSocket() || !this.#pair!.send()) return false;
-    this.#sent = true;
+    if (!this.#hasSocket()) return false;
+    this.systemCalls++;
+    if (!this.#pair!.send()) return false;
+    this.#lastByte = performance.now();
+    this.#pending = "byte";
     this.#socket!.ref();
     return true;
   }
@@ -208,7 +197,7 @@ export class LoopTurn {
   #hasSocket(): boolean {
     if (this.#socket !== null) return true;
     if (this.#unavailable) return false;
-    const pair = openPair(this.#libc);
+    const pair = this.#openPair();
     if (pair === null) {
       this.#unavailable = true;
       return false;
@@ -218,7 +207,6 @@ export class LoopTurn {
     // Whatever happens to it, immediate turns go on.
     socket.on("error", () => {
       this.#unavailable = true;
-      this.#announce = null;
       this.#socket = null;
       this.#onData();
     });
@@ -228,23 +216,28 @@ export class LoopTurn {
     return true;
   }
 
+  #openPair(): SocketPair | null {
+    try {
+      const pair = SocketPair.open(this.#libc);
+      return typeof pair === "number" ? null : pair;
+    } catch {
+      // FFI was given up with the disk open.
+      return null;
+    }
+  }
+
   readonly #onImmediate = (): void => {
     this.#immediate = null;
     this.#immediates++;
+    this.#pending = "none";
     this.#callback(false);
   };
 
   readonly #onData = (): void => {
     this.#immediates = 0;
-    if (!this.#sent && !this.#asleep) return;
-    this.#sent = false;
-    this.#asleep = false;
+    if (!this.asks) return;
+    this.#pending = "none";
     this.#socket?.unref();
-    // Once a byte has come, the loop is known to wait for the next one.
-    if (this.canSleep && !this.#sought) {
-      this.#sought = true;
-      this.#seek();
-    }
     this.#callback(true);
   };
 }

@@ -31,12 +31,13 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
   #head = 0;
   #running = false;
   readonly #turn: LoopTurn;
+  /** Whether a turn has been asked for and has not come yet. */
+  #turnPending = false;
   #turnStart = 0;
   readonly #stallMs: number;
   /** What it is and why. */
   readonly info: EngineInfo;
-  /** Calls into the kernel so far. */
-  systemCalls = 0;
+  #performed = 0;
 
   /**
    * Constructs a new instance.
@@ -50,11 +51,19 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
     complete: OperationComplete<T>,
     options: SyncEngineOptions,
   ) {
-    this.#turn = new LoopTurn(libc, () => this.kick());
+    this.#turn = new LoopTurn(libc, () => {
+      this.#turnPending = false;
+      this.kick();
+    });
     this.#libc = libc;
     this.#complete = complete;
     this.#stallMs = options.stallMs;
     this.info = options.info;
+  }
+
+  /** Calls into the kernel so far. */
+  get systemCalls(): number {
+    return this.#performed + this.#turn.systemCalls;
   }
 
   /** Takes an operation. */
@@ -71,14 +80,15 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
     try {
       while (this.#head < this.#queue.length) {
         const now = performance.now();
-        if (!this.#turn.armed) {
+        if (!this.#turnPending) {
           this.#turnStart = now;
-          this.#turn.arm();
+          this.#turnPending = true;
+          this.#turn.request(false);
         } else if (now - this.#turnStart >= this.#stallMs) {
           break;
         }
         const operation = this.#queue[this.#head++]!;
-        this.systemCalls++;
+        this.#performed++;
         this.#complete(operation, perform(this.#libc, operation));
       }
       if (this.#head === this.#queue.length) {

@@ -8,11 +8,12 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { openLibc } from "../../../ffi/libc.ts";
+import { AsyncEngine } from "../../../src/backends/direct/async_engine.ts";
 import {
-  AsyncEngine,
   type KernelQueue,
   NOT_TAKEN,
-} from "../../../src/backends/direct/async_engine.ts";
+  type Visit,
+} from "../../../src/backends/direct/kernel_queue.ts";
 import {
   Operation,
   OperationCode,
@@ -199,19 +200,15 @@ class Fragile implements KernelQueue<Operation> {
   readonly #filled: number[] = [];
   #closed = false;
   /** Times that the kernel was entered. */
-  entered = 0;
+  systemCalls = 0;
 
-  get ready(): boolean {
-    return this.done.length > 0;
-  }
-
-  fill(_operation: Operation, slot: number): boolean {
+  prepare(_operation: Operation, slot: number): boolean {
     this.#filled.push(slot);
     return true;
   }
 
   enter(): number {
-    this.entered++;
+    this.systemCalls++;
     for (const slot of this.#filled.splice(0)) {
       if (this.broken === null) this.inside.push(slot);
       else this.done.push([slot, NOT_TAKEN]);
@@ -219,20 +216,18 @@ class Fragile implements KernelQueue<Operation> {
     return 0;
   }
 
-  reap(visit: (slot: number, result: number) => void, most: number): number {
+  drain(visit: Visit): number {
     assert(!this.#closed, "looked at after it was closed");
-    let count = 0;
-    for (; count < most && this.done.length > 0; count++) {
-      visit(...this.done.shift()!);
-    }
-    return count;
+    const { length } = this.done;
+    for (const [slot, result] of this.done.splice(0)) visit(slot, result);
+    return length;
   }
 
-  waitAside(): Promise<void> {
+  waitOffThread(): Promise<void> {
     return new Promise((resolve) => setTimeout(resolve, 1));
   }
 
-  wake(): void {}
+  endOffThreadWait(): void {}
   close(): void {
     this.#closed = true;
   }
@@ -312,7 +307,7 @@ Deno.test("AsyncEngine carries out what a broken queue never took, in order, and
   const more = Array.from({ length: 12 }, () => add(OperationCode.Write));
   queue.broken = "it said so";
   engine.kick();
-  const { entered } = queue;
+  const { systemCalls } = queue;
   const late = [add(OperationCode.Sync), add(OperationCode.Write, true)];
   engine.kick();
   await new Promise((resolve) => setTimeout(resolve, 20));
@@ -321,7 +316,7 @@ Deno.test("AsyncEngine carries out what a broken queue never took, in order, and
   await answered;
   assertEquals(answers.get(first), 4096);
   for (const one of [...more, ...late]) assertEquals(answers.get(one), redone);
-  assertEquals(queue.entered, entered);
+  assertEquals(queue.systemCalls, systemCalls);
   await engine.close();
 });
 

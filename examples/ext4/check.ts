@@ -11,7 +11,7 @@ import { attempt, run } from "./tools.ts";
 import { SCRATCH, type Tree } from "./workload.ts";
 
 /** The programs that are needed. */
-export const JUDGE_TOOLS: readonly string[] = [
+export const CHECK_TOOLS: readonly string[] = [
   "mkfs.ext4",
   "e2fsck",
   "debugfs",
@@ -109,7 +109,7 @@ export async function describeLayout(path: string): Promise<string> {
 }
 
 /** Looks at one image after the other, in one file. */
-export class Judge {
+export class FileSystemCheck {
   readonly #dir: string;
   readonly #base: Uint8Array<ArrayBuffer>;
   readonly #chunks: { at: number; bytes: Uint8Array<ArrayBuffer> }[] = [];

@@ -1,6 +1,6 @@
 /**
- * Outside judges: what QEMU's tools, mkfs, sfdisk and cmp say of our images,
- * and we of theirs; and that each keeps the other's writers out.
+ * Interop: what QEMU's tools, mkfs, sfdisk and cmp say of our images, and we of
+ * theirs; and that each keeps the other's writers out.
  *
  * @module
  */
@@ -38,7 +38,7 @@ async function refusal(command: string, args: string[]): Promise<string> {
   return error.message;
 }
 
-/** A qemu-io that has an image open until it is told to quit. */
+/** A qemu-io that has an image open until it gets `quit`. */
 async function holding(path: string, ...args: string[]) {
   const process = new Deno.Command("qemu-io", {
     args: ["-f", "raw", ...args, path],
@@ -120,7 +120,7 @@ for (const backend of BACKENDS) {
         "read -P 0x42 65536 51200",
       ], "-r");
       assert(!output.includes("Pattern verification failed"), output);
-      // That it would have said so is part of the judgement.
+      // And it would have said so: the check can fail.
       const wrong = await new Deno.Command("qemu-io", {
         args: ["-f", "raw", "-r", "-c", "read -P 1 4096 512", path],
       }).output();

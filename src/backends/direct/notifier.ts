@@ -1,18 +1,13 @@
 /**
- * A bell for a ring: a small ring of its own that waits until the other one has
- * completions and then sends a byte through a socket, all of it in the kernel.
- * So whoever sleeps on sockets hears of completions as well, with no thread in
- * between.
+ * Tells the event loop of completions: a small ring of its own waits until
+ * another ring has some and then sends a byte through a socket, all of it in the
+ * kernel. So a thread that sleeps on sockets is woken by completions as well,
+ * with no other thread in between.
  *
  * @module
  */
 
-import {
-  IORING_OP,
-  IORING_SETUP,
-  IOSQE,
-  IoUring,
-} from "../../../ffi/io_uring.ts";
+import { IORING_SETUP, IOSQE, IoUring } from "../../../ffi/io_uring.ts";
 import type { Libc } from "../../../ffi/libc.ts";
 import { POLLIN } from "../../../ffi/poll.ts";
 import type { SocketPair } from "../../../ffi/socket_pair.ts";
@@ -20,10 +15,11 @@ import type { SocketPair } from "../../../ffi/socket_pair.ts";
 // include/linux/socket.h.
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
+const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
 
-/** Brought back by the wait, by the byte, and by taking the wait back. */
-const WAITED = 0;
-const RUNG = 1;
+/** User data of the poll, of the byte, and of the cancellation. */
+const POLLED = 0;
+const SENT = 1;
 const CANCELLED = 2;
 
 /** Flags of newer kernels (6.0, 5.19) first; older ones refuse what they lack. */
@@ -35,12 +31,12 @@ const SETUPS = [
 /** Calls to hand over what is to be waited for. */
 const ATTEMPTS = 3;
 
-/** Waits for a wait to be taken back, and how long each is, in µs. */
+/** Waits for a poll to be cancelled, and how long each is, in µs. */
 const CLOSE_WAITS = 10;
 const CLOSE_WAIT_US = 1000;
 
-/** Rings once for each time that it is armed. */
-export class Bell {
+/** Sends one byte each time that it is armed. */
+export class Notifier {
   readonly #ring: IoUring;
   readonly #pair: SocketPair;
   #armed = false;
@@ -52,54 +48,51 @@ export class Bell {
   }
 
   /**
-   * Makes a bell.
+   * Makes a notifier.
    *
    * @param libc The C library.
    * @param pair What it sends its byte through.
-   * @returns The bell; `null` if the system has no ring left.
+   * @returns The notifier; `null` if the system has no ring left.
    */
-  static make(libc: Libc, pair: SocketPair): Bell | null {
+  static make(libc: Libc, pair: SocketPair): Notifier | null {
     for (const flags of SETUPS) {
       const ring = IoUring.setup(libc, { entries: 2, flags });
-      if (typeof ring !== "number") return new Bell(ring, pair);
+      if (typeof ring !== "number") return new Notifier(ring, pair);
     }
     return null;
   }
 
+  /** Calls into the kernel so far. */
+  get systemCalls(): number {
+    return this.#ring.systemCalls;
+  }
+
   /**
-   * Lets it ring when a ring has completions, or has them already.
+   * Sends a byte when a ring has completions, or at once if it has.
    *
    * @param fd The other ring's descriptor.
    * @returns Whether it will.
    */
   arm(fd: number): boolean {
     const ring = this.#ring;
-    ring.reap(this.#onCompletion);
+    ring.drain(this.#onCompletion);
     if (this.#armed) return true;
     if (ring.unsubmitted === 0) {
-      ring.fill(IORING_OP.POLL_ADD, IOSQE.IO_LINK, fd, 0, 0, 0, POLLIN, WAITED);
-      ring.fill(
-        IORING_OP.SEND,
-        0,
-        this.#pair.fd,
-        0,
-        this.#pair.byteAddress,
-        1,
-        MSG_DONTWAIT | MSG_NOSIGNAL,
-        RUNG,
-      );
+      const { fd: socket, byteAddress } = this.#pair;
+      ring.preparePoll(fd, POLLIN, POLLED, IOSQE.IO_LINK);
+      ring.prepareSend(socket, byteAddress, 1, SEND_FLAGS, SENT);
     }
     // The kernel may have no memory for the moment.
     for (let i = 0; i < ATTEMPTS && ring.unsubmitted > 0; i++) ring.enter(0, 0);
     this.#armed = ring.unsubmitted === 0;
     // What failed at once has completed by now.
     this.#failed = !this.#armed;
-    ring.reap(this.#onCompletion);
+    ring.drain(this.#onCompletion);
     return !this.#failed;
   }
 
   readonly #onCompletion = (userData: number, result: number): void => {
-    if (userData !== RUNG) return;
+    if (userData !== SENT) return;
     this.#armed = false;
     this.#failed = result < 0;
   };
@@ -109,12 +102,12 @@ export class Bell {
    */
   close(): void {
     const ring = this.#ring;
-    ring.reap(this.#onCompletion);
+    ring.drain(this.#onCompletion);
     if (this.#armed) {
-      ring.fill(IORING_OP.ASYNC_CANCEL, 0, -1, 0, WAITED, 0, 0, CANCELLED);
+      ring.prepareCancel(POLLED, CANCELLED);
       for (let i = 0; i < CLOSE_WAITS && this.#armed; i++) {
         ring.enter(1, CLOSE_WAIT_US);
-        ring.reap(this.#onCompletion);
+        ring.drain(this.#onCompletion);
       }
     }
     ring.close();

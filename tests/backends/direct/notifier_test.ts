@@ -1,6 +1,6 @@
 /**
  * What lets one thread wait for a disk and for sockets at once, against the
- * kernel: a ring that watches a descriptor, and a bell that announces what the
+ * kernel: a ring that polls a descriptor, and a notifier that tells what the
  * ring has.
  *
  * @module
@@ -9,15 +9,16 @@
 import { assert, assertEquals, assertFalse } from "@std/assert";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
-import { IORING_OP, IoUring } from "../../../ffi/io_uring.ts";
+import { IoUring } from "../../../ffi/io_uring.ts";
 import { openLibc } from "../../../ffi/libc.ts";
 import { addressOf, alignedMemory, IoVector } from "../../../ffi/memory.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
-import { Bell } from "../../../src/backends/direct/bell.ts";
+import { Notifier } from "../../../src/backends/direct/notifier.ts";
 import {
   Operation,
   OperationCode,
 } from "../../../src/backends/direct/engine.ts";
+import type { Visit } from "../../../src/backends/direct/kernel_queue.ts";
 import { IoUringQueue } from "../../../src/backends/direct/io_uring_queue.ts";
 import { tempDir } from "../../helpers.ts";
 import { hasEngine } from "./harness.ts";
@@ -45,22 +46,22 @@ function openPair() {
   };
 }
 
-/** A ring with a bell; `silence` takes the bell away. */
-function ringWithBell() {
+/** A ring with a notifier; `silence` takes the notifier away. */
+function ringWithNotifier() {
   const sockets = openPair();
   const ring = IoUring.setup(openLibc(), { entries: 8, flags: 0 });
   assert(typeof ring !== "number");
-  const bell = Bell.make(openLibc(), sockets.pair);
-  assert(bell !== null);
+  const notifier = Notifier.make(openLibc(), sockets.pair);
+  assert(notifier !== null);
   let silent = false;
   const silence = () => {
-    if (!silent) bell.close();
+    if (!silent) notifier.close();
     silent = true;
   };
   return {
     ring,
     received: sockets.received,
-    arm: () => bell.arm(ring.fd),
+    arm: () => notifier.arm(ring.fd),
     silence,
     [Symbol.dispose](): void {
       silence();
@@ -71,48 +72,49 @@ function ringWithBell() {
 }
 
 function complete(ring: IoUring): void {
-  ring.fill(IORING_OP.NOP, 0, -1, 0, 0, 0, 0, 1);
+  ring.prepareNop(1);
   ring.enter(0, 0);
 }
 
 Deno.test({
-  name: "Bell rings once when the ring has completions",
+  name: "Notifier sends a byte once when the ring has completions",
   ignore,
   fn: () => {
-    using bell = ringWithBell();
-    assert(bell.arm());
+    using notified = ringWithNotifier();
+    assert(notified.arm());
     // Armed is armed: this adds no second byte.
-    assert(bell.arm());
-    assertEquals(bell.received(), 0);
-    complete(bell.ring);
-    assertEquals(bell.received(), 1);
-    complete(bell.ring);
-    assertEquals(bell.received(), 0);
+    assert(notified.arm());
+    assertEquals(notified.received(), 0);
+    complete(notified.ring);
+    assertEquals(notified.received(), 1);
+    complete(notified.ring);
+    assertEquals(notified.received(), 0);
   },
 });
 
 Deno.test({
-  name: "Bell rings at once for completions that are there, each time anew",
+  name:
+    "Notifier sends a byte at once for completions that are there, each time anew",
   ignore,
   fn: () => {
-    using bell = ringWithBell();
-    complete(bell.ring);
+    using notified = ringWithNotifier();
+    complete(notified.ring);
     for (let i = 0; i < 10; i++) {
-      assert(bell.arm());
-      assertEquals(bell.received(), 1);
+      assert(notified.arm());
+      assertEquals(notified.received(), 1);
     }
   },
 });
 
 Deno.test({
-  name: "Bell is silent once it was closed",
+  name: "Notifier sends nothing once it was closed",
   ignore,
   fn: () => {
-    using bell = ringWithBell();
-    assert(bell.arm());
-    bell.silence();
-    complete(bell.ring);
-    assertEquals(bell.received(), 0);
+    using notified = ringWithNotifier();
+    assert(notified.arm());
+    notified.silence();
+    complete(notified.ring);
+    assertEquals(notified.received(), 0);
   },
 });
 
@@ -121,9 +123,18 @@ function openWatched() {
   const sockets = openPair();
   const queue = IoUringQueue.open(openLibc(), 8);
   assert(typeof queue !== "string");
+  // What is watched here is no event loop, but may be waited for like one.
+  const watch = queue.watchLoop(sockets.pair.otherFd, sockets.pair);
+  assert(watch !== null);
   return {
     queue,
-    watch: () => queue.watch(sockets.pair.otherFd),
+    watch,
+    /** Forgets what was seen so far, also what lies in the ring. */
+    forget: (visit: Visit = () => {}): number => {
+      const count = queue.drain(visit);
+      watch.clear();
+      return count;
+    },
     send: () => sockets.pair.send(),
     [Symbol.dispose](): void {
       queue.close();
@@ -154,127 +165,123 @@ Deno.test({
   ignore,
   fn: () => {
     using watched = openWatched();
-    const { queue } = watched;
+    const { queue, watch } = watched;
     let answers = 0;
-    const reap = () => queue.reap(() => answers++, 8);
-    watched.watch();
+    const drain = () => queue.drain(() => answers++);
+    watch.arm();
     queue.enter(0, 0);
-    assertFalse(queue.ready || queue.alerted);
+    assertEquals(drain(), 0);
+    assertFalse(watch.fired);
     watched.send();
     const start = performance.now();
     queue.enter(1, 10 * SECOND_US);
     assert(performance.now() - start < 5000);
     // It is no answer to anybody.
-    assertFalse(queue.ready);
-    assertEquals(reap(), 0);
-    assert(queue.alerted);
+    assertEquals(drain(), 0);
+    assert(watch.fired);
     assertEquals(answers, 0);
   },
 });
 
 Deno.test({
-  name: "IoUringQueue counts answers, and no alerts among them",
+  name: "IoUringQueue counts completions, and not what it watches among them",
   ignore,
   fn: async () => {
     using watched = openWatched();
-    const { queue } = watched;
+    const { queue, watch } = watched;
     await using file = await scratchFile();
-    watched.watch();
+    watch.arm();
     watched.send();
     queue.enter(1, SECOND_US);
     for (let slot = 0; slot < 3; slot++) {
-      assert(queue.fill(file.sync, slot));
+      assert(queue.prepare(file.sync, slot));
       queue.enter(0, 0);
     }
     const slots: number[] = [];
     for (let i = 0; i < 1000 && slots.length < 3; i++) {
       queue.enter(1, SECOND_US / 100);
       const before = slots.length;
-      const count = queue.reap((slot) => slots.push(slot), 1);
+      const count = queue.drain((slot) => slots.push(slot));
       assertEquals(count, slots.length - before);
     }
     assertEquals(slots.toSorted(), [0, 1, 2]);
-    assert(queue.alerted);
+    assert(watch.fired);
   },
 });
 
 Deno.test({
-  name: "IoUringQueue takes no notice of an alert that is known",
+  name: "IoUringQueue forgets that what it watches was readable",
   ignore,
   fn: () => {
     using watched = openWatched();
-    const { queue } = watched;
-    watched.watch();
+    const { queue, watch } = watched;
+    watch.arm();
     queue.enter(0, 0);
     watched.send();
-    queue.ignoreAlert();
+    watched.forget();
     queue.enter(0, 0);
-    assertFalse(queue.ready || queue.alerted);
-    // The byte is still there: whoever watches anew hears of it.
-    watched.watch();
+    assertEquals(queue.drain(() => {}), 0);
+    assertFalse(watch.fired);
+    // The byte is still there: a new poll finds it.
+    watch.arm();
     queue.enter(1, SECOND_US);
-    assertFalse(queue.ready);
-    assert(queue.alerted);
+    assertEquals(queue.drain(() => {}), 0);
+    assert(watch.fired);
   },
 });
 
 Deno.test({
-  name: "IoUringQueue watches anew as soon as an alert is known",
+  name: "IoUringQueue does not forget what becomes readable later",
   ignore,
   fn: () => {
     using watched = openWatched();
-    const { queue } = watched;
-    watched.watch();
+    const { queue, watch } = watched;
+    watch.arm();
     queue.enter(0, 0);
+    // Nothing has come so far that could be forgotten.
+    watched.forget();
     watched.send();
-    queue.ignoreAlert();
-    assertFalse(queue.alerted);
-    watched.watch();
     queue.enter(1, SECOND_US);
-    assertFalse(queue.ready);
-    assert(queue.alerted);
+    assertEquals(queue.drain(() => {}), 0);
+    assert(watch.fired);
   },
 });
 
 Deno.test({
-  name: "IoUringQueue hears of an alert that comes after ignoreAlert()",
-  ignore,
-  fn: () => {
-    using watched = openWatched();
-    const { queue } = watched;
-    watched.watch();
-    queue.enter(0, 0);
-    // Nothing has come so far that could be known.
-    queue.ignoreAlert();
-    watched.send();
-    queue.enter(1, SECOND_US);
-    assertFalse(queue.ready);
-    assert(queue.alerted);
-  },
-});
-
-Deno.test({
-  name: "IoUringQueue takes no notice of a known alert behind an answer",
+  name: "IoUringQueue forgets what lies in the ring behind a completion",
   ignore,
   fn: async () => {
     using watched = openWatched();
-    const { queue } = watched;
+    const { queue, watch } = watched;
     await using file = await scratchFile();
-    assert(queue.fill(file.sync, 0));
-    for (let i = 0; i < 100 && !queue.ready; i++) {
-      queue.enter(1, SECOND_US / 10);
-    }
-    assert(queue.ready);
-    watched.watch();
-    watched.send();
+    const slots: number[] = [];
+    assert(queue.prepare(file.sync, 0));
     queue.enter(0, 0);
-    queue.ignoreAlert();
-    assertEquals(queue.reap(() => {}, 8), 1);
-    assertFalse(queue.ready || queue.alerted);
+    watch.arm();
+    watched.send();
+    for (let i = 0; i < 100 && slots.length === 0; i++) {
+      queue.enter(1, SECOND_US / 10);
+      watched.forget((slot) => slots.push(slot));
+    }
+    assertEquals(slots, [0]);
+    watched.forget();
+    assertFalse(watch.fired);
     // Only that one: the next one counts.
-    watched.watch();
+    watch.arm();
     queue.enter(1, SECOND_US);
-    assertFalse(queue.ready);
-    assert(queue.alerted);
+    assertEquals(queue.drain(() => {}), 0);
+    assert(watch.fired);
+  },
+});
+
+Deno.test({
+  name: "IoUringQueue counts the calls of its notifier",
+  ignore,
+  fn: () => {
+    using watched = openWatched();
+    const { queue, watch } = watched;
+    const before = queue.systemCalls;
+    assert(watch.notify());
+    assert(queue.systemCalls > before);
   },
 });

@@ -1,11 +1,17 @@
 /**
- * Sees to it that what an exploration runs comes to an end: a workload when it
- * is given up, a recovery after its time as well.
+ * The watchdog of an exploration: ends a workload when its signal fires, and a
+ * recovery when it times out as well.
  *
- * A disk that is in memory answers at once, so that a loop over it never lets
- * the event loop have a turn, and no clock and no signal would be heard. So now
- * and then a request waits for a turn. When the time is over, requests fail,
- * which ends what awaits them; who goes on in spite of that is not waited for.
+ * A disk in memory completes requests in microtasks, so that a loop over it
+ * starves the event loop, and no timer and no signal would fire. So now and then
+ * a request waits for a turn of the event loop, and so does what never becomes a
+ * request: refusals, and questions after extents. After the timeout all of them
+ * fail, which ends what awaits them. What goes on in spite of that is abandoned:
+ * it gets so many more failures, and then promises that never settle.
+ *
+ * {@linkcode CrashWatchdog} has the clock, one for an exploration;
+ * {@linkcode CrashGuard} is what the disk of one run asks before it completes
+ * a request.
  *
  * @module
  */
@@ -30,11 +36,18 @@ export class RecoveryTimeout extends Error {
   }
 }
 
-/** Requests until somebody looks at the clock. */
-const REQUESTS_PER_LOOK = 32;
+/** Requests from one check of the clock to the next. */
+const REQUESTS_PER_CHECK = 32;
 
-/** Looks at the clock in the time of a recovery. */
-const LOOKS_PER_TIMEOUT = 8;
+/**
+ * Answers in a row that needed no device request (refusals, extents), until one
+ * waits for a turn. Counted, not timed: what a workload does must not depend on
+ * the clock, or its tokens were worth nothing.
+ */
+const UNREACHED_PER_TURN = 256;
+
+/** Checks of the clock within the timeout of a recovery. */
+const CHECKS_PER_TIMEOUT = 8;
 
 /** Milliseconds after which a request waits for a turn. */
 const TURN_MS = 20;
@@ -45,13 +58,13 @@ const TURN_MS = 20;
  */
 const GRACE_MS = [100, 5000] as const;
 
-/** Requests of something that nobody waits for that are still answered. */
+/** Failures that something gets after it is abandoned. */
 const MOST_REFUSED = 1000;
 
 /**
- * Lets the event loop have a turn: timers fire, signals are heard.
+ * Yields to the event loop: timers and signals fire.
  *
- * @returns When it had it.
+ * @returns When it had a turn.
  */
 export function eventLoopTurn(): Promise<void> {
   return new Promise((resolve) => {
@@ -59,7 +72,7 @@ export function eventLoopTurn(): Promise<void> {
   });
 }
 
-/** What a disk asks before it answers whoever is watched. */
+/** What the disk of one workload or recovery asks before it completes a request. */
 export class CrashGuard {
   /** Whether anything was read. */
   read = false;
@@ -67,17 +80,19 @@ export class CrashGuard {
   over = false;
   /** Why, if it is over. */
   reason: unknown = undefined;
-  readonly #watch: CrashWatch;
+  readonly #watchdog: CrashWatchdog;
   #requests = 0;
+  /** Answers in a row that needed no device request. */
+  #unreached = 0;
   #abandoned = false;
 
   /**
    * Constructs a new instance.
    *
-   * @param watch What it belongs to.
+   * @param watchdog What has the clock.
    */
-  constructor(watch: CrashWatch) {
-    this.#watch = watch;
+  constructor(watchdog: CrashWatchdog) {
+    this.#watchdog = watchdog;
   }
 
   /**
@@ -86,8 +101,9 @@ export class CrashGuard {
    * @returns Whether the next one is to wait for a turn.
    */
   needsTurn(): boolean {
-    return ++this.#requests % REQUESTS_PER_LOOK === 0 &&
-      this.#watch.turnIsDue();
+    this.#unreached = 0;
+    return ++this.#requests % REQUESTS_PER_CHECK === 0 &&
+      this.#watchdog.turnIsDue();
   }
 
   /**
@@ -100,23 +116,23 @@ export class CrashGuard {
     this.over = true;
     this.reason = reason;
     this.#requests = 0;
-    this.#watch.ended(this);
+    this.#watchdog.ended(this);
   }
 
   /**
-   * Waits for it no longer.
+   * Abandons it: it is not waited for any longer.
    *
-   * @returns When all that was refused before is answered.
+   * @returns When all that was refused before has completed.
    */
-  leave(): Promise<void> {
+  abandon(): Promise<void> {
     this.#abandoned = true;
     return eventLoopTurn();
   }
 
   /**
-   * Fails a request, in a turn of its own: what tries again and again must not
-   * keep all others out. What nobody waits for any more is answered at once,
-   * and not for ever: so a loop ends that no error does.
+   * Fails a request, in a turn of its own, so that retries without an end do not
+   * starve the event loop. Once abandoned, it fails at once, and after so many
+   * never completes: that ends a loop which no error ends.
    *
    * @param request The request.
    * @param complete Where the answer goes.
@@ -132,19 +148,34 @@ export class CrashGuard {
       void eventLoopTurn().then(() => complete(request, error));
     } else if (++this.#requests <= MOST_REFUSED) complete(request, error);
   }
+
+  /** For a queue's `throttle`: the same for what never reaches the device. */
+  readonly throttle = (): Promise<void> | null => {
+    if (!this.over && ++this.#unreached < UNREACHED_PER_TURN) return null;
+    this.#unreached = 0;
+    return this.#wait();
+  };
+
+  async #wait(): Promise<void> {
+    if (!this.#abandoned) await eventLoopTurn();
+    else if (++this.#requests > MOST_REFUSED) {
+      await new Promise<never>(() => {});
+    }
+    if (this.over) throw this.reason;
+  }
 }
 
-/** Waits for one thing after the other. */
-export class CrashWatch {
+/** The clock and the signal of an exploration, for one run after the other. */
+export class CrashWatchdog {
   readonly #timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
-  // What is waited for, or was waited for last.
+  // The run that is waited for, or the last one.
   #guard: CrashGuard | null = null;
   #timed = false;
-  /** Seen at the last look at the clock, and when it was seen first. */
+  /** The run at the last check of the clock, and when it was seen first. */
   #seen: CrashGuard | null = null;
   #seenAt = 0;
-  #leave: (() => void) | null = null;
+  #abandon: (() => void) | null = null;
   #timer: ReturnType<typeof setTimeout> | null = null;
   #grace: ReturnType<typeof setTimeout> | null = null;
   #turnedAt = performance.now();
@@ -169,7 +200,7 @@ export class CrashWatch {
     }
   }
 
-  /** The event loop just had a turn. */
+  /** Notes that the event loop just had a turn. */
   turned(): void {
     this.#turnedAt = performance.now();
   }
@@ -183,13 +214,13 @@ export class CrashWatch {
   }
 
   /**
-   * Waits until something ends, or as long as it may take. If its guard says
-   * then that its time is over, nothing that it said counts.
+   * Waits for a run, or until it is abandoned. If its guard is over then, its
+   * outcome does not count.
    *
-   * @param ended What is waited for.
+   * @param ended Settles with the run.
    * @param guard What its disk asks.
-   * @param timed Whether its time is limited.
-   * @returns What it returns.
+   * @param timed Whether it may time out.
+   * @returns When it ended or was abandoned.
    */
   wait(
     ended: PromiseLike<void>,
@@ -199,18 +230,18 @@ export class CrashWatch {
     return new Promise((resolve, reject) => {
       this.#guard = guard;
       this.#timed = timed;
-      this.#leave = resolve;
-      if (this.#timer === null && timed) this.#lookSoon();
+      this.#abandon = resolve;
+      if (this.#timer === null && timed) this.#checkLater();
       Promise.resolve(ended).then(resolve, reject);
     });
   }
 
   /**
-   * Looks at the clock now and then: most of what is waited for takes
-   * microseconds, and is not to pay for a look of its own.
+   * Checks the clock now and then: most runs take microseconds, and are not to
+   * pay for a timer of their own.
    */
-  #lookSoon(): void {
-    const delayMs = Math.ceil(this.#timeoutMs / LOOKS_PER_TIMEOUT);
+  #checkLater(): void {
+    const delayMs = Math.ceil(this.#timeoutMs / CHECKS_PER_TIMEOUT);
     this.#timer = setTimeout(() => {
       this.#timer = null;
       if (!this.#timed) return;
@@ -219,7 +250,7 @@ export class CrashWatch {
         this.#seen = this.#guard;
         this.#seenAt = now;
       }
-      if (now - this.#seenAt < this.#timeoutMs) this.#lookSoon();
+      if (now - this.#seenAt < this.#timeoutMs) this.#checkLater();
       else this.#stop(new RecoveryTimeout(`${this.#timeoutMs} ms`));
     }, delayMs);
   }
@@ -231,16 +262,17 @@ export class CrashWatch {
   }
 
   /**
-   * The time of something is over: it may end by itself yet.
+   * Starts the time of grace after a timeout, in which a run may still end by
+   * itself.
    *
-   * @param guard Whose.
+   * @param guard Whose time is over.
    */
   ended(guard: CrashGuard): void {
-    const leave = this.#leave;
-    if (guard !== this.#guard || leave === null) return;
+    const abandon = this.#abandon;
+    if (guard !== this.#guard || abandon === null) return;
     if (this.#grace !== null) clearTimeout(this.#grace);
     const [least, most] = GRACE_MS;
     const graceMs = Math.min(Math.max(this.#timeoutMs, least), most);
-    this.#grace = setTimeout(leave, graceMs);
+    this.#grace = setTimeout(abandon, graceMs);
   }
 }

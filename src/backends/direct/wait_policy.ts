@@ -1,0 +1,201 @@
+/**
+ * When to poll, when to sleep, and how much to deliver at once: times in,
+ * decisions out. It knows no kernel, no event loop and no clock.
+ *
+ * To put the thread to sleep and to wake it takes some 20 µs, a third of what a
+ * fast disk needs for a sector. So completions that are expected within
+ * {@linkcode WaitPolicyOptions.pollUs} are polled for first; what is expected is
+ * a moving average of how long it took before. Two things speak against it: a
+ * poll that missed, from which on the policy backs off, and a durable write in
+ * flight, as the kernel completes such a write on the processor that it came
+ * from, in a thread that would have to wait for us.
+ *
+ * With nothing in flight the same holds for the next request: after a delivery
+ * it is polled for ({@linkcode WaitPolicy.idlePolls}), with a back-off of its own.
+ *
+ * A wait that brings nothing is a miss. After some misses the device is slow,
+ * and is waited for where that holds nobody: see {@linkcode WaitPolicy.slow} and
+ * {@linkcode WaitPolicy.verySlow}.
+ *
+ * @module
+ */
+
+/** Misses, one after the other, before the event loop is left to sleep. */
+const SLOW_MISSES = 4;
+
+/**
+ * The same before a thread is taken for the wait: a hand-off to it costs some
+ * 50 µs.
+ */
+const VERY_SLOW_MISSES = 64;
+
+/** Operations in flight up to which their caller most likely waits for them. */
+const FEW = 2;
+
+/**
+ * Polling pays up to so many times the time that it may take, as what was slept
+ * for seems to take longer than it does.
+ */
+const ASLEEP_FACTOR = 2;
+
+/** The most polls that are left out after a miss. */
+const MOST_LEFT_OUT = 64;
+
+/** The most completions that are delivered at once. */
+const MOST_DELIVERED = 64;
+
+/** Weight of the latest time in the average: 1 of so many. */
+const AVERAGED = 8;
+
+/**
+ * Leaves attempts out after misses: none after the first, which was an
+ * exception most likely, then 1, 3, 7, … after each further one.
+ */
+export class BackOff {
+  #left = 0;
+  #next = 1;
+
+  /** Takes note of an occasion for an attempt. */
+  pass(): void {
+    if (this.#left > 0) this.#left--;
+  }
+
+  /** Whether the attempt is to be made. */
+  get allows(): boolean {
+    return this.#left === 0;
+  }
+
+  /** Takes note of what became of an attempt. */
+  attempted(hit: boolean): void {
+    if (hit) this.#next = 1;
+    else {
+      this.#left = this.#next;
+      this.#next = Math.min(this.#next * 2, MOST_LEFT_OUT);
+    }
+  }
+}
+
+/** Decides how one engine waits. All times are in µs. */
+export class WaitPolicy {
+  /** The longest poll; 0 for none. */
+  readonly pollUs: number;
+  readonly #poll = new BackOff();
+  readonly #idlePoll = new BackOff();
+  /** From a submission to the first completion, on average. */
+  #usualUs = 0;
+  #durableInFlight = 0;
+  #misses = 0;
+  /** Completions to deliver next. */
+  #burst = 1;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param pollUs The longest poll; 0 for none.
+   */
+  constructor(pollUs: number) {
+    this.pollUs = pollUs;
+  }
+
+  /** An operation was taken. */
+  taken(durable: boolean): void {
+    this.#poll.pass();
+    if (durable) this.#durableInFlight++;
+  }
+
+  /** An operation is over. */
+  over(durable: boolean): void {
+    if (durable) this.#durableInFlight--;
+  }
+
+  /** A caller asks for something. */
+  asked(): void {
+    this.#misses = 0;
+    this.#burst = 1;
+  }
+
+  /** Whether its caller waits here for what is in flight. */
+  isFew(inFlight: number): boolean {
+    return inFlight <= FEW;
+  }
+
+  /** Whether what is in flight should be over within this time. */
+  isExpected(leftUs: number): boolean {
+    return leftUs >= Math.max(1, this.#usualUs);
+  }
+
+  /** Whether what is in flight is polled for. */
+  get polls(): boolean {
+    return this.pollUs > 0 && this.#durableInFlight === 0 &&
+      this.#poll.allows && this.#usualUs <= this.pollUs * ASLEEP_FACTOR;
+  }
+
+  /** What is in flight was polled for. */
+  polled(hit: boolean): void {
+    this.#poll.attempted(hit);
+  }
+
+  /** Whether the next request is polled for, now that nothing is in flight. */
+  idlePolls(): boolean {
+    this.#idlePoll.pass();
+    return this.pollUs > 0 && this.#idlePoll.allows;
+  }
+
+  /** The next request was polled for. */
+  idlePolled(hit: boolean): void {
+    this.#idlePoll.attempted(hit);
+  }
+
+  /**
+   * A wait has ended.
+   *
+   * @param found Completions that it brought.
+   * @param tookUs The time since the last submission.
+   */
+  waited(found: number, tookUs: number): void {
+    this.#burst = 1;
+    // Without a completion, it is a lower bound.
+    if (found > 0 || tookUs > this.#usualUs) this.#learn(tookUs);
+  }
+
+  /**
+   * Completions were found without a wait.
+   *
+   * @param inFlight Operations that were in flight.
+   * @param tookUs The time since the last submission: an upper bound.
+   */
+  foundAtOnce(inFlight: number, tookUs: number): void {
+    if (this.isFew(inFlight) && tookUs < this.#usualUs) this.#learn(tookUs);
+  }
+
+  #learn(tookUs: number): void {
+    this.#usualUs += (tookUs - this.#usualUs) / AVERAGED;
+  }
+
+  /** A turn brought completions, or was a miss. */
+  turned(found: number): void {
+    if (found > 0) this.#misses = 0;
+    else this.#misses++;
+  }
+
+  /** Whether the device is slow: the event loop may sleep for it. */
+  get isSlow(): boolean {
+    return this.#misses >= SLOW_MISSES;
+  }
+
+  /** Whether it is so slow that a hand-off to a thread does not matter. */
+  get isVerySlow(): boolean {
+    return this.#misses >= VERY_SLOW_MISSES;
+  }
+
+  /**
+   * How many completions to deliver before what their callers ask for next is
+   * submitted: one, so that the device has something to do meanwhile; where
+   * nobody asks for more, their number doubles.
+   */
+  burst(): number {
+    const burst = this.#burst;
+    this.#burst = Math.min(burst * 2, MOST_DELIVERED);
+    return burst;
+  }
+}

@@ -1,0 +1,512 @@
+/**
+ * Drives the waiting of an engine through every order of events up to a bound,
+ * over a kernel and an event loop that are models: requests, completions, a loop
+ * that is wanted elsewhere, turns, bytes, threads, timers, callbacks that throw or
+ * ask for more, a kernel that takes nothing, a byte that is lost, an end.
+ *
+ * After each event: nothing is in flight without a wake-up that will come, no
+ * wait is longer than allowed, and nothing is answered twice. From each state
+ * that is reached: everything is answered in a few turns once the kernel is done
+ * with it, and then nothing runs any more.
+ *
+ * @module
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { openLibc } from "../../../ffi/libc.ts";
+import { AsyncEngine } from "../../../src/backends/direct/async_engine.ts";
+import {
+  Operation,
+  OperationCode,
+} from "../../../src/backends/direct/engine.ts";
+import type {
+  KernelQueue,
+  LoopWatch,
+  Visit,
+} from "../../../src/backends/direct/kernel_queue.ts";
+import type {
+  LoopDescriptor,
+  Turns,
+} from "../../../src/backends/direct/loop_turn.ts";
+import { StallBudget } from "../../../src/backends/direct/stall_budget.ts";
+import type { Runtime } from "../../../src/backends/direct/waiting.ts";
+import { LONG } from "../../helpers.ts";
+
+const STALL_US = 200;
+
+/** Turns in which everything that is over must be answered. */
+const FEW_TURNS = 20;
+
+/** What a callback threw; nothing else may come out of an engine. */
+class Thrown extends Error {}
+
+/** A thread: a clock, an event loop and its timers. */
+class ModelThread implements Runtime, Turns {
+  #nowMs = 1;
+  #callback: (asked: boolean) => void = () => {};
+  readonly budget = new StallBudget();
+  readonly timers = new Set<() => void>();
+  pending: "none" | "immediate" | "byte" | "parked" = "none";
+  /** Every other turn, as in {@linkcode LoopTurn} by time. */
+  #byBytes = 0;
+  #immediates = 0;
+  readonly systemCalls = 0;
+  stopped = false;
+
+  /** Each look at the clock takes some time, or polls would never end. */
+  readonly clock = (): number => this.#nowMs += 0.01;
+
+  readonly makeTurns = (callback: (asked: boolean) => void): Turns => {
+    this.#callback = callback;
+    return this;
+  };
+
+  readonly later = (callback: () => void): () => void => {
+    this.timers.add(callback);
+    return () => this.timers.delete(callback);
+  };
+
+  pass(us: number): void {
+    this.#nowMs += us / 1000;
+  }
+
+  get asks(): boolean {
+    return this.pending === "byte" || this.pending === "parked";
+  }
+
+  request(): void {
+    assert(!this.stopped, "asked for a turn after the end");
+    if (this.pending !== "none") return;
+    this.pending = this.canPark && this.#byBytes++ % 2 === 0
+      ? "byte"
+      : "immediate";
+  }
+
+  get canPark(): boolean {
+    return this.#immediates >= 1;
+  }
+
+  park(): void {
+    assert(this.canPark);
+    this.pending = "parked";
+  }
+
+  unpark(): void {
+    if (this.pending === "parked") this.pending = "none";
+  }
+
+  findLoop(): LoopDescriptor {
+    // Nothing looks at these here.
+    return { fd: 3, pair: undefined! };
+  }
+
+  stop(): void {
+    this.pending = "none";
+    this.stopped = true;
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** A byte arrives. */
+  receive(): void {
+    this.#immediates = 0;
+    if (!this.asks) return;
+    this.pending = "none";
+    this.#callback(true);
+  }
+
+  /** The turn that is pending comes. */
+  turn(): void {
+    if (this.pending === "byte") return this.receive();
+    assert(this.pending === "immediate");
+    this.pending = "none";
+    this.#immediates++;
+    this.#callback(false);
+  }
+}
+
+/** A kernel that is done with operations when it is told to be. */
+class ModelKernel implements KernelQueue<Operation> {
+  readonly depth = 4;
+  readonly broken = null;
+  readonly lost = 0;
+  readonly systemCalls = 0;
+  readonly inKernel: number[] = [];
+  readonly #prepared: number[] = [];
+  readonly #done: number[] = [];
+  /** Calls in which it takes nothing. */
+  refusals = 0;
+  /** Whether the event loop has something to do. */
+  wanted = false;
+  #armed = false;
+  #fired = false;
+  /** Whether the next completion sends a byte. */
+  notifies = false;
+  /** Whether that byte gets lost. */
+  losesByte = false;
+  /** Whether the last one did. */
+  hasLostByte = false;
+  /** Whether it can be asked to send one. */
+  canNotify = true;
+  endOffThread: (() => void) | null = null;
+  /** Whether there is no other thread. */
+  threadless = false;
+  watchLoop?: () => LoopWatch;
+
+  constructor(readonly thread: ModelThread, watches: boolean) {
+    if (!watches) return;
+    const isFired = () => this.#fired;
+    this.watchLoop = () => ({
+      arm: () => this.#armed = true,
+      get fired() {
+        return isFired();
+      },
+      clear: () => this.#fired = false,
+      notify: () => {
+        if (!this.canNotify) return false;
+        this.notifies = true;
+        if (this.#done.length > 0) this.#notify();
+        return true;
+      },
+    });
+  }
+
+  prepare(_operation: Operation, slot: number): boolean {
+    this.#prepared.push(slot);
+    return true;
+  }
+
+  enter(completions: number, timeoutUs: number): number {
+    assert(timeoutUs <= STALL_US, `waits for ${timeoutUs} µs`);
+    if (this.refusals > 0) this.refusals--;
+    else this.inKernel.push(...this.#prepared.splice(0));
+    const sees = this.#armed && this.wanted;
+    if (completions > 0 && this.#done.length === 0 && !sees) {
+      this.thread.pass(timeoutUs);
+    }
+    return this.#prepared.length;
+  }
+
+  drain(visit: Visit): number {
+    if (this.#armed && this.wanted) {
+      this.#armed = false;
+      this.#fired = true;
+    }
+    const { length } = this.#done;
+    for (const slot of this.#done.splice(0)) visit(slot, 0);
+    return length;
+  }
+
+  /** Operations that it has, also those that it is done with. */
+  get has(): number {
+    return this.inKernel.length + this.#done.length;
+  }
+
+  /** It is done with its first operation. */
+  complete(): void {
+    this.#done.push(this.inKernel.shift()!);
+    if (this.notifies) this.#notify();
+    this.endOffThread?.();
+  }
+
+  #byteSent = false;
+
+  #notify(): void {
+    this.notifies = false;
+    this.hasLostByte = this.losesByte;
+    this.#byteSent = !this.losesByte;
+    this.losesByte = false;
+  }
+
+  /** Whether a byte is on its way; whoever asks has it delivered. */
+  takeByte(): boolean {
+    const sent = this.#byteSent;
+    this.#byteSent = false;
+    return sent;
+  }
+
+  get byteSent(): boolean {
+    return this.#byteSent;
+  }
+
+  waitOffThread(): Promise<void> {
+    if (this.threadless) return Promise.reject(new Error("no thread"));
+    return new Promise((resolve) => {
+      this.endOffThread = () => {
+        this.endOffThread = null;
+        resolve();
+      };
+    });
+  }
+
+  endOffThreadWait(): void {
+    this.endOffThread?.();
+  }
+
+  close(): void {}
+}
+
+/** What may happen. */
+const EVENTS = [
+  "one more",
+  "three more",
+  "completion",
+  "turn",
+  "byte",
+  "wanted",
+  "timer",
+  "thread",
+  "no thread",
+  "throw",
+  "ask again",
+  "refuse",
+  "lose byte",
+  "no notifier",
+  "close",
+] as const;
+type ModelEvent = typeof EVENTS[number];
+
+/** An engine over such a kernel, in such a thread. */
+class Model {
+  readonly thread = new ModelThread();
+  readonly kernel: ModelKernel;
+  readonly engine: AsyncEngine<Operation>;
+  readonly #unanswered = new Set<Operation>();
+  #throws = false;
+  #asksAgain = false;
+  #closed = false;
+
+  constructor(watches: boolean, readonly pollMs: number) {
+    this.kernel = new ModelKernel(this.thread, watches);
+    this.engine = new AsyncEngine<Operation>(
+      openLibc(),
+      this.kernel,
+      (operation) => {
+        assert(this.#unanswered.delete(operation), "answered twice");
+        if (this.#asksAgain) {
+          this.#asksAgain = false;
+          this.#ask(1);
+        }
+        if (this.#throws) {
+          this.#throws = false;
+          throw new Thrown();
+        }
+      },
+      () => 0,
+      {
+        info: { name: "model", reason: null },
+        stallMs: STALL_US / 1000,
+        pollMs,
+        runtime: this.thread,
+      },
+    );
+  }
+
+  #ask(count: number): void {
+    for (let i = 0; i < count; i++) {
+      const operation = new Operation();
+      operation.code = OperationCode.Read;
+      this.#unanswered.add(operation);
+      this.engine.push(operation);
+    }
+    this.engine.kick();
+  }
+
+  async #happen(event: ModelEvent): Promise<boolean> {
+    const { thread, kernel } = this;
+    switch (event) {
+      case "one more":
+        this.#ask(1);
+        break;
+      case "three more":
+        this.#ask(3);
+        break;
+      case "completion":
+        if (kernel.inKernel.length === 0) return false;
+        kernel.complete();
+        break;
+      case "turn":
+        if (thread.pending === "none" || thread.pending === "parked") {
+          return false;
+        }
+        thread.turn();
+        break;
+      case "byte":
+        if (!kernel.takeByte()) return false;
+        thread.receive();
+        break;
+      case "wanted":
+        kernel.wanted = !kernel.wanted;
+        break;
+      case "timer": {
+        const [timer] = thread.timers;
+        if (timer === undefined) return false;
+        thread.timers.delete(timer);
+        timer();
+        break;
+      }
+      case "thread":
+        if (kernel.endOffThread === null) return false;
+        kernel.endOffThread();
+        break;
+      case "no thread":
+        if (kernel.threadless) return false;
+        kernel.threadless = true;
+        break;
+      case "throw":
+        if (this.#throws) return false;
+        this.#throws = true;
+        break;
+      case "ask again":
+        if (this.#asksAgain) return false;
+        this.#asksAgain = true;
+        break;
+      case "refuse":
+        if (kernel.refusals > 0) return false;
+        kernel.refusals = 2;
+        break;
+      case "lose byte":
+        if (kernel.losesByte) return false;
+        kernel.losesByte = true;
+        break;
+      case "no notifier":
+        if (!kernel.canNotify) return false;
+        kernel.canNotify = false;
+        break;
+      case "close":
+        // Only what has nothing in flight is closed.
+        if (this.#unanswered.size > 0) return false;
+        this.#closed = true;
+        await this.engine.close();
+    }
+    return true;
+  }
+
+  /** Has something happen; tells whether it could. */
+  async happen(event: ModelEvent): Promise<boolean> {
+    if (this.#closed) return false;
+    try {
+      return await this.#happen(event);
+    } catch (error) {
+      if (!(error instanceof Thrown)) throw error;
+      return true;
+    } finally {
+      if (event === "thread" || event === "timer" || event === "completion") {
+        // Promises of the engine's pass it on.
+        for (let i = 0; i < 6; i++) await null;
+      }
+    }
+  }
+
+  /** Whether something will come that looks at what is in flight. */
+  get #wakes(): boolean {
+    const { thread, kernel } = this;
+    if (thread.pending === "immediate" || thread.pending === "byte") {
+      return true;
+    }
+    // Only what the kernel has, or is done with, wakes anybody.
+    if (this.engine.inFlight > kernel.has) return false;
+    return thread.pending === "parked"
+      // A byte that was lost is made up for by a timer.
+      ? thread.timers.size > 0 &&
+        (kernel.byteSent || kernel.notifies || kernel.hasLostByte)
+      : kernel.endOffThread !== null || thread.timers.size > 0;
+  }
+
+  /** Checks the state that was reached. */
+  check(): void {
+    if (this.#closed) {
+      assertEquals(this.thread.timers.size, 0, "a timer is left");
+      assertEquals(this.thread.pending, "none");
+    } else if (this.#unanswered.size > 0) {
+      assert(this.#wakes, "sleeps for ever");
+    }
+  }
+
+  /** Lets the kernel and the loop go on until all is over. */
+  async finish(): Promise<void> {
+    this.kernel.wanted = false;
+    for (let i = 0; i < FEW_TURNS && !this.#closed; i++) {
+      while (await this.happen("completion"));
+      const moved = await this.happen("byte") || await this.happen("turn") ||
+        await this.happen("thread") || await this.happen("timer");
+      if (!moved) break;
+    }
+    assertEquals(this.#unanswered.size, 0, "not answered");
+    assertEquals(this.thread.pending, "none", "runs while idle");
+    assertEquals(this.thread.timers.size, 0, "a timer runs while idle");
+    assertEquals(this.kernel.endOffThread, null, "a thread waits while idle");
+    if (!this.#closed) await this.happen("close");
+    this.check();
+  }
+}
+
+/** Ways into states that are far from the first one. */
+const BEGINNINGS: [name: string, ModelEvent[]][] = [
+  ["at first", []],
+  // Turns until a byte has come, and the loop is found.
+  ["with a loop", ["one more", "turn", "turn", "turn", "turn", "turn"]],
+  ["slow", ["one more", ...new Array(8).fill("turn")]],
+  ["very slow", ["one more", ...new Array(80).fill("turn")]],
+  ["full", ["three more", "three more", "three more", "turn", "turn", "turn"]],
+];
+
+/** What a callback throws in the turn of a promise, and nothing else. */
+function onRejection(event: PromiseRejectionEvent): void {
+  if (event.reason instanceof Thrown) event.preventDefault();
+}
+
+/** Runs one order of events; tells whether all of them could happen. */
+async function run(
+  events: readonly ModelEvent[],
+  watches: boolean,
+  pollMs: number,
+  beginning: readonly ModelEvent[],
+): Promise<boolean> {
+  const model = new Model(watches, pollMs);
+  try {
+    for (const event of beginning) {
+      await model.happen(event);
+      model.check();
+    }
+    for (const event of events) {
+      if (!await model.happen(event)) return false;
+      model.check();
+    }
+    await model.finish();
+    return true;
+  } catch (error) {
+    throw new Error(`after ${[...events].join(", ")}`, { cause: error });
+  }
+}
+
+for (const watches of [true, false]) {
+  for (const [name, beginning] of BEGINNINGS) {
+    const kind = watches
+      ? "a ring that watches the loop"
+      : "a queue that cannot";
+    Deno.test(`AsyncEngine never sleeps for ever, nor runs while idle: ${kind}, ${name}`, async () => {
+      globalThis.addEventListener("unhandledrejection", onRejection);
+      const depth = LONG ? 6 : 4;
+      let count = 0;
+      let orders: ModelEvent[][] = [[]];
+      for (let length = 0; length <= depth; length++) {
+        const longer: ModelEvent[][] = [];
+        for (const events of orders) {
+          const pollMs = count % 2 === 0 ? 0 : 0.1;
+          // What could not happen ends all orders that begin like it.
+          if (!await run(events, watches, pollMs, beginning)) continue;
+          count++;
+          for (const event of EVENTS) longer.push([...events, event]);
+        }
+        orders = longer;
+      }
+      // They are told in turns of their own.
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      globalThis.removeEventListener("unhandledrejection", onRejection);
+      assert(count > 4000, `${count} orders`);
+    });
+  }
+}
