@@ -93,6 +93,8 @@ export class FrontEnd implements VringDevice {
   /** The guest's memory now; `null` as long as there is none. */
   memory: MemoryMap | null = null;
 
+  /** Whether it has begun (SET_OWNER), and did not merely knock. */
+  attached = false;
   /** What the front end took of the features. */
   #features = 0n;
   #protocolFeatures = 0n;
@@ -318,6 +320,7 @@ export class FrontEnd implements VringDevice {
         return null;
       case message.SetOwner:
         parseEmpty(payload);
+        this.attached = true;
         return null;
       case message.ResetOwner:
         parseEmpty(payload);

@@ -20,6 +20,7 @@ import { keepOnThread } from "../one_thread.ts";
 import { BouncePool } from "./bounce_pool.ts";
 import { noCounts, type VhostCounters } from "./counters.ts";
 import { FrontEnd } from "./front_end.ts";
+import { VhostProtocolError } from "./messages.ts";
 import { PollWatcher } from "./poll_watcher.ts";
 import { RingWatcher } from "./ring_watcher.ts";
 import type { Watched, Watcher } from "./watcher.ts";
@@ -44,7 +45,8 @@ export interface VhostServerOptions {
    */
   queues?: number | undefined;
   /**
-   * Whether to stop with the first front end: once it has gone.
+   * Whether to stop with the first front end: once one has gone that had begun to
+   * use the disk.
    *
    * @default {false}
    */
@@ -91,6 +93,7 @@ export class VhostServer implements AsyncDisposable {
   readonly #finished = Promise.withResolvers<void>();
   #frontEnd: FrontEnd | null = null;
   #closing: Promise<void> | null = null;
+  #retry: ReturnType<typeof setTimeout> | undefined;
 
   private constructor(options: VhostServerOptions) {
     keepOnThread(this, "a VhostServer");
@@ -198,9 +201,14 @@ export class VhostServer implements AsyncDisposable {
   }
 
   async #close(graceMs: number): Promise<void> {
+    clearTimeout(this.#retry);
     this.#watched.close();
     this.#libc.close(this.#listener);
-    if (identify(this.path) === this.#identity) unlinkSync(this.path);
+    try {
+      if (identify(this.path) === this.#identity) unlinkSync(this.path);
+    } catch {
+      // The name stays, as a folder may have been closed to us meanwhile.
+    }
     if (this.#frontEnd !== null) {
       let timer: ReturnType<typeof setTimeout> | undefined;
       const late = new Promise<void>((resolve) => {
@@ -217,37 +225,58 @@ export class VhostServer implements AsyncDisposable {
     this.#watcher.flush();
   }
 
+  #listenLater(): void {
+    this.#retry = setTimeout(() => this.#listen(), RETRY_MS);
+  }
+
   #accept(): void {
     const fd = acceptUnix(this.#libc, this.#listener);
     if (fd === -this.#libc.abi.errno.EAGAIN) return this.#listen();
     // Whoever came is gone again, or descriptors are short for the moment.
-    if (fd < 0) {
-      setTimeout(() => {
-        if (this.#closing === null) this.#listen();
-      }, RETRY_MS);
-      return;
-    }
+    if (fd < 0) return this.#listenLater();
     this.#counters.frontEnds++;
     const { disk, readOnly = false, queues = 16, onError } = this.#options;
-    const frontEnd = new FrontEnd(fd, {
-      libc: this.#libc,
-      watcher: this.#watcher,
-      disk,
-      readOnly,
-      queues,
-      bounces: this.#bounces,
-      counters: this.#counters,
-      onError: (error) => onError?.(error),
-    });
+    let frontEnd: FrontEnd;
+    try {
+      frontEnd = new FrontEnd(fd, {
+        libc: this.#libc,
+        watcher: this.#watcher,
+        disk,
+        readOnly,
+        queues,
+        bounces: this.#bounces,
+        counters: this.#counters,
+        onError: (error) => onError?.(error),
+      });
+    } catch (error) {
+      // There is no room to watch one more descriptor.
+      this.#libc.close(fd);
+      onError?.(error as Error);
+      return this.#listenLater();
+    }
     this.#frontEnd = frontEnd;
+    const handshake = setTimeout(() => {
+      if (frontEnd.attached) return;
+      void frontEnd.end(
+        new VhostProtocolError(
+          `Cannot wait for a front end that has not begun after ${HANDSHAKE_MS} ms`,
+        ),
+      );
+    }, HANDSHAKE_MS);
     frontEnd.ended.then(() => {
+      clearTimeout(handshake);
       this.#frontEnd = null;
       if (this.#closing !== null) return;
-      if (this.#options.once) void this.close();
+      if (this.#options.once && frontEnd.attached) void this.close();
       else this.#listen();
     });
   }
 }
+
+/**
+ * How long a front end may take until it begins, in ms: others wait for it to go.
+ */
+const HANDSHAKE_MS = 10_000;
 
 /** How long to wait when a connection could not be accepted, in ms. */
 const RETRY_MS = 100;

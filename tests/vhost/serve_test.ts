@@ -67,9 +67,11 @@ Deno.test(
       {
         onOutput(text) {
           if (text !== `${path}\n`) return;
-          Deno.connect({ transport: "unix", path }).then((conn) =>
-            conn.close()
-          );
+          void (async () => {
+            using conn = await Deno.connect({ transport: "unix", path });
+            // SET_OWNER.
+            await conn.write(new Uint8Array(new Uint32Array([3, 1, 0]).buffer));
+          })();
         },
       },
     );
@@ -88,7 +90,9 @@ Deno.test("serve --vhost tells what is wrong with the guest, and goes on", {
       if (text !== `${path}\n`) return;
       void (async () => {
         using conn = await Deno.connect({ transport: "unix", path });
-        await conn.write(new Uint8Array(12));
+        await conn.write(
+          new Uint8Array(new Uint32Array([3, 1, 0, 1, 5, 0]).buffer),
+        );
         await conn.read(new Uint8Array(1)).catch(() => {});
       })();
     },

@@ -320,7 +320,12 @@ Deno.test(
   { ignore },
   async () => {
     await using served = await serve({ once: true });
+    // One that merely knocks is none.
+    const other = await connect(served.path);
+    await ask(other, 1);
+    other.close();
     const conn = await connect(served.path);
+    await conn.write(message(3));
     await ask(conn, 1);
     conn.close();
     await served.server.finished;
