@@ -442,12 +442,12 @@ export class FrontEnd implements VringDevice {
   }
 
   #setMemory(messages: RegionMessage[]): void {
+    checkRegions(messages);
     if (messages.length !== this.#descriptors.length) {
       throw new VhostProtocolError(
         `Cannot take a table of memory as each of ${messages.length} regions must come with a descriptor: current value is ${this.#descriptors.length}`,
       );
     }
-    checkRegions(messages);
     const regions: Region[] = [];
     try {
       for (const { guestAddress, userAddress, ...file } of messages) {
