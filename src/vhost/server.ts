@@ -231,7 +231,8 @@ export class VhostServer implements AsyncDisposable {
 
   #accept(): void {
     const fd = acceptUnix(this.#libc, this.#listener);
-    if (fd === -this.#libc.abi.errno.EAGAIN) return this.#listen();
+    const { EAGAIN, EINTR } = this.#libc.abi.errno;
+    if (fd === -EAGAIN || fd === -EINTR) return this.#listen();
     // Whoever came is gone again, or descriptors are short for the moment.
     if (fd < 0) return this.#listenLater();
     this.#counters.frontEnds++;
