@@ -42,6 +42,14 @@ export {
 } from "./src/disk/open.ts";
 export type { QueueCounters, QueueOptions } from "./src/queue.ts";
 export * from "./src/request.ts";
+export {
+  abortedError,
+  closedError,
+  errnoError,
+  type ErrnoErrorOptions,
+  requestError,
+  type RequestErrorOptions,
+} from "./src/request_error.ts";
 export type {
   StreamOptions,
   WritableStreamOptions,

@@ -9,12 +9,7 @@
  * @module
  */
 
-import {
-  ERRNO_TABLES,
-  errnoNames,
-  type ErrnoTable,
-  errnoText,
-} from "./errno.ts";
+import { ERRNO_TABLES, errnoNames, type ErrnoTable } from "./errno.ts";
 
 export type { ErrnoName, ErrnoTable } from "./errno.ts";
 
@@ -934,16 +929,4 @@ export function whyNoAbi(os: string, arch: string): string | undefined {
 export function errnoName(abi: Abi, errno: number): string {
   const number = Math.abs(errno);
   return abi.errnoNames.get(number) ?? `errno ${number}`;
-}
-
-/**
- * A short text for an error number.
- *
- * @param abi The table of the system that gave the number.
- * @param errno The error number, either sign.
- * @returns The text, as "Input/output error", or "Unknown error 4095".
- */
-export function errnoMessage(abi: Abi, errno: number): string {
-  const name = errnoName(abi, errno);
-  return errnoText(name) ?? `Unknown error ${Math.abs(errno)}`;
 }

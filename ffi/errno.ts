@@ -1,6 +1,6 @@
 /**
- * The error numbers of each operating system, by name, with a short text for
- * those that storage meets. Tables only: no I/O, no addresses.
+ * The error numbers of each operating system, by name. Tables only: no I/O, no
+ * addresses.
  *
  * @module
  */
@@ -361,84 +361,6 @@ export const FREEBSD_ERRNO = {
   EWOULDBLOCK: 35,
 } as const;
 
-/** Texts of the errors that storage meets, in the words of glibc. */
-const MESSAGES: Readonly<Record<string, string>> = {
-  EPERM: "Operation not permitted",
-  ENOENT: "No such file or directory",
-  ESRCH: "No such process",
-  EINTR: "Interrupted system call",
-  EIO: "Input/output error",
-  ENXIO: "No such device or address",
-  E2BIG: "Argument list too long",
-  EBADF: "Bad file descriptor",
-  EAGAIN: "Resource temporarily unavailable",
-  ENOMEM: "Cannot allocate memory",
-  EACCES: "Permission denied",
-  EFAULT: "Bad address",
-  ENOTBLK: "Block device required",
-  EBUSY: "Device or resource busy",
-  EEXIST: "File exists",
-  EXDEV: "Invalid cross-device link",
-  ENODEV: "No such device",
-  ENOTDIR: "Not a directory",
-  EISDIR: "Is a directory",
-  EINVAL: "Invalid argument",
-  ENFILE: "Too many open files in system",
-  EMFILE: "Too many open files",
-  ENOTTY: "Inappropriate ioctl for device",
-  ETXTBSY: "Text file busy",
-  EFBIG: "File too large",
-  ENOSPC: "No space left on device",
-  ESPIPE: "Illegal seek",
-  EROFS: "Read-only file system",
-  EMLINK: "Too many links",
-  EPIPE: "Broken pipe",
-  ERANGE: "Numerical result out of range",
-  EDEADLK: "Resource deadlock avoided",
-  ENAMETOOLONG: "File name too long",
-  ENOLCK: "No locks available",
-  ENOSYS: "Function not implemented",
-  ENOTEMPTY: "Directory not empty",
-  ELOOP: "Too many levels of symbolic links",
-  EBADR: "Invalid request descriptor",
-  ENODATA: "No data available",
-  ETIME: "Timer expired",
-  ENOLINK: "Link has been severed",
-  ECOMM: "Communication error on send",
-  EPROTO: "Protocol error",
-  EBADMSG: "Bad message",
-  EOVERFLOW: "Value too large for defined data type",
-  EBADFD: "File descriptor in bad state",
-  EILSEQ: "Invalid or incomplete multibyte or wide character",
-  EUSERS: "Too many users",
-  EOPNOTSUPP: "Operation not supported",
-  ENOTSUP: "Operation not supported",
-  ENOBUFS: "No buffer space available",
-  ESHUTDOWN: "Cannot send after transport endpoint shutdown",
-  ETIMEDOUT: "Connection timed out",
-  ECONNRESET: "Connection reset by peer",
-  EALREADY: "Operation already in progress",
-  EINPROGRESS: "Operation now in progress",
-  ESTALE: "Stale file handle",
-  EUCLEAN: "Structure needs cleaning",
-  EREMOTEIO: "Remote I/O error",
-  EDQUOT: "Disk quota exceeded",
-  ENOMEDIUM: "No medium found",
-  EMEDIUMTYPE: "Wrong medium type",
-  ECANCELED: "Operation canceled",
-  EKEYREJECTED: "Key was rejected by service",
-  EOWNERDEAD: "Owner died",
-  ENOTRECOVERABLE: "State not recoverable",
-  EHWPOISON: "Memory page has hardware error",
-  EFTYPE: "Inappropriate file type or format",
-  EDEVERR: "Device error",
-  EPWROFF: "Device power is off",
-  EINTEGRITY: "Integrity check failed",
-  ENOTCAPABLE: "Capabilities insufficient",
-  ECAPMODE: "Not permitted in capability mode",
-  ENOATTR: "Attribute not found",
-};
-
 /** Name of an error that every supported operating system has. */
 export type ErrnoName =
   & keyof typeof LINUX_ERRNO
@@ -470,14 +392,4 @@ export function errnoNames(table: ErrnoTable): ReadonlyMap<number, string> {
     if (!names.has(number)) names.set(number, name);
   }
   return names;
-}
-
-/**
- * A short text for an error name, as "Input/output error" for "EIO".
- *
- * @param name The error's name.
- * @returns The text, or undefined for an error that has none here.
- */
-export function errnoText(name: string): string | undefined {
-  return Object.hasOwn(MESSAGES, name) ? MESSAGES[name] : undefined;
 }

@@ -24,18 +24,18 @@
  * @module
  */
 
-import { describePlace, describeValue, DiskError } from "./errors.ts";
+import { describeValue, type DiskError } from "./errors.ts";
 import { type Geometry, SECTOR_BYTES } from "./geometry.ts";
 import type { BackendInfo } from "./info.ts";
 import {
   ID_BYTES,
   isBytes,
   isIntact,
-  operationName,
   type Request,
   RequestType,
 } from "./request.ts";
 import { plural } from "./plural.ts";
+import { changedError, requestError } from "./request_error.ts";
 
 /** How well a backend can do something. */
 export type Ability = "none" | "emulated" | "native";
@@ -73,6 +73,12 @@ export interface BackendCounters {
   /** Writes that had to read a host block first. */
   readModifyWrites: number;
 }
+
+/**
+ * Extents after which a backend ends an answer that could go on: to find each
+ * may take a system call, of some 1 µs.
+ */
+export const MAX_EXTENTS = 256;
 
 /** A run of sectors that is either stored or a hole that reads as zeroes. */
 export interface Extent {
@@ -124,10 +130,16 @@ export interface Backend {
    * cannot know, everything counts as data, which is always a safe answer. It
    * covers writes that have completed; the queue asks when that is enough.
    *
+   * An answer may end before the range does, so that it takes no longer than
+   * others can wait, which is about a millisecond: a disk can have a hole on
+   * every other page. Whoever wants the rest asks for it from there. A backend
+   * that has found {@linkcode MAX_EXTENTS} stops.
+   *
    * @param sector First sector.
    * @param count Sectors, within the disk.
-   * @returns Extents in order, adjoining, covering the range exactly; holes
-   * and data may follow their like.
+   * @returns Extents in order, adjoining, from the first sector on and within
+   * the range; at least one, if the range is not empty. Holes and data may
+   * follow their like.
    */
   extents?(sector: number, count: number): Extent[];
   /**
@@ -171,15 +183,17 @@ export function refuse(
   switch (type) {
     case RequestType.Flush:
       return abilities.flush === "none"
-        ? refusal("unsupported", request, "the disk cannot flush", path)
+        ? requestError("unsupported", request, "the disk cannot flush", {
+          path,
+        })
         : null;
     case RequestType.GetId:
       return !isBytes(request.data) || request.data.length < ID_BYTES
-        ? refusal(
+        ? requestError(
           "argument",
           request,
           `the identity needs a buffer of ${ID_BYTES} bytes`,
-          path,
+          { path },
         )
         : null;
     case RequestType.In:
@@ -193,11 +207,11 @@ export function refuse(
     case RequestType.SecureErase:
       break;
     default:
-      return refusal(
+      return requestError(
         "unsupported",
         request,
         `there is no request type ${type as number}`,
-        path,
+        { path },
       );
   }
   if (
@@ -209,7 +223,7 @@ export function refuse(
         !Number.isInteger(count) && Number.isInteger(count * SECTOR_BYTES)
       ? "alignment"
       : "argument";
-    return refusal(
+    return requestError(
       kind,
       request,
       kind === "alignment"
@@ -217,26 +231,26 @@ export function refuse(
           count * SECTOR_BYTES
         } bytes`
         : "sector and count must be safe integers, with at least one sector",
-      path,
+      { path },
     );
   }
   const blockSectors = geometry.blockSize / SECTOR_BYTES;
   if (sector % blockSectors !== 0 || count % blockSectors !== 0) {
-    return refusal(
+    return requestError(
       "alignment",
       request,
       `it must start and end on blocks of ${geometry.blockSize} bytes (${
         plural(blockSectors, "sector")
       })`,
-      path,
+      { path },
     );
   }
   if (count > geometry.sectors || sector > geometry.sectors - count) {
-    return refusal(
+    return requestError(
       "range",
       request,
       `the disk has ${plural(geometry.sectors, "sector")}`,
-      path,
+      { path },
     );
   }
   // Most requests have one segment, and are right.
@@ -248,7 +262,9 @@ export function refuse(
     if (refused !== null) return refused;
   }
   if (type !== RequestType.In && abilities.readOnly) {
-    return refusal("read-only", request, "the disk is read-only", path);
+    return requestError("read-only", request, "the disk is read-only", {
+      path,
+    });
   }
   const ability = type === RequestType.Discard
     ? abilities.discard
@@ -258,7 +274,9 @@ export function refuse(
     ? abilities.secureErase
     : "native";
   if (ability === "none") {
-    return refusal("unsupported", request, "the disk cannot do that", path);
+    return requestError("unsupported", request, "the disk cannot do that", {
+      path,
+    });
   }
   return null;
 }
@@ -290,15 +308,15 @@ function refuseLengths(request: Request, path?: string): DiskError | null {
     const detached = bytes === 0 ? " (was it detached?)" : "";
     const is = `current value is ${bytes}${detached}`;
     const reason = `its memory must be ${wanted} bytes: ${is}`;
-    return refusal("argument", request, reason, path);
+    return requestError("argument", request, reason, { path });
   }
-  return torn === null ? null : refusal(
+  return torn === null ? null : requestError(
     "alignment",
     request,
     `every segment must be whole sectors of ${SECTOR_BYTES} bytes: current value is ${
       plural(torn, "byte")
     }`,
-    path,
+    { path },
   );
 }
 
@@ -308,13 +326,13 @@ function refuseValue(
   value: unknown,
   path?: string,
 ): DiskError {
-  return refusal(
+  return requestError(
     "argument",
     request,
     `${what} must be bytes in a Uint8Array: current value is ${
       describeValue(value)
     }`,
-    path,
+    { path },
   );
 }
 
@@ -331,38 +349,5 @@ export function refuseChanged(
   request: Request,
   path?: string,
 ): DiskError | null {
-  return isIntact(request) ? null : refusal(
-    "argument",
-    request,
-    "its memory was detached or resized while it was under way",
-    path,
-  );
-}
-
-/**
- * The error for a request that is refused before anything was done.
- *
- * @param kind What is wrong with it.
- * @param request The request.
- * @param reason The second half of "Cannot … as …".
- * @param path The image's path.
- * @returns The error.
- */
-export function refusal(
-  kind: DiskError["kind"],
-  request: Request,
-  reason: string,
-  path?: string,
-): DiskError {
-  const operation = operationName(request.type) ?? "carry out";
-  const placed = request.type !== RequestType.Flush &&
-    request.type !== RequestType.GetId;
-  const place = placed
-    ? describePlace(operation, request.sector, request.count, path)
-    : describePlace(operation, undefined, undefined, path);
-  return new DiskError(kind, `Cannot ${place} as ${reason}`, {
-    operation,
-    ...(path === undefined ? {} : { path }),
-    ...(placed ? { sector: request.sector, count: request.count } : {}),
-  });
+  return isIntact(request) ? null : changedError(request, path);
 }

@@ -36,11 +36,10 @@
 import {
   type Backend,
   type Complete,
-  refusal,
   refuse,
   refuseChanged,
 } from "./backend.ts";
-import { describePlace, DiskError } from "./errors.ts";
+import type { DiskError } from "./errors.ts";
 import { isPowerOfTwo, SECTOR_BYTES, type SectorRange } from "./geometry.ts";
 import {
   isIntact,
@@ -50,6 +49,12 @@ import {
   RequestType,
   Status,
 } from "./request.ts";
+import {
+  abortedError,
+  closedError,
+  latchedError,
+  requestError,
+} from "./request_error.ts";
 
 /** The most requests that a queue can hold. */
 export const MAX_QUEUE_SIZE = 1024;
@@ -366,7 +371,7 @@ export class RequestQueue {
   ): Promise<unknown> {
     if (request.owner !== null) {
       return this.reject(
-        refusal("argument", request, "it is in flight already"),
+        requestError("argument", request, "it is in flight already"),
       );
     }
     const promise = new Promise<unknown>(catchResolvers);
@@ -386,7 +391,7 @@ export class RequestQueue {
     request.error = null;
 
     const refused = this.#closing !== null
-      ? refusal("closed", request, "the disk is closed", this.#path)
+      ? closedError(request, this.#path)
       : refuse(
         request,
         this.#backend.geometry,
@@ -446,14 +451,14 @@ export class RequestQueue {
    * the range has completed. What is submitted later may show or not.
    *
    * @param range The sectors that it is about.
-   * @param ask Asks; synchronous.
+   * @param ask Asks; the backend stays open until it has its answer.
    * @param signal Gives up waiting.
    * @returns A promise for the answer; it rejects with what `ask` threw, or with
    * the signal's reason.
    */
   query<T>(
     { sector, count }: SectorRange,
-    ask: (backend: Backend) => T,
+    ask: (backend: Backend) => T | Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
     const before = Promise.withResolvers<void>();
@@ -659,7 +664,10 @@ export class RequestQueue {
         if (request.owner === null) continue;
         this.#complete(
           request,
-          new DiskError("io", `Cannot carry out a batch: ${cause}`, { cause }),
+          requestError("io", request, `the backend threw: ${cause}`, {
+            path: this.#path,
+            cause,
+          }),
         );
       }
     }
@@ -805,14 +813,39 @@ export class RequestQueue {
 
   /** Settles the promise of a request; its entry stays where it is. */
   #answer(entry: Entry, error: DiskError | null): void {
-    const request = entry.request!;
-    const { outcome, signal } = entry;
-    const resolve = entry.resolve!;
-    const reject = entry.reject!;
+    const { signal } = entry;
     if (signal !== null) {
       this.#unwatch(entry, signal);
-      if (signal.aborted) error = this.#aborted(request, signal);
+      if (signal.aborted) return this.#answerAborted(entry, signal);
     }
+    if (error === null) return this.#settle(entry, Status.Ok, null, null);
+    const status = error.kind === "unsupported" ? Status.Unsupp : Status.IoErr;
+    const reason = error.kind === "aborted" ? error.cause : error;
+    this.#settle(entry, status, error, reason);
+  }
+
+  /**
+   * Answers a request that its signal aborted. One signal may abort thousands,
+   * and their promises reject with its reason: the error is made only if
+   * somebody reads it from the request.
+   */
+  #answerAborted(entry: Entry, signal: AbortSignal): void {
+    const request = entry.request!;
+    const error = () => this.#aborted(request, signal);
+    this.#settle(entry, Status.IoErr, error, signal.reason);
+  }
+
+  /** Tells how a request ended; its promise rejects with the reason, if at all. */
+  #settle(
+    entry: Entry,
+    status: Status,
+    error: DiskError | (() => DiskError) | null,
+    reason: unknown,
+  ): void {
+    const request = entry.request!;
+    const { outcome } = entry;
+    const resolve = entry.resolve!;
+    const reject = entry.reject!;
     entry.request = null;
     if (entry.queries !== null) {
       for (const completed of entry.queries) completed();
@@ -820,11 +853,7 @@ export class RequestQueue {
     }
     request.owner = null;
     request.error = error;
-    request.status = error === null
-      ? Status.Ok
-      : error.kind === "unsupported"
-      ? Status.Unsupp
-      : Status.IoErr;
+    request.status = status;
     const counters = this.counters;
     counters.requests++;
     if (error !== null) {
@@ -834,10 +863,9 @@ export class RequestQueue {
     } else if (request.type === RequestType.Out) {
       counters.bytesWritten += request.count * SECTOR_BYTES;
     }
-    if (outcome === Outcome.Status) resolve(request.status);
-    else if (error !== null) {
-      reject(error.kind === "aborted" ? error.cause : error);
-    } else resolve(outcome === Outcome.Data ? request.data : undefined);
+    if (outcome === Outcome.Status) resolve(status);
+    else if (error !== null) reject(reason);
+    else resolve(outcome === Outcome.Data ? request.data : undefined);
   }
 
   #recycle(entry: Entry): void {
@@ -870,7 +898,7 @@ export class RequestQueue {
       const entries: Watch["entries"] = new Set();
       const queries: Watch["queries"] = new Set();
       const onAbort = () => {
-        for (const each of entries) this.#abort(each, signal);
+        for (const each of entries) this.#abort(each);
         for (const giveUp of queries) giveUp(signal.reason);
       };
       watch = { entries, queries, onAbort };
@@ -880,10 +908,10 @@ export class RequestQueue {
     return watch;
   }
 
-  #abort(entry: Entry, signal: AbortSignal): void {
+  #abort(entry: Entry): void {
     const request = entry.request!;
     if (entry.dispatched) this.#backend.cancel?.(request);
-    else this.#answer(entry, this.#aborted(request, signal));
+    else this.#answer(entry, null);
   }
 
   #unwatch(entry: Entry, signal: AbortSignal): void {
@@ -905,39 +933,21 @@ export class RequestQueue {
       cause === null ||
       !request.writes && request.type !== RequestType.Flush
     ) return null;
-    const error = refusal(
-      "latched",
-      request,
-      `an earlier ${cause.operation ?? "flush"} failed (${
-        cause.code ?? cause.message
-      }) and what is durable is no longer known: reopen the disk`,
-      this.#path,
-    );
-    error.cause = cause;
-    return error;
+    return latchedError(request, cause, this.#path);
   }
 
   /** The error of a merged request, as that of one of its parts. */
   #partOf(request: Request, error: DiskError): DiskError {
-    const { sector, count } = request;
-    const operation = operationName(request.type);
-    const place = describePlace(operation, sector, count, this.#path);
-    const message =
-      `Cannot ${place} as it went out merged with its neighbours, and that failed: ${error.message}`;
-    return new DiskError(error.kind, message, {
-      operation,
-      sector,
-      count,
-      cause: error,
-      ...(this.#path === undefined ? {} : { path: this.#path }),
-      ...(error.errno === undefined ? {} : { errno: error.errno }),
-      ...(error.code === undefined ? {} : { code: error.code }),
-    });
+    const { kind, code, errno, message } = error;
+    return requestError(
+      kind,
+      request,
+      `it went out merged with its neighbours, and that failed: ${message}`,
+      { path: this.#path, code, errno, cause: error },
+    );
   }
 
   #aborted(request: Request, signal: AbortSignal): DiskError {
-    const error = refusal("aborted", request, "it was aborted", this.#path);
-    error.cause = signal.reason;
-    return error;
+    return abortedError(request, { path: this.#path, cause: signal.reason });
   }
 }

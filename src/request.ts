@@ -76,8 +76,7 @@ export class Request {
   readonly more: readonly Uint8Array[];
   /** How it ended; `undefined` until then. */
   status: Status | undefined = undefined;
-  /** Why it failed; `null` if it did not. */
-  error: DiskError | null = null;
+  #error: DiskError | (() => DiskError) | null = null;
   /**
    * User data of its submitter, by which the completion finds its state: a
    * queue's, or a layer's for requests that it makes. `null` while the request is
@@ -110,6 +109,20 @@ export class Request {
     this.flags = flags;
     this.data = data;
     this.more = more;
+  }
+
+  /**
+   * Why it failed; `null` if it did not. It may be set to a function that makes
+   * the error, which costs more than the rest of a completion: the first read
+   * calls it.
+   */
+  get error(): DiskError | null {
+    if (typeof this.#error === "function") this.#error = this.#error();
+    return this.#error;
+  }
+
+  set error(error: DiskError | (() => DiskError) | null) {
+    this.#error = error;
   }
 
   /** Number of segments. */

@@ -25,9 +25,11 @@ type AllRefused =
   | Refusing<platter.CopyOptions>
   | Refusing<platter.CreateOptions>
   | Refusing<platter.DiskErrorOptions>
+  | Refusing<platter.ErrnoErrorOptions>
   | Refusing<platter.MemoryBackendOptions>
   | Refusing<platter.OpenOptions>
   | Refusing<platter.QueueOptions>
+  | Refusing<platter.RequestErrorOptions>
   | Refusing<platter.RequestOptions>
   | Refusing<platter.StreamOptions>
   | Refusing<platter.WritableStreamOptions>

@@ -1016,6 +1016,33 @@ Deno.test("An abort withdraws a request that stands in line at once", async () =
   assertEquals(backend.log, [["in 0+1"], ["in 16+1"]]);
 });
 
+Deno.test("An abort of many tells each of them its own place", async () => {
+  const { put } = rig({ queueSize: 1 });
+  const abort = new AbortController();
+  const all = Array.from({ length: 100 }, (_, i) => write(i));
+  const answers = all.map((request) => put(request, abort.signal));
+  abort.abort(ABORTED);
+  assertEquals(
+    await Promise.all(answers),
+    all.map(() => Status.IoErr),
+  );
+  const [first] = all;
+  assertStrictEquals(first!.error, first!.error);
+  for (const [sector, { error }] of all.entries()) {
+    assertInstanceOf(error, DiskError);
+    assertEquals([error.kind, error.sector, error.count], [
+      "aborted",
+      sector,
+      1,
+    ]);
+    assertEquals(
+      error.message,
+      `Cannot write 1 sector at sector ${sector} as it was aborted`,
+    );
+    assertStrictEquals(error.cause, ABORTED);
+  }
+});
+
 Deno.test("An abort withdraws a held request, and what waited for it goes on", async () => {
   const { backend, queue } = rig();
   const first = write(0);

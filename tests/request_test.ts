@@ -4,6 +4,7 @@ import {
   assertFalse,
   assertStrictEquals,
 } from "@std/assert";
+import { requestError } from "../src/request_error.ts";
 import {
   discardRequest,
   flushRequest,
@@ -78,4 +79,20 @@ Deno.test("operationName() has a verb for every type", () => {
     "write zeroes",
     "secure erase",
   ]);
+});
+
+Deno.test("Request.error makes an error once, and only for who looks", () => {
+  let made = 0;
+  const request = readRequest(8, new Uint8Array(512));
+  request.error = () => {
+    made++;
+    return requestError("aborted", request, "it was aborted");
+  };
+  assertEquals(made, 0);
+  const error = request.error;
+  assertEquals([error?.kind, error?.sector], ["aborted", 8]);
+  assertStrictEquals(request.error, error);
+  assertEquals(made, 1);
+  request.error = null;
+  assertEquals(request.error, null);
 });

@@ -18,6 +18,7 @@ import { isReadOnlyDevice, refuseInUse } from "./device_use.ts";
 import { claimFile, type FileClaim, ReplacedError } from "./file_claim.ts";
 import { patiently, rememberOpening } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
+import { notToBeMade } from "./medium.ts";
 
 /** What has been opened. */
 export interface OpenedImage {
@@ -186,6 +187,40 @@ function takenOver(path: string): DiskError {
 }
 
 /**
+ * Opens an image once more.
+ *
+ * @param path Its path.
+ * @param fd Its descriptor.
+ * @param flags How: see open(2).
+ * @returns Another descriptor of the very same file; `null` if its path leads
+ * elsewhere by now.
+ */
+export function openAgain(
+  path: string,
+  fd: number,
+  flags: number,
+): number | null {
+  const other = fs.openSync(path, flags);
+  if (isSame(fd, other)) return other;
+  fs.closeSync(other);
+  return null;
+}
+
+/**
+ * The error for an image whose path leads elsewhere by now.
+ *
+ * @param path The path.
+ * @returns The error.
+ */
+export function replaced(path: string): DiskError {
+  return new DiskError(
+    "locked",
+    `Cannot open "${path}" as it was replaced meanwhile`,
+    { operation: "open", path },
+  );
+}
+
+/**
  * Whether two descriptors are of one file.
  *
  * @param a A descriptor.
@@ -272,20 +307,6 @@ function refuseReadOnly(path: string, fd: number): void {
     "read-only",
     `Cannot open "${path}" for writing as the device is read-only: open with readOnly: true to read it`,
     { operation: "open", path },
-  );
-}
-
-/**
- * The error for making an image where a device is.
- *
- * @param path Its path.
- * @returns The error.
- */
-export function notToBeMade(path: string): DiskError {
-  return new DiskError(
-    "exists",
-    `Cannot create "${path}" as it is a device, which has its size and its content already: open it instead, and write zeroes where it must be empty`,
-    { operation: "create", path },
   );
 }
 

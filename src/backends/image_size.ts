@@ -1,5 +1,5 @@
 /**
- * Whether an image can be a disk by its size.
+ * The shape of a disk on an image, and whether its size allows one.
  *
  * @module
  */
@@ -7,19 +7,47 @@
 import fs from "node:fs";
 import { contentFormatOf, FORMAT_BYTES } from "../content_format.ts";
 import { DiskError } from "../errors.ts";
+import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
 import { formatSize } from "../units.ts";
 
+/** What a medium says of itself, in bytes; what it does not say is left out. */
+export interface MediumSizes {
+  /** What it writes without read-modify-write. */
+  readonly physicalBlockSize?: number | undefined;
+  /** Smallest I/O that performs well; 0 when not known. */
+  readonly minimumIoSize?: number | undefined;
+  /** I/O size that performs best; 0 when not known. */
+  readonly optimalIoSize?: number | undefined;
+}
+
 /**
- * Checks the size of an image.
+ * The shape of a disk on an image.
  *
  * @param path The image's path.
  * @param sizeBytes Its size in bytes.
  * @param blockSize Logical block size in bytes.
+ * @param medium What its medium says of itself.
+ * @returns The shape.
  * @throws {DiskError} With kind `geometry` if it is no disk of whole blocks, or
  * too large for addresses that are safe integers of bytes.
  */
-export function checkImageSize(
+export function imageGeometry(
+  path: string,
+  sizeBytes: number,
+  blockSize: number,
+  medium: MediumSizes,
+): Geometry {
+  checkImageSize(path, sizeBytes, blockSize);
+  const { physicalBlockSize, minimumIoSize = 0, optimalIoSize = 0 } = medium;
+  return makeGeometry(sizeBytes / SECTOR_BYTES, blockSize, {
+    ...(physicalBlockSize === undefined ? {} : { physicalBlockSize }),
+    minimumIoSize,
+    optimalIoSize,
+  });
+}
+
+function checkImageSize(
   path: string,
   sizeBytes: number,
   blockSize: number,

@@ -13,7 +13,7 @@ import {
   type Complete,
   type Extent,
   type Limits,
-  refusal,
+  MAX_EXTENTS,
   refuse,
 } from "../backend.ts";
 import { clear, gather, offsetMemory, scatter } from "../buffer.ts";
@@ -21,8 +21,10 @@ import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { type Request, RequestFlag, RequestType } from "../request.ts";
+import { closedError, requestError } from "../request_error.ts";
 import { encodeId } from "../virtio.ts";
 import { keepOnThread } from "../one_thread.ts";
+import { allStored, someStored } from "../stored_chunks.ts";
 
 /** Bytes of a chunk, the unit of storage: the largest block size. */
 const CHUNK_BYTES = 65_536;
@@ -139,7 +141,7 @@ export class MemoryBackend implements Backend {
   submit(batch: readonly Request[], complete: Complete): void {
     for (const request of batch) {
       if (this.#closed) {
-        complete(request, refusal("closed", request, "the disk is closed"));
+        complete(request, closedError(request));
         continue;
       }
       let error = refuse(request, this.geometry, this.abilities);
@@ -148,8 +150,7 @@ export class MemoryBackend implements Backend {
       } catch (cause) {
         // Under a limit on memory, or where there is none left.
         const reason = `there is no memory for it: ${cause}`;
-        error = refusal("no-space", request, reason);
-        error.cause = cause;
+        error = requestError("no-space", request, reason, { cause });
       }
       complete(request, error);
     }
@@ -160,11 +161,16 @@ export class MemoryBackend implements Backend {
    *
    * @param sector First sector.
    * @param count Sectors, within the disk.
-   * @returns Extents in order, adjoining, covering the range exactly.
+   * @returns Extents in order, adjoining; they may end before the range does.
    */
   extents(sector: number, count: number): Extent[] {
+    if (count === 0) return [];
     const chunkSectors = CHUNK_BYTES / SECTOR_BYTES;
-    const end = sector + count;
+    const { indexes, last: seen } = someStored(
+      this.#chunks,
+      ...chunksOf(sector, count),
+    );
+    const end = Math.min(sector + count, (seen + 1) * chunkSectors);
     const extents: Extent[] = [];
     const add = (from: number, to: number, hole: boolean) => {
       if (from >= to) return;
@@ -177,7 +183,8 @@ export class MemoryBackend implements Backend {
       }
     };
     let at = sector;
-    for (const index of this.#stored(sector, count).sort((a, b) => a - b)) {
+    for (const index of indexes) {
+      if (extents.length + 2 > MAX_EXTENTS) return extents;
       const from = Math.max(sector, index * chunkSectors);
       const to = Math.min(end, (index + 1) * chunkSectors);
       add(at, from, true);
@@ -253,7 +260,8 @@ export class MemoryBackend implements Backend {
   #zero(request: Request, drop: boolean): void {
     const first = request.sector * SECTOR_BYTES;
     const last = first + request.count * SECTOR_BYTES;
-    for (const index of this.#stored(request.sector, request.count)) {
+    const [head, tail] = chunksOf(request.sector, request.count);
+    for (const index of allStored(this.#chunks, head, tail)) {
       const base = index * CHUNK_BYTES;
       const start = Math.max(first - base, 0);
       const end = Math.min(last - base, CHUNK_BYTES);
@@ -261,22 +269,15 @@ export class MemoryBackend implements Backend {
       if (drop && end - start === CHUNK_BYTES) this.#chunks.delete(index);
     }
   }
+}
 
-  /** Indexes of the chunks stored in a range, in no order. */
-  #stored(sector: number, count: number): number[] {
-    if (count === 0) return [];
-    const first = Math.floor(sector * SECTOR_BYTES / CHUNK_BYTES);
-    const last = Math.floor(
-      ((sector + count) * SECTOR_BYTES - 1) / CHUNK_BYTES,
-    );
-    // Whatever is less: a range may be far larger than what is stored.
-    if (last - first >= this.#chunks.size) {
-      return [...this.#chunks.keys()].filter((i) => i >= first && i <= last);
-    }
-    const found: number[] = [];
-    for (let i = first; i <= last; i++) if (this.#chunks.has(i)) found.push(i);
-    return found;
-  }
+/** The first and the last chunk of a range. */
+function chunksOf(sector: number, count: number): [number, number] {
+  const chunkSectors = CHUNK_BYTES / SECTOR_BYTES;
+  return [
+    Math.floor(sector / chunkSectors),
+    Math.floor((sector + count - 1) / chunkSectors),
+  ];
 }
 
 /** Visits the part of each chunk that a request covers; `at` is in its data. */

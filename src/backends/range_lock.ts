@@ -5,6 +5,8 @@
  * @module
  */
 
+import { roundDown, roundUp } from "./alignment_plan.ts";
+
 /** A range that is held or waited for. */
 interface Claim {
   readonly start: number;
@@ -21,6 +23,17 @@ export class RangeLock {
    * once when it comes and once when it goes: some thousand are no burden.
    */
   readonly #claims = new Set<Claim>();
+  readonly #alignment: number;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param alignment What is locked at once, in bytes: the host's block. Ranges
+   * are widened to multiples of it.
+   */
+  constructor(alignment = 1) {
+    this.#alignment = alignment;
+  }
 
   /**
    * Claims a range.
@@ -35,7 +48,12 @@ export class RangeLock {
     end: number,
     granted: (release: () => void) => void,
   ): void {
-    const claim: Claim = { start, end, granted, before: 0 };
+    const claim: Claim = {
+      start: roundDown(start, this.#alignment),
+      end: roundUp(end, this.#alignment),
+      granted,
+      before: 0,
+    };
     for (const other of this.#claims) {
       if (overlap(claim, other)) claim.before++;
     }

@@ -6,7 +6,7 @@
  * @module
  */
 
-import os from "node:os";
+import { canonicalCode, codeOfErrno, errnoOf } from "../errno.ts";
 import { expectFileSizeSignal } from "./file_size_signal.ts";
 
 /** An error number and its name. */
@@ -15,19 +15,6 @@ export interface SystemCode {
   readonly code: string;
   /** The number, positive; `undefined` if this system has none of that name. */
   readonly errno: number | undefined;
-}
-
-let names: Map<number, string> | undefined;
-
-/** The name of a number: the first of several that mean the same. */
-function nameOf(errno: number): string | undefined {
-  if (names === undefined) {
-    names = new Map();
-    for (const [name, number] of Object.entries(os.constants.errno)) {
-      if (!names.has(number)) names.set(number, name);
-    }
-  }
-  return names.get(errno);
 }
 
 /**
@@ -45,9 +32,8 @@ export function systemCode(error: unknown): SystemCode | null {
 function find(error: unknown): SystemCode | null {
   if (!(error instanceof Error)) return null;
   if ("code" in error && typeof error.code === "string") {
-    const { code } = error;
-    const known = (os.constants.errno as Record<string, number>)[code];
-    const errno = known ??
+    const code = canonicalCode(error.code);
+    const errno = errnoOf(code) ??
       ("errno" in error ? Math.abs(Number(error.errno)) : undefined);
     return { code, errno };
   }
@@ -55,6 +41,5 @@ function find(error: unknown): SystemCode | null {
   const found = /\(os error (\d+)\)/.exec(error.message);
   if (found === null || Deno.build.os === "windows") return null;
   const errno = Number(found[1]);
-  const code = nameOf(errno);
-  return code === undefined ? null : { code, errno };
+  return { code: codeOfErrno(errno) ?? `errno ${errno}`, errno };
 }

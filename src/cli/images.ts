@@ -14,9 +14,6 @@ import { parseSectors, parseSize } from "../units.ts";
 import { type CliIo, printError } from "./io.ts";
 import { UsageError, type VerbArguments, type VerbOption } from "./verb.ts";
 
-/** Sectors whose extents are asked for at once: 1 GiB. */
-const WINDOW_SECTORS = 2 ** 21;
-
 /** The options that say how an image is opened. */
 export const IMAGE_OPTIONS: readonly VerbOption[] = [
   {
@@ -117,8 +114,8 @@ export function bytesOf(
 }
 
 /**
- * Where data and holes are, window by window, so that memory is bounded by
- * what a window has.
+ * Where data and holes are, some at a time, so that neither memory nor the wait
+ * for the first of them grows with the disk.
  *
  * @param disk The disk.
  * @param sector First sector, on a block.
@@ -132,9 +129,9 @@ export async function* extentsOf(
 ): AsyncGenerator<Extent, void> {
   const end = sector + count;
   let last: Extent | undefined;
-  for (let at = sector; at < end; at += WINDOW_SECTORS) {
-    const window = Math.min(WINDOW_SECTORS, end - at);
-    for (const next of await disk.extents(at, window)) {
+  for (let at = sector; at < end;) {
+    for (const next of await disk.firstExtents(at, end - at)) {
+      at = next.sector + next.count;
       if (last === undefined) {
         last = next;
       } else if (last.hole === next.hole) {

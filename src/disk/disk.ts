@@ -12,19 +12,18 @@
  * @module
  */
 
-import {
-  type Abilities,
-  type Backend,
-  type BackendCounters,
-  type Extent,
-  refusal,
+import type {
+  Abilities,
+  Backend,
+  BackendCounters,
+  Extent,
 } from "../backend.ts";
 import {
   MemoryBackend,
   type MemoryBackendOptions,
 } from "../backends/memory.ts";
 import { describeValue, DiskError } from "../errors.ts";
-import { type Geometry, SECTOR_BYTES } from "../geometry.ts";
+import { type Geometry, SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { keepOnThread } from "../one_thread.ts";
 import {
@@ -49,6 +48,7 @@ import {
   RequestType,
   Status,
 } from "../request.ts";
+import { requestError } from "../request_error.ts";
 import {
   readableStream,
   type StreamOptions,
@@ -56,6 +56,9 @@ import {
   type WritableStreamOptions,
 } from "./streams.ts";
 import { formatSize } from "../units.ts";
+
+/** How long extents are looked for before others have their turn, in ms. */
+const MAP_TURN_MS = 4;
 
 /** What a disk is and why, as plain data. */
 export interface DiskInfo extends BackendInfo, Geometry {
@@ -495,8 +498,8 @@ export class VirtualDisk implements AsyncDisposable {
         (request.sector < this.#start || request.sector + request.count > end);
       if (this.#closed || outside) {
         const error = request.error = this.#closed
-          ? refusal("closed", request, "the slice is closed")
-          : refusal(
+          ? requestError("closed", request, "the slice is closed")
+          : requestError(
             "range",
             request,
             `the slice spans sectors ${this.#start} to ${end}`,
@@ -629,6 +632,57 @@ export class VirtualDisk implements AsyncDisposable {
     count: number = this.sectors - sector,
     options: RequestOptions = {},
   ): Promise<Extent[]> {
+    return await this.#map(sector, count, options.signal, async (backend) => {
+      const range = { sector: this.#start + sector, count };
+      const found = [...extentsFrom(backend, range)];
+      let since = performance.now();
+      while (endOf(found) < range.sector + count) {
+        if (performance.now() - since >= MAP_TURN_MS) {
+          await new Promise((resolve) => setTimeout(resolve, 0));
+          options.signal?.throwIfAborted();
+          since = performance.now();
+        }
+        const at = endOf(found);
+        const rest = { sector: at, count: range.sector + count - at };
+        for (const next of extentsFrom(backend, rest)) found.push(next);
+      }
+      return found;
+    });
+  }
+
+  /**
+   * The first of the runs that {@linkcode extents} would tell, as many as are
+   * found in a few milliseconds: for whoever goes through a disk of which nobody
+   * knows how many runs it has.
+   *
+   * @param sector First sector.
+   * @param count Sectors; the rest of the disk by default.
+   * @param options A signal.
+   * @returns Runs in order, from the first sector on, data and holes in turn; at
+   * least one. If they end before the range does, there may be more from there
+   * on, which may go on with the last one.
+   * @throws {DiskError} If the range is not on the disk or the disk is closed.
+   */
+  async firstExtents(
+    sector = 0,
+    count: number = this.sectors - sector,
+    options: RequestOptions = {},
+  ): Promise<Extent[]> {
+    return await this.#map(
+      sector,
+      count,
+      options.signal,
+      (backend) =>
+        extentsFrom(backend, { sector: this.#start + sector, count }),
+    );
+  }
+
+  async #map(
+    sector: number,
+    count: number,
+    signal: AbortSignal | undefined,
+    look: (backend: Backend) => Extent[] | Promise<Extent[]>,
+  ): Promise<Extent[]> {
     if (count === 0) return [];
     const refused = this.#refuseRange("map", sector, count);
     if (refused !== null) return await this.#queue.reject(refused);
@@ -640,12 +694,7 @@ export class VirtualDisk implements AsyncDisposable {
       );
     }
     const range = { sector: this.#start + sector, count };
-    const found = await this.#queue.query(
-      range,
-      (backend) =>
-        backend.extents?.(range.sector, count) ?? [{ ...range, hole: false }],
-      options.signal,
-    );
+    const found = await this.#queue.query(range, look, signal);
     const runs: { sector: number; count: number; hole: boolean }[] = [];
     for (const extent of found) {
       const last = runs.at(-1);
@@ -752,9 +801,7 @@ export class VirtualDisk implements AsyncDisposable {
   ): Promise<unknown> {
     if (this.#closed && !this.#owner) {
       return this.#queue.reject(
-        new DiskError("closed", "Cannot use the slice as it is closed", {
-          operation: "slice",
-        }),
+        requestError("closed", request, "the slice is closed"),
       );
     }
     return this.#queue.submit(request, outcome, options?.signal);
@@ -800,4 +847,17 @@ export class VirtualDisk implements AsyncDisposable {
       ),
     );
   }
+}
+
+/** Extents of a range, or of its beginning; of what nobody knows, it is data. */
+function extentsFrom(backend: Backend, range: SectorRange): Extent[] {
+  const found = backend.extents?.(range.sector, range.count) ?? [];
+  return found.length > 0 && endOf(found) > range.sector
+    ? found
+    : [{ ...range, hole: false }];
+}
+
+function endOf(extents: readonly Extent[]): number {
+  const { sector, count } = extents.at(-1)!;
+  return sector + count;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { constants } from "node:os";
+import { errnoOf } from "../errno.ts";
 import type { Ratio } from "../random.ts";
 import type { Request } from "../request.ts";
 import { checkRatio, type DiskOperation, OPERATIONS } from "./operations.ts";
@@ -142,28 +142,6 @@ export function operationsOf(rule: FaultRule): readonly DiskOperation[] {
 
 function hasPlace(operation: DiskOperation): boolean {
   return operation !== "flush" && operation !== "get id";
-}
-
-/**
- * The number of an error on this platform.
- *
- * @param code Its name.
- * @returns The number, or `undefined` if the platform does not have it.
- */
-export function errnoOf(code: string): number | undefined {
-  const numbers: Readonly<Record<string, number>> = constants.errno;
-  return Object.hasOwn(numbers, code) ? numbers[code] : undefined;
-}
-
-/**
- * The name of an error number on this platform.
- *
- * @param errno The number.
- * @returns Its name, or `undefined` if the platform does not have it.
- */
-export function codeOfErrno(errno: number): string | undefined {
-  const numbers = Object.entries(constants.errno);
-  return numbers.find(([, number]) => number === errno)?.[0];
 }
 
 /**

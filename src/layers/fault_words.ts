@@ -7,7 +7,8 @@
 
 import { SECTOR_BYTES } from "../geometry.ts";
 import { parseSize } from "../units.ts";
-import { codeOfErrno, errnoOf, type FaultEffect } from "./fault_rule.ts";
+import { codeOfErrno, errnoOf } from "../errno.ts";
+import type { FaultEffect } from "./fault_rule.ts";
 import type { FaultRule } from "./fault_rule.ts";
 import { type DiskOperation, OPERATIONS } from "./operations.ts";
 

@@ -36,9 +36,9 @@ import type { DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { Random } from "../random.ts";
 import { type Request, RequestType } from "../request.ts";
+import { errnoError } from "../request_error.ts";
 import { type Answer, Downward } from "./downward.ts";
 import { DueQueue } from "./due_queue.ts";
-import { faultError } from "./fault_error.ts";
 import type { FaultEffect, FaultRule } from "./fault_rule.ts";
 import { formatFaultRule } from "./fault_rule_text.ts";
 import { type FaultEvent, FaultRules, type Verdict } from "./fault_rules.ts";
@@ -252,7 +252,7 @@ export class Faults extends Layer {
    *
    * @param sector First sector.
    * @param count Sectors, within the disk.
-   * @returns Extents in order, adjoining, covering the range exactly.
+   * @returns Extents in order, adjoining; they may end before the range does.
    */
   override extents(sector: number, count: number): Extent[] {
     // A flipped bit in a hole is data.
@@ -371,7 +371,10 @@ export class Faults extends Layer {
     const bad = this.#damage.firstBad(sector, count);
     if (bad === undefined) return down.add(request, finish);
     answer(
-      faultError(request, "EIO", `sector ${bad} is bad`, this.#path),
+      errnoError(request, "EIO", "the medium", {
+        path: this.#path,
+        text: `sector ${bad} is bad`,
+      }),
     );
   }
 
@@ -476,16 +479,13 @@ export class Faults extends Layer {
   #error(request: Request, { effect, rule }: Verdict): DiskError {
     const code = effect !== null && "code" in effect && effect.code || "EIO";
     const name = rule!.name ?? formatFaultRule(rule!);
-    return faultError(
-      request,
-      code,
-      `the fault rule "${name}" makes it fail`,
-      this.#path,
-    );
+    return errnoError(request, code, `the fault rule "${name}"`, {
+      path: this.#path,
+    });
   }
 
-  get #path(): string | undefined {
-    return this.backend.info.path ?? undefined;
+  get #path(): string | null {
+    return this.backend.info.path;
   }
 }
 

@@ -21,7 +21,6 @@ import {
   type Complete,
   type Extent,
   type Limits,
-  refusal,
   refuse,
 } from "../backend.ts";
 import type { DiskError } from "../errors.ts";
@@ -29,6 +28,7 @@ import type { Geometry } from "../geometry.ts";
 import { InFlight } from "../in_flight.ts";
 import type { BackendInfo } from "../info.ts";
 import type { Request } from "../request.ts";
+import { closedError } from "../request_error.ts";
 import { keepOnThread } from "../one_thread.ts";
 
 /** Options of every layer. */
@@ -150,7 +150,7 @@ export abstract class Layer implements Backend {
    *
    * @param sector First sector.
    * @param count Sectors, within the disk.
-   * @returns Extents in order, adjoining, covering the range exactly.
+   * @returns Extents in order, adjoining; they may end before the range does.
    */
   extents(sector: number, count: number): Extent[] {
     return this.backend.extents?.(sector, count) ??
@@ -213,7 +213,7 @@ export abstract class Layer implements Backend {
     if (error === null && !this.closed) return null;
     const path = this.backend.info.path ?? undefined;
     return this.closed
-      ? refusal("closed", request, "the disk is closed", path)
+      ? closedError(request, path)
       : refuse(request, this.geometry, this.abilities, path);
   }
 }

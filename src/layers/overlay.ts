@@ -194,7 +194,7 @@ export class Overlay extends Layer {
    *
    * @param sector First sector.
    * @param count Sectors, within the disk.
-   * @returns Extents in order, adjoining, covering the range exactly.
+   * @returns Extents in order, adjoining; they may end before the range does.
    */
   override extents(sector: number, count: number): Extent[] {
     return extentsOver(

@@ -21,11 +21,12 @@
  * @module
  */
 
-import { type Backend, type Complete, refusal } from "../backend.ts";
+import type { Backend, Complete } from "../backend.ts";
 import { scatter } from "../buffer.ts";
 import type { DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { Request, RequestType } from "../request.ts";
+import { abortedError } from "../request_error.ts";
 import { Layer, type LayerOptions } from "./layer.ts";
 
 /** How far to read ahead. */
@@ -250,7 +251,8 @@ export class Readahead extends Layer {
       const at = waiting.findIndex((each) => each.request === request);
       if (at < 0) continue;
       const [{ complete }] = waiting.splice(at, 1) as [Waiting];
-      complete(request, refusal("aborted", request, "it was aborted"));
+      const { path } = this.backend.info;
+      complete(request, abortedError(request, { path }));
       return;
     }
     super.cancel(request);

@@ -86,13 +86,13 @@ export class SectorRanges {
     return mask;
   }
 
-  /** The part of the set that lies in a range, in order. */
-  within(sector: number, count: number): SectorRange[] {
+  /** The part of the set that lies in a range, in order; the first of it. */
+  within(sector: number, count: number, most = Infinity): SectorRange[] {
     const found: SectorRange[] = [];
     const end = sector + count;
     for (
       let i = this.#after(sector);
-      i < this.#starts.length && this.#starts[i]! < end;
+      i < this.#starts.length && this.#starts[i]! < end && found.length < most;
       i++
     ) {
       const start = Math.max(sector, this.#starts[i]!);

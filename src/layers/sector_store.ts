@@ -7,10 +7,11 @@
  * @module
  */
 
-import type { Extent } from "../backend.ts";
+import { type Extent, MAX_EXTENTS } from "../backend.ts";
 import { clear, gather, scatter } from "../buffer.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { Request, RequestType } from "../request.ts";
+import { allStored, someStored } from "../stored_chunks.ts";
 import { SectorRanges } from "./sector_ranges.ts";
 
 /** Sectors of a chunk: a page, the unit in which most programs write. */
@@ -136,7 +137,7 @@ export class SectorStore {
       written.remove(run.sector, run.count);
       zeroed.add(run.sector, run.count);
     }
-    for (const index of this.#indexes(sector, count).sort((a, b) => a - b)) {
+    for (const index of this.#indexes(sector, count)) {
       for (const [from, length] of bitRuns(this.#chunks.get(index)!.mask)) {
         const start = Math.max(sector, index * CHUNK_SECTORS + from);
         const end = Math.min(
@@ -148,6 +149,27 @@ export class SectorStore {
         zeroed.remove(start, end - start);
       }
     }
+  }
+
+  /**
+   * How much of a range can be told of at once.
+   *
+   * @param sector First sector.
+   * @param count Sectors.
+   * @returns Sectors from the first on, at least one.
+   */
+  reach(sector: number, count: number): number {
+    let end = sector + count;
+    if (this.#chunks.size > 0) {
+      const { last } = someStored(this.#chunks, ...chunksOf(sector, count));
+      end = Math.min(end, (last + 1) * CHUNK_SECTORS);
+    }
+    const zeroes = this.#zeroes?.within(sector, end - sector, MAX_EXTENTS);
+    if (zeroes?.length === MAX_EXTENTS) {
+      const { sector: start, count: sectors } = zeroes.at(-1)!;
+      end = start + sectors;
+    }
+    return end - sector;
   }
 
   /** Bits of the sectors of a chunk that it has. */
@@ -182,19 +204,19 @@ export class SectorStore {
     }
   }
 
-  /** Indexes of the chunks in a range, in no order. */
+  /** Indexes of the chunks in a range, in order. */
   #indexes(sector: number, count: number): number[] {
     if (this.#chunks.size === 0) return [];
-    const first = Math.floor(sector / CHUNK_SECTORS);
-    const last = Math.floor((sector + count - 1) / CHUNK_SECTORS);
-    // Whatever is less: a range may be far larger than what is here.
-    if (last - first >= this.#chunks.size) {
-      return [...this.#chunks.keys()].filter((i) => i >= first && i <= last);
-    }
-    const found: number[] = [];
-    for (let i = first; i <= last; i++) if (this.#chunks.has(i)) found.push(i);
-    return found;
+    return allStored(this.#chunks, ...chunksOf(sector, count));
   }
+}
+
+/** The first and the last chunk of a range. */
+function chunksOf(sector: number, count: number): [number, number] {
+  return [
+    Math.floor(sector / CHUNK_SECTORS),
+    Math.floor((sector + count - 1) / CHUNK_SECTORS),
+  ];
 }
 
 /**
@@ -259,7 +281,7 @@ export function runsOf(
  * @param sector First sector.
  * @param count Sectors.
  * @param below Extents of the disk below.
- * @returns Extents in order, adjoining, covering the range exactly.
+ * @returns Extents in order, adjoining; they may end before the range does.
  */
 export function extentsOver(
   stores: readonly SectorStore[],
@@ -267,15 +289,29 @@ export function extentsOver(
   count: number,
   below: (sector: number, count: number) => Extent[],
 ): Extent[] {
+  const under = below(sector, count);
+  const last = under.at(-1);
+  if (last === undefined) return [];
+  let covered = last.sector + last.count - sector;
+  for (const store of stores) covered = store.reach(sector, covered);
   const extents: Extent[] = [];
   let at = sector;
-  for (const run of runsOf(stores, sector, count)) {
-    if (run.sector > at) extents.push(...below(at, run.sector - at));
+  let i = 0;
+  const showThrough = (to: number) => {
+    while (at < to) {
+      const { sector: start, count: sectors, hole } = under[i]!;
+      const end = Math.min(to, start + sectors);
+      if (at < end) extents.push({ sector: at, count: end - at, hole });
+      at = Math.max(at, end);
+      if (at < to) i++;
+    }
+  };
+  for (const run of runsOf(stores, sector, covered)) {
+    showThrough(run.sector);
     extents.push(run);
     at = run.sector + run.count;
   }
-  const end = sector + count;
-  if (end > at) extents.push(...below(at, end - at));
+  showThrough(sector + covered);
   return extents;
 }
 

@@ -24,7 +24,6 @@ import {
   type Ability,
   type Backend,
   type Complete,
-  refusal,
   refuseChanged,
 } from "../backend.ts";
 import { RangeLock } from "../backends/range_lock.ts";
@@ -33,6 +32,7 @@ import { describePlace, DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { Request, RequestType } from "../request.ts";
+import { abortedError, requestError } from "../request_error.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { SectorRanges } from "./sector_ranges.ts";
 import { plural } from "../plural.ts";
@@ -221,7 +221,8 @@ export class Verify extends Layer {
     const answer = this.#waiting.get(request);
     if (answer !== undefined) {
       this.#waiting.delete(request);
-      return answer(refusal("aborted", request, "it was aborted"));
+      const { path } = this.backend.info;
+      return answer(abortedError(request, { path }));
     }
     super.cancel(request);
     const mirror = this.#pairs.get(request)?.mirror;
@@ -385,9 +386,7 @@ interface Pair {
 
 function noMemory(request: Request, cause: unknown): DiskError {
   const reason = `there is no memory for what the other disk has: ${cause}`;
-  const error = refusal("io", request, reason);
-  error.cause = cause;
-  return error;
+  return requestError("io", request, reason, { cause });
 }
 
 function weaker(a: Ability, b: Ability): Ability {

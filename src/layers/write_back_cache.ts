@@ -20,10 +20,11 @@
  * @module
  */
 
-import { type Backend, refusal } from "../backend.ts";
-import { DiskError } from "../errors.ts";
+import type { Backend } from "../backend.ts";
+import type { DiskError } from "../errors.ts";
 import type { SectorRange } from "../geometry.ts";
 import { type Request, RequestType } from "../request.ts";
+import { abortedError, requestError } from "../request_error.ts";
 import { type Answer, Downward } from "./downward.ts";
 import { SectorStore } from "./sector_store.ts";
 import { writeBack } from "./write_back.ts";
@@ -174,8 +175,8 @@ export class WriteBackCache {
     const cuts = this.#cuts;
     const runs = work.runs(0, this.#backend.geometry.sectors);
     const failed = (cause: unknown) =>
-      new DiskError("io", `Cannot flush as writing failed: ${cause}`, {
-        operation: "flush",
+      requestError("io", request, `writing failed: ${cause}`, {
+        path: this.#backend.info.path,
         cause,
       });
     writeBack([work], runs, this.#backend).catch(failed).then((error) => {
@@ -202,7 +203,8 @@ export class WriteBackCache {
     const at = this.#waiting.findIndex((each) => each.request === request);
     if (at < 0) return false;
     const [{ answer }] = this.#waiting.splice(at, 1) as [Waiting];
-    answer(refusal("aborted", request, "it was aborted"));
+    const { path } = this.#backend.info;
+    answer(abortedError(request, { path }));
     return true;
   }
 

@@ -13,7 +13,8 @@ import {
 } from "../protocol/nbd/numbers.ts";
 import type { NbdCounters } from "./counters.ts";
 import type { Agreement } from "./handshake.ts";
-import type { Job, JobKeeper } from "./job.ts";
+import type { Job } from "./job.ts";
+import type { Load } from "./load.ts";
 import { HEADROOM_BYTES, memoryBytes } from "./memory_pool.ts";
 import type { Replies } from "./replies.ts";
 import type { ByteRun } from "./run_map.ts";
@@ -57,9 +58,10 @@ export class Commands {
   readonly #served: ServedDisk;
   readonly #options: CommandOptions;
   readonly #replies: Replies;
-  readonly #keeper: JobKeeper;
-  /** Questions about data and holes, answered one after the other. */
-  #questions: Job[] = [];
+  readonly #load: Load;
+  readonly #isGone: () => boolean;
+  /** Block status requests, answered one after the other. */
+  #queries: Job[] = [];
   #mapping = false;
 
   /**
@@ -68,19 +70,22 @@ export class Commands {
    * @param agreement What was agreed with the client.
    * @param options What requests are carried out with.
    * @param replies Where answers go.
-   * @param keeper Who keeps what requests hold.
+   * @param load Keeps what requests hold.
+   * @param isGone Tells whether nobody gets an answer any more.
    */
   constructor(
     agreement: Agreement,
     options: CommandOptions,
     replies: Replies,
-    keeper: JobKeeper,
+    load: Load,
+    isGone: () => boolean,
   ) {
     this.#agreement = agreement;
     this.#served = agreement.served;
     this.#options = options;
     this.#replies = replies;
-    this.#keeper = keeper;
+    this.#load = load;
+    this.#isGone = isGone;
   }
 
   /**
@@ -169,8 +174,8 @@ export class Commands {
       case Command.Write:
         return this.#write(job);
       case Command.BlockStatus:
-        this.#questions.push(job);
-        if (!this.#mapping) this.#answerQuestions();
+        this.#queries.push(job);
+        if (!this.#mapping) this.#answerQueries();
         return;
       case Command.Cache:
         // There is no cache to fill; the protocol lets that be a success.
@@ -178,7 +183,7 @@ export class Commands {
       default:
         this.#change(job).then(
           () => {
-            this.#keeper.giveMemory(job);
+            this.#load.giveMemory(job);
             this.#replies.success(job);
           },
           (error) => this.#failFrom(job, error),
@@ -265,7 +270,7 @@ export class Commands {
     written.then(
       () => {
         this.#options.counters.bytesWritten += length;
-        this.#keeper.giveMemory(job);
+        this.#load.giveMemory(job);
         this.#replies.success(job);
       },
       (error) => this.#failFrom(job, error),
@@ -292,17 +297,17 @@ export class Commands {
   }
 
   /** One after the other, each in pieces, while others have their turn. */
-  async #answerQuestions(): Promise<void> {
+  async #answerQueries(): Promise<void> {
     this.#mapping = true;
     for (;;) {
-      const job = this.#questions.shift();
+      const job = this.#queries.shift();
       if (job === undefined) break;
       const most = runsFor(job.flags);
       const map = this.#served.map(job.offset, job.length, most);
-      const step = () => this.#keeper.isGone ? Promise.resolve() : map.step();
+      const step = () => this.#isGone() ? Promise.resolve() : map.step();
       try {
         do await this.#options.turns.take(step); while (
-          !map.done && !this.#keeper.isGone
+          !map.done && !this.#isGone()
         );
         this.#replies.status(job, map.runs.slice(0, most));
       } catch (error) {
@@ -313,7 +318,7 @@ export class Commands {
   }
 
   #failFrom(job: Job, error: unknown): void {
-    this.#keeper.giveMemory(job);
+    this.#load.giveMemory(job);
     const writes = job.type !== Command.Read && job.type !== Command.Cache &&
       job.type !== Command.BlockStatus;
     const text = error instanceof Error ? error.message : String(error);
@@ -321,7 +326,7 @@ export class Commands {
   }
 }
 
-/** Runs that an answer to a question with these flags has at most. */
+/** Runs that an answer to a query with these flags has at most. */
 function runsFor(flags: number): number {
   return (flags & CommandFlag.RequestOne) !== 0 ? 1 : MAX_STATUS_RUNS;
 }

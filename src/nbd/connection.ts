@@ -8,9 +8,18 @@
  * memory that goes to the disk.
  *
  * Backpressure: nothing is read from the socket while the connection has as
- * many requests, or as many bytes, under way as it may, replies that the client
+ * many requests, or as many bytes, in flight as it may, replies that the client
  * has not taken included, or while other clients hold the memory that the next
- * request wants.
+ * request wants (`load.ts`).
+ *
+ * The life of a connection:
+ *
+ * | state | what the client says | what ends it |
+ * | --- | --- | --- |
+ * | open | is carried out | `stop()`: stopping; the client leaves or breaks the protocol: draining; `abandon()`: closed |
+ * | stopping | is refused with ESHUTDOWN | the client leaves or breaks the protocol: draining; it is silent, or `abandon()`: closed |
+ * | draining | is not read | everything is answered and taken, or `abandon()`: closed |
+ * | closed | is not read, and nobody gets an answer | nothing; {@linkcode Connection.run} ends with the last request |
  *
  * @module
  */
@@ -32,12 +41,9 @@ import {
   MAX_OPTION_BYTES,
   ProtocolError,
 } from "./handshake.ts";
-import { Job, type JobKeeper } from "./job.ts";
-import type {
-  MemoryAccount,
-  MemoryBudget,
-  MemoryHolder,
-} from "./memory_budget.ts";
+import { Job } from "./job.ts";
+import { Load, type LoadBounds } from "./load.ts";
+import type { MemoryHolder } from "./memory_budget.ts";
 import { Replies } from "./replies.ts";
 import type { ServedDisk } from "./served_disk.ts";
 import { type NbdTlsOptions, secure } from "./tls.ts";
@@ -45,20 +51,18 @@ import { type NbdTlsOptions, secure } from "./tls.ts";
 /** Bytes of a payload that are worth reading to refuse it. */
 const MAX_REFUSED_BYTES = 64 << 20;
 
-/** Bytes of replies that the client must take before it may go on haggling. */
+/** Bytes of replies that the client must take before it may go on negotiating. */
 const MAX_UNREAD_BYTES = 65_536;
 
 /** How long a client that is sent away may keep silent, in ms. */
 const FAREWELL_MS = 50;
 
+/** The life of a connection, as the head of this file has it. */
+type State = "open" | "stopping" | "draining" | "closed";
+
 /** What a connection may do. */
-export interface ConnectionOptions extends HandshakeOptions, CommandOptions {
-  /** Requests under way at once. */
-  readonly maxRequests: number;
-  /** Bytes under way at once; one request goes through, however large. */
-  readonly maxBytes: number;
-  /** What all clients together may hold. */
-  readonly budget: MemoryBudget;
+export interface ConnectionOptions
+  extends HandshakeOptions, CommandOptions, LoadBounds {
   /** What TLS needs; `null` if there is none. */
   readonly tls: NbdTlsOptions | null;
   /** Milliseconds that a handshake may take. */
@@ -66,7 +70,7 @@ export interface ConnectionOptions extends HandshakeOptions, CommandOptions {
 }
 
 /** One client. */
-export class Connection implements MemoryHolder, JobKeeper {
+export class Connection implements MemoryHolder {
   #stream: ByteStream;
   readonly #options: ConnectionOptions;
   #writer: StreamWriter;
@@ -79,20 +83,11 @@ export class Connection implements MemoryHolder, JobKeeper {
   #filling: Job | null = null;
   #target = new Uint8Array();
   #filled = 0;
-  #requests = 0;
-  #bytes = 0;
-  /** Bytes of the server's memory that requests hold. */
-  #held = 0;
-  readonly #account: MemoryAccount;
+  readonly #load: Load;
   /** Whether the next request had to wait. */
   #full = false;
   #wake: (() => void) | null = null;
-  /** Nothing is taken from the client any more. */
-  #ended = false;
-  /** The socket is gone: nobody gets an answer. */
-  #gone = false;
-  #stopping = false;
-  #closed = false;
+  #state: State = "open";
   #farewell: ReturnType<typeof setTimeout> | null = null;
   /** Whether it came to an agreement about an export. */
   attached = false;
@@ -111,14 +106,19 @@ export class Connection implements MemoryHolder, JobKeeper {
     this.#reader = new MessageReader(stream, OPTION_ROOM);
     this.#writer = this.#writerTo(stream);
     this.#handshake = new Handshake(this.#writer, options);
-    this.#account = options.budget.open(this);
+    this.#load = new Load(
+      options,
+      this,
+      () => this.#writer,
+      () => this.#resume(),
+    );
   }
 
   #writerTo(stream: ByteStream): StreamWriter {
     return new StreamWriter(
       stream,
       () => {
-        this.#settle();
+        this.#load.settle();
         this.#resume();
       },
       () => this.abandon(),
@@ -128,11 +128,6 @@ export class Connection implements MemoryHolder, JobKeeper {
   /** Bytes that went over its socket so far, either way. */
   get movedBytes(): number {
     return this.#reader.receivedBytes + this.#writer.writtenBytes;
-  }
-
-  /** Whether nobody gets an answer any more. */
-  get isGone(): boolean {
-    return this.#gone;
   }
 
   /** Whether the server waits for the client, and not it for the server. */
@@ -149,12 +144,12 @@ export class Connection implements MemoryHolder, JobKeeper {
     this.#options.counters.connections++;
     const timer = setTimeout(() => this.abandon(), this.#options.handshakeMs);
     try {
-      await this.#haggle();
+      await this.#negotiate();
       clearTimeout(timer);
       while (!this.#ended) {
         while (this.#takeNext());
         if (this.#ended) break;
-        if (this.#full) await this.#room();
+        if (this.#full) await this.#change();
         else {
           const target = this.#straightTarget();
           const count = await this.#reader.fill(target);
@@ -169,12 +164,14 @@ export class Connection implements MemoryHolder, JobKeeper {
       this.#options.counters.dropped++;
     } finally {
       clearTimeout(timer);
-      this.#ended = true;
-      this.#options.budget.leave(this.#account);
-      this.#giveUpFilling();
-      while (this.#requests > 0) await this.#room();
-      if (!this.#gone) await this.#writer.settled();
-      this.#options.budget.close(this.#account);
+      this.#end();
+      this.#load.leave();
+      // A write whose payload will never come.
+      if (this.#filling !== null) this.#load.withdraw(this.#filling);
+      this.#filling = null;
+      while (this.#load.requests > 0) await this.#change();
+      if (this.#state === "draining") await this.#writer.settled();
+      this.#load.close();
       this.#close();
     }
   }
@@ -185,8 +182,8 @@ export class Connection implements MemoryHolder, JobKeeper {
    * itself. If it says nothing more, the server hangs up.
    */
   stop(): void {
-    if (this.#stopping) return;
-    this.#stopping = true;
+    if (this.#state !== "open") return;
+    this.#state = "stopping";
     this.#handshake.stopping = true;
     this.#resume();
     this.#partIfSilent();
@@ -194,10 +191,8 @@ export class Connection implements MemoryHolder, JobKeeper {
 
   /** Sends the client away at once. */
   abandon(): void {
-    this.#gone = true;
-    this.#ended = true;
-    this.#writer.abandon();
     this.#close();
+    this.#writer.abandon();
     this.#resume();
   }
 
@@ -215,44 +210,58 @@ export class Connection implements MemoryHolder, JobKeeper {
     this.#resume();
   }
 
+  /** Whether nothing more is taken from the client. */
+  get #ended(): boolean {
+    return this.#state === "draining" || this.#state === "closed";
+  }
+
+  /** Whether nobody gets an answer any more. */
+  #isClosed(): boolean {
+    return this.#state === "closed";
+  }
+
+  /** Takes nothing more from the client. */
+  #end(): void {
+    if (this.#state !== "closed") this.#state = "draining";
+  }
+
   /** Hangs up once everything is answered and nothing more comes. */
   #partIfSilent(): void {
-    if (this.#closed) return;
+    if (this.#state === "closed") return;
     const before = this.#reader.receivedBytes;
     this.#farewell = setTimeout(() => {
       // A write whose payload is still to come is not waited for.
-      const owed = this.#requests - (this.#filling === null ? 0 : 1);
+      const owed = this.#load.requests - (this.#filling === null ? 0 : 1);
       if (
         owed > 0 || this.#writer.pendingBytes > 0 ||
         this.#reader.receivedBytes > before
       ) return this.#partIfSilent();
-      this.#ended = true;
       this.#close();
       this.#resume();
     }, FAREWELL_MS);
   }
 
   #close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
+    if (this.#state === "closed") return;
+    this.#state = "closed";
     if (this.#farewell !== null) clearTimeout(this.#farewell);
     try {
       this.#stream.close();
     } catch {
-      // It was closed by whoever gave it.
+      // Its owner has closed it.
     }
   }
 
-  async #haggle(): Promise<void> {
+  async #negotiate(): Promise<void> {
     const handshake = this.#handshake;
     while (!this.#ended) {
       if (this.#writer.pendingBytes > MAX_UNREAD_BYTES) {
-        await this.#room();
+        await this.#change();
         continue;
       }
       const taken = handshake.take(this.#reader.peek());
       this.#reader.take(taken);
-      if (handshake.aborted) this.#ended = true;
+      if (handshake.aborted) this.#end();
       if (handshake.securing) {
         await this.#secure(this.#options.tls!);
         continue;
@@ -261,8 +270,8 @@ export class Connection implements MemoryHolder, JobKeeper {
         this.#begin(handshake.agreement);
         return;
       }
-      this.#settle();
-      if (taken === 0 && await this.#reader.fill() === null) this.#ended = true;
+      this.#load.settle();
+      if (taken === 0 && await this.#reader.fill() === null) this.#end();
     }
   }
 
@@ -273,9 +282,9 @@ export class Connection implements MemoryHolder, JobKeeper {
       throw new ProtocolError("A client says more before TLS has begun");
     }
     await this.#writer.settled();
-    if (this.#gone) return;
+    if (this.#isClosed()) return;
     this.#stream = await secure(this.#stream, tls);
-    if (this.#closed) this.#stream.close();
+    if (this.#isClosed()) this.#stream.close();
     this.#reader.switchTo(this.#stream);
     this.#writer = this.#writerTo(this.#stream);
     this.#handshake.secured(this.#writer);
@@ -288,13 +297,14 @@ export class Connection implements MemoryHolder, JobKeeper {
       this.#writer,
       agreement.structured,
       this.#options.counters,
-      this,
+      this.#load,
     );
     this.#commands = new Commands(
       agreement,
       this.#options,
       this.#replies,
-      this,
+      this.#load,
+      () => this.#isClosed(),
     );
     this.#reader.resize(RECEIVE_BYTES);
   }
@@ -307,46 +317,15 @@ export class Connection implements MemoryHolder, JobKeeper {
       : null;
   }
 
-  /** Waits until something that was under way is done. */
-  #room(): Promise<void> {
-    return new Promise((resolve) => {
-      const before = this.#wake;
-      this.#wake = before === null ? resolve : () => {
-        before();
-        resolve();
-      };
-    });
+  /** Waits until something is answered, taken, given or over. */
+  #change(): Promise<void> {
+    return new Promise((resolve) => this.#wake = resolve);
   }
 
   #resume(): void {
     const wake = this.#wake;
     this.#wake = null;
     wake?.();
-  }
-
-  /** Whether a request may begin now; if it may, its memory is its own. */
-  #admits(job: Job, refused: number): boolean {
-    const { maxRequests, maxBytes, budget } = this.#options;
-    if (this.#requests >= maxRequests) return false;
-    // What is refused takes no memory.
-    const weight = refused === 0 ? job.weight : 0;
-    // What is read counts once more while it is sent: with half as much under
-    // way, all of its memory is used again.
-    const bytes = this.#bytes + this.#writer.pendingBytes;
-    if (bytes > 0 && bytes + weight > maxBytes) return false;
-    const held = refused === 0 ? this.#commands!.memoryFor(job) : 0;
-    if (!budget.admit(this.#account, held)) return false;
-    job.held = held;
-    this.#held += held;
-    return true;
-  }
-
-  /** Tells the budget what the client holds. */
-  #settle(): void {
-    this.#options.budget.hold(
-      this.#account,
-      this.#held + this.#writer.copiedBytes,
-    );
   }
 
   /** Takes the next message, or a part of it; tells whether there was one. */
@@ -376,13 +355,16 @@ export class Connection implements MemoryHolder, JobKeeper {
     if (available < REQUEST_BYTES) return false;
     const job = new Job(reader.view, reader.at, this.#served!);
     if (job.type === Command.Disconnect) {
-      this.#ended = true;
+      this.#end();
       return false;
     }
-    const refused = this.#stopping
+    const refused = this.#state === "stopping"
       ? WireError.ESHUTDOWN
       : this.#commands!.refusal(job);
-    if (!this.#admits(job, refused)) {
+    // What is refused takes no memory.
+    if (refused !== 0) job.weight = 0;
+    const memory = refused === 0 ? this.#commands!.memoryFor(job) : 0;
+    if (!this.#load.admit(job, memory)) {
       this.#full = true;
       return false;
     }
@@ -392,54 +374,22 @@ export class Connection implements MemoryHolder, JobKeeper {
   }
 
   #start(job: Job, refused: number): void {
-    this.#requests++;
     if (refused !== 0) {
       if (job.type === Command.Write) {
         if (job.length > MAX_REFUSED_BYTES) {
-          this.#requests--;
+          this.#load.withdraw(job);
           throw new ProtocolError(`A write has ${job.length} bytes of data`);
         }
         this.#reader.drain(job.length);
       }
       return this.#replies!.failure(job, refused, refusalText(refused));
     }
-    this.#bytes += job.weight;
     if (job.type !== Command.Write || job.length === 0) {
       return this.#commands!.start(job);
     }
     this.#target = this.#commands!.prepareWrite(job);
     this.#filled = 0;
     this.#filling = job;
-  }
-
-  /** Hears that a request was answered. */
-  answered(): void {
-    this.#requests--;
-    this.#options.counters.requests++;
-    this.#settle();
-    this.#resume();
-  }
-
-  /** Gives a request's memory back; the disk and the socket are done with it. */
-  giveMemory(job: Job): void {
-    const { memory } = job;
-    if (memory !== null) {
-      job.memory = null;
-      this.#bytes -= job.weight;
-      this.#served!.memory.give(memory);
-    }
-    // The budget hears of it with the answer, or when that is written.
-    this.#held -= job.held;
-    job.held = 0;
-  }
-
-  /** A write whose payload will never come. */
-  #giveUpFilling(): void {
-    const job = this.#filling;
-    if (job === null) return;
-    this.#filling = null;
-    this.giveMemory(job);
-    this.#requests--;
   }
 }
 

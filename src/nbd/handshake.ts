@@ -2,8 +2,8 @@
  * The beginning of a connection: the fixed newstyle handshake, in which client
  * and server agree on an export and on how to talk about it.
  *
- * A server that has TLS asks for it before anything else; whoever comes without
- * learns nothing, not even which exports there are.
+ * A server that has TLS asks for it before anything else; a client that comes
+ * without learns nothing, not even which exports there are.
  *
  * @module
  */
@@ -170,7 +170,7 @@ export class Handshake {
       this.#asked--;
       return 0;
     }
-    this.#haggle(option, bytes.subarray(OPTION_BYTES, end));
+    this.#negotiate(option, bytes.subarray(OPTION_BYTES, end));
     return end;
   }
 
@@ -185,7 +185,7 @@ export class Handshake {
     this.#greeted = true;
   }
 
-  #haggle(option: number, data: Uint8Array): void {
+  #negotiate(option: number, data: Uint8Array): void {
     if (this.stopping && option !== Option.Abort) {
       // The old way to take an export cannot be told no.
       if (option === Option.ExportName) this.aborted = true;

@@ -1,5 +1,5 @@
 /**
- * A client's request while it is under way.
+ * A client's request while it is in flight.
  *
  * @module
  */
@@ -9,13 +9,15 @@ import { Command } from "../protocol/nbd/numbers.ts";
 import type { Memory } from "./memory_pool.ts";
 import type { ServedDisk } from "./served_disk.ts";
 
-/** A request under way. */
+/** A request in flight. */
 export class Job {
+  /** The disk that it is for. */
+  readonly served: ServedDisk;
   /** What it asks for; one of `Command`, or unknown. */
   readonly type: number;
   /** Bits of `CommandFlag`. */
   readonly flags: number;
-  /** What its reply brings back, in halves. */
+  /** What its reply is known by, in halves. */
   readonly cookieHigh: number;
   /** The other half. */
   readonly cookieLow: number;
@@ -23,8 +25,8 @@ export class Job {
   readonly offset: number;
   /** Bytes that it is about. */
   readonly length: number;
-  /** Bytes of data that it has under way. */
-  readonly weight: number;
+  /** Bytes of data that it has in flight; none if it is refused. */
+  weight: number;
   /** Whether it starts and ends on blocks of the disk. */
   readonly aligned: boolean;
   /** Bytes of the server's memory that it holds. */
@@ -40,6 +42,7 @@ export class Job {
    * @param served The disk that it is for.
    */
   constructor(view: DataView, at: number, served: ServedDisk) {
+    this.served = served;
     this.flags = view.getUint16(at + 4);
     this.type = view.getUint16(at + 6);
     this.cookieHigh = view.getUint32(at + 8);
@@ -51,18 +54,4 @@ export class Job {
       : 0;
     this.aligned = served.isAligned(this.offset, this.length);
   }
-}
-
-/** Who counts the requests under way and what they hold. */
-export interface JobKeeper {
-  /** Whether nobody gets an answer any more. */
-  readonly isGone: boolean;
-  /**
-   * Gives a request's memory back: the disk and the socket are done with it.
-   *
-   * @param job The request.
-   */
-  giveMemory(job: Job): void;
-  /** Hears that a request was answered. */
-  answered(): void;
 }

@@ -19,7 +19,8 @@ import type { StreamWriter } from "../protocol/nbd/writer.ts";
 import { printable } from "../printable.ts";
 import type { NbdCounters } from "./counters.ts";
 import { ALLOCATION_CONTEXT } from "./handshake.ts";
-import type { Job, JobKeeper } from "./job.ts";
+import type { Job } from "./job.ts";
+import type { Load } from "./load.ts";
 import { HEADROOM_BYTES } from "./memory_pool.ts";
 import type { ByteRun } from "./run_map.ts";
 
@@ -36,7 +37,7 @@ export class Replies {
   readonly #writer: StreamWriter;
   readonly #structured: boolean;
   readonly #counters: NbdCounters;
-  readonly #keeper: JobKeeper;
+  readonly #load: Load;
 
   /**
    * Constructs a new instance.
@@ -44,18 +45,18 @@ export class Replies {
    * @param writer Where to.
    * @param structured Whether replies may come in chunks.
    * @param counters What is counted.
-   * @param keeper Hears of every answer.
+   * @param load Hears of every answer.
    */
   constructor(
     writer: StreamWriter,
     structured: boolean,
     counters: NbdCounters,
-    keeper: JobKeeper,
+    load: Load,
   ) {
     this.#writer = writer;
     this.#structured = structured;
     this.#counters = counters;
-    this.#keeper = keeper;
+    this.#load = load;
   }
 
   /**
@@ -86,9 +87,9 @@ export class Replies {
     // Before the memory may go to somebody else.
     this.#writer.push(
       bytes.subarray(at - front, at + job.length),
-      () => this.#keeper.giveMemory(job),
+      () => this.#load.giveMemory(job),
     );
-    this.#keeper.answered();
+    this.#load.answered();
   }
 
   /**
@@ -106,7 +107,7 @@ export class Replies {
     let data = 0;
     let pieces = 1;
     const pieceDone = () => {
-      if (--pieces === 0) this.#keeper.giveMemory(job);
+      if (--pieces === 0) this.#load.giveMemory(job);
     };
     for (const run of runs) {
       const size = run.end - run.start;
@@ -142,7 +143,7 @@ export class Replies {
     }
     pieceDone();
     this.#counters.bytesRead += data;
-    this.#keeper.answered();
+    this.#load.answered();
   }
 
   /**
@@ -170,8 +171,8 @@ export class Replies {
       at += 8;
     }
     this.#writer.push(bytes);
-    this.#keeper.giveMemory(job);
-    this.#keeper.answered();
+    this.#load.giveMemory(job);
+    this.#load.answered();
   }
 
   /**
@@ -189,7 +190,7 @@ export class Replies {
       const at = this.#writer.reserve(SIMPLE_REPLY_BYTES);
       simpleHeader(this.#writer.view, at, job, 0);
     }
-    this.#keeper.answered();
+    this.#load.answered();
   }
 
   /**
@@ -224,7 +225,7 @@ export class Replies {
       const at = this.#writer.reserve(SIMPLE_REPLY_BYTES);
       simpleHeader(this.#writer.view, at, job, error);
     }
-    this.#keeper.answered();
+    this.#load.answered();
   }
 
   /** Begins a small chunk; returns where its payload goes in the writer. */

@@ -1,7 +1,7 @@
 /**
  * Where data and holes are, found piece by piece: a disk can have a hole on
- * every other page, and each costs a call, so that nobody may ask for all of
- * them at once.
+ * every other page, and each costs a call, so that nobody may have all of them
+ * found at once.
  *
  * @module
  */
@@ -13,10 +13,11 @@ import { SECTOR_BYTES } from "../geometry.ts";
 const MAX_PIECE = 8192;
 
 /**
- * The same after a piece that was one run: 16 MiB, as a sparse disk of many
- * terabytes has few runs, and takes a minute by small pieces.
+ * Pieces grow by this. After one that was a single run there is no bound: a
+ * sparse disk of many terabytes has few runs, and ends an answer itself that
+ * has many.
  */
-const MAX_UNIFORM_PIECE = 32_768;
+const GROWTH = 4;
 
 /** A run of bytes that is data or a hole. */
 export interface ByteRun {
@@ -80,7 +81,7 @@ export class RunMap {
    */
   async step(): Promise<void> {
     const count = Math.min(this.#piece, this.#last - this.#at);
-    const found = await this.#disk.extents(this.#at, count);
+    const found = await this.#disk.firstExtents(this.#at, count);
     for (const { sector, count: sectors, hole } of found) {
       const start = Math.max(this.#offset, sector * SECTOR_BYTES);
       const end = Math.min(this.#end, (sector + sectors) * SECTOR_BYTES);
@@ -89,10 +90,9 @@ export class RunMap {
       if (before?.hole === hole) before.end = end;
       else this.runs.push({ start, end, hole });
     }
-    this.#at += count;
-    this.#piece = Math.min(
-      2 * this.#piece,
-      found.length > 1 ? MAX_PIECE : MAX_UNIFORM_PIECE,
-    );
+    const last = found.at(-1)!;
+    this.#at = last.sector + last.count;
+    this.#piece *= GROWTH;
+    if (found.length > 1) this.#piece = Math.min(this.#piece, MAX_PIECE);
   }
 }

@@ -41,7 +41,7 @@ export interface NbdExport {
 /** Sectors that a read asks about first: 512 KiB, and so mostly once. */
 const READ_PIECE = 1024;
 
-/** Sectors that whoever wants a map is told about first: 64 KiB. */
+/** Sectors that a map begins with: 64 KiB. */
 const MAP_PIECE = 128;
 
 /** A disk in the words of NBD. */

@@ -20,7 +20,7 @@ export interface NbdServerOptions {
   /** The disks to serve, each under a name of its own. */
   exports: readonly NbdExport[];
   /**
-   * Requests that a client may have under way at once.
+   * Requests that a client may have in flight at once.
    *
    * @default {128}
    */
@@ -32,7 +32,7 @@ export interface NbdServerOptions {
    */
   maxPayload?: number | undefined;
   /**
-   * Bytes that a client may have under way at once, in requests and in replies
+   * Bytes that a client may have in flight at once, in requests and in replies
    * that it does not take. One request goes through, however large.
    *
    * @default {33554432}
@@ -398,7 +398,7 @@ export class NbdServer implements AsyncDisposable {
           short = true;
           await this.#pause(SHORTAGE_MS);
         } else {
-          // Whoever came is gone again, which is no reason to let others wait.
+          // That client is gone again, which is no reason to let others wait.
           this.#options.counters.resets++;
           if (++failures % MAX_FAILURES === 0) await this.#pause(0);
         }

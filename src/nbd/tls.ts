@@ -112,7 +112,7 @@ class SecureStream implements ByteStream {
   #rest = new Uint8Array();
   #ended = false;
   #wake: (() => void) | null = null;
-  /** Whoever waits for a write to be done. */
+  /** Ends the write that is waited for. */
   #writing: ((error: Error) => void) | null = null;
 
   constructor(socket: TLSSocket, below: ByteStream) {

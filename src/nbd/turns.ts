@@ -1,6 +1,6 @@
 /**
  * Work that is done in the event loop, cut in pieces and taken in turns, so
- * that whoever asks for much of it does not keep all others from theirs.
+ * that a client that asks for much of it does not starve the others.
  *
  * @module
  */
@@ -11,7 +11,7 @@ const BURST_MS = 4;
 /** What one piece counts at most, in ms: it may have waited for something. */
 const PIECE_MS = 10;
 
-/** Pieces under way at once, as each may wait for something. */
+/** Pieces in flight at once, as each may wait for something. */
 const MAX_ACTIVE = 4;
 
 /**
@@ -39,7 +39,7 @@ export class Turns {
       this.#queue.push(() => {
         const start = performance.now();
         this.#active++;
-        // Counted before anybody is told, as whoever is told asks for more.
+        // Counted before anybody is told, as the client that is told asks for more.
         const count = () => {
           this.#active--;
           this.#last = performance.now();

@@ -13,7 +13,6 @@ import {
   type BackendCounters,
   type Complete,
   type Limits,
-  refusal,
   refuse,
 } from "../backend.ts";
 import { gather, isZero, offsetMemory, scatter } from "../buffer.ts";
@@ -21,6 +20,7 @@ import { DiskError } from "../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { ID_BYTES, type Request, RequestType } from "../request.ts";
+import { closedError, errnoError } from "../request_error.ts";
 import { encodeId } from "../virtio.ts";
 import type { BlockSource } from "./block_source.ts";
 import {
@@ -424,11 +424,9 @@ export class CrashRecording {
               write.markedCleanAt < 0
             ) write.markedCleanAt = recorded.submittedAt;
           }
-          error = new DiskError(
-            "io",
-            `Cannot flush as the device is set to fail flush ${this.#flushes} (EIO)`,
-            { operation: "flush", errno: 5, code: "EIO" },
-          );
+          error = errnoError(request, "EIO", "the device", {
+            text: `it is set to fail flush ${this.#flushes}`,
+          });
         }
       }
     }
@@ -468,7 +466,7 @@ class RecordedBackend implements Backend {
     const accepted: Request[] = [];
     for (const request of batch) {
       const error = this.#closed
-        ? refusal("closed", request, "the disk is closed")
+        ? closedError(request)
         : refuse(request, this.geometry, this.abilities);
       if (error === null) accepted.push(request);
       else complete(request, error);

@@ -14,7 +14,6 @@ import {
   type Complete,
   type Extent,
   type Limits,
-  refusal,
   refuse,
 } from "../backend.ts";
 import { gather, offsetMemory, scatter } from "../buffer.ts";
@@ -22,6 +21,7 @@ import { DiskError } from "../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { type Request, RequestType } from "../request.ts";
+import { closedError, requestError } from "../request_error.ts";
 import { encodeId } from "../virtio.ts";
 import type { BlockSource } from "./block_source.ts";
 import type { BlockVersion } from "./block_version.ts";
@@ -179,7 +179,7 @@ export class CrashStateBackend implements Backend {
         continue;
       }
       if (this.#closed) {
-        complete(request, refusal("closed", request, "the disk is closed"));
+        complete(request, closedError(request));
         continue;
       }
       const refused = refuse(request, this.geometry, ABILITIES);
@@ -293,11 +293,11 @@ export class CrashStateBackend implements Backend {
           throw new Error("a block that was fetched is not there");
         }
       } catch (cause) {
-        failure = cause instanceof DiskError ? cause : new DiskError(
-          "io",
-          `Cannot read the disk below as it fails: ${cause}`,
-          { cause },
-        );
+        failure = cause instanceof DiskError
+          ? cause
+          : requestError("io", request, `the disk below fails: ${cause}`, {
+            cause,
+          });
       }
       if (this.#fetching === turn) this.#fetching = null;
       if (this.#guard?.over) this.#guard.refuse(request, complete);

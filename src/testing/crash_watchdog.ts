@@ -18,8 +18,9 @@
 
 // Those of Node, as tests put their own in place of the global ones.
 import { clearTimeout, setTimeout } from "node:timers";
-import { type Complete, refusal } from "../backend.ts";
+import type { Complete } from "../backend.ts";
 import type { Request } from "../request.ts";
+import { requestError } from "../request_error.ts";
 
 /** A recovery that did not end in its time, or in the memory that there is. */
 export class RecoveryTimeout extends Error {
@@ -142,8 +143,9 @@ export class CrashGuard {
       ? "the time of the recovery is over"
       : "the exploration was given up";
     // Of a kind that no queue takes for a lost write.
-    const error = refusal("aborted", request, why);
-    error.cause = this.reason;
+    const error = requestError("aborted", request, why, {
+      cause: this.reason,
+    });
     if (!this.#abandoned) {
       void eventLoopTurn().then(() => complete(request, error));
     } else if (++this.#requests <= MOST_REFUSED) complete(request, error);

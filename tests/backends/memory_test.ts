@@ -1,4 +1,5 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { type Extent, MAX_EXTENTS } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import {
   discardRequest,
@@ -21,6 +22,31 @@ for (const blockSize of [512, 4096]) {
 }
 
 const TERABYTE = 2 ** 31;
+
+Deno.test("MemoryBackend.extents() ends after so many that others have waited enough", async () => {
+  const chunk = 128;
+  const disk = new MemoryBackend({ sectors: TERABYTE });
+  const data = new Uint8Array(512);
+  for (let i = 0; i < 600; i++) {
+    await carryOut(disk, writeRequest(2 * i * chunk, data));
+  }
+  const answers: Extent[][] = [];
+  for (let at = 0; at < TERABYTE;) {
+    const found = disk.extents(at, TERABYTE - at);
+    answers.push(found);
+    at = found.at(-1)!.sector + found.at(-1)!.count;
+  }
+  assertEquals(answers.length, 5);
+  assert(answers.every(({ length }) => length <= MAX_EXTENTS));
+  assertEquals(
+    answers.flat(),
+    Array.from({ length: 1200 }, (_, i) => ({
+      sector: i * chunk,
+      count: i === 1199 ? TERABYTE - 1199 * chunk : chunk,
+      hole: i % 2 === 1,
+    })),
+  );
+});
 
 Deno.test("MemoryBackend of 1 TiB costs what was written", async () => {
   const disk = new MemoryBackend({ sectors: TERABYTE });

@@ -1,22 +1,17 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import {
-  type Backend,
   DiskError,
   findBadSectors,
   MemoryBackend,
   RequestType,
   VirtualDisk,
 } from "../../mod.ts";
+import { altered } from "../fake_backend.ts";
 
 /** A disk in memory on which reads of some sectors fail. */
 function diskWithBad(bad: number[], blockSize = 512): VirtualDisk {
   const memory = new MemoryBackend({ sectors: 8192, blockSize });
-  const failing: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
-    limits: memory.limits,
-    info: memory.info,
-    counters: memory.counters,
+  const failing = altered(memory, {
     submit(batch, complete) {
       for (const request of batch) {
         const { type, sector, count } = request;
@@ -27,9 +22,7 @@ function diskWithBad(bad: number[], blockSize = 512): VirtualDisk {
         } else memory.submit([request], complete);
       }
     },
-    allocate: (byteLength) => memory.allocate(byteLength),
-    close: () => memory.close(),
-  };
+  });
   return VirtualDisk.over(failing);
 }
 

@@ -7,6 +7,7 @@
 import {
   assert,
   assertEquals,
+  assertGreater,
   assertInstanceOf,
   assertMatch,
   assertNotStrictEquals,
@@ -14,7 +15,7 @@ import {
   assertStrictEquals,
   assertThrows,
 } from "@std/assert";
-import type { Backend, Complete } from "../../src/backend.ts";
+import type { Complete } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { isZero } from "../../src/buffer.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
@@ -30,6 +31,7 @@ import {
   writeRequest,
   writeZeroesRequest,
 } from "../../src/request.ts";
+import { altered } from "../fake_backend.ts";
 
 /** A disk in memory that shows what its backend is given. */
 function recorded(
@@ -38,12 +40,7 @@ function recorded(
   const inner = new MemoryBackend({ sectors: 64, ...options });
   const log: Request[] = [];
   const failing = new Map<number, DiskError>();
-  const backend: Backend = {
-    geometry: inner.geometry,
-    abilities: inner.abilities,
-    limits: inner.limits,
-    info: inner.info,
-    counters: inner.counters,
+  const backend = altered(inner, {
     submit(batch: readonly Request[], complete: Complete) {
       for (const request of batch) {
         log.push(request);
@@ -53,9 +50,7 @@ function recorded(
       }
     },
     extents: (sector, count) => inner.extents(sector, count),
-    allocate: (byteLength) => inner.allocate(byteLength),
-    close: () => inner.close(),
-  };
+  });
   return { disk: VirtualDisk.over(backend), backend, log, failing };
 }
 
@@ -532,6 +527,79 @@ Deno.test("VirtualDisk.extents() joins neighbours of one kind", async () => {
   assertEquals(await disk.extents(4, 8), [
     { sector: 4, count: 2, hole: true },
     { sector: 6, count: 6, hole: false },
+  ]);
+  await disk.close();
+});
+
+Deno.test("VirtualDisk.extents() goes on from where an answer ends, and others have their turn", async () => {
+  const { backend } = recorded({ sectors: 1 << 20 });
+  let asked = 0;
+  let closed = false;
+  const disk = VirtualDisk.over({
+    ...backend,
+    extents(sector, count) {
+      assertEquals(closed, false);
+      asked++;
+      // A long look; a wait as short as a timer's would not show.
+      const until = performance.now() + 5;
+      while (performance.now() < until);
+      return [{
+        sector,
+        count: Math.min(count, (1 << 16) - sector % (1 << 16)),
+        hole: Math.floor(sector / (1 << 16)) % 4 === 0,
+      }];
+    },
+    close() {
+      closed = true;
+      return backend.close();
+    },
+  });
+  let turns = 0;
+  const timer = setInterval(() => turns++, 0);
+  const extents = await disk.extents(5, (1 << 19) - 5);
+  clearInterval(timer);
+  assertEquals(extents, [
+    { sector: 5, count: (1 << 16) - 5, hole: true },
+    { sector: 1 << 16, count: 3 << 16, hole: false },
+    { sector: 1 << 18, count: 1 << 16, hole: true },
+    { sector: 5 << 16, count: 3 << 16, hole: false },
+  ]);
+  assertEquals(asked, 8);
+  assertGreater(turns, 0);
+  // The first answer only, on a slice as well.
+  assertEquals(await disk.firstExtents(1 << 18), [
+    { sector: 1 << 18, count: 1 << 16, hole: true },
+  ]);
+  assertEquals(await disk.slice(1 << 16, 1 << 17).firstExtents(7), [
+    { sector: 7, count: (1 << 16) - 7, hole: false },
+  ]);
+  assertEquals(await disk.firstExtents(8, 0), []);
+  const wrong = await assertRejects(() => disk.firstExtents(-1), DiskError);
+  assertEquals(wrong.kind, "argument");
+  // A signal ends it between two answers, and what was asked ends before close().
+  const controller = new AbortController();
+  const { signal } = controller;
+  const aborted = disk.extents(0, 1 << 20, { signal });
+  const late = disk.extents();
+  controller.abort(new Error("Enough"));
+  await assertRejects(() => aborted, Error, "Enough");
+  await disk.close();
+  assertEquals((await late).length, 8);
+});
+
+Deno.test("VirtualDisk.extents() calls data what the backend gives no answer for", async () => {
+  const { backend } = recorded();
+  const answers = [[{ sector: 0, count: 8, hole: true }], [], []];
+  const disk = VirtualDisk.over({
+    ...backend,
+    extents: () => answers.shift()!,
+  });
+  assertEquals(await disk.extents(), [
+    { sector: 0, count: 8, hole: true },
+    { sector: 8, count: 56, hole: false },
+  ]);
+  assertEquals(await disk.firstExtents(1, 3), [
+    { sector: 1, count: 3, hole: false },
   ]);
   await disk.close();
 });

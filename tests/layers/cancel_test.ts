@@ -6,12 +6,13 @@
  */
 
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { type Complete, refusal } from "../../src/backend.ts";
+import type { Complete } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { Layer } from "../../src/layers/layer.ts";
 import { faults, readahead, trace, verify } from "../../src/layers/mod.ts";
 import type { Request } from "../../src/request.ts";
+import { abortedError } from "../../src/request_error.ts";
 import { memory } from "./stacks.ts";
 
 const sector = (value: number, count = 1) =>
@@ -38,7 +39,7 @@ class Silent extends Layer {
     const at = this.held.findIndex(([each]) => each === request);
     if (at < 0) return;
     const [[, complete]] = this.held.splice(at, 1) as [[Request, Complete]];
-    complete(request, refusal("aborted", request, "it was aborted"));
+    complete(request, abortedError(request));
   }
 
   override allocate(byteLength: number): Uint8Array<ArrayBuffer> {

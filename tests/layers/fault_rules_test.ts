@@ -28,7 +28,7 @@ Deno.test("faults() with an error fails what matches, and does nothing", async (
   assertGreater(error.errno!, 0);
   assertStringIncludes(
     error.message,
-    `Cannot write 5 sectors at sector 4 as the fault rule "write sector=8..15 error=ENOSPC" makes it fail (ENOSPC)`,
+    `Cannot write 5 sectors at sector 4 as the fault rule "write sector=8..15 error=ENOSPC" says ENOSPC: No space left on device`,
   );
   assertEquals(await values(below, 4, 5), [0, 0, 0, 1, 0]);
 });

@@ -49,7 +49,10 @@ Deno.test("faults() makes sectors bad until they are rewritten", async () => {
   assertEquals(faulty.badSectors, [{ sector: 4, count: 2 }]);
   await carryOut(faulty, read(0, 4), read(6, 2));
   const error = await assertFails(faulty, read(0, 8));
-  assertStringIncludes(error.message, "as sector 4 is bad (EIO)");
+  assertStringIncludes(
+    error.message,
+    "as the medium says EIO: sector 4 is bad",
+  );
   await assertFails(faulty, read(5));
   await carryOut(faulty, writeZeroesRequest(4, 1));
   await carryOut(faulty, read(0, 5));

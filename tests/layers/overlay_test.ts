@@ -20,6 +20,7 @@ import {
   writeZeroesRequest,
 } from "../../src/request.ts";
 import { assertContent, carryOut, readDisk, readSectors } from "../contract.ts";
+import { altered } from "../fake_backend.ts";
 import { memory } from "./stacks.ts";
 
 const sector = (value: number, count = 1) =>
@@ -103,6 +104,76 @@ Deno.test("Overlay.changes() says what was written and what was zeroed", async (
   ]);
   changes.discard();
   assertEquals(changes.changed, false);
+});
+
+Deno.test("Overlay.extents() lays changes over answers that end early", async () => {
+  const sectors = 20_000;
+  const random = new Random(5);
+  const model = memory({ sectors });
+  const base = altered(model, {
+    extents(sector, count) {
+      const extents = Array.from({ length: Math.min(count, 90) }, (_, i) => ({
+        sector: sector + i,
+        count: 1,
+        hole: (sector + i) % 5 < 2,
+      }));
+      return extents.slice(0, random.between(1, 90));
+    },
+  });
+  const changes = overlay(base);
+  const kinds = Array.from({ length: sectors }, (_, i) => i % 5 < 2);
+  for (let i = 0; i < 2000; i++) {
+    const count = random.between(1, 12);
+    const at = random.below(sectors - count);
+    const zero = random.chance(1, 2);
+    kinds.fill(zero, at, at + count);
+    await carryOut(
+      changes,
+      zero ? writeZeroesRequest(at, count) : writeRequest(at, sector(1, count)),
+    );
+  }
+  const seen: boolean[] = [];
+  while (seen.length < sectors) {
+    const extents = changes.extents(seen.length, sectors - seen.length);
+    assert(extents.length > 0);
+    for (const extent of extents) {
+      assertEquals(extent.sector, seen.length);
+      for (let i = 0; i < extent.count; i++) seen.push(extent.hole);
+    }
+  }
+  assertEquals(seen, kinds);
+  // All of a range that is changed, and of none.
+  await carryOut(changes, writeRequest(100, sector(1, 8)));
+  assertEquals(changes.extents(102, 1), [{
+    sector: 102,
+    count: 1,
+    hole: false,
+  }]);
+  assertEquals(changes.extents(102, 0), []);
+  await changes.close();
+});
+
+Deno.test("Overlay.extents() tells of some of what it has, if that is much", async () => {
+  const sectors = 2 ** 31;
+  const changes = overlay(new MemoryBackend({ sectors }));
+  const chunk = 8;
+  for (let i = 0; i < 5000; i++) {
+    await carryOut(changes, writeRequest(2 * i * chunk, sector(1)));
+  }
+  for (let i = 0; i < 1000; i++) {
+    await carryOut(changes, writeZeroesRequest(2 ** 20 + 4 * i, 1));
+  }
+  let data = 0;
+  let answers = 0;
+  for (let at = 0; at < sectors; answers++) {
+    const extents = changes.extents(at, sectors - at);
+    assert(extents.length <= 2 * 4096 + 1);
+    data += extents.filter(({ hole }) => !hole).length;
+    at = extents.at(-1)!.sector + extents.at(-1)!.count;
+  }
+  assertEquals(data, 5000);
+  assert(answers > 4 && answers < 40, `${answers} answers`);
+  await changes.close();
 });
 
 Deno.test("Overlay keeps zeroes of a whole disk in no memory", async () => {

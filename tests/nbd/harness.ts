@@ -14,7 +14,8 @@ import {
   OPTION_BYTES,
   REQUEST_BYTES,
 } from "../../src/protocol/nbd/numbers.ts";
-import { type TempDir, tempDir } from "../helpers.ts";
+import { run, type TempDir, tempDir } from "../helpers.ts";
+import { joined, u32, Wire } from "./wire.ts";
 
 /** A server on a Unix socket in a folder of its own. */
 export interface Served extends AsyncDisposable {
@@ -54,6 +55,49 @@ export async function serveDisk(
   };
 }
 
+/**
+ * Mounts a server's disk as a file, by nbdfuse, which serves any byte of it.
+ *
+ * @returns The path of the file; it goes away with the stack.
+ */
+export async function mountNbdfuse(
+  served: Served,
+  stack: AsyncDisposableStack,
+): Promise<string> {
+  const point = served.dir.join("fuse");
+  await Deno.mkdir(point);
+  const child = new Deno.Command("nbdfuse", {
+    args: [`${point}/disk`, served.uri],
+    stdin: "null",
+    stdout: "null",
+    stderr: "inherit",
+  }).spawn();
+  stack.defer(async () => {
+    // The device lets go of the file a little later than it says.
+    for (let i = 0; i < 50; i++) {
+      const left = await run("fusermount3", ["-u", point]).then(
+        () => false,
+        () => true,
+      );
+      if (!left) break;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
+    await child.status;
+    clearTimeout(timer);
+  });
+  for (let i = 0;; i++) {
+    const there = await Deno.stat(`${point}/disk`).then(
+      () => true,
+      () => false,
+    );
+    if (there) break;
+    if (i === 500) throw new Error("Cannot wait any longer for nbdfuse");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return `${point}/disk`;
+}
+
 /** A reply: an error number, and data. */
 export interface Reply {
   error: number;
@@ -61,14 +105,7 @@ export interface Reply {
 }
 
 /** A client that says whatever it is told to. */
-export class RawClient implements Disposable {
-  readonly #conn: Deno.Conn;
-  #closed = false;
-
-  constructor(conn: Deno.Conn) {
-    this.#conn = conn;
-  }
-
+export class RawClient extends Wire implements Disposable {
   /** Connects, and nothing more. */
   static async dial(path: string): Promise<RawClient> {
     return new RawClient(await Deno.connect({ transport: "unix", path }));
@@ -97,40 +134,16 @@ export class RawClient implements Disposable {
     return client;
   }
 
-  /** Sends bytes. */
-  async send(...parts: Uint8Array[]): Promise<void> {
-    for (const part of parts) {
-      for (let at = 0; at < part.length;) {
-        at += await this.#conn.write(part.subarray(at));
-      }
-    }
-  }
-
   /** Sends bytes, as far as the server takes them, while others go on. */
   sendAll(...parts: Uint8Array[]): void {
     this.send(...parts).catch(() => {});
   }
 
-  /** Reads so many bytes. */
-  async read(length: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(length);
-    for (let at = 0; at < length;) {
-      const count = await this.#conn.read(bytes.subarray(at));
-      if (count === null) throw new Deno.errors.UnexpectedEof("Hung up");
-      at += count;
-    }
-    return bytes;
-  }
-
   /** Reads until the server hangs up; returns how many bytes that were. */
   async drain(): Promise<number> {
     let sum = 0;
-    const bytes = new Uint8Array(65_536);
-    for (;;) {
-      const count = await this.#conn.read(bytes).catch(() => null);
-      if (count === null) return sum;
-      sum += count;
-    }
+    await this.readAll(({ length }) => sum += length);
+    return sum;
   }
 
   /** Reads one answer to an option. */
@@ -161,23 +174,10 @@ export class RawClient implements Disposable {
     };
   }
 
-  /** Says that nothing more will come. */
-  closeWrite(): Promise<void> {
-    return this.#conn.closeWrite();
-  }
-
   /** Hangs up. */
   [Symbol.dispose](): void {
-    if (!this.#closed) this.#conn.close();
-    this.#closed = true;
+    this.close();
   }
-}
-
-/** A 32-bit number. */
-export function u32(value: number): Uint8Array {
-  const bytes = new Uint8Array(4);
-  viewOf(bytes).setUint32(0, value);
-  return bytes;
 }
 
 /** An option. */
@@ -237,15 +237,4 @@ export function requestMessage(
   writeU64(view, 16, offset);
   view.setUint32(24, length);
   return bytes;
-}
-
-/** Joins bytes. */
-export function joined(parts: readonly Uint8Array[]): Uint8Array {
-  const all = new Uint8Array(parts.reduce((sum, it) => sum + it.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

@@ -7,7 +7,6 @@
  */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import type { Backend } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
@@ -20,17 +19,17 @@ import {
 } from "../../src/protocol/nbd/numbers.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
 import { Random } from "../../src/random.ts";
+import { altered } from "../fake_backend.ts";
 import {
   goData,
-  joined,
   metaData,
   optionMessage,
   RawClient,
   requestMessage,
   type Served,
   serveDisk,
-  u32,
 } from "./harness.ts";
+import { joined, u32 } from "./wire.ts";
 import { runMutations } from "./mutations.ts";
 
 const {
@@ -714,13 +713,7 @@ Deno.test("NbdServer says once that it is short of descriptors, and goes on", as
 /** A disk whose every other sector is a hole, and which is slow to say so. */
 function fragmented(asked: number[]): VirtualDisk {
   const memory = new MemoryBackend({ sectors: 1 << 20 });
-  const backend: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
-    limits: memory.limits,
-    info: memory.info,
-    counters: memory.counters,
-    submit: (batch, complete) => memory.submit(batch, complete),
+  const backend = altered(memory, {
     extents(sector, count) {
       asked.push(count);
       const until = performance.now() + 1;
@@ -730,9 +723,7 @@ function fragmented(asked: number[]): VirtualDisk {
         (_, i) => ({ sector: sector + i, count: 1, hole: i % 2 === 1 }),
       );
     },
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  });
   return VirtualDisk.over(backend);
 }
 

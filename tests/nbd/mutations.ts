@@ -13,7 +13,6 @@
  */
 
 import { MemoryBackend } from "../../src/backends/memory.ts";
-import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { type ByteStream, NbdServer } from "../../src/nbd/mod.ts";
 import {
@@ -22,14 +21,9 @@ import {
   Option,
 } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
-import {
-  goData,
-  joined,
-  metaData,
-  optionMessage,
-  requestMessage,
-  u32,
-} from "./harness.ts";
+import { altered } from "../fake_backend.ts";
+import { goData, metaData, optionMessage, requestMessage } from "./harness.ts";
+import { joined, u32 } from "./wire.ts";
 
 /** Sectors of the export, and on each side of it. */
 const SECTORS = 512;
@@ -217,12 +211,7 @@ export async function runMutations(
   const random = new Random(seed);
   const memory = new MemoryBackend({ sectors: 3 * SECTORS });
   let outside = 0;
-  const watched: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
-    limits: memory.limits,
-    info: memory.info,
-    counters: memory.counters,
+  const watched = altered(memory, {
     submit(batch, complete) {
       for (const { sector, count } of batch) {
         if (count === 0) continue;
@@ -231,9 +220,7 @@ export async function runMutations(
       memory.submit(batch, complete);
     },
     extents: (sector, count) => memory.extents(sector, count),
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  });
   const whole = VirtualDisk.over(watched);
   const disk = whole.slice(SECTORS, SECTORS);
   const surprises: Error[] = [];

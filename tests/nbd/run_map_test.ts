@@ -20,9 +20,10 @@ Deno.test("RunMap takes large steps over what is one run, small ones elsewhere",
     largest = Math.max(largest, map.runs.length - before);
   }
   assertEquals(map.runs.length, 513);
-  // 16 MiB have 256 such runs.
+  // The disk ends an answer that has so many.
   assert(largest <= 256, `${largest} runs in one step`);
-  assert(steps < 270_000, `${steps} steps`);
+  // And so few steps that they cost nothing.
+  assert(steps < 50, `${steps} steps`);
   assertEquals(map.runs[0], { start: 0, end: fragments, hole: true });
   assertEquals(map.runs.at(-1)!.end, disk.sectors * 512);
 });

@@ -6,7 +6,6 @@ import {
   assertThrows,
 } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
-import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
@@ -20,6 +19,7 @@ import {
   OptionReply,
 } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
+import { altered, holding } from "../fake_backend.ts";
 import {
   goData,
   metaData,
@@ -269,25 +269,11 @@ Deno.test("NbdServer haggles as the protocol says", async () => {
 Deno.test("NbdServer answers out of order, and flushes what others wrote", async () => {
   // Reads wait until they are let go; everything else is done at once.
   const memory = new MemoryBackend({ sectors: 64 });
-  const held: (() => void)[] = [];
   let flushed = 0;
-  const slow: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
-    limits: { ...memory.limits, maxSegments: 1 },
-    info: memory.info,
-    counters: memory.counters,
-    submit(batch, complete) {
-      for (const request of batch) {
-        const submit = () => memory.submit([request], complete);
-        if (request.type === 4) flushed++;
-        if (request.type === 0 && request.sector === 0) held.push(submit);
-        else submit();
-      }
-    },
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  const { backend: slow, held } = holding(memory, ({ type, sector }) => {
+    if (type === 4) flushed++;
+    return type === 0 && sector === 0;
+  });
   const disk = VirtualDisk.over(slow);
   await using served = await serveDisk(disk);
   using one = await RawClient.attach(served.socket);
@@ -311,20 +297,13 @@ Deno.test("NbdServer answers out of order, and flushes what others wrote", async
 Deno.test("NbdServer tells a disk's errors in the protocol's numbers", async () => {
   const memory = new MemoryBackend({ sectors: 64 });
   let kind: DiskError["kind"] = "io";
-  const failing: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
-    limits: memory.limits,
-    info: memory.info,
-    counters: memory.counters,
+  const failing = altered(memory, {
     submit(batch, complete) {
       for (const request of batch) {
         complete(request, new DiskError(kind, "Cannot do that"));
       }
     },
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  });
   const disk = VirtualDisk.over(failing);
   await using served = await serveDisk(disk);
   using client = await RawClient.attach(served.socket);
@@ -376,21 +355,7 @@ Deno.test("NbdServer.close() answers what was asked for", async () => {
 Deno.test("NbdServer.close() refuses with ESHUTDOWN until clients leave", async () => {
   // Writes wait until they are let go.
   const memory = new MemoryBackend({ sectors: 64 });
-  const held: (() => void)[] = [];
-  const slow: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
-    limits: memory.limits,
-    info: memory.info,
-    counters: memory.counters,
-    submit(batch, complete) {
-      for (const request of batch) {
-        held.push(() => memory.submit([request], complete));
-      }
-    },
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  const { backend: slow, held } = holding(memory);
   const disk = VirtualDisk.over(slow);
   await using served = await serveDisk(disk);
   using busy = await RawClient.attach(served.socket);
@@ -428,21 +393,7 @@ Deno.test("NbdServer.close() refuses with ESHUTDOWN until clients leave", async 
 
 Deno.test("NbdServer.close() waits neither for clients nor for the disk for ever", async () => {
   const memory = new MemoryBackend({ sectors: 64 });
-  const held: (() => void)[] = [];
-  const stuck: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
-    limits: memory.limits,
-    info: memory.info,
-    counters: memory.counters,
-    submit(batch, complete) {
-      for (const request of batch) {
-        held.push(() => memory.submit([request], complete));
-      }
-    },
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  const { backend: stuck, held } = holding(memory);
   const disk = VirtualDisk.over(stuck);
   await using served = await serveDisk(disk);
   using waiting = await RawClient.attach(served.socket);

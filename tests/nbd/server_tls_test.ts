@@ -16,13 +16,8 @@ import {
 import { Random } from "../../src/random.ts";
 import { type Outcome, platter } from "../cli/harness.ts";
 import { needs, run, type TempDir, tempDir } from "../helpers.ts";
-import {
-  goData,
-  joined,
-  optionMessage,
-  RawClient,
-  requestMessage,
-} from "./harness.ts";
+import { goData, optionMessage, RawClient, requestMessage } from "./harness.ts";
+import { joined } from "./wire.ts";
 
 const { Read, Write, Disconnect } = Command;
 

@@ -7,21 +7,22 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
-import type { Backend } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
 import { ChunkType, Command, Option } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
+import { altered, holding } from "../fake_backend.ts";
 import { LONG, needs, run, tempDir } from "../helpers.ts";
 import {
   goData,
-  joined,
+  mountNbdfuse,
   optionMessage,
   RawClient,
   requestMessage,
   serveDisk,
 } from "./harness.ts";
+import { joined } from "./wire.ts";
 
 const { Read, Write, Flush, Trim, Cache, WriteZeroes } = Command;
 
@@ -121,23 +122,7 @@ for (const medium of ["memory", "image"] as const) {
 Deno.test("NbdServer lets nobody change a block while another changes a part", async () => {
   // Reads wait until they are let go.
   const memory = new MemoryBackend({ sectors: 64, blockSize: 4096 });
-  const held: (() => void)[] = [];
-  const slow: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
-    limits: memory.limits,
-    info: memory.info,
-    counters: memory.counters,
-    submit(batch, complete) {
-      for (const request of batch) {
-        const submit = () => memory.submit([request], complete);
-        if (request.type === 0) held.push(submit);
-        else submit();
-      }
-    },
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  const { backend: slow, held } = holding(memory, ({ type }) => type === 0);
   const disk = VirtualDisk.over(slow);
   await using served = await serveDisk(disk);
   using one = await RawClient.attach(served.socket);
@@ -187,12 +172,8 @@ Deno.test("NbdServer keeps a read's memory until all of its parts are done", asy
   // Of a sparse disk the data is read in parts: one fails, one takes its time.
   const memory = new MemoryBackend({ sectors: 2048 });
   const late: (() => void)[] = [];
-  const parted: Backend = {
-    geometry: memory.geometry,
-    abilities: memory.abilities,
+  const parted = altered(memory, {
     limits: { ...memory.limits, maxSegments: 1 },
-    info: memory.info,
-    counters: memory.counters,
     submit(batch, complete) {
       for (const request of batch) {
         if (request.type === 0 && request.sector === 0) {
@@ -214,9 +195,7 @@ Deno.test("NbdServer keeps a read's memory until all of its parts are done", asy
           ? [{ sector: from, count: to - from, hole: run.hole }]
           : [];
       }),
-    allocate: (length) => memory.allocate(length),
-    close: () => memory.close(),
-  };
+  });
   const disk = VirtualDisk.over(parted);
   await disk.write(64, new Uint8Array(65_536).fill(9));
   await using served = await serveDisk(disk);
@@ -247,31 +226,16 @@ Deno.test({
   async fn() {
     const disk = VirtualDisk.memory({ sectors: SIZE / 512, blockSize: 4096 });
     await using served = await serveDisk(disk);
-    const point = served.dir.join("fuse");
-    await Deno.mkdir(point);
-    const child = new Deno.Command("nbdfuse", {
-      args: [`${point}/disk`, served.uri],
-      stdin: "null",
-      stdout: "null",
-      stderr: "inherit",
-    }).spawn();
-    try {
-      for (let i = 0;; i++) {
-        const there = await Deno.stat(`${point}/disk`).then(
-          () => true,
-          () => false,
-        );
-        if (there) break;
-        if (i === 500) throw new Error("Cannot wait any longer for nbdfuse");
-        await pause(20);
-      }
+    {
+      await using stack = new AsyncDisposableStack();
+      const file = await mountNbdfuse(served, stack);
       const model = new Uint8Array(SIZE);
       for (const [size, count, at] of [[16, 64, 333], [1, 40, 8190]] as const) {
         const bytes = new Random(size).bytes(size * count);
         const from = await served.dir.file(`from${size}`, bytes);
         await run("dd", [
           `if=${from}`,
-          `of=${point}/disk`,
+          `of=${file}`,
           `bs=${size}`,
           `seek=${at}`,
           "conv=notrunc",
@@ -280,14 +244,9 @@ Deno.test({
         model.set(bytes, size * at);
       }
       const whole = await served.dir.file("model", model);
-      await run("cmp", [whole, `${point}/disk`]);
+      await run("cmp", [whole, file]);
       assertSame(await disk.read(0, disk.sectors), model);
       assert(served.server.counters.unaligned > 0);
-    } finally {
-      await run("fusermount3", ["-u", point]).catch(() => {});
-      const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
-      await child.status;
-      clearTimeout(timer);
     }
     assertEquals(served.faults, []);
   },

@@ -2,9 +2,10 @@
  * The engine for kernels that take operations now and complete them later, over
  * whatever queue the kernel has: slots, submission, completion.
  *
- * An operation gets a slot, is prepared, submitted at the end of the turn in
- * which it was made, drained when it is over and then delivered, which frees the
- * slot. What finds no slot waits for one. When and where the thread waits for
+ * An operation gets a slot, is prepared, submitted by a kick, drained when it is
+ * over and then delivered, which frees the slot. What finds no slot waits in a
+ * backlog for one. What the queue cannot take is drained as "not taken", and
+ * carried out by a blocking call when it is delivered. When and where the thread waits for
  * completions is the business of {@linkcode Waiting}.
  *
  * A queue may break: a filter that was put in place meanwhile, a descriptor that
@@ -51,8 +52,9 @@ function denoRuntime(libc: Libc): Runtime {
     clock: () => performance.now(),
     budget: sharedBudget,
     makeTurns: (callback) => new LoopTurn(libc, callback),
-    later: (callback, ms) => {
+    later: (callback, ms, keepsAlive) => {
       const timer = setTimeout(callback, ms);
+      if (!keepsAlive) Deno.unrefTimer(timer);
       return () => clearTimeout(timer);
     },
   };
@@ -74,7 +76,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   readonly #free: Int32Array;
   #freeCount: number;
   /** Taken while every slot was in use. */
-  readonly #slotless: T[] = [];
+  readonly #backlog: T[] = [];
   /** Slots that were drained and not delivered, as a ring, and their results. */
   readonly #drained: Int32Array;
   readonly #results: Int32Array;
@@ -142,19 +144,10 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   /** Takes an operation. */
   push(operation: T): void {
     if (this.#fallback !== null) return this.#fallback.push(operation);
-    if (this.#freeCount === 0) {
-      this.#slotless.push(operation);
-      return;
-    }
-    const slot = this.#free[--this.#freeCount]!;
-    if (!this.#queue.prepare(operation, slot)) {
-      this.#free[this.#freeCount++] = slot;
-      this.#performInstead(operation);
-      return;
-    }
-    this.#slots[slot] = operation;
-    this.#prepared++;
-    this.#policy.taken(operation.durable);
+    // Whoever waits for a slot is first.
+    if (this.#freeCount === 0 || this.#backlog.length > 0) {
+      this.#backlog.push(operation);
+    } else this.#take(operation);
   }
 
   /** Hands what was taken to the kernel. */
@@ -241,7 +234,8 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
         this.#finish(slot, this.#results[slot]!);
       }
     } finally {
-      this.#refill();
+      // What a broken queue would not take goes to what goes on for it.
+      if (this.#fallback === null) this.#refill();
     }
     return count;
   }
@@ -262,12 +256,23 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     this.#drained[(this.#drainedHead + this.#drainedCount++) % length] = slot;
   };
 
+  #take(operation: T): void {
+    const slot = this.#free[--this.#freeCount]!;
+    this.#slots[slot] = operation;
+    this.#policy.taken(operation.durable);
+    if (this.#queue.prepare(operation, slot)) this.#prepared++;
+    else this.#onDrained(slot, NOT_TAKEN);
+  }
+
   #finish(slot: number, result: number): void {
     const operation = this.#slots[slot]!;
     this.#release(slot, operation);
     if (result !== NOT_TAKEN) this.#complete(operation, result);
     else if (this.#fallback !== null) this.#fallback.push(operation);
-    else this.#performInstead(operation);
+    else {
+      this.#performed++;
+      this.#complete(operation, this.#perform(operation));
+    }
   }
 
   #release(slot: number, operation: T): void {
@@ -276,17 +281,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     this.#policy.over(operation.durable);
   }
 
-  #performInstead(operation: T): void {
-    this.#performed++;
-    this.#complete(operation, this.#perform(operation));
-  }
-
   /** Takes what had to wait for a slot. */
   #refill(): void {
-    while (
-      this.#slotless.length > 0 &&
-      (this.#freeCount > 0 || this.#fallback !== null)
-    ) this.push(this.#slotless.shift()!);
+    while (this.#backlog.length > 0 && this.#freeCount > 0) {
+      this.#take(this.#backlog.shift()!);
+    }
   }
 
   // ---- Without the queue ----
@@ -301,7 +300,6 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     });
     this.#prepared = 0;
     this.#waiting.stop();
-    this.#refill();
     this.#drainBrokenLater();
   }
 
@@ -313,14 +311,23 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
       const { lost } = this.#queue;
       // Every one of them: which one it is of several is not to be known.
       if (this.inFlight > 0 && this.inFlight <= lost) this.#giveUpLost();
-      this.#fallback!.kick();
+      for (const operation of this.#backlog.splice(0)) {
+        this.#fallback!.push(operation);
+      }
     } finally {
-      if (this.inFlight > 0) this.#drainBrokenLater();
+      if (this.inFlight > 0 || this.#backlog.length > 0) {
+        this.#drainBrokenLater();
+      }
+      this.#fallback!.kick();
     }
   };
 
   #drainBrokenLater(): void {
-    this.#drainBrokenTimer ??= this.#later(this.#drainBroken, DRAIN_BROKEN_MS);
+    this.#drainBrokenTimer ??= this.#later(
+      this.#drainBroken,
+      DRAIN_BROKEN_MS,
+      true,
+    );
   }
 
   /**

@@ -2,16 +2,21 @@
  * The direct backend: turns requests into operations on a descriptor and has
  * an engine carry them out.
  *
- * What it takes off everybody's hands: memory that the host does not take as it
- * is goes through aligned memory; blocks of the disk that are smaller than what
- * the host writes at once are read, changed and written under a range lock; a
- * file that ends inside a host block keeps its size; short transfers go on.
+ * What it takes off everybody's hands:
+ *
+ * - Memory that the host does not take as it is, blocks of the disk that are
+ *   smaller than what the host writes at once, and the end of a file inside of a
+ *   host block: `../alignment_plan.ts` says which piece moves how, and this moves
+ *   it. A request goes from piece to piece until all of it is done.
+ * - Short transfers go on; what was interrupted or is not supported is tried
+ *   again in another way.
+ * - Flushes are shared, and none follows one that failed: `../shared_flush.ts`.
  *
  * @module
  */
 
 import { closeSync } from "node:fs";
-import { errnoMessage, errnoName } from "../../../ffi/abi.ts";
+import { errnoName } from "../../../ffi/abi.ts";
 import type { Libc } from "../../../ffi/libc.ts";
 import { mapMemory } from "../../../ffi/mapped_memory.ts";
 import { addressOf, alignedMemory, IoVector } from "../../../ffi/memory.ts";
@@ -22,124 +27,49 @@ import {
   type Complete,
   type Extent,
   type Limits,
-  refusal,
   refuse,
-  refuseChanged,
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
-import { describePlace, DiskError, kindOfCode } from "../../errors.ts";
+import type { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
+import { keepOnThread } from "../../one_thread.ts";
+import { type Request, RequestFlag, RequestType } from "../../request.ts";
 import {
-  ID_BYTES,
-  operationName,
-  type Request,
-  RequestFlag,
-  RequestType,
-} from "../../request.ts";
-import type { FileClaim } from "../file_claim.ts";
-import { expectFileSizeSignal, type HeardSignal } from "../file_size_signal.ts";
+  abortedError,
+  changedError,
+  closedError,
+  cutError,
+  errnoError,
+  latchedError,
+  requestError,
+} from "../../request_error.ts";
+import { encodeId } from "../../virtio.ts";
+import { type AlignmentPlanner, NO_ADDRESS, Way } from "../alignment_plan.ts";
+import { expectFileSizeSignal } from "../file_size_signal.ts";
+import { RangeLock } from "../range_lock.ts";
+import { SharedFlush } from "../shared_flush.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import type { MakeEngine } from "./choose_engine.ts";
-import { type Engine, Operation, OperationCode } from "./engine.ts";
+import { type Engine, OperationCode } from "./engine.ts";
+import { extentsOf } from "./extents.ts";
+import { type DirectImage, MAX_SEGMENTS, plannersOf } from "./image.ts";
 import { AllocateMode, perform } from "./kernel.ts";
-import { RangeLock } from "../range_lock.ts";
+import { Stage, Transfer } from "./transfer.ts";
 import { inWorker } from "./worker_descriptors.ts";
-import { keepOnThread } from "../../one_thread.ts";
-
-/**
- * What memory must be aligned to for the kernel to get it as it is: a page,
- * whatever the host says it wants. Some drivers (zram) take a less aligned
- * buffer, report success and write beside it.
- */
-const MEMORY_ALIGNMENT = 4096;
-
-/** Segments of one vectored operation; IOV_MAX is 1,024 everywhere. */
-const MAX_SEGMENTS = 256;
 
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
 
 /**
- * Bytes that one operation moves at most: a submission of io_uring has 32 bits
- * for its length, and Linux moves less than 2 GiB at once (MAX_RW_COUNT in
- * include/linux/fs.h). A power of two, so that what follows is aligned as well.
+ * Stands for the address of memory that the kernel may have whole, and that is
+ * looked up once it is known that it does.
  */
-const MAX_PIECE_BYTES = 2 ** 30;
+const PLANNED_ADDRESS = 0;
 
 /** Times in a row that an operation is repeated for EINTR or EAGAIN. */
 const MAX_RETRIES = 1000;
-
-/** What a transfer is doing. */
-const Stage = {
-  /** Caller's memory to or from the medium, or no memory at all. */
-  Plain: 0,
-  /** A piece through aligned memory. */
-  Bounce: 1,
-  /** Reading the host block that a piece will be written into. */
-  ReadToModify: 2,
-  /** Making a write durable that no single call could. */
-  Sync: 3,
-} as const;
-
-type Stage = typeof Stage[keyof typeof Stage];
-
-/** A request on its way, and the operation that it is at. */
-export class Transfer extends Operation {
-  request: Request | null = null;
-  complete: Complete | null = null;
-  stage: Stage = Stage.Plain;
-  /** Bytes of the request. */
-  total = 0;
-  /** Bytes of it that are done. */
-  done = 0;
-  /** Bytes of it that the operation under way moves. */
-  piece = 0;
-  /** Where the piece starts in the aligned memory. */
-  skip = 0;
-  bounce: Bounce | null = null;
-  vector: IoVector | null = null;
-  vectored = false;
-  bounced = false;
-  modified = false;
-  tried = false;
-  /** Whether the kernel was asked to give it up. */
-  cancelled = false;
-  retries = 0;
-  release: (() => void) | null = null;
-}
-
-/** What was found out about an open image. */
-export interface DirectImage {
-  /** Descriptor for everything but the tail. */
-  readonly fd: number;
-  /**
-   * Buffered descriptor for the end of a file whose size is no multiple of the
-   * host's alignment; −1 when there is no such end.
-   */
-  readonly tailFd: number;
-  /** The disk's shape. */
-  readonly geometry: Geometry;
-  /** What it can do. */
-  readonly abilities: Abilities;
-  /** What offsets and lengths of writes must be multiples of. */
-  readonly writeAlignment: number;
-  /** What offsets and lengths of reads must be multiples of. */
-  readonly readAlignment: number;
-  /** Whether it is a block device. */
-  readonly blockDevice: boolean;
-  /** Whether it is a regular file, where holes can be asked for. */
-  readonly regularFile: boolean;
-  /** Whether RWF_DSYNC is known to make a write durable. */
-  readonly durableWrites: boolean;
-  /** A lock that ends with the backend. */
-  readonly claim: FileClaim | null;
-  /** What keeps a limit on file sizes from ending the program. */
-  readonly signal: HeardSignal | null;
-  /** Everything else, as plain data. */
-  readonly info: BackendInfo;
-}
 
 /** Requests over a descriptor. */
 export class DirectBackend implements Backend {
@@ -150,25 +80,33 @@ export class DirectBackend implements Backend {
   readonly #transfers: Transfer[] = [];
   /** Those under way that may take several operations. */
   readonly #long = new Set<Transfer>();
-  /** Where files end inside a host block: from here on it is buffered. */
-  readonly #tailStart: number;
+  readonly #reads: AlignmentPlanner;
+  readonly #writes: AlignmentPlanner;
+  /** Writes of zeroes, from one piece of memory that all of them share. */
+  readonly #zeroWrites: AlignmentPlanner;
   /** Present when a block of the disk can be less than what the host writes. */
   readonly #rangeLock: RangeLock | null;
-  readonly #writeZeroesModes: { punch: boolean; zero: boolean };
+  readonly #writeZeroesModes = { punch: true, zero: true };
   /**
    * Whether the kernel may have the caller's memory while this thread goes on.
    * A Worker can be terminated at any time, and its memory goes to others while
    * the device still writes: there, the kernel gets mapped memory only.
    */
   readonly #lendsCallerMemory: boolean;
+  /** The address of memory that it may have. */
+  readonly #addressOf = (memory: Uint8Array): number =>
+    this.#lendsCallerMemory && addressOf(memory) || NO_ADDRESS;
+  readonly #id: Uint8Array;
   #durableWrites: boolean;
   #abilities: Abilities;
-  /** Who shares the sync that is under way; its first has the operation. */
-  #syncing: Transfer[] | null = null;
-  /** Who shares the next one. */
-  #toSync: Transfer[] = [];
-  /** Why no sync will be asked for any more. */
-  #syncFailure: DiskError | null = null;
+  readonly #flushes = new SharedFlush<Transfer>(
+    (first) => {
+      first.fd = this.#image.fd;
+      first.length = 0;
+      this.#push(first);
+    },
+    (transfer) => this.#finish(transfer, this.#latched(transfer.request!)),
+  );
   #zeroes: Bounce | null = null;
   readonly #inFlight = new InFlight();
   #bounced = 0;
@@ -197,20 +135,16 @@ export class DirectBackend implements Backend {
     this.#image = image;
     this.#bounces = new BouncePool(libc);
     this.geometry = image.geometry;
+    this.#id = encodeId(image.info.id);
     this.#abilities = image.abilities;
     this.#durableWrites = image.durableWrites;
-    const size = image.geometry.sectors * SECTOR_BYTES;
-    this.#tailStart = image.tailFd < 0
-      ? Infinity
-      : size - size % image.writeAlignment;
-    this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0 &&
-        image.tailFd < 0
+    const planners = plannersOf(image);
+    this.#reads = planners.reads;
+    this.#writes = planners.writes;
+    this.#zeroWrites = planners.zeroWrites;
+    this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0
       ? null
-      : new RangeLock();
-    this.#writeZeroesModes = {
-      punch: true,
-      zero: true,
-    };
+      : new RangeLock(image.writeAlignment);
     this.#engine = makeEngine((transfer, result) =>
       this.#completed(transfer, result)
     );
@@ -260,10 +194,7 @@ export class DirectBackend implements Backend {
     }
     this.#engine.cancel?.((transfer) => {
       if (transfer.request !== request) return false;
-      // Others wait for the same sync.
-      if (transfer === this.#syncing?.[0] && this.#syncing.length > 1) {
-        return false;
-      }
+      if (this.#flushes.isShared(transfer)) return false;
       transfer.cancelled = true;
       return true;
     });
@@ -279,47 +210,11 @@ export class DirectBackend implements Backend {
     }
   }
 
-  /** Where data is stored and where holes are (SEEK_DATA and SEEK_HOLE). */
+  /** Where data is stored and where holes are. */
   extents(sector: number, count: number): Extent[] {
-    const all = [{ sector, count, hole: false }];
-    if (!this.#image.regularFile) return all;
-    const { SEEK_DATA, SEEK_HOLE, SEEK_END } = this.#libc.abi.whence;
-    const found: Extent[] = [];
-    const end = (sector + count) * SECTOR_BYTES;
-    let at = sector * SECTOR_BYTES;
-    const add = (to: number, hole: boolean) => {
-      if (to <= at) return;
-      found.push({
-        sector: at / SECTOR_BYTES,
-        count: (to - at) / SECTOR_BYTES,
-        hole,
-      });
-      at = to;
-    };
-    while (at < end) {
-      const data = this.#libc.lseek(this.#image.fd, at, SEEK_DATA);
-      // ENXIO: nothing but a hole up to the end of the file. Where that is no
-      // longer the disk's, what was there is lost: a read is to say so.
-      if (data === -this.#libc.abi.errno.ENXIO) {
-        const size = this.#libc.lseek(this.#image.fd, 0, SEEK_END);
-        if (size < 0) return all;
-        add(Math.min(size - size % SECTOR_BYTES, end), true);
-        add(end, false);
-        break;
-      }
-      if (data < 0) return all;
-      // A sector that is partly data is data.
-      add(Math.min(data - data % SECTOR_BYTES, end), true);
-      if (at >= end) break;
-      const hole = this.#libc.lseek(
-        this.#image.fd,
-        Math.max(at, data),
-        SEEK_HOLE,
-      );
-      if (hole < 0) return all;
-      add(Math.min(Math.ceil(hole / SECTOR_BYTES) * SECTOR_BYTES, end), false);
-    }
-    return found;
+    return this.#image.regularFile
+      ? extentsOf(this.#libc, this.#image.fd, sector, count)
+      : [{ sector, count, hole: false }];
   }
 
   /** Waits for everything submitted, then closes the descriptors. */
@@ -340,12 +235,12 @@ export class DirectBackend implements Backend {
   #start(request: Request, complete: Complete): void {
     const { path } = this.#image.info;
     const refused = this.#inFlight.closed
-      ? refusal("closed", request, "the disk is closed", path ?? undefined)
+      ? closedError(request, path)
       : refuse(request, this.geometry, this.abilities, path ?? undefined) ??
         this.#refuseUnsafe(request);
     if (refused !== null) return complete(request, refused);
     if (request.type === RequestType.GetId) {
-      this.#identify(request);
+      request.data!.set(this.#id);
       return complete(request, null);
     }
     const transfer = this.#transfers.pop() ?? new Transfer();
@@ -355,17 +250,11 @@ export class DirectBackend implements Backend {
     this.#inFlight.enter(1);
     if (transfer.total > LARGE_BOUNCE_BYTES) this.#long.add(transfer);
     if (this.#rangeLock !== null && request.writes) {
-      const align = this.#image.writeAlignment;
       const start = request.sector * SECTOR_BYTES;
-      const end = start + transfer.total;
-      this.#rangeLock.claim(
-        start - start % align,
-        Math.ceil(end / align) * align,
-        (release) => {
-          transfer.release = release;
-          this.#begin(transfer);
-        },
-      );
+      this.#rangeLock.claim(start, start + transfer.total, (release) => {
+        transfer.release = release;
+        this.#begin(transfer);
+      });
     } else {
       this.#begin(transfer);
     }
@@ -381,7 +270,7 @@ export class DirectBackend implements Backend {
       case RequestType.In:
       case RequestType.Out:
         transfer.vectored = request.more.length > 0 &&
-          transfer.total <= MAX_PIECE_BYTES && this.#takesVector(request);
+          this.#plannerOf(request).takesSegments(request, this.#addressOf);
         return this.#next(transfer);
       case RequestType.Flush:
         return this.#sync(transfer);
@@ -438,49 +327,20 @@ export class DirectBackend implements Backend {
     this.#whole(transfer);
   }
 
-  /**
-   * Makes what was written durable. Whoever asks while a sync is under way
-   * shares the next one, as the one under way may have begun before their write
-   * ended; and two at once would share the news of a failure: one of them would
-   * hear of it (lib/errseq.c of Linux).
-   */
+  /** Makes what was written durable. */
   #sync(transfer: Transfer): void {
     transfer.stage = Stage.Sync;
     transfer.code = OperationCode.Sync;
-    this.#toSync.push(transfer);
-    if (this.#syncing === null) this.#nextSync();
-  }
-
-  #nextSync(): void {
-    const group = this.#toSync;
-    if (group.length === 0) return;
-    this.#toSync = [];
-    if (this.#syncFailure !== null) {
-      for (const transfer of group) {
-        this.#finish(transfer, this.#latched(transfer.request!));
-      }
-      return;
-    }
-    this.#syncing = group;
-    const first = group[0]!;
-    first.fd = this.#image.fd;
-    first.length = 0;
-    this.#push(first);
+    this.#flushes.join(transfer);
   }
 
   /** Goes on after a sync, for all who share it. */
   #synced(first: Transfer, result: number): void {
-    const group = this.#syncing!;
-    this.#syncing = null;
     const given = result === -this.#libc.abi.errno.ECANCELED && first.cancelled;
-    if (given) {
-      // It never ran: the others go on with the next one.
-      this.#toSync.unshift(...group.splice(1));
-    } else if (result < 0) {
-      this.#syncFailure = this.#error(first.request!, -result);
-    }
     const cut = result >= 0 && this.#endsBefore(this.#size);
-    this.#nextSync();
+    const group = given ? this.#flushes.giveUp() : this.#flushes.end(
+      result < 0 ? this.#error(first.request!, -result) : null,
+    );
     const thrown: unknown[] = [];
     for (const transfer of group) {
       // Whoever is answered may throw.
@@ -497,164 +357,117 @@ export class DirectBackend implements Backend {
 
   /** Why nothing is made durable any more, if a sync failed. */
   #refuseUnsafe(request: Request): DiskError | null {
-    return this.#syncFailure !== null &&
+    return this.#flushes.failure !== null &&
         (request.type === RequestType.Flush || request.fua && request.writes)
       ? this.#latched(request)
       : null;
   }
 
   #latched(request: Request): DiskError {
-    const error = refusal(
-      "latched",
-      request,
-      "an earlier flush failed and what is durable is no longer known: reopen the disk",
-      this.#image.info.path ?? undefined,
-    );
-    error.cause = this.#syncFailure;
-    return error;
+    return latchedError(request, this.#flushes.failure!, this.#image.info.path);
   }
 
-  /**
-   * Whether every segment can and should be given to the kernel as it is: less
-   * than a page is sooner copied than described to the device.
-   */
-  #takesVector(request: Request): boolean {
-    const { readAlignment, writeAlignment } = this.#image;
-    const align = Math.max(readAlignment, writeAlignment);
-    for (let i = 0; i < request.segmentCount; i++) {
-      const segment = request.segment(i);
-      const address = this.#addressOf(segment);
-      if (
-        address === 0 || address % MEMORY_ALIGNMENT !== 0 ||
-        segment.length % align !== 0 || segment.length < MEMORY_ALIGNMENT
-      ) return false;
+  #plannerOf(request: Request): AlignmentPlanner {
+    switch (request.type) {
+      case RequestType.In:
+        return this.#reads;
+      case RequestType.Out:
+        return this.#writes;
+      default:
+        return this.#zeroWrites;
     }
-    return request.segmentCount <= MAX_SEGMENTS;
   }
 
-  /** Sets up and starts the next operation of a request that moves data. */
+  /** Sets up and starts the next piece of a request that moves data. */
   #next(transfer: Transfer): void {
     const request = transfer.request!;
-    const { type } = request;
-    const reads = type === RequestType.In;
-    const align = reads
-      ? this.#image.readAlignment
-      : this.#image.writeAlignment;
-    const offset = request.sector * SECTOR_BYTES + transfer.done;
-    const left = transfer.total - transfer.done;
-    transfer.fd = this.#image.fd;
-    transfer.code = reads ? OperationCode.Read : OperationCode.Write;
-    transfer.offset = offset;
-    transfer.skip = 0;
-    const inTail = offset + left > this.#tailStart;
-    if (offset % align === 0 && left % align === 0 && !inTail) {
-      // One call makes a whole write durable; pieces are synced together.
-      transfer.durable = request.fua && !reads && this.#durableWrites &&
-        transfer.done === 0;
-      transfer.piece = left;
-      if (type === RequestType.WriteZeroes) {
-        return this.#writeZeroes(transfer, left);
-      }
-      if (transfer.vectored && transfer.done === 0) {
-        return this.#vector(transfer);
-      }
-      const address = request.more.length > 0
-        ? 0
-        : this.#addressOf(request.data!);
-      if (address !== 0 && (address + transfer.done) % MEMORY_ALIGNMENT === 0) {
-        const length = Math.min(left, MAX_PIECE_BYTES);
-        if (length < left) transfer.durable = false;
-        transfer.stage = Stage.Plain;
-        return this.#single(transfer, address + transfer.done, length);
-      }
-      return this.#bounce(transfer, Math.min(left, LARGE_BOUNCE_BYTES), 0);
+    const { done, total } = transfer;
+    const position = request.sector * SECTOR_BYTES + done;
+    const address = this.#addressFor(transfer);
+    const piece = this.#plannerOf(request)
+      .plan(position, position + total - done, address);
+    transfer.piece = piece.length;
+    transfer.fd = piece.inTail ? this.#image.tailFd : this.#image.fd;
+    // One call makes a whole write durable; pieces are synced together.
+    transfer.durable = request.fua && request.writes && this.#durableWrites &&
+      piece.length === total && piece.way !== Way.Modify;
+    if (piece.way !== Way.Straight) {
+      transfer.start = piece.offset;
+      transfer.span = piece.span;
+      transfer.skip = piece.skip;
+      transfer.readsFirst = piece.readsFirst;
+      transfer.readsLast = piece.readsLast;
+      return this.#withBounce(transfer);
     }
-    transfer.durable = false;
-    if (reads) return this.#readAround(transfer, offset, left, align);
-    this.#writeAround(transfer, offset, left, align);
+    transfer.offset = position;
+    transfer.stage = Stage.Plain;
+    transfer.code = request.type === RequestType.In
+      ? OperationCode.Read
+      : OperationCode.Write;
+    // Segments that can go straight are whole host blocks, and no more than one
+    // call takes: all of them are in this piece.
+    if (request.type === RequestType.WriteZeroes) this.#writeZeroes(transfer);
+    else if (transfer.vectored) this.#vector(transfer);
+    else this.#single(transfer, address, piece.length);
   }
 
-  /** Reads whole host blocks around a piece, and gives out the piece. */
-  #readAround(
-    transfer: Transfer,
-    offset: number,
-    left: number,
-    align: number,
-  ): void {
-    const skip = offset % align;
-    transfer.offset = offset - skip;
-    transfer.piece = Math.min(left, LARGE_BOUNCE_BYTES - skip);
-    const span = Math.ceil((skip + transfer.piece) / align) * align;
-    this.#bounce(transfer, span, skip);
+  /** Where the memory of a request's next byte is, for its plan. */
+  #addressFor(transfer: Transfer): number {
+    const { request, vectored, done } = transfer;
+    const { type, data, more } = request!;
+    if (type === RequestType.WriteZeroes) return PLANNED_ADDRESS;
+    if (more.length > 0) {
+      // What one call did not move is copied.
+      return vectored && done === 0 ? PLANNED_ADDRESS : NO_ADDRESS;
+    }
+    const address = this.#addressOf(data!);
+    return address === NO_ADDRESS ? NO_ADDRESS : address + done;
   }
 
-  /**
-   * Writes the next piece of a request that does not fit the host's blocks:
-   * what lies in the file's tail, buffered; a part of a host block, by reading
-   * it first; the whole blocks between, as they are.
-   */
-  #writeAround(
-    transfer: Transfer,
-    offset: number,
-    left: number,
-    align: number,
-  ): void {
-    if (offset >= this.#tailStart) {
-      transfer.fd = this.#image.tailFd;
-      transfer.piece = left;
-      return this.#bounce(transfer, left, 0);
+  /** Moves a piece through aligned memory, once that is there. */
+  #copy(transfer: Transfer): void {
+    const request = transfer.request!;
+    const { start, span, skip, piece } = transfer;
+    const bounce = transfer.bounce!;
+    if (transfer.readsFirst || transfer.readsLast) {
+      const block = this.#writes.alignment;
+      const at = transfer.readsFirst ? 0 : span - block;
+      if (transfer.readsFirst) transfer.readsFirst = false;
+      else transfer.readsLast = false;
+      transfer.stage = Stage.ReadEdge;
+      transfer.code = OperationCode.Read;
+      transfer.offset = start + at;
+      return this.#single(transfer, bounce.address + at, block);
     }
-    const upTo = Math.min(left, this.#tailStart - offset);
-    const skip = offset % align;
-    if (skip === 0 && upTo >= align) {
-      transfer.piece = Math.min(upTo - upTo % align, LARGE_BOUNCE_BYTES);
-      return this.#bounce(transfer, transfer.piece, 0);
-    }
-    transfer.piece = Math.min(upTo, align - skip);
-    transfer.offset = offset - skip;
-    transfer.skip = skip;
-    transfer.stage = Stage.ReadToModify;
-    transfer.code = OperationCode.Read;
-    this.#withBounce(transfer, align, () => {
-      this.#single(transfer, transfer.bounce!.address, align);
-    });
-  }
-
-  /** Moves a piece through aligned memory. */
-  #bounce(transfer: Transfer, length: number, skip: number): void {
     transfer.stage = Stage.Bounce;
-    transfer.skip = skip;
-    transfer.piece = Math.min(transfer.piece, length - skip);
-    if (transfer.piece < transfer.total - transfer.done) {
-      transfer.durable = false;
-    }
-    this.#withBounce(transfer, length, () => {
-      const { request, bounce, done, piece } = transfer;
-      if (request!.type === RequestType.Out) {
-        const target = bounce!.bytes.subarray(skip, skip + piece);
-        if (!gather(request!, done, target)) return this.#changed(transfer);
-        transfer.bounced = true;
-      } else if (request!.type === RequestType.WriteZeroes) {
-        bounce!.bytes.fill(0, skip, skip + piece);
-      } else {
-        transfer.bounced = true;
+    transfer.code = OperationCode.Write;
+    transfer.offset = start;
+    if (request.type === RequestType.In) {
+      transfer.code = OperationCode.Read;
+    } else {
+      const target = bounce.bytes.subarray(skip, skip + piece);
+      if (request.type === RequestType.WriteZeroes) target.fill(0);
+      else if (!gather(request, transfer.done, target)) {
+        return this.#changed(transfer);
       }
-      this.#single(transfer, bounce!.address, length);
-    });
+    }
+    transfer.bounced = request.type !== RequestType.WriteZeroes;
+    this.#single(transfer, bounce.address, span);
   }
 
-  #withBounce(transfer: Transfer, bytes: number, use: () => void): void {
-    if (
-      transfer.bounce !== null && transfer.bounce.bytes.length >= bytes
-    ) return use();
+  #withBounce(transfer: Transfer): void {
+    const { bounce, span } = transfer;
+    if (bounce !== null && bounce.bytes.length >= span) {
+      return this.#copy(transfer);
+    }
     this.#giveBounce(transfer);
     let given = false;
     let waited = false;
     try {
-      this.#bounces.take(bytes, (bounce) => {
+      this.#bounces.take(span, (bounce) => {
         given = true;
         transfer.bounce = bounce;
-        use();
+        this.#copy(transfer);
         if (waited) this.#engine.kick();
       });
     } catch (cause) {
@@ -666,14 +479,13 @@ export class DirectBackend implements Backend {
 
   /** Memory of the kernel's own is not to be had: none left, or not allowed. */
   #noMemory(transfer: Transfer, cause: unknown): void {
-    const error = refusal(
-      "io",
-      transfer.request!,
-      `there is no memory for it: ${cause}`,
-      this.#image.info.path ?? undefined,
+    const { path } = this.#image.info;
+    const reason = `there is no memory for it: ${cause}`;
+    const options = { path, cause };
+    this.#finish(
+      transfer,
+      requestError("io", transfer.request!, reason, options),
     );
-    error.cause = cause;
-    this.#finish(transfer, error);
   }
 
   #giveBounce(transfer: Transfer): void {
@@ -683,22 +495,13 @@ export class DirectBackend implements Backend {
   }
 
   /** Writes aligned zeroes from memory that all such writes share. */
-  #writeZeroes(transfer: Transfer, left: number): void {
+  #writeZeroes(transfer: Transfer): void {
     try {
       this.#zeroes ??= mapMemory(this.#libc, LARGE_BOUNCE_BYTES);
     } catch (cause) {
       return this.#noMemory(transfer, cause);
     }
-    const length = Math.min(left, LARGE_BOUNCE_BYTES);
-    if (length < left) transfer.durable = false;
-    transfer.piece = length;
-    transfer.stage = Stage.Plain;
-    this.#single(transfer, this.#zeroes.address, length);
-  }
-
-  /** The address of memory that the kernel may have; 0 for any other. */
-  #addressOf(memory: Uint8Array): number {
-    return this.#lendsCallerMemory ? addressOf(memory) : 0;
+    this.#single(transfer, this.#zeroes.address, transfer.piece);
   }
 
   #single(transfer: Transfer, address: number, length: number): void {
@@ -725,7 +528,6 @@ export class DirectBackend implements Backend {
       const segment = request.segment(i);
       vector.set(i, addressOf(segment), segment.length);
     }
-    transfer.stage = Stage.Plain;
     transfer.code = request.type === RequestType.In
       ? OperationCode.ReadVector
       : OperationCode.WriteVector;
@@ -759,8 +561,11 @@ export class DirectBackend implements Backend {
     transfer.tried = false;
     const request = transfer.request!;
     switch (transfer.stage) {
-      case Stage.ReadToModify:
-        return this.#modify(transfer, result);
+      case Stage.ReadEdge:
+        // The image ends before the block does: someone cut it.
+        if (result < transfer.length) return this.#nothingMoved(transfer);
+        transfer.modified = true;
+        return this.#again(this.#copy, transfer);
       case Stage.Plain:
         if (transfer.code >= OperationCode.Allocate) {
           // Beyond a file's end this succeeds, and does nothing.
@@ -799,33 +604,10 @@ export class DirectBackend implements Backend {
     this.#finish(transfer, null);
   }
 
-  /** Puts the piece into the host block that was read, and writes it. */
-  #modify(transfer: Transfer, read: number): void {
-    const request = transfer.request!;
-    const { skip, piece, done } = transfer;
-    const bounce = transfer.bounce!;
-    if (read < transfer.length) {
-      // The image ends before the block does: someone cut it.
-      return this.#nothingMoved(transfer);
-    }
-    transfer.bounced ||= request.type === RequestType.Out;
-    if (!transfer.modified) {
-      transfer.modified = true;
-      this.#readModifyWrites++;
-    }
-    const target = bounce.bytes.subarray(skip, skip + piece);
-    if (request.type !== RequestType.Out) target.fill(0);
-    else if (!gather(request, done, target)) return this.#changed(transfer);
-    transfer.stage = Stage.Bounce;
-    transfer.code = OperationCode.Write;
-    this.#push(transfer);
-    this.#engine.kick();
-  }
-
   /** Ends a request whose memory was detached or resized meanwhile. */
   #changed(transfer: Transfer): void {
-    const path = this.#image.info.path ?? undefined;
-    this.#finish(transfer, refuseChanged(transfer.request!, path));
+    const { path } = this.#image.info;
+    this.#finish(transfer, changedError(transfer.request!, path));
   }
 
   /** Starts another operation of a request, from inside a completion. */
@@ -924,73 +706,29 @@ export class DirectBackend implements Backend {
   }
 
   #aborted(request: Request): DiskError {
-    const path = this.#image.info.path ?? undefined;
-    return refusal("aborted", request, "it was aborted", path);
+    return abortedError(request, { path: this.#image.info.path });
   }
 
   #cut(request: Request): DiskError {
-    const { type, sector, count } = request;
-    const operation = operationName(type);
-    const path = this.#image.info.path ?? undefined;
-    const placed = type !== RequestType.Flush;
-    const place = placed
-      ? describePlace(operation, sector, count, path)
-      : describePlace(operation, undefined, undefined, path);
-    return new DiskError(
-      "io",
-      `Cannot ${place} as the image ends before ${
-        placed ? "them" : "the disk does"
-      }: it was cut while open`,
-      {
-        operation,
-        ...(placed ? { sector, count } : {}),
-        ...(path === undefined ? {} : { path }),
-      },
-    );
+    return cutError(request, this.#image.info.path);
   }
 
   #error(request: Request, errno: number): DiskError {
-    const { abi } = this.#libc;
-    const code = errnoName(abi, errno);
+    const code = errnoName(this.#libc.abi, errno);
     if (code === "EFBIG") expectFileSizeSignal();
-    const operation = operationName(request.type);
-    const path = this.#image.info.path ?? undefined;
-    const placed = request.type !== RequestType.Flush;
-    return new DiskError(
-      kindOfCode(code),
-      `Cannot ${
-        placed
-          ? describePlace(operation, request.sector, request.count, path)
-          : describePlace(operation, undefined, undefined, path)
-      }: ${errnoMessage(abi, errno)} (${code})`,
-      {
-        operation,
-        errno,
-        code,
-        ...(path === undefined ? {} : { path }),
-        ...(placed ? { sector: request.sector, count: request.count } : {}),
-      },
-    );
+    const { path } = this.#image.info;
+    return errnoError(request, code, "the system", { path, errno });
   }
 
   #finish(transfer: Transfer, error: DiskError | null): void {
     const request = transfer.request!;
     const complete = transfer.complete!;
     if (transfer.bounced) this.#bounced++;
+    if (transfer.modified) this.#readModifyWrites++;
     const { release } = transfer;
     if (transfer.total > LARGE_BOUNCE_BYTES) this.#long.delete(transfer);
     this.#giveBounce(transfer);
-    transfer.request = null;
-    transfer.complete = null;
-    transfer.done = 0;
-    transfer.retries = 0;
-    transfer.durable = false;
-    transfer.vectored = false;
-    transfer.bounced = false;
-    transfer.modified = false;
-    transfer.tried = false;
-    transfer.cancelled = false;
-    transfer.release = null;
+    transfer.reset();
     this.#transfers.push(transfer);
     // Whoever is answered may throw.
     try {
@@ -998,14 +736,5 @@ export class DirectBackend implements Backend {
     } finally {
       release?.();
     }
-  }
-
-  #identify(request: Request): void {
-    const target = request.data!;
-    target.fill(0, 0, ID_BYTES);
-    new TextEncoder().encodeInto(
-      this.#image.info.id,
-      target.subarray(0, ID_BYTES),
-    );
   }
 }

@@ -11,9 +11,10 @@
 
 import type { Libc } from "../../../ffi/libc.ts";
 import { mapMemory, type MappedMemory } from "../../../ffi/mapped_memory.ts";
+import { Pool } from "../pool.ts";
 
 /** Bytes of a small piece: what most requests of a database fit in. */
-export const SMALL_BOUNCE_BYTES = 16_384;
+const SMALL_BOUNCE_BYTES = 16_384;
 
 /** Bytes of a large piece. */
 export const LARGE_BOUNCE_BYTES = 1_048_576;
@@ -29,12 +30,9 @@ export type Bounce = MappedMemory;
  * transfers at once (the queue's size bounds that), large ones at most eight.
  */
 export class BouncePool {
-  readonly #libc: Libc;
   readonly #made: Bounce[] = [];
-  readonly #small: Bounce[] = [];
-  readonly #large: Bounce[] = [];
-  #largeMade = 0;
-  readonly #waiting: ((bounce: Bounce) => void)[] = [];
+  readonly #small: Pool<Bounce>;
+  readonly #large: Pool<Bounce>;
 
   /**
    * Constructs a new instance.
@@ -42,28 +40,24 @@ export class BouncePool {
    * @param libc The C library.
    */
   constructor(libc: Libc) {
-    this.#libc = libc;
+    const make = (bytes: number) => () => {
+      const bounce = mapMemory(libc, bytes);
+      this.#made.push(bounce);
+      return bounce;
+    };
+    this.#small = new Pool(make(SMALL_BOUNCE_BYTES), Infinity);
+    this.#large = new Pool(make(LARGE_BOUNCE_BYTES), MAX_LARGE);
   }
 
   /**
    * Lends a piece.
    *
-   * @param bytes Bytes that are wanted; a large piece may have fewer.
+   * @param bytes Bytes that are wanted, at most {@linkcode LARGE_BOUNCE_BYTES}.
    * @param granted Called with the piece, maybe at once.
    * @throws If there is no memory for it; then it was not called.
    */
   take(bytes: number, granted: (bounce: Bounce) => void): void {
-    if (bytes <= SMALL_BOUNCE_BYTES) {
-      granted(this.#small.pop() ?? this.#make(SMALL_BOUNCE_BYTES));
-    } else if (this.#large.length > 0) {
-      granted(this.#large.pop()!);
-    } else if (this.#largeMade < MAX_LARGE) {
-      const bounce = this.#make(LARGE_BOUNCE_BYTES);
-      this.#largeMade++;
-      granted(bounce);
-    } else {
-      this.#waiting.push(granted);
-    }
+    (bytes <= SMALL_BOUNCE_BYTES ? this.#small : this.#large).take(granted);
   }
 
   /**
@@ -72,22 +66,12 @@ export class BouncePool {
    * @param bounce The piece.
    */
   give(bounce: Bounce): void {
-    if (bounce.bytes.length === SMALL_BOUNCE_BYTES) this.#small.push(bounce);
-    else {
-      const next = this.#waiting.shift();
-      if (next === undefined) this.#large.push(bounce);
-      else next(bounce);
-    }
+    const isSmall = bounce.bytes.length === SMALL_BOUNCE_BYTES;
+    (isSmall ? this.#small : this.#large).give(bounce);
   }
 
   /** Gives all of it back to the system. Nothing may be lent. */
   close(): void {
     for (const { release } of this.#made) release();
-  }
-
-  #make(bytes: number): Bounce {
-    const bounce = mapMemory(this.#libc, bytes);
-    this.#made.push(bounce);
-    return bounce;
   }
 }

@@ -29,8 +29,9 @@ import { SocketPair } from "../../../ffi/socket_pair.ts";
 const BYTE_AFTER_MS = 0.1;
 
 /**
- * The same where the loop's descriptor is watched and only a watch that fails
- * needs this: a turn by a byte costs some 0.2 ms where it is rare.
+ * The same where the loop's descriptor is watched and the loop is not wanted, so
+ * that only a watch that fails needs this: a turn by a byte costs some 0.2 ms
+ * where it is rare.
  */
 const BYTE_AFTER_WATCHED_MS = 50;
 
@@ -57,7 +58,7 @@ export interface Turns {
   /**
    * Asks for a turn, if none is pending. A parked one stays parked.
    *
-   * @param watched Whether somebody watches the loop's descriptor.
+   * @param watched Whether the loop is known not to be wanted.
    */
   request(watched: boolean): void;
   /** Whether {@linkcode park} may be called now. */
@@ -158,6 +159,7 @@ export class LoopTurn implements Turns {
     this.#clearImmediate();
     this.#pending = "none";
     this.#unavailable = true;
+    this.#socket?.unref();
   }
 
   /** Gives everything back. */

@@ -5,23 +5,24 @@
  * @module
  */
 
-import { closeSync, fstatSync, openSync, type Stats, statSync } from "node:fs";
-import { errnoMessage, errnoName, FALLOCATE } from "../../../ffi/abi.ts";
+import { closeSync, fstatSync, openSync } from "node:fs";
+import { errnoName, FALLOCATE } from "../../../ffi/abi.ts";
 import { blockDeviceSize } from "../../../ffi/block_device.ts";
 import { FfiError } from "../../../ffi/ffi_error.ts";
 import { fileSizeLimit } from "../../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { alignedMemory } from "../../../ffi/memory.ts";
 import { captureStack } from "../../call_site.ts";
+import { errnoText } from "../../errno.ts";
 import { DiskError, kindOfCode } from "../../errors.ts";
-import { makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
 import {
   chooseEngine,
   DEFAULT_POLL_MS,
   DEFAULT_STALL_MS,
   type EngineOptions,
 } from "./choose_engine.ts";
-import { DirectBackend, type DirectImage } from "./backend.ts";
+import { DirectBackend } from "./backend.ts";
+import type { DirectImage } from "./image.ts";
 import { syncFile } from "./kernel.ts";
 import { lockImage } from "./image_lock.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";
@@ -30,14 +31,15 @@ import { claimFile, type FileClaim } from "../file_claim.ts";
 import { type HeardSignal, hearFileSizeSignal } from "../file_size_signal.ts";
 import {
   holdImage,
-  isSame,
-  notToBeMade,
+  openAgain,
+  replaced,
   type TakenLock,
 } from "../held_image.ts";
 import { lockedError } from "../holder.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
 import { type FastSpace, NewContent } from "../new_content.ts";
-import { checkImageSize } from "../image_size.ts";
+import { imageGeometry } from "../image_size.ts";
+import { mediumOf, noDisk } from "../medium.ts";
 import { keepName } from "../new_name.ts";
 import { lookAt, type Seen } from "../warnings.ts";
 
@@ -107,7 +109,7 @@ async function openHeard(
   options: DirectOptions,
   signal: HeardSignal | null,
 ): Promise<DirectBackend> {
-  refuseOthers(path, options);
+  mediumOf(path, options.create !== undefined);
   WorkerDescriptors.use(libc, path);
   const held = await holdImage(
     path,
@@ -131,12 +133,21 @@ async function openHeard(
     // It may be cut yet.
     const sizeBytes = options.create?.sizeBytes ?? found.sizeBytes;
     const probed = { ...found, sizeBytes };
-    const geometry = geometryOf(path, probed, options);
+    const geometry = imageGeometry(
+      path,
+      sizeBytes,
+      options.blockSize ?? probed.logicalBlockSize,
+      probed,
+    );
     const alignment = probed.direct.offsetAlignment;
     if (
       !options.readOnly && opened.method !== null &&
       probed.medium === "file" && probed.sizeBytes % alignment !== 0
-    ) tailFd = openSame(path, fd, libc.abi.open.O_RDWR);
+    ) {
+      const reopened = openAgain(path, fd, libc.abi.open.O_RDWR);
+      if (reopened === null) throw replaced(path);
+      tailFd = reopened;
+    }
     backend = new DirectBackend(
       libc,
       {
@@ -193,25 +204,13 @@ function fastSpace(libc: Libc, fd: number): FastSpace {
       if ([-EOPNOTSUPP, -ENOSYS, -EINVAL].includes(result)) return false;
       if (result === -EINTR) continue;
       const code = errnoName(libc.abi, -result);
-      throw Object.assign(new Error(errnoMessage(libc.abi, -result)), {
+      throw Object.assign(new Error(errnoText(code) ?? code), {
         code,
         errno: result,
       });
     }
   };
   return { reserve: allocate(0), zero: allocate(FALLOCATE.ZERO_RANGE) };
-}
-
-/** Opens a file anew, if its path still leads there. */
-function openSame(path: string, fd: number, flags: number): number {
-  const other = openSync(path, flags);
-  if (isSame(fd, other)) return other;
-  closeSync(other);
-  throw new DiskError(
-    "locked",
-    `Cannot open "${path}" as it was replaced meanwhile`,
-    { operation: "open", path },
-  );
 }
 
 /** Finds out what an image is, and whether that will do. */
@@ -253,31 +252,6 @@ function loadLibc(path: string): Libc {
       { operation: "open", path, cause },
     );
   }
-}
-
-/** Before it is opened: opening a pipe to read waits for its other end. */
-function refuseOthers(path: string, options: ImageOptions): void {
-  let stat: Stats | undefined;
-  try {
-    stat = statSync(path, { throwIfNoEntry: false });
-  } catch (error) {
-    throw asDiskError(error, path);
-  }
-  if (
-    stat !== undefined && !stat.isFile() && !stat.isBlockDevice() &&
-    !stat.isCharacterDevice()
-  ) throw noDisk(path);
-  if (options.create !== undefined && stat?.isFile() === false) {
-    throw notToBeMade(path);
-  }
-}
-
-function noDisk(path: string): DiskError {
-  return new DiskError(
-    "geometry",
-    `Cannot open "${path}" as a disk as it is neither a file nor a device with a size`,
-    { operation: "open", path },
-  );
 }
 
 interface OpenFile {
@@ -407,18 +381,6 @@ function takeLock(
   };
 }
 
-function geometryOf(path: string, probed: Probed, options: ImageOptions) {
-  const blockSize = options.blockSize ?? probed.logicalBlockSize;
-  checkImageSize(path, probed.sizeBytes, blockSize);
-  return makeGeometry(probed.sizeBytes / SECTOR_BYTES, blockSize, {
-    ...(probed.physicalBlockSize === undefined
-      ? {}
-      : { physicalBlockSize: probed.physicalBlockSize }),
-    minimumIoSize: probed.minimumIoSize,
-    optimalIoSize: probed.optimalIoSize,
-  });
-}
-
 function describe(
   libc: Libc,
   fd: number,
@@ -476,7 +438,7 @@ function osError(libc: Libc, path: string, errno: number): DiskError {
   const code = errnoName(libc.abi, errno);
   return new DiskError(
     kindOfCode(code),
-    `Cannot open "${path}": ${errnoMessage(libc.abi, errno)} (${code})`,
+    `Cannot open "${path}": ${errnoText(code) ?? "Unknown error"} (${code})`,
     { operation: "open", path, errno, code },
   );
 }

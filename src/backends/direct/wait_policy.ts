@@ -11,11 +11,13 @@
  * from, in a thread that would have to wait for us.
  *
  * With nothing in flight the same holds for the next request: after a delivery
- * it is polled for ({@linkcode WaitPolicy.idlePolls}), with a back-off of its own.
+ * it is polled for ({@linkcode WaitPolicy.takeIdlePoll}), with a back-off of its
+ * own.
  *
- * A wait that brings nothing is a miss. After some misses the device is slow,
- * and is waited for where that holds nobody: see {@linkcode WaitPolicy.slow} and
- * {@linkcode WaitPolicy.verySlow}.
+ * A turn that waited and brought nothing is a miss. After 4 misses in a row, with
+ * no new request between, the event loop may sleep for the device
+ * ({@linkcode WaitPolicy.isSlow}); after 64, a thread may wait for it
+ * ({@linkcode WaitPolicy.isVerySlow}).
  *
  * @module
  */
@@ -82,7 +84,7 @@ export class WaitPolicy {
   readonly #poll = new BackOff();
   readonly #idlePoll = new BackOff();
   /** From a submission to the first completion, on average. */
-  #usualUs = 0;
+  #averageUs = 0;
   #durableInFlight = 0;
   #misses = 0;
   /** Completions to deliver next. */
@@ -121,13 +123,13 @@ export class WaitPolicy {
 
   /** Whether what is in flight should be over within this time. */
   isExpected(leftUs: number): boolean {
-    return leftUs >= Math.max(1, this.#usualUs);
+    return leftUs >= Math.max(1, this.#averageUs);
   }
 
   /** Whether what is in flight is polled for. */
   get polls(): boolean {
     return this.pollUs > 0 && this.#durableInFlight === 0 &&
-      this.#poll.allows && this.#usualUs <= this.pollUs * ASLEEP_FACTOR;
+      this.#poll.allows && this.#averageUs <= this.pollUs * ASLEEP_FACTOR;
   }
 
   /** What is in flight was polled for. */
@@ -135,8 +137,8 @@ export class WaitPolicy {
     this.#poll.attempted(hit);
   }
 
-  /** Whether the next request is polled for, now that nothing is in flight. */
-  idlePolls(): boolean {
+  /** Whether the next request is to be polled for, with nothing in flight now. */
+  takeIdlePoll(): boolean {
     this.#idlePoll.pass();
     return this.pollUs > 0 && this.#idlePoll.allows;
   }
@@ -155,7 +157,7 @@ export class WaitPolicy {
   waited(found: number, tookUs: number): void {
     this.#burst = 1;
     // Without a completion, it is a lower bound.
-    if (found > 0 || tookUs > this.#usualUs) this.#learn(tookUs);
+    if (found > 0 || tookUs > this.#averageUs) this.#learn(tookUs);
   }
 
   /**
@@ -165,11 +167,11 @@ export class WaitPolicy {
    * @param tookUs The time since the last submission: an upper bound.
    */
   foundAtOnce(inFlight: number, tookUs: number): void {
-    if (this.isFew(inFlight) && tookUs < this.#usualUs) this.#learn(tookUs);
+    if (this.isFew(inFlight) && tookUs < this.#averageUs) this.#learn(tookUs);
   }
 
   #learn(tookUs: number): void {
-    this.#usualUs += (tookUs - this.#usualUs) / AVERAGED;
+    this.#averageUs += (tookUs - this.#averageUs) / AVERAGED;
   }
 
   /** A turn brought completions, or was a miss. */
@@ -190,8 +192,8 @@ export class WaitPolicy {
 
   /**
    * How many completions to deliver before what their callers ask for next is
-   * submitted: one, so that the device has something to do meanwhile; where
-   * nobody asks for more, their number doubles.
+   * submitted: one, so that the device has something to do meanwhile. It doubles
+   * from burst to burst until a kick comes between two of them, or a wait.
    */
   burst(): number {
     const burst = this.#burst;

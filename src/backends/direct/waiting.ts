@@ -2,36 +2,51 @@
  * Where an engine's thread waits, and why: one state, and one
  * {@linkcode Waiting.step} through which every event goes.
  *
- * | state   | where it waits, for what                             | left by              |
- * | ------- | ---------------------------------------------------- | -------------------- |
- * | idle    | nowhere: nothing is in flight                        | kick                 |
- * | turning | in the event loop, which takes one turn first        | turn, byte           |
- * | kernel  | in a call: a completion, the loop, or the time is up | that call's return   |
- * | loop    | in the event loop, asleep until completions send it a byte | byte, watchdog |
- * | thread  | on another thread, in poll(2)                        | thread, kick         |
- * | stopped | nowhere: closed, or the queue broke                  | –                    |
+ * | state   | where the thread waits, for what                          | ended by           |
+ * | ------- | --------------------------------------------------------- | ------------------ |
+ * | idle    | nowhere: nothing is in flight                             | kick               |
+ * | turning | in the event loop, which takes one turn first             | turn, wake; kick   |
+ * | kernel  | within a kick or a turn, asleep in a call, for completions | one; the loop wanted; the time is up |
+ * | loop    | in the event loop, asleep until completions wake it       | wake, watchdog; kick |
+ * | thread  | on another thread in poll(2), 50 ms at a time             | thread; kick       |
+ * | stopped | nowhere: closed, or the queue broke                       | –                  |
  *
- * | event    | in      | what is done                                  | then            |
- * | -------- | ------- | --------------------------------------------- | --------------- |
- * | kick     | any     | submit; a few operations that should be over within this turn's time are waited for at once; deliver | turning, or as it was |
- * | turn, byte | turning, loop | deliver what came, else wait in the kernel; submit | see below |
- * | thread   | thread  | the same; in any other state it comes too late, and nothing is done | see below |
- * | watchdog | loop    | the same, as a byte may have been lost        | see below       |
- * | stop     | any     | whatever comes later finds it stopped         | stopped         |
+ * | event    | what it is                                                          |
+ * | -------- | ------------------------------------------------------------------- |
+ * | kick     | the backend handed operations over                                  |
+ * | turn     | the event loop has been round, without asking about sockets         |
+ * | wake     | a byte through a socket pair ended the loop's sleep, which also asks about sockets: ours (`LoopTurn`), or the kernel's at a completion (`Notifier`) |
+ * | thread   | the wait on another thread has ended; in any other state it comes too late, and nothing is done |
+ * | watchdog | the loop has slept for a second or two: the kernel may have had no memory for the byte |
  *
- * After a turn: *turning* while completions are undelivered or the kernel did
- * not take all; *idle* with nothing in flight, after one more turn; *loop* if the
- * loop is wanted for something else, or the device is slow, and the queue can
- * watch the loop; *thread* if it cannot, and the device is very slow (libaio);
- * else *turning*. Nobody else is to wait for a disk: a wait in the kernel is at
- * most `stallMs` long, which all the disks of a thread
- * share (`StallBudget`), and ends when the loop has something to do.
+ * A **kick** submits. A few operations that should be over within the time of
+ * this turn are waited for at once; of more than a few, what is over is
+ * delivered, one burst. A **turn** (or wake, thread, watchdog) submits, delivers a
+ * burst of what is over, or else waits. To **wait** is to poll the ring first, if
+ * the policy says so, and then to sleep in the kernel. Where the thread waits
+ * next, by the first that holds:
  *
- * Completions are drained from the kernel first and delivered afterwards, some
- * at a time. A callback may throw or kick: a kick during a step is served by that
- * step, and after a throw the state is *turning*, so that the rest has its turn.
+ * | after a kick or a turn                                     | next    |
+ * | ---------------------------------------------------------- | ------- |
+ * | something is undelivered, or the kernel did not take all   | turning |
+ * | nothing is in flight: after a turn; after a kick           | idle; turning, for what the callers ask next |
+ * | the loop is wanted: its epoll is readable (`LoopWatch`)    | loop    |
+ * | after a kick: the loop sleeps already                      | loop    |
+ * | after a turn: 4 turns waited and missed (`WaitPolicy`), and the queue can wake the loop | loop |
+ * | after a turn: 64 missed                                    | thread  |
+ * | else                                                       | turning |
  *
- * What is decided by times and counts alone is in `WaitPolicy`.
+ * *Loop* is *turning* as long as the loop cannot be made to sleep. With nothing in
+ * flight, a turn polls for the next request: for the loop being wanted.
+ *
+ * No timer and no socket waits for a disk: polls and sleeps together are at most
+ * `stallMs` long in each turn of the loop, shared by all the disks of a thread
+ * (`StallBudget`), and end when the loop is wanted; only polls for a few
+ * operations go on, as they are short.
+ *
+ * Completions are drained from the kernel first and delivered afterwards. A
+ * callback may throw or kick: a kick within a step is served by that step, and
+ * after a throw the next state is *turning*, so that the rest has its turn.
  *
  * @module
  */
@@ -56,25 +71,22 @@ const THREAD_MS = 50;
 /** How long a timer waits where no other thread is to be had, in ms. */
 const TIMER_MS = 1;
 
-/**
- * How often a loop that sleeps is looked at, in ms: the kernel may have found no
- * memory for the byte.
- */
+/** How often a loop that sleeps is looked at, in ms. */
 const WATCHDOG_MS = 1000;
 
 /** Where the thread waits. */
 type State = "idle" | "turning" | "kernel" | "loop" | "thread" | "stopped";
 
 /** What happened. */
-export type WaitEvent = "kick" | "turn" | "byte" | "thread" | "watchdog";
+export type WaitEvent = "kick" | "turn" | "wake" | "thread" | "watchdog";
 
-/** What is waited for: the operations of an engine. */
+/** What is waited for: the operations of an engine that have a slot. */
 export interface Work {
-  /** Operations that were taken and not answered yet. */
+  /** Operations that are not delivered yet. */
   readonly inFlight: number;
   /** Those of them that the kernel is to be given. */
   readonly prepared: number;
-  /** Those of them that are over and not delivered. */
+  /** Those of them that are over. */
   readonly drained: number;
   /** When operations were last submitted, in ms. */
   readonly submittedAt: number;
@@ -84,10 +96,10 @@ export interface Work {
   drain(): number;
   /** Answers so many at most; returns how many. May throw. */
   deliver(most: number): number;
-  /** Watches the loop, if the queue can. */
-  watchLoop(loop: LoopDescriptor): LoopWatch | null;
   /** Whether the queue can watch the loop. */
   readonly canWatch: boolean;
+  /** Watches the loop, if the queue can. */
+  watchLoop(loop: LoopDescriptor): LoopWatch | null;
   /** Waits on another thread. */
   waitOffThread(timeoutMs: number): Promise<void>;
   /** Ends that wait. */
@@ -102,8 +114,16 @@ export interface Runtime {
   readonly budget: StallBudget;
   /** Makes turns of its event loop. */
   readonly makeTurns: (callback: (asked: boolean) => void) => Turns;
-  /** Calls back after so many ms; returns what takes that back. */
-  readonly later: (callback: () => void, ms: number) => () => void;
+  /**
+   * Calls back after so many ms; returns what takes that back.
+   *
+   * @param keepsAlive Whether the program goes on for it.
+   */
+  readonly later: (
+    callback: () => void,
+    ms: number,
+    keepsAlive: boolean,
+  ) => () => void;
 }
 
 /** Waits for the operations of one engine. */
@@ -117,17 +137,17 @@ export class Waiting {
   #state: State = "idle";
   #stepping = false;
   #watch: LoopWatch | null = null;
-  /** Whether the loop is still to be found, when a first byte has come. */
-  #seeks: boolean;
-  /** When the time began that callers may spend, in ms; 0 for with the next one. */
-  #turnStart = 0;
+  /** Whether the loop is to be found when a first byte has come. */
+  #mustFindLoop: boolean;
+  /** Since when callers have waited in this turn, in ms; `null` for not yet. */
+  #callersSince: number | null = null;
   /** The round of turns that its last turn was in. */
   #round = -1;
   #offThread: Promise<void> | null = null;
   /** Takes the watchdog back. */
   #watchdog: (() => void) | null = null;
-  /** Times that the loop was left to sleep. */
-  #parked = 0;
+  /** Whether the loop has slept since the watchdog looked. */
+  #sleptOn = false;
 
   /**
    * Constructs a new instance.
@@ -148,9 +168,9 @@ export class Waiting {
     this.#stallUs = stallUs;
     this.#runtime = runtime;
     this.#clock = runtime.clock;
-    this.#seeks = work.canWatch;
+    this.#mustFindLoop = work.canWatch;
     this.#turns = runtime.makeTurns((asked) =>
-      this.step(asked ? "byte" : "turn")
+      this.step(asked ? "wake" : "turn")
     );
   }
 
@@ -170,7 +190,7 @@ export class Waiting {
     try {
       if (event === "kick") next = this.#onKick();
       else {
-        // Whatever was to wake it has done so.
+        // What was to end the wait has done so.
         this.#state = "turning";
         next = this.#onTurn(event);
       }
@@ -201,51 +221,49 @@ export class Waiting {
     return this.#turns.close();
   }
 
-  /** A caller asks for something. */
   #onKick(): State {
     const work = this.#work;
     const policy = this.#policy;
     const from = this.#state;
     if (work.inFlight === 0) return from;
     policy.asked();
-    // In a turn of somebody else's, what the loop was wanted for is being done.
-    const elsewhere = from === "idle" || from === "thread";
-    if (elsewhere) this.#forgetLoop();
-    if (from !== "loop") this.#watch?.arm();
-    const few = policy.isFew(work.inFlight);
-    // One call submits and sleeps, if that is what follows.
-    if (!few || policy.polls) this.#submit();
+    if (from === "idle" || from === "thread") {
+      // In a turn of somebody else's, what the loop was wanted for is being
+      // done. The next turn is asked for first: it passes while the device works.
+      this.#forgetLoop();
+      this.#callersSince = null;
+      this.#enterState("turning");
+    }
     const now = this.#clock();
-    if (elsewhere || this.#turnStart === 0) this.#turnStart = now;
-    // The others' turn passes while the device works.
-    if (elsewhere) this.#enterState("turning");
-    const ownUs = this.#stallUs - (now - this.#turnStart) * 1000;
-    if (!few) {
-      if (ownUs > 0) this.#deliverDrained();
-    } else {
-      const leftUs = Math.min(
-        ownUs,
-        this.#runtime.budget.left(false, this.#stallUs, now),
-      );
-      // Whoever asks for a few most likely waits for them.
-      if (policy.isExpected(leftUs) && !this.#loopWaits) {
-        this.#wait(leftUs, false);
-      }
+    this.#callersSince ??= now;
+    const leftUs = this.#stallUs - (now - this.#callersSince) * 1000;
+    if (policy.isFew(work.inFlight)) this.#waitForCaller(leftUs, now);
+    else {
+      if (from !== "loop") this.#watch?.arm();
+      this.#submit();
+      if (leftUs > 0) this.#deliver();
     }
     this.#submit();
-    if (work.inFlight === 0) return from === "loop" ? "idle" : "turning";
     if (work.prepared > 0 || work.drained > 0) return "turning";
-    if (this.#loopWaits) return "loop";
-    return from === "loop" ? from : "turning";
+    if (work.inFlight === 0) return from === "loop" ? "idle" : "turning";
+    return from === "loop" || this.#loopIsWanted ? "loop" : "turning";
   }
 
-  /** The event loop has been round. */
+  /** Whoever asks for a few most likely waits for them. */
+  #waitForCaller(leftUs: number, now: number): void {
+    const shared = this.#runtime.budget.left(false, this.#stallUs, now);
+    leftUs = Math.min(leftUs, shared);
+    if (this.#policy.isExpected(leftUs) && !this.#loopIsWanted) {
+      this.#wait(leftUs, false);
+    }
+  }
+
   #onTurn(event: WaitEvent): State {
     const work = this.#work;
     const policy = this.#policy;
     this.#round = this.#runtime.budget.begin(this.#round);
-    if (event === "byte") {
-      if (this.#seeks) this.#findLoop();
+    if (event === "wake") {
+      if (this.#mustFindLoop) this.#findLoop();
       // What the loop was wanted for is being done.
       this.#forgetLoop();
     }
@@ -253,23 +271,28 @@ export class Waiting {
       this.#pollIdle();
       return "idle";
     }
-    // A slow device is waited for by the loop: nobody has to end our wait.
-    if (!policy.isSlow) this.#watch?.arm();
-    const found = this.#deliverFound() ||
-      this.#wait(
-        this.#runtime.budget.left(true, this.#stallUs, this.#clock()),
-        true,
-      );
-    this.#turnStart = this.#clock();
     this.#submit();
-    const wanted = this.#loopWaits;
-    if (found > 0 || !wanted) policy.turned(found);
-    // What the kernel did not take would never be announced.
-    if (work.inFlight === 0 || work.prepared > 0 || work.drained > 0) {
-      return "turning";
+    const found = this.#deliverWhatCame();
+    if (found > 0) policy.turned(found);
+    else this.#waitInTurn();
+    this.#callersSince = this.#clock();
+    this.#submit();
+    if (work.prepared > 0 || work.drained > 0) return "turning";
+    // One more turn, as whoever was answered may ask for more.
+    if (work.inFlight === 0) return "turning";
+    if (this.#loopIsWanted || policy.isSlow && this.#watch !== null) {
+      return "loop";
     }
-    if (wanted || policy.isSlow && this.#watch !== null) return "loop";
     return policy.isVerySlow ? "thread" : "turning";
+  }
+
+  #waitInTurn(): void {
+    const { budget } = this.#runtime;
+    const leftUs = budget.left(true, this.#stallUs, this.#clock());
+    // That others have used the time up is no fault of this device.
+    if (leftUs <= 0) return;
+    const found = this.#wait(leftUs, true);
+    if (found > 0 || !this.#loopIsWanted) this.#policy.turned(found);
   }
 
   #enterState(next: State): void {
@@ -278,12 +301,15 @@ export class Waiting {
       next = this.#policy.isVerySlow ? "thread" : "turning";
     }
     if (next !== "loop") this.#turns.unpark();
-    if (next === "turning") this.#turns.request(this.#watch !== null);
+    if (next === "turning") {
+      // A loop that is wanted is asked about sockets soon.
+      this.#turns.request(this.#watch !== null && !this.#watch.fired);
+    }
     if (next === "thread") this.#waitOffThread();
     this.#state = next;
   }
 
-  /** Lets the loop sleep until completions send it a byte; tells if it does. */
+  /** Lets the loop sleep until completions wake it; tells whether it does. */
   #park(): boolean {
     const watch = this.#watch;
     if (watch === null || !this.#turns.canPark) return false;
@@ -293,21 +319,27 @@ export class Waiting {
     }
     this.#turns.park();
     watch.clear();
-    // Whoever wakes it first begins a turn.
-    this.#turnStart = 0;
-    this.#parked++;
+    // Whoever is there when it wakes begins a turn.
+    this.#callersSince = null;
+    this.#sleptOn = false;
     if (this.#watchdog === null) this.#watchdogLater();
     return true;
   }
 
   #watchdogLater(): void {
-    const parked = this.#parked;
-    this.#watchdog = this.#runtime.later(() => {
-      this.#watchdog = null;
-      if (this.#state !== "loop") return;
-      if (parked === this.#parked) this.step("watchdog");
-      else this.#watchdogLater();
-    }, WATCHDOG_MS);
+    this.#watchdog = this.#runtime.later(
+      () => {
+        this.#watchdog = null;
+        if (this.#state !== "loop") return;
+        if (this.#sleptOn) this.step("watchdog");
+        else {
+          this.#sleptOn = true;
+          this.#watchdogLater();
+        }
+      },
+      WATCHDOG_MS,
+      false,
+    );
   }
 
   #waitOffThread(): void {
@@ -316,7 +348,7 @@ export class Waiting {
       // is no memory left: a timer takes its place.
       () =>
         new Promise<void>((resolve) => {
-          this.#runtime.later(resolve, TIMER_MS);
+          this.#runtime.later(resolve, TIMER_MS, true);
         }),
     ).then(() => {
       this.#offThread = null;
@@ -325,12 +357,12 @@ export class Waiting {
   }
 
   #findLoop(): void {
-    this.#seeks = false;
+    this.#mustFindLoop = false;
     const loop = this.#turns.findLoop();
     if (loop !== null) this.#watch = this.#work.watchLoop(loop);
   }
 
-  /** Takes no notice of what the loop was wanted for so far. */
+  /** Forgets what the loop was wanted for so far. */
   #forgetLoop(): void {
     if (this.#watch === null) return;
     this.#work.drain();
@@ -338,7 +370,7 @@ export class Waiting {
   }
 
   /** Whether the event loop is wanted for something and does not know yet. */
-  get #loopWaits(): boolean {
+  get #loopIsWanted(): boolean {
     return this.#watch?.fired === true && !this.#turns.asks;
   }
 
@@ -346,52 +378,52 @@ export class Waiting {
     if (this.#work.prepared > 0) this.#work.enter(0);
   }
 
-  #deliverDrained(): number {
+  /** Delivers a burst of what is over; returns how many. */
+  #deliver(): number {
     return this.#work.drain() > 0
       ? this.#work.deliver(this.#policy.burst())
       : 0;
   }
 
-  /** Delivers what came while the loop turned; returns how many. */
-  #deliverFound(): number {
+  /** The same, of what came while the loop turned. */
+  #deliverWhatCame(): number {
     const { inFlight, submittedAt } = this.#work;
     const tookUs = (this.#clock() - submittedAt) * 1000;
-    const found = this.#deliverDrained();
+    const found = this.#deliver();
     if (found > 0) this.#policy.foundAtOnce(inFlight, tookUs);
     return found;
   }
 
-  /** Polls, then sleeps in the kernel; delivers, and returns how many. */
+  /** Polls, then sleeps in the kernel; delivers a burst, returns how many. */
   #wait(mostUs: number, inTurn: boolean): number {
-    if (mostUs <= 0) return 0;
     const work = this.#work;
     const policy = this.#policy;
     const start = this.#clock();
+    // A slow device is waited for by the loop: nobody has to end our wait.
+    if (this.#state !== "loop" && !policy.isSlow) this.#watch?.arm();
     if (policy.polls) {
-      // A few are worth more than what the loop has to do.
+      // One call submits and sleeps; only a poll needs one before.
+      this.#submit();
       const few = policy.isFew(work.inFlight);
-      const until = start + Math.min(mostUs, policy.pollUs) / 1000;
-      policy.polled(this.#poll(until, !few));
+      const pollUs = Math.min(mostUs, policy.pollUs);
+      policy.polled(this.#poll(start + pollUs / 1000, !few));
       mostUs -= (this.#clock() - start) * 1000;
     }
-    if (mostUs > 0 && work.drained === 0 && !this.#loopWaits) {
-      if (!policy.isSlow) this.#watch?.arm();
-      this.#waitInKernel(mostUs);
+    if (mostUs > 0 && work.drained === 0 && !this.#loopIsWanted) {
+      this.#sleepInKernel(mostUs);
     }
     const now = this.#clock();
     this.#runtime.budget.spend(inTurn, (now - start) * 1000, now);
-    const tookUs = (now - work.submittedAt) * 1000;
-    policy.waited(work.drained, tookUs);
+    policy.waited(work.drain(), (now - work.submittedAt) * 1000);
     return work.drained > 0 ? work.deliver(policy.burst()) : 0;
   }
 
-  #waitInKernel(mostUs: number): void {
+  #sleepInKernel(mostUs: number): void {
     const state = this.#state;
     this.#state = "kernel";
     this.#work.enter(mostUs);
     // It may be stopped by now, as the queue broke.
     if (this.#state === "kernel") this.#state = state;
-    this.#work.drain();
   }
 
   /** Drains until something came or the time has; returns whether it did. */
@@ -408,16 +440,18 @@ export class Waiting {
   #pollIdle(): void {
     const watch = this.#watch;
     const policy = this.#policy;
-    if (watch === null || !policy.idlePolls()) return;
+    if (watch === null || !policy.takeIdlePoll()) return;
+    const { budget } = this.#runtime;
     const start = this.#clock();
-    const pollUs = this.#runtime.budget.left(true, policy.pollUs, start);
-    if (pollUs <= 0) return;
+    const leftUs = budget.left(true, this.#stallUs, start);
+    if (leftUs <= 0) return;
     this.#forgetLoop();
     watch.arm();
     this.#work.enter(0);
+    const pollUs = Math.min(leftUs, policy.pollUs);
     const found = this.#poll(start + pollUs / 1000, true);
     const now = this.#clock();
-    this.#runtime.budget.spend(true, (now - start) * 1000, now);
+    budget.spend(true, (now - start) * 1000, now);
     policy.idlePolled(found);
     if (found) {
       const until = now + SETTLE_US / 1000;

@@ -3,9 +3,9 @@
  * NBD (qemu-nbd, nbdkit, and Ceph's rbd through them).
  *
  * Requests are pipelined over one connection and answered in whatever order the
- * server likes. It does not reconnect: whether a write that was under way
+ * server likes. It does not reconnect: whether a write that was in flight
  * happened, and whether what the server had not flushed is still there, nobody
- * can tell afterwards. So when the connection is lost, everything under way
+ * can tell afterwards. So when the connection is lost, everything in flight
  * fails with an error of kind `io`, and so does everything after it; opening
  * the disk anew is for the program to decide.
  *
@@ -13,13 +13,29 @@
  * is aborted is answered at once, whatever becomes of it at the server: its
  * reply goes nowhere when it comes, what overlaps a write that was left there
  * waits for that reply, and flushes wait for all of them, so that the order of
- * writes and the failure of a flush survive. Only if the system still has the
- * request's memory, as the server takes or sends no more of its data, the
- * connection is dropped for it. Closing has a bound.
+ * writes and the failure of a flush survive (`abandoned.ts`). Only if the system
+ * still has the request's memory, as the server takes or sends no more of its
+ * data, the connection is dropped for it. Closing has a bound
+ * (`silence_watch.ts`).
  *
  * A server may lie. A reply must give each byte of what was asked for exactly
  * once; anything else loses the connection, as nothing that follows can be
  * trusted.
+ *
+ * The life of the connection:
+ *
+ * | state | what is submitted | what ends it |
+ * | --- | --- | --- |
+ * | open | is carried out | the server says ESHUTDOWN: leaving; `close()`: closing; loss: broken |
+ * | leaving | fails with ESHUTDOWN | nothing is in flight, after saying so: broken; `close()`: closing; loss: broken |
+ * | closing | is refused as closed | nothing is in flight, after saying so: closed; loss: broken |
+ * | broken | fails with why it is | `close()`, when nothing is in flight: closed |
+ * | closed | is refused as closed | nothing |
+ *
+ * "Loss" is whatever ends it early: the server hangs up, lies or is silent for
+ * too long. What is in flight is counted in one place, {@linkcode InFlight},
+ * which also knows whether the disk was closed: with that, a broken connection
+ * refuses as a closed one does.
  *
  * @module
  */
@@ -30,13 +46,13 @@ import {
   type BackendCounters,
   type Complete,
   type Limits,
-  refusal,
   refuse,
   refuseChanged,
 } from "../../backend.ts";
 import { offsetMemory } from "../../buffer.ts";
-import { DiskError, kindOfCode } from "../../errors.ts";
+import { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
+import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { printable } from "../../printable.ts";
@@ -53,15 +69,23 @@ import {
 import { MessageReader } from "../../protocol/nbd/reader.ts";
 import { StreamWriter } from "../../protocol/nbd/writer.ts";
 import { type Request, RequestFlag, RequestType } from "../../request.ts";
+import {
+  abortedError,
+  changedError,
+  closedError,
+  errnoError,
+  requestError,
+} from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
+import { Abandoned } from "./abandoned.ts";
 import type { Negotiated } from "./client_handshake.ts";
 import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
-import type { Journey, Piece } from "./piece.ts";
+import type { Piece, Transfer } from "./piece.ts";
 import { Replies } from "./replies.ts";
-import { requestError } from "./request_error.ts";
 import { abilitiesOf, describe, geometryOf } from "./shape.ts";
+import { SilenceWatch } from "./silence_watch.ts";
 
-/** Pieces of one request that are under way at once. */
+/** Pieces of one request that are in flight at once. */
 const MAX_PIECES = 8;
 
 /** Bytes that adjacent requests are merged to. */
@@ -82,11 +106,8 @@ const ABORT_GRACE_MS = 500;
 /** Pieces of aborted requests that a server may leave unanswered. */
 const MAX_ABANDONED = 4096;
 
-/** In so many steps is looked whether a server is silent. */
-const SILENCE_STEPS = 4;
-
-/** Bytes that must move in a step if nothing is answered in it. */
-const SIGN_OF_LIFE_BYTES = 65_536;
+/** The life of the connection, as the head of this file has it. */
+type State = "open" | "leaving" | "closing" | "broken" | "closed";
 
 /** Requests over an NBD connection. */
 export class NbdBackend implements Backend {
@@ -98,25 +119,17 @@ export class NbdBackend implements Backend {
   readonly #id: Uint8Array;
   readonly #pieces = new Map<number, Piece>();
   #cookie = 0;
-  #journeys = 0;
   readonly #reader: MessageReader;
   readonly #replies: Replies;
+  #state: State = "open";
+  readonly #inFlight = new InFlight();
+  readonly #abandoned = new Abandoned();
+  readonly #silence: SilenceWatch;
+  /** Why the connection is broken. */
   #lost: DiskError | null = null;
-  #closing: Promise<void> | null = null;
-  #drained: (() => void) | null = null;
-  #zeroes: Uint8Array | null = null;
-  /** Aborted requests that change or flush something, still at the server. */
-  readonly #orphans = new Set<Journey>();
-  /** Pieces of aborted requests, still at the server. */
-  #abandoned = 0;
-  /** Requests that wait for aborted ones. */
-  #held: Journey[] = [];
-  /** The failure of an aborted flush, for whoever flushes next. */
-  #spoiled: DiskError | null = null;
   /** What the server said when it was to shut down. */
   #shutdown: string | null = null;
-  readonly #closeTimeoutMs: number;
-  #watch: ReturnType<typeof setInterval> | null = null;
+  #zeroes: Uint8Array | null = null;
   /** Pieces that were answered. */
   #answers = 0;
   readonly #receiving: Promise<void>;
@@ -158,7 +171,6 @@ export class NbdBackend implements Backend {
     this.#uri = uri;
     this.#id = encodeId(id);
     this.#exportFlags = negotiated.flags;
-    this.#closeTimeoutMs = options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS;
     this.geometry = geometryOf(negotiated, uri, options);
     const { blockSize } = this.geometry;
     this.#maximum = Math.max(
@@ -176,13 +188,25 @@ export class NbdBackend implements Backend {
       () => {},
       (error) => this.#lose(error),
     );
+    const timeoutMs = options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS;
+    this.#silence = new SilenceWatch(
+      timeoutMs,
+      () => ({
+        answers: this.#answers,
+        bytes: this.#reader.receivedBytes + this.#writer.writtenBytes,
+      }),
+      () =>
+        this.#lose(
+          `the server answered nothing for ${timeoutMs} ms while the disk was to be closed`,
+        ),
+    );
     stream.unref?.();
     this.#replies = new Replies(
       this.#reader,
       negotiated.structured,
       uri,
       {
-        isLost: () => this.#lost !== null,
+        isLost: () => this.#ended,
         pieceOf: (cookie) => this.#pieces.get(cookie),
         answered: (piece) => this.#answered(piece),
         serverError: (piece, number, text) =>
@@ -206,21 +230,20 @@ export class NbdBackend implements Backend {
    * Answers a request early. What the server makes of it shows when it does.
    */
   cancel(request: Request): void {
-    const held = this.#held.find((journey) => journey.request === request);
+    const held = this.#abandoned.withdraw(request);
     if (held !== undefined) {
-      this.#held.splice(this.#held.indexOf(held), 1);
       return this.#finish(held, this.#abortedError(held));
     }
     const pieces: Piece[] = [];
     for (const piece of this.#pieces.values()) {
-      const { journey } = piece;
+      const { transfer } = piece;
       if (
-        journey.request === request && !journey.answered && !journey.aborted
+        transfer.request === request && !transfer.answered && !transfer.aborted
       ) pieces.push(piece);
     }
-    const journey = pieces[0]?.journey;
-    if (journey === undefined) return;
-    journey.aborted = true;
+    const transfer = pieces[0]?.transfer;
+    if (transfer === undefined) return;
+    transfer.aborted = true;
     const waits: Promise<void>[] = [];
     for (const { message, cookie } of pieces) {
       if (message === null) continue;
@@ -228,75 +251,58 @@ export class NbdBackend implements Backend {
       if (wait !== null) waits.push(wait);
       if (!message.dropped) continue;
       this.#pieces.delete(cookie);
-      journey.pieces--;
+      transfer.pieces--;
     }
-    if (this.#replies.straight === journey) {
+    if (this.#replies.straight === transfer) {
       waits.push(this.#replies.straightEnd());
     }
-    if (waits.length === 0) return this.#leave(journey);
+    if (waits.length === 0) return this.#leave(transfer);
     const timer = setTimeout(() => {
       this.#lose("a request was aborted and its data did not move");
     }, ABORT_GRACE_MS);
     Promise.all(waits).then(() => {
       clearTimeout(timer);
-      this.#leave(journey);
+      this.#leave(transfer);
     });
   }
 
   /** Hears that the disk is to be closed: from now on silence has a bound. */
   closing(): void {
     if (
-      this.#watch !== null || this.#lost !== null ||
-      this.#journeys === 0 && this.#writer.pendingBytes === 0
-    ) return;
-    const progress = () => this.#answers;
-    const moved = () => this.#reader.receivedBytes + this.#writer.writtenBytes;
-    let answers = progress();
-    let bytes = moved();
-    let silent = 0;
-    this.#watch = setInterval(() => {
-      const lives = progress() !== answers ||
-        moved() - bytes >= SIGN_OF_LIFE_BYTES;
-      answers = progress();
-      bytes = moved();
-      silent = lives ? 0 : silent + 1;
-      if (silent < SILENCE_STEPS) return;
-      this.#lose(
-        `the server answered nothing for ${this.#closeTimeoutMs} ms while the disk was to be closed`,
-      );
-    }, this.#closeTimeoutMs / SILENCE_STEPS);
+      !this.#ended &&
+      (this.#inFlight.count > 0 || this.#writer.pendingBytes > 0)
+    ) this.#silence.start();
   }
 
   /**
-   * Waits for everything submitted, takes leave, and hangs up. Silence of the
+   * Waits for everything submitted, says so, and hangs up. Silence of the
    * server ends it after `closeTimeoutMs`.
    */
   close(): Promise<void> {
-    return this.#closing ??= this.#close();
+    if (!this.#inFlight.closed) this.closing();
+    if (!this.#ended) this.#state = "closing";
+    return this.#inFlight.close(() => this.#release());
   }
 
-  async #close(): Promise<void> {
-    this.closing();
-    if (this.#journeys > 0) {
-      await new Promise<void>((resolve) => this.#drained = resolve);
-    }
+  async #release(): Promise<void> {
     this.#stream.ref?.();
-    if (this.#lost === null) await this.#takeLeave();
+    if (this.#state === "closing") await this.#disconnect();
+    this.#state = "closed";
     this.#hangUp();
     await this.#receiving;
-    this.#unwatch();
+    this.#silence.stop();
+  }
+
+  /** Whether the server is not listened to any more. */
+  get #ended(): boolean {
+    return this.#state === "broken" || this.#state === "closed";
   }
 
   /** Says that nothing more will be asked. */
-  async #takeLeave(): Promise<void> {
+  async #disconnect(): Promise<void> {
     this.#send(Command.Disconnect, 0, 0, 0, 0);
     this.closing();
     await this.#writer.settled();
-  }
-
-  #unwatch(): void {
-    if (this.#watch !== null) clearInterval(this.#watch);
-    this.#watch = null;
   }
 
   #hangUp(): void {
@@ -308,8 +314,8 @@ export class NbdBackend implements Backend {
   }
 
   #start(request: Request, complete: Complete): void {
-    const refused = this.#closing !== null
-      ? refusal("closed", request, "the disk is closed", this.#uri)
+    const refused = this.#inFlight.closed
+      ? closedError(request, this.#uri)
       : refuse(request, this.geometry, this.abilities, this.#uri) ??
         this.#refuseFua(request);
     if (refused !== null) return complete(request, refused);
@@ -317,91 +323,49 @@ export class NbdBackend implements Backend {
       request.data!.set(this.#id);
       return complete(request, null);
     }
-    if (this.#lost !== null || this.#shutdown !== null) {
+    if (this.#state !== "open") {
       return complete(request, this.#goneError(request));
     }
-    if (this.#journeys++ === 0) this.#stream.ref?.();
-    const journey = this.#plan(request, complete);
-    if (this.#orphans.size > 0 && this.#mustWait(journey)) {
-      this.#held.push(journey);
-    } else this.#go(journey);
+    if (this.#inFlight.count === 0) this.#stream.ref?.();
+    this.#inFlight.enter(1);
+    const transfer = this.#plan(request, complete);
+    if (!this.#abandoned.holds(transfer)) this.#go(transfer);
   }
 
-  #go(journey: Journey): void {
-    const { request } = journey;
+  #go(transfer: Transfer): void {
+    const { request } = transfer;
     const flushes = request.type === RequestType.Flush ||
       request.writes && request.fua;
-    if (this.#spoiled !== null && flushes) {
-      return this.#finish(journey, this.#spoiledError(request));
+    if (this.#abandoned.failure !== null && flushes) {
+      return this.#finish(transfer, this.#spoiledError(request));
     }
-    if (journey.command === Command.Flush) this.#ask(journey, 0, 0);
-    else this.#advance(journey);
+    if (transfer.command === Command.Flush) this.#ask(transfer, 0, 0);
+    else this.#advance(transfer);
   }
 
-  /**
-   * Whether a request must wait for what became of aborted ones: they could
-   * change what it reads, or be carried out after what it writes.
-   */
-  #mustWait({ request }: Journey): boolean {
-    if (request.type === RequestType.Flush || request.writes && request.fua) {
-      return true;
-    }
-    for (const { request: orphan } of this.#orphans) {
-      if (
-        request.sector < orphan.sector + orphan.count &&
-        orphan.sector < request.sector + request.count
-      ) return true;
-    }
-    return false;
-  }
-
-  /** Answers an aborted request, of which pieces may be under way. */
-  #leave(journey: Journey): void {
-    if (journey.answered) return;
-    if (journey.pieces > 0) {
-      this.#abandoned += journey.pieces;
-      if (journey.command !== Command.Read) this.#orphans.add(journey);
-    }
-    this.#finish(journey, journey.error ?? this.#abortedError(journey));
-    if (this.#abandoned > MAX_ABANDONED) {
+  /** Answers an aborted request, of which pieces may be in flight. */
+  #leave(transfer: Transfer): void {
+    if (transfer.answered) return;
+    this.#abandoned.add(transfer);
+    this.#finish(transfer, transfer.error ?? this.#abortedError(transfer));
+    if (this.#abandoned.pieces > MAX_ABANDONED) {
       this.#lose("the server answers nothing and many requests were aborted");
-    }
-  }
-
-  /** One piece less of a request that was answered before. */
-  #returned(piece: Piece): void {
-    const { journey } = piece;
-    this.#abandoned--;
-    const flushed = piece.command === Command.Flush ||
-      (journey.flags & CommandFlag.Fua) !== 0;
-    if (piece.error !== null && flushed) this.#spoiled ??= piece.error;
-    if (journey.pieces > 0 || !this.#orphans.delete(journey)) return;
-    const held = this.#held;
-    this.#held = [];
-    for (const each of held) {
-      if (this.#orphans.size > 0 && this.#mustWait(each)) {
-        this.#held.push(each);
-        continue;
-      }
-      const refused = this.#refusal(each.request);
-      if (refused === null) this.#go(each);
-      else this.#finish(each, refused);
     }
   }
 
   /** A durable write to a server that makes nothing durable. */
   #refuseFua(request: Request): DiskError | null {
     return request.writes && request.fua && this.abilities.fua === "none"
-      ? refusal(
+      ? requestError(
         "unsupported",
         request,
         "the server makes nothing durable",
-        this.#uri,
+        { path: this.#uri },
       )
       : null;
   }
 
-  #plan(request: Request, complete: Complete): Journey {
+  #plan(request: Request, complete: Complete): Transfer {
     const fua = request.fua && request.writes;
     const native = (this.#exportFlags & ExportFlag.SendFua) !== 0;
     let flags = fua && native ? CommandFlag.Fua : 0;
@@ -447,20 +411,20 @@ export class NbdBackend implements Backend {
     };
   }
 
-  /** Asks for as much of a request as may be under way. */
-  #advance(journey: Journey): void {
+  /** Asks for as much of a request as may be in flight. */
+  #advance(transfer: Transfer): void {
     while (
-      journey.asked < journey.total && journey.pieces < MAX_PIECES &&
-      journey.error === null && !journey.aborted
+      transfer.asked < transfer.total && transfer.pieces < MAX_PIECES &&
+      transfer.error === null && !transfer.aborted
     ) {
-      if (journey.asked > 0) {
-        journey.error = this.#refusal(journey.request);
-        if (journey.error !== null) return;
+      if (transfer.asked > 0) {
+        transfer.error = this.#refusal(transfer.request);
+        if (transfer.error !== null) return;
       }
-      const from = journey.asked;
-      const length = Math.min(journey.pieceBytes, journey.total - from);
-      journey.asked += length;
-      this.#ask(journey, from, length);
+      const from = transfer.asked;
+      const length = Math.min(transfer.pieceBytes, transfer.total - from);
+      transfer.asked += length;
+      this.#ask(transfer, from, length);
     }
   }
 
@@ -472,19 +436,19 @@ export class NbdBackend implements Backend {
   }
 
   #ask(
-    journey: Journey,
+    transfer: Transfer,
     from: number,
     length: number,
-    command: number = journey.command,
+    command: number = transfer.command,
   ): void {
-    const { request } = journey;
-    journey.pieces++;
+    const { request } = transfer;
+    transfer.pieces++;
     do this.#cookie = (this.#cookie + 1) >>> 0; while (
       this.#pieces.has(this.#cookie)
     );
     const cookie = this.#cookie;
     const piece: Piece = {
-      journey,
+      transfer,
       cookie,
       command,
       from,
@@ -499,7 +463,7 @@ export class NbdBackend implements Backend {
     const offset = command === Command.Flush
       ? 0
       : request.sector * SECTOR_BYTES + from;
-    const flags = command === Command.Flush ? 0 : journey.flags;
+    const flags = command === Command.Flush ? 0 : transfer.flags;
     if (command !== Command.Write) {
       return this.#send(command, flags, offset, length, cookie);
     }
@@ -529,12 +493,7 @@ export class NbdBackend implements Backend {
    * was, so that nothing will come back.
    */
   #dropped(piece: Piece): void {
-    piece.error = refusal(
-      "argument",
-      piece.journey.request,
-      "its memory was detached or resized while it was under way",
-      this.#uri,
-    );
+    piece.error = changedError(piece.transfer.request, this.#uri);
     this.#answered(piece);
   }
 
@@ -563,62 +522,72 @@ export class NbdBackend implements Backend {
     ) throw new Error("a reply has less data than was asked for");
     this.#pieces.delete(piece.cookie);
     this.#answers++;
-    const { journey } = piece;
-    journey.pieces--;
-    if (journey.answered) this.#returned(piece);
-    else this.#goOn(journey, piece);
-    if (this.#shutdown !== null && this.#pieces.size === 0) this.#depart();
+    const { transfer } = piece;
+    transfer.pieces--;
+    if (transfer.answered) {
+      this.#abandoned.returned(piece, (waiting) => this.#resume(waiting));
+    } else this.#goOn(transfer, piece);
+    if (this.#state === "leaving" && this.#pieces.size === 0) this.#depart();
   }
 
-  #goOn(journey: Journey, piece: Piece): void {
-    journey.error ??= piece.error;
-    this.#advance(journey);
-    if (journey.pieces > 0) return;
-    if (journey.flush && journey.error === null && !journey.aborted) {
-      journey.flush = false;
+  #goOn(transfer: Transfer, piece: Piece): void {
+    transfer.error ??= piece.error;
+    this.#advance(transfer);
+    if (transfer.pieces > 0) return;
+    if (transfer.flush && transfer.error === null && !transfer.aborted) {
+      transfer.flush = false;
       if (this.#shutdown === null) {
-        return this.#ask(journey, 0, 0, Command.Flush);
+        return this.#ask(transfer, 0, 0, Command.Flush);
       }
-      journey.error = this.#goneError(journey.request);
+      transfer.error = this.#goneError(transfer.request);
     }
-    if (journey.aborted) this.#leave(journey);
-    else this.#finish(journey, journey.error);
+    if (transfer.aborted) this.#leave(transfer);
+    else this.#finish(transfer, transfer.error);
   }
 
-  #finish(journey: Journey, error: DiskError | null): void {
-    journey.answered = true;
-    if (--this.#journeys === 0) {
+  /** Goes on with a request that has waited for an aborted one. */
+  #resume(transfer: Transfer): void {
+    const refused = this.#refusal(transfer.request);
+    if (refused === null) this.#go(transfer);
+    else this.#finish(transfer, refused);
+  }
+
+  #finish(transfer: Transfer, error: DiskError | null): void {
+    transfer.answered = true;
+    if (this.#inFlight.count === 1) {
       this.#stream.unref?.();
-      if (this.#shutdown === null) this.#unwatch();
+      // A server that shuts down owes an end.
+      if (this.#shutdown === null) this.#silence.stop();
     }
-    journey.complete(journey.request, error);
-    if (this.#journeys === 0) this.#drained?.();
+    this.#inFlight.answer(transfer.request, error, transfer.complete);
   }
 
   /** Leaves a server that shuts down, once it owes nothing any more. */
   async #depart(): Promise<void> {
-    if (this.#lost !== null || this.#closing !== null) return;
-    await this.#takeLeave();
+    await this.#disconnect();
     this.#lose(this.#shutdown);
   }
 
   #serverError(piece: Piece, number: number, text = ""): DiskError {
-    const { request } = piece.journey;
     const code = Object.entries(WireError)
-      .find(([, value]) => value === number)?.[0] ?? `error ${number}`;
-    const said = text === "" ? "" : `: ${printable(text)}`;
+      .find(([, value]) => value === number)?.[0];
+    const said = text === "" ? undefined : printable(text);
     if (number === WireError.ESHUTDOWN && this.#shutdown === null) {
-      this.#shutdown = `the server is shutting down${said}`;
+      this.#shutdown = `the server is shutting down${said ? `: ${said}` : ""}`;
+      if (this.#state === "open") this.#state = "leaving";
       // What it still owes comes in time, or not at all.
       this.closing();
     }
-    return requestError(
-      this.#uri,
-      request,
-      kindOfCode(code),
-      code,
-      `the server says ${code}${said}`,
-      number,
+    return errnoError(
+      piece.transfer.request,
+      code ?? `error ${number}`,
+      "the server",
+      {
+        path: this.#uri,
+        text: said,
+        // Numbers on the wire are its own: what has no name there has none here.
+        errno: code === undefined ? number : undefined,
+      },
     );
   }
 
@@ -627,55 +596,49 @@ export class NbdBackend implements Backend {
     return this.#lost !== null && this.#shutdown === null
       ? this.#lostError(request)
       : requestError(
-        this.#uri,
-        request,
         "io",
-        "ESHUTDOWN",
+        request,
         `${this.#shutdown}: open the disk anew when it is back`,
-        WireError.ESHUTDOWN,
+        { path: this.#uri, code: "ESHUTDOWN" },
       );
   }
 
   /** What was left undone of a flush is no secret. */
   #spoiledError(request: Request): DiskError {
-    const cause = this.#spoiled!;
-    const error = requestError(
-      this.#uri,
+    const cause = this.#abandoned.failure!;
+    const { kind, code = "EIO", errno, message } = cause;
+    return requestError(
+      kind,
       request,
-      cause.kind,
-      cause.code ?? "EIO",
-      `an earlier flush, which was aborted, failed: ${cause.message}`,
-      cause.errno,
+      `an earlier flush, which was aborted, failed: ${message}`,
+      { path: this.#uri, code, errno, cause },
     );
-    error.cause = cause;
-    return error;
   }
 
-  #abortedError({ request }: Journey): DiskError {
-    return refusal("aborted", request, "it was aborted", this.#uri);
+  #abortedError({ request }: Transfer): DiskError {
+    return abortedError(request, { path: this.#uri });
   }
 
   #lostError(request: Request): DiskError {
-    const error = requestError(
-      this.#uri,
-      request,
+    const cause = this.#lost!;
+    return requestError(
       "io",
-      "ENOTCONN",
-      `the connection to the server is lost: ${this.#lost!.message}`,
+      request,
+      `the connection to the server is lost: ${cause.message}`,
+      { path: this.#uri, code: "ENOTCONN", cause },
     );
-    error.cause = this.#lost;
-    return error;
   }
 
   /**
-   * Fails everything under way, once and for all: as soon as the system has let
+   * Fails everything in flight, once and for all: as soon as the system has let
    * go of its memory.
    */
   #lose(cause: unknown): void {
-    if (this.#lost !== null) return;
+    if (this.#ended) return;
+    this.#state = "broken";
     const text = cause instanceof Error ? cause.message : String(cause);
     this.#lost = new DiskError("io", text, { path: this.#uri, cause });
-    this.#unwatch();
+    this.#silence.stop();
     this.#writer.abandon();
     this.#hangUp();
     const waits: Promise<void>[] = [];
@@ -689,17 +652,15 @@ export class NbdBackend implements Backend {
   }
 
   #failAll(): void {
-    const journeys = new Set(
-      [...this.#pieces.values()].map(({ journey }) => journey),
+    const transfers = new Set(
+      [...this.#pieces.values()].map(({ transfer }) => transfer),
     );
-    for (const journey of this.#held) journeys.add(journey);
+    for (const transfer of this.#abandoned.clear()) transfers.add(transfer);
     this.#pieces.clear();
-    this.#orphans.clear();
-    this.#held = [];
     this.#replies.forget();
-    for (const journey of journeys) {
-      if (journey.answered) continue;
-      this.#finish(journey, this.#lostError(journey.request));
+    for (const transfer of transfers) {
+      if (transfer.answered) continue;
+      this.#finish(transfer, this.#lostError(transfer.request));
     }
   }
 }

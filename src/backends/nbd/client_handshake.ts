@@ -237,7 +237,7 @@ export class ClientHandshake {
     await this.#ask(Option.StructuredReply, new Uint8Array());
     const { type, data } = await this.#answer(Option.StructuredReply);
     if (type === OptionReply.Ack) return true;
-    // Whoever cannot do it can do without; the rest goes for any option.
+    // A server that cannot do it can do without; the rest goes for any option.
     if (
       type !== OptionReply.ErrUnsupported && type !== OptionReply.ErrPolicy &&
       type !== OptionReply.ErrInvalid && type !== OptionReply.ErrPlatform

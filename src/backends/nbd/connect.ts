@@ -1,6 +1,6 @@
 /**
  * Reaches an NBD server and shakes hands with it, within a time and until a
- * signal fires. Whoever does not stay takes leave as the protocol wants it.
+ * signal fires. A client that does not stay says so first, as the protocol wants it.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * Requests on their way to a server and back, and the pieces that they travel
- * in.
+ * Requests in flight to a server, and the pieces that they are cut in: each is
+ * one request of NBD.
  *
  * @module
  */
@@ -12,8 +12,8 @@ import type { OutgoingMessage } from "../../protocol/nbd/writer.ts";
 import type { Request } from "../../request.ts";
 import type { CoveredRanges } from "./covered_ranges.ts";
 
-/** A request on its way. */
-export interface Journey {
+/** A request in flight. */
+export interface Transfer {
   readonly request: Request;
   readonly complete: Complete;
   readonly command: number;
@@ -24,21 +24,21 @@ export interface Journey {
   readonly total: number;
   /** Bytes that were asked for. */
   asked: number;
-  /** Pieces under way. */
+  /** Pieces in flight. */
   pieces: number;
   /** Whether a flush must follow. */
   flush: boolean;
   error: DiskError | null;
   /** Whether it was aborted. */
   aborted: boolean;
-  /** Whether it has been answered; pieces may still be under way. */
+  /** Whether it has been answered; pieces may still be in flight. */
   answered: boolean;
 }
 
 /** A piece of a request: one request of NBD. */
 export interface Piece {
-  readonly journey: Journey;
-  /** What the reply brings back. */
+  readonly transfer: Transfer;
+  /** What the reply is known by. */
   readonly cookie: number;
   readonly command: number;
   /** Where it begins in the request, in bytes. */
@@ -61,6 +61,6 @@ export interface Piece {
  * @param piece The piece.
  * @returns Its offset in bytes.
  */
-export function startOf({ journey, from }: Piece): number {
-  return journey.request.sector * SECTOR_BYTES + from;
+export function startOf({ transfer, from }: Piece): number {
+  return transfer.request.sector * SECTOR_BYTES + from;
 }

@@ -22,7 +22,7 @@ import {
 import type { MessageReader } from "../../protocol/nbd/reader.ts";
 import { canLend } from "../../protocol/nbd/writer.ts";
 import { CoveredRanges } from "./covered_ranges.ts";
-import { type Journey, type Piece, startOf } from "./piece.ts";
+import { type Piece, startOf, type Transfer } from "./piece.ts";
 
 /** Bytes of a chunk that tells of an error. */
 const MAX_ERROR_BYTES = 8192;
@@ -39,9 +39,9 @@ export interface Asker {
    */
   isLost(): boolean;
   /**
-   * Finds what is under way.
+   * Finds what is in flight.
    *
-   * @param cookie What the reply brings back.
+   * @param cookie What the reply is known by.
    * @returns The piece; nothing if nobody asked.
    */
   pieceOf(cookie: number): Piece | undefined;
@@ -77,7 +77,7 @@ export class Replies {
   #fillEnds = false;
   #straightEnds: (() => void)[] = [];
   /** Whose memory the socket is being read into. */
-  straight: Journey | null = null;
+  straight: Transfer | null = null;
 
   /**
    * Constructs a new instance.
@@ -118,7 +118,7 @@ export class Replies {
       }
       if (target !== null) {
         const piece = this.#filling!;
-        piece.error ??= refuseChanged(piece.journey.request, this.#uri);
+        piece.error ??= refuseChanged(piece.transfer.request, this.#uri);
         this.#filled(count);
       }
     }
@@ -142,13 +142,13 @@ export class Replies {
   /** Where the rest of large data goes without a copy, if it can. */
   #straightTarget(): Uint8Array | null {
     if (!this.#reader.canGoStraight(this.#fillLeft)) return null;
-    const { journey, error } = this.#filling!;
-    const { data, more } = journey.request;
+    const { transfer, error } = this.#filling!;
+    const { data, more } = transfer.request;
     if (
-      error !== null || journey.answered || journey.aborted ||
-      more.length > 0 || data!.length !== journey.total || !canLend(data!)
+      error !== null || transfer.answered || transfer.aborted ||
+      more.length > 0 || data!.length !== transfer.total || !canLend(data!)
     ) return null;
-    this.straight = journey;
+    this.straight = transfer;
     return data!.subarray(this.#fillAt, this.#fillAt + this.#fillLeft);
   }
 
@@ -221,7 +221,7 @@ export class Replies {
       if (length !== 12) throw new Error("a chunk has a wrong length");
       const size = view.getUint32(body + 8);
       const to = this.#place(piece, readU64(view, body), size);
-      const { answered, aborted, request } = piece.journey;
+      const { answered, aborted, request } = piece.transfer;
       if (!answered && !aborted && !clear(request, to, size)) {
         piece.error ??= refuseChanged(request, this.#uri);
       }
@@ -276,7 +276,7 @@ export class Replies {
 
   /** Puts received bytes where they belong, if that is still there. */
   #store(piece: Piece, source: Uint8Array): void {
-    const { answered, aborted, request } = piece.journey;
+    const { answered, aborted, request } = piece.transfer;
     if (answered || aborted || piece.error?.kind === "argument") return;
     if (!scatter(request, this.#fillAt, source)) {
       piece.error ??= refuseChanged(request, this.#uri);

@@ -6,6 +6,8 @@
  */
 
 import { offsetMemory } from "../../buffer.ts";
+import { NO_ADDRESS, roundUp } from "../alignment_plan.ts";
+import { Pool } from "../pool.ts";
 
 /** Bytes of the smallest page that a supported host has. */
 export const PAGE_BYTES = 4096;
@@ -41,15 +43,14 @@ function makeAligned(byteLength: number): ArrayBuffer {
 }
 
 /**
- * Tells whether memory can go to the kernel as it is.
+ * Where memory lies, as far as that can be told without FFI.
  *
  * @param memory The memory.
- * @param from Offset in it, in bytes.
- * @returns Whether it is known to start on a page there.
+ * @returns A number with the address's remainder by {@linkcode PAGE_BYTES}; or
+ * `NO_ADDRESS` for memory that was not made here.
  */
-export function isPageAligned(memory: Uint8Array, from: number): boolean {
-  return (memory.byteOffset + from) % PAGE_BYTES === 0 &&
-    alignedBuffers.has(memory.buffer);
+export function addressInPages(memory: Uint8Array): number {
+  return alignedBuffers.has(memory.buffer) ? memory.byteOffset : NO_ADDRESS;
 }
 
 /** Hands out page-aligned memory that the garbage collector takes back. */
@@ -80,25 +81,16 @@ export class Arena {
   }
 }
 
-const free: Uint8Array[] = [];
-const waiting: ((bounce: Uint8Array) => void)[] = [];
-let zeroMemory: Uint8Array | null = null;
-let made = false;
+/** The bounce buffers, and a last piece that stays zero; made on first use. */
+let memory: ArrayBuffer | null = null;
 
-/** Made on first use: the bounce buffers, and a last piece that stays zero. */
-function make(): void {
-  if (made) return;
-  const buffer = makeAligned((BOUNCE_COUNT + 1) * BOUNCE_BYTES);
-  for (let i = BOUNCE_COUNT - 1; i >= 0; i--) {
-    free.push(new Uint8Array(buffer, i * BOUNCE_BYTES, BOUNCE_BYTES));
-  }
-  zeroMemory = new Uint8Array(
-    buffer,
-    BOUNCE_COUNT * BOUNCE_BYTES,
-    BOUNCE_BYTES,
-  );
-  made = true;
+function pieceOf(index: number): Uint8Array {
+  memory ??= makeAligned((BOUNCE_COUNT + 1) * BOUNCE_BYTES);
+  return new Uint8Array(memory, index * BOUNCE_BYTES, BOUNCE_BYTES);
 }
+
+let made = 0;
+const bounces = new Pool(() => pieceOf(made++), BOUNCE_COUNT);
 
 /**
  * Takes a bounce buffer, waiting for one if all are in use. Whoever has one
@@ -107,11 +99,7 @@ function make(): void {
  * @returns {@linkcode BOUNCE_BYTES} bytes of memory with anything in it.
  */
 export function takeBounce(): Promise<Uint8Array> {
-  make();
-  // Last in, first out: the memory that the processor's cache still has.
-  const bounce = free.pop();
-  if (bounce !== undefined) return Promise.resolve(bounce);
-  return new Promise((resolve) => waiting.push(resolve));
+  return new Promise((resolve) => bounces.take(resolve));
 }
 
 /**
@@ -120,10 +108,10 @@ export function takeBounce(): Promise<Uint8Array> {
  * @param bounce The buffer.
  */
 export function giveBounce(bounce: Uint8Array): void {
-  const next = waiting.shift();
-  if (next === undefined) free.push(bounce);
-  else next(bounce);
+  bounces.give(bounce);
 }
+
+let zeroMemory: Uint8Array | null = null;
 
 /**
  * Page-aligned zeroes. Nobody may write there.
@@ -131,29 +119,5 @@ export function giveBounce(bounce: Uint8Array): void {
  * @returns {@linkcode BOUNCE_BYTES} bytes.
  */
 export function zeroes(): Uint8Array {
-  make();
-  return zeroMemory!;
-}
-
-/**
- * Rounds down to a multiple.
- *
- * @param value A number ≥ 0.
- * @param multiple What to round to; not only powers of two, and not only 32
- * bits.
- * @returns The multiple at or below it.
- */
-export function roundDown(value: number, multiple: number): number {
-  return value - value % multiple;
-}
-
-/**
- * Rounds up to a multiple.
- *
- * @param value A number ≥ 0.
- * @param multiple What to round to.
- * @returns The multiple at or above it.
- */
-export function roundUp(value: number, multiple: number): number {
-  return roundDown(value + multiple - 1, multiple);
+  return zeroMemory ??= pieceOf(BOUNCE_COUNT);
 }

@@ -5,7 +5,8 @@
  */
 
 import fs from "node:fs";
-import { roundDown } from "./aligned_memory.ts";
+import { roundDown } from "../alignment_plan.ts";
+import { Pool } from "../pool.ts";
 
 /** How often, and how long apart in milliseconds, EAGAIN is tried again. */
 const MAX_RETRIES = 1_000;
@@ -186,11 +187,8 @@ async function retry(step: () => Promise<number>): Promise<number> {
 
 /** Descriptors of one file, opened as they are needed, each used by one. */
 export class DescriptorPool {
-  readonly #open: () => number | null;
-  readonly #all: number[] = [];
-  readonly #free: number[] = [];
-  readonly #waiting: ((descriptor: number) => void)[] = [];
-  #max: number;
+  readonly #all: number[];
+  readonly #pool: Pool<number>;
 
   /**
    * Constructs a new instance.
@@ -204,10 +202,8 @@ export class DescriptorPool {
     max: number,
     open: () => number | null,
   ) {
-    this.#all.push(...first);
-    this.#free.push(...first);
-    this.#max = max;
-    this.#open = open;
+    this.#all = [...first];
+    this.#pool = new Pool(() => this.#tryOpen(open), max, first);
   }
 
   /** How many are open. */
@@ -221,13 +217,7 @@ export class DescriptorPool {
    * @returns The descriptor.
    */
   take(): Promise<number> {
-    const free = this.#free.pop();
-    if (free !== undefined) return Promise.resolve(free);
-    if (this.#all.length < this.#max) {
-      const opened = this.#tryOpen();
-      if (opened !== null) return Promise.resolve(opened);
-    }
-    return new Promise((resolve) => this.#waiting.push(resolve));
+    return new Promise((resolve) => this.#pool.take(resolve));
   }
 
   /**
@@ -236,27 +226,23 @@ export class DescriptorPool {
    * @param descriptor The descriptor.
    */
   give(descriptor: number): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#free.push(descriptor);
-    else next(descriptor);
+    this.#pool.give(descriptor);
   }
 
   /** Closes all of them; nobody may have one or wait for one. */
   close(): void {
-    this.#max = 0;
-    this.#free.length = 0;
+    this.#pool.close();
     for (const descriptor of this.#all.splice(0)) fs.closeSync(descriptor);
   }
 
-  #tryOpen(): number | null {
+  #tryOpen(open: () => number | null): number | null {
     let opened: number | null = null;
     try {
-      opened = this.#open();
+      opened = open();
     } catch {
       // Out of descriptors, say: go on with what there is, and ask no more.
     }
-    if (opened === null) this.#max = this.#all.length;
-    else this.#all.push(opened);
+    if (opened !== null) this.#all.push(opened);
     return opened;
   }
 }

@@ -8,12 +8,13 @@
 import fs from "node:fs";
 import { isZero } from "../../buffer.ts";
 import { isPowerOfTwo } from "../../geometry.ts";
+import { roundDown } from "../alignment_plan.ts";
 import {
   type QueueAttributes,
   queueAttributes,
   splitDevice,
 } from "../sysfs.ts";
-import { Arena, roundDown } from "./aligned_memory.ts";
+import { Arena } from "./aligned_memory.ts";
 
 /** What to assume of a host that does not say: right for nearly every disk. */
 export const ASSUMED_ALIGNMENT = 4096;

@@ -1,7 +1,246 @@
 /**
- * Opens an image by `node:fs` alone.
+ * Opens a raw image or a block device without FFI: through `node:fs`, direct
+ * where the system has O_DIRECT, buffered elsewhere; locked and probed. It needs
+ * `--allow-read` and, for writing, `--allow-write`; it asks for nothing else.
+ * (Deno wants `--allow-all` for paths under `/dev`.)
  *
  * @module
  */
 
-export { openPortable } from "./backend.ts";
+import fs from "node:fs";
+import { captureStack } from "../../call_site.ts";
+import { checkBlockSize, SECTOR_BYTES } from "../../geometry.ts";
+import { ID_BYTES } from "../../request.ts";
+import { encodeId } from "../../virtio.ts";
+import { claimFile } from "../file_claim.ts";
+import { hearFileSizeSignal } from "../file_size_signal.ts";
+import {
+  holdImage,
+  openAgain,
+  replaced,
+  type TakenLock,
+} from "../held_image.ts";
+import { asDiskError, type ImageOptions } from "../image_options.ts";
+import { imageGeometry } from "../image_size.ts";
+import { mediumOf, noDisk } from "../medium.ts";
+import { NewContent } from "../new_content.ts";
+import { keepName } from "../new_name.ts";
+import { lookAt } from "../warnings.ts";
+import { Arena, PAGE_BYTES } from "./aligned_memory.ts";
+import { PortableBackend } from "./backend.ts";
+import { DescriptorPool } from "./descriptors.ts";
+import { deviceAttributes, fileSystemOf } from "./host.ts";
+import { durabilityOf, probeDirect } from "./probe.ts";
+
+/** Descriptors by default: more gained nothing (measured in `./backend.ts`). */
+const DEFAULT_MAX_DESCRIPTORS = 32;
+
+/** How to open an image without FFI. */
+export interface PortableOptions extends Partial<ImageOptions> {
+  /**
+   * How many descriptors may be open for requests, and so how many reads can
+   * be under way at once.
+   *
+   * @default {32}
+   */
+  readonly maxDescriptors?: number;
+}
+
+/**
+ * Opens a raw image or a block device without FFI.
+ *
+ * @param path The image's path.
+ * @param options How to open it.
+ * @returns The backend.
+ * @throws {DiskError} If it cannot be opened: `not-found`, `permission`,
+ * `read-only`, `locked`, `geometry` (not whole blocks, not a file or device),
+ * `platform` (direct I/O was required and is not to be had), or `io`.
+ * @throws {RangeError} If an option is out of range.
+ */
+export async function openPortable(
+  path: string,
+  options: PortableOptions = {},
+): Promise<PortableBackend> {
+  const { readOnly = false, maxDescriptors = DEFAULT_MAX_DESCRIPTORS } =
+    options;
+  const openedAt = captureStack();
+  if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
+  if (options.id !== undefined) encodeId(options.id);
+  if (!Number.isInteger(maxDescriptors) || maxDescriptors < 1) {
+    throw new RangeError(
+      `Cannot open "${path}" as maxDescriptors must be an integer ≥ 1: current value is ${maxDescriptors}`,
+    );
+  }
+  // What to undo, last first, if something goes wrong.
+  const undo: (() => void)[] = [];
+  const signal = readOnly ? null : hearFileSizeSignal();
+  try {
+    const medium = mediumOf(path, options.create !== undefined);
+    const isDevice = medium !== "file";
+    const { O_RDONLY, O_RDWR } = fs.constants;
+    const access = readOnly ? O_RDONLY : O_RDWR;
+    const wanted: ImageOptions = {
+      readOnly,
+      direct: "prefer",
+      lock: "auto",
+      openedAt,
+      ...options,
+    };
+    const held = await holdImage(
+      path,
+      wanted,
+      () => ({ fd: fs.openSync(path, access) }),
+      ({ fd }) => takeLock(path, fd, readOnly, options.lock),
+    );
+    undo.push(() => held.close(), () => held.takeBack());
+    const { lock } = held;
+    // First of all, so that it hears of every failed write-back.
+    const flushDescriptor = held.image.fd;
+    const content = options.create === undefined
+      ? null
+      : new NewContent(path, flushDescriptor, wanted);
+    undo.push(() => content?.undo());
+    await content?.makeRoom();
+    const image = fs.fstatSync(flushDescriptor, { bigint: true });
+    // It may be cut yet.
+    const size = options.create?.sizeBytes ??
+      (isDevice ? await deviceSize(path) : Number(image.size));
+    const openSame = (flags: number) =>
+      openAgain(path, flushDescriptor, access | flags);
+    const openSure = (flags: number): number => {
+      const descriptor = openSame(flags);
+      if (descriptor === null) throw replaced(path);
+      return descriptor;
+    };
+    const device = deviceAttributes(isDevice ? image.rdev : image.dev);
+    const fileSystem = isDevice ? null : fileSystemOf(path);
+    const direct = probeDirect({
+      path,
+      want: options.direct ?? "prefer",
+      isDevice,
+      size,
+      device,
+      fileSystem,
+      open: openSame,
+    });
+    // The first ones now, while the path still leads there.
+    const first = direct.descriptor ?? openSure(0);
+    undo.push(() => fs.closeSync(first));
+    // A raw character device takes whole blocks, cached or not.
+    const buffered = medium === "character device" ? direct.deviceBlockSize : 1;
+    const alignment = direct.descriptor !== null
+      ? direct.info.offsetAlignment
+      : buffered;
+    const tail = size % alignment === 0 ? null : openSure(0);
+    if (tail !== null) undo.push(() => fs.closeSync(tail));
+    // Such as /dev/null.
+    if (medium === "character device" && size === 0) throw noDisk(path);
+    const geometry = imageGeometry(
+      path,
+      size,
+      options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
+      isDevice ? device : {},
+    );
+    const seen = lookAt(
+      first,
+      options.create === undefined ? size : 0,
+      scratchOf(Math.max(alignment, PAGE_BYTES)),
+    );
+    await content?.cut();
+    if (content !== null) keepName(path, flushDescriptor);
+    return new PortableBackend({
+      geometry,
+      readOnly,
+      size,
+      alignment,
+      flushDescriptor,
+      pool: new DescriptorPool(
+        [first],
+        maxDescriptors,
+        () => mayOpen(path, readOnly) ? openSame(direct.flag) : null,
+      ),
+      tail: new DescriptorPool(tail === null ? [] : [tail], 1, () => null),
+      claim: lock.claim,
+      signal,
+      info: {
+        backend: "portable",
+        path,
+        medium,
+        fileSystem: fileSystem?.name ?? null,
+        engine: {
+          name: "node:fs",
+          reason:
+            "without FFI: reads run on other threads, a descriptor each; writes occupy this one while the kernel takes them",
+        },
+        direct: direct.info,
+        durability: durabilityOf(isDevice, fileSystem, device),
+        lock: lock.info,
+        ...seen,
+        id: options.id ??
+          `platter-${image.ino.toString(16)}`.slice(0, ID_BYTES),
+      },
+    });
+  } catch (error) {
+    for (const step of undo.reverse()) step();
+    // Told before anything is waited for.
+    const failure = options.signal?.aborted && error === options.signal.reason
+      ? error
+      : asDiskError(error, path);
+    await signal?.release();
+    throw failure;
+  }
+}
+
+/** Whether Deno would open a file without asking the user in the midst of I/O. */
+function mayOpen(path: string, readOnly: boolean): boolean {
+  const names = readOnly ? ["read"] as const : ["read", "write"] as const;
+  return names.every((name) =>
+    Deno.permissions.querySync({ name, path }).state === "granted"
+  );
+}
+
+/** Memory to look at an image with, which costs something to align. */
+let scratch = new Uint8Array();
+
+function scratchOf(byteLength: number): Uint8Array {
+  if (scratch.length < byteLength) scratch = new Arena().allocate(byteLength);
+  return scratch.subarray(0, byteLength);
+}
+
+/** `node:fs` cannot seek, and a device's size is where its end is. */
+async function deviceSize(path: string): Promise<number> {
+  const file = await Deno.open(path);
+  try {
+    return await file.seek(0, Deno.SeekMode.End);
+  } finally {
+    file.close();
+  }
+}
+
+function takeLock(
+  path: string,
+  fd: number,
+  readOnly: boolean,
+  want: ImageOptions["lock"] = "auto",
+): TakenLock {
+  const none = (reason: string) => ({
+    claim: null,
+    info: { method: "none", reason },
+  });
+  if (want === "none") return none('not wanted: lock: "none"');
+  if (readOnly && want === "auto") return none("a reader locks nobody out");
+  if (Deno.build.os === "windows") {
+    return none(
+      "locks are mandatory on Windows and would keep out our own descriptors",
+    );
+  }
+  const claim = claimFile(path, fd, readOnly);
+  if (claim === null) return none("the file system has no flock");
+  return {
+    claim,
+    info: {
+      method: "flock",
+      reason: "QEMU's lock bytes need FFI: QEMU's tools are not kept out",
+    },
+  };
+}

@@ -34,6 +34,6 @@ export interface ByteStream {
    * @returns Bytes written.
    */
   write(source: Uint8Array): Promise<number>;
-  /** Gives it up, with whatever is under way. */
+  /** Gives it up, with whatever is in flight. */
   close(): void;
 }

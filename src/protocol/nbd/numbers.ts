@@ -36,7 +36,7 @@ export const HandshakeFlag = {
   NoZeroes: 2,
 } as const;
 
-/** Options that a client may haggle about. */
+/** Options that a client may negotiate. */
 export const Option = {
   /** Takes an export; the old way. */
   ExportName: 1,

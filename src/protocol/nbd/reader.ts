@@ -38,7 +38,7 @@ export class MessageReader {
   /**
    * Constructs a new instance.
    *
-   * @param stream Where from; whoever gives it closes it.
+   * @param stream Where from; its owner closes it.
    * @param capacity Bytes that have room: the longest message, at least.
    */
   constructor(stream: ByteStream, capacity: number = RECEIVE_BYTES) {

@@ -171,7 +171,7 @@ export function parseNbdUri(uri: string | URL): NbdTarget {
   };
   const certificates = parameter("tls-certificates");
   if (tls === "") {
-    // Whoever gives certificates does not want it in the clear.
+    // Certificates say that it is not wanted in the clear.
     return certificates === undefined
       ? target
       : fail("with tls-certificates it must begin with nbds://");

@@ -2,6 +2,11 @@
  * Writes messages to a stream: small ones are joined, large ones go out from
  * where they are.
  *
+ * What is to be written is a list of pieces. A piece belongs to one message, or
+ * to none that anybody could take back, so that dropping a message is skipping
+ * its pieces; neighbours that lie side by side in the memory for small ones go
+ * out in one write.
+ *
  * @module
  */
 
@@ -29,6 +34,10 @@ const MAX_SPARE = 8;
 interface Join {
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly view: DataView;
+  /** Bytes that are taken. */
+  used: number;
+  /** Pieces in it that are not written yet. */
+  pieces: number;
 }
 
 const spare: Join[] = [];
@@ -36,35 +45,31 @@ const spare: Join[] = [];
 /** In the place of memory that is written and not needed any more. */
 const NOTHING = new Uint8Array();
 
-/** Bytes to write and what to do then. */
-interface Outgoing {
-  /** The memory; that of a caller may become a copy. */
+/** Bytes to write. */
+interface Piece {
+  /** The memory they are in; that of a caller may become a copy. */
   bytes: Uint8Array;
-  /** Bytes that it had when it was pushed: a caller's memory may shrink. */
+  /** Bytes of that memory when it was pushed: a caller's may shrink. */
   length: number;
+  /** What of it is not written yet. */
+  from: number;
+  to: number;
+  /** The memory for small messages that they are in; `null` if they are not. */
+  readonly join: Join | null;
+  readonly message: OpenMessage | null;
+  /** Called when the memory is free again. */
   readonly done: (() => void) | null;
-  /** The message that some of it belongs to, if that one lends memory. */
-  readonly message: OutgoingMessage | null;
-  /** Where that message begins in it; before are other ones. */
-  readonly from: number;
-  /** The message that ends in it, if that one lends memory. */
-  readonly ends: OutgoingMessage | null;
-  /** Where that message ends in it; behind are other ones. */
-  readonly to: number;
+  next: Piece | null;
 }
 
 /**
  * A message of several pieces, some of which are written from a caller's own
- * memory. Whoever else gets that memory meanwhile must not have its bytes sent:
+ * memory. What others put in that memory meanwhile must not be sent:
  * if it changes before any of the message is on its way, none of it goes out;
  * and its end is a copy that goes out only if the memory has not changed while
  * the system had it, so that the other side never takes the message for whole.
  */
 export interface OutgoingMessage {
-  /** What is written from a caller's memory. */
-  readonly lent: readonly Outgoing[];
-  /** Whether some of it is on its way. */
-  readonly begun: boolean;
   /** Whether it will not go out. */
   readonly dropped: boolean;
 }
@@ -75,30 +80,30 @@ const CHANGED =
 
 /** The same, for who makes it. */
 interface OpenMessage extends OutgoingMessage {
-  readonly lent: Outgoing[];
+  /** What is written from a caller's memory. */
+  readonly lent: Piece[];
   readonly onDropped: () => void;
+  /** Whether some of it was written. */
   begun: boolean;
   dropped: boolean;
 }
 
 /**
  * Writes messages in order. What is pushed in one turn of the event loop, and
- * while an earlier write is under way, goes out together.
+ * while an earlier write is in flight, goes out together.
  */
 export class StreamWriter {
   readonly #stream: ByteStream;
   readonly #onProgress: () => void;
   readonly #onFailure: (error: unknown) => void;
-  #queue: Outgoing[] = [];
-  #current: Outgoing | null = null;
+  /** What is not written yet, in order. */
+  #first: Piece | null = null;
+  #last: Piece | null = null;
+  /** The last of the pieces that the system has, which begin with the first. */
+  #sending: Piece | null = null;
   #join: Join | null = null;
-  #joined = 0;
+  /** The message that is being pushed. */
   #message: OpenMessage | null = null;
-  /** Where the open message begins in the memory for small ones. */
-  #messageFrom = 0;
-  /** The message that ends in that memory, and where. */
-  #ends: OpenMessage | null = null;
-  #endsAt = 0;
   #scheduled = false;
   #writing = false;
   #failed = false;
@@ -138,14 +143,23 @@ export class StreamWriter {
    * Makes room for a small message, to be filled in before anything else is
    * pushed.
    *
-   * @param length Bytes, up to 16 KiB.
+   * @param length Bytes, up to 32 KiB.
    * @returns Offset of the room in {@linkcode view}.
    */
   reserve(length: number): number {
-    if (this.#join !== null && this.#joined + length > JOIN_BYTES) this.#seal();
-    if (this.#join === null) this.#join = spare.pop() ?? makeJoin();
-    const at = this.#joined;
-    this.#joined += length;
+    let join = this.#join;
+    if (join === null || join.used + length > JOIN_BYTES) {
+      join = this.#join = spare.pop() ?? makeJoin();
+    }
+    const at = join.used;
+    join.used += length;
+    const last = this.#last;
+    if (last?.join === join && last.message === this.#message) {
+      last.to = join.used;
+    } else {
+      join.pieces++;
+      this.#add(join.bytes, at, join.used, join, null);
+    }
     this.pendingBytes += length;
     this.copiedBytes += length;
     this.#schedule();
@@ -167,21 +181,11 @@ export class StreamWriter {
       done?.();
       return;
     }
-    this.#seal();
     this.pendingBytes += length;
-    // Of the rest, copies go out.
-    const lends = message === null || canLend(bytes);
-    const outgoing = {
-      bytes: lends ? bytes : bytes.slice(),
-      length,
-      done,
-      message,
-      from: 0,
-      ends: null,
-      to: 0,
-    };
-    if (lends) message?.lent.push(outgoing);
-    this.#queue.push(outgoing);
+    if (message === null) this.#add(bytes, 0, length, null, done);
+    else if (canLend(bytes)) {
+      message.lent.push(this.#add(bytes, 0, length, null, done));
+    } else this.#add(bytes.slice(), 0, length, null, done);
     this.#schedule();
   }
 
@@ -196,7 +200,6 @@ export class StreamWriter {
    */
   begin(onDropped: () => void): void {
     this.#message = { lent: [], onDropped, begun: false, dropped: false };
-    this.#messageFrom = this.#join === null ? 0 : this.#joined;
   }
 
   /**
@@ -208,23 +211,17 @@ export class StreamWriter {
   end(): OutgoingMessage | null {
     const message = this.#message!;
     const last = message.lent.at(-1);
-    if (last === undefined) {
-      this.#message = null;
-      return null;
-    }
     // Copies that follow a caller's memory are an end as good as this one.
-    if (last === this.#queue.at(-1) && this.#join === null) {
+    if (last !== undefined && last === this.#last) {
       const { bytes } = last;
-      const at = this.reserve(HELD_BACK_BYTES);
-      last.length -= HELD_BACK_BYTES;
-      last.bytes = bytes.subarray(0, last.length);
-      this.#join!.bytes.set(bytes.subarray(last.length), at);
+      last.length = last.to -= HELD_BACK_BYTES;
+      last.bytes = bytes.subarray(0, last.to);
       this.pendingBytes -= HELD_BACK_BYTES;
+      const at = this.reserve(HELD_BACK_BYTES);
+      this.#join!.bytes.set(bytes.subarray(last.to), at);
     }
     this.#message = null;
-    this.#ends = message;
-    this.#endsAt = this.#joined;
-    return message;
+    return last === undefined ? null : message;
   }
 
   /**
@@ -236,18 +233,21 @@ export class StreamWriter {
    */
   release(message: OutgoingMessage): Promise<void> | null {
     const open = message as OpenMessage;
-    const current = this.#current;
-    if (!open.begun && current?.message !== open) {
+    let sent = false;
+    let reads = false;
+    for (const piece of this.#inSystem()) {
+      sent ||= piece.message === open;
+      reads ||= open.lent.includes(piece);
+    }
+    if (!open.begun && !sent) {
       open.dropped = true;
       return null;
     }
-    for (const outgoing of open.lent) {
+    for (const piece of open.lent) {
       // Not what is written, and not what has changed: it cannot be sent anyway.
-      if (!hasChanged(outgoing)) outgoing.bytes = outgoing.bytes.slice();
+      if (!hasChanged(piece)) piece.bytes = piece.bytes.slice();
     }
-    return current !== null && open.lent.includes(current)
-      ? new Promise((resolve) => this.#written.push(resolve))
-      : null;
+    return reads ? new Promise((resolve) => this.#written.push(resolve)) : null;
   }
 
   /**
@@ -275,29 +275,30 @@ export class StreamWriter {
   /** Lets go of everything; nothing is written from now on. */
   abandon(): void {
     this.#failed = true;
-    if (!this.#writing) this.#drop();
+    if (!this.#writing) this.#forget();
   }
 
-  #seal(): void {
-    const join = this.#join;
-    if (join === null) return;
-    const length = this.#joined;
-    this.#queue.push({
-      bytes: join.bytes.subarray(0, length),
-      length,
-      done: () => {
-        this.copiedBytes -= length;
-        if (spare.length < MAX_SPARE) spare.push(join);
-      },
+  #add(
+    bytes: Uint8Array,
+    from: number,
+    to: number,
+    join: Join | null,
+    done: (() => void) | null,
+  ): Piece {
+    const piece: Piece = {
+      bytes,
+      length: bytes.length,
+      from,
+      to,
+      join,
       message: this.#message,
-      from: this.#messageFrom,
-      ends: this.#ends,
-      to: this.#endsAt,
-    });
-    this.#ends = null;
-    this.#join = null;
-    this.#joined = 0;
-    this.#messageFrom = 0;
+      done,
+      next: null,
+    };
+    if (this.#last === null) this.#first = piece;
+    else this.#last.next = piece;
+    this.#last = piece;
+    return piece;
   }
 
   #schedule(): void {
@@ -311,14 +312,27 @@ export class StreamWriter {
     this.#writing = true;
     try {
       while (!this.#failed) {
-        if (this.#queue.length === 0) this.#seal();
-        const queue = this.#queue;
-        if (queue.length === 0) break;
-        this.#queue = [];
-        for (let i = 0; i < queue.length && !this.#failed; i++) {
-          await this.#write(queue[i]!);
-          this.#onProgress();
-        }
+        this.#skipDropped();
+        const piece = this.#first;
+        if (piece === null) break;
+        const to = this.#gather(piece);
+        if (this.#failed) break;
+        if (hasChanged(piece)) throw new Error(CHANGED);
+        const { bytes } = piece;
+        const written = await this.#stream.write(
+          piece.from === 0 && to === bytes.length
+            ? bytes
+            : bytes.subarray(piece.from, to),
+        );
+        // Also if it was released meanwhile: the rest is a copy, but what the
+        // system had until now was the memory itself, and may have been
+        // anybody's by then.
+        if (bytes.length !== piece.length) throw new Error(CHANGED);
+        if (!(written > 0)) throw new Error("nothing more can be sent");
+        this.#sending = null;
+        this.#account(written);
+        for (const resolve of this.#written.splice(0)) resolve();
+        if (this.#first !== piece) this.#onProgress();
       }
     } catch (error) {
       if (!this.#failed) {
@@ -326,58 +340,79 @@ export class StreamWriter {
         this.#onFailure(error);
       }
     }
-    this.#current = null;
+    this.#sending = null;
     this.#writing = false;
     for (const resolve of this.#written.splice(0)) resolve();
-    if (this.#failed) this.#drop();
+    if (this.#failed) this.#forget();
     for (const resolve of this.#idle.splice(0)) resolve();
   };
 
-  async #write(outgoing: Outgoing): Promise<void> {
-    const { length, done, from, ends } = outgoing;
-    const message = outgoing.message as OpenMessage | null;
-    this.#current = outgoing;
-    let at = ends?.dropped ? outgoing.to : 0;
-    let end = length;
-    this.pendingBytes -= at;
-    for (; !this.#failed;) {
-      if (message !== null && !message.begun && end === length) {
-        if (!message.dropped && message.lent.some(hasChanged)) {
-          message.dropped = true;
-          message.onDropped();
-        }
-        if (message.dropped) {
-          end = from;
-          this.pendingBytes -= length - from;
-        }
-      }
-      const { bytes } = outgoing;
-      if (end > from && hasChanged(outgoing)) throw new Error(CHANGED);
-      if (at >= end) break;
-      const written = await this.#stream.write(
-        at === 0 && end === length ? bytes : bytes.subarray(at, end),
-      );
-      // Also if it was released meanwhile: the rest is a copy, but what the system
-      // had until now was the memory itself, and may have been anybody's by then.
-      if (message !== null && end > from && bytes.length !== length) {
-        throw new Error(CHANGED);
-      }
-      if (!(written > 0)) throw new Error("nothing more can be sent");
-      at += written;
-      this.pendingBytes -= written;
-      this.writtenBytes += written;
-      if (message !== null && at > from && end === length) message.begun = true;
-      for (const resolve of this.#written.splice(0)) resolve();
+  /** Takes out what comes next and is not to go out. */
+  #skipDropped(): void {
+    while (this.#first !== null && isDropped(this.#first)) {
+      this.#passed(this.#first, this.#first.to - this.#first.from);
     }
-    this.#current = null;
-    if (message !== null && !this.#failed) outgoing.bytes = NOTHING;
-    done?.();
   }
 
-  #drop(): void {
-    this.#queue = [];
+  /**
+   * Finds how far the memory of a piece goes on with the ones that follow. They
+   * count as sent from here on, as the callback of a message that is dropped may
+   * release another one.
+   */
+  #gather(piece: Piece): number {
+    this.#sending = piece;
+    for (let { next } = piece; next !== null; next = next.next) {
+      if (next.join === null || next.join !== piece.join || isDropped(next)) {
+        break;
+      }
+      this.#sending = next;
+    }
+    return this.#sending.to;
+  }
+
+  /** What the system has at the moment. */
+  *#inSystem(): Generator<Piece> {
+    if (this.#sending === null) return;
+    for (let piece = this.#first; piece !== null; piece = piece.next) {
+      yield piece;
+      if (piece === this.#sending) return;
+    }
+  }
+
+  /** Counts what was written. */
+  #account(written: number): void {
+    this.writtenBytes += written;
+    for (let left = written; left > 0;) {
+      const piece = this.#first!;
+      const part = Math.min(left, piece.to - piece.from);
+      left -= part;
+      if (piece.message !== null) piece.message.begun = true;
+      this.#passed(piece, part);
+    }
+  }
+
+  /** Bytes of the first piece went out or will not; its memory may be free. */
+  #passed(piece: Piece, length: number): void {
+    const { join } = piece;
+    piece.from += length;
+    this.pendingBytes -= length;
+    if (join !== null) this.copiedBytes -= length;
+    if (piece.from < piece.to) return;
+    this.#first = piece.next;
+    if (this.#first === null) this.#last = null;
+    if (join !== null && --join.pieces === 0) {
+      join.used = 0;
+      if (join !== this.#join && spare.length < MAX_SPARE) spare.push(join);
+    }
+    // Who has the message may have it for longer than its data.
+    if (piece.message !== null) piece.bytes = NOTHING;
+    piece.done?.();
+  }
+
+  #forget(): void {
+    this.#first = null;
+    this.#last = null;
     this.#join = null;
-    this.#joined = 0;
     this.pendingBytes = 0;
     this.copiedBytes = 0;
     for (const resolve of this.#idle.splice(0)) resolve();
@@ -395,11 +430,24 @@ export function canLend({ buffer }: Uint8Array): boolean {
   return buffer instanceof ArrayBuffer && !buffer.resizable;
 }
 
-function hasChanged({ bytes, length }: Outgoing): boolean {
+function hasChanged({ bytes, length }: Piece): boolean {
   return bytes.length !== length;
+}
+
+/**
+ * Whether a piece is not to go out, as its message is dropped: at the latest now
+ * if memory that it needs has changed and none of it was written.
+ */
+function isDropped({ message }: Piece): boolean {
+  if (message === null) return false;
+  if (!message.begun && !message.dropped && message.lent.some(hasChanged)) {
+    message.dropped = true;
+    message.onDropped();
+  }
+  return message.dropped;
 }
 
 function makeJoin(): Join {
   const bytes = new Uint8Array(JOIN_BYTES);
-  return { bytes, view: new DataView(bytes.buffer) };
+  return { bytes, view: new DataView(bytes.buffer), used: 0, pieces: 0 };
 }

@@ -16,6 +16,7 @@ import {
   assertRejects,
 } from "@std/assert";
 import { openLibc } from "../../../ffi/libc.ts";
+import { type Extent, MAX_EXTENTS } from "../../../src/backend.ts";
 import {
   type DirectOptions,
   openDirect,
@@ -543,6 +544,44 @@ Deno.test({
       assertEquals(backend.extents(0, sectors), [
         { sector: 0, count: sectors, hole: true },
       ]);
+    } finally {
+      await backend.close();
+      await cleanup!();
+    }
+  },
+});
+
+Deno.test({
+  name:
+    "DirectBackend.extents() ends after so many that others have waited enough",
+  ignore: !LINUX || !hasTmpfs(),
+  async fn() {
+    const { backend, cleanup } = await file(tmpfsDir)();
+    try {
+      const { sectors } = backend.geometry;
+      const page = 8;
+      const runs = sectors / page;
+      assertGreater(runs, 3 * MAX_EXTENTS);
+      const memory = backend.allocate(page * SECTOR_BYTES).fill(1);
+      for (let i = 0; i < runs; i += 2) {
+        await carryOut(backend, writeRequest(i * page, memory));
+      }
+      const answers: Extent[][] = [];
+      for (let at = 0; at < sectors;) {
+        const found = backend.extents(at, sectors - at);
+        answers.push(found);
+        at = found.at(-1)!.sector + found.at(-1)!.count;
+      }
+      assert(answers.every(({ length }) => length <= MAX_EXTENTS));
+      assertGreater(answers.length, 2);
+      assertEquals(
+        answers.flat(),
+        Array.from({ length: runs }, (_, i) => ({
+          sector: i * page,
+          count: page,
+          hole: i % 2 === 1,
+        })),
+      );
     } finally {
       await backend.close();
       await cleanup!();

@@ -8,11 +8,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { openSync } from "node:fs";
 import { openLibc } from "../../../ffi/libc.ts";
-import {
-  DirectBackend,
-  type DirectImage,
-  type Transfer,
-} from "../../../src/backends/direct/backend.ts";
+import { DirectBackend } from "../../../src/backends/direct/backend.ts";
+import type { DirectImage } from "../../../src/backends/direct/image.ts";
+import type { Transfer } from "../../../src/backends/direct/transfer.ts";
 import {
   type Engine,
   OperationCode,

@@ -102,14 +102,14 @@ Deno.test("WaitPolicy backs off from polls that miss, and from idle polls apart"
       policy.polled(false);
     }
     policy.over(false);
-    if (policy.idlePolls()) {
+    if (policy.takeIdlePoll()) {
       idlePolls++;
       policy.idlePolled(true);
     }
   }
   assert(polls < 12, `${polls}`);
   assertEquals(idlePolls, 256);
-  assertFalse(new WaitPolicy(0).idlePolls());
+  assertFalse(new WaitPolicy(0).takeIdlePoll());
 });
 
 Deno.test("WaitPolicy calls a device slow after 4 misses, very slow after 64, until a caller asks", () => {

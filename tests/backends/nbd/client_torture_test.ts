@@ -13,8 +13,8 @@ import { DiskError } from "../../../src/errors.ts";
 import { ChunkType, Command } from "../../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../../src/random.ts";
 import { LONG } from "../../helpers.ts";
-import { joined } from "../../nbd/harness.ts";
-import { type RawPeer, RawServer, u64 } from "./raw_server.ts";
+import { joined, u64 } from "../../nbd/wire.ts";
+import { type RawPeer, RawServer } from "./raw_server.ts";
 
 /** Few, so that requests overlap. */
 const SECTORS = 4096;

@@ -29,7 +29,8 @@ import {
   Option,
   OptionReply,
 } from "../../../src/protocol/nbd/numbers.ts";
-import { joined, u32 } from "../../nbd/harness.ts";
+import { flushRequest } from "../../../src/request.ts";
+import { joined, u16, u32, u64 } from "../../nbd/wire.ts";
 import {
   ALL_FLAGS,
   blockInfo,
@@ -42,8 +43,6 @@ import {
   RawServer,
   type SeenRequest,
   simpleReply,
-  u16,
-  u64,
 } from "./raw_server.ts";
 
 /** How long a server may be silent in these tests, in ms. */
@@ -1193,6 +1192,33 @@ Deno.test("VirtualDisk.close() waits for a server that is slow but answers", asy
 });
 
 // --- What aborted requests leave behind ----------------------------------
+
+Deno.test("NbdBackend.close() ends though whoever hears of the last answer throws", async () => {
+  const asked = Promise.withResolvers<void>();
+  const go = Promise.withResolvers<void>();
+  await using server = await RawServer.start(async (peer) => {
+    await peer.attach();
+    const request = await peer.request();
+    asked.resolve();
+    await go.promise;
+    await peer.simple(request);
+    await silence(peer);
+  });
+  const backend = await openNbd(server.uri, { readOnly: false });
+  backend.submit([flushRequest()], () => {
+    throw new Error("Not my answer");
+  });
+  await asked.promise;
+  const closed = backend.close();
+  go.resolve();
+  await inTime("close()", closed);
+  const errors: (DiskError | null)[] = [];
+  backend.submit(
+    [flushRequest()],
+    (_, error) => errors.push(error),
+  );
+  assertEquals(errors.map((error) => error?.kind), ["closed"]);
+});
 
 Deno.test("an aborted write keeps its place before what overlaps it", async () => {
   const seen: string[] = [];

@@ -4,11 +4,7 @@
  * @module
  */
 
-import {
-  readU64,
-  viewOf,
-  writeU64,
-} from "../../../src/protocol/nbd/big_endian.ts";
+import { readU64, viewOf } from "../../../src/protocol/nbd/big_endian.ts";
 import {
   CHUNK_BYTES,
   CHUNK_DONE,
@@ -24,7 +20,7 @@ import {
   SIMPLE_REPLY_BYTES,
 } from "../../../src/protocol/nbd/numbers.ts";
 import { type TempDir, tempDir } from "../../helpers.ts";
-import { joined, u32 } from "../../nbd/harness.ts";
+import { joined, u16, u32, u64, Wire } from "../../nbd/wire.ts";
 
 /** A request that a client sent. */
 export interface SeenRequest {
@@ -48,41 +44,17 @@ export const ALL_FLAGS: number = ExportFlag.HasFlags | ExportFlag.SendFlush |
   ExportFlag.SendFua | ExportFlag.SendTrim | ExportFlag.SendWriteZeroes;
 
 /** The server's end of one connection. */
-export class RawPeer {
-  readonly #conn: Deno.Conn;
-
-  constructor(conn: Deno.Conn) {
-    this.#conn = conn;
-  }
-
-  /** Sends bytes. */
-  async send(...parts: Uint8Array[]): Promise<void> {
-    const bytes = joined(parts);
-    for (let at = 0; at < bytes.length;) {
-      at += await this.#conn.write(bytes.subarray(at));
-    }
-  }
-
-  /** Reads so many bytes. */
-  async read(length: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(length);
-    for (let at = 0; at < length;) {
-      const count = await this.#conn.read(bytes.subarray(at));
-      if (count === null) throw new Deno.errors.UnexpectedEof("Hung up");
-      at += count;
-    }
-    return bytes;
+export class RawPeer extends Wire {
+  /** Sends bytes, all at once. */
+  override send(...parts: Uint8Array[]): Promise<void> {
+    return super.send(joined(parts));
   }
 
   /** Everything until the client hangs up. */
   async rest(): Promise<Uint8Array> {
     const parts: Uint8Array[] = [];
-    for (;;) {
-      const bytes = new Uint8Array(65_536);
-      const count = await this.#conn.read(bytes).catch(() => null);
-      if (count === null) return joined(parts);
-      parts.push(bytes.subarray(0, count));
-    }
+    await this.readAll((part) => parts.push(part));
+    return joined(parts);
   }
 
   /** Greets, and takes the client's answer. */
@@ -172,20 +144,6 @@ export class RawPeer {
       done,
     );
   }
-
-  /** Says that nothing more will come. */
-  closeWrite(): Promise<void> {
-    return this.#conn.closeWrite();
-  }
-
-  /** Hangs up. */
-  close(): void {
-    try {
-      this.#conn.close();
-    } catch {
-      // It is closed already.
-    }
-  }
 }
 
 /** A server that says what a script says, to each client that comes. */
@@ -231,18 +189,6 @@ export class RawServer implements AsyncDisposable {
     await this.#serving;
     await this.#dir[Symbol.asyncDispose]();
   }
-}
-
-export function u16(value: number): Uint8Array {
-  const bytes = new Uint8Array(2);
-  viewOf(bytes).setUint16(0, value);
-  return bytes;
-}
-
-export function u64(value: number): Uint8Array {
-  const bytes = new Uint8Array(8);
-  writeU64(viewOf(bytes), 0, value);
-  return bytes;
 }
 
 /** What a server says first. */

@@ -1,6 +1,6 @@
 /**
- * The server before clients that nobody here wrote: libnbd's tools, qemu's,
- * fio, nbdkit's filters, and file systems of the kernel.
+ * Interop: the server before clients that nobody here wrote: libnbd's tools,
+ * qemu's, fio, nbdkit's filters, and file systems of the kernel.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { VirtualDisk } from "../../src/disk/disk.ts";
 import { SECTOR_BYTES } from "../../src/geometry.ts";
 import { Random } from "../../src/random.ts";
 import { mount, needs, run, tempDir } from "../helpers.ts";
-import { type Served, serveDisk } from "./harness.ts";
+import { mountNbdfuse, type Served, serveDisk } from "./harness.ts";
 
 const MIB = 1 << 20;
 
@@ -353,38 +353,8 @@ async function attach(
   served: Served,
   stack: AsyncDisposableStack,
 ): Promise<{ device: string }> {
-  const point = served.dir.join("fuse");
-  await Deno.mkdir(point);
-  const child = new Deno.Command("nbdfuse", {
-    args: [`${point}/disk`, served.uri],
-    stdin: "null",
-    stdout: "null",
-    stderr: "inherit",
-  }).spawn();
-  stack.defer(async () => {
-    // The device lets go of the file a little later than it says.
-    for (let i = 0; i < 50; i++) {
-      const left = await run("fusermount3", ["-u", point]).then(
-        () => false,
-        () => true,
-      );
-      if (!left) break;
-      await new Promise((resolve) => setTimeout(resolve, 100));
-    }
-    const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
-    await child.status;
-    clearTimeout(timer);
-  });
-  for (let i = 0;; i++) {
-    const there = await Deno.stat(`${point}/disk`).then(
-      () => true,
-      () => false,
-    );
-    if (there) break;
-    if (i === 250) throw new Error("Cannot wait any longer for nbdfuse");
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  const device = (await run("losetup", ["--show", "-f", `${point}/disk`]))
+  const disk = await mountNbdfuse(served, stack);
+  const device = (await run("losetup", ["--show", "-f", disk]))
     .trim();
   stack.defer(() => run("losetup", ["-d", device]).then(() => {}));
   return { device };

@@ -1,0 +1,68 @@
+/**
+ * Ends a wait for a server that does nothing. A disk that is closed waits for
+ * what is in flight, which may take long over a slow line, but not for a server
+ * that neither answers nor moves bytes.
+ *
+ * @module
+ */
+
+/** In so many steps is looked whether a server is silent. */
+const STEPS = 4;
+
+/** Bytes that must move in a step if nothing is answered in it. */
+const SIGN_OF_LIFE_BYTES = 65_536;
+
+/** What is seen of a server. */
+export interface SignsOfLife {
+  /** Requests that it answered so far. */
+  readonly answers: number;
+  /** Bytes that moved so far, either way. */
+  readonly bytes: number;
+}
+
+/** Looks for signs of life, while it is on. */
+export class SilenceWatch {
+  readonly #timeoutMs: number;
+  readonly #look: () => SignsOfLife;
+  readonly #onSilence: () => void;
+  #timer: ReturnType<typeof setInterval> | null = null;
+
+  /**
+   * Constructs a new instance, off.
+   *
+   * @param timeoutMs How long the server may be silent.
+   * @param look Tells what was seen of it so far.
+   * @param onSilence Called when it was silent for that long, and with every
+   * further look until it is stopped.
+   */
+  constructor(
+    timeoutMs: number,
+    look: () => SignsOfLife,
+    onSilence: () => void,
+  ) {
+    this.#timeoutMs = timeoutMs;
+    this.#look = look;
+    this.#onSilence = onSilence;
+  }
+
+  /** Begins to look, if it does not yet. */
+  start(): void {
+    if (this.#timer !== null) return;
+    let seen = this.#look();
+    let silent = 0;
+    this.#timer = setInterval(() => {
+      const now = this.#look();
+      const lives = now.answers !== seen.answers ||
+        now.bytes - seen.bytes >= SIGN_OF_LIFE_BYTES;
+      seen = now;
+      silent = lives ? 0 : silent + 1;
+      if (silent >= STEPS) this.#onSilence();
+    }, this.#timeoutMs / STEPS);
+  }
+
+  /** Looks no more. */
+  stop(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer = null;
+  }
+}

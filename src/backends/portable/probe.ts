@@ -1,0 +1,224 @@
+/**
+ * Finds out what I/O on an image is without FFI: whether it can be direct, what
+ * the host then demands of it, and what a flush reaches. What the system says
+ * is in `./host.ts`; here it is judged.
+ *
+ * @module
+ */
+
+import fs from "node:fs";
+import { DiskError } from "../../errors.ts";
+import type { DirectInfo, DurabilityInfo } from "../../info.ts";
+import type { QueueAttributes } from "../sysfs.ts";
+import { PAGE_BYTES } from "./aligned_memory.ts";
+import {
+  directFlag,
+  type FileSystem,
+  isAlignment,
+  tryAlignment,
+} from "./host.ts";
+
+/** What {@linkcode probeDirect} is to look at. */
+export interface DirectQuestion {
+  /** The image's path. */
+  readonly path: string;
+  /** Whether direct I/O is a condition, a wish, or unwanted. */
+  readonly want: "require" | "prefer" | "never";
+  /** Whether the image is a device. */
+  readonly isDevice: boolean;
+  /** Its size in bytes. */
+  readonly size: number;
+  /** What the system says of the device that it is or lies on. */
+  readonly device: Partial<QueueAttributes>;
+  /** The file system that it is on, if that is known. */
+  readonly fileSystem: FileSystem | null;
+  /** Opens it once more; `null` if its path leads elsewhere now. */
+  readonly open: (flags: number) => number | null;
+}
+
+/** What {@linkcode probeDirect} found. */
+export interface DirectAnswer {
+  /** Whether I/O is direct, and why. */
+  readonly info: DirectInfo;
+  /** What further descriptors are opened with. */
+  readonly flag: number;
+  /** A descriptor for direct I/O, if that was taken. */
+  readonly descriptor: number | null;
+  /** Logical block size of a device, as far as it can be told. */
+  readonly deviceBlockSize: number;
+}
+
+/**
+ * Finds out whether I/O can be direct, and opens a descriptor for it.
+ *
+ * @param question What is to be looked at.
+ * @returns What was found; its descriptor is the caller's.
+ * @throws {DiskError} With kind `platform` if direct I/O was a condition and is
+ * not to be had.
+ */
+export function probeDirect(question: DirectQuestion): DirectAnswer {
+  const { path, want, isDevice, size, device, fileSystem } = question;
+  const flag = directFlag();
+  const known = isAlignment(device.logicalBlockSize) &&
+      (isDevice || fileSystem?.alignedAsDevice)
+    ? device.logicalBlockSize
+    : null;
+  const fallBack = (reason: string, blockSize: number): DirectAnswer => {
+    if (want === "require") throw notDirect(path, reason);
+    return {
+      info: {
+        active: false,
+        method: null,
+        reason,
+        memoryAlignment: 1,
+        offsetAlignment: 1,
+        readOffsetAlignment: 1,
+        alignmentSource: "none",
+      },
+      flag: 0,
+      descriptor: null,
+      deviceBlockSize: blockSize,
+    };
+  };
+  // Even a buffered device has the blocks that direct reads show.
+  if (want === "never" && (!isDevice || known !== null || flag === null)) {
+    return fallBack("it was not asked for", known ?? PAGE_BYTES);
+  }
+  if (flag === null) {
+    return fallBack(
+      `${Deno.build.os} on ${Deno.build.arch} has none without FFI`,
+      known ?? PAGE_BYTES,
+    );
+  }
+  if (fileSystem?.ignoresDirect) {
+    return fallBack(`${fileSystem.name} ${fileSystem.limit}`, PAGE_BYTES);
+  }
+  let descriptor: number | null;
+  try {
+    descriptor = question.open(flag);
+  } catch (error) {
+    const code = (error as { code?: unknown }).code;
+    return fallBack(
+      `the file system refuses O_DIRECT (${String(code ?? error)})`,
+      known ?? PAGE_BYTES,
+    );
+  }
+  if (descriptor === null) {
+    return fallBack("the image was replaced meanwhile", known ?? PAGE_BYTES);
+  }
+  const tried = known === null
+    ? tryAlignment(descriptor, size, isDevice)
+    : { bytes: known, source: "sysfs", takesAnything: false };
+  if (want === "never") {
+    fs.closeSync(descriptor);
+    return fallBack("it was not asked for", tried.bytes);
+  }
+  const reasons: string[] = [];
+  if (!isDevice && fileSystem?.limit) {
+    reasons.push(`${fileSystem.name} ${fileSystem.limit}`);
+  } else if (tried.takesAnything) {
+    reasons.push("the file system takes unaligned reads, so it may buffer");
+  } else if (fileSystem === null && !isDevice) {
+    reasons.push(
+      "which file system this is cannot be told without --allow-sys=statfs, so it may buffer",
+    );
+  }
+  // Without a reason it is direct; with one it may be, or is not.
+  if (want === "require" && reasons.length > 0) {
+    fs.closeSync(descriptor);
+    throw notDirect(path, reasons.join("; "));
+  }
+  if (tried.source === "assumed" && size > 0) {
+    reasons.push(
+      `what the host demands cannot be told without FFI: ${tried.bytes} bytes are assumed`,
+    );
+  }
+  return {
+    info: {
+      active: fileSystem?.buffers !== true,
+      method: "O_DIRECT",
+      reason: reasons.length === 0 ? null : reasons.join("; "),
+      // Always pages, whatever less the host would take.
+      memoryAlignment: PAGE_BYTES,
+      offsetAlignment: tried.bytes,
+      readOffsetAlignment: tried.bytes,
+      alignmentSource: tried.source,
+    },
+    flag,
+    descriptor,
+    deviceBlockSize: tried.bytes,
+  };
+}
+
+function notDirect(path: string, reason: string): DiskError {
+  return new DiskError(
+    "platform",
+    `Cannot open "${path}" for direct I/O as ${reason}`,
+    { operation: "open", path },
+  );
+}
+
+/** What Rust's `File::sync_data` calls, which is what `fdatasync` is in Deno. */
+function flushMethod(): string {
+  switch (Deno.build.os) {
+    case "darwin":
+      return "F_FULLFSYNC";
+    case "windows":
+      return "FlushFileBuffers";
+    case "linux":
+    case "android":
+    case "freebsd":
+    case "netbsd":
+      return "fdatasync";
+    default:
+      return "fsync";
+  }
+}
+
+/**
+ * What a flush reaches.
+ *
+ * @param isDevice Whether the image is a device.
+ * @param fileSystem The file system that it is on, if that is known.
+ * @param device What the system says of the device that it is or lies on.
+ * @returns The same, for `info`.
+ */
+export function durabilityOf(
+  isDevice: boolean,
+  fileSystem: FileSystem | null,
+  device: Partial<QueueAttributes>,
+): DurabilityInfo {
+  const method = flushMethod();
+  const known = {
+    method,
+    deviceCache: device.writeCache ?? "unknown",
+    fua: `write + ${method}`,
+  };
+  if (Deno.build.os !== "linux") {
+    // The other BSDs' fsync stops at the device, or not: it is not to be told.
+    return method === "fdatasync" || method === "fsync"
+      ? {
+        ...known,
+        flush: "unknown",
+        reason: "whether this system's fsync reaches the medium is not known",
+      }
+      : { ...known, flush: "media", reason: null };
+  }
+  if (isDevice || fileSystem?.local) {
+    return { ...known, flush: "media", reason: null };
+  }
+  if (fileSystem?.ignoresDirect) {
+    return {
+      ...known,
+      flush: "page cache",
+      reason: `${fileSystem.name} keeps its data in memory`,
+    };
+  }
+  return {
+    ...known,
+    flush: "unknown",
+    reason: fileSystem === null
+      ? "which file system this is cannot be told without --allow-sys=statfs"
+      : `what a flush reaches on ${fileSystem.name} is not to be told from here`,
+  };
+}
