@@ -6,7 +6,7 @@
  */
 
 import { lstatSync, unlinkSync } from "node:fs";
-import { errnoMessage, errnoName } from "../../ffi/abi.ts";
+import { errnoName } from "../../ffi/abi.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
 import {
@@ -15,6 +15,7 @@ import {
   MAX_SOCKET_PATH_BYTES,
 } from "../../ffi/unix_socket.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
+import { errnoText } from "../errno.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { keepOnThread } from "../one_thread.ts";
 import { BouncePool } from "./bounce_pool.ts";
@@ -339,11 +340,14 @@ function identify(path: string): string {
 function osError(libc: Libc, path: string, errno: number): DiskError {
   const code = errnoName(libc.abi, errno);
   const inUse = code === "EADDRINUSE";
+  const reason = inUse
+    ? "there is something of that name"
+    : `the system says ${code}: ${
+      errnoText(code) ?? "an error without a text"
+    }`;
   return new DiskError(
     inUse ? "exists" : kindOfCode(code),
-    inUse
-      ? `Cannot serve at "${path}" as there is something of that name`
-      : `Cannot serve at "${path}": ${errnoMessage(libc.abi, errno)} (${code})`,
+    `Cannot serve at "${path}" as ${reason}`,
     { operation: "serve", path, errno, code },
   );
 }

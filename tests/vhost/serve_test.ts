@@ -49,9 +49,8 @@ Deno.test(
       ]
     ) assert(outcome.err.includes(part), `${part}: ${outcome.err}`);
     assertEquals(outcome.listening, false);
-    assertEquals([...Deno.readDirSync(dir.path)].map(({ name }) => name), [
-      "disk.img",
-    ]);
+    const left = await Array.fromAsync(Deno.readDir(dir.path));
+    assertEquals(left.map(({ name }) => name), ["disk.img"]);
   },
 );
 
