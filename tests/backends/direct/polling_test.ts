@@ -1,6 +1,7 @@
 /**
  * When the asynchronous engine looks at its ring, and when it sleeps, over a
- * queue whose kernel is a clock.
+ * queue whose kernel is a clock: one of its own, which stands still while the
+ * processor is somewhere else, but for tests of what real time does.
  *
  * @module
  */
@@ -19,6 +20,9 @@ import type {
   LoopWatch,
   Visit,
 } from "../../../src/backends/direct/kernel_queue.ts";
+import { LoopTurn } from "../../../src/backends/direct/loop_turn.ts";
+import { StallBudget } from "../../../src/backends/direct/stall_budget.ts";
+import type { Runtime } from "../../../src/backends/direct/waiting.ts";
 import { pause } from "./harness.ts";
 
 /** What is watched is Linux's. */
@@ -41,7 +45,18 @@ class Clockwork implements KernelQueue<Operation> {
   #filled: number[] = [];
   #inFlight: { slot: number; at: number }[] = [];
 
-  constructor(public takesMs: number) {}
+  #now = 1;
+
+  constructor(public takesMs: number, readonly isReal = false) {}
+
+  /** The time in ms. To look at it takes some. */
+  readonly clock = (): number =>
+    this.isReal ? performance.now() : this.#now += 0.0002;
+
+  /** Time passes. */
+  elapse(ms: number): void {
+    this.#now += ms;
+  }
 
   /** Whether nothing is in flight. */
   get idle(): boolean {
@@ -50,7 +65,8 @@ class Clockwork implements KernelQueue<Operation> {
 
   get #due(): boolean {
     const first = this.#inFlight[0];
-    return first !== undefined && first.at <= performance.now();
+    return first !== undefined &&
+      first.at <= (this.isReal ? performance.now() : this.#now);
   }
 
   prepare(_operation: Operation, slot: number): boolean {
@@ -64,20 +80,24 @@ class Clockwork implements KernelQueue<Operation> {
   }
 
   enter(completions: number, timeoutUs: number): number {
-    const now = performance.now();
+    const now = this.clock();
     if (this.idle && this.#filled.length === 0) this.idlePolls++;
     for (const slot of this.#filled.splice(0)) {
       this.#inFlight.push({ slot, at: now + this.takesMs });
     }
     if (completions > 0) {
       this.sleeps++;
-      while (!this.#due && performance.now() - now < timeoutUs / 1000);
+      const until = now + timeoutUs / 1000;
+      const first = this.#inFlight[0]?.at ?? until;
+      if (!this.isReal) this.#now = Math.max(now, Math.min(first, until));
+      else while (!this.#due && performance.now() < until);
     }
     return 0;
   }
 
   drain(visit: Visit): number {
     this.looks++;
+    this.#now += 0.0002;
     let found = 0;
     while (this.#due) {
       found++;
@@ -121,11 +141,27 @@ class Watchful extends Clockwork {
       clear: () => this.fired = false,
       notify: () => {
         this.notifications++;
-        setTimeout(() => pair.send(), this.takesMs);
+        setTimeout(() => {
+          this.elapse(this.takesMs);
+          pair.send();
+        }, this.takesMs);
         return true;
       },
     };
   }
+}
+
+/** This thread, but for its clock. */
+function runtimeOf(queue: Clockwork): Runtime {
+  return {
+    clock: queue.clock,
+    budget: new StallBudget(),
+    makeTurns: (callback) => new LoopTurn(openLibc(), callback),
+    later: (callback, ms) => {
+      const timer = setTimeout(callback, ms);
+      return () => clearTimeout(timer);
+    },
+  };
 }
 
 /** An engine over such a kernel, and a way to await one operation. */
@@ -155,7 +191,12 @@ function engineOver(
       waiting.delete(operation);
     },
     () => 0,
-    { info: { name: "clockwork", reason: null }, stallMs, pollMs },
+    {
+      info: { name: "clockwork", reason: null },
+      stallMs,
+      pollMs,
+      ...(queue.isReal ? {} : { runtime: runtimeOf(queue) }),
+    },
   );
   return {
     bursts,
@@ -218,7 +259,9 @@ Deno.test("AsyncEngine does not poll around durable writes", async () => {
 Deno.test("AsyncEngine answers a burst one by one at first", async () => {
   const queue = new Clockwork(0.5);
   await using engine = engineOver(queue, 0);
-  await Promise.all(Array.from({ length: 64 }, () => engine.one()));
+  const all = Array.from({ length: 64 }, () => engine.one());
+  queue.answerNow();
+  await Promise.all(all);
   // Nobody asked for more: those that are left come faster and faster.
   assertEquals(engine.bursts[0], 1);
   assert(Math.max(...engine.bursts) >= 8, `${engine.bursts}`);
@@ -368,7 +411,7 @@ Deno.test({
 /** Such kernels that write down how long they were slept in. */
 class Sleepy extends Clockwork {
   constructor(takesMs: number, readonly slept: (us: number) => void) {
-    super(takesMs);
+    super(takesMs, true);
   }
 
   override enter(completions: number, timeoutUs: number): number {
@@ -421,12 +464,12 @@ for (const disks of [1, 10, 100]) {
 }
 
 Deno.test("AsyncEngine waits for a fast disk beside slow ones", async () => {
-  const slow = Array.from({ length: 20 }, () => new Clockwork(300));
+  const slow = Array.from({ length: 20 }, () => new Clockwork(300, true));
   await using stack = new AsyncDisposableStack();
   const waiting = slow.map((queue) =>
     stack.use(engineOver(queue, 0, 0.2)).one()
   );
-  const engine = stack.use(engineOver(new Clockwork(0.05), 0.1, 0.2));
+  const engine = stack.use(engineOver(new Clockwork(0.05, true), 0.1, 0.2));
   let answered = 0;
   let over = false;
   const all = Promise.all(waiting).finally(() => over = true);
