@@ -79,6 +79,8 @@ export interface FcntlCommands {
   readonly F_OFD_SETLKW: number | undefined;
   /** Seal a memory file. */
   readonly F_ADD_SEALS: number | undefined;
+  /** Ask which seals a memory file has. */
+  readonly F_GET_SEALS: number | undefined;
   /** Allocate space (fstore_t). */
   readonly F_PREALLOCATE: number | undefined;
   /** Switch read-ahead on or off. */
@@ -410,8 +412,24 @@ export interface SyscallNumbers {
   readonly eventfd2: number;
   /** dup3(old, new, flags). */
   readonly dup3: number;
+  /** socket(domain, type, protocol). */
+  readonly socket: number;
+  /** bind(socket, address, length). */
+  readonly bind: number;
+  /** listen(socket, backlog). */
+  readonly listen: number;
+  /** accept4(socket, address, length, flags). */
+  readonly accept4: number;
+  /** sendmsg(socket, message, flags). */
+  readonly sendmsg: number;
+  /** recvmsg(socket, message, flags). */
+  readonly recvmsg: number;
   /** socketpair(domain, type, protocol, sockets). */
   readonly socketpair: number;
+  /** epoll_create1(flags). */
+  readonly epoll_create1: number;
+  /** epoll_pwait(epoll, events, most, timeout, signals, bytes of them). */
+  readonly epoll_pwait: number;
   /** epoll_ctl(epoll, operation, descriptor, event). */
   readonly epoll_ctl: number;
   /** statx. */
@@ -508,7 +526,7 @@ const LINUX_OPEN: Readonly<Record<AbiArch, OpenFlags>> = {
   },
 };
 
-// include/uapi/asm-generic/fcntl.h; F_ADD_SEALS: include/uapi/linux/fcntl.h.
+// include/uapi/asm-generic/fcntl.h; seals: include/uapi/linux/fcntl.h.
 const LINUX_FCNTL: FcntlCommands = {
   F_GETFL: 3,
   F_SETFL: 4,
@@ -519,6 +537,7 @@ const LINUX_FCNTL: FcntlCommands = {
   F_OFD_SETLK: 37,
   F_OFD_SETLKW: 38,
   F_ADD_SEALS: 1033,
+  F_GET_SEALS: 1034,
   F_PREALLOCATE: undefined,
   F_RDAHEAD: undefined,
   F_NOCACHE: undefined,
@@ -591,8 +610,16 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     fallocate: 285,
     eventfd2: 290,
     dup3: 292,
+    socket: 41,
+    sendmsg: 46,
+    recvmsg: 47,
+    bind: 49,
+    listen: 50,
     socketpair: 53,
     epoll_ctl: 233,
+    epoll_pwait: 281,
+    accept4: 288,
+    epoll_create1: 291,
     memfd_create: 319,
     preadv2: 327,
     pwritev2: 328,
@@ -607,9 +634,17 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     io_cancel: 3,
     io_getevents: 4,
     eventfd2: 19,
+    epoll_create1: 20,
     epoll_ctl: 21,
+    epoll_pwait: 22,
     dup3: 24,
+    socket: 198,
     socketpair: 199,
+    bind: 200,
+    listen: 201,
+    sendmsg: 211,
+    recvmsg: 212,
+    accept4: 242,
     fstatfs: 44,
     fallocate: 47,
     prlimit64: 261,
@@ -667,6 +702,7 @@ const DARWIN_FCNTL: FcntlCommands = {
   F_OFD_GETLK: 92,
   F_PUNCHHOLE: 99,
   F_ADD_SEALS: undefined,
+  F_GET_SEALS: undefined,
 };
 
 // bsd/sys/fcntl.h of XNU.
@@ -735,6 +771,7 @@ const FREEBSD_FCNTL: FcntlCommands = {
   F_SETLKW: 13,
   F_RDAHEAD: 16,
   F_ADD_SEALS: 19,
+  F_GET_SEALS: 20,
   F_OFD_GETLK: undefined,
   F_OFD_SETLK: undefined,
   F_OFD_SETLKW: undefined,

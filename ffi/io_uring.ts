@@ -83,6 +83,8 @@ export const IORING_FEAT = {
 export const IOSQE = {
   /** What follows begins when this one has succeeded. */
   IO_LINK: 0x4,
+  /** What follows begins when this one is over, however it ended (Linux 5.5). */
+  IO_HARDLINK: 0x8,
   /** Hand it to a thread of the kernel without trying first. */
   ASYNC: 0x10,
 } as const;

@@ -162,6 +162,25 @@ export function memoryAt(address: number, byteLength: number): ArrayBuffer {
 }
 
 /**
+ * Shows memory as {@linkcode memoryAt} does, for others to take a share of: its
+ * address is known to {@linkcode addressOf}, and where the runtime can hold it
+ * to that, it cannot be detached.
+ *
+ * @param address Address of the first byte.
+ * @param byteLength Length in bytes.
+ * @returns The memory itself, not a copy.
+ * @throws {TypeError} If the address is 0.
+ * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+ */
+export function lentMemoryAt(address: number, byteLength: number): ArrayBuffer {
+  const buffer = memoryAt(address, byteLength);
+  if (mark === undefined) mark = findMark();
+  mark?.(buffer);
+  baseAddresses.set(buffer, address);
+  return buffer;
+}
+
+/**
  * Reads a little-endian u64 as a number, without making a BigInt.
  *
  * @param view Where to read.

@@ -1,11 +1,13 @@
 /**
- * `platter serve`: a disk over NBD, for everything that attaches to one.
+ * `platter serve`: a disk over NBD, for everything that attaches to one, or over
+ * vhost-user, as the virtio disk of a virtual machine.
  *
  * @module
  */
 
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
+import { DiskError } from "../errors.ts";
 import type { FaultRule } from "../layers/fault_rule.ts";
 import { parseFaultRule } from "../layers/fault_rule_text.ts";
 import { FAULT_WORDS } from "../layers/fault_words.ts";
@@ -23,6 +25,11 @@ import { formatNbdUri, parseNbdUri } from "../protocol/nbd/uri.ts";
 import { openBackend } from "../disk/open.ts";
 import { formatSize } from "../units.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import {
+  checkSocketPath,
+  VhostServer,
+  type VhostServerOptions,
+} from "../vhost/server.ts";
 import {
   CliError,
   fileError,
@@ -50,7 +57,7 @@ const RULES_MS = 250;
 /** The verb. */
 export const serve: Verb = {
   name: "serve",
-  summary: "Serve a disk over NBD, to qemu, libnbd, fio and the kernel",
+  summary: "Serve a disk: over NBD to qemu, fio …, or to a virtual machine",
   operands: "IMAGE",
   operandCount: [1, 1],
   description:
@@ -61,6 +68,11 @@ export const serve: Verb = {
     "unless told otherwise; whoever reaches it may read and write, unless\n" +
     "--tls-client-ca says who. With --tls-cert and --tls-key clients come by TLS\n" +
     "or not at all.\n" +
+    "\n" +
+    "With --vhost it serves no NBD but one virtual machine at a time, as its virtio\n" +
+    "disk (vhost-user): QEMU, Cloud Hypervisor, User Mode Linux. It says how to\n" +
+    "attach each of them. What the guest asked for last is done, but not answered\n" +
+    "any more: shut the guest down first.\n" +
     "\n" +
     "A fault RULE is words: operations, conditions and one effect, such as\n" +
     '"write nth=3 error=EIO", "read sector=100..200 delay=20ms" or\n' +
@@ -85,6 +97,12 @@ export const serve: Verb = {
       name: "host",
       value: "ADDRESS",
       summary: "Listen at this address and not at 127.0.0.1",
+    },
+    {
+      name: "vhost",
+      value: "PATH",
+      summary:
+        "Be a virtio disk, at a Unix socket that must not exist yet (Linux)",
     },
     {
       name: "export",
@@ -133,6 +151,10 @@ export const serve: Verb = {
       'platter serve disk.img --overlay --fault "flush nth=3 error=EIO"',
       "What does my database do when the third flush fails?",
     ],
+    [
+      "platter serve disk.img --overlay --vhost /tmp/disk.sock",
+      "A virtual machine that leaves the image as it is",
+    ],
   ],
   exitCodes: [
     [ExitCode.Ok, "stopped, everything flushed"],
@@ -143,6 +165,7 @@ export const serve: Verb = {
 };
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
+  const vhostPath = vhostOption(args);
   const listen = listenOptions(args);
   const tls = await tlsOptions(args);
   const rules = args.all("fault").map((text) =>
@@ -203,21 +226,45 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     const stopped = Promise.withResolvers<void>();
     const forget = io.onInterrupt(stopped.resolve);
     cleanUp.defer(forget);
-    const server = listenAt(listen, {
-      once: args.flag("once"),
-      tls,
-      exports: [{ disk, name: args.value("export") ?? "", description: path }],
-      onError: (error) => {
-        void printError(
-          io,
-          `platter: a client was sent away: ${error.message}\n`,
-        );
-      },
-    });
+    const once = args.flag("once");
+    const onError = (error: Error) => {
+      void printError(
+        io,
+        `platter: a client was sent away: ${error.message}\n`,
+      );
+    };
+    const name = args.value("export") ?? "";
+    const served = vhostPath === undefined
+      ? overNbd(
+        listenAt(listen, {
+          once,
+          tls,
+          exports: [{ disk, name, description: path }],
+          onError,
+        }),
+        path,
+        disk,
+      )
+      : overVhost(
+        vhostAt({
+          once,
+          disk,
+          path: vhostPath,
+          readOnly,
+          onError: (error) => {
+            void printError(
+              io,
+              `platter: the guest is wrong: ${error.message}\n`,
+            );
+          },
+        }),
+        path,
+        disk,
+      );
+    const { server } = served;
     cleanUp.use(server);
-    const uri = server.uri();
-    print(io.stdout, `${uri}\n`).catch((error) => unheard = error);
-    void printError(io, hints(uri, path, disk));
+    print(io.stdout, `${served.name}\n`).catch((error) => unheard = error);
+    void printError(io, served.hints);
     await Promise.race([stopped.promise, server.finished]);
     void printError(io, "Stopping\n");
     try {
@@ -244,11 +291,7 @@ function listenAt(
     const inUse = error instanceof Deno.errors.AddrInUse;
     if ("path" in listen) {
       throw inUse
-        ? new CliError(
-          `Cannot listen at "${listen.path}" as there is something of that name: ` +
-            `remove it if a server that has ended left it behind`,
-          { cause: error },
-        )
+        ? nameInUse(listen.path, error)
         : fileError("listen at", listen.path, error);
     }
     const { hostname = "127.0.0.1", port } = listen;
@@ -267,13 +310,42 @@ function listenAt(
   }
 }
 
-function hints(uri: string, path: string, disk: VirtualDisk): string {
-  const size = formatSize(disk.sectors * SECTOR_BYTES);
-  const notes = disk.readOnly ? ", read-only" : "";
+/** Begins to be a virtio disk; errors say where. */
+function vhostAt(options: VhostServerOptions): VhostServer {
+  try {
+    return VhostServer.listen(options);
+  } catch (error) {
+    if (!(error instanceof DiskError) || error.kind !== "exists") throw error;
+    throw nameInUse(options.path, error);
+  }
+}
+
+function nameInUse(path: string, cause: unknown): CliError {
+  return new CliError(
+    `Cannot listen at "${path}" as there is something of that name: ` +
+      `remove it if a server that has ended left it behind`,
+    { cause },
+  );
+}
+
+/** A server, and what people are told of it. */
+interface Served {
+  readonly server: AsyncDisposable & {
+    readonly finished: Promise<void>;
+    close(): Promise<void>;
+  };
+  /** What whoever attaches needs. */
+  readonly name: string;
+  /** How to attach. */
+  readonly hints: string;
+}
+
+function overNbd(server: NbdServer, path: string, disk: VirtualDisk): Served {
+  const uri = server.uri();
   const isSecure = uri.startsWith("nbds");
   const query = `${uri.includes("?") ? "&" : "?"}tls-certificates=DIR`;
   const to = isSecure ? uri + query : uri;
-  return `Serving "${path}", ${size}${notes}. Ctrl-C stops. To attach` +
+  const hints = `${headline(path, disk, disk.readOnly)}` +
     `${isSecure ? ", with a ca-cert.pem in DIR" : ""}:\n` +
     `  nbdinfo "${to}"\n` +
     // QEMU has TLS, but no URI that says so.
@@ -282,6 +354,52 @@ function hints(uri: string, path: string, disk: VirtualDisk): string {
       : `  qemu-system-x86_64 -drive "file=${to},format=raw,if=virtio"\n`) +
     `  nbdfuse --readonly ./mnt "${to}"\n` +
     `  nbdcopy "${to}" copy.img\n`;
+  return { server, name: uri, hints };
+}
+
+function overVhost(
+  server: VhostServer,
+  path: string,
+  disk: VirtualDisk,
+): Served {
+  const { path: name } = server;
+  const hints = `${headline(path, disk, server.readOnly)}:\n` +
+    `  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on \\\n` +
+    `    -numa node,memdev=mem -chardev socket,id=disk,path=${name} \\\n` +
+    `    -device vhost-user-blk-pci,chardev=disk …\n` +
+    `  cloud-hypervisor --memory size=1G,shared=on \\\n` +
+    `    --disk vhost_user=on,socket=${name} …\n` +
+    `  linux.uml mem=1G virtio_uml.device=${name}:2 …\n`;
+  return { server, name, hints };
+}
+
+function headline(path: string, disk: VirtualDisk, readOnly: boolean): string {
+  const size = formatSize(disk.sectors * SECTOR_BYTES);
+  const notes = readOnly ? ", read-only" : "";
+  return `Serving "${path}", ${size}${notes}. Ctrl-C stops. To attach`;
+}
+
+/** Options that are NBD's alone. */
+const NBD_OPTIONS = [
+  "socket",
+  "port",
+  "host",
+  "export",
+  "tls-cert",
+  "tls-key",
+  "tls-client-ca",
+];
+
+function vhostOption(args: VerbArguments): string | undefined {
+  const path = args.parsed("vhost", checkSocketPath);
+  if (path === undefined) return undefined;
+  const other = NBD_OPTIONS.find((name) => args.value(name) !== undefined);
+  if (other !== undefined) {
+    throw new UsageError(
+      `Cannot use --vhost with --${other} as that is for NBD`,
+    );
+  }
+  return path;
 }
 
 function listenOptions(args: VerbArguments): NbdListenOptions {

@@ -197,6 +197,14 @@ Deno.test("abiFor() has the system call numbers of each architecture", () => {
     cachestat: 451,
   };
   assertEquals(x64.syscalls, {
+    socket: 41,
+    sendmsg: 46,
+    recvmsg: 47,
+    bind: 49,
+    listen: 50,
+    accept4: 288,
+    epoll_create1: 291,
+    epoll_pwait: 281,
     ...modern,
     prlimit64: 302,
     read: 0,
@@ -223,6 +231,14 @@ Deno.test("abiFor() has the system call numbers of each architecture", () => {
     statx: 332,
   });
   assertEquals(arm.syscalls, {
+    epoll_create1: 20,
+    epoll_pwait: 22,
+    socket: 198,
+    bind: 200,
+    listen: 201,
+    sendmsg: 211,
+    recvmsg: 212,
+    accept4: 242,
     ...modern,
     io_setup: 0,
     io_destroy: 1,

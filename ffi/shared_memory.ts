@@ -1,0 +1,101 @@
+/**
+ * Memory that processes share by a descriptor of a file in memory (memfd, tmpfs):
+ * what may become of its size, and its mapping. Linux only.
+ *
+ * Whoever has another descriptor of the file may cut it at any time, and a page
+ * that is touched beyond its end ends the process (SIGBUS). A seal rules that
+ * out for ever, memfd_create(2), so that a mapping is made of sealed files only.
+ *
+ * @module
+ */
+
+import { FILE_SYSTEM_MAGIC } from "./abi.ts";
+import type { Libc } from "./libc.ts";
+import { lentMemoryAt } from "./memory.ts";
+import { statfsType } from "./statx.ts";
+
+// include/uapi/linux/fcntl.h.
+const F_SEAL_SHRINK = 0x2;
+
+/** Bytes of a page on every architecture that has a table. */
+const PAGE_BYTES = 4096;
+
+/** A file in memory. */
+export interface MemoryFile {
+  /** Its size in bytes. */
+  readonly sizeBytes: number;
+  /** Whether it can never become shorter. */
+  readonly cannotShrink: boolean;
+}
+
+/**
+ * Tells what a descriptor is that somebody else sent. None of the calls waits for
+ * anybody, whatever it is: only a file in memory answers the first one, and
+ * others are asked nothing more (a file of FUSE is asked by its owner).
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns What is known of it; `null` if it is no file in memory, or one of huge
+ * pages, which the system may lack when they are touched.
+ */
+export function memoryFile(libc: Libc, fd: number): MemoryFile | null {
+  const { F_GET_SEALS } = libc.abi.fcntl;
+  if (F_GET_SEALS === undefined) return null;
+  const seals = libc.fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || statfsType(libc, fd) !== FILE_SYSTEM_MAGIC.tmpfs) {
+    return null;
+  }
+  const sizeBytes = libc.lseek(fd, 0, libc.abi.whence.SEEK_END);
+  if (sizeBytes < 0) return null;
+  return { sizeBytes, cannotShrink: (seals & F_SEAL_SHRINK) !== 0 };
+}
+
+/** A part of a file in memory, mapped. */
+export interface SharedMapping {
+  /** The mapping, from the start of a page. */
+  readonly buffer: ArrayBuffer;
+  /** Where in it the part begins. */
+  readonly start: number;
+  /** Unmaps it. From then on nobody may touch it: the process would end. */
+  readonly release: () => void;
+}
+
+/**
+ * Maps a part of a file, shared, to be read and written: mmap(2). The file must
+ * be as long, and must not be able to shrink.
+ *
+ * @param libc The C library.
+ * @param fd File descriptor; it may be closed afterwards.
+ * @param offset First byte of the part.
+ * @param byteLength Bytes of the part, at least one.
+ * @returns The mapping, or −errno.
+ * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+ */
+export function mapShared(
+  libc: Libc,
+  fd: number,
+  offset: number,
+  byteLength: number,
+): SharedMapping | number {
+  const { PROT_READ, PROT_WRITE, MAP_SHARED, MAP_NORESERVE } = libc.abi.mmap;
+  const start = offset % PAGE_BYTES;
+  const length = start + byteLength;
+  const address = libc.mmap(
+    0,
+    length,
+    PROT_READ | PROT_WRITE,
+    MAP_SHARED | (MAP_NORESERVE ?? 0),
+    fd,
+    offset - start,
+  );
+  if (address < 0) return address;
+  const release = () => {
+    libc.munmap(address, length);
+  };
+  try {
+    return { buffer: lentMemoryAt(address, length), start, release };
+  } catch (error) {
+    release();
+    throw error;
+  }
+}

@@ -1,0 +1,298 @@
+/**
+ * Waiting for descriptors by a ring.
+ *
+ * A small io_uring of its own has one operation for each descriptor: a poll for a
+ * socket, a read for an event counter. Behind each of them stands a send, by
+ * which the kernel itself puts a byte into a pair of sockets that the loop sleeps
+ * on. So an idle guest costs nothing, and a kick costs no thread.
+ *
+ * Descriptors come from somebody else, who may make a read or a write of them
+ * wait (O_NONBLOCK is not ours alone to set). The ring's operations never hold
+ * this thread up: what cannot be done at once waits in the kernel.
+ *
+ * @module
+ */
+
+import { Socket } from "node:net";
+import { clearTimeout, setTimeout } from "node:timers";
+import { IORING_OP, IORING_SETUP, IOSQE, IoUring } from "../../ffi/io_uring.ts";
+import type { Libc } from "../../ffi/libc.ts";
+import { mapMemory, type MappedMemory } from "../../ffi/mapped_memory.ts";
+import { POLLIN } from "../../ffi/poll.ts";
+import { SocketPair } from "../../ffi/socket_pair.ts";
+import {
+  COUNTER_BYTES,
+  type Signal,
+  stopBlocking,
+  type Watched,
+  type Watcher,
+} from "./watcher.ts";
+
+// include/linux/socket.h.
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
+
+/** Submissions between two calls. */
+const ENTRIES = 64;
+
+/** Bytes of the memory that counters are read into: so many at most. */
+const MEMORY_BYTES = 16_384;
+
+/** What is written to a counter lies in the first place of that memory. */
+const MAX_SLOTS = MEMORY_BYTES / COUNTER_BYTES;
+
+/**
+ * Flags of newer kernels (6.0) first; older ones refuse what they lack. Without
+ * COOP_TASKRUN: a kick is to interrupt this thread also while it looks at another
+ * ring without entering the kernel.
+ */
+const SETUPS = [IORING_SETUP.SINGLE_ISSUER, 0];
+
+/** Brought back by the byte, and by taking something back. */
+const BYTE = 0xffff_ffff;
+const CANCEL = 0xffff_fffe;
+
+/** Until what the kernel did not take is handed over once more, in ms. */
+const RETRY_MS = 1;
+
+/** Waits for operations to be taken back, and how long each is, in µs. */
+const CLOSE_WAITS = 100;
+const CLOSE_WAIT_US = 1000;
+
+/** What an operation is for. */
+class Slot {
+  /** Whether the kernel has an operation of it, or will. */
+  busy = false;
+  /** Whether nobody wants to hear of it any more. */
+  closed = false;
+  readonly fd: number;
+  readonly isCounter: boolean;
+  /** Called when there is something; `null` for a signal. */
+  readonly onReady: ((bytes: number) => void) | null;
+
+  constructor(
+    fd: number,
+    isCounter: boolean,
+    onReady: ((bytes: number) => void) | null,
+  ) {
+    this.fd = fd;
+    this.isCounter = isCounter;
+    this.onReady = onReady;
+  }
+}
+
+/** Waits for descriptors by a ring. */
+export class RingWatcher implements Watcher {
+  readonly #libc: Libc;
+  readonly #ring: IoUring;
+  readonly #memory: MappedMemory;
+  readonly #pair: SocketPair;
+  readonly #socket: Socket;
+  /** By what their operations bring back; the first place is never taken. */
+  readonly #slots: (Slot | null)[] = [null];
+  /** Slots of which something came, for the next byte. */
+  readonly #ready: [slot: Slot, result: number][] = [];
+  #retry: ReturnType<typeof setTimeout> | null = null;
+  #closed = false;
+
+  private constructor(
+    libc: Libc,
+    ring: IoUring,
+    memory: MappedMemory,
+    pair: SocketPair,
+  ) {
+    this.#libc = libc;
+    this.#ring = ring;
+    this.#memory = memory;
+    this.#pair = pair;
+    new DataView(memory.bytes.buffer).setUint32(0, 1, true);
+    this.#socket = new Socket({ fd: pair.otherFd, readable: true });
+    this.#socket.on("data", this.#onByte);
+    this.#socket.on("error", () => {});
+  }
+
+  /**
+   * Makes a watcher.
+   *
+   * @param libc The C library.
+   * @returns The watcher; `null` if the system has no io_uring for it.
+   */
+  static open(libc: Libc): RingWatcher | null {
+    const pair = SocketPair.open(libc);
+    if (typeof pair === "number") return null;
+    for (const flags of SETUPS) {
+      const ring = IoUring.setup(libc, { entries: ENTRIES, flags });
+      if (typeof ring === "number") continue;
+      try {
+        const operations = ring.operations();
+        if (!operations[IORING_OP.SEND]) throw new Error("Cannot send");
+        return new RingWatcher(libc, ring, mapMemory(libc, MEMORY_BYTES), pair);
+      } catch {
+        ring.close();
+        break;
+      }
+    }
+    pair.close();
+    libc.close(pair.otherFd);
+    return null;
+  }
+
+  /** Waits for a socket. */
+  socket(fd: number, onReady: () => void): Watched {
+    return this.#watch(new Slot(fd, false, onReady));
+  }
+
+  /** Waits for an event counter, and sets it back to 0. */
+  counter(fd: number, onReady: (isCounter: boolean) => void): Watched {
+    return this.#watch(
+      new Slot(fd, true, (bytes) => onReady(bytes === COUNTER_BYTES)),
+    );
+  }
+
+  /** Tells by an event counter. */
+  signal(fd: number): Signal {
+    // A counter that blocks would be tried over and over by the ring.
+    stopBlocking(this.#libc, fd);
+    const slot = new Slot(fd, true, null);
+    const index = this.#place(slot);
+    return {
+      raise: () => {
+        // One that the kernel could not write yet will be seen all the same.
+        if (slot.busy || slot.closed) return;
+        this.#room(1);
+        slot.busy = this.#ring.prepareWrite(
+          fd,
+          this.#memory.address,
+          COUNTER_BYTES,
+          0,
+          0,
+          index,
+        );
+      },
+      close: () => this.#closeSlot(slot, index),
+    };
+  }
+
+  /** Hands over what was armed and raised. */
+  flush(): void {
+    const ring = this.#ring;
+    if (this.#closed || ring.unsubmitted === 0) return;
+    ring.enter(0, 0);
+    ring.drain(this.#onCompletion);
+    // The kernel may have no memory for the moment.
+    if (ring.unsubmitted > 0) {
+      this.#retry ??= setTimeout(() => {
+        this.#retry = null;
+        this.flush();
+      }, RETRY_MS);
+    }
+  }
+
+  /** Waits for nothing any more, and gives everything back. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#slots.forEach((slot, index) => {
+      if (slot !== null) this.#closeSlot(slot, index);
+    });
+    this.flush();
+    const ring = this.#ring;
+    const isBusy = () => this.#slots.some((slot) => slot?.busy);
+    for (let i = 0; i < CLOSE_WAITS && isBusy(); i++) {
+      ring.enter(1, CLOSE_WAIT_US);
+      ring.drain(this.#onCompletion);
+    }
+    this.#closed = true;
+    if (this.#retry !== null) clearTimeout(this.#retry);
+    // What the kernel may still read into is left to it.
+    if (!isBusy()) this.#memory.release();
+    ring.close();
+    const gone = new Promise((resolve) => this.#socket.once("close", resolve));
+    this.#socket.destroy();
+    await gone;
+    this.#pair.close();
+  }
+
+  #watch(slot: Slot): Watched {
+    const index = this.#place(slot);
+    return {
+      arm: () => {
+        if (slot.busy || slot.closed) return;
+        slot.busy = true;
+        this.#room(2);
+        const ring = this.#ring;
+        // Hard links: the byte is sent however the operation ends.
+        if (slot.isCounter) {
+          const address = this.#memory.address + index * COUNTER_BYTES;
+          ring.prepareRead(
+            slot.fd,
+            address,
+            COUNTER_BYTES,
+            0,
+            index,
+            IOSQE.IO_HARDLINK,
+          );
+        } else {
+          ring.preparePoll(slot.fd, POLLIN, index, IOSQE.IO_HARDLINK);
+        }
+        ring.prepareSend(
+          this.#pair.fd,
+          this.#pair.byteAddress,
+          1,
+          MSG_DONTWAIT | MSG_NOSIGNAL,
+          BYTE,
+        );
+      },
+      close: () => this.#closeSlot(slot, index),
+    };
+  }
+
+  #place(slot: Slot): number {
+    let index = this.#slots.indexOf(null, 1);
+    if (index < 0) index = this.#slots.length;
+    if (index >= MAX_SLOTS) {
+      throw new RangeError(
+        `Cannot watch a descriptor as there must be at most ${MAX_SLOTS} at once`,
+      );
+    }
+    this.#slots[index] = slot;
+    return index;
+  }
+
+  #closeSlot(slot: Slot, index: number): void {
+    if (slot.closed || this.#closed) return;
+    slot.closed = true;
+    // What was filled names the descriptor by its number.
+    this.flush();
+    if (!slot.busy) {
+      this.#slots[index] = null;
+      return;
+    }
+    this.#room(1);
+    this.#ring.prepareCancel(index, CANCEL);
+    this.flush();
+  }
+
+  /** Makes room for operations that belong together. */
+  #room(count: number): void {
+    if (this.#ring.entries - this.#ring.unsubmitted < count) this.flush();
+  }
+
+  readonly #onCompletion = (index: number, result: number): void => {
+    if (index === BYTE || index === CANCEL) return;
+    const slot = this.#slots[index];
+    if (!slot) return;
+    slot.busy = false;
+    if (slot.closed) this.#slots[index] = null;
+    else if (slot.onReady !== null) this.#ready.push([slot, result]);
+  };
+
+  readonly #onByte = (): void => {
+    if (this.#closed) return;
+    this.#ring.drain(this.#onCompletion);
+    for (let next = this.#ready.shift(); next; next = this.#ready.shift()) {
+      const [slot, result] = next;
+      if (!slot.closed) slot.onReady!(result);
+    }
+    this.flush();
+  };
+}
