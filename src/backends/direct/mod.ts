@@ -39,7 +39,7 @@ import { lockedError } from "../holder.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
 import { type FastSpace, NewContent } from "../new_content.ts";
 import { imageGeometry } from "../image_size.ts";
-import { mediumOf, noDisk } from "../medium.ts";
+import { mediumOf, noDisk, notDirect } from "../medium.ts";
 import { keepName } from "../new_name.ts";
 import { lookAt, type Seen } from "../warnings.ts";
 
@@ -230,13 +230,7 @@ function examine(
   }
   if (probed.medium === null) throw noDisk(path);
   if (options.direct === "require" && !probed.direct.active) {
-    throw new DiskError(
-      "platform",
-      `Cannot open "${path}" with direct I/O: ${
-        probed.direct.reason ?? "it is not to be had here"
-      }`,
-      { operation: "open", path },
-    );
+    throw notDirect(path, probed.direct.reason ?? "this system has none");
   }
   return probed;
 }

@@ -29,7 +29,7 @@ import { lookAt } from "../warnings.ts";
 import { Arena, PAGE_BYTES } from "./aligned_memory.ts";
 import { PortableBackend } from "./backend.ts";
 import { DescriptorPool } from "./descriptors.ts";
-import { deviceAttributes, fileSystemOf } from "./host.ts";
+import { deviceAttributes, fileSystemAt } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
 
 /** Descriptors by default: more gained nothing (measured in `./backend.ts`). */
@@ -113,7 +113,7 @@ export async function openPortable(
       return descriptor;
     };
     const device = deviceAttributes(isDevice ? image.rdev : image.dev);
-    const fileSystem = isDevice ? null : fileSystemOf(path);
+    const fileSystem = isDevice ? null : fileSystemAt(path);
     const direct = probeDirect({
       path,
       want: options.direct ?? "prefer",
