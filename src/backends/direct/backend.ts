@@ -2,7 +2,7 @@
  * The direct backend: turns requests into operations on a descriptor and has
  * an engine carry them out.
  *
- * What it takes off everybody's hands:
+ * What it takes care of:
  *
  * - Memory that the host does not take as it is, blocks of the disk that are
  *   smaller than what the host writes at once, and the end of a file inside of a
@@ -84,7 +84,7 @@ export class DirectBackend implements Backend {
   readonly #engine: Engine<Transfer>;
   readonly #bounces: BouncePool;
   readonly #transfers: Transfer[] = [];
-  /** Those under way that may take several operations. */
+  /** Those in flight that may take several operations. */
   readonly #long = new Set<Transfer>();
   readonly #reads: AlignmentPlanner;
   readonly #writes: AlignmentPlanner;
@@ -658,8 +658,8 @@ export class DirectBackend implements Backend {
       transfer.code !== OperationCode.Sync && transfer.retries++ < MAX_RETRIES
     ) return this.#again(this.#push, transfer);
     const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
-    // A filter that denies a call says EPERM; whoever may not write at all hears
-    // it again of a plain write.
+    // A filter that denies a call says EPERM; where writes are denied as such, a
+    // plain one fails with it again.
     const denied = unsupported || errno === EPERM;
     if (transfer.durable && denied) {
       this.#durableWrites = false;
@@ -708,12 +708,12 @@ export class DirectBackend implements Backend {
   }
 
   /**
-   * Whether the image ends before that byte: somebody cut it while it was open.
+   * Whether the image ends before that byte: it was cut while it was open.
    *
    * A write beyond the new end makes the file longer again, and what lies
    * between reads as zeroes. To look before each write would cost too much; but
    * only a write of the disk's last sector can hide a cut for good. So that one
-   * looks before, and whatever promises durability looks after.
+   * looks before, and what promises durability looks after.
    */
   #endsBefore(byte: number): boolean {
     if (!this.#image.regularFile) return false;
@@ -747,7 +747,7 @@ export class DirectBackend implements Backend {
     transfer.bounce = null;
     transfer.reset();
     this.#transfers.push(transfer);
-    // Each of these goes on with somebody else, and may throw.
+    // Each of these goes on with other requests, and may throw.
     try {
       this.#inFlight.answer(request, error, complete);
     } finally {

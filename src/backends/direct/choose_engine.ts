@@ -20,9 +20,9 @@ import { SyncEngine } from "./sync_engine.ts";
 export type EngineName = "auto" | "io_uring" | "libaio" | "sync";
 
 /**
- * The longest that one wait may hold the event loop, in ms, where nobody says.
+ * The longest that one wait may hold the event loop, in ms, by default.
  * A turn of Deno's event loop after a sleep costs some 25 µs of CPU, which is
- * little beside this, and this is little to whoever waits for a timer.
+ * little beside this, and this is little to a timer.
  */
 export const DEFAULT_STALL_MS = 0.2;
 
@@ -53,7 +53,7 @@ export type MakeEngine<T extends Operation> = (
 const INLINE_US = 10;
 
 /**
- * The file system that makes whoever submits wait: FUSE takes twelve requests
+ * The file system that blocks in submission: FUSE takes twelve requests
  * in the background (fs/fuse/inode.c, `FUSE_DEFAULT_MAX_BACKGROUND`), and the
  * thirteenth waits inside the call until one of them is answered.
  */

@@ -69,7 +69,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   /** Flags of every submission that moves data. */
   readonly #flags: number;
   #watch: RingWatch | null = null;
-  /** Operations on their way whose result does not matter. */
+  /** Operations in flight whose result does not matter. */
   #ignored = 0;
   /** The result of the last one of them. */
   #ignoredResult = 0;
@@ -344,7 +344,7 @@ class RingWatch implements LoopWatch {
   readonly #ring: IoUring;
   readonly #fd: number;
   readonly #notifier: Notifier;
-  /** Whether the poll is on its way. */
+  /** Whether the poll is in flight. */
   isArmed = false;
   /** Whether the loop has something to do. */
   fired = false;

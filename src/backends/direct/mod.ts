@@ -28,7 +28,10 @@ import { lockImage } from "./image_lock.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";
 import { type OpenedFor, probe, type Probed } from "./probe.ts";
 import { claimFile, type FileClaim } from "../file_claim.ts";
-import { type HeardSignal, hearFileSizeSignal } from "../file_size_signal.ts";
+import {
+  listenForFileSizeSignal,
+  type SignalListener,
+} from "../file_size_signal.ts";
 import {
   holdImage,
   openAgain,
@@ -59,7 +62,7 @@ export interface DirectOptions extends ImageOptions {
 /** No host is known to want more of offsets and lengths, in bytes. */
 const MAX_ALIGNMENT = 65_536;
 
-/** How an engine is wanted, where nobody says. */
+/** How an engine is wanted by default. */
 const DEFAULT_ENGINE: EngineOptions = {
   engine: "auto",
   depth: 128,
@@ -91,23 +94,23 @@ async function open(
   options: DirectOptions,
 ): Promise<DirectBackend> {
   const libc = loadLibc(path);
-  // Without a limit there is nothing to hear, and no thread to hear it with.
+  // Without a limit there is no signal, and no need of a thread for it.
   const signal = options.readOnly || fileSizeLimit(libc) === Infinity
     ? null
-    : hearFileSizeSignal();
+    : listenForFileSizeSignal();
   try {
-    return await openHeard(libc, path, options, signal);
+    return await openListening(libc, path, options, signal);
   } catch (error) {
     await signal?.release();
     throw error;
   }
 }
 
-async function openHeard(
+async function openListening(
   libc: Libc,
   path: string,
   options: DirectOptions,
-  signal: HeardSignal | null,
+  signal: SignalListener | null,
 ): Promise<DirectBackend> {
   mediumOf(path, options.create !== undefined);
   WorkerDescriptors.use(libc, path);
@@ -391,7 +394,7 @@ function describe(
   // On a raw device, even a buffered one takes blocks only: smaller requests
   // through its cache would be the kernel's read-modify-write, unlocked.
   const least = blockDevice ? probed.logicalBlockSize : 1;
-  // A file's tail is buffered, and its failures are told to whoever syncs.
+  // A file's tail is buffered, and its failures are reported to the next sync.
   const durableWrites = probed.durableWrites && tailFd < 0;
   return {
     fd,

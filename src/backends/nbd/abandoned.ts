@@ -1,7 +1,7 @@
 /**
  * Aborted requests that are still at the server. Nobody knows whether they are
  * carried out, so that what could come before or after them waits until the
- * server has answered them, and the failure of a flush, which nobody heard of, is
+ * server has answered them, and the failure of a flush, which had no caller left, is
  * that of the next one.
  *
  * @module
