@@ -232,7 +232,8 @@ export class Waiting {
     if (work.inFlight === 0) return from;
     policy.asked();
     if (from === "idle" || from === "thread") {
-      // In a turn that is not ours, what the loop was wanted for is being done. The next turn is asked for first: it passes while the device works.
+      // In a turn that is not ours, what the loop was wanted for is being done.
+      // The next turn is asked for first: it passes while the device works.
       this.#forgetLoop();
       this.#callersSince = null;
       this.#enterState("turning");
