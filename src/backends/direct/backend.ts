@@ -59,6 +59,7 @@ import {
   type DirectImage,
   MAX_SEGMENTS,
   MEMORY_ALIGNMENT,
+  type Planners,
   plannersOf,
 } from "./image.ts";
 import { AllocateMode, perform } from "./kernel.ts";
@@ -86,10 +87,7 @@ export class DirectBackend implements Backend {
   readonly #transfers: Transfer[] = [];
   /** Those in flight that may take several operations. */
   readonly #long = new Set<Transfer>();
-  readonly #reads: AlignmentPlanner;
-  readonly #writes: AlignmentPlanner;
-  /** Writes of zeroes, from one piece of memory that all of them share. */
-  readonly #zeroWrites: AlignmentPlanner;
+  readonly #planners: Planners;
   /** Present when a block of the disk can be less than what the host writes. */
   readonly #rangeLock: RangeLock | null;
   readonly #writeZeroesModes = { punch: true, zero: true };
@@ -141,10 +139,7 @@ export class DirectBackend implements Backend {
     this.#id = encodeId(image.info.id);
     this.#abilities = image.abilities;
     this.#durableWrites = image.durableWrites;
-    const planners = plannersOf(image);
-    this.#reads = planners.reads;
-    this.#writes = planners.writes;
-    this.#zeroWrites = planners.zeroWrites;
+    this.#planners = plannersOf(image);
     this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0
       ? null
       : new RangeLock(image.writeAlignment);
@@ -268,7 +263,7 @@ export class DirectBackend implements Backend {
     if (
       request.sector + request.count === this.geometry.sectors &&
       request.writes && this.#endsBefore(this.#size)
-    ) return this.#finish(transfer, this.#cut(request));
+    ) return this.#cut(transfer);
     switch (request.type) {
       case RequestType.In:
       case RequestType.Out:
@@ -351,7 +346,8 @@ export class DirectBackend implements Backend {
       callAll([...group, ...refused], (transfer) => {
         if (left.has(transfer)) this.#refuse(transfer);
         else if (result < 0) this.#failed(transfer, -result);
-        else this.#finish(transfer, cut ? this.#cut(transfer.request!) : null);
+        else if (cut) this.#cut(transfer);
+        else this.#finish(transfer, null);
       });
     } finally {
       this.#engine.kick();
@@ -377,11 +373,11 @@ export class DirectBackend implements Backend {
   #plannerOf(request: Request): AlignmentPlanner {
     switch (request.type) {
       case RequestType.In:
-        return this.#reads;
+        return this.#planners.reads;
       case RequestType.Out:
-        return this.#writes;
+        return this.#planners.writes;
       default:
-        return this.#zeroWrites;
+        return this.#planners.zeroWrites;
     }
   }
 
@@ -437,7 +433,7 @@ export class DirectBackend implements Backend {
     const { start, span, skip, piece } = transfer;
     const bounce = transfer.bounce!;
     if (transfer.readsFirst || transfer.readsLast) {
-      const block = this.#writes.alignment;
+      const block = this.#planners.writes.alignment;
       // Where the last one is no page in memory, all before it is read as well.
       const isPage = (span - block) % MEMORY_ALIGNMENT === 0;
       const last = isPage ? span - block : 0;
@@ -574,7 +570,7 @@ export class DirectBackend implements Backend {
     switch (transfer.stage) {
       case Stage.ReadEdge:
         // The image ends before the block does: it was cut.
-        if (result === 0) return this.#nothingMoved(transfer);
+        if (result === 0) return this.#cut(transfer);
         if (result < transfer.length) {
           transfer.offset += result;
           transfer.address += result;
@@ -588,7 +584,7 @@ export class DirectBackend implements Backend {
           // Beyond a file's end this succeeds, and does nothing.
           if (
             this.#endsBefore((request.sector + request.count) * SECTOR_BYTES)
-          ) return this.#finish(transfer, this.#cut(request));
+          ) return this.#cut(transfer);
           return request.fua
             ? this.#again(this.#sync, transfer)
             : this.#finish(transfer, null);
@@ -603,20 +599,18 @@ export class DirectBackend implements Backend {
         }
         break;
     }
-    if (result === 0) return this.#nothingMoved(transfer);
+    if (result === 0) return this.#cut(transfer);
     // A write that ended short was not synced as one.
     if (result < transfer.total - transfer.done) transfer.durable = false;
     transfer.done += result;
     if (transfer.done < transfer.total) {
       return transfer.cancelled
-        ? this.#finish(transfer, this.#aborted(request))
+        ? this.#aborted(transfer)
         : this.#again(this.#next, transfer);
     }
     if (request.fua && request.writes) {
       if (!transfer.durable) return this.#again(this.#sync, transfer);
-      if (this.#endsBefore(this.#size)) {
-        return this.#finish(transfer, this.#cut(request));
-      }
+      if (this.#endsBefore(this.#size)) return this.#cut(transfer);
     }
     this.#finish(transfer, null);
   }
@@ -640,15 +634,17 @@ export class DirectBackend implements Backend {
     if (errno === ECANCELED && transfer.cancelled) {
       // It was given up before it began. That is no failure of the medium: a
       // flush or a durable write that never ran has cost no durability.
-      return this.#finish(transfer, this.#aborted(request));
+      return this.#aborted(transfer);
     }
-    if (
-      errno === ECANCELED && !transfer.tried && !transfer.durable &&
-      transfer.code !== OperationCode.Sync
-    ) {
-      // Nobody asked for it: io_uring finds no thread for what would block
-      // (RLIMIT_NPROC) and cancels it (io_uring/io-wq.c). A blocking call needs
-      // none.
+    const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
+    // What the ring cannot do, a blocking call may. Cancelled without being asked
+    // to: io_uring found no thread for what would block (RLIMIT_NPROC;
+    // io_uring/io-wq.c). Before Linux 6.12 it cannot discard.
+    const performable =
+      transfer.code === OperationCode.Discard && unsupported ||
+      errno === ECANCELED && !transfer.durable &&
+        transfer.code !== OperationCode.Sync;
+    if (performable && !transfer.tried) {
       transfer.tried = true;
       return this.#completed(transfer, perform(this.#libc, transfer));
     }
@@ -657,7 +653,6 @@ export class DirectBackend implements Backend {
       (errno === EINTR || errno === EAGAIN) &&
       transfer.code !== OperationCode.Sync && transfer.retries++ < MAX_RETRIES
     ) return this.#again(this.#push, transfer);
-    const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
     // A filter that denies a call says EPERM; where writes are denied as such, a
     // plain one fails with it again.
     const denied = unsupported || errno === EPERM;
@@ -688,18 +683,7 @@ export class DirectBackend implements Backend {
         return this.#completed(transfer, 0);
       }
     }
-    if (
-      transfer.code === OperationCode.Discard && unsupported && !transfer.tried
-    ) {
-      // Before Linux 6.12 a ring cannot discard; the blocking call can.
-      transfer.tried = true;
-      return this.#completed(transfer, perform(this.#libc, transfer));
-    }
     this.#finish(transfer, this.#error(request, errno));
-  }
-
-  #nothingMoved(transfer: Transfer): void {
-    this.#finish(transfer, this.#cut(transfer.request!));
   }
 
   /** Bytes of the disk. */
@@ -722,12 +706,15 @@ export class DirectBackend implements Backend {
     return size >= 0 && size < byte;
   }
 
-  #aborted(request: Request): DiskError {
-    return abortedError(request, { path: this.#image.info.path });
+  #aborted(transfer: Transfer): void {
+    const { path } = this.#image.info;
+    this.#finish(transfer, abortedError(transfer.request!, { path }));
   }
 
-  #cut(request: Request): DiskError {
-    return cutError(request, this.#image.info.path);
+  /** Ends a request that found the image shorter than the disk. */
+  #cut(transfer: Transfer): void {
+    const { path } = this.#image.info;
+    this.#finish(transfer, cutError(transfer.request!, path));
   }
 
   #error(request: Request, errno: number): DiskError {

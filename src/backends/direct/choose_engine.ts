@@ -100,26 +100,19 @@ export function chooseEngine<T extends Operation>(
       (operation) => perform(libc, operation),
       { info: { name, reason }, stallMs, pollMs },
     );
-  const refuse = (reason: string): never => {
+
+  const asked = `asked for: engine: "${engine}"`;
+  if (engine === "sync") return sync(asked);
+  if (engine !== "auto") {
+    const queue = engine === "io_uring"
+      ? IoUringQueue.open<T>(libc, depth, blocks)
+      : openAio<T>(libc, fd, probed, depth);
+    if (typeof queue !== "string") return over(engine, queue, asked);
     throw new DiskError(
       "platform",
-      `Cannot open "${path}" with engine "${engine}" as ${reason}`,
+      `Cannot open "${path}" with engine "${engine}" as ${queue}`,
       { operation: "open", path },
     );
-  };
-
-  if (engine === "sync") return sync('asked for: engine: "sync"');
-  if (engine === "io_uring") {
-    const ring = IoUringQueue.open<T>(libc, depth, blocks);
-    return typeof ring === "string"
-      ? refuse(ring)
-      : over("io_uring", ring, 'asked for: engine: "io_uring"');
-  }
-  if (engine === "libaio") {
-    const aio = openAio<T>(libc, fd, probed, depth);
-    return typeof aio === "string"
-      ? refuse(aio)
-      : over("libaio", aio, 'asked for: engine: "libaio"');
   }
   if (libc.abi.os !== "linux") {
     return sync("only Linux has io_uring and AIO");

@@ -82,17 +82,11 @@ const DEFAULT_ENGINE: EngineOptions = {
  * @returns The backend.
  * @throws {DiskError} If it cannot be opened as asked.
  */
-export function openDirect(
+export async function openDirect(
   path: string,
   options: DirectOptions,
 ): Promise<DirectBackend> {
-  return open(path, { openedAt: captureStack(), ...options });
-}
-
-async function open(
-  path: string,
-  options: DirectOptions,
-): Promise<DirectBackend> {
+  options = { openedAt: captureStack(), ...options };
   const libc = loadLibc(path);
   // Without a limit there is no signal, and no need of a thread for it.
   const signal = options.readOnly || fileSizeLimit(libc) === Infinity
@@ -123,7 +117,6 @@ async function openListening(
     },
     ({ fd }) => takeLock(libc, fd, path, options),
   );
-
   const { fd, opened, seen } = held.image;
   const content = options.create === undefined
     ? null
@@ -154,17 +147,13 @@ async function openListening(
     backend = new DirectBackend(
       libc,
       {
-        ...describe(
-          libc,
-          fd,
+        ...describe(libc, path, options, probed, {
           tailFd,
-          path,
-          options,
-          probed,
-          geometry,
-          held.lock,
+          lock: held.lock,
           seen,
-        ),
+        }),
+        fd,
+        geometry,
         signal,
       },
       chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
@@ -324,22 +313,6 @@ function claimDevice(libc: Libc, fd: number, path: string): FileClaim | null {
   return { release: () => libc.closeKept(claim) };
 }
 
-/** Several claims as one: all of them, or none and what the failed one threw. */
-function claimAll(claims: (() => FileClaim | null)[]): FileClaim | null {
-  const held: FileClaim[] = [];
-  const release = () => held.forEach((claim) => claim.release());
-  try {
-    for (const claim of claims) {
-      const taken = claim();
-      if (taken !== null) held.push(taken);
-    }
-  } catch (error) {
-    release();
-    throw error;
-  }
-  return held.length === 0 ? null : { release };
-}
-
 /** QEMU's lock bytes, and a lock that programs without FFI can see. */
 function takeLock(
   libc: Libc,
@@ -355,17 +328,21 @@ function takeLock(
   }
   const { readOnly } = options;
   const exclusive = options.lock === "exclusive";
-  let missing: string | null = null;
-  // This one first: of two who ask at once it takes exactly one, while QEMU's
-  // are taken by both, to be found by each other.
-  const claim = claimAll([
-    () => readOnly && !exclusive ? null : claimFile(path, fd, readOnly),
-    () => {
-      missing = lockImage(libc, fd, path, readOnly, exclusive);
-      return null;
-    },
-    () => readOnly ? null : claimDevice(libc, fd, path),
-  ]);
+  const held: FileClaim[] = [];
+  const release = () => held.forEach((claim) => claim.release());
+  const hold = (claim: FileClaim | null) => claim !== null && held.push(claim);
+  let missing: string | null;
+  try {
+    // This one first: of two who ask at once it takes exactly one, while QEMU's
+    // are taken by both, to be found by each other.
+    if (!readOnly || exclusive) hold(claimFile(path, fd, readOnly));
+    missing = lockImage(libc, fd, path, readOnly, exclusive);
+    if (!readOnly) hold(claimDevice(libc, fd, path));
+  } catch (error) {
+    release();
+    throw error;
+  }
+  const claim = held.length === 0 ? null : { release };
   if (missing === null) {
     return { info: { method: "OFD", reason: null }, claim };
   }
@@ -380,15 +357,11 @@ function takeLock(
 
 function describe(
   libc: Libc,
-  fd: number,
-  tailFd: number,
   path: string,
   options: ImageOptions,
   probed: Probed,
-  geometry: DirectImage["geometry"],
-  lock: TakenLock,
-  seen: Seen,
-): Omit<DirectImage, "signal"> {
+  { tailFd, lock, seen }: { tailFd: number; lock: TakenLock; seen: Seen },
+): Omit<DirectImage, "fd" | "geometry" | "signal"> {
   const blockDevice = probed.medium !== "file";
   const linux = libc.abi.os === "linux";
   // On a raw device, even a buffered one takes blocks only: smaller requests
@@ -397,9 +370,7 @@ function describe(
   // A file's tail is buffered, and its failures are reported to the next sync.
   const durableWrites = probed.durableWrites && tailFd < 0;
   return {
-    fd,
     tailFd,
-    geometry,
     abilities: {
       readOnly: options.readOnly,
       flush: "native",
