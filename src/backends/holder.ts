@@ -83,7 +83,7 @@ function placeOf({ file, line }: { file: string; line: number }): string {
 /** The process with a descriptor that has such a lock. */
 function findHolder(fd: number, type: LockType, byte: number): number | null {
   if (Deno.build.os !== "linux") return null;
-  // Deno lets nobody look into /proc who may not do everything.
+  // Deno gives /proc to programs with `--allow-all` alone.
   if (Deno.permissions.querySync({ name: "read" }).state !== "granted") {
     return null;
   }

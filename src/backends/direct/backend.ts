@@ -325,7 +325,6 @@ export class DirectBackend implements Backend {
     this.#whole(transfer);
   }
 
-  /** Makes what was written durable. */
   #sync(transfer: Transfer): void {
     transfer.stage = Stage.Sync;
     transfer.code = OperationCode.Sync;
@@ -560,7 +559,6 @@ export class DirectBackend implements Backend {
     this.#engine.push(transfer);
   }
 
-  /** Goes on after an operation. */
   #completed(transfer: Transfer, result: number): void {
     if (transfer.stage === Stage.Sync) return this.#synced(transfer, result);
     if (result < 0) return this.#failed(transfer, -result);
@@ -686,7 +684,6 @@ export class DirectBackend implements Backend {
     this.#finish(transfer, this.#error(request, errno));
   }
 
-  /** Bytes of the disk. */
   get #size(): number {
     return this.geometry.sectors * SECTOR_BYTES;
   }

@@ -71,7 +71,7 @@ export async function connectNbd<T>(
     const upgrade = async () => {
       const tls = await startTls(plain, target, uri);
       stream = tls;
-      // It came too late for anybody else to close it.
+      // It came too late to be closed elsewhere.
       if (gate.signal.aborted) tls.close();
       return await agree(tls, uri);
     };

@@ -69,11 +69,11 @@ export class Replies {
   readonly #structured: boolean;
   readonly #uri: string;
   readonly #asker: Asker;
-  /** The piece whose data is coming, where it goes, and how much is to come. */
+  /** The piece whose data is received, where it goes, and how much is left. */
   #filling: Piece | null = null;
   #fillAt = 0;
   #fillLeft = 0;
-  /** Whether the piece is answered with that. */
+  /** Whether that completes the piece. */
   #fillEnds = false;
   #straightEnds: (() => void)[] = [];
   /** Whose memory the socket is being read into. */

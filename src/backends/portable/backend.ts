@@ -306,7 +306,6 @@ export class PortableBackend implements Backend {
     }
   }
 
-  /** Moves a request's data, piece by piece. */
   async #move(request: Request, planner: AlignmentPlanner): Promise<void> {
     const start = request.sector * SECTOR_BYTES;
     const end = start + request.count * SECTOR_BYTES;
