@@ -5,13 +5,13 @@
  * An operation gets a slot, is prepared, submitted by a kick, drained when it is
  * over and then delivered, which frees the slot. What finds no slot waits in a
  * backlog for one. What the queue cannot take is drained as "not taken", and
- * carried out by a blocking call when it is delivered. When and where the thread waits for
- * completions is the business of {@linkcode Waiting}.
+ * carried out by a blocking call when it is delivered. When and where the thread
+ * waits for completions is the business of {@linkcode Waiting}.
  *
  * A queue may break: a filter that was put in place meanwhile, a descriptor that
- * was closed. From then on operations are carried out by blocking calls,
- * those among them that the kernel never took. What it has is still moving
- * memory, and is waited for by looking at the ring.
+ * was closed. From then on operations are carried out by blocking calls, those
+ * among them that the kernel never took. What it has is still moving memory, and
+ * is waited for by looking at the ring.
  *
  * @module
  */
