@@ -362,26 +362,6 @@ export const DARWIN_IOCTL = {
   DKIOCUNMAP: 0x8010641f,
 } as const;
 
-/** First word of statfs(2) by file system; include/uapi/linux/magic.h. */
-export const FILE_SYSTEM_MAGIC = {
-  /** ext2, ext3 and ext4 share one number. */
-  ext4: 0xef53,
-  /** XFS. */
-  xfs: 0x58465342,
-  /** btrfs: O_DIRECT may be buffered silently. */
-  btrfs: 0x9123683e,
-  /** tmpfs: O_DIRECT is ignored. */
-  tmpfs: 0x01021994,
-  /** OpenZFS (include/os/linux/zfs/sys/zfs_vfsops_os.h). */
-  zfs: 0x2fc12fc1,
-  /** NFS. */
-  nfs: 0x6969,
-  /** FUSE. */
-  fuse: 0x65735546,
-  /** overlayfs. */
-  overlay: 0x794c7630,
-} as const;
-
 /** Numbers of the system calls that are called by number. */
 export interface SyscallNumbers {
   /** pread64. */

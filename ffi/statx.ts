@@ -6,7 +6,7 @@
  * @module
  */
 
-import { FILE_SYSTEM_MAGIC, LINUX_IOCTL, STATX, STATX_LAYOUT } from "./abi.ts";
+import { LINUX_IOCTL, STATX, STATX_LAYOUT } from "./abi.ts";
 import type { Libc } from "./libc.ts";
 import { addressOf, alignedMemory, readU64, structMemory } from "./memory.ts";
 
@@ -144,7 +144,7 @@ export function statx(
  *
  * @param libc The C library.
  * @param fd File descriptor.
- * @returns The number, one of {@linkcode FILE_SYSTEM_MAGIC} perhaps, or −errno.
+ * @returns The number, as in `linux/magic.h`, or −errno.
  */
 export function statfsType(libc: Libc, fd: number): number {
   const number = libc.abi.syscalls?.fstatfs;
@@ -153,20 +153,6 @@ export function statfsType(libc: Libc, fd: number): number {
   const result = libc.syscall(number, fd, struct.address);
   // A signed 64-bit word that holds a 32-bit number.
   return result < 0 ? result : struct.view.getUint32(0, true);
-}
-
-/**
- * The name of a file system.
- *
- * @param type The number that {@linkcode statfsType} gave.
- * @returns The name, as "ext4", or undefined for one that has none here. ext2
- * and ext3 have the number of ext4.
- */
-export function fileSystemName(type: number): string | undefined {
-  for (const [name, magic] of Object.entries(FILE_SYSTEM_MAGIC)) {
-    if (magic === type) return name;
-  }
-  return undefined;
 }
 
 /** What XFS demands of O_DIRECT, in bytes. */

@@ -132,7 +132,7 @@ export interface Backend {
    *
    * An answer may end before the range does, so that it takes no longer than
    * others can wait, which is about a millisecond: a disk can have a hole on
-   * every other page. Whoever wants the rest asks for it from there. A backend
+   * every other page. The caller asks for the rest from there. A backend
    * that has found {@linkcode MAX_EXTENTS} stops.
    *
    * @param sector First sector.

@@ -48,7 +48,7 @@
  *    1,509.) Otherwise the whole blocks go straight first, if they can.
  * 4. No piece is longer than one call, or the aligned memory, can take.
  *
- * Whoever modifies a block must be alone on it from the read to the write: see
+ * A modified block must be locked from the read to the write: see
  * {@linkcode RangeLock}. A transfer that ended short is planned again from where
  * it ended.
  *

@@ -1,7 +1,7 @@
 /**
  * What Linux does with a block device, or with one that is made of a file:
  * mounted, swapped to, part of another device. Read from `/proc` and `/sys`,
- * where Deno's permissions already allow it: nobody is asked for this. (Deno
+ * where Deno's permissions already allow it, so that there is no prompt. (Deno
  * wants `--allow-all` for them, as for paths under `/dev`.)
  *
  * @module
@@ -78,7 +78,7 @@ function isReadable(): boolean {
     Deno.permissions.querySync({ name: "read" }).state === "granted";
 }
 
-/** Who uses a device, its parts or its whole, in words; `null` if nobody. */
+/** Who uses a device, its parts or its whole, in words; `null` if none. */
 function useOf(number: DeviceNumber): string | null {
   const directory = `/sys/dev/block/${number}`;
   // A part lies in the folder of its whole.

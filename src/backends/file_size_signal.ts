@@ -1,36 +1,36 @@
 /**
  * Keeps a limit on the size of files (`ulimit -f`, RLIMIT_FSIZE) from ending the
- * program. Linux and the BSDs send SIGXFSZ to whoever writes beyond it, and that
- * ends a process that does not care for the signal; with somebody who listens,
- * the call fails with EFBIG like any other (setrlimit(2)).
+ * program. Linux and the BSDs send SIGXFSZ to a thread that writes beyond it, and
+ * that ends a process without a handler for the signal; with a listener, the call
+ * fails with EFBIG like any other (setrlimit(2)).
  *
  * So there is a listener, which does nothing, while this thread has a disk open
  * for writing. It is Deno's own kind: it needs no permission and no FFI, keeps no
  * program running, changes nothing for programs that this one starts, and leaves
  * listeners of others alone.
  *
- * Deno hears of a signal a little later, on another thread, and ends the process
- * if nobody listens any more by then. So whoever had EFBIG listens until the
- * signal has come.
+ * Deno handles a signal a little later, on another thread, and ends the process
+ * if there is no listener any more by then. So after EFBIG the listener stays
+ * until the signal has come.
  *
  * @module
  */
 
-/** The longest wait for a signal that is on its way, in ms. */
+/** The longest wait for a pending signal, in ms. */
 const LATE_MS = 250;
 
 let disks = 0;
 /** Since a call failed with EFBIG, until the signal has come. */
 let expected = false;
-let onHeard: (() => void) | null = null;
+let onSignal: (() => void) | null = null;
 
 const listener = () => {
   expected = false;
-  onHeard?.();
+  onSignal?.();
 };
 
 /** A share in the listener. */
-export interface HeardSignal {
+export interface SignalListener {
   /**
    * Gives it back.
    *
@@ -39,7 +39,7 @@ export interface HeardSignal {
   release(): Promise<void>;
 }
 
-/** Takes note that a call failed with EFBIG: the signal is on its way. */
+/** Takes note that a call failed with EFBIG: the signal is pending. */
 export function expectFileSizeSignal(): void {
   expected = disks > 0;
 }
@@ -49,7 +49,7 @@ export function expectFileSizeSignal(): void {
  *
  * @returns A share in the listener.
  */
-export function hearFileSizeSignal(): HeardSignal {
+export function listenForFileSizeSignal(): SignalListener {
   // Windows has no such limit.
   if (Deno.build.os === "windows") return { release: () => Promise.resolve() };
   if (disks++ === 0) Deno.addSignalListener("SIGXFSZ", listener);
@@ -70,11 +70,11 @@ function signalOrLate(): Promise<void> {
   return new Promise((resolve) => {
     const end = () => {
       clearTimeout(timer);
-      onHeard = null;
+      onSignal = null;
       resolve();
     };
     // A thread of the kernel that writes in our place gets no signal.
     const timer = setTimeout(end, LATE_MS);
-    onHeard = end;
+    onSignal = end;
   });
 }

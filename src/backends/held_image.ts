@@ -147,8 +147,8 @@ async function tryToHold<T extends OpenedImage>(
 }
 
 /**
- * A file that Deno knows to be open, as a lock has one: `deno test` tells of
- * those that a test leaves open, and not of those of `node:fs`.
+ * A file that Deno knows to be open, as a lock has one: `deno test` reports
+ * those that a test leaves open, and not those of `node:fs`.
  */
 function marker(path: string): FileClaim | null {
   try {
@@ -159,7 +159,7 @@ function marker(path: string): FileClaim | null {
   }
 }
 
-/** Whether the file that was made here is somebody else's by now. */
+/** Whether the file that was made here has another owner by now. */
 function isLost(error: unknown): boolean {
   return error instanceof ReplacedError ||
     error instanceof DiskError &&
@@ -242,7 +242,7 @@ function leadsTo(path: string, fd: number): boolean {
 
 /**
  * Removes a file that was made here, as nothing came of it; not another one
- * that has its name by now, nor one that somebody else holds or has filled.
+ * that has its name by now, nor one that is held or was filled elsewhere.
  */
 function takeBack(path: string, fd: number, locked: boolean): void {
   let claim: FileClaim | null = null;

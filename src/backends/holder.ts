@@ -44,8 +44,8 @@ export type LockType = "FLOCK" | "OFDLCK";
 
 /**
  * Who locks a file. Such locks belong to no process, so that /proc/locks names
- * nobody who can be relied upon; the descriptors themselves show them, to
- * whoever may look at them.
+ * no process that can be relied upon; the descriptors themselves show them, where
+ * they may be looked at.
  *
  * @param fd A descriptor of the file.
  * @param type The kind of lock.
@@ -83,7 +83,7 @@ function placeOf({ file, line }: { file: string; line: number }): string {
 /** The process with a descriptor that has such a lock. */
 function findHolder(fd: number, type: LockType, byte: number): number | null {
   if (Deno.build.os !== "linux") return null;
-  // Deno lets nobody look into /proc who may not do everything.
+  // Deno gives /proc to programs with `--allow-all` alone.
   if (Deno.permissions.querySync({ name: "read" }).state !== "granted") {
     return null;
   }
@@ -119,11 +119,11 @@ function findHolder(fd: number, type: LockType, byte: number): number | null {
   return null;
 }
 
-/** Errors about locks that nobody could be named for. */
+/** Errors about locks whose holder could not be named. */
 const unnamed = new WeakSet<DiskError>();
 
 /**
- * The error for an image that somebody holds.
+ * The error for an image that is held.
  *
  * @param path The image's path.
  * @param purpose What it was to be opened for: `writing`, `reading`.
@@ -147,7 +147,7 @@ export function lockedError(
 }
 
 /**
- * How long, in ms, a lock is waited for that nobody can be named for: the
+ * How long, in ms, a lock is waited for whose holder cannot be named: the
  * kernel gives the locks of a killed program back only when its last request
  * has ended, and by then the program has no name any more. 0.6 s were seen.
  */
@@ -157,8 +157,8 @@ const FIRST_PAUSE_MS = 2;
 const LONGEST_PAUSE_MS = 50;
 
 /**
- * Takes a lock, and tries again for {@linkcode PATIENCE_MS} where nobody can be
- * named who holds it.
+ * Takes a lock, and tries again for {@linkcode PATIENCE_MS} where its holder
+ * cannot be named.
  *
  * @param take Takes it.
  * @param signal Gives up.

@@ -3,10 +3,10 @@
  * is not may have no name after a power cut (fsync(2), "Description").
  *
  * The file goes first, or a name could lead to an image of size 0. Then the
- * folder, if it may be opened: nobody is asked for a permission. Where it may
- * not, the file's own sync is all there is. It keeps the name as well on file
- * systems whose journal has it in the same transaction as the file's size, and
- * ext4, XFS and btrfs are such.
+ * folder, if it may be opened without a prompt. Where it may not, the file's own
+ * sync is all there is. It keeps the name as well on file systems whose journal
+ * has it in the same transaction as the file's size, and ext4, XFS and btrfs are
+ * such.
  *
  * @module
  */

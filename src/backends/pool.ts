@@ -1,6 +1,6 @@
 /**
  * Things that are made as they are needed, each used by one at a time, and kept
- * for the next: bounce buffers, descriptors. Whoever finds none waits in turn.
+ * for the next: bounce buffers, descriptors. Takers that find none wait in turn.
  *
  * @module
  */
@@ -55,7 +55,7 @@ export class Pool<T> {
     else this.#waiting.shift()!(item);
   }
 
-  /** Lends nothing any more: whoever asks waits. */
+  /** Lends nothing any more: who asks waits. */
   close(): void {
     this.#free.length = 0;
     this.#max = 0;

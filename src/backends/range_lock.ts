@@ -1,6 +1,6 @@
 /**
- * Exclusive locks on ranges of a file, first come first served: whoever reads a
- * host block, changes a part of it and writes it back must be alone on it.
+ * Exclusive locks on ranges of a file, first come first served: a
+ * read-modify-write of a host block must be alone on it.
  *
  * @module
  */

@@ -1,10 +1,10 @@
 /**
- * One flush for all who ask at once, and none after one that failed.
+ * One flush for all that ask at once, and none after one that failed.
  *
- * Whoever asks while a flush is in flight shares the next one, as the one in
- * flight may have begun before their write ended. There is one at a time: the kernel
- * tells of a failed write-back once (lib/errseq.c of Linux), so that of two
- * flushes at once one would hear of it. And once a flush failed, what is durable
+ * What asks while a flush is in flight shares the next one, as the one in flight
+ * may have begun before its write ended. There is one at a time: the kernel
+ * reports a failed write-back once (lib/errseq.c of Linux), so that of two flushes
+ * at once one would get it. And once a flush failed, what is durable
  * is not known any more: the answer to another one may be a lie, so none is
  * asked for.
  *
@@ -21,10 +21,10 @@ export interface FlushEnd<T> {
   readonly refused: readonly T[];
 }
 
-/** Flushes of one descriptor. `T` is whoever waits for one. */
+/** Flushes of one descriptor. `T` is what waits for one. */
 export class SharedFlush<T> {
   readonly #start: (first: T) => void;
-  /** Who shares the flush that is in flight. */
+  /** Who shares the flush in flight. */
   #sharing: T[] | null = null;
   /** Who shares the next one. */
   #waiting: T[] = [];
@@ -34,7 +34,7 @@ export class SharedFlush<T> {
    * Constructs a new instance.
    *
    * @param start Starts a flush in the name of the first who shares it; its end
-   * is told by {@linkcode SharedFlush.end}.
+   * is reported by {@linkcode SharedFlush.end}.
    */
   constructor(start: (first: T) => void) {
     this.#start = start;
@@ -46,9 +46,9 @@ export class SharedFlush<T> {
   }
 
   /**
-   * Whether others would lose the flush that is in flight in somebody's name.
+   * Whether others would lose the flush in flight if it were cancelled.
    *
-   * @param first Who that is.
+   * @param first In whose name it was started.
    * @returns Whether others share it.
    */
   isShared(first: T): boolean {
@@ -69,7 +69,7 @@ export class SharedFlush<T> {
   }
 
   /**
-   * Ends the flush that is in flight, and starts the next one.
+   * Ends the flush in flight, and starts the next one.
    *
    * @param failure Why it failed; `null` if it did not.
    * @returns Who is to be answered.

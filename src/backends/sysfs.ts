@@ -1,6 +1,6 @@
 /**
  * What Linux tells of a block device's queue in /sys, read only where Deno's
- * permissions already allow it: nobody is asked for this.
+ * permissions already allow it, so that there is no prompt.
  *
  * @module
  */

@@ -36,7 +36,7 @@ export function lookAt(
       const count = fs.readSync(fd, memory, 0, piece, offset);
       return memory.slice(0, Math.min(count, length));
     } catch {
-      // What cannot be read here is told of when it is asked for.
+      // What cannot be read here fails when it is asked for.
       return new Uint8Array();
     }
   };

@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { Pool } from "../../src/backends/pool.ts";
 
-/** What somebody who took something has; empty while it waits. */
+/** What a taker has; empty while it waits. */
 function takenFrom<T>(pool: Pool<T>): T[] {
   const had: T[] = [];
   pool.take((item) => had.push(item));

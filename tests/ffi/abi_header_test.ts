@@ -8,7 +8,6 @@ import { assert, assertEquals } from "@std/assert";
 import {
   abiFor,
   FALLOCATE,
-  FILE_SYSTEM_MAGIC,
   FS_NOCOW_FL,
   LINUX_IOCTL,
   RWF,
@@ -16,6 +15,7 @@ import {
   STATX_LAYOUT,
 } from "../../ffi/abi.ts";
 import { LINUX_ERRNO } from "../../ffi/errno.ts";
+import { FILE_SYSTEMS } from "../../src/backends/medium.ts";
 
 function hasCompiler(): boolean {
   if (Deno.build.os !== "linux") return false;
@@ -174,17 +174,29 @@ Deno.test({
     const headers = ["stdio.h", "linux/falloc.h", "linux/fs.h"];
     assert(await compare(headers, FALLOCATE, "FALLOC_FL_") >= 6);
     assert(await compare(headers, RWF, "RWF_") >= 5);
-    const { ext4, xfs, btrfs, tmpfs, nfs, fuse, overlay } = FILE_SYSTEM_MAGIC;
-    const magic = {
-      EXT4_SUPER_MAGIC: ext4,
-      XFS_SUPER_MAGIC: xfs,
-      BTRFS_SUPER_MAGIC: btrfs,
-      TMPFS_MAGIC: tmpfs,
-      NFS_SUPER_MAGIC: nfs,
-      FUSE_SUPER_MAGIC: fuse,
-      OVERLAYFS_SUPER_MAGIC: overlay,
+    const names: Record<string, string> = {
+      ext4: "EXT4_SUPER_MAGIC",
+      xfs: "XFS_SUPER_MAGIC",
+      btrfs: "BTRFS_SUPER_MAGIC",
+      tmpfs: "TMPFS_MAGIC",
+      ramfs: "RAMFS_MAGIC",
+      nfs: "NFS_SUPER_MAGIC",
+      cifs: "CIFS_SUPER_MAGIC",
+      smb2: "SMB2_SUPER_MAGIC",
+      "9p": "V9FS_MAGIC",
+      ceph: "CEPH_SUPER_MAGIC",
+      fuse: "FUSE_SUPER_MAGIC",
+      overlay: "OVERLAYFS_SUPER_MAGIC",
+      f2fs: "F2FS_SUPER_MAGIC",
+      vfat: "MSDOS_SUPER_MAGIC",
+      exfat: "EXFAT_SUPER_MAGIC",
     };
-    assert(await compare(["stdio.h", "linux/magic.h"], magic) >= 6);
+    const magic = FILE_SYSTEMS.filter(({ name }) => name in names)
+      .map((known) => [names[known.name]!, known.magic]);
+    assert(
+      await compare(["stdio.h", "linux/magic.h"], Object.fromEntries(magic)) >=
+        12,
+    );
   },
 });
 

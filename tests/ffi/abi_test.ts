@@ -5,7 +5,6 @@ import {
   DARWIN_IOCTL,
   errnoName,
   FALLOCATE,
-  FILE_SYSTEM_MAGIC,
   FREEBSD_IOCTL,
   LINUX_IOCTL,
   RWF,
@@ -314,19 +313,6 @@ Deno.test("ioctl numbers encode the size of what they carry", () => {
   assertEquals(ioctlSize(DARWIN_IOCTL.DKIOCISWRITABLE, 13), 4);
   assertEquals(ioctlSize(DARWIN_IOCTL.DKIOCSYNCHRONIZE, 13), 24);
   assertEquals(ioctlSize(DARWIN_IOCTL.DKIOCUNMAP, 13), 16);
-});
-
-Deno.test("FILE_SYSTEM_MAGIC has the numbers of statfs(2)", () => {
-  assertEquals(FILE_SYSTEM_MAGIC, {
-    ext4: 0xef53,
-    xfs: 0x58465342,
-    btrfs: 0x9123683e,
-    tmpfs: 0x01021994,
-    zfs: 0x2fc12fc1,
-    nfs: 0x6969,
-    fuse: 0x65735546,
-    overlay: 0x794c7630,
-  });
 });
 
 Deno.test("abiFor() has the error numbers of Linux", () => {

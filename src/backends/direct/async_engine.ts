@@ -5,13 +5,13 @@
  * An operation gets a slot, is prepared, submitted by a kick, drained when it is
  * over and then delivered, which frees the slot. What finds no slot waits in a
  * backlog for one. What the queue cannot take is drained as "not taken", and
- * carried out by a blocking call when it is delivered. When and where the thread waits for
- * completions is the business of {@linkcode Waiting}.
+ * carried out by a blocking call when it is delivered. When and where the thread
+ * waits for completions is the business of {@linkcode Waiting}.
  *
  * A queue may break: a filter that was put in place meanwhile, a descriptor that
- * somebody closed. From then on operations are carried out by blocking calls,
- * those among them that the kernel never took. What it has is still moving
- * memory, and is waited for by looking at the ring.
+ * was closed. From then on operations are carried out by blocking calls, those
+ * among them that the kernel never took. What it has is still moving memory, and
+ * is waited for by looking at the ring.
  *
  * @module
  */
@@ -144,7 +144,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   /** Takes an operation. */
   push(operation: T): void {
     if (this.#fallback !== null) return this.#fallback.push(operation);
-    // Whoever waits for a slot is first.
+    // What waits for a slot is first.
     if (this.#freeCount === 0 || this.#backlog.length > 0) {
       this.#backlog.push(operation);
     } else this.#take(operation);
@@ -166,7 +166,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
 
   /** Releases everything. */
   async close(): Promise<void> {
-    // What comes back from here on would be looked for in memory that is gone.
+    // A drain from here on would look into memory that is gone.
     this.#drainBrokenTimer?.();
     this.#drainBrokenTimer = null;
     await this.#waiting.leaveQueue();
@@ -305,7 +305,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     this.#drainBrokenLater();
   }
 
-  /** Delivers what the broken queue brings, and goes on with the rest. */
+  /** Delivers the completions of the broken queue, and goes on with the rest. */
   readonly #drainBroken = (): void => {
     this.#drainBrokenTimer = null;
     try {
@@ -328,9 +328,9 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   }
 
   /**
-   * Operations that are over, nobody knows how. To read and to write once more
-   * does no harm, as nothing that overlaps is on its way; what makes durable is
-   * not done twice.
+   * Operations whose completions were lost. To read and to write once more does
+   * no harm, as nothing that overlaps is in flight; what makes durable is not
+   * done twice.
    */
   #giveUpLost(): void {
     for (const [slot, operation] of this.#slots.entries()) {

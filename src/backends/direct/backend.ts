@@ -2,7 +2,7 @@
  * The direct backend: turns requests into operations on a descriptor and has
  * an engine carry them out.
  *
- * What it takes off everybody's hands:
+ * What it takes care of:
  *
  * - Memory that the host does not take as it is, blocks of the disk that are
  *   smaller than what the host writes at once, and the end of a file inside of a
@@ -59,6 +59,7 @@ import {
   type DirectImage,
   MAX_SEGMENTS,
   MEMORY_ALIGNMENT,
+  type Planners,
   plannersOf,
 } from "./image.ts";
 import { AllocateMode, perform } from "./kernel.ts";
@@ -84,12 +85,9 @@ export class DirectBackend implements Backend {
   readonly #engine: Engine<Transfer>;
   readonly #bounces: BouncePool;
   readonly #transfers: Transfer[] = [];
-  /** Those under way that may take several operations. */
+  /** Those in flight that may take several operations. */
   readonly #long = new Set<Transfer>();
-  readonly #reads: AlignmentPlanner;
-  readonly #writes: AlignmentPlanner;
-  /** Writes of zeroes, from one piece of memory that all of them share. */
-  readonly #zeroWrites: AlignmentPlanner;
+  readonly #planners: Planners;
   /** Present when a block of the disk can be less than what the host writes. */
   readonly #rangeLock: RangeLock | null;
   readonly #writeZeroesModes = { punch: true, zero: true };
@@ -141,10 +139,7 @@ export class DirectBackend implements Backend {
     this.#id = encodeId(image.info.id);
     this.#abilities = image.abilities;
     this.#durableWrites = image.durableWrites;
-    const planners = plannersOf(image);
-    this.#reads = planners.reads;
-    this.#writes = planners.writes;
-    this.#zeroWrites = planners.zeroWrites;
+    this.#planners = plannersOf(image);
     this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0
       ? null
       : new RangeLock(image.writeAlignment);
@@ -268,7 +263,7 @@ export class DirectBackend implements Backend {
     if (
       request.sector + request.count === this.geometry.sectors &&
       request.writes && this.#endsBefore(this.#size)
-    ) return this.#finish(transfer, this.#cut(request));
+    ) return this.#cut(transfer);
     switch (request.type) {
       case RequestType.In:
       case RequestType.Out:
@@ -330,7 +325,6 @@ export class DirectBackend implements Backend {
     this.#whole(transfer);
   }
 
-  /** Makes what was written durable. */
   #sync(transfer: Transfer): void {
     transfer.stage = Stage.Sync;
     transfer.code = OperationCode.Sync;
@@ -351,7 +345,8 @@ export class DirectBackend implements Backend {
       callAll([...group, ...refused], (transfer) => {
         if (left.has(transfer)) this.#refuse(transfer);
         else if (result < 0) this.#failed(transfer, -result);
-        else this.#finish(transfer, cut ? this.#cut(transfer.request!) : null);
+        else if (cut) this.#cut(transfer);
+        else this.#finish(transfer, null);
       });
     } finally {
       this.#engine.kick();
@@ -377,11 +372,11 @@ export class DirectBackend implements Backend {
   #plannerOf(request: Request): AlignmentPlanner {
     switch (request.type) {
       case RequestType.In:
-        return this.#reads;
+        return this.#planners.reads;
       case RequestType.Out:
-        return this.#writes;
+        return this.#planners.writes;
       default:
-        return this.#zeroWrites;
+        return this.#planners.zeroWrites;
     }
   }
 
@@ -437,7 +432,7 @@ export class DirectBackend implements Backend {
     const { start, span, skip, piece } = transfer;
     const bounce = transfer.bounce!;
     if (transfer.readsFirst || transfer.readsLast) {
-      const block = this.#writes.alignment;
+      const block = this.#planners.writes.alignment;
       // Where the last one is no page in memory, all before it is read as well.
       const isPage = (span - block) % MEMORY_ALIGNMENT === 0;
       const last = isPage ? span - block : 0;
@@ -564,7 +559,6 @@ export class DirectBackend implements Backend {
     this.#engine.push(transfer);
   }
 
-  /** Goes on after an operation. */
   #completed(transfer: Transfer, result: number): void {
     if (transfer.stage === Stage.Sync) return this.#synced(transfer, result);
     if (result < 0) return this.#failed(transfer, -result);
@@ -574,7 +568,7 @@ export class DirectBackend implements Backend {
     switch (transfer.stage) {
       case Stage.ReadEdge:
         // The image ends before the block does: it was cut.
-        if (result === 0) return this.#nothingMoved(transfer);
+        if (result === 0) return this.#cut(transfer);
         if (result < transfer.length) {
           transfer.offset += result;
           transfer.address += result;
@@ -588,7 +582,7 @@ export class DirectBackend implements Backend {
           // Beyond a file's end this succeeds, and does nothing.
           if (
             this.#endsBefore((request.sector + request.count) * SECTOR_BYTES)
-          ) return this.#finish(transfer, this.#cut(request));
+          ) return this.#cut(transfer);
           return request.fua
             ? this.#again(this.#sync, transfer)
             : this.#finish(transfer, null);
@@ -603,20 +597,18 @@ export class DirectBackend implements Backend {
         }
         break;
     }
-    if (result === 0) return this.#nothingMoved(transfer);
+    if (result === 0) return this.#cut(transfer);
     // A write that ended short was not synced as one.
     if (result < transfer.total - transfer.done) transfer.durable = false;
     transfer.done += result;
     if (transfer.done < transfer.total) {
       return transfer.cancelled
-        ? this.#finish(transfer, this.#aborted(request))
+        ? this.#aborted(transfer)
         : this.#again(this.#next, transfer);
     }
     if (request.fua && request.writes) {
       if (!transfer.durable) return this.#again(this.#sync, transfer);
-      if (this.#endsBefore(this.#size)) {
-        return this.#finish(transfer, this.#cut(request));
-      }
+      if (this.#endsBefore(this.#size)) return this.#cut(transfer);
     }
     this.#finish(transfer, null);
   }
@@ -640,15 +632,17 @@ export class DirectBackend implements Backend {
     if (errno === ECANCELED && transfer.cancelled) {
       // It was given up before it began. That is no failure of the medium: a
       // flush or a durable write that never ran has cost no durability.
-      return this.#finish(transfer, this.#aborted(request));
+      return this.#aborted(transfer);
     }
-    if (
-      errno === ECANCELED && !transfer.tried && !transfer.durable &&
-      transfer.code !== OperationCode.Sync
-    ) {
-      // Nobody asked for it: io_uring finds no thread for what would block
-      // (RLIMIT_NPROC) and cancels it (io_uring/io-wq.c). A blocking call needs
-      // none.
+    const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
+    // What the ring cannot do, a blocking call may. Cancelled without being asked
+    // to: io_uring found no thread for what would block (RLIMIT_NPROC;
+    // io_uring/io-wq.c). Before Linux 6.12 it cannot discard.
+    const performable =
+      transfer.code === OperationCode.Discard && unsupported ||
+      errno === ECANCELED && !transfer.durable &&
+        transfer.code !== OperationCode.Sync;
+    if (performable && !transfer.tried) {
       transfer.tried = true;
       return this.#completed(transfer, perform(this.#libc, transfer));
     }
@@ -657,9 +651,8 @@ export class DirectBackend implements Backend {
       (errno === EINTR || errno === EAGAIN) &&
       transfer.code !== OperationCode.Sync && transfer.retries++ < MAX_RETRIES
     ) return this.#again(this.#push, transfer);
-    const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
-    // A filter that denies a call says EPERM; whoever may not write at all hears
-    // it again of a plain write.
+    // A filter that denies a call says EPERM; where writes are denied as such, a
+    // plain one fails with it again.
     const denied = unsupported || errno === EPERM;
     if (transfer.durable && denied) {
       this.#durableWrites = false;
@@ -688,32 +681,20 @@ export class DirectBackend implements Backend {
         return this.#completed(transfer, 0);
       }
     }
-    if (
-      transfer.code === OperationCode.Discard && unsupported && !transfer.tried
-    ) {
-      // Before Linux 6.12 a ring cannot discard; the blocking call can.
-      transfer.tried = true;
-      return this.#completed(transfer, perform(this.#libc, transfer));
-    }
     this.#finish(transfer, this.#error(request, errno));
   }
 
-  #nothingMoved(transfer: Transfer): void {
-    this.#finish(transfer, this.#cut(transfer.request!));
-  }
-
-  /** Bytes of the disk. */
   get #size(): number {
     return this.geometry.sectors * SECTOR_BYTES;
   }
 
   /**
-   * Whether the image ends before that byte: somebody cut it while it was open.
+   * Whether the image ends before that byte: it was cut while it was open.
    *
    * A write beyond the new end makes the file longer again, and what lies
    * between reads as zeroes. To look before each write would cost too much; but
    * only a write of the disk's last sector can hide a cut for good. So that one
-   * looks before, and whatever promises durability looks after.
+   * looks before, and what promises durability looks after.
    */
   #endsBefore(byte: number): boolean {
     if (!this.#image.regularFile) return false;
@@ -722,12 +703,15 @@ export class DirectBackend implements Backend {
     return size >= 0 && size < byte;
   }
 
-  #aborted(request: Request): DiskError {
-    return abortedError(request, { path: this.#image.info.path });
+  #aborted(transfer: Transfer): void {
+    const { path } = this.#image.info;
+    this.#finish(transfer, abortedError(transfer.request!, { path }));
   }
 
-  #cut(request: Request): DiskError {
-    return cutError(request, this.#image.info.path);
+  /** Ends a request that found the image shorter than the disk. */
+  #cut(transfer: Transfer): void {
+    const { path } = this.#image.info;
+    this.#finish(transfer, cutError(transfer.request!, path));
   }
 
   #error(request: Request, errno: number): DiskError {
@@ -747,7 +731,7 @@ export class DirectBackend implements Backend {
     transfer.bounce = null;
     transfer.reset();
     this.#transfers.push(transfer);
-    // Each of these goes on with somebody else, and may throw.
+    // Each of these goes on with other requests, and may throw.
     try {
       this.#inFlight.answer(request, error, complete);
     } finally {

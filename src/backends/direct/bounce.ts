@@ -3,8 +3,8 @@
  * as needed and kept, and a few large ones that transfers wait for in turn.
  *
  * The memory is mapped, not V8's: a Worker that is terminated with I/O in
- * flight leaves it behind, so that the kernel never writes into memory that
- * somebody else was given meanwhile.
+ * flight leaves it behind, so that the kernel never writes into memory that has
+ * another owner by then.
  *
  * @module
  */

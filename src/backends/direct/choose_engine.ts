@@ -20,9 +20,9 @@ import { SyncEngine } from "./sync_engine.ts";
 export type EngineName = "auto" | "io_uring" | "libaio" | "sync";
 
 /**
- * The longest that one wait may hold the event loop, in ms, where nobody says.
+ * The longest that one wait may hold the event loop, in ms, by default.
  * A turn of Deno's event loop after a sleep costs some 25 µs of CPU, which is
- * little beside this, and this is little to whoever waits for a timer.
+ * little beside this, and this is little to a timer.
  */
 export const DEFAULT_STALL_MS = 0.2;
 
@@ -53,7 +53,7 @@ export type MakeEngine<T extends Operation> = (
 const INLINE_US = 10;
 
 /**
- * The file system that makes whoever submits wait: FUSE takes twelve requests
+ * The file system that blocks in submission: FUSE takes twelve requests
  * in the background (fs/fuse/inode.c, `FUSE_DEFAULT_MAX_BACKGROUND`), and the
  * thirteenth waits inside the call until one of them is answered.
  */
@@ -100,26 +100,19 @@ export function chooseEngine<T extends Operation>(
       (operation) => perform(libc, operation),
       { info: { name, reason }, stallMs, pollMs },
     );
-  const refuse = (reason: string): never => {
+
+  const asked = `asked for: engine: "${engine}"`;
+  if (engine === "sync") return sync(asked);
+  if (engine !== "auto") {
+    const queue = engine === "io_uring"
+      ? IoUringQueue.open<T>(libc, depth, blocks)
+      : openAio<T>(libc, fd, probed, depth);
+    if (typeof queue !== "string") return over(engine, queue, asked);
     throw new DiskError(
       "platform",
-      `Cannot open "${path}" with engine "${engine}" as ${reason}`,
+      `Cannot open "${path}" with engine "${engine}" as ${queue}`,
       { operation: "open", path },
     );
-  };
-
-  if (engine === "sync") return sync('asked for: engine: "sync"');
-  if (engine === "io_uring") {
-    const ring = IoUringQueue.open<T>(libc, depth, blocks);
-    return typeof ring === "string"
-      ? refuse(ring)
-      : over("io_uring", ring, 'asked for: engine: "io_uring"');
-  }
-  if (engine === "libaio") {
-    const aio = openAio<T>(libc, fd, probed, depth);
-    return typeof aio === "string"
-      ? refuse(aio)
-      : over("libaio", aio, 'asked for: engine: "libaio"');
   }
   if (libc.abi.os !== "linux") {
     return sync("only Linux has io_uring and AIO");

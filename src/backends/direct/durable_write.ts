@@ -17,8 +17,8 @@
  * the write as we do; tmpfs keeps nothing anyway.
  *
  * Buffered writes are not in it on any file system: that a write-back failed is
- * told once for a descriptor (lib/errseq.c), so that of two calls that sync at
- * once one may hear of the other's failure and the other of none. Our own syncs
+ * reported once for a descriptor (lib/errseq.c), so that of two calls that sync
+ * at once one may get the other's failure and the other none. Our own syncs
  * follow each other, and the first that fails is the last.
  *
  * @module

@@ -15,7 +15,7 @@ import {
   roundDown,
 } from "../alignment_plan.ts";
 import type { FileClaim } from "../file_claim.ts";
-import type { HeardSignal } from "../file_size_signal.ts";
+import type { SignalListener } from "../file_size_signal.ts";
 import { LARGE_BOUNCE_BYTES } from "./bounce.ts";
 
 /**
@@ -54,7 +54,7 @@ export interface DirectImage {
   /** A lock that ends with the backend. */
   readonly claim: FileClaim | null;
   /** What keeps a limit on file sizes from ending the program. */
-  readonly signal: HeardSignal | null;
+  readonly signal: SignalListener | null;
   /** Everything else, as plain data. */
   readonly info: BackendInfo;
 }

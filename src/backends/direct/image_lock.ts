@@ -36,7 +36,7 @@ const LONE_READER: Claim = {
   denies: [WRITE, RESIZE],
 };
 
-/** One writer at a time, and nobody changes the size below it. */
+/** One writer at a time, and the size does not change below it. */
 const WRITER: Claim = {
   uses: [CONSISTENT_READ, WRITE],
   denies: [WRITE, RESIZE],

@@ -69,7 +69,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   /** Flags of every submission that moves data. */
   readonly #flags: number;
   #watch: RingWatch | null = null;
-  /** Operations on their way whose result does not matter. */
+  /** Operations in flight whose result does not matter. */
   #ignored = 0;
   /** The result of the last one of them. */
   #ignoredResult = 0;
@@ -87,13 +87,12 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   private constructor(
     libc: Libc,
     ring: IoUring,
-    operations: boolean[],
     flags: number,
     depth: number,
   ) {
     this.#libc = libc;
     this.#ring = ring;
-    this.#operations = operations;
+    this.#operations = ring.operations();
     this.#flags = flags;
     this.depth = depth;
   }
@@ -117,31 +116,16 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       // One more for the watch, so that every operation has its place.
       const entries = Math.min(depth + 1, MOST_ENTRIES);
       const ring = IoUring.setup(libc, { entries, flags });
-      if (typeof ring === "number") {
-        refused = ring;
-        if (ring === -libc.abi.errno.EINVAL) continue;
-        break;
-      }
-      const operations = ring.operations();
-      const missing = NEEDED.find((operation) => !operations[operation]);
-      if (
-        missing === undefined && (ring.features & IORING_FEAT.EXT_ARG) !== 0
-      ) {
+      if (typeof ring !== "number") {
         const submissionFlags = blocks ? IOSQE.ASYNC : 0;
-        const queue = new IoUringQueue<T>(
-          libc,
-          ring,
-          operations,
-          submissionFlags,
-          depth,
-        );
+        const queue = new IoUringQueue<T>(libc, ring, submissionFlags, depth);
         const fault = queue.#tryOut();
         if (fault === null) return queue;
         ring.close();
         return fault;
       }
-      ring.close();
-      return "io_uring lacks operations that are needed (before Linux 5.11, or restricted)";
+      refused = ring;
+      if (ring !== -libc.abi.errno.EINVAL) break;
     }
     const { EPERM, ENOSYS, ENOMEM } = libc.abi.errno;
     return refused === -EPERM
@@ -154,11 +138,18 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   }
 
   /**
-   * Why the ring does nothing, by an operation that does nothing, in a thread of
-   * the kernel: whatever would block is done there, and every flush.
+   * Why the ring is of no use: it lacks something, or does not carry out an
+   * operation that does nothing in a thread of the kernel, where all that would
+   * block is done, and every flush.
    */
   #tryOut(): string | null {
-    this.#prepared(this.#ring.prepareNop(IGNORED, IOSQE.ASYNC));
+    if (
+      NEEDED.some((operation) => !this.#operations[operation]) ||
+      (this.#ring.features & IORING_FEAT.EXT_ARG) === 0
+    ) {
+      return "io_uring lacks operations that are needed (before Linux 5.11, or restricted)";
+    }
+    if (this.#ring.prepareNop(IGNORED, IOSQE.ASYNC)) this.#ignored++;
     for (let tries = 0; this.#ignored > 0; tries++) {
       // What is not taken for lack of memory, or for a signal, is taken later.
       const left = this.enter(1, TRIAL_US);
@@ -174,10 +165,6 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
     return null;
   }
 
-  #prepared(ignored: boolean): void {
-    if (ignored) this.#ignored++;
-  }
-
   /** Calls into the kernel so far. */
   get systemCalls(): number {
     return this.#ring.systemCalls + (this.#watch?.systemCalls ?? 0);
@@ -187,7 +174,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
   prepare(operation: T, slot: number): boolean {
     const ring = this.#ring;
     const flags = this.#flags;
-    const { code, fd, address, vectorCount, offset } = operation;
+    const { code, fd, address, vectorCount: count, offset } = operation;
     // A submission's length has 32 bits; what it says is cut to this in any
     // case (MAX_RW_COUNT).
     const length = code <= OperationCode.Write
@@ -200,17 +187,9 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       case OperationCode.Write:
         return ring.prepareWrite(fd, address, length, offset, rw, slot, flags);
       case OperationCode.ReadVector:
-        return ring.prepareReadv(fd, address, vectorCount, offset, slot, flags);
+        return ring.prepareReadv(fd, address, count, offset, slot, flags);
       case OperationCode.WriteVector:
-        return ring.prepareWritev(
-          fd,
-          address,
-          vectorCount,
-          offset,
-          rw,
-          slot,
-          flags,
-        );
+        return ring.prepareWritev(fd, address, count, offset, rw, slot, flags);
       case OperationCode.Sync:
         return ring.prepareFdatasync(fd, slot);
       case OperationCode.Allocate:
@@ -322,13 +301,13 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
 
   /** Asks for an operation to be given up. */
   cancel(slot: number): void {
-    this.#prepared(this.#ring.prepareCancel(slot, IGNORED));
+    if (this.#ring.prepareCancel(slot, IGNORED)) this.#ignored++;
     this.enter(0, 0);
   }
 
   /** Ends a wait on another thread. */
   endOffThreadWait(): void {
-    this.#prepared(this.#ring.prepareNop(IGNORED));
+    if (this.#ring.prepareNop(IGNORED)) this.#ignored++;
     this.enter(0, 0);
   }
 
@@ -344,7 +323,7 @@ class RingWatch implements LoopWatch {
   readonly #ring: IoUring;
   readonly #fd: number;
   readonly #notifier: Notifier;
-  /** Whether the poll is on its way. */
+  /** Whether the poll is in flight. */
   isArmed = false;
   /** Whether the loop has something to do. */
   fired = false;

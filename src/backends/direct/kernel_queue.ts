@@ -3,8 +3,8 @@
  * operations now and to complete them later: io_uring and Linux AIO.
  *
  * An operation goes to the kernel under a slot, and its completion is drained
- * under that slot. A queue never waits but where it is told to, calls nobody
- * from inside of a call but the visitor of {@linkcode KernelQueue.drain}, and
+ * under that slot. A queue never waits but where it is told to, calls nothing
+ * back but the visitor of {@linkcode KernelQueue.drain}, and
  * counts its calls into the kernel where it makes them.
  *
  * @module

@@ -2,11 +2,11 @@
  * Turns of the event loop, as an engine needs them: soon, and so that timers and
  * sockets have theirs. One is pending at a time, in one of three ways:
  *
- * | pending   | what brings it                | what it costs                |
+ * | pending   | how it comes                  | what it costs                |
  * | --------- | ----------------------------- | ---------------------------- |
  * | immediate | `setImmediate`                | 5 to 10 µs; asks no sockets  |
  * | byte      | a byte through a socket pair  | 9 to 14 µs; sockets first    |
- * | parked    | such a byte, sent by somebody else when there is something to do |
+ * | parked    | such a byte, sent by the `Notifier` when there are completions |
  *
  * `setImmediate` alone starves sockets. Deno's loop is a task that tokio runs
  * again as long as it is ready, and tokio asks the system about sockets only
@@ -130,7 +130,7 @@ export class LoopTurn implements Turns {
     this.#clearImmediate();
     this.#pending = "parked";
     this.#lastByte = performance.now();
-    // Only while a byte is on its way does the socket keep the program alive.
+    // Only while a byte is in flight does the socket keep the program alive.
     this.#socket!.ref();
   }
 

@@ -28,7 +28,10 @@ import { lockImage } from "./image_lock.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";
 import { type OpenedFor, probe, type Probed } from "./probe.ts";
 import { claimFile, type FileClaim } from "../file_claim.ts";
-import { type HeardSignal, hearFileSizeSignal } from "../file_size_signal.ts";
+import {
+  listenForFileSizeSignal,
+  type SignalListener,
+} from "../file_size_signal.ts";
 import {
   holdImage,
   openAgain,
@@ -39,7 +42,7 @@ import { lockedError } from "../holder.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
 import { type FastSpace, NewContent } from "../new_content.ts";
 import { imageGeometry } from "../image_size.ts";
-import { mediumOf, noDisk } from "../medium.ts";
+import { mediumOf, noDisk, notDirect } from "../medium.ts";
 import { keepName } from "../new_name.ts";
 import { lookAt, type Seen } from "../warnings.ts";
 
@@ -59,7 +62,7 @@ export interface DirectOptions extends ImageOptions {
 /** No host is known to want more of offsets and lengths, in bytes. */
 const MAX_ALIGNMENT = 65_536;
 
-/** How an engine is wanted, where nobody says. */
+/** How an engine is wanted by default. */
 const DEFAULT_ENGINE: EngineOptions = {
   engine: "auto",
   depth: 128,
@@ -79,35 +82,29 @@ const DEFAULT_ENGINE: EngineOptions = {
  * @returns The backend.
  * @throws {DiskError} If it cannot be opened as asked.
  */
-export function openDirect(
+export async function openDirect(
   path: string,
   options: DirectOptions,
 ): Promise<DirectBackend> {
-  return open(path, { openedAt: captureStack(), ...options });
-}
-
-async function open(
-  path: string,
-  options: DirectOptions,
-): Promise<DirectBackend> {
+  options = { openedAt: captureStack(), ...options };
   const libc = loadLibc(path);
-  // Without a limit there is nothing to hear, and no thread to hear it with.
+  // Without a limit there is no signal, and no need of a thread for it.
   const signal = options.readOnly || fileSizeLimit(libc) === Infinity
     ? null
-    : hearFileSizeSignal();
+    : listenForFileSizeSignal();
   try {
-    return await openHeard(libc, path, options, signal);
+    return await openListening(libc, path, options, signal);
   } catch (error) {
     await signal?.release();
     throw error;
   }
 }
 
-async function openHeard(
+async function openListening(
   libc: Libc,
   path: string,
   options: DirectOptions,
-  signal: HeardSignal | null,
+  signal: SignalListener | null,
 ): Promise<DirectBackend> {
   mediumOf(path, options.create !== undefined);
   WorkerDescriptors.use(libc, path);
@@ -120,7 +117,6 @@ async function openHeard(
     },
     ({ fd }) => takeLock(libc, fd, path, options),
   );
-
   const { fd, opened, seen } = held.image;
   const content = options.create === undefined
     ? null
@@ -151,17 +147,13 @@ async function openHeard(
     backend = new DirectBackend(
       libc,
       {
-        ...describe(
-          libc,
-          fd,
+        ...describe(libc, path, options, probed, {
           tailFd,
-          path,
-          options,
-          probed,
-          geometry,
-          held.lock,
+          lock: held.lock,
           seen,
-        ),
+        }),
+        fd,
+        geometry,
         signal,
       },
       chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
@@ -230,13 +222,7 @@ function examine(
   }
   if (probed.medium === null) throw noDisk(path);
   if (options.direct === "require" && !probed.direct.active) {
-    throw new DiskError(
-      "platform",
-      `Cannot open "${path}" with direct I/O: ${
-        probed.direct.reason ?? "it is not to be had here"
-      }`,
-      { operation: "open", path },
-    );
+    throw notDirect(path, probed.direct.reason ?? "this system has none");
   }
   return probed;
 }
@@ -327,22 +313,6 @@ function claimDevice(libc: Libc, fd: number, path: string): FileClaim | null {
   return { release: () => libc.closeKept(claim) };
 }
 
-/** Several claims as one: all of them, or none and what the failed one threw. */
-function claimAll(claims: (() => FileClaim | null)[]): FileClaim | null {
-  const held: FileClaim[] = [];
-  const release = () => held.forEach((claim) => claim.release());
-  try {
-    for (const claim of claims) {
-      const taken = claim();
-      if (taken !== null) held.push(taken);
-    }
-  } catch (error) {
-    release();
-    throw error;
-  }
-  return held.length === 0 ? null : { release };
-}
-
 /** QEMU's lock bytes, and a lock that programs without FFI can see. */
 function takeLock(
   libc: Libc,
@@ -358,17 +328,21 @@ function takeLock(
   }
   const { readOnly } = options;
   const exclusive = options.lock === "exclusive";
-  let missing: string | null = null;
-  // This one first: of two who ask at once it takes exactly one, while QEMU's
-  // are taken by both, to be found by each other.
-  const claim = claimAll([
-    () => readOnly && !exclusive ? null : claimFile(path, fd, readOnly),
-    () => {
-      missing = lockImage(libc, fd, path, readOnly, exclusive);
-      return null;
-    },
-    () => readOnly ? null : claimDevice(libc, fd, path),
-  ]);
+  const held: FileClaim[] = [];
+  const release = () => held.forEach((claim) => claim.release());
+  const hold = (claim: FileClaim | null) => claim !== null && held.push(claim);
+  let missing: string | null;
+  try {
+    // This one first: of two who ask at once it takes exactly one, while QEMU's
+    // are taken by both, to be found by each other.
+    if (!readOnly || exclusive) hold(claimFile(path, fd, readOnly));
+    missing = lockImage(libc, fd, path, readOnly, exclusive);
+    if (!readOnly) hold(claimDevice(libc, fd, path));
+  } catch (error) {
+    release();
+    throw error;
+  }
+  const claim = held.length === 0 ? null : { release };
   if (missing === null) {
     return { info: { method: "OFD", reason: null }, claim };
   }
@@ -383,26 +357,20 @@ function takeLock(
 
 function describe(
   libc: Libc,
-  fd: number,
-  tailFd: number,
   path: string,
   options: ImageOptions,
   probed: Probed,
-  geometry: DirectImage["geometry"],
-  lock: TakenLock,
-  seen: Seen,
-): Omit<DirectImage, "signal"> {
+  { tailFd, lock, seen }: { tailFd: number; lock: TakenLock; seen: Seen },
+): Omit<DirectImage, "fd" | "geometry" | "signal"> {
   const blockDevice = probed.medium !== "file";
   const linux = libc.abi.os === "linux";
   // On a raw device, even a buffered one takes blocks only: smaller requests
   // through its cache would be the kernel's read-modify-write, unlocked.
   const least = blockDevice ? probed.logicalBlockSize : 1;
-  // A file's tail is buffered, and its failures are told to whoever syncs.
+  // A file's tail is buffered, and its failures are reported to the next sync.
   const durableWrites = probed.durableWrites && tailFd < 0;
   return {
-    fd,
     tailFd,
-    geometry,
     abilities: {
       readOnly: options.readOnly,
       flush: "native",

@@ -20,12 +20,19 @@ import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
 import { cachedPages } from "../../../ffi/page_cache.ts";
 import {
   type FileStatus,
-  fileSystemName,
   statfsType,
   statx,
   xfsDirectIo,
 } from "../../../ffi/statx.ts";
 import type { DirectInfo, DurabilityInfo } from "../../info.ts";
+import {
+  bufferedInfo,
+  type FileSystem,
+  fileSystemOf,
+  flushReach,
+  type Medium,
+  mediumOfStat,
+} from "../medium.ts";
 import {
   type QueueAttributes,
   queueAttributes,
@@ -34,18 +41,13 @@ import {
 import { writesDurably } from "./durable_write.ts";
 import { syncMethod } from "./kernel.ts";
 
-const S_IFMT = 0o170000;
-const S_IFREG = 0o100000;
-const S_IFBLK = 0o060000;
-const S_IFCHR = 0o020000;
-
 /** What is assumed where the host does not say: no host is known to want more. */
 const ASSUMED_ALIGNMENT = 4096;
 
 /** What an open image is. */
 export interface Probed {
-  /** `"file"`, `"block device"`, `"character device"`, or `null`: no disk. */
-  readonly medium: "file" | "block device" | "character device" | null;
+  /** What it is; `null` if that can be no disk. */
+  readonly medium: Medium | null;
   /** Size in bytes. */
   readonly sizeBytes: number;
   /** The device's logical block size in bytes; 512 for a file. */
@@ -94,74 +96,56 @@ export function probe(
   opened: OpenedFor,
 ): Probed | number {
   const status = fileStatus(libc, fd);
-  if (typeof status === "number") return status;
-  const type = status.mode & S_IFMT;
-  const medium = type === S_IFREG
-    ? "file"
-    : type === S_IFBLK
-    ? "block device"
-    : type === S_IFCHR
-    ? "character device"
-    : null;
-  const device = medium === "file" ? null : fd;
-  const sizeBytes = device === null
-    ? status.sizeBytes
-    : deviceSize(libc, fd, medium);
+  const medium = mediumOfStat(fstatSync(fd));
+  const isDevice = medium !== "file";
+  const sizeBytes = isDevice ? deviceSize(libc, fd, medium) : status.sizeBytes;
   if (medium !== null && sizeBytes < 0) return sizeBytes;
 
   const queue = medium === "block device"
     ? queueAttributes(status.rdevMajor, status.rdevMinor)
     : queueAttributes(status.deviceMajor, status.deviceMinor);
-  const logical = device === null ? 512 : atLeast(
+  const logical = !isDevice ? 512 : Math.max(
     positive(logicalBlockSize(libc, fd)) ?? queue.logicalBlockSize ??
       positive(status.dioOffsetAlign ?? 0) ?? ASSUMED_ALIGNMENT,
     512,
   );
-  const fileSystemType = device === null && libc.abi.os === "linux"
-    ? statfsType(libc, fd)
-    : 0;
-  const fileSystem = fileSystemName(fileSystemType) ?? null;
+  const magic = isDevice || libc.abi.os !== "linux" ? 0 : statfsType(libc, fd);
+  const fileSystem = magic > 0 ? fileSystemOf(magic) : null;
   const direct = directInfo(
     libc,
     fd,
     opened,
     status,
     fileSystem,
-    device === null ? undefined : logical,
+    isDevice ? logical : undefined,
     sizeBytes,
   );
   return {
     medium,
     sizeBytes,
     logicalBlockSize: logical,
-    physicalBlockSize: device === null
-      ? queue.physicalBlockSize
-      : positive(physicalBlockSize(libc, fd)),
-    minimumIoSize: device === null
-      ? queue.minimumIoSize ?? 0
-      : atLeast(minimumIo(libc, fd), 0),
-    optimalIoSize: device === null
-      ? queue.optimalIoSize ?? 0
-      : atLeast(optimalIo(libc, fd), 0),
-    fileSystem,
+    physicalBlockSize: isDevice
+      ? positive(physicalBlockSize(libc, fd))
+      : queue.physicalBlockSize,
+    minimumIoSize: isDevice
+      ? Math.max(minimumIo(libc, fd), 0)
+      : queue.minimumIoSize ?? 0,
+    optimalIoSize: isDevice
+      ? Math.max(optimalIo(libc, fd), 0)
+      : queue.optimalIoSize ?? 0,
+    fileSystem: fileSystem?.name ?? null,
     inode: status.inode,
     direct,
-    durability: {
-      ...durabilityInfo(libc, fileSystem, medium, queue),
-      ...(fileSystemType < 0
-        ? {
-          flush: "unknown",
-          reason:
-            `which file system this is cannot be told: fstatfs failed with ${
-              errnoName(libc.abi, -fileSystemType)
-            }`,
-        }
-        : {}),
-    },
-    durableWrites: writesDurably(libc.abi.os, medium, fileSystem, direct),
+    durability: durabilityInfo(libc, medium, magic, queue),
+    durableWrites: writesDurably(
+      libc.abi.os,
+      medium,
+      fileSystem?.name ?? null,
+      direct,
+    ),
     erases: medium === "block device" && takesSecureErase(libc, fd),
-    discards: device === null
-      ? fileSystem === "nfs" ? undefined : true
+    discards: !isDevice
+      ? fileSystem?.name === "nfs" ? undefined : true
       : queue.discardMaxBytes === undefined
       ? undefined
       : queue.discardMaxBytes > 0,
@@ -182,10 +166,6 @@ function positive(value: number): number | undefined {
   return value > 0 ? value : undefined;
 }
 
-function atLeast(value: number, least: number): number {
-  return Math.max(value, least);
-}
-
 /**
  * The size of a device; where a filter denies the request that asks for it, a
  * block device's end is where a seek finds it.
@@ -193,7 +173,7 @@ function atLeast(value: number, least: number): number {
 function deviceSize(
   libc: Libc,
   fd: number,
-  medium: Probed["medium"],
+  medium: Medium | null,
 ): number {
   const asked = blockDeviceSize(libc, fd);
   return asked < 0 && medium === "block device"
@@ -201,39 +181,26 @@ function deviceSize(
     : asked;
 }
 
-/**
- * statx(2) where there is one; elsewhere, and where a filter denies it, fstat(2),
- * which tells less.
- */
-function fileStatus(libc: Libc, fd: number): FileStatus | number {
-  if (libc.abi.os === "linux") {
-    const status = statx(libc, fd);
-    if (typeof status !== "number") return status;
-  }
-  const { mode, ino, size, blocks, blksize, dev, rdev } = fstatSync(fd, {
-    bigint: true,
-  });
+/** What fstat(2) tells, and maybe the rest of statx(2). */
+type Status =
+  & Partial<FileStatus>
+  & Pick<FileStatus, "inode" | "sizeBytes" | "deviceMajor" | "deviceMinor">
+  & Pick<FileStatus, "rdevMajor" | "rdevMinor">;
+
+/** statx(2); fstat(2) where there is none, or a filter denies it. */
+function fileStatus(libc: Libc, fd: number): Status {
+  const status = libc.abi.os === "linux" ? statx(libc, fd) : -1;
+  if (typeof status !== "number") return status;
+  const { ino, size, dev, rdev } = fstatSync(fd, { bigint: true });
   const device = splitDevice(dev);
   const ownDevice = splitDevice(rdev);
   return {
-    mode: Number(mode),
     inode: Number(ino),
     sizeBytes: Number(size),
-    blocks512: Number(blocks),
-    blksize: Number(blksize),
     deviceMajor: device.major,
     deviceMinor: device.minor,
     rdevMajor: ownDevice.major,
     rdevMinor: ownDevice.minor,
-    attributes: 0,
-    attributesMask: 0,
-    dioMemoryAlign: undefined,
-    dioOffsetAlign: undefined,
-    dioReadOffsetAlign: undefined,
-    atomicWriteUnitMin: undefined,
-    atomicWriteUnitMax: undefined,
-    atomicWriteSegmentsMax: undefined,
-    atomicWriteUnitMaxOptimal: undefined,
   };
 }
 
@@ -241,33 +208,26 @@ function directInfo(
   libc: Libc,
   fd: number,
   opened: OpenedFor,
-  status: FileStatus,
-  fileSystem: string | null,
+  status: Status,
+  fileSystem: FileSystem | null,
   deviceBlockSize: number | undefined,
   sizeBytes: number,
 ): DirectInfo {
-  const buffered = (reason: string | null): DirectInfo => ({
-    active: false,
-    method: null,
-    reason,
-    memoryAlignment: 1,
-    offsetAlignment: 1,
-    readOffsetAlignment: 1,
-    alignmentSource: "none",
-  });
-  if (opened.method === null) return buffered(opened.reason);
+  if (opened.method === null) return bufferedInfo(opened.reason);
   const { dioMemoryAlign, dioOffsetAlign, dioReadOffsetAlign } = status;
   if (dioMemoryAlign === 0 || dioOffsetAlign === 0) {
-    return buffered("statx says that direct I/O is not supported on this file");
+    return bufferedInfo(
+      "statx says that direct I/O is not supported on this file",
+    );
   }
-  const ignored = ignoresDirect(libc, fd, fileSystem);
-  if (ignored.wholly) return buffered(ignored.reason);
+  const limit = fileSystem && `${fileSystem.name} ${fileSystem.limit}`;
+  if (fileSystem?.ignoresDirect) return bufferedInfo(limit);
 
   let memoryAlignment: number;
   let offsetAlignment: number;
   let readOffsetAlignment: number;
   let alignmentSource: string;
-  const xfs = fileSystem === "xfs" ? xfsDirectIo(libc, fd) : undefined;
+  const xfs = fileSystem?.name === "xfs" ? xfsDirectIo(libc, fd) : undefined;
   if (dioMemoryAlign !== undefined && dioOffsetAlign !== undefined) {
     memoryAlignment = dioMemoryAlign;
     offsetAlignment = dioOffsetAlign;
@@ -291,12 +251,15 @@ function directInfo(
     memoryAlignment = offsetAlignment = readOffsetAlignment = 1;
     alignmentSource = "none";
   }
-  const silent = ignored.reason ??
-    silentlyBuffered(libc, fd, sizeBytes, readOffsetAlignment);
+  const buffers = fileSystem?.buffers &&
+    !(fileSystem.name === "btrfs" && isNoCow(libc, fd));
+  const reason = buffers
+    ? limit
+    : silentlyBuffered(libc, fd, sizeBytes, readOffsetAlignment);
   return {
-    active: silent === null,
+    active: reason === null,
     method: opened.method,
-    reason: silent,
+    reason,
     memoryAlignment,
     offsetAlignment,
     readOffsetAlignment,
@@ -304,59 +267,12 @@ function directInfo(
   };
 }
 
-/**
- * File systems that take O_DIRECT and buffer all the same. The sources are in
- * the kernel: mm/shmem.c (tmpfs), fs/btrfs/direct-io.c (data with checksums is
- * written through the cache since 6.14); OpenZFS before 2.3 ignores the flag.
- */
-function ignoresDirect(
-  libc: Libc,
-  fd: number,
-  fileSystem: string | null,
-): { wholly: boolean; reason: string | null } {
-  switch (fileSystem) {
-    case "tmpfs":
-      return {
-        wholly: true,
-        reason: "tmpfs accepts O_DIRECT and ignores it: its data is the cache",
-      };
-    case "btrfs": {
-      const memory = alignedMemory(8);
-      const result = libc.ioctl(
-        fd,
-        LINUX_IOCTL.FS_IOC_GETFLAGS,
-        addressOf(memory),
-      );
-      const flags = new DataView(memory.buffer, memory.byteOffset)
-        .getUint32(0, true);
-      return {
-        wholly: false,
-        reason: result >= 0 && (flags & FS_NOCOW_FL) !== 0
-          ? null
-          : "btrfs buffers writes to files with data checksums: make the empty file NOCOW (chattr +C) for direct writes",
-      };
-    }
-    case "zfs":
-      return {
-        wholly: false,
-        reason:
-          "ZFS before 2.3 ignores O_DIRECT, later versions buffer what is not whole records",
-      };
-    case "nfs":
-      return {
-        wholly: false,
-        reason:
-          "NFS passes by this machine's cache only; the server may buffer",
-      };
-    case "fuse":
-      return {
-        wholly: false,
-        reason:
-          "FUSE hands O_DIRECT to a user-space file system that may buffer",
-      };
-    default:
-      return { wholly: false, reason: null };
-  }
+/** Whether btrfs keeps no checksums of a file, and so writes it directly. */
+function isNoCow(libc: Libc, fd: number): boolean {
+  const flags = alignedMemory(8);
+  const result = libc.ioctl(fd, LINUX_IOCTL.FS_IOC_GETFLAGS, addressOf(flags));
+  const view = new DataView(flags.buffer, flags.byteOffset);
+  return result >= 0 && (view.getUint32(0, true) & FS_NOCOW_FL) !== 0;
 }
 
 /**
@@ -422,41 +338,27 @@ function silentlyBuffered(
 
 function durabilityInfo(
   libc: Libc,
-  fileSystem: string | null,
-  medium: Probed["medium"],
+  medium: Medium | null,
+  magic: number,
   queue: QueueAttributes,
 ): DurabilityInfo {
   const method = syncMethod(libc);
-  const fua = `write + ${method}`;
-  const deviceCache = queue.writeCache ?? "unknown";
-  const common = { method, fua, deviceCache };
-  if (fileSystem === "tmpfs") {
-    return { ...common, flush: "page cache", reason: "tmpfs is memory" };
-  }
-  if (fileSystem === "nfs" || fileSystem === "fuse") {
-    return {
-      ...common,
+  const { os } = libc.abi;
+  const reach = magic < 0
+    ? {
       flush: "unknown",
-      reason:
-        `what a flush reaches is decided behind ${fileSystem.toUpperCase()}`,
-    };
-  }
-  if (fileSystem === "overlay") {
-    return {
-      ...common,
-      flush: "media",
-      reason:
-        "an overlay mounted with -o volatile ignores flushes, which cannot be seen from here",
-    };
-  }
-  if (libc.abi.os === "freebsd") {
-    return {
-      ...common,
-      flush: medium === "file" ? "media" : "device cache",
-      reason: medium === "file"
-        ? null
-        : "fdatasync does not flush the cache of a raw device",
-    };
-  }
-  return { ...common, flush: "media", reason: null };
+      reason: `which file system this is cannot be told: fstatfs failed with ${
+        errnoName(libc.abi, -magic)
+      }`,
+    } as const
+    : magic > 0
+    ? flushReach(fileSystemOf(magic))
+    : os === "freebsd" && medium !== "file"
+    ? {
+      flush: "device cache",
+      reason: "fdatasync does not flush the cache of a raw device",
+    } as const
+    : { flush: "media", reason: null } as const;
+  const deviceCache = queue.writeCache ?? "unknown";
+  return { method, fua: `write + ${method}`, deviceCache, ...reach };
 }

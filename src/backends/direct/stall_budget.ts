@@ -3,7 +3,7 @@
  * each is short, and a hundred of them would follow each other in one turn.
  *
  * Every engine has one turn of its own in each turn of the loop. So when one has
- * its next, the loop has been round, and everybody's time begins anew. An engine
+ * its next, the loop has been round, and the time of all begins anew. An engine
  * waits in its turns, and where its callers ask for something; the two are
  * counted apart, so that one disk has the whole of either.
  *

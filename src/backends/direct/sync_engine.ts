@@ -75,8 +75,8 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
   kick(): void {
     if (this.#running) return;
     this.#running = true;
-    // Whoever is answered may throw: the others have their turn, as one was
-    // asked for before.
+    // A completion may throw: the others have their turn, as one was asked for
+    // before.
     try {
       while (this.#head < this.#queue.length) {
         const now = performance.now();

@@ -1,5 +1,5 @@
 /**
- * A request of the direct backend on its way, and the operation of an engine
+ * A request of the direct backend in flight, and the operation of an engine
  * that it is at: one object, used again for the next request.
  *
  * @module
@@ -26,7 +26,7 @@ export const Stage = {
 /** What a transfer is doing. */
 export type Stage = typeof Stage[keyof typeof Stage];
 
-/** A request on its way, and the operation that it is at. */
+/** A request in flight, and the operation that it is at. */
 export class Transfer extends Operation {
   request: Request | null = null;
   complete: Complete | null = null;
@@ -35,7 +35,7 @@ export class Transfer extends Operation {
   total = 0;
   /** Bytes of it that are done. */
   done = 0;
-  /** Bytes of it that the piece under way moves: see `../alignment_plan.ts`. */
+  /** Bytes of it that the piece in flight moves: see `../alignment_plan.ts`. */
   piece = 0;
   /** Where the host blocks around the piece start in the file. */
   start = 0;

@@ -43,8 +43,12 @@ const ASLEEP_FACTOR = 2;
 /** The most polls that are left out after a miss. */
 const MOST_LEFT_OUT = 64;
 
-/** The most completions that are delivered at once. */
-const MOST_DELIVERED = 64;
+/**
+ * The most completions that are delivered at once. Random writes of 4 KiB, 32 at
+ * a time, on a virtio disk, as a ratio to 16: one by one 0.6, 8 at most 0.88, 64
+ * at most 1.0; reads the same within 5 %.
+ */
+const MOST_DELIVERED = 16;
 
 /** Weight of the latest time in the average: 1 of so many. */
 const AVERAGED = 8;
@@ -113,7 +117,6 @@ export class WaitPolicy {
   /** A caller asks for something. */
   asked(): void {
     this.#misses = 0;
-    this.#burst = 1;
   }
 
   /** Whether its caller waits here for what is in flight. */
@@ -192,8 +195,8 @@ export class WaitPolicy {
 
   /**
    * How many completions to deliver before what their callers ask for next is
-   * submitted: one, so that the device has something to do meanwhile. It doubles
-   * from burst to burst until a kick comes between two of them, or a wait.
+   * submitted: one after a wait, so that the device has something to do
+   * meanwhile, and twice as many each time until the next wait.
    */
   burst(): number {
     const burst = this.#burst;

@@ -232,8 +232,8 @@ export class Waiting {
     if (work.inFlight === 0) return from;
     policy.asked();
     if (from === "idle" || from === "thread") {
-      // In a turn of somebody else's, what the loop was wanted for is being
-      // done. The next turn is asked for first: it passes while the device works.
+      // In a turn that is not ours, what the loop was wanted for is being done.
+      // The next turn is asked for first: it passes while the device works.
       this.#forgetLoop();
       this.#callersSince = null;
       this.#enterState("turning");
@@ -253,7 +253,7 @@ export class Waiting {
     return from === "loop" || this.#loopIsWanted ? "loop" : "turning";
   }
 
-  /** Whoever asks for a few most likely waits for them. */
+  /** The caller of a few operations most likely waits for them. */
   #waitForCaller(leftUs: number, now: number): void {
     const shared = this.#runtime.budget.left(false, this.#stallUs, now);
     leftUs = Math.min(leftUs, shared);
@@ -282,7 +282,7 @@ export class Waiting {
     this.#callersSince = this.#clock();
     this.#submit();
     if (work.prepared > 0 || work.drained > 0) return "turning";
-    // One more turn, as whoever was answered may ask for more.
+    // One more turn, as the callers may ask for more.
     if (work.inFlight === 0) return "turning";
     if (this.#loopIsWanted || policy.isSlow && this.#watch !== null) {
       return "loop";
@@ -323,7 +323,7 @@ export class Waiting {
     }
     this.#turns.park();
     watch.clear();
-    // Whoever is there when it wakes begins a turn.
+    // The first caller after it wakes begins a turn.
     this.#callersSince = null;
     this.#sleptOn = false;
     if (this.#watchdog === null) this.#watchdogLater();
@@ -403,7 +403,7 @@ export class Waiting {
     const work = this.#work;
     const policy = this.#policy;
     const start = this.#clock();
-    // A slow device is waited for by the loop: nobody has to end our wait.
+    // A slow device is waited for by the loop: no watch has to end our wait.
     if (this.#state !== "loop" && !policy.isSlow) this.#watch?.arm();
     if (policy.polls) {
       // One call submits and sleeps; only a poll needs one before.

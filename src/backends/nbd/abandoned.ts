@@ -1,8 +1,8 @@
 /**
- * Aborted requests that are still at the server. Nobody knows whether they are
- * carried out, so that what could come before or after them waits until the
- * server has answered them, and the failure of a flush, which nobody heard of, is
- * that of the next one.
+ * Aborted requests that are still at the server. Whether they are carried out is
+ * not known, so that what could come before or after them waits until the server
+ * has answered them; and the failure of a flush, which had no caller left, is that
+ * of the next one.
  *
  * @module
  */

@@ -293,12 +293,12 @@ export class NbdBackend implements Backend {
     this.#silence.stop();
   }
 
-  /** Whether the server is not listened to any more. */
+  /** Whether replies are ignored from here on. */
   get #ended(): boolean {
     return this.#state === "broken" || this.#state === "closed";
   }
 
-  /** Says that nothing more will be asked. */
+  /** Sends NBD_CMD_DISC, after which nothing may be sent. */
   async #disconnect(): Promise<void> {
     this.#send(Command.Disconnect, 0, 0, 0, 0);
     this.closing();
@@ -603,7 +603,7 @@ export class NbdBackend implements Backend {
       );
   }
 
-  /** What was left undone of a flush is no secret. */
+  /** The failure of an aborted flush, which its caller never got. */
   #spoiledError(request: Request): DiskError {
     const cause = this.#abandoned.failure!;
     const { kind, code = "EIO", errno, message } = cause;

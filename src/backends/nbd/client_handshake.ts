@@ -245,7 +245,7 @@ export class ClientHandshake {
     return false;
   }
 
-  /** Takes an export the old way: a server without it hangs up. */
+  /** NBD_OPT_EXPORT_NAME, to which a server without the export hangs up. */
   async #askByName(
     exportName: string,
   ): Promise<{ size: number; flags: number }> {
@@ -267,7 +267,7 @@ export class ClientHandshake {
     }
   }
 
-  /** What cannot be obeyed is not taken for something else. */
+  /** Refuses block sizes that no request could keep to. */
   #blockSizes(
     data: DataView,
   ): { minimum: number; preferred: number; maximum: number } {
@@ -348,7 +348,7 @@ export class ClientHandshake {
     return viewOf(bytes);
   }
 
-  /** Nothing else can be said while half of something is. */
+  /** Without a farewell meanwhile, which would come in the midst of a message. */
   async #write(bytes: Uint8Array): Promise<void> {
     const { farewell } = this;
     this.farewell = null;

@@ -54,7 +54,7 @@ export async function connectNbd<T>(
     );
   }, timeoutMs);
   const given = Promise.withResolvers<never>();
-  // Nobody may wait for it.
+  // It may have no waiter.
   given.promise.catch(() => {});
   gate.signal.addEventListener(
     "abort",
@@ -71,7 +71,7 @@ export async function connectNbd<T>(
     const upgrade = async () => {
       const tls = await startTls(plain, target, uri);
       stream = tls;
-      // It came too late for anybody else to close it.
+      // It came too late to be closed elsewhere.
       if (gate.signal.aborted) tls.close();
       return await agree(tls, uri);
     };
@@ -162,7 +162,7 @@ async function connect(
   return conn;
 }
 
-/** Says what there is to say, and does not wait for anybody to hear it. */
+/** Says what there is to say, and does not wait for an answer. */
 async function hangUp(
   stream: Deno.Conn,
   farewell: Uint8Array | null,

@@ -48,7 +48,7 @@ export interface Piece {
   received: number;
   /** Which those are, if they came in several chunks. */
   covered: CoveredRanges | null;
-  /** Chunks that told of errors. */
+  /** Chunks that reported errors. */
   errorChunks: number;
   /** What carries its data, while that is in the request's own memory. */
   message: OutgoingMessage | null;

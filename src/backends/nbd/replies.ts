@@ -24,13 +24,13 @@ import { canLend } from "../../protocol/nbd/writer.ts";
 import { CoveredRanges } from "./covered_ranges.ts";
 import { type Piece, startOf, type Transfer } from "./piece.ts";
 
-/** Bytes of a chunk that tells of an error. */
+/** Bytes of a chunk that reports an error. */
 const MAX_ERROR_BYTES = 8192;
 
-/** Chunks that tell of errors in one reply. */
+/** Chunks that report errors in one reply. */
 const MAX_ERROR_CHUNKS = 64;
 
-/** Who asked, and hears of the answers. */
+/** Who asked, and gets the answers. */
 export interface Asker {
   /**
    * Tells whether the connection is lost, so that nothing is taken any more.
@@ -42,7 +42,7 @@ export interface Asker {
    * Finds what is in flight.
    *
    * @param cookie What the reply is known by.
-   * @returns The piece; nothing if nobody asked.
+   * @returns The piece; nothing if there is none.
    */
   pieceOf(cookie: number): Piece | undefined;
   /**
@@ -69,11 +69,11 @@ export class Replies {
   readonly #structured: boolean;
   readonly #uri: string;
   readonly #asker: Asker;
-  /** The piece whose data is coming, where it goes, and how much is to come. */
+  /** The piece whose data is received, where it goes, and how much is left. */
   #filling: Piece | null = null;
   #fillAt = 0;
   #fillLeft = 0;
-  /** Whether the piece is answered with that. */
+  /** Whether that completes the piece. */
   #fillEnds = false;
   #straightEnds: (() => void)[] = [];
   /** Whose memory the socket is being read into. */

@@ -59,7 +59,7 @@ export class Arena {
   #used = 0;
 
   /**
-   * Takes memory. The first page of each buffer is nobody's, so that no memory
+   * Takes memory. The first page of each buffer is never lent, so that no memory
    * begins where its buffer does: see `offsetMemory()`.
    *
    * @param byteLength Bytes.
@@ -92,8 +92,8 @@ function pieceOf(index: number): Uint8Array {
 const bounces = new Pool(pieceOf, BOUNCE_COUNT);
 
 /**
- * Takes a bounce buffer, waiting for one if all are in use. Whoever has one
- * waits for the kernel alone, so that it always comes back.
+ * Takes a bounce buffer, waiting for one if all are in use. Its user waits
+ * for the kernel alone, so that it always comes back.
  *
  * @returns {@linkcode BOUNCE_BYTES} bytes of memory with anything in it.
  */
@@ -113,7 +113,7 @@ export function giveBounce(bounce: Uint8Array): void {
 let zeroMemory: Uint8Array | null = null;
 
 /**
- * Page-aligned zeroes. Nobody may write there.
+ * Page-aligned zeroes, not to be written to.
  *
  * @returns {@linkcode BOUNCE_BYTES} bytes.
  */

@@ -70,7 +70,7 @@ import {
   Way,
 } from "../alignment_plan.ts";
 import type { FileClaim } from "../file_claim.ts";
-import type { HeardSignal } from "../file_size_signal.ts";
+import type { SignalListener } from "../file_size_signal.ts";
 import { RangeLock } from "../range_lock.ts";
 import { SharedFlush } from "../shared_flush.ts";
 import { systemCode } from "../system_error.ts";
@@ -106,7 +106,7 @@ export interface PortableImage {
   readonly size: number;
   /** What positions and lengths must be multiples of; 1 if buffered. */
   readonly alignment: number;
-  /** Open since before the first write, so that it hears of every failure. */
+  /** Open since before the first write: every failed write-back is reported. */
   readonly flushDescriptor: number;
   /** For everything but the tail. */
   readonly pool: DescriptorPool;
@@ -115,7 +115,7 @@ export interface PortableImage {
   /** A lock that ends with the backend. */
   readonly claim: FileClaim | null;
   /** What keeps a limit on file sizes from ending the program. */
-  readonly signal: HeardSignal | null;
+  readonly signal: SignalListener | null;
 }
 
 /** A disk on a raw image or a block device, without FFI. */
@@ -139,13 +139,13 @@ export class PortableBackend implements Backend {
   readonly #alignment: number;
   readonly #reads: AlignmentPlanner;
   readonly #writes: AlignmentPlanner;
-  /** Bytes that a file must have; 0 for a device, which nobody cuts. */
+  /** Bytes that a file must have; 0 for a device, which cannot be cut. */
   readonly #fileSize: number;
   readonly #flushDescriptor: number;
   readonly #pool: DescriptorPool;
   readonly #tail: DescriptorPool;
   readonly #claim: FileClaim | null;
-  readonly #signal: HeardSignal | null;
+  readonly #signal: SignalListener | null;
   readonly #arena: Arena | null;
   /** Used if blocks of the host are larger than those of the disk. */
   readonly #ranges: RangeLock | null;
@@ -155,7 +155,7 @@ export class PortableBackend implements Backend {
   readonly #flushes = new SharedFlush<PromiseWithResolvers<void>>(
     () => this.#flushNow(),
   );
-  /** Given up by whoever asked. */
+  /** Aborted by their callers. */
   readonly #withdrawn = new WeakSet<Request>();
   readonly #inFlight = new InFlight();
 
@@ -306,7 +306,6 @@ export class PortableBackend implements Backend {
     }
   }
 
-  /** Moves a request's data, piece by piece. */
   async #move(request: Request, planner: AlignmentPlanner): Promise<void> {
     const start = request.sector * SECTOR_BYTES;
     const end = start + request.count * SECTOR_BYTES;
@@ -429,7 +428,7 @@ export class PortableBackend implements Backend {
     try {
       this.#count();
       // The descriptor that has been open since before the first write, so that
-      // it hears of every failed write-back.
+      // every failed write-back is reported to it.
       await dataSync(this.#flushDescriptor);
       this.#refuseCut();
     } catch (error) {
@@ -443,9 +442,9 @@ export class PortableBackend implements Backend {
   }
 
   /**
-   * Throws if somebody cut the image while it was open. A write beyond its new
+   * Throws if the image was cut while it was open. A write beyond its new
    * end makes it longer again, and what lies between reads as zeroes; so a flush
-   * looks, and before that whatever writes the last sector.
+   * looks, and before that a write of the last sector.
    */
   #refuseCut(): void {
     if (this.#fileSize === 0) return;
@@ -482,7 +481,7 @@ export class PortableBackend implements Backend {
   }
 }
 
-/** Whoever asked for the request gave it up. */
+/** The request was aborted by its caller. */
 class WithdrawnError extends Error {}
 
 /** The request's memory was detached or resized. */

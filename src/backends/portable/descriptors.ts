@@ -15,7 +15,7 @@ const RETRY_MS = 1;
 let lastWrite: Promise<unknown> = Promise.resolve();
 
 /**
- * Waits until no other write is under way. `fs.write` calls the kernel on this
+ * Waits until no other write is in flight. `fs.write` calls the kernel on this
  * thread (see `./backend.ts`), and all that are asked for at once would
  * follow each other before anything else could run: one after the other, the
  * event loop turns between them.
@@ -109,8 +109,8 @@ export function writeAt(
  * Makes a file's data durable. Never tried again: a second try may succeed
  * without what the first one lost.
  *
- * @param descriptor The descriptor that hears of every failed write-back: it
- * must have been open before the first write.
+ * @param descriptor The descriptor to which every failed write-back is reported:
+ * it must have been open before the first write.
  * @returns When it is done.
  */
 export function dataSync(descriptor: number): Promise<void> {
@@ -229,7 +229,7 @@ export class DescriptorPool {
     this.#pool.give(descriptor);
   }
 
-  /** Closes all of them; nobody may have one or wait for one. */
+  /** Closes all of them; none may be in use or waited for. */
   close(): void {
     this.#pool.close();
     for (const descriptor of this.#all.splice(0)) fs.closeSync(descriptor);

@@ -9,6 +9,7 @@ import fs from "node:fs";
 import { isZero } from "../../buffer.ts";
 import { isPowerOfTwo } from "../../geometry.ts";
 import { roundDown } from "../alignment_plan.ts";
+import { type FileSystem, fileSystemOf } from "../medium.ts";
 import {
   type QueueAttributes,
   queueAttributes,
@@ -17,7 +18,7 @@ import {
 import { Arena } from "./aligned_memory.ts";
 
 /** What to assume of a host that does not say: right for nearly every disk. */
-export const ASSUMED_ALIGNMENT = 4096;
+const ASSUMED_ALIGNMENT = 4096;
 
 /** The largest alignment tried. */
 const MAX_ALIGNMENT = 65_536;
@@ -48,102 +49,14 @@ export function directFlag(): number | null {
   return os === "linux" ? fs.constants.O_DIRECT ?? null : null;
 }
 
-/** What a file system does to direct I/O. */
-export interface FileSystem {
-  /** Its name. */
-  readonly name: string;
-  /** Whether it is on a disk of this machine, so that a flush reaches it. */
-  readonly local: boolean;
-  /** Whether O_DIRECT is taken and has no effect at all. */
-  readonly ignoresDirect: boolean;
-  /** Whether what O_DIRECT is asked for is known to be buffered all the same,
-   * or some of it. */
-  readonly buffers: boolean;
-  /** What limits direct I/O; `null` if nothing does. */
-  readonly limit: string | null;
-  /** Whether the device's logical block size is what direct I/O must be
-   * aligned to. */
-  readonly alignedAsDevice: boolean;
-}
-
-function fileSystem(name: string, more: Partial<FileSystem> = {}): FileSystem {
-  return {
-    name,
-    local: true,
-    ignoresDirect: false,
-    buffers: false,
-    limit: null,
-    alignedAsDevice: false,
-    ...more,
-  };
-}
-
-const IN_MEMORY = {
-  local: false,
-  ignoresDirect: true,
-  limit: "takes O_DIRECT and keeps its data in memory all the same",
-};
-
-const NETWORK = {
-  local: false,
-  buffers: true,
-  limit: "bypasses the cache of this machine only: the server has its own",
-};
-
-/** Linux `include/uapi/linux/magic.h`, and OpenZFS' own. */
-const FILE_SYSTEMS: ReadonlyMap<number, FileSystem> = new Map([
-  [0xef53, fileSystem("ext4", { alignedAsDevice: true })],
-  [0x5846_5342, fileSystem("xfs", { alignedAsDevice: true })],
-  [
-    0x9123_683e,
-    fileSystem("btrfs", {
-      buffers: true,
-      limit: "buffers writes to files with checksums, O_DIRECT or not",
-    }),
-  ],
-  [0x0102_1994, fileSystem("tmpfs", IN_MEMORY)],
-  [0x8584_58f6, fileSystem("ramfs", IN_MEMORY)],
-  [
-    0x2fc1_2fc1,
-    fileSystem("zfs", {
-      buffers: true,
-      limit: "may buffer O_DIRECT: ZFS before 2.3 always does",
-    }),
-  ],
-  [0x6969, fileSystem("nfs", NETWORK)],
-  [0xff53_4d42, fileSystem("cifs", NETWORK)],
-  [0xfe53_4d42, fileSystem("smb2", NETWORK)],
-  [0x0102_1997, fileSystem("9p", NETWORK)],
-  [0x00c3_6400, fileSystem("ceph", NETWORK)],
-  [
-    0x6573_5546,
-    fileSystem("fuse", {
-      local: false,
-      buffers: true,
-      limit: "is a FUSE file system: what it does with O_DIRECT is its matter",
-    }),
-  ],
-  [
-    0x794c_7630,
-    fileSystem("overlay", {
-      local: false,
-      limit: "is an overlay: the file system below decides on O_DIRECT",
-    }),
-  ],
-  [0xf2f5_2010, fileSystem("f2fs")],
-  [0xca45_1a4e, fileSystem("bcachefs")],
-  [0x4d44, fileSystem("vfat")],
-  [0x2011_bab0, fileSystem("exfat")],
-]);
-
 /**
  * The file system that a path is on.
  *
  * @param path A path.
- * @returns What is known of it; `null` if nothing is, or if nobody may know
- * without a prompt (`--allow-sys=statfs`).
+ * @returns What is known of it; `null` if it cannot be asked for without a prompt
+ * (`--allow-sys=statfs`).
  */
-export function fileSystemOf(path: string): FileSystem | null {
+export function fileSystemAt(path: string): FileSystem | null {
   if (Deno.build.os !== "linux") return null;
   try {
     const descriptor = { name: "sys", kind: "statfs" } as const;
@@ -152,12 +65,9 @@ export function fileSystemOf(path: string): FileSystem | null {
     );
     if (state !== "granted") return null;
     // Magic numbers above 2^31 may come sign-extended.
-    const magic = Number(BigInt.asUintN(32, BigInt(fs.statfsSync(path).type)));
-    return FILE_SYSTEMS.get(magic) ??
-      fileSystem(`0x${magic.toString(16)}`, {
-        local: false,
-        limit: "is a file system that is not known here, so it may buffer",
-      });
+    return fileSystemOf(
+      Number(BigInt.asUintN(32, BigInt(fs.statfsSync(path).type))),
+    );
   } catch {
     return null;
   }
@@ -168,7 +78,7 @@ export function fileSystemOf(path: string): FileSystem | null {
  *
  * @param device The device's number as `stat` gives it.
  * @returns What it says; nothing where it cannot be asked: Deno gives `/sys` to
- * programs with `--allow-all` alone, and asks nobody.
+ * programs with `--allow-all` alone, without a prompt.
  */
 export function deviceAttributes(device: bigint): Partial<QueueAttributes> {
   if (Deno.build.os !== "linux") return {};

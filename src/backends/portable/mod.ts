@@ -13,7 +13,7 @@ import { checkBlockSize, SECTOR_BYTES } from "../../geometry.ts";
 import { ID_BYTES } from "../../request.ts";
 import { encodeId } from "../../virtio.ts";
 import { claimFile } from "../file_claim.ts";
-import { hearFileSizeSignal } from "../file_size_signal.ts";
+import { listenForFileSizeSignal } from "../file_size_signal.ts";
 import {
   holdImage,
   openAgain,
@@ -29,7 +29,7 @@ import { lookAt } from "../warnings.ts";
 import { Arena, PAGE_BYTES } from "./aligned_memory.ts";
 import { PortableBackend } from "./backend.ts";
 import { DescriptorPool } from "./descriptors.ts";
-import { deviceAttributes, fileSystemOf } from "./host.ts";
+import { deviceAttributes, fileSystemAt } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
 
 /** Descriptors by default: more gained nothing (measured in `./backend.ts`). */
@@ -39,7 +39,7 @@ const DEFAULT_MAX_DESCRIPTORS = 32;
 export interface PortableOptions extends Partial<ImageOptions> {
   /**
    * How many descriptors may be open for requests, and so how many reads can
-   * be under way at once.
+   * be in flight at once.
    *
    * @default {32}
    */
@@ -73,7 +73,7 @@ export async function openPortable(
   }
   // What to undo, last first, if something goes wrong.
   const undo: (() => void)[] = [];
-  const signal = readOnly ? null : hearFileSizeSignal();
+  const signal = readOnly ? null : listenForFileSizeSignal();
   try {
     const medium = mediumOf(path, options.create !== undefined);
     const isDevice = medium !== "file";
@@ -94,7 +94,7 @@ export async function openPortable(
     );
     undo.push(() => held.close(), () => held.takeBack());
     const { lock } = held;
-    // First of all, so that it hears of every failed write-back.
+    // First of all, so that every failed write-back is reported to it.
     const flushDescriptor = held.image.fd;
     const content = options.create === undefined
       ? null
@@ -113,7 +113,7 @@ export async function openPortable(
       return descriptor;
     };
     const device = deviceAttributes(isDevice ? image.rdev : image.dev);
-    const fileSystem = isDevice ? null : fileSystemOf(path);
+    const fileSystem = isDevice ? null : fileSystemAt(path);
     const direct = probeDirect({
       path,
       want: options.direct ?? "prefer",
@@ -182,7 +182,7 @@ export async function openPortable(
     });
   } catch (error) {
     for (const step of undo.reverse()) step();
-    // Told before anything is waited for.
+    // Found before anything is waited for.
     const failure = options.signal?.aborted && error === options.signal.reason
       ? error
       : asDiskError(error, path);

@@ -1,22 +1,22 @@
 /**
  * Finds out what I/O on an image is without FFI: whether it can be direct, what
- * the host then demands of it, and what a flush reaches. What the system says
- * is in `./host.ts`; here it is judged.
+ * the host then demands of it, and what a flush reaches. It decides by what the
+ * system says (`./host.ts`) and what is known of file systems (`../medium.ts`).
  *
  * @module
  */
 
 import fs from "node:fs";
-import { DiskError } from "../../errors.ts";
 import type { DirectInfo, DurabilityInfo } from "../../info.ts";
+import {
+  bufferedInfo,
+  type FileSystem,
+  flushReach,
+  notDirect,
+} from "../medium.ts";
 import type { QueueAttributes } from "../sysfs.ts";
 import { PAGE_BYTES } from "./aligned_memory.ts";
-import {
-  directFlag,
-  type FileSystem,
-  isAlignment,
-  tryAlignment,
-} from "./host.ts";
+import { directFlag, isAlignment, tryAlignment } from "./host.ts";
 
 /** What {@linkcode probeDirect} is to look at. */
 export interface DirectQuestion {
@@ -66,15 +66,7 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
   const fallBack = (reason: string, blockSize: number): DirectAnswer => {
     if (want === "require") throw notDirect(path, reason);
     return {
-      info: {
-        active: false,
-        method: null,
-        reason,
-        memoryAlignment: 1,
-        offsetAlignment: 1,
-        readOffsetAlignment: 1,
-        alignmentSource: "none",
-      },
+      info: bufferedInfo(reason),
       flag: 0,
       descriptor: null,
       deviceBlockSize: blockSize,
@@ -150,14 +142,6 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
   };
 }
 
-function notDirect(path: string, reason: string): DiskError {
-  return new DiskError(
-    "platform",
-    `Cannot open "${path}" for direct I/O as ${reason}`,
-    { operation: "open", path },
-  );
-}
-
 /** What Rust's `File::sync_data` calls, which is what `fdatasync` is in Deno. */
 function flushMethod(): string {
   switch (Deno.build.os) {
@@ -204,21 +188,15 @@ export function durabilityOf(
       }
       : { ...known, flush: "media", reason: null };
   }
-  if (isDevice || fileSystem?.local) {
-    return { ...known, flush: "media", reason: null };
-  }
-  if (fileSystem?.ignoresDirect) {
-    return {
-      ...known,
-      flush: "page cache",
-      reason: `${fileSystem.name} keeps its data in memory`,
-    };
-  }
+  if (isDevice) return { ...known, flush: "media", reason: null };
   return {
     ...known,
-    flush: "unknown",
-    reason: fileSystem === null
-      ? "which file system this is cannot be told without --allow-sys=statfs"
-      : `what a flush reaches on ${fileSystem.name} is not to be told from here`,
+    ...(fileSystem === null
+      ? {
+        flush: "unknown",
+        reason:
+          "which file system this is cannot be told without --allow-sys=statfs",
+      }
+      : flushReach(fileSystem)),
   };
 }

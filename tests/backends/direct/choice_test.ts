@@ -307,7 +307,7 @@ Deno.test({
     assertMatch(disk.info.engine.reason!, /tmpfs is memory/);
     for (const engine of ["io_uring", "libaio"] as const) {
       if (!hasEngine(engine)) continue;
-      // Whoever asks gets it here as well.
+      // Asked for, it is had here as well.
       await using other = await VirtualDisk.open(path, {
         backend: "direct",
         engine,

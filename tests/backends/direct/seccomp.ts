@@ -1,6 +1,6 @@
 /**
  * System calls that fail from now on, in this thread and no other: a filter as
- * containers have it, which cannot be taken away again. So whoever uses it runs
+ * containers have it, which cannot be taken away again. So what uses it runs
  * in a thread of its own.
  *
  * @module

@@ -112,7 +112,7 @@ for (const engine of ASYNC_ENGINES) {
   const ignore = !hasEngine(engine);
 
   // FUSE takes twelve requests in the background (fs/fuse/inode.c,
-  // FUSE_DEFAULT_MAX_BACKGROUND) and makes whoever brings another one wait:
+  // FUSE_DEFAULT_MAX_BACKGROUND) and makes the submitter of another one wait:
   // io_submit blocks there, which is the trap of Linux AIO.
   for (const depth of engine === "io_uring" ? [1, 8, 32] : [1, 8]) {
     Deno.test({

@@ -133,7 +133,7 @@ for (const engine of ENGINES) {
         const press = async (times) => {
           for (let i = 0; i < times; i++) {
             globalThis.gc();
-            // Whoever gets the memory now must keep it.
+            // The next owner of the memory must keep its content.
             for (let k = 0; k < 40; k++) {
               junk.push(new Uint8Array(8191).fill(0xaa), disk.allocate(8).fill(0xaa));
             }

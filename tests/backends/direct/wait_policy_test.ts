@@ -129,13 +129,13 @@ Deno.test("WaitPolicy calls a device slow after 4 misses, very slow after 64, un
   assertFalse(policy.isSlow);
 });
 
-Deno.test("WaitPolicy doubles a burst while nobody asks for more", () => {
+Deno.test("WaitPolicy doubles its bursts from a wait on", () => {
   const policy = new WaitPolicy(100);
   const bursts = (count: number) =>
     Array.from({ length: count }, () => policy.burst());
-  assertEquals(bursts(9), [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+  assertEquals(bursts(7), [1, 2, 4, 8, 16, 16, 16]);
   policy.asked();
-  assertEquals(bursts(3), [1, 2, 4]);
+  assertEquals(bursts(1), [16]);
   policy.waited(1, 10);
   assertEquals(bursts(2), [1, 2]);
 });

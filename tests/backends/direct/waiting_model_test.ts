@@ -255,7 +255,7 @@ class ModelKernel implements KernelQueue<Operation> {
     this.losesByte = false;
   }
 
-  /** Whether a byte is on its way; whoever asks has it delivered. */
+  /** Whether a byte is in flight; what asks has it delivered. */
   takeByte(): boolean {
     const sent = this.#byteSent;
     this.#byteSent = false;

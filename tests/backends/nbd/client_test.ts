@@ -136,7 +136,7 @@ Deno.test("openNbd() gives up when its signal fires", async () => {
   listener.close();
 });
 
-Deno.test("a lost connection fails what is under way and latches", async () => {
+Deno.test("a lost connection fails what is in flight and latches", async () => {
   const served = VirtualDisk.memory({ sectors: 1024 });
   const server = NbdServer.detached({ exports: [{ disk: served }] });
   const listener = Deno.listen({ port: 0, hostname: "127.0.0.1" });

@@ -19,13 +19,13 @@ import { type RawPeer, RawServer } from "./raw_server.ts";
 /** Few, so that requests overlap. */
 const SECTORS = 4096;
 
-/** What memory is filled with by whoever took it away. */
+/** What memory is filled with by its next owner. */
 const FOREIGN = 0xee;
 
 /** Batches of requests of one seed. */
 const BATCHES = 20;
 
-/** Requests that are under way together. */
+/** Requests that are in flight together. */
 const BATCH = 40;
 
 function pause(ms: number): Promise<void> {

@@ -164,7 +164,7 @@ const OPENINGS: [
     /has not answered/,
   ],
   [
-    "tells of the export and never agrees",
+    "describes the export and never agrees",
     answers(optionReply(Option.Go, OptionReply.Info, exportInfo())),
     "io",
     /has not answered/,
@@ -1050,7 +1050,7 @@ const SILENT: [
 ];
 
 for (const [what, ask, reply, survives] of SILENT) {
-  /** It stops reading as well: what is under way stays under way. */
+  /** It stops reading as well: what is in flight stays in flight. */
   const begin = async () => {
     const replied = Promise.withResolvers<void>();
     const stop = Promise.withResolvers<void>();
@@ -1193,7 +1193,7 @@ Deno.test("VirtualDisk.close() waits for a server that is slow but answers", asy
 
 // --- What aborted requests leave behind ----------------------------------
 
-Deno.test("NbdBackend.close() ends though whoever hears of the last answer throws", async () => {
+Deno.test("NbdBackend.close() ends though the last completion throws", async () => {
   const asked = Promise.withResolvers<void>();
   const go = Promise.withResolvers<void>();
   await using server = await RawServer.start(async (peer) => {

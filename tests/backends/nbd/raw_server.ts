@@ -265,7 +265,7 @@ export function chunk(
   return bytes;
 }
 
-/** The payload of a chunk that tells of an error. */
+/** The payload of a chunk that reports an error. */
 export function errorPayload(error: number, text = ""): Uint8Array {
   const bytes = new TextEncoder().encode(text);
   return joined([u32(error), u16(bytes.length), bytes]);

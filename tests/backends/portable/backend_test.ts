@@ -524,7 +524,7 @@ Deno.test("PortableBackend shares flushes and answers each", async () => {
   }
   await carryOut(disk, ...requests);
   const calls = disk.counters.systemCalls;
-  // One call for what is under way, one for whoever came meanwhile.
+  // One call for what is in flight, one for all that came meanwhile.
   await carryOut(disk, ...Array.from({ length: 10 }, flushRequest));
   assert(disk.counters.systemCalls - calls <= 2);
   await disk.close();
