@@ -9,13 +9,15 @@
  * @module
  */
 
-import { FILE_SYSTEM_MAGIC } from "./abi.ts";
 import type { Libc } from "./libc.ts";
 import { lentMemoryAt } from "./memory.ts";
 import { statfsType } from "./statx.ts";
 
 // include/uapi/linux/fcntl.h.
 const F_SEAL_SHRINK = 0x2;
+
+// include/uapi/linux/magic.h.
+const TMPFS_MAGIC = 0x01021994;
 
 /** Bytes of a page on every architecture that has a table. */
 const PAGE_BYTES = 4096;
@@ -42,7 +44,7 @@ export function memoryFile(libc: Libc, fd: number): MemoryFile | null {
   const { F_GET_SEALS } = libc.abi.fcntl;
   if (F_GET_SEALS === undefined) return null;
   const seals = libc.fcntl(fd, F_GET_SEALS);
-  if (seals < 0 || statfsType(libc, fd) !== FILE_SYSTEM_MAGIC.tmpfs) {
+  if (seals < 0 || statfsType(libc, fd) !== TMPFS_MAGIC) {
     return null;
   }
   const sizeBytes = libc.lseek(fd, 0, libc.abi.whence.SEEK_END);
