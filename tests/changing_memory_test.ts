@@ -92,7 +92,7 @@ const MEMORIES: ((
   },
 ];
 
-/** A request under way. */
+/** A request in flight. */
 interface Attempt {
   readonly id: number;
   readonly reads: boolean;

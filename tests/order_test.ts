@@ -177,7 +177,7 @@ for (const [name, make] of DISKS) {
     await Promise.all([write, again]);
   });
 
-  test("VirtualDisk.extents() sees every write before it, whatever is under way", async (make) => {
+  test("VirtualDisk.extents() sees every write before it, whatever is in flight", async (make) => {
     const disk = await make("a");
     const random = new Random(20_260_101);
     const model = new Uint8Array(SECTORS);
@@ -244,7 +244,7 @@ Deno.test("VirtualDisk.extents() waits for writes that stand in line", async () 
   await disk.close();
 });
 
-Deno.test("VirtualDisk.extents() may be asked 20,000 times while one write is under way", async () => {
+Deno.test("VirtualDisk.extents() may be asked 20,000 times while one write is in flight", async () => {
   const backend = new Held();
   const disk = VirtualDisk.over(backend);
   const write = disk.write(0, bytes(8));

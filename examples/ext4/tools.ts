@@ -30,7 +30,7 @@ export interface Ran {
  *
  * @param name The program.
  * @param args Its arguments.
- * @returns The program, under way.
+ * @returns The program, running.
  */
 export function start(
   name: string,

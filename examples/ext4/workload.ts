@@ -255,7 +255,7 @@ export function checkTree(
   if (next !== undefined) {
     const later = problemsOf(found, next.atomic ? after : before, after);
     if (later.length === 0) return;
-    // Of what the step under way does not touch, all must be there.
+    // Of what the step in progress does not touch, all must be there.
     throw new Error(
       `Not what was there after step ${done}, nor what step ${
         done + 1

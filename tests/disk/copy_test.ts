@@ -219,7 +219,7 @@ Deno.test("copyDisk() equals the source for random content", async () => {
   }
 });
 
-Deno.test("copyDisk() has no more than depth chunks under way", async () => {
+Deno.test("copyDisk() has no more than depth chunks in flight", async () => {
   const backend = new Watched(65_536);
   backend.delayOf = () => 1;
   await using source = VirtualDisk.over(backend);
@@ -286,7 +286,7 @@ Deno.test("copyDisk() refuses options that are no counts", async () => {
   }
 });
 
-Deno.test("copyDisk() fails with the first error on the disk and leaves nothing under way", async () => {
+Deno.test("copyDisk() fails with the first error on the disk and leaves nothing in flight", async () => {
   const backend = new Watched(65_536);
   await using source = VirtualDisk.over(backend);
   await using target = VirtualDisk.memory({ sectors: 65_536 });

@@ -79,7 +79,7 @@ Deno.test("verify() answers a request that is withdrawn while it waits for anoth
   await disk.close();
 });
 
-Deno.test("faults() answers requests that are withdrawn while a flush is under way", async () => {
+Deno.test("faults() answers requests that are withdrawn while a flush is in flight", async () => {
   const silent = new Silent();
   const faulty = faults(silent, [
     { operation: "flush", nth: 9, effect: { kind: "flush", pages: "kept" } },

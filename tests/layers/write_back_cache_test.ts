@@ -121,7 +121,7 @@ Deno.test("faults() passes by the cache what must be durable, and what is too mu
   await faulty.close();
 });
 
-Deno.test("faults() orders what overlaps a flush under way", async () => {
+Deno.test("faults() orders what overlaps a flush in flight", async () => {
   const below = memory();
   const faulty = faults(latency(below, { fixedMs: 2 }), ["flush=kept off"]);
   await carryOut(faulty, writeRequest(0, sector(1, 8)));

@@ -350,7 +350,7 @@ const BEHAVIOURS: Behaviour[] = [
     act: says(many(10_000, (i) => optionMessage(i % 2 ? Option.List : 99))),
   },
   {
-    title: "haggles without end",
+    title: "negotiates without end",
     fate: "dropped",
     async act(served) {
       const client = await RawClient.connect(served.socket);

@@ -183,7 +183,7 @@ Deno.test("NbdServer asks for no block size, and says which is preferred", async
   assertEquals(served.server.counters.unaligned, 2);
 });
 
-Deno.test("NbdServer haggles as the protocol says", async () => {
+Deno.test("NbdServer negotiates as the protocol says", async () => {
   const disk = VirtualDisk.memory({ sectors: 64 });
   await using served = await serveDisk(disk, {
     exports: [

@@ -3,7 +3,7 @@
  * that a device can make, over small random workloads.
  *
  * The requests go to the device itself, past any queue, so that writes, flushes
- * and acknowledgements are under way beside each other in every way.
+ * and acknowledgements are in flight beside each other in every way.
  *
  * @module
  */

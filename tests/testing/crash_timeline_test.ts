@@ -1,5 +1,5 @@
 /**
- * What a flush covers when requests are under way beside it, which no queue
+ * What a flush covers when requests are in flight beside it, which no queue
  * does: these go to the device itself.
  *
  * @module
@@ -57,10 +57,10 @@ function bytes(): Uint8Array {
   return new Uint8Array(512).fill(1);
 }
 
-Deno.test("a flush does not cover what completes while it is under way", async () => {
+Deno.test("a flush does not cover what completes while it is in flight", async () => {
   assertEquals(
     await sizesAfter([[write(0)], [write(1), flushRequest(), write(2)]]),
-    // 0 is written; 1, the flush and 2 are under way; 1 completes; the flush
+    // 0 is written; 1, the flush and 2 are in flight; 1 completes; the flush
     // does, with 0 alone; 2 completes.
     [1, 2, 2, 4, 4, 8, 8, 4, 4],
   );

@@ -546,7 +546,7 @@ export class VhostDriver implements Backend {
     })();
   }
 
-  /** Hangs up at once, whatever is under way. */
+  /** Hangs up at once, whatever is in flight. */
   async drop(): Promise<void> {
     this.#lose("the driver hung up");
     this.#closing ??= Promise.resolve();
@@ -1010,7 +1010,7 @@ export class VhostDriver implements Backend {
     });
   }
 
-  /** Fails everything under way, once and for all. */
+  /** Fails everything in flight, once and for all. */
   #lose(cause: unknown): void {
     if (this.#lost !== null) return;
     const text = cause instanceof Error ? cause.message : String(cause);

@@ -250,7 +250,7 @@ Deno.test({
       const done = Promise.all(
         Array.from({ length: 20 }, (_, i) => write(driver, i * 8, round)),
       );
-      await until(() => device.held > 0, "requests are under way");
+      await until(() => device.held > 0, "requests are in flight");
       let stopped = false;
       const stop = driver.stop().then((bases) => {
         stopped = true;
@@ -319,7 +319,7 @@ Deno.test({
       });
       device.hold();
       const ended = write(driver, 0, 1);
-      await until(() => device.held > 0, "a request is under way");
+      await until(() => device.held > 0, "a request is in flight");
       const { brokenRings } = device.server.counters;
       if (cut) {
         const [region] = driver.memory.regions;
@@ -397,7 +397,7 @@ Deno.test({
       const ended = Promise.all(
         Array.from({ length: 20 }, (_, i) => write(driver, i * 8, 1)),
       );
-      await until(() => device.held > 0, "requests are under way");
+      await until(() => device.held > 0, "requests are in flight");
       await driver.drop();
       assert((await ended).every((error) => error?.kind === "io"));
       device.release();

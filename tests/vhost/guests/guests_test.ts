@@ -60,7 +60,7 @@ const FILE_SYSTEMS: readonly FileSystem[] = [
   },
 ];
 
-/** Writes and verifies on both processors, with many requests under way. */
+/** Writes and verifies on both processors, with many requests in flight. */
 const FIO = [
   "fio --minimal --name=verify --directory=/tmp/mnt --numjobs=2",
   "--ioengine=libaio --direct=1 --iodepth=16 --size=12m",
