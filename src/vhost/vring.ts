@@ -28,7 +28,7 @@ import type { Signal, Watched, Watcher } from "./watcher.ts";
 /** What a ring has of the device that it belongs to. */
 export interface VringDevice {
   /** Carries out its requests. */
-  readonly block: BlockDevice;
+  readonly block: Pick<BlockDevice, "carryOut">;
   /** Waits for its descriptors. */
   readonly watcher: Watcher;
   /** The guest's memory now; `null` as long as there is none. */
@@ -67,6 +67,8 @@ export class Vring {
   /** There while the ring was started, until it is stopped or breaks. */
   #queue: Virtqueue | null = null;
   #started = false;
+  /** Times that it was started: answers are for the driver that asked. */
+  #starts = 0;
   #inFlight = 0;
   #drained: PromiseWithResolvers<void> | null = null;
   /** Whether answers will be shown at the end of this turn's answers. */
@@ -147,6 +149,7 @@ export class Vring {
         );
       }
       this.#started = true;
+      this.#starts++;
       this.#open(undefined);
     }
     use.arm();
@@ -291,14 +294,17 @@ export class Vring {
   async #carryOut(chain: Chain): Promise<void> {
     const { block } = this.#device;
     const memory = this.#device.memory!;
+    const starts = this.#starts;
     memory.hold();
     this.#inFlight++;
     try {
       const written = await block.carryOut(chain);
-      this.#queue?.put(chain.head, written);
-      this.#publishSoon();
+      if (starts === this.#starts) {
+        this.#queue?.put(chain.head, written);
+        this.#publishSoon();
+      }
     } catch (error) {
-      this.#break(error);
+      if (starts === this.#starts) this.#break(error);
     } finally {
       memory.release();
       this.#inFlight--;
