@@ -72,6 +72,12 @@ export type Way = typeof Way[keyof typeof Way];
 export const NO_ADDRESS = -1;
 
 /**
+ * Stands for the address of memory that the kernel may have whole, wherever in
+ * it: it begins on a page.
+ */
+export const ANY_PAGE = 0;
+
+/**
  * Bytes of one call at most: Linux moves less than 2 GiB at once (MAX_RW_COUNT
  * in include/linux/fs.h), and a submission of io_uring has 32 bits for them. A
  * power of two, so that what follows is aligned as well.

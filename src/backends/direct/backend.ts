@@ -47,7 +47,12 @@ import {
   requestError,
 } from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
-import { type AlignmentPlanner, NO_ADDRESS, Way } from "../alignment_plan.ts";
+import {
+  type AlignmentPlanner,
+  ANY_PAGE,
+  NO_ADDRESS,
+  Way,
+} from "../alignment_plan.ts";
 import { expectFileSizeSignal } from "../file_size_signal.ts";
 import { RangeLock } from "../range_lock.ts";
 import { SharedFlush } from "../shared_flush.ts";
@@ -68,12 +73,6 @@ import { inWorker } from "./worker_descriptors.ts";
 
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
-
-/**
- * Stands for the address of memory that the kernel may have whole, and that is
- * looked up once it is known that it does.
- */
-const PLANNED_ADDRESS = 0;
 
 /** Times in a row that an operation is repeated for EINTR or EAGAIN. */
 const MAX_RETRIES = 1000;
@@ -417,10 +416,10 @@ export class DirectBackend implements Backend {
   #addressFor(transfer: Transfer): number {
     const { request, vectored, done } = transfer;
     const { type, data, more } = request!;
-    if (type === RequestType.WriteZeroes) return PLANNED_ADDRESS;
+    if (type === RequestType.WriteZeroes) return ANY_PAGE;
     if (more.length > 0) {
       // What one call did not move is copied.
-      return vectored && done === 0 ? PLANNED_ADDRESS : NO_ADDRESS;
+      return vectored && done === 0 ? ANY_PAGE : NO_ADDRESS;
     }
     const address = this.#addressOf(data!);
     return address === NO_ADDRESS ? NO_ADDRESS : address + done;

@@ -63,6 +63,7 @@ import {
 import { encodeId } from "../../virtio.ts";
 import {
   AlignmentPlanner,
+  ANY_PAGE,
   type HostLimits,
   NO_ADDRESS,
   type Piece,
@@ -407,7 +408,7 @@ export class PortableBackend implements Backend {
 
   /** Where a request's memory lies, if the kernel can have it as it is. */
   #addressOf(request: Request, from: number): number {
-    if (request.type === RequestType.WriteZeroes) return ZEROES_ADDRESS;
+    if (request.type === RequestType.WriteZeroes) return ANY_PAGE;
     const { data, more } = request;
     // What can be resized could give its pages back under the kernel.
     if (more.length > 0 || (data!.buffer as ArrayBuffer).resizable) {
@@ -491,9 +492,6 @@ class ChangedError extends Error {}
 class LatchedError extends Error {}
 
 const NOTHING_HELD = Promise.resolve(null);
-
-/** Zeroes begin on a page, wherever in them one looks. */
-const ZEROES_ADDRESS = 0;
 
 /**
  * Waits for I/O on a request's memory. What `node:fs` says of memory that was
