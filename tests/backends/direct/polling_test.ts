@@ -45,6 +45,8 @@ class Clockwork implements KernelQueue<Operation> {
   #filled: number[] = [];
   #inFlight: { slot: number; at: number }[] = [];
 
+  /** What it takes to submit, in ms. */
+  submitMs = 0;
   #now = 1;
 
   constructor(public takesMs: number, readonly isReal = false) {}
@@ -82,6 +84,7 @@ class Clockwork implements KernelQueue<Operation> {
   enter(completions: number, timeoutUs: number): number {
     const now = this.clock();
     if (this.idle && this.#filled.length === 0) this.idlePolls++;
+    if (this.#filled.length > 0) this.elapse(this.submitMs);
     for (const slot of this.#filled.splice(0)) {
       this.#inFlight.push({ slot, at: now + this.takesMs });
     }
@@ -223,6 +226,17 @@ Deno.test("AsyncEngine polls for answers that come within pollMs", async () => {
   for (let i = 0; i < 20; i++) await engine.one();
   assert(queue.sleeps < 10, `slept ${queue.sleeps} times of 20`);
   assert(queue.looks > 20);
+});
+
+Deno.test("AsyncEngine polls for as long after a slow submission", async () => {
+  const queue = new Clockwork(0.7);
+  queue.submitMs = 0.4;
+  await using engine = engineOver(queue, 0.5);
+  for (let i = 0; i < 20; i++) await engine.one();
+  queue.sleeps = 0;
+  for (let i = 0; i < 20; i++) await engine.one();
+  // 0.3 ms after each submission.
+  assert(queue.sleeps < 10, `slept ${queue.sleeps} times of 20`);
 });
 
 Deno.test("AsyncEngine sleeps with pollMs 0", async () => {
