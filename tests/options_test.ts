@@ -44,6 +44,8 @@ type AllRefused =
   | Refusing<testing.AssertMemoryOptions>
   | Refusing<testing.AssertSectorsOptions>
   | Refusing<testing.CrashOptions<string>>
+  | Refusing<testing.ExploreRecordingOptions<string>>
+  | Refusing<testing.RecordWorkloadOptions<string>>
   | Refusing<testing.FaultRule>
   | Refusing<testing.FaultsOptions>
   | Refusing<testing.LatencyOptions>

@@ -21,11 +21,11 @@ export interface CrashSession {
 }
 
 /**
- * What to explore.
+ * What to record.
  *
  * @typeParam Value What the workload acknowledges.
  */
-export interface CrashOptions<Value = unknown> {
+export interface RecordWorkloadOptions<Value = unknown> {
   /** The device, and what it promises. */
   device: CrashDevice;
   /**
@@ -55,6 +55,27 @@ export interface CrashOptions<Value = unknown> {
     session: CrashSession,
   ) => Promise<void> | void;
   /**
+   * Layers between the workload's disk and the device, to meet faults as well
+   * as crashes: it gets the device and returns a backend over it.
+   *
+   * @param device The device.
+   * @returns The layers.
+   */
+  layers?: ((device: Backend) => Backend) | undefined;
+  /**
+   * Gives up the recording: it rejects with the signal's reason. What is running
+   * has 5 seconds at most to clean up without its disk.
+   */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * How to explore what was recorded.
+ *
+ * @typeParam Value What the workload acknowledged.
+ */
+export interface ExploreRecordingOptions<Value = unknown> {
+  /**
    * Recovers, and throws if anything acknowledged is missing or anything is
    * inconsistent. It may write; each state is its own.
    *
@@ -65,14 +86,6 @@ export interface CrashOptions<Value = unknown> {
     disk: VirtualDisk,
     acknowledged: readonly Value[],
   ) => Promise<void> | void;
-  /**
-   * Layers between the workload's disk and the device, to meet faults as well
-   * as crashes: it gets the device and returns a backend over it.
-   *
-   * @param device The device.
-   * @returns The layers.
-   */
-  layers?: ((device: Backend) => Backend) | undefined;
   /**
    * What random states are drawn from: a safe integer ≥ 0. The same seed visits
    * the same states.
@@ -126,6 +139,21 @@ export interface CrashOptions<Value = unknown> {
    * @default {false}
    */
   allowNoProof?: boolean | undefined;
+  /**
+   * Gives up the exploration, be it recovering or between states:
+   * it rejects with the signal's reason. What is running has as long as a
+   * recovery, and at most 5 seconds, to clean up without its disk.
+   */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * What to explore.
+ *
+ * @typeParam Value What the workload acknowledges.
+ */
+export interface CrashOptions<Value = unknown>
+  extends RecordWorkloadOptions<Value>, ExploreRecordingOptions<Value> {
   /**
    * Gives up the exploration, be it recording, recovering or between states:
    * it rejects with the signal's reason. What is running has as long as a

@@ -113,6 +113,8 @@ export function crashInfo(name: string): BackendInfo {
 export class CrashRecording {
   /** The device. */
   readonly device: CompleteCrashDevice;
+  /** What is on it before. */
+  readonly source: BlockSource;
   /** What happened. */
   readonly events: CrashEvent[] = [];
   /** The writes and flushes, in the order of submission. */
@@ -123,7 +125,6 @@ export class CrashRecording {
   readonly initial = new Map<number, BlockVersion>();
   /** Why the disk below could not be read; `null` if it could. */
   failure: DiskError | null = null;
-  readonly #source: BlockSource;
   readonly #options: RecordingOptions;
   readonly #latest = new Map<number, Uint8Array>();
   /** One block of zeroes, shared by all blocks that are zero. */
@@ -151,7 +152,7 @@ export class CrashRecording {
     options: RecordingOptions,
   ) {
     this.device = device;
-    this.#source = source;
+    this.source = source;
     this.#options = options;
     this.#zeroes = new Uint8Array(device.blockSize);
   }
@@ -276,7 +277,7 @@ export class CrashRecording {
     if (
       !this.#options.turns && !waits && this.#turnsInFlight === 0 &&
       this.#below(requests).every((block) =>
-        this.#source.peek(block) !== undefined
+        this.source.peek(block) !== undefined
       )
     ) {
       carryOut();
@@ -290,7 +291,7 @@ export class CrashRecording {
       try {
         if (waits) await eventLoopTurn();
         for (const block of this.#below(requests)) {
-          fetched.set(block, await this.#source.fetch(block));
+          fetched.set(block, await this.source.fetch(block));
         }
       } catch (cause) {
         failure = cause instanceof DiskError ? cause : new DiskError(
@@ -384,7 +385,7 @@ export class CrashRecording {
     const first = request.sector / blockSectors;
     const count = request.count / blockSectors;
     const below = (block: number) =>
-      fetched?.get(block) ?? this.#source.peek(block)!;
+      fetched?.get(block) ?? this.source.peek(block)!;
     if (request.type === RequestType.GetId) {
       request.data!.set(encodeId("crash"));
     } else if (request.type === RequestType.In) {

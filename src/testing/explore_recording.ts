@@ -1,0 +1,642 @@
+/**
+ * The explorer: goes through a recording, and checks a recovery on the images
+ * that a power cut may have left.
+ *
+ * How data moves, from step to step, is told in `explore_crashes.ts`.
+ *
+ * @module
+ */
+
+import { VirtualDisk } from "../disk/disk.ts";
+import type { Geometry } from "../geometry.ts";
+import { RequestType } from "../request.ts";
+import { Random } from "../random.ts";
+import { scramble } from "./block_version.ts";
+import type { CompleteCrashDevice } from "./crash_device.ts";
+import { CrashFailure } from "./crash_failure.ts";
+import { type CrashLevel, CrashPosition, positionAt } from "./crash_level.ts";
+import type { ExploreRecordingOptions } from "./crash_options.ts";
+import {
+  allStates,
+  type Choice,
+  divideStates,
+  randomStates,
+  systematicStates,
+} from "./crash_plan.ts";
+import { Progress } from "./crash_progress.ts";
+import { CrashRecording } from "./crash_recording.ts";
+import { countStates, type CrashReport } from "./crash_report.ts";
+import { shrinkCrash } from "./crash_shrink.ts";
+import {
+  CrashGuard,
+  CrashWatchdog,
+  eventLoopTurn,
+  RecoveryTimeout,
+} from "./crash_watchdog.ts";
+import { crashGeometry, CrashImage, CrashStateBackend } from "./crash_state.ts";
+import { type StoryCrash, tellStory } from "./crash_story.ts";
+import { CrashTimeline } from "./crash_timeline.ts";
+import { type CrashStep, decodeToken, encodeToken } from "./crash_token.ts";
+import { Visited } from "./visited.ts";
+
+/**
+ * Requests that a recovery's disk takes at once: a disk is made for each state,
+ * and eight numbers are the most that V8 keeps beside a typed array itself.
+ */
+const QUEUE_SIZE = 8;
+
+/** Random states in a row, all visited before, after which a point is done. */
+const MOST_REPEATED = 256;
+
+/** States whose hash the last pass may compute, per state to visit at most. */
+const HASHES_PER_STATE = 16;
+
+/** States of a workload that the last pass hashes in any case: 0.1 s of them. */
+const LEAST_HASHES = 65_536;
+
+/** Milliseconds after which an exploration yields to the event loop. */
+const YIELD_MS = 50;
+
+/** Milliseconds that shrinking a failing state may take, at least. */
+const SHRINK_MS = 60_000;
+
+/** The same, in multiples of a recovery's time. */
+const SHRINK_RECOVERIES = 6;
+
+/** The same for one that fails by timing out, which each try repeats. */
+const SHRINK_TIMEOUTS_MS = 10_000;
+
+/** Bytes of writes that a recording of a recovery may keep. */
+const MOST_RECOVERY_BYTES = 2 ** 30;
+
+/** The longest time that a timer has. */
+const MOST_TIMEOUT_MS = 2 ** 31 - 1;
+
+/**
+ * Checks a recovery on every image that a power cut may have left of what was
+ * recorded, or on as many of them as are asked for.
+ *
+ * @param recording What the workload did.
+ * @param options The recovery.
+ * @returns What was explored; nothing failed.
+ * @throws {CrashFailure} If the recovery fails for a state, or does not end in
+ * its time. Its message is the story of the simplest such state that was found.
+ * @throws {Error} If nothing was written, or no recovery read anything: that
+ * proves nothing.
+ * @throws {RangeError} If a number is out of its range.
+ */
+export async function exploreRecording<Value = unknown>(
+  recording: CrashRecording,
+  options: ExploreRecordingOptions<Value>,
+): Promise<CrashReport> {
+  const explorer = new Explorer(recording, options as ExploreRecordingOptions);
+  return await explorer.run();
+}
+
+/**
+ * Checks the numbers of an exploration.
+ *
+ * @param options What to explore.
+ * @returns The numbers, with their defaults.
+ * @throws {RangeError} If a number is out of its range.
+ */
+export function checkExploration<Value>(
+  options: Pick<
+    ExploreRecordingOptions<Value>,
+    | "maxStates"
+    | "maxStatesPerRecovery"
+    | "crashDuringRecovery"
+    | "recoveryTimeoutMs"
+    | "seed"
+  >,
+): {
+  seed: number;
+  maxStates: number;
+  maxStatesPerRecovery: number;
+  depth: number;
+  timeoutMs: number;
+} {
+  const {
+    maxStates = 20_000,
+    maxStatesPerRecovery = 48,
+    crashDuringRecovery = false,
+    recoveryTimeoutMs: timeoutMs = 10_000,
+  } = options;
+  const { seed } = new Random(options.seed ?? 0);
+  const depth = Number(crashDuringRecovery);
+  const most = Number.MAX_SAFE_INTEGER;
+  for (
+    const [name, value, least, last] of [
+      ["maxStates", maxStates, 1, most],
+      ["maxStatesPerRecovery", maxStatesPerRecovery, 1, most],
+      ["crashDuringRecovery", depth, 0, most],
+      ["recoveryTimeoutMs", timeoutMs, 1, MOST_TIMEOUT_MS],
+    ] as const
+  ) {
+    if (!Number.isSafeInteger(value) || value < least || value > last) {
+      const end = last === most ? "" : ` to ${last}`;
+      throw new RangeError(
+        `Cannot explore crashes as ${name} must be a safe integer from ${least}${end}: current value is ${value}`,
+      );
+    }
+  }
+  return { seed, maxStates, maxStatesPerRecovery, depth, timeoutMs };
+}
+
+/** What failed, and after which crashes. */
+interface Failure {
+  readonly error: unknown;
+  readonly steps: readonly CrashStep[];
+}
+
+/** How to visit the states of a recording. */
+interface Visit {
+  readonly maxStates: number;
+  /** How often the power may fail in the recoveries. */
+  readonly depth: number;
+  readonly visited: Visited;
+  readonly random: Random;
+  /** What its states are counted as. */
+  readonly counted: "states" | "recovery states" | "nothing";
+}
+
+/** Half of a hash of a state; the other one is that of the image. */
+function hashOf(
+  image: CrashImage,
+  acknowledged: readonly unknown[],
+  visit: Visit,
+): number {
+  return image.high ^ scramble(acknowledged.length, visit.depth);
+}
+
+class Explorer {
+  readonly #recording: CrashRecording;
+  readonly #options: ExploreRecordingOptions;
+  /** The device as recoveries see it: their flushes do not fail. */
+  readonly #recoveryDevice: CompleteCrashDevice;
+  readonly #geometry: Geometry;
+  readonly #seed: number;
+  readonly #depth: number;
+  readonly #maxStates: number;
+  readonly #maxStatesPerRecovery: number;
+  readonly #timeoutMs: number;
+  readonly #watchdog: CrashWatchdog;
+  readonly #progress: Progress;
+  /** Whether any recovery read anything. */
+  #read = false;
+  readonly #start = performance.now();
+  #states = 0;
+  #recoveryStates = 0;
+  #repeated = 0;
+  #points = 0;
+  #exhaustive = true;
+  #yieldedAt = performance.now();
+
+  constructor(recording: CrashRecording, options: ExploreRecordingOptions) {
+    const { seed, maxStates, maxStatesPerRecovery, depth, timeoutMs } =
+      checkExploration(options);
+    this.#recording = recording;
+    this.#options = options;
+    this.#recoveryDevice = { ...recording.device, failFlushes: new Set() };
+    this.#geometry = crashGeometry(recording.device);
+    this.#seed = seed;
+    this.#depth = depth;
+    this.#maxStates = maxStates;
+    this.#maxStatesPerRecovery = maxStatesPerRecovery;
+    this.#timeoutMs = timeoutMs;
+    this.#watchdog = new CrashWatchdog(timeoutMs, options.signal);
+    this.#progress = new Progress(options.progress ?? true);
+  }
+
+  async run(): Promise<CrashReport> {
+    try {
+      return await this.#run();
+    } finally {
+      this.#watchdog.end();
+    }
+  }
+
+  async #run(): Promise<CrashReport> {
+    this.#options.signal?.throwIfAborted();
+    const level: CrashLevel = {
+      recording: this.#recording,
+      source: this.#recording.source,
+      hash: [0, 0],
+      acknowledged: null,
+    };
+    const { only } = this.#options;
+    if (only !== undefined) return await this.#replay(level, only);
+    let failure: Failure | null;
+    try {
+      failure = await this.#explore(level, {
+        maxStates: this.#maxStates,
+        depth: this.#depth,
+        visited: new Visited(),
+        random: new Random(this.#seed),
+        counted: "states",
+      });
+    } finally {
+      this.#progress.end();
+    }
+    if (failure !== null) this.#exhaustive = false;
+    const flaw = failure === null ? this.#flaw(level) : null;
+    const report = this.#report(
+      level.recording,
+      failure !== null
+        ? "until one failed"
+        : flaw !== null
+        ? `no proof as ${flaw}`
+        : this.#exhaustive
+        ? "all that there are"
+        : "a part of all that there are",
+    );
+    if (failure === null) {
+      if (flaw === null || this.#options.allowNoProof) return report;
+      throw new Error(
+        `Cannot prove anything as ${flaw}: look for the fault, or pass allowNoProof: true if that is meant`,
+      );
+    }
+    const { steps, error } = await this.#shrink(level, failure, this.#depth);
+    throw await this.#failureOf(level, steps, report, error);
+  }
+
+  /** Why passing proves nothing; `null` if it proves something. */
+  #flaw({ recording }: CrashLevel): string | null {
+    return !recording.wrote
+      ? "the workload wrote nothing to its disk"
+      : !this.#read
+      ? "no recovery read anything of its disk"
+      : null;
+  }
+
+  /** Visits the states of a recording; stops at the first one that fails. */
+  async #explore(level: CrashLevel, visit: Visit): Promise<Failure | null> {
+    const sizes: number[] = [];
+    const timeline = new CrashTimeline(
+      level.recording,
+      new CrashImage(level.source, level.recording.initial),
+    );
+    while (timeline.nextPoint()) sizes.push(timeline.measure());
+    let left = visit.maxStates;
+    let shares = divideStates(sizes, left);
+    const shown = sizes.map(() => false);
+    if (visit.counted === "states") {
+      this.#points = sizes.length;
+      let total = 0;
+      for (const size of sizes) total += size;
+      this.#progress.total = Math.min(total, visit.maxStates);
+    }
+    for (let pass = 0; left > 0; pass++) {
+      const before = left;
+      const position = new CrashPosition(level);
+      for (let i = 0; position.next(); i++) {
+        const { space } = position;
+        let share = shares[i]!;
+        const all = !shown[i] && sizes[i]! <= share;
+        const plans = shown[i]
+          ? []
+          : all
+          ? [allStates(space)]
+          : pass === 0
+          ? [systematicStates(space), randomStates(space, visit.random)]
+          : [randomStates(space, visit.random)];
+        if (all) shown[i] = true;
+        for (const plan of plans) {
+          let repeated = 0;
+          if (share === 0) break;
+          for (const choice of plan) {
+            const found = await this.#visit(position, choice, visit);
+            if (found === false) {
+              if (!all && ++repeated >= MOST_REPEATED) break;
+              continue;
+            }
+            if (found !== true) return found;
+            repeated = 0;
+            left--;
+            if (--share === 0) break;
+          }
+        }
+      }
+      const open = shown.flatMap((every, i) => every ? [] : [i]);
+      if (open.length === 0 || left === before && pass > 0) break;
+      shares = shares.fill(0);
+      const more = divideStates(open.map((i) => sizes[i]!), left);
+      for (const [k, i] of open.entries()) shares[i] = more[k]!;
+    }
+    return await this.#finish(level, visit, { sizes, shown, left });
+  }
+
+  /**
+   * The last pass: enumerates all states of the points that were only sampled,
+   * if they are not too many, and visits those that are new. Equal ones were
+   * counted more than once, so that all may have been visited, or few be left.
+   */
+  async #finish(
+    level: CrashLevel,
+    visit: Visit,
+    { sizes, shown, left }: { sizes: number[]; shown: boolean[]; left: number },
+  ): Promise<Failure | null> {
+    let unseen = 0;
+    for (const [i, size] of sizes.entries()) if (!shown[i]) unseen += size;
+    const least = visit.counted === "states" ? LEAST_HASHES : 0;
+    if (unseen > Math.max(least, visit.maxStates * HASHES_PER_STATE)) {
+      this.#exhaustive = false;
+      return null;
+    }
+    const position = new CrashPosition(level);
+    for (let i = 0; unseen > 0 && position.next(); i++) {
+      if (shown[i]) continue;
+      for (const choice of allStates(position.space)) {
+        position.select(choice);
+        const { image, acknowledged } = position;
+        const high = hashOf(image, acknowledged, visit);
+        if (visit.visited.has(high, image.low)) continue;
+        if (left === 0) {
+          this.#exhaustive = false;
+          return null;
+        }
+        const found = await this.#visit(position, choice, visit);
+        if (typeof found !== "boolean") return found;
+        left--;
+      }
+    }
+    return null;
+  }
+
+  /**
+   * Visits a state.
+   *
+   * @returns Whether it is a new one, or how it fails.
+   */
+  async #visit(
+    position: CrashPosition,
+    choice: Choice,
+    visit: Visit,
+  ): Promise<boolean | Failure> {
+    this.#options.signal?.throwIfAborted();
+    position.select(choice);
+    const { image, acknowledged } = position;
+    const high = hashOf(image, acknowledged, visit);
+    if (!visit.visited.add(high, image.low)) {
+      if (visit.counted !== "nothing") this.#repeated++;
+      return false;
+    }
+    if (visit.counted !== "nothing") {
+      if (visit.counted === "states") this.#states++;
+      else this.#recoveryStates++;
+      const now = performance.now();
+      if (now - this.#yieldedAt >= YIELD_MS) await this.#yield();
+    }
+    const failure = await this.#check(image, acknowledged, visit);
+    if (failure === null) return true;
+    return { ...failure, steps: [position.step, ...failure.steps] };
+  }
+
+  /** Yields to the event loop, and reports progress. */
+  async #yield(): Promise<void> {
+    this.#progress.update(this.#states);
+    await eventLoopTurn();
+    this.#yieldedAt = performance.now();
+    this.#watchdog.turned();
+  }
+
+  /** Recovers from a state, and from crashes meanwhile. */
+  async #check(
+    image: CrashImage,
+    acknowledged: readonly unknown[],
+    visit: Visit,
+  ): Promise<Failure | null> {
+    if (visit.depth === 0) {
+      const guard = new CrashGuard(this.#watchdog);
+      const backend = new CrashStateBackend(
+        image,
+        this.#recoveryDevice,
+        this.#geometry,
+        guard,
+      );
+      return await this.#recover(
+        VirtualDisk.over(backend, {
+          queueSize: QUEUE_SIZE,
+          throttle: guard.throttle,
+        }),
+        acknowledged,
+        guard,
+      );
+    }
+    const { level, failure } = await this.#recordRecovery(
+      image,
+      acknowledged,
+      false,
+    );
+    if (failure !== null || !level.recording.wrote) return failure;
+    return await this.#explore(level, {
+      ...visit,
+      maxStates: this.#maxStatesPerRecovery,
+      depth: visit.depth - 1,
+      random: new Random(
+        (image.high >>> 0) * 2 ** 21 + (image.low >>> 11),
+      ),
+      counted: visit.counted === "nothing" ? "nothing" : "recovery states",
+    });
+  }
+
+  async #recordRecovery(
+    image: CrashImage,
+    acknowledged: readonly unknown[],
+    origins: boolean,
+  ): Promise<{ level: CrashLevel; failure: Failure | null }> {
+    const guard = new CrashGuard(this.#watchdog);
+    const recording = new CrashRecording(this.#recoveryDevice, image, {
+      origins,
+      turns: false,
+      guard,
+      mostBytes: MOST_RECOVERY_BYTES,
+    });
+    const failure = await this.#recover(
+      VirtualDisk.over(recording.open(), {
+        onSubmit: recording.onSubmit,
+        throttle: guard.throttle,
+      }),
+      acknowledged,
+      guard,
+    );
+    recording.end();
+    if (recording.failure !== null) throw recording.failure;
+    const hash = [image.high, image.low] as const;
+    return { level: { recording, source: image, hash, acknowledged }, failure };
+  }
+
+  async #recover(
+    disk: VirtualDisk,
+    acknowledged: readonly unknown[],
+    guard: CrashGuard,
+  ): Promise<Failure | null> {
+    let failure: Failure | null = null;
+    try {
+      const ended = this.#options.recover(disk, acknowledged);
+      if (ended) await this.#watchdog.wait(ended, guard, true);
+    } catch (error) {
+      failure = { error, steps: [] };
+    }
+    if (!guard.over) {
+      const closed = disk.close();
+      // Only a disk below can keep it from being closed.
+      await (this.#recording.source.stored !== null
+        ? closed
+        : this.#watchdog.wait(closed, guard, true));
+    }
+    if (guard.read) this.#read = true;
+    if (!guard.over) return failure;
+    await guard.abandon();
+    if (!(guard.reason instanceof RecoveryTimeout)) throw guard.reason;
+    return { error: guard.reason, steps: [] };
+  }
+
+  /** Shrinks each crash in turn, from the first to the last. */
+  async #shrink(
+    level: CrashLevel,
+    failure: Failure,
+    depth: number,
+    startedAt = performance.now(),
+  ): Promise<Failure> {
+    const { step, failure: found } = await shrinkCrash<Failure>(
+      level,
+      failure.steps[0]!,
+      { ...failure, steps: failure.steps.slice(1) },
+      (position) =>
+        this.#check(position.image, position.acknowledged, {
+          maxStates: 1,
+          depth,
+          visited: new Visited(),
+          random: new Random(0),
+          counted: "nothing",
+        }),
+      ({ error }) => {
+        const tookMs = performance.now() - startedAt;
+        return error instanceof RecoveryTimeout
+          ? tookMs + 2 * this.#timeoutMs < SHRINK_TIMEOUTS_MS
+          : tookMs < Math.max(SHRINK_MS, this.#timeoutMs * SHRINK_RECOVERIES);
+      },
+    );
+    if (found.steps.length === 0) return { ...found, steps: [step] };
+    const position = positionAt(level, step);
+    const inner = await this.#recordRecovery(
+      position.image,
+      position.acknowledged,
+      false,
+    );
+    const rest = await this.#shrink(inner.level, found, depth - 1, startedAt);
+    return { ...rest, steps: [step, ...rest.steps] };
+  }
+
+  /**
+   * Visits a state once more and makes an error of it. One that timed out is not
+   * run again.
+   */
+  async #failureOf(
+    level: CrashLevel,
+    steps: readonly CrashStep[],
+    report: CrashReport | null,
+    found: unknown,
+  ): Promise<Error> {
+    const { fingerprint, crashes, position, failure } = await this.#walk(
+      level,
+      steps,
+      found instanceof RecoveryTimeout ? { error: found, steps: [] } : null,
+    );
+    if (failure === null) {
+      return new Error(
+        "Cannot tell how the recovery fails as it did once, and did not when it was tried again: it depends on more than its disk",
+      );
+    }
+    const { acknowledged } = position;
+    const error = new CrashFailure({
+      token: encodeToken({ fingerprint, steps }),
+      story: tellStory({ crashes, acknowledged, error: failure.error }),
+      report,
+      acknowledged,
+      cause: failure.error,
+      image: position.image.freeze(),
+      device: this.#recording.device,
+    });
+    const { saveImage } = this.#options;
+    if (saveImage !== undefined) await error.saveImage(saveImage);
+    return error;
+  }
+
+  /**
+   * Goes through crashes again, one after the other; recovers from the last one
+   * as well, unless it is known how that fails.
+   */
+  async #walk(
+    level: CrashLevel,
+    steps: readonly CrashStep[],
+    known: Failure | null = null,
+  ): Promise<{
+    fingerprint: string;
+    crashes: StoryCrash[];
+    position: CrashPosition;
+    failure: Failure | null;
+  }> {
+    const fingerprint = level.recording.fingerprint();
+    const crashes: StoryCrash[] = [];
+    for (const [i, step] of steps.entries()) {
+      const position = positionAt(level, step);
+      crashes.push({ level, step, space: position.space });
+      if (i === steps.length - 1 && known !== null) {
+        return { fingerprint, crashes, position, failure: known };
+      }
+      const next = await this.#recordRecovery(
+        position.image,
+        position.acknowledged,
+        true,
+      );
+      if (i === steps.length - 1) {
+        return { fingerprint, crashes, position, failure: next.failure };
+      }
+      level = next.level;
+    }
+    throw new RangeError("Cannot replay a crash as its token has none");
+  }
+
+  async #replay(level: CrashLevel, token: string): Promise<CrashReport> {
+    const { fingerprint, steps } = decodeToken(token);
+    if (fingerprint !== level.recording.fingerprint()) {
+      throw new RangeError(
+        "Cannot replay the crash as the workload does not write what it wrote when the token was printed: explore anew",
+      );
+    }
+    const { failure } = await this.#walk(level, steps);
+    if (failure !== null) {
+      throw await this.#failureOf(level, steps, null, failure.error);
+    }
+    this.#states = 1;
+    this.#exhaustive = false;
+    return this.#report(level.recording, "replayed");
+  }
+
+  #report(recording: CrashRecording, extent: string): CrashReport {
+    const writes =
+      recording.requests.filter(({ type }) => type !== RequestType.Flush)
+        .length;
+    const flushes = recording.requests.length - writes;
+    const durationMs = performance.now() - this.#start;
+    const states = this.#states;
+    const recoveryStates = this.#recoveryStates;
+    return {
+      states,
+      exhaustive: this.#exhaustive,
+      seed: this.#seed,
+      points: this.#points,
+      writes,
+      flushes,
+      acknowledged: recording.acknowledged.length,
+      recoveryStates,
+      repeated: this.#repeated,
+      durationMs,
+      summary: `${
+        countStates({ states, recoveryStates, writes, flushes })
+      }: ${extent}, seed ${this.#seed}`,
+    };
+  }
+}
