@@ -5,38 +5,16 @@
  * @module
  */
 
-import { operationName, RequestType } from "../request.ts";
-import type { RecordedRequest } from "./block_version.ts";
-import { describeOrigin } from "../call_site.ts";
-import { describeCrashDevice } from "./crash_device.ts";
-import type { CrashLevel } from "./crash_level.ts";
-import type { CrashRecording } from "./crash_recording.ts";
-import { type CrashSpace, optionsOf } from "./crash_timeline.ts";
-import type { CrashStep } from "./crash_token.ts";
-import type { Outcome } from "./crash_variable.ts";
+import type {
+  StoryData,
+  StoryEvent,
+  StoryFlush,
+  StoryRun,
+  StoryWrite,
+} from "./story_data.ts";
 
-/** Lines before the crash that are shown in any case. */
-const LAST_LINES = 24;
-
-/** One crash of a story. */
-export interface StoryCrash {
-  /** What was going on. */
-  readonly level: CrashLevel;
-  /** The state. */
-  readonly step: CrashStep;
-  /** What was undecided. */
-  readonly space: CrashSpace;
-}
-
-/** What a story is about. */
-export interface Story {
-  /** The crashes, in order. */
-  readonly crashes: readonly StoryCrash[];
-  /** What was acknowledged. */
-  readonly acknowledged: readonly unknown[];
-  /** What the recovery threw. */
-  readonly error: unknown;
-}
+/** Parts of a write that are told. */
+const MOST_PARTS = 6;
 
 /**
  * Writes the story of a crash.
@@ -44,171 +22,106 @@ export interface Story {
  * @param story What happened.
  * @returns Lines.
  */
-export function tellStory(story: Story): string {
+export function tellStory(story: StoryData): string {
   const { crashes, acknowledged, error } = story;
-  const device = crashes[0]!.level.recording.device;
-  const lines = [`The device: ${describeCrashDevice(device)}.`, ""];
-  for (const [i, crash] of crashes.entries()) {
+  const lines = [`The device: ${story.device}.`, ""];
+  for (const [i, { events }] of crashes.entries()) {
     lines.push(
       i === 0
         ? "What the workload did, and what became of it:"
         : "Then the recovery did this, and it was interrupted as well:",
       "",
-      ...table(rowsOf(crash)),
+      ...table([...events.map(rowOf), "⚡ the power fails"]),
       "",
     );
   }
-  const values = acknowledged.slice(-8).map(show);
-  if (acknowledged.length > values.length) {
-    values.unshift(`… ${acknowledged.length - values.length} before`);
+  const values = [...acknowledged.last];
+  if (acknowledged.count > values.length) {
+    values.unshift(`… ${acknowledged.count - values.length} before`);
   }
   lines.push(
-    acknowledged.length === 0
+    acknowledged.count === 0
       ? "Nothing had been acknowledged."
       : `Acknowledged before the crash: ${values.join(", ")}`,
     "",
     crashes.length === 1
       ? "Recovery of what was left fails:"
       : "Recovery of what was left of that fails:",
-    ...describeError(error).map((line) => `  ${line}`),
+    ...error.map((line) => `  ${line}`),
   );
   return lines.join("\n");
+}
+
+/**
+ * What a request is, in words.
+ *
+ * @param event The request.
+ * @returns For example `#3 write sectors 8-15 (FUA)`.
+ */
+export function nameRequest(event: StoryFlush | StoryWrite): string {
+  if (event.kind === "flush") return `#${event.number} flush`;
+  const { number, operation, sector, count, fua } = event;
+  const where = `${count === 1 ? "sector" : "sectors"} ${
+    sectorRange(sector, count)
+  }`;
+  return `#${number} ${operation} ${where}${fua ? " (FUA)" : ""}`;
+}
+
+/**
+ * What became of a request, in words.
+ *
+ * @param event The request.
+ * @returns For example `0-3 reached; 4-7 LOST (in flight)`.
+ */
+export function tellFate(event: StoryFlush | StoryWrite): string {
+  const fate = event.kind === "flush" ? flushFate(event) : writeFate(event);
+  return event.completed ? fate : `${fate} (in flight)`;
 }
 
 /** A line of a story: what, what became of it, where it came from. */
 type Row = readonly [what: string, fate: string, origin: string] | string;
 
-function rowsOf({ level, step, space }: StoryCrash): Row[] {
-  const { recording } = level;
-  const fates = fatesOf(step, space);
-  const rows: { row: Row; keep: boolean }[] = [];
-  let acknowledged = 0;
-  for (const event of recording.events.slice(0, step.point)) {
-    if (event.kind === "complete") continue;
-    if (event.kind === "acknowledge") {
-      const value = show(recording.acknowledged[acknowledged++]);
-      rows.push({ row: [`acknowledge ${value}`, "", ""], keep: false });
-      continue;
-    }
-    const { request } = event;
-    const completed = request.completedAt >= 0 &&
-      request.completedAt < step.point;
-    const fate = request.type === RequestType.Flush
-      ? flushFate(recording, request, completed)
-      : writeFate(request, fates.get(request), recording);
-    rows.push({
-      row: [
-        `#${request.number} ${describe(request)}`,
-        completed ? fate.text : `${fate.text} (in flight)`,
-        request.origin === null ? "" : describeOrigin(request.origin),
-      ],
-      keep: fate.keep,
-    });
+function rowOf(event: StoryEvent): Row {
+  if (event.kind === "skipped") {
+    return `… ${event.count} lines, all of it on the medium`;
   }
-  const shown: Row[] = [];
-  let skipped = 0;
-  for (const [i, { row, keep }] of rows.entries()) {
-    if (keep || i >= rows.length - LAST_LINES) {
-      if (skipped > 0) {
-        shown.push(`… ${skipped} lines, all of it on the medium`);
-      }
-      skipped = 0;
-      shown.push(row);
-    } else skipped++;
+  if (event.kind === "acknowledge") {
+    return [`acknowledge ${event.value}`, "", ""];
   }
-  shown.push("⚡ the power fails");
-  return shown;
+  return [nameRequest(event), tellFate(event), event.origin];
 }
 
-/** What became of the blocks of a write that is not durable. */
-type Fates = Map<
-  number,
-  { outcome: Outcome; torn: string | null }
->;
-
-function fatesOf(
-  step: CrashStep,
-  space: CrashSpace,
-): Map<RecordedRequest, Fates> {
-  const fates = new Map<RecordedRequest, Fates>();
-  const optionOf = optionsOf(step, space);
-  for (const variable of space.variables) {
-    variable.outcomes(optionOf, ({ request, block }, outcome, torn) => {
-      let blocks = fates.get(request!);
-      if (blocks === undefined) fates.set(request!, blocks = new Map());
-      const tear = torn?.tear;
-      blocks.set(block, {
-        outcome,
-        torn: tear
-          ? `only its ${tear.kept === "first" ? "first" : "last"} ${
-            tear.kept === "first" ? tear.at : torn!.bytes.length - tear.at
-          } bytes are new`
-          : null,
-      });
-    });
-  }
-  return fates;
+function flushFate({ fate }: StoryFlush): string {
+  return {
+    open: "no promise yet",
+    failed: "FAILED",
+    done: "done",
+    ignored: "ignored by the device",
+  }[fate];
 }
 
-function flushFate(
-  recording: CrashRecording,
-  request: RecordedRequest,
-  completed: boolean,
-): { text: string; keep: boolean } {
-  if (!completed) return { text: "no promise yet", keep: true };
-  if (request.failed) return { text: "FAILED", keep: true };
-  return recording.device.honorsFlush
-    ? { text: "done", keep: false }
-    : { text: "ignored by the device", keep: true };
+function writeFate({ runs }: StoryWrite): string {
+  if (runs.length === 1) return runFate(runs[0]!, "reached the medium");
+  const shown = runs.slice(0, MOST_PARTS).map((run) =>
+    `${sectorRange(run.sector, run.count)} ${runFate(run, "reached")}`
+  );
+  if (runs.length > shown.length) {
+    shown.push(`… ${runs.length - shown.length} more parts`);
+  }
+  return shown.join("; ");
 }
 
-function writeFate(
-  request: RecordedRequest,
-  blocks: Fates | undefined,
-  recording: CrashRecording,
-): { text: string; keep: boolean } {
-  if (request.versions.length === 0) {
-    return { text: "ignored by the device", keep: false };
+function runFate({ fate, kept }: StoryRun, reached: string): string {
+  if (fate === "torn") {
+    return `TORN, only its ${kept!.part} ${kept!.bytes} bytes are new`;
   }
-  if (blocks === undefined) return { text: "durable", keep: false };
-  const { blockSectors } = recording.device;
-  const runs: { text: string; first: number; last: number }[] = [];
-  for (const { block } of request.versions) {
-    const fate = blocks.get(block);
-    const text = fate === undefined
-      ? "durable"
-      : fate.outcome === "lost"
-      ? "LOST"
-      : fate.outcome === "torn"
-      ? `TORN, ${fate.torn}`
-      : fate.outcome === "overwritten"
-      ? "overwritten"
-      : "reached the medium";
-    const last = runs.at(-1);
-    if (last?.text === text) last.last = block;
-    else runs.push({ text, first: block, last: block });
-  }
-  const keep = runs.some(({ text }) => /^[A-Z]/.test(text));
-  if (runs.length === 1) return { text: runs[0]!.text, keep };
-  const parts = runs.map(({ text, first, last }) => {
-    const start = first * blockSectors;
-    const end = (last + 1) * blockSectors - 1;
-    const short = text === "reached the medium" ? "reached" : text;
-    return `${start === end ? start : `${start}-${end}`} ${short}`;
-  });
-  const shown = parts.slice(0, 6);
-  if (parts.length > shown.length) {
-    shown.push(`… ${parts.length - shown.length} more parts`);
-  }
-  return { text: shown.join("; "), keep };
+  if (fate === "lost") return "LOST";
+  if (fate === "ignored") return "ignored by the device";
+  return fate === "reached" ? reached : fate;
 }
 
-function describe(request: RecordedRequest): string {
-  const { type, sector, count, fua } = request;
-  if (type === RequestType.Flush) return "flush";
-  const last = sector + count - 1;
-  const where = count === 1 ? `sector ${sector}` : `sectors ${sector}-${last}`;
-  return `${operationName(type) ?? "request"} ${where}${fua ? " (FUA)" : ""}`;
+function sectorRange(sector: number, count: number): string {
+  return count === 1 ? `${sector}` : `${sector}-${sector + count - 1}`;
 }
 
 function table(rows: readonly Row[]): string[] {
@@ -226,24 +139,4 @@ function table(rows: readonly Row[]): string[] {
       ? `  ${row}`
       : `  ${row[0].padEnd(what)}  ${row[1].padEnd(fate)}  ${row[2]}`.trimEnd()
   );
-}
-
-function show(value: unknown): string {
-  return Deno.inspect(value, {
-    breakLength: Infinity,
-    compact: true,
-    depth: 3,
-    strAbbreviateSize: 60,
-    iterableLimit: 8,
-  });
-}
-
-function describeError(error: unknown): string[] {
-  if (!(error instanceof Error)) return [`thrown value ${show(error)}`];
-  // deno-lint-ignore no-control-regex
-  const plain = error.message.replace(/\x1b\[[0-9;]*m/g, "");
-  const lines = `${error.name}: ${plain}`.split("\n").slice(0, 24);
-  const origin = describeOrigin(error);
-  if (origin !== "") lines.push(`at ${origin}`);
-  return lines;
 }

@@ -34,9 +34,10 @@ import {
   RecoveryTimeout,
 } from "./crash_watchdog.ts";
 import { crashGeometry, CrashImage, CrashStateBackend } from "./crash_state.ts";
-import { type StoryCrash, tellStory } from "./crash_story.ts";
+import { tellStory } from "./crash_story.ts";
 import { CrashTimeline } from "./crash_timeline.ts";
 import { type CrashStep, decodeToken, encodeToken } from "./crash_token.ts";
+import { describeError, makeStory, type StorySource } from "./story_data.ts";
 import { Visited } from "./visited.ts";
 
 /**
@@ -552,7 +553,9 @@ class Explorer {
     const { acknowledged } = position;
     const error = new CrashFailure({
       token: encodeToken({ fingerprint, steps }),
-      story: tellStory({ crashes, acknowledged, error: failure.error }),
+      story: tellStory(
+        makeStory(crashes, acknowledged, describeError(failure.error)),
+      ),
       report,
       acknowledged,
       cause: failure.error,
@@ -574,12 +577,12 @@ class Explorer {
     known: Failure | null = null,
   ): Promise<{
     fingerprint: string;
-    crashes: StoryCrash[];
+    crashes: StorySource[];
     position: CrashPosition;
     failure: Failure | null;
   }> {
     const fingerprint = level.recording.fingerprint();
-    const crashes: StoryCrash[] = [];
+    const crashes: StorySource[] = [];
     for (const [i, step] of steps.entries()) {
       const position = positionAt(level, step);
       crashes.push({ level, step, space: position.space });
