@@ -6,6 +6,7 @@
 
 import * as platter from "@platter/disk";
 import { VirtualDisk } from "@platter/disk";
+import type * as mount from "@platter/disk/mount";
 import type * as nbd from "@platter/disk/nbd";
 import * as testing from "@platter/disk/testing";
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
@@ -37,6 +38,8 @@ type AllRefused =
   | Refusing<platter.WriteZeroesOptions>
   | Refusing<platter.BadSectorOptions>
   | Refusing<platter.VirtioOptions>
+  | Refusing<mount.LoopOptions>
+  | Refusing<mount.MountOptions>
   | Refusing<nbd.NbdExport>
   | Refusing<nbd.NbdListenOptions>
   | Refusing<nbd.NbdServerOptions>
@@ -181,10 +184,15 @@ Deno.test("VirtualDisk.create() and memory() refuse sizes that are none", async 
 Deno.test("every exported option type is among those that are asked", async () => {
   const own = await Deno.readTextFile(new URL(import.meta.url));
   for (
-    const [module, name] of [["mod.ts", "platter"], [
-      "src/testing/mod.ts",
-      "testing",
-    ], ["src/nbd/mod.ts", "nbd"]]
+    const [module, name] of [
+      ["mod.ts", "platter"],
+      [
+        "src/testing/mod.ts",
+        "testing",
+      ],
+      ["src/nbd/mod.ts", "nbd"],
+      ["src/mount/mod.ts", "mount"],
+    ]
   ) {
     const { stdout } = await new Deno.Command(Deno.execPath(), {
       args: ["doc", "--json", module!],

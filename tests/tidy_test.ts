@@ -30,6 +30,7 @@ const FLOORS: [name: string, members: string[]][] = [
   ["disk", ["src/disk/"]],
   ["mod", ["mod.ts"]],
   ["faces", ["src/nbd/", "src/testing/", "src/vhost/"]],
+  ["mount", ["src/mount/"]],
   ["cli", ["src/cli/"]],
   // Everything else directly in src/. At the bottom, though it is matched last.
   ["vocabulary", ["src/*.ts"]],

@@ -106,6 +106,8 @@ export class Commands {
           : memoryBytes(served.span(offset, length)) + served.endsBytes;
       case Command.WriteZeroes:
         return aligned ? 0 : served.endsBytes;
+      case Command.Trim:
+        return aligned || !served.trimToZeroes ? 0 : served.endsBytes;
       case Command.BlockStatus:
         return CHUNK_BYTES + 4 + 8 * runsFor(flags);
       default:

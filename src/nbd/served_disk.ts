@@ -36,6 +36,15 @@ export interface NbdExport {
    * @default {false}
    */
   readonly readOnly?: boolean | undefined;
+  /**
+   * Whether what a client trims reads as zeroes from then on, each byte of it:
+   * it is zeroed, and may become a hole. A trim alone promises nothing about
+   * content, and leaves parts of blocks as they are; fallocate(2) of a file
+   * does, with FALLOC_FL_PUNCH_HOLE.
+   *
+   * @default {false}
+   */
+  readonly trimToZeroes?: boolean | undefined;
 }
 
 /** Sectors that a read asks about first: 512 KiB, and so mostly once. */
@@ -65,6 +74,8 @@ export class ServedDisk {
   readonly preferredSize: number;
   /** Whether writes are refused. */
   readonly readOnly: boolean;
+  /** Whether what is trimmed must read as zeroes. */
+  readonly trimToZeroes: boolean;
   /** Whether zeroes are moved to be written. */
   readonly slowZeroes: boolean;
   /** What it can do; DF comes on top where replies come in chunks. */
@@ -87,6 +98,7 @@ export class ServedDisk {
     this.blockSize = disk.blockSize;
     this.preferredSize = Math.max(4096, disk.blockSize, physicalBlockSize);
     this.readOnly = disk.readOnly || (from.readOnly ?? false);
+    this.trimToZeroes = from.trimToZeroes ?? false;
     this.slowZeroes = abilities.writeZeroes !== "native";
     this.memory = new MemoryPool((sectors) => disk.allocate(sectors));
     // One queue carries out the requests of all connections, and its flush
@@ -100,7 +112,8 @@ export class ServedDisk {
       if (abilities.fua !== "none" && abilities.flush !== "none") {
         flags |= ExportFlag.SendFua;
       }
-      if (abilities.discard !== "none") flags |= ExportFlag.SendTrim;
+      const trim = this.trimToZeroes ? "writeZeroes" : "discard";
+      if (abilities[trim] !== "none") flags |= ExportFlag.SendTrim;
       if (abilities.writeZeroes !== "none") {
         flags |= ExportFlag.SendWriteZeroes | ExportFlag.SendFastZero;
       }
@@ -279,7 +292,8 @@ export class ServedDisk {
   }
 
   /**
-   * Gives up the content of the whole blocks among some bytes.
+   * Gives up the content of the whole blocks among some bytes, or makes all of
+   * the bytes zero, as the export says.
    *
    * @param offset First byte.
    * @param length Bytes.
@@ -287,6 +301,9 @@ export class ServedDisk {
    * @returns When it is done.
    */
   async trim(offset: number, length: number, fua: boolean): Promise<void> {
+    if (this.trimToZeroes) {
+      return await this.writeZeroes(offset, length, true, fua);
+    }
     const block = this.blockSize;
     const first = Math.ceil(offset / block) * block;
     const last = offset + length - (offset + length) % block;
