@@ -1,0 +1,86 @@
+/**
+ * Namespaces for commands: each gets its own processes, System V objects and
+ * mounts, so that what it finds on a disk of the past means nobody who is alive
+ * now: a process number in a pid file is taken by nobody, a key of shared memory
+ * is free. And so that what it leaves running, or mounted, goes with it.
+ *
+ * `unshare` makes them: by itself for root, else within a user namespace in
+ * which everybody is who they are. Which of these is allowed differs by system
+ * (containers, `kernel.apparmor_restrict_unprivileged_userns`), so it is tried.
+ *
+ * A command ends with the process that started it, even if that is killed: it is
+ * started by `setpriv --pdeathsig KILL`, and `unshare --kill-child` passes it on
+ * to the first process of the namespace, with which the kernel ends all of it
+ * (pid_namespaces(7)). Without namespaces it is the shell alone that ends so.
+ *
+ * @module
+ */
+
+import { findProgram, searchPath } from "./programs.ts";
+
+/** How commands are isolated here. */
+export interface Isolation {
+  /** Program and arguments that come before a command. */
+  readonly prefix: readonly string[];
+  /** Whether a command gets namespaces. */
+  readonly namespaces: boolean;
+  /** Whether it may mount there. */
+  readonly mounts: boolean;
+}
+
+const NAMESPACES = ["--pid", "--ipc", "--mount", "--fork", "--kill-child"];
+
+/** What can be asked of unshare, the best first. */
+const WAYS: readonly { args: readonly string[]; mounts: boolean }[] = [
+  { args: [...NAMESPACES, "--mount-proc"], mounts: true },
+  { args: NAMESPACES, mounts: true },
+  {
+    args: ["--user", "--map-current-user", ...NAMESPACES, "--mount-proc"],
+    mounts: false,
+  },
+  { args: ["--user", "--map-current-user", ...NAMESPACES], mounts: false },
+];
+
+let found: Promise<Isolation> | undefined;
+
+/**
+ * Finds out how commands can be isolated here; tries once.
+ *
+ * @returns How.
+ */
+export function findIsolation(): Promise<Isolation> {
+  return found ??= find();
+}
+
+/**
+ * How commands are run that are not to be isolated.
+ *
+ * @returns How: they still end with this process.
+ */
+export async function withoutIsolation(): Promise<Isolation> {
+  const setpriv = await findProgram("setpriv");
+  return {
+    prefix: setpriv === null ? [] : [setpriv, "--pdeathsig", "KILL"],
+    namespaces: false,
+    mounts: false,
+  };
+}
+
+async function find(): Promise<Isolation> {
+  const none = await withoutIsolation();
+  const unshare = await findProgram("unshare");
+  if (unshare === null) return none;
+  for (const { args, mounts } of WAYS) {
+    const prefix = [...none.prefix, unshare, ...args];
+    const [program, ...rest] = prefix;
+    const { success } = await new Deno.Command(program!, {
+      args: [...rest, "true"],
+      env: { PATH: searchPath() },
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).output();
+    if (success) return { prefix, namespaces: true, mounts };
+  }
+  return none;
+}

@@ -1,0 +1,231 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { findIsolation } from "../../src/crash/isolation.ts";
+import { runShell } from "../../src/crash/run_shell.ts";
+import { needs, tempDir } from "../helpers.ts";
+
+const linux = { ignore: Deno.build.os !== "linux" };
+
+/** Whether a process is there. */
+async function lives(pid: string): Promise<boolean> {
+  try {
+    const stat = await Deno.readTextFile(`/proc/${pid}/stat`);
+    // A zombie has ended.
+    return !/\) Z /.test(stat);
+  } catch {
+    return false;
+  }
+}
+
+Deno.test(
+  "runShell() tells the code and both streams in order",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    const ran = await runShell(
+      "echo one; echo two >&2; echo three; exit 7",
+      { directory: dir.path, isolated: false },
+    );
+    assertEquals(ran, {
+      code: 7,
+      output: "one\ntwo\nthree\n",
+      timedOut: false,
+    });
+  },
+);
+
+Deno.test(
+  "runShell() tells a signal as 128 and its number",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    for (const isolated of [false, true]) {
+      const { code } = await runShell("kill -SEGV $$", {
+        directory: dir.path,
+        isolated,
+      });
+      assertEquals(code, 128 + 11);
+    }
+  },
+);
+
+Deno.test(
+  "runShell() keeps the beginning and the end of a long output",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    const { output } = await runShell(
+      "echo begins; yes 0123456789 | head -c 3000000; echo; echo ends",
+      { directory: dir.path, isolated: false },
+    );
+    assert(output.startsWith("begins\n"));
+    assert(output.endsWith("\nends\n"));
+    assert(/… \d+ bytes are left out here …/.test(output));
+    assert(output.length < 200_000);
+  },
+);
+
+Deno.test(
+  "runShell() tells lines of descriptor and output as acknowledgements",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    const lines: string[] = [];
+    const ran = await runShell(
+      `echo one >&$PLATTER_ACK; sleep 0.05; echo "ACK two"; echo noise; echo ACK err >&2
+     sleep 0.05; printf 'three\\nnever ended' >&"$PLATTER_ACK"`,
+      {
+        directory: dir.path,
+        isolated: true,
+        onAcknowledge: (line) => lines.push(line),
+      },
+    );
+    assertEquals(lines.toSorted(), ["one", "three", "two"]);
+    assertEquals(ran.code, 0);
+    assert(ran.output.includes("noise\n") && ran.output.includes("ACK err\n"));
+  },
+);
+
+Deno.test(
+  "runShell() takes another pattern of acknowledgements",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    const lines: string[] = [];
+    await runShell("echo COMMIT 1; echo ACK 2; echo COMMIT 3", {
+      directory: dir.path,
+      isolated: false,
+      ackPattern: /^COMMIT \d+/g,
+      onAcknowledge: (line) => lines.push(line),
+    });
+    assertEquals(lines, ["COMMIT 1", "COMMIT 3"]);
+  },
+);
+
+Deno.test(
+  "runShell() reads more acknowledgements than a pipe holds",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    const lines: string[] = [];
+    await runShell("seq 1 50000 >&9", {
+      directory: dir.path,
+      isolated: false,
+      onAcknowledge: (line) => lines.push(line),
+    });
+    assertEquals(lines.length, 50_000);
+    assertEquals(lines.at(-1), "50000");
+  },
+);
+
+Deno.test(
+  "runShell() fails with what onAcknowledge throws",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    for (
+      const command of ["echo x >&9; seq 1 90000 >&9", "echo ACK x; sleep 60"]
+    ) {
+      await assertRejects(
+        () =>
+          runShell(command, {
+            directory: dir.path,
+            isolated: false,
+            onAcknowledge() {
+              throw new RangeError("no room");
+            },
+          }),
+        RangeError,
+        "no room",
+      );
+    }
+  },
+);
+
+Deno.test(
+  "runShell() hands on what was acknowledged before",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    const { output } = await runShell('cat "$PLATTER_ACKED"; echo $WHO', {
+      directory: dir.path,
+      isolated: true,
+      acknowledged: ["a", "b c"],
+      environment: { WHO: "me" },
+    });
+    assertEquals(output, "a\nb c\nme\n");
+  },
+);
+
+for (const isolated of [false, true]) {
+  const how = isolated ? "isolated" : "by session";
+  Deno.test(
+    `runShell() kills children when the time is over, ${how}`,
+    linux,
+    async () => {
+      await using dir = await tempDir();
+      const ran = await runShell(
+        "sleep 600 & sleep 600",
+        { directory: dir.path, isolated, timeoutMs: 300 },
+      );
+      assertEquals([ran.timedOut, ran.code], [true, 137]);
+    },
+  );
+
+  Deno.test(
+    `runShell() kills what a command leaves running, ${how}`,
+    linux,
+    async () => {
+      await using dir = await tempDir();
+      // The shell's own number of it may be one within a namespace.
+      const { output } = await runShell(
+        "sleep 600 & readlink /proc/self/ns/pid; echo $!",
+        { directory: dir.path, isolated },
+      );
+      const [space, pid] = output.split("\n");
+      const own = await Deno.readLink("/proc/self/ns/pid");
+      if (space === own) {
+        for (let i = 0; i < 100 && await lives(pid!); i++) {
+          await new Promise((resolve) => setTimeout(resolve, 20));
+        }
+        assertEquals(await lives(pid!), false);
+      } else assertEquals((await findIsolation()).namespaces, true);
+    },
+  );
+
+  Deno.test(
+    `runShell() gives up with the reason of its signal, ${how}`,
+    linux,
+    async () => {
+      await using dir = await tempDir();
+      const controller = new AbortController();
+      setTimeout(() => controller.abort(new Error("enough")), 100);
+      await assertRejects(
+        () =>
+          runShell("sleep 600 & sleep 600", {
+            directory: dir.path,
+            isolated,
+            signal: controller.signal,
+            onAcknowledge() {},
+          }),
+        Error,
+        "enough",
+      );
+      assertEquals(await Array.fromAsync(Deno.readDir(dir.path)), []);
+    },
+  );
+}
+
+Deno.test(
+  "runShell() isolates processes and System V objects",
+  needs("unshare", "ipcmk"),
+  async () => {
+    await using dir = await tempDir();
+    const { namespaces } = await findIsolation();
+    const { output } = await runShell(
+      "ipcmk -M 4096 >/dev/null; ipcs -m | grep -c 0x; echo $PPID",
+      { directory: dir.path, isolated: true },
+    );
+    // One object, its own; its parent is process 1.
+    if (namespaces) assertEquals(output, "1\n1\n");
+  },
+);
