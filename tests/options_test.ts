@@ -49,6 +49,7 @@ type AllRefused =
   | Refusing<testing.CrashOptions<string>>
   | Refusing<testing.ExploreRecordingOptions<string>>
   | Refusing<testing.RecordWorkloadOptions<string>>
+  | Refusing<testing.JudgeOptions>
   | Refusing<testing.FaultRule>
   | Refusing<testing.FaultsOptions>
   | Refusing<testing.LatencyOptions>

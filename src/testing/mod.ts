@@ -33,6 +33,7 @@ export * from "./assert_sectors.ts";
 export type { CrashDevice } from "./crash_device.ts";
 export { CrashFailure } from "./crash_failure.ts";
 export type { CrashReport } from "./crash_report.ts";
+export type * from "./crash_verdict.ts";
 export { RecoveryTimeout } from "./crash_watchdog.ts";
 export * from "./explore_crashes.ts";
 export * from "./test_images.ts";
