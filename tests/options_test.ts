@@ -47,6 +47,7 @@ type AllRefused =
   | Refusing<testing.AssertMemoryOptions>
   | Refusing<testing.AssertSectorsOptions>
   | Refusing<testing.CrashOptions<string>>
+  | Refusing<testing.CrashRecorderOptions>
   | Refusing<testing.ExploreRecordingOptions<string>>
   | Refusing<testing.RecordWorkloadOptions<string>>
   | Refusing<testing.JudgeOptions>

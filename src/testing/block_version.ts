@@ -2,13 +2,50 @@
  * A write that was recorded, and the content of each of its blocks after it,
  * with a hash: images are compared by the hashes of their blocks.
  *
+ * A request holds numbers of contents, 4 bytes for a block; its versions are
+ * made when they are asked for, and read their bytes when those are.
+ *
  * @module
  */
 
+import { describeOrigin } from "../call_site.ts";
 import type { RequestType } from "../request.ts";
+import type { ContentStore } from "./content_store.ts";
+import { hashBytes, scramble } from "./hash.ts";
+import type { Int32List } from "./int32_list.ts";
+
+/** Where a recording keeps what its requests wrote. */
+export interface RequestContents {
+  /** The contents. */
+  readonly store: ContentStore;
+  /** The content of each block of each write, in the order of submission. */
+  readonly numbers: Int32List;
+}
+
+/** What a request is made of. */
+export type RecordedRequestFields =
+  & Pick<
+    RecordedRequest,
+    | "number"
+    | "type"
+    | "sector"
+    | "count"
+    | "fua"
+    | "atomic"
+    | "firstBlock"
+    | "blocks"
+    | "submittedAt"
+  >
+  & {
+    /** Who made it. */
+    origin: Error | string | null;
+    contents: RequestContents;
+    /** Where its contents begin in `contents.numbers`; -1 if it makes zeroes. */
+    at: number;
+  };
 
 /** A write or flush that was recorded. */
-export interface RecordedRequest {
+export class RecordedRequest {
   /** Its number in the order of submission, from 1. */
   readonly number: number;
   /** What it is. */
@@ -21,21 +58,75 @@ export interface RecordedRequest {
   readonly fua: boolean;
   /** Whether it is found wholly or not at all. */
   readonly atomic: boolean;
-  /** Who made it, if that was to be recorded. */
-  readonly origin: Error | null;
-  /** What it makes of each of its blocks, in the order of the disk. */
-  readonly versions: readonly BlockVersion[];
+  /** The first block that it changes. */
+  readonly firstBlock: number;
+  /** How many blocks it changes, from there on: none if it is a flush, or ignored. */
+  readonly blocks: number;
   /** The event with which it was submitted. */
   readonly submittedAt: number;
   /** The event with which it completed; -1 while it is in flight. */
-  completedAt: number;
+  completedAt: number = -1;
   /** Whether it failed. */
-  failed: boolean;
+  failed: boolean = false;
   /**
    * The event with which the flush was submitted that failed to write it, and
    * marked it clean all the same; -1 if there is none. No later flush writes it.
    */
-  markedCleanAt: number;
+  markedCleanAt: number = -1;
+  readonly #contents: RequestContents;
+  readonly #at: number;
+  #origin: Error | string | null;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param fields What it is made of.
+   */
+  constructor(fields: RecordedRequestFields) {
+    this.number = fields.number;
+    this.type = fields.type;
+    this.sector = fields.sector;
+    this.count = fields.count;
+    this.fua = fields.fua;
+    this.atomic = fields.atomic;
+    this.firstBlock = fields.firstBlock;
+    this.blocks = fields.blocks;
+    this.submittedAt = fields.submittedAt;
+    this.#contents = fields.contents;
+    this.#at = fields.at;
+    this.#origin = fields.origin;
+  }
+
+  /** Which line of a program made it, if that was recorded; else empty. */
+  get origin(): string {
+    if (this.#origin instanceof Error) {
+      this.#origin = describeOrigin(this.#origin);
+    }
+    return this.#origin ?? "";
+  }
+
+  /**
+   * What it makes of each of its blocks, in the order of the disk: objects of
+   * the caller's own, as there may be millions in a recording.
+   */
+  get versions(): BlockVersion[] {
+    const { store } = this.#contents;
+    return Array.from(
+      { length: this.blocks },
+      (_, i) =>
+        new BlockVersion(this.firstBlock + i, store, this.contentOf(i), this),
+    );
+  }
+
+  /**
+   * The number of the content of one of its blocks.
+   *
+   * @param index Which one, from 0.
+   * @returns The number in the recording's contents.
+   */
+  contentOf(index: number): number {
+    return this.#at < 0 ? 0 : this.#contents.numbers.at(this.#at + index);
+  }
 }
 
 /** How a block was torn inside. */
@@ -52,8 +143,6 @@ export interface Tear {
 export class BlockVersion {
   /** The block's number. */
   readonly block: number;
-  /** Its bytes; never changed. */
-  readonly bytes: Uint8Array;
   /** What wrote it; `null` for what was there before anything was written. */
   readonly request: RecordedRequest | null;
   /** How it is torn; `null` if it is whole. */
@@ -62,55 +151,58 @@ export class BlockVersion {
   readonly high: number;
   /** The other half. */
   readonly low: number;
+  readonly #store: ContentStore | null;
+  readonly #content: number;
+  #bytes: Uint8Array | null;
 
   /**
    * Constructs a new instance.
    *
    * @param block The block's number.
-   * @param bytes Its bytes, at a multiple of 4 of their buffer.
+   * @param from Where its bytes are, or its bytes, at a multiple of 4 of their
+   * buffer.
+   * @param content Its number there.
    * @param request What wrote it.
    * @param tear How it is torn.
    */
   constructor(
     block: number,
-    bytes: Uint8Array,
+    from: ContentStore | Uint8Array,
+    content: number,
     request: RecordedRequest | null,
     tear: Tear | null = null,
   ) {
     this.block = block;
-    this.bytes = bytes;
     this.request = request;
     this.tear = tear;
-    const words = new Int32Array(
-      bytes.buffer,
-      bytes.byteOffset,
-      bytes.length >> 2,
-    );
-    let high = scramble(block | 0, 0x9e3779b9);
-    let low = scramble(Math.floor(block / 2 ** 32) ^ block, 0x85ebca6b);
-    for (let i = 0; i < words.length; i++) {
-      const word = words[i]!;
-      high = Math.imul((high << 13 | high >>> 19) ^ word, 0xcc9e2d51);
-      low = Math.imul((low << 17 | low >>> 15) + word | 0, 0x1b873593);
+    this.#content = content;
+    let high: number;
+    let low: number;
+    if (from instanceof Uint8Array) {
+      this.#store = null;
+      this.#bytes = from;
+      [high, low] = hashBytes(from);
+    } else {
+      this.#store = from;
+      this.#bytes = null;
+      high = from.high(content);
+      low = from.low(content);
     }
+    high = scramble(high, block | 0);
+    low = scramble(low ^ Math.floor(block / 2 ** 32), high);
     this.high = scramble(high, low);
-    this.low = scramble(low, high);
+    this.low = low;
   }
-}
 
-/**
- * Mixes two integers of 32 bits (the finalizer of Austin Appleby's MurmurHash3
- * over their sum).
- *
- * @param a One.
- * @param b The other.
- * @returns An integer of 32 bits.
- */
-export function scramble(a: number, b: number): number {
-  let h = a + Math.imul(b, 0x9e3779b1) | 0;
-  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
-  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
-  return h ^ (h >>> 16);
+  /** Its bytes; never changed. */
+  get bytes(): Uint8Array {
+    if (this.#bytes !== null) return this.#bytes;
+    const store = this.#store!;
+    const bytes = store.read(this.#content);
+    // What a file has is not to stay in memory with each of its versions.
+    if (store.inMemory) this.#bytes = bytes;
+    return bytes;
+  }
 }
 
 /**
@@ -136,6 +228,6 @@ export function tears(
     const bytes = (kept === "first" ? old : next).slice();
     bytes.set((kept === "first" ? next : old).subarray(0, at));
     const tear = { under, kept, at };
-    return new BlockVersion(version.block, bytes, version.request, tear);
+    return new BlockVersion(version.block, bytes, 0, version.request, tear);
   });
 }

@@ -25,9 +25,10 @@ import { closedError, requestError } from "../request_error.ts";
 import { encodeId } from "../virtio.ts";
 import type { BlockSource } from "./block_source.ts";
 import type { BlockVersion } from "./block_version.ts";
-import { crashInfo } from "./crash_recording.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
+import { crashInfo } from "./crash_recorder.ts";
 import { type CrashGuard, eventLoopTurn } from "./crash_watchdog.ts";
+import type { InitialContents } from "./recording_log.ts";
 
 /** An image that is changed from one state to another, block by block. */
 export class CrashImage implements BlockSource {
@@ -36,7 +37,8 @@ export class CrashImage implements BlockSource {
   /** The other half. */
   low = 0;
   readonly #source: BlockSource;
-  readonly #initial: ReadonlyMap<number, BlockVersion>;
+  readonly #initial: InitialContents;
+  /** What has been decided; what a block was before is made when it is needed. */
   readonly #content = new Map<number, BlockVersion>();
 
   /**
@@ -47,17 +49,18 @@ export class CrashImage implements BlockSource {
    */
   constructor(
     source: BlockSource,
-    initial: ReadonlyMap<number, BlockVersion>,
+    initial: InitialContents,
   ) {
     this.#source = source;
     this.#initial = initial;
-    for (const [block, version] of initial) this.#content.set(block, version);
   }
 
   /** Blocks that may be anything but zeroes; `null` for all of them. */
   get stored(): Iterable<number> | null {
     const below = this.#source.stored;
-    return below === null ? null : [...below, ...this.#content.keys()];
+    if (below === null) return null;
+    const written = Array.from(this.#initial.entries(), ([block]) => block);
+    return [...below, ...written];
   }
 
   /**
@@ -67,7 +70,12 @@ export class CrashImage implements BlockSource {
    * @returns Its version.
    */
   version(block: number): BlockVersion {
-    return this.#content.get(block)!;
+    let version = this.#content.get(block);
+    if (version === undefined) {
+      version = this.#initial.version(block);
+      this.#content.set(block, version);
+    }
+    return version;
   }
 
   /**
@@ -76,7 +84,7 @@ export class CrashImage implements BlockSource {
    * @param version What it becomes.
    */
   set(version: BlockVersion): void {
-    const old = this.#content.get(version.block)!;
+    const old = this.version(version.block);
     this.high ^= old.high ^ version.high;
     this.low ^= old.low ^ version.low;
     this.#content.set(version.block, version);
@@ -84,7 +92,8 @@ export class CrashImage implements BlockSource {
 
   /** A block, if it is at hand. */
   peek(block: number): Uint8Array | undefined {
-    return this.#content.get(block)?.bytes ?? this.#source.peek(block);
+    return this.#content.get(block)?.bytes ?? this.#initial.bytes(block) ??
+      this.#source.peek(block);
   }
 
   /** Any block. */

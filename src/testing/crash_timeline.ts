@@ -170,9 +170,9 @@ export class CrashTimeline {
 
   #changes(event: CrashEvent): boolean {
     if (event.kind !== "submit") return event.kind === "acknowledge";
-    const { versions, failed } = event.request;
+    const { blocks, failed } = event.request;
     // What a flush fails to write does not keep the order.
-    return versions.length > 0 || failed && !this.#recording.device.reorders;
+    return blocks > 0 || failed && !this.#recording.device.reorders;
   }
 
   /** Whether something becomes durable with an event. */
@@ -223,9 +223,10 @@ export class CrashTimeline {
       reach = (write) =>
         covers(write) || write.number <= last && !this.#isMarkedClean(write);
     }
-    const blocks = flush || !reorders
-      ? this.#open.keys()
-      : request.versions.map(({ block }) => block);
+    const blocks = flush || !reorders ? this.#open.keys() : Array.from(
+      { length: request.blocks },
+      (_, i) => request.firstBlock + i,
+    );
     for (const block of [...blocks]) {
       const open = this.#open.get(block);
       if (open === undefined) continue;
@@ -274,11 +275,10 @@ export class CrashTimeline {
       }
     };
     const open = this.#pendingVersions();
-    for (const { atomic, versions } of pending) {
-      if (!atomic) continue;
+    for (const request of pending) {
+      if (!request.atomic) continue;
       // Blocks of it that something durable replaced since are no part of it.
-      const blocks = versions.filter((version) => open.has(version))
-        .map(({ block }) => block);
+      const blocks = open.get(request)!.map(({ block }) => block);
       if (blocks.length < 2) continue;
       for (const block of blocks) {
         const [a, b] = [find(blocks[0]!), find(block)];
@@ -316,26 +316,31 @@ export class CrashTimeline {
     return [{ joint, blocks: [...durable.keys()] }];
   }
 
-  #pendingVersions(): Set<BlockVersion> {
-    const versions = new Set<BlockVersion>();
+  /** What is pending of each write, in the order of the disk. */
+  #pendingVersions(): Map<RecordedRequest, BlockVersion[]> {
+    const versions = new Map<RecordedRequest, BlockVersion[]>();
     for (const { pending } of this.#open.values()) {
-      for (const version of pending) versions.add(version);
+      for (const version of pending) {
+        const of = versions.get(version.request!);
+        if (of === undefined) versions.set(version.request!, [version]);
+        else of.push(version);
+      }
     }
+    for (const of of versions.values()) of.sort((a, b) => a.block - b.block);
     return versions;
   }
 
   /** Parts of writes that are found wholly or not, in order. */
   #pieces(
     pending: readonly RecordedRequest[],
-    open: ReadonlySet<BlockVersion>,
+    open: ReadonlyMap<RecordedRequest, readonly BlockVersion[]>,
     inside: { has(block: number): boolean },
   ): Piece[] {
     const { reorders } = this.#recording.device;
     const pieces: Piece[] = [];
     for (const request of pending) {
-      const versions = request.versions.filter((version) =>
-        inside.has(version.block) && open.has(version)
-      );
+      const versions = open.get(request)!
+        .filter(({ block }) => inside.has(block));
       if (versions.length === 0) continue;
       const markedClean = this.#isMarkedClean(request);
       const optional = reorders || markedClean || this.#isUnspecified(request);

@@ -4,9 +4,10 @@
  *
  * How data moves, from step to step:
  *
- * 1. Record (`record_workload.ts`). The workload runs on a `CrashRecording`, a backend in memory that
- *    logs each write and flush as it is submitted and as it completes, and each
- *    acknowledgement (`crash_recording.ts`). The log does not change any more.
+ * 1. Record (`record_workload.ts`). The workload runs on a `CrashRecorder`, a
+ *    backend that logs each write and flush as it is submitted and as it
+ *    completes, and each acknowledgement (`crash_recorder.ts`). The log becomes
+ *    a `CrashRecording`, which does not change any more.
  * 2. Walk (from here on `explore_recording.ts`). A `CrashTimeline` goes through the log once, event by event. At each
  *    crash point it knows which write of each block is durable, and which later
  *    ones a power cut may keep or lose by the device's promises

@@ -11,7 +11,6 @@ import { VirtualDisk } from "../disk/disk.ts";
 import type { Geometry } from "../geometry.ts";
 import { RequestType } from "../request.ts";
 import { Random } from "../random.ts";
-import { scramble } from "./block_version.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
 import { CrashFailure } from "./crash_failure.ts";
 import { type CrashLevel, CrashPosition, positionAt } from "./crash_level.ts";
@@ -24,7 +23,8 @@ import {
   systematicStates,
 } from "./crash_plan.ts";
 import { Progress } from "./crash_progress.ts";
-import { CrashRecording } from "./crash_recording.ts";
+import { CrashRecorder } from "./crash_recorder.ts";
+import type { CrashRecording } from "./crash_recording.ts";
 import { countStates, type CrashReport } from "./crash_report.ts";
 import { shrinkCrash } from "./crash_shrink.ts";
 import {
@@ -38,6 +38,7 @@ import { tellStory } from "./crash_story.ts";
 import { CrashTimeline } from "./crash_timeline.ts";
 import { type CrashStep, decodeToken, encodeToken } from "./crash_token.ts";
 import { describeError, makeStory, type StorySource } from "./story_data.ts";
+import { scramble } from "./hash.ts";
 import { Visited } from "./visited.ts";
 
 /**
@@ -447,22 +448,22 @@ class Explorer {
     origins: boolean,
   ): Promise<{ level: CrashLevel; failure: Failure | null }> {
     const guard = new CrashGuard(this.#watchdog);
-    const recording = new CrashRecording(this.#recoveryDevice, image, {
+    const recorder = new CrashRecorder(this.#recoveryDevice, image, {
       origins,
       turns: false,
       guard,
       mostBytes: MOST_RECOVERY_BYTES,
     });
     const failure = await this.#recover(
-      VirtualDisk.over(recording.open(), {
-        onSubmit: recording.onSubmit,
+      VirtualDisk.over(recorder.open(), {
+        onSubmit: recorder.onSubmit,
         throttle: guard.throttle,
       }),
       acknowledged,
       guard,
     );
-    recording.end();
-    if (recording.failure !== null) throw recording.failure;
+    if (recorder.failure !== null) throw recorder.failure;
+    const recording = recorder.endNow();
     const hash = [image.high, image.low] as const;
     return { level: { recording, source: image, hash, acknowledged }, failure };
   }

@@ -13,7 +13,8 @@ import { VirtualDisk } from "../disk/disk.ts";
 import { BackendSource, ZeroSource } from "./block_source.ts";
 import { completeCrashDevice } from "./crash_device.ts";
 import type { CrashSession, RecordWorkloadOptions } from "./crash_options.ts";
-import { CrashRecording } from "./crash_recording.ts";
+import { CrashRecorder } from "./crash_recorder.ts";
+import type { CrashRecording } from "./crash_recording.ts";
 import { CrashGuard, CrashWatchdog } from "./crash_watchdog.ts";
 
 /**
@@ -40,46 +41,48 @@ export async function recordWorkload<Value>(
   signal?.throwIfAborted();
   const watchdog = new CrashWatchdog(graceMs, signal);
   const guard = new CrashGuard(watchdog);
-  const recording = new CrashRecording(device, source, {
+  const recorder = new CrashRecorder(device, source, {
     origins: true,
     turns: true,
     guard,
   });
   try {
     try {
-      await watchdog.wait(work(recording, options, guard), guard, false);
+      await watchdog.wait(work(recorder, options, guard), guard, false);
     } catch (error) {
-      if (!guard.over) throw recording.failure ?? error;
+      if (!guard.over) throw recorder.failure ?? error;
     }
     if (guard.over) {
       await guard.abandon();
       throw guard.reason;
     }
-    if (recording.failure !== null) throw recording.failure;
-    return recording;
+    return await recorder.end();
+  } catch (error) {
+    recorder.giveUp();
+    throw error;
   } finally {
     watchdog.end();
   }
 }
 
 async function work<Value>(
-  recording: CrashRecording,
+  recorder: CrashRecorder,
   options: RecordWorkloadOptions<Value>,
   guard: CrashGuard,
 ): Promise<void> {
   const { prepare, workload, layers } = options;
   const { throttle } = guard;
   if (prepare !== undefined) {
-    await using disk = VirtualDisk.over(recording.open(), { throttle });
+    await using disk = VirtualDisk.over(recorder.open(), { throttle });
     await prepare(disk);
     await disk.flush();
   }
-  recording.start();
-  const device = recording.open();
+  recorder.start();
+  const device = recorder.open();
   const stack = layers?.(device) ?? device;
   const open = () =>
     VirtualDisk.over(keepOpen(stack), {
-      onSubmit: recording.onSubmit,
+      onSubmit: recorder.onSubmit,
       throttle,
     });
   let disk = open();
@@ -90,12 +93,12 @@ async function work<Value>(
     },
   };
   try {
-    await workload(disk, (value) => recording.acknowledge(value), session);
+    await workload(disk, (value) => recorder.acknowledge(value), session);
   } finally {
     await disk.close();
     await stack.close();
     await device.close();
-    recording.end();
+    await recorder.end();
   }
 }
 

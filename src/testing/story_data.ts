@@ -261,7 +261,7 @@ function describeRequest(
     number,
     operation: operationName(type),
     completed: isCompleted(request, point),
-    origin: origin === null ? "" : describeOrigin(origin),
+    origin,
   };
 }
 
@@ -314,13 +314,13 @@ function runsOf(
   blocks: Fates | undefined,
   { device }: CrashRecording,
 ): StoryRun[] {
-  const { sector, count, versions } = request;
+  const { sector, count, blocks: changed, firstBlock } = request;
   const whole = (fate: StoryFate) => [{ sector, count, fate, kept: null }];
-  if (versions.length === 0) return whole("ignored");
+  if (changed === 0) return whole("ignored");
   if (blocks === undefined) return whole("durable");
   const { blockSectors } = device;
   const runs: { -readonly [K in keyof StoryRun]: StoryRun[K] }[] = [];
-  for (const { block } of versions) {
+  for (let block = firstBlock; block < firstBlock + changed; block++) {
     const { outcome: fate = "durable", kept = null } = blocks.get(block) ?? {};
     const last = runs.at(-1);
     if (

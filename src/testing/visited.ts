@@ -6,7 +6,7 @@
  * @module
  */
 
-import { scramble } from "./block_version.ts";
+import { scramble } from "./hash.ts";
 
 const FIRST_SLOTS = 1 << 10;
 const MOST_SLOTS = 1 << 21;

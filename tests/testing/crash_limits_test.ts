@@ -23,7 +23,7 @@ import {
 
 import { ZeroSource } from "../../src/testing/block_source.ts";
 import { completeCrashDevice } from "../../src/testing/crash_device.ts";
-import { CrashRecording } from "../../src/testing/crash_recording.ts";
+import { CrashRecorder } from "../../src/testing/crash_recorder.ts";
 import { CrashGuard, CrashWatchdog } from "../../src/testing/crash_watchdog.ts";
 
 const BLOCK = new Uint8Array(512).fill(7);
@@ -363,20 +363,20 @@ Deno.test("exploreCrashes() hands out memory that begins inside of its buffer, a
   assert(!offsets.has(0));
 });
 
-Deno.test("CrashRecording keeps no more of endless writes than it may", async () => {
+Deno.test("CrashRecorder keeps no more of endless writes than it may", async () => {
   const watchdog = new CrashWatchdog(2 ** 31 - 1, undefined);
   const guard = new CrashGuard(watchdog);
-  const recording = new CrashRecording(
+  const recorder = new CrashRecorder(
     completeCrashDevice({ sectors: 8 }),
     new ZeroSource(512),
     { origins: false, turns: false, guard, mostBytes: 100_000 },
   );
-  const disk = VirtualDisk.over(recording.open());
+  const disk = VirtualDisk.over(recorder.open());
   const error = await assertRejects(
     () => watchdog.wait(ENDLESS["writes for ever"]!(disk), guard, true),
   );
   watchdog.end();
   assertInstanceOf(error, RecoveryTimeout);
   assertStringIncludes(error.message, "100000 bytes of writes");
-  assert(recording.requests.length < 100);
+  assert(recorder.requests < 100);
 });

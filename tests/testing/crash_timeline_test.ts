@@ -17,7 +17,7 @@ import {
   completeCrashDevice,
   type CrashDevice,
 } from "../../src/testing/crash_device.ts";
-import { CrashRecording } from "../../src/testing/crash_recording.ts";
+import { CrashRecorder } from "../../src/testing/crash_recorder.ts";
 import { CrashImage } from "../../src/testing/crash_state.ts";
 import { CrashTimeline } from "../../src/testing/crash_timeline.ts";
 
@@ -27,12 +27,12 @@ async function sizesAfter(
   device: CrashDevice = {},
 ): Promise<number[]> {
   const source = new ZeroSource(512);
-  const recording = new CrashRecording(
+  const recorder = new CrashRecorder(
     completeCrashDevice({ sectors: 64, ...device }),
     source,
     { origins: false, turns: true },
   );
-  const backend = recording.open();
+  const backend = recorder.open();
   for (const batch of batches) {
     let left = batch.length;
     await new Promise<void>((resolve) =>
@@ -40,6 +40,7 @@ async function sizesAfter(
     );
   }
   await backend.close();
+  const recording = await recorder.end();
   const sizes: number[] = [];
   for (let point = 0; point <= recording.events.length; point++) {
     const image = new CrashImage(source, recording.initial);

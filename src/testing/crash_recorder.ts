@@ -1,0 +1,577 @@
+/**
+ * Records what is done to a disk: a device that is written to, and that answers
+ * like a disk in memory.
+ *
+ * A request goes one way. As it is submitted, the contents of a write are copied
+ * into the `ContentStore`, and it is logged (`recording_log.ts`); a read is
+ * answered from what was written last, or from the disk below, which is only
+ * read. Then it completes, and that is logged as well. In the end the log becomes
+ * a `CrashRecording`, which does not change any more.
+ *
+ * @module
+ */
+
+import { setImmediate } from "node:timers";
+import {
+  type Abilities,
+  type Backend,
+  type BackendCounters,
+  type Complete,
+  type Limits,
+  refuse,
+  refuseChanged,
+} from "../backend.ts";
+import { gather, offsetMemory, scatter } from "../buffer.ts";
+import { captureStack } from "../call_site.ts";
+import { DiskError } from "../errors.ts";
+import { type Geometry, makeGeometry } from "../geometry.ts";
+import type { BackendInfo } from "../info.ts";
+import { ID_BYTES, type Request, RequestType } from "../request.ts";
+import { closedError, errnoError, requestError } from "../request_error.ts";
+import { encodeId } from "../virtio.ts";
+import { BackendSource, type BlockSource, ZeroSource } from "./block_source.ts";
+import type { RecordedRequest } from "./block_version.ts";
+import { ContentStore } from "./content_store.ts";
+import {
+  type CompleteCrashDevice,
+  completeCrashDevice,
+  type CrashDevice,
+} from "./crash_device.ts";
+import { CrashRecording } from "./crash_recording.ts";
+import {
+  type CrashGuard,
+  eventLoopTurn,
+  RecoveryTimeout,
+} from "./crash_watchdog.ts";
+import { RecordingLog } from "./recording_log.ts";
+import { TemporaryContents } from "./temporary_contents.ts";
+
+/** How to record. */
+export interface CrashRecorderOptions {
+  /** The device, and what it promises. */
+  device: CrashDevice;
+  /**
+   * What is on the device before: any backend, which is only read, and stays
+   * open. Zeroes if not given.
+   */
+  base?: Backend | undefined;
+}
+
+/** How a workload or a recovery of this process is recorded. */
+export interface RecordingOptions {
+  /** Whether to record who made each request. */
+  readonly origins: boolean;
+  /**
+   * Whether to answer in a later turn of the event loop, so that the program
+   * goes on in the same order over every base.
+   */
+  readonly turns: boolean;
+  /** Says when the time of the program is over. */
+  readonly guard?: CrashGuard;
+  /**
+   * Bytes that the program may have kept of what it writes; then its time is
+   * over. Without an end if not given.
+   */
+  readonly mostBytes?: number;
+}
+
+/** About what it takes to keep a request, beside its data. */
+const REQUEST_BYTES = 1024;
+
+/** Bytes of contents that stay in memory. */
+const MEMORY_BYTES = 64 << 20;
+
+const ABILITIES: Abilities = {
+  readOnly: false,
+  flush: "native",
+  fua: "native",
+  discard: "native",
+  writeZeroes: "native",
+  secureErase: "native",
+};
+
+/** Requests stay as they are: each one is one line of a story. */
+const LIMITS: Limits = { maxSegments: 1, maxBytes: 1 << 30 };
+
+/**
+ * What such a backend says of itself.
+ *
+ * @param name What it is.
+ * @returns The information.
+ */
+export function crashInfo(name: string): BackendInfo {
+  return {
+    backend: name,
+    path: null,
+    medium: "memory",
+    fileSystem: null,
+    engine: { name: "memory", reason: null },
+    direct: {
+      active: false,
+      method: null,
+      reason: "the disk is in memory",
+      memoryAlignment: 1,
+      offsetAlignment: 1,
+      readOffsetAlignment: 1,
+      alignmentSource: "none",
+    },
+    durability: {
+      flush: "memory",
+      method: "none",
+      deviceCache: "unknown",
+      fua: "none",
+      reason: "the disk is part of a crash exploration",
+    },
+    lock: { method: "none", reason: "nothing else can reach the disk" },
+    id: name.slice(0, ID_BYTES),
+  };
+}
+
+/**
+ * A device that records what is done to it.
+ *
+ * @example What an NBD client does to a disk
+ * ```ts
+ * import { VirtualDisk } from "@platter/disk";
+ * import { CrashRecorder } from "@platter/disk/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using recorder = await CrashRecorder.create({ device: { sectors: 64 } });
+ * {
+ *   // Or `serve(VirtualDisk.over(recorder.open()))`, of "@platter/disk/nbd".
+ *   await using disk = VirtualDisk.over(recorder.open());
+ *   await disk.write(8, new Uint8Array(512).fill(1));
+ *   await disk.flush();
+ *   recorder.acknowledge("written");
+ * }
+ * const recording = await recorder.end();
+ * assertEquals(recording.requests.length, 2);
+ * assertEquals(recording.acknowledged, ["written"]);
+ * ```
+ */
+export class CrashRecorder implements AsyncDisposable {
+  /** The device. */
+  readonly device: CompleteCrashDevice;
+  /** Why it cannot go on; `null` while it can. */
+  failure: DiskError | null = null;
+  readonly #source: BlockSource;
+  readonly #options: RecordingOptions;
+  readonly #contents: ContentStore;
+  readonly #log: RecordingLog;
+  /** Call sites of requests that the backend has not received yet. */
+  readonly #origins = new WeakMap<Request, Error>();
+  #lastOrigin: Error | null = null;
+  #keptBytes = 0;
+  #recording: CrashRecording | null = null;
+  #ended = false;
+  #turn: Promise<void> = Promise.resolve();
+  #turnsInFlight = 0;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param device The device.
+   * @param source What is on it before.
+   * @param options How to record.
+   * @internal
+   */
+  constructor(
+    device: CompleteCrashDevice,
+    source: BlockSource,
+    options: RecordingOptions,
+  ) {
+    this.device = device;
+    this.#source = source;
+    this.#options = options;
+    this.#contents = new ContentStore(
+      device.blockSize,
+      new TemporaryContents(device.blockSize),
+      MEMORY_BYTES,
+    );
+    this.#log = new RecordingLog(device, this.#contents);
+  }
+
+  /**
+   * Makes a recorder.
+   *
+   * @param options The device.
+   * @returns The recorder.
+   * @throws {RangeError} If the device cannot have that shape.
+   * @throws {TypeError} If a promise of the device is none that there is.
+   */
+  static create(options: CrashRecorderOptions): Promise<CrashRecorder> {
+    const { base } = options;
+    const device = completeCrashDevice(options.device, base?.geometry);
+    const source = base === undefined
+      ? new ZeroSource(device.blockSize)
+      : new BackendSource(base, device.blockSize);
+    return Promise.resolve(
+      new CrashRecorder(device, source, { origins: false, turns: false }),
+    );
+  }
+
+  /** How many writes and flushes were logged. */
+  get requests(): number {
+    return this.#log.requests.length;
+  }
+
+  /**
+   * For a queue's `onSubmit`: keeps the call site of a request.
+   *
+   * @internal
+   */
+  readonly onSubmit = (request: Request): void => {
+    if (
+      !this.#options.origins ||
+      !request.writes && request.type !== RequestType.Flush
+    ) return;
+    const stack = captureStack();
+    this.#origins.set(request, stack);
+    this.#lastOrigin = stack;
+  };
+
+  /**
+   * Opens the device. It may be open several times at once: all see the same
+   * disk.
+   *
+   * @returns Its backend; closing it ends nothing but itself.
+   */
+  open(): Backend {
+    return new RecordedBackend(this.device, {
+      submit: (batch, complete) => this.#submit(batch, complete),
+      drain: () => this.#turn,
+    });
+  }
+
+  /**
+   * Forgets all that was logged: what was written so far is what the disk has.
+   * Flushes are counted, and fail, from here on.
+   *
+   * @throws {Error} If the recording has ended.
+   */
+  start(): void {
+    this.#refuseEnded("start");
+    this.#log.start();
+  }
+
+  /**
+   * Records that something was promised to the outside.
+   *
+   * @param value What. It must not be changed later.
+   * @throws {Error} If the recording has ended.
+   */
+  acknowledge(value: unknown): void {
+    this.#refuseEnded("acknowledge anything");
+    this.#log.acknowledge(value);
+  }
+
+  /**
+   * Ends the recording, when what is in flight has completed. Later requests
+   * fail: the device is closed.
+   *
+   * @returns What was recorded.
+   * @throws {DiskError} If the disk below could not be read.
+   */
+  async end(): Promise<CrashRecording> {
+    this.#ended = true;
+    await this.#turn;
+    if (this.failure !== null) throw this.failure;
+    return this.endNow();
+  }
+
+  /**
+   * Ends the recording at once, for whoever knows that nothing is in flight.
+   *
+   * @returns What was recorded.
+   * @internal
+   */
+  endNow(): CrashRecording {
+    this.#ended = true;
+    this.#contents.seal();
+    return this.#recording ??= new CrashRecording({
+      device: this.device,
+      log: this.#log,
+      contents: this.#contents,
+      source: this.#source,
+    });
+  }
+
+  /**
+   * Gives up what was recorded, whatever is in flight.
+   *
+   * @internal
+   */
+  giveUp(): void {
+    this.#ended = true;
+    this.#contents.close();
+  }
+
+  /** Gives up what was recorded, unless it has become a recording. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ended = true;
+    await this.#turn;
+    if (this.#recording === null) this.giveUp();
+  }
+
+  #refuseEnded(what: string): void {
+    if (!this.#ended) return;
+    throw new Error(
+      `Cannot ${what} as the workload has ended: await everything in it`,
+    );
+  }
+
+  #submit(batch: readonly Request[], complete: Complete): void {
+    const { guard } = this.#options;
+    if (guard?.over) {
+      for (const request of batch) guard.refuse(request, complete);
+      return;
+    }
+    const waits = guard !== undefined && guard.needsTurn();
+    const requests: Request[] = [];
+    const recorded: (RecordedRequest | null)[] = [];
+    for (const request of batch) {
+      const error = this.#refused(request);
+      if (error !== null) {
+        complete(request, error);
+        continue;
+      }
+      const logged = request.writes || request.type === RequestType.Flush
+        ? this.#begin(request)
+        : null;
+      if (logged instanceof DiskError) complete(request, logged);
+      else {
+        requests.push(request);
+        recorded.push(logged);
+      }
+    }
+    const carryOut = (fetched?: ReadonlyMap<number, Uint8Array>) => {
+      for (const request of requests) this.#answer(request, fetched);
+    };
+    const end = () => {
+      for (let i = 0; i < requests.length; i++) {
+        this.#end(requests[i]!, recorded[i]!, complete);
+      }
+    };
+    if (
+      !this.#options.turns && !waits && this.#turnsInFlight === 0 &&
+      this.#isAtHand(requests)
+    ) {
+      carryOut();
+      end();
+      return;
+    }
+    this.#turnsInFlight++;
+    this.#turn = this.#turn.then(async () => {
+      const fetched = new Map<number, Uint8Array>();
+      let failure: DiskError | null = null;
+      try {
+        if (waits) await eventLoopTurn();
+        for (const block of this.#below(requests)) {
+          fetched.set(block, await this.#source.fetch(block));
+        }
+      } catch (cause) {
+        failure = this.#fail("read the disk below", cause);
+      }
+      if (guard?.over) {
+        for (const request of requests) guard.refuse(request, complete);
+      } else if (failure === null) {
+        carryOut(fetched);
+        if (this.#options.turns) await nextTurn();
+        end();
+      } else for (const request of requests) complete(request, failure);
+      this.#turnsInFlight--;
+    });
+  }
+
+  /** Notes why it cannot go on. */
+  #fail(what: string, cause: unknown): DiskError {
+    const error = cause instanceof DiskError ? cause : new DiskError(
+      "io",
+      `Cannot ${what} as that fails: ${
+        cause instanceof Error ? cause.message : cause
+      }`,
+      { cause },
+    );
+    return this.failure ??= error;
+  }
+
+  #refused(request: Request): DiskError | null {
+    if (this.#ended) return closedError(request);
+    if (this.failure !== null) {
+      const reason = `the recording has failed: ${this.failure.message}`;
+      return requestError(this.failure.kind, request, reason, {
+        cause: this.failure,
+      });
+    }
+    return request.type === RequestType.Out ? refuseChanged(request) : null;
+  }
+
+  /** Whether all blocks that a batch needs from below are at hand. */
+  #isAtHand(requests: readonly Request[]): boolean {
+    for (const block of this.#below(requests)) {
+      if (this.#source.peek(block) === undefined) return false;
+    }
+    return true;
+  }
+
+  /** Blocks that a batch needs from below. */
+  *#below(requests: readonly Request[]): Generator<number> {
+    const { blockSectors } = this.device;
+    const { initial, latest } = this.#log;
+    for (const { sector, count, writes } of requests) {
+      const end = (sector + count) / blockSectors;
+      for (let block = sector / blockSectors; block < end; block++) {
+        if (initial.has(block)) continue;
+        if (writes || !latest.has(block)) yield block;
+      }
+    }
+  }
+
+  /** Logs a write or a flush as it is submitted. */
+  #begin(request: Request): RecordedRequest | DiskError {
+    const log = this.#log;
+    const blocks = log.blocksOf(request);
+    if (request.type === RequestType.Out) {
+      const copy = (from: number, target: Uint8Array) => {
+        gather(request, from, target);
+      };
+      try {
+        this.#contents.take(blocks, copy, log.numbers);
+      } catch (cause) {
+        return this.#fail("write", cause);
+      }
+    }
+    const origin = this.#origins.get(request) ?? this.#lastOrigin;
+    this.#keptBytes += REQUEST_BYTES + blocks * this.device.blockSize;
+    const { guard, mostBytes = Infinity } = this.#options;
+    if (this.#keptBytes > mostBytes) {
+      guard?.end(new RecoveryTimeout(`${mostBytes} bytes of writes`));
+    }
+    return log.submit(request, origin);
+  }
+
+  /** Carries out a read; for a write, keeps what it overwrites. */
+  #answer(
+    request: Request,
+    fetched?: ReadonlyMap<number, Uint8Array>,
+  ): void {
+    const first = request.sector / this.device.blockSectors;
+    const count = request.count / this.device.blockSectors;
+    if (request.type === RequestType.In) {
+      if (this.#options.guard !== undefined) this.#options.guard.read = true;
+      this.#read(request, first, count, fetched);
+    } else if (request.type === RequestType.GetId) {
+      request.data!.set(encodeId("crash"));
+    } else {
+      const { initial } = this.#log;
+      for (let block = first; block < first + count; block++) {
+        if (initial.has(block)) continue;
+        const bytes = fetched?.get(block) ?? this.#source.peek(block)!;
+        initial.set(block, this.#contents.add(bytes));
+      }
+    }
+  }
+
+  #read(
+    request: Request,
+    first: number,
+    count: number,
+    fetched?: ReadonlyMap<number, Uint8Array>,
+  ): void {
+    const { blockSize } = this.device;
+    for (let i = 0; i < count;) {
+      const content = this.#contentOf(first + i);
+      if (content <= 0) {
+        const bytes = content === 0
+          ? this.#contents.zeroes
+          : fetched?.get(first + i) ?? this.#source.peek(first + i)!;
+        scatter(request, i * blockSize, bytes);
+        i++;
+        continue;
+      }
+      // Contents that follow each other were written together, mostly.
+      let run = 1;
+      while (
+        i + run < count && this.#contentOf(first + i + run) === content + run
+      ) run++;
+      const bytes = this.#contents.readSome(content, run);
+      scatter(request, i * blockSize, bytes);
+      i += bytes.length / blockSize;
+    }
+  }
+
+  /** The present content of a block; -1 if that is what is below. */
+  #contentOf(block: number): number {
+    const content = this.#log.latest.get(block);
+    return content >= 0 ? content : this.#log.initial.get(block);
+  }
+
+  #end(
+    request: Request,
+    recorded: RecordedRequest | null,
+    complete: Complete,
+  ): void {
+    const flush = recorded === null ? 0 : this.#log.complete(recorded);
+    complete(
+      request,
+      flush === 0 ? null : errnoError(request, "EIO", "the device", {
+        text: `it is set to fail flush ${flush}`,
+      }),
+    );
+  }
+}
+
+/** The device that is recorded, as one opening of it sees it. */
+class RecordedBackend implements Backend {
+  readonly geometry: Geometry;
+  readonly abilities = ABILITIES;
+  readonly limits = LIMITS;
+  readonly info = crashInfo("crash recording");
+  readonly counters: Readonly<BackendCounters> = {
+    systemCalls: 0,
+    bounced: 0,
+    readModifyWrites: 0,
+  };
+  readonly #core: {
+    submit(batch: readonly Request[], complete: Complete): void;
+    drain(): Promise<void>;
+  };
+  #closed = false;
+
+  constructor(
+    device: CompleteCrashDevice,
+    core: {
+      submit(batch: readonly Request[], complete: Complete): void;
+      drain(): Promise<void>;
+    },
+  ) {
+    this.geometry = makeGeometry(device.sectors, device.blockSize);
+    this.#core = core;
+  }
+
+  submit(batch: readonly Request[], complete: Complete): void {
+    const accepted: Request[] = [];
+    for (const request of batch) {
+      const error = this.#closed
+        ? closedError(request)
+        : refuse(request, this.geometry, this.abilities);
+      if (error === null) accepted.push(request);
+      else complete(request, error);
+    }
+    if (accepted.length > 0) this.#core.submit(accepted, complete);
+  }
+
+  allocate(byteLength: number): Uint8Array<ArrayBuffer> {
+    return offsetMemory(byteLength);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#core.drain();
+  }
+}
+
+/** The next turn of the event loop: every microtask has run by then. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

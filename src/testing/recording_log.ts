@@ -1,0 +1,222 @@
+/**
+ * What happened to a disk, as it is logged: by a recorder while it happens, and
+ * by the reader of a recording's file once more.
+ *
+ * @module
+ */
+
+import { type Request, RequestType } from "../request.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import { BlockTable } from "./block_table.ts";
+import {
+  BlockVersion,
+  RecordedRequest,
+  type RequestContents,
+} from "./block_version.ts";
+import type { ContentStore } from "./content_store.ts";
+import type { CompleteCrashDevice } from "./crash_device.ts";
+import { Int32List } from "./int32_list.ts";
+
+/** Something that happened. A crash comes after so many of them. */
+export type CrashEvent =
+  | { readonly kind: "submit"; readonly request: RecordedRequest }
+  | { readonly kind: "complete"; readonly request: RecordedRequest }
+  | { readonly kind: "acknowledge" };
+
+const ACKNOWLEDGE: CrashEvent = { kind: "acknowledge" };
+
+/** What blocks were before anything was written to them. */
+export class InitialContents {
+  readonly #table: BlockTable;
+  readonly #store: ContentStore;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param table The content of each block that was written.
+   * @param store The contents.
+   */
+  constructor(table: BlockTable, store: ContentStore) {
+    this.#table = table;
+    this.#store = store;
+  }
+
+  /** How many blocks were written. */
+  get size(): number {
+    return this.#table.size;
+  }
+
+  /**
+   * What a block was.
+   *
+   * @param block Its number, one of those that were written.
+   * @returns Its version.
+   */
+  version(block: number): BlockVersion {
+    return new BlockVersion(block, this.#store, this.#table.get(block), null);
+  }
+
+  /**
+   * The bytes of a block.
+   *
+   * @param block Its number.
+   * @returns Its bytes, not to be changed; `undefined` if it was not written.
+   */
+  bytes(block: number): Uint8Array | undefined {
+    const content = this.#table.get(block);
+    return content < 0 ? undefined : this.#store.read(content);
+  }
+
+  /**
+   * The blocks that were written, and the number of what each was before.
+   *
+   * @returns Pairs, in no order.
+   */
+  entries(): Iterable<[block: number, content: number]> {
+    return this.#table.entries();
+  }
+}
+
+/** What there is to log of a request. */
+export type LoggedRequest = Pick<
+  Request,
+  "type" | "sector" | "count" | "fua" | "writes"
+>;
+
+/** A log that is written. */
+export class RecordingLog {
+  /** What happened. */
+  readonly events: CrashEvent[] = [];
+  /** The writes and flushes, in the order of submission. */
+  readonly requests: RecordedRequest[] = [];
+  /** What was acknowledged, in order. */
+  readonly acknowledged: unknown[] = [];
+  /** The content of each written block now. */
+  readonly latest: BlockTable = new BlockTable();
+  /** What each written block was before. */
+  readonly initial: BlockTable = new BlockTable();
+  /** The content of each block of each write, in the order of submission. */
+  readonly numbers: Int32List = new Int32List();
+  readonly #device: CompleteCrashDevice;
+  readonly #contents: RequestContents;
+  #flushes = 0;
+  #started = false;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param device The device.
+   * @param store The contents.
+   */
+  constructor(device: CompleteCrashDevice, store: ContentStore) {
+    this.#device = device;
+    this.#contents = { store, numbers: this.numbers };
+  }
+
+  /**
+   * How many blocks a request changes.
+   *
+   * @param request The request.
+   * @returns None if it is no write, or one that the device ignores.
+   */
+  blocksOf({ type, count, writes }: LoggedRequest): number {
+    const ignored = type === RequestType.Discard &&
+      this.#device.discarded === "old";
+    return writes && !ignored ? count / this.#device.blockSectors : 0;
+  }
+
+  /**
+   * Logs a write or a flush as it is submitted. The contents of a write, unless
+   * it makes zeroes, are the last of `numbers`.
+   *
+   * @param request The request.
+   * @param origin Who made it.
+   * @returns What was recorded.
+   */
+  submit(
+    request: LoggedRequest,
+    origin: Error | string | null,
+  ): RecordedRequest {
+    const { type, sector, count, fua } = request;
+    const { blockSectors, atomicWriteBytes } = this.#device;
+    const blocks = this.blocksOf(request);
+    const first = sector / blockSectors;
+    const at = type === RequestType.Out ? this.numbers.length - blocks : -1;
+    const recorded = new RecordedRequest({
+      number: this.requests.length + 1,
+      type,
+      sector,
+      count,
+      fua,
+      // A power of two on a multiple of itself; to discard or to erase is no
+      // write.
+      atomic: (type === RequestType.Out || type === RequestType.WriteZeroes) &&
+        count * SECTOR_BYTES <= atomicWriteBytes &&
+        (count & (count - 1)) === 0 && sector % count === 0,
+      submittedAt: this.events.length,
+      firstBlock: first,
+      blocks,
+      origin,
+      contents: this.#contents,
+      at,
+    });
+    for (let i = 0; i < blocks; i++) {
+      this.latest.set(first + i, at < 0 ? 0 : this.numbers.at(at + i));
+    }
+    this.requests.push(recorded);
+    this.events.push({ kind: "submit", request: recorded });
+    return recorded;
+  }
+
+  /**
+   * Logs that a write or a flush completed.
+   *
+   * @param request What was recorded of it.
+   * @returns The number of the flush, if it is one that the device is set to
+   * fail; 0 if it did not fail.
+   */
+  complete(request: RecordedRequest): number {
+    // It may have been submitted before the start.
+    if (this.requests[request.number - 1] !== request) return 0;
+    request.completedAt = this.events.length;
+    this.events.push({ kind: "complete", request });
+    if (request.type !== RequestType.Flush) return 0;
+    this.#flushes++;
+    if (!this.#started || !this.#device.failFlushes.has(this.#flushes)) {
+      return 0;
+    }
+    request.failed = true;
+    for (const write of this.requests) {
+      if (
+        write.completedAt >= 0 && write.completedAt < request.submittedAt &&
+        write.markedCleanAt < 0
+      ) write.markedCleanAt = request.submittedAt;
+    }
+    return this.#flushes;
+  }
+
+  /**
+   * Logs that something was promised to the outside.
+   *
+   * @param value What.
+   */
+  acknowledge(value: unknown): void {
+    this.events.push(ACKNOWLEDGE);
+    this.acknowledged.push(value);
+  }
+
+  /**
+   * Forgets all events: what was written so far is what the disk has. Flushes
+   * are counted, and fail, from here on.
+   */
+  start(): void {
+    this.#started = true;
+    for (const [block, content] of this.latest.entries()) {
+      this.initial.set(block, content);
+    }
+    this.events.length = 0;
+    this.requests.length = 0;
+    this.acknowledged.length = 0;
+    this.#flushes = 0;
+  }
+}
