@@ -97,10 +97,10 @@ export interface Need {
  * The need for a program.
  *
  * @param name The program.
- * @param from The package of Debian that has it.
+ * @param from The package of Debian that has it; `null` if that is not known.
  * @returns The need.
  */
-export function program(name: string, from: string): Need {
+export function program(name: string, from: string | null): Need {
   return {
     what: name,
     from,

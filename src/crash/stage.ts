@@ -24,10 +24,10 @@ export type StageName = "raw" | "host" | "uml" | "qemu";
  */
 export type AttachAs = "mount" | "image" | "device" | "nbd";
 
-/** A disk that is to be attached; it stays the caller's, who closes it. */
+/** A disk that is to be attached. */
 export type AttachedDisk =
   | {
-    /** What serves it. It is not closed when it is detached. */
+    /** What serves it. It may be closed when it is detached. */
     readonly backend: Backend;
   }
   | {

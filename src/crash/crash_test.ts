@@ -1,0 +1,457 @@
+/**
+ * Pulls the plug on a program: runs it once on a disk that records, and then its
+ * check on each disk that a power cut may have left.
+ *
+ * How data moves, from step to step:
+ *
+ * 1. Prepare. The image, or a new disk with a file system on it, is what a
+ *    recorder has below it; `prepare` runs on that. From here on it counts.
+ * 2. Record. `run` runs on the recorder, attached by a stage (`stage.ts`). What
+ *    it acknowledges is logged between what it writes and flushes.
+ * 3. Doubt. A workload that failed, or wrote, flushed or promised nothing, and a
+ *    check that fails on the disk before or after it, prove nothing: all that is
+ *    said then is that (`unharmed_states.ts`).
+ * 4. Check. Each state becomes a file (`state_files.ts`) or a backend, is
+ *    attached, and judged by what `check` exits with; several side by side.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend.ts";
+import { copyDisk } from "../disk/copy.ts";
+import { VirtualDisk } from "../disk/disk.ts";
+import { openBackend } from "../disk/open.ts";
+import { sectorsOf } from "../disk_size.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import { RequestType } from "../request.ts";
+import { CrashRecorder } from "../testing/crash_recorder.ts";
+import type { CrashRecording } from "../testing/crash_recording.ts";
+import type { CrashVerdict } from "../testing/crash_verdict.ts";
+import { judgeRecording } from "../testing/judge_recording.ts";
+import { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
+import type { CrashTestOptions } from "./crash_test_options.ts";
+import { type CrashTestResult, resultOf } from "./crash_test_result.ts";
+import { makeFileSystem } from "./make_file_system.ts";
+import { runProgram } from "./programs.ts";
+import { makeScratch } from "./scratch.ts";
+import type {
+  AttachAs,
+  AttachedDisk,
+  RunOptions,
+  RunOutcome,
+  Stage,
+  StageOptions,
+} from "./stage.ts";
+import { stageOf } from "./stages/mod.ts";
+import { StateFiles, writeBlocks } from "./state_files.ts";
+import { endOf, startOf, type UnharmedState } from "./unharmed_states.ts";
+
+/** Milliseconds that checks are given if nothing else is said. */
+const BUDGET_MS = 60_000;
+
+/** Milliseconds that one check may take if nothing else is said. */
+const CHECK_MS = 60_000;
+
+/** Milliseconds that a workload may take if nothing else is said. */
+const RUN_MS = 600_000;
+
+/** Milliseconds that a stage may take to attach and detach a disk, beside. */
+const STAGE_MS = 120_000;
+
+/** What a check exits with that cannot judge, as in `git bisect run`. */
+const CANNOT_JUDGE = 125;
+
+/**
+ * Finds out whether a program survives a power cut at any moment: runs it once
+ * on a disk that records, and its check on the disks that a power cut may have
+ * left, those that are most telling first.
+ *
+ * Commands find in their environment:
+ *
+ * | variable | for | value |
+ * | --- | --- | --- |
+ * | `PLATTER_DIR` | all | where the disk is mounted |
+ * | `PLATTER_IMAGE`, `PLATTER_DEVICE`, `PLATTER_NBD` | all | the disk as a file, a block device, the URI of an NBD server |
+ * | `PLATTER_ACK` | `run` | a descriptor: a line written there is a promise from then on |
+ * | `PLATTER_ACKED` | `check` | a file with the lines that had been promised |
+ * | `PLATTER_STATE` | `check` | the token of the state; `start` and `end` are unharmed |
+ *
+ * A check exits with 0 if the disk is sound and all that was promised is there,
+ * with 125 if it cannot judge, else with anything else; failures are grouped by
+ * the last line that it prints. Whatever it writes to the disk is thrown away.
+ *
+ * @param options The program, its check, and the disk.
+ * @returns What was found: it is safe.
+ * @throws {CrashTestFailure} If a state fails, fails sometimes, or if the budget
+ * was spent before each group of alike crash points had been seen once.
+ * @throws {CrashTestError} If the test proves nothing.
+ * @throws {ProgramError} If a program or a right is missing; it names all.
+ * @throws {RangeError} If a number is out of its range.
+ *
+ * @example Does sfdisk leave a partition table, whenever the power fails?
+ * ```ts ignore
+ * import { crashTest } from "@platter/disk/testing";
+ *
+ * await crashTest({
+ *   size: "64MiB",
+ *   prepare: "echo 'label: gpt' | sfdisk -q $PLATTER_IMAGE",
+ *   run: "echo 'size=8MiB' | sfdisk -q $PLATTER_IMAGE && echo ACK done",
+ *   check: "sfdisk --dump $PLATTER_IMAGE",
+ * });
+ * ```
+ */
+export async function crashTest(
+  options: CrashTestOptions,
+): Promise<CrashTestResult> {
+  const result = await runCrashTest(options);
+  if (result.outcome !== "safe") throw new CrashTestFailure(result);
+  return result;
+}
+
+/**
+ * The same, without a word on what may and may not be.
+ *
+ * @param options The program, its check, and the disk.
+ * @returns What was found.
+ * @throws {CrashTestError} If the test proves nothing.
+ * @throws {ProgramError} If a program or a right is missing; it names all.
+ */
+export async function runCrashTest(
+  options: CrashTestOptions,
+): Promise<CrashTestResult> {
+  options.signal?.throwIfAborted();
+  const { stage: wanted = "raw", fileSystem = null, mountOptions } = options;
+  const stage = typeof wanted === "string" ? stageOf(wanted) : wanted;
+  const on = wayOf(stage, options);
+  const attaching = { on, fileSystem, mountOptions };
+  await stage.require(attaching);
+
+  await using parts = new AsyncDisposableStack();
+  const base = options.image === undefined ? null : parts.use(asDisposable(
+    await openBackend(options.image, {
+      readOnly: true,
+      signal: options.signal,
+    }),
+  )).backend;
+  const sectors = base?.geometry.sectors ??
+    sectorsOf({ size: options.size }, "test");
+  const jobs = jobsOf(options, stage, fileSystem);
+  const scratch = parts.use(
+    await makeScratch(options.directory, (jobs + 2) * sectors * SECTOR_BYTES),
+  );
+  const test = new Test(options, stage, attaching, scratch.path, jobs);
+  const recording = parts.use(await test.record(base, sectors));
+  test.doubt(recording);
+  return await test.judge(recording);
+}
+
+/** As what the commands get the disk. */
+function wayOf(stage: Stage, options: CrashTestOptions): AttachAs {
+  const {
+    fileSystem,
+    on = fileSystem === undefined ? stage.ways[0]! : "mount",
+  } = options;
+  if (!stage.ways.includes(on)) {
+    throw new TypeError(
+      `Cannot test as on must be ${
+        stage.ways.map((way) => `"${way}"`).join(" or ")
+      } at stage ${stage.name}: current value is ${JSON.stringify(on)}`,
+    );
+  }
+  if (on === "mount" && fileSystem === undefined) {
+    throw new TypeError(
+      'Cannot test as on must not be "mount" without a file system: name it',
+    );
+  }
+  return on;
+}
+
+function jobsOf(
+  { jobs = navigator.hardwareConcurrency }: CrashTestOptions,
+  stage: Stage,
+  fileSystem: string | null,
+): number {
+  if (!Number.isSafeInteger(jobs) || jobs < 1) {
+    throw new RangeError(
+      `Cannot test as jobs must be a safe integer above 0: current value is ${jobs}`,
+    );
+  }
+  // A kernel takes two images with one UUID for two parts of one btrfs.
+  return stage.name === "host" && fileSystem === "btrfs" ? 1 : jobs;
+}
+
+function asDisposable(backend: Backend) {
+  return { backend, [Symbol.asyncDispose]: () => backend.close() };
+}
+
+/** One test, at its stage. */
+class Test {
+  readonly #options: CrashTestOptions;
+  readonly #stage: Stage;
+  readonly #attaching: StageOptions;
+  readonly #folder: string;
+  readonly #jobs: number;
+  #files: StateFiles | null = null;
+
+  constructor(
+    options: CrashTestOptions,
+    stage: Stage,
+    attaching: StageOptions,
+    folder: string,
+    jobs: number,
+  ) {
+    this.#options = options;
+    this.#stage = stage;
+    this.#attaching = attaching;
+    this.#folder = folder;
+    this.#jobs = jobs;
+  }
+
+  /** Prepares the disk, runs the workload, and tells what it did. */
+  async record(base: Backend | null, sectors: number): Promise<CrashRecording> {
+    const { device, prepare, run, onStep, runTimeoutMs = RUN_MS } =
+      this.#options;
+    await using recorder = await CrashRecorder.create({
+      device: { ...device, ...(base === null ? { sectors } : {}) },
+      base: base ?? undefined,
+    });
+    onStep?.("preparing");
+    const { fileSystem } = this.#attaching;
+    if (base === null && fileSystem !== null) {
+      await this.#make(fileSystem, recorder, sectors);
+    }
+    if (prepare !== undefined) {
+      const outcome = await this.#attach(
+        { backend: recorder.open() },
+        0,
+        prepare,
+        { isolated: true, timeoutMs: runTimeoutMs },
+      );
+      if (outcome.code !== 0 || outcome.timedOut) {
+        throw commandError("prepare", outcome, runTimeoutMs);
+      }
+    }
+    recorder.start();
+    onStep?.("recording");
+    const outcome = await this.#attach({ backend: recorder.open() }, 0, run, {
+      isolated: true,
+      timeoutMs: runTimeoutMs,
+      ackPattern: this.#options.ackPattern,
+      onAcknowledge: (line) => recorder.acknowledge(line),
+    });
+    if (outcome.code !== 0 || outcome.timedOut) {
+      throw commandError("run", outcome, runTimeoutMs);
+    }
+    return await recorder.end();
+  }
+
+  /** Puts a new file system below what is recorded. */
+  async #make(
+    fileSystem: string,
+    recorder: CrashRecorder,
+    sectors: number,
+  ): Promise<void> {
+    const path = `${this.#folder}/made.img`;
+    {
+      using file = await Deno.create(path);
+      await file.truncate(sectors * SECTOR_BYTES);
+    }
+    await makeFileSystem(fileSystem, path);
+    {
+      await using made = await VirtualDisk.open(path, { readOnly: true });
+      await using disk = VirtualDisk.over(recorder.open());
+      await copyDisk(made, disk, {
+        targetIsZero: true,
+        signal: this.#options.signal,
+      });
+    }
+    await Deno.remove(path);
+  }
+
+  /** Refuses a workload after which nothing can be missing. */
+  doubt(recording: CrashRecording): void {
+    const { requests, acknowledged } = recording;
+    if (!recording.wrote) {
+      throw new CrashTestError(
+        "Cannot prove anything as run wrote nothing to its disk",
+      );
+    }
+    if (this.#options.allowNoProof) return;
+    if (!requests.some(({ type, fua }) => type === RequestType.Flush || fua)) {
+      throw new CrashTestError(
+        "Cannot prove anything as run flushed nothing: it asks for nothing to be durable, or the flushes are lost on their way to the disk (allowNoProof: true, if that is meant)",
+      );
+    }
+    if (acknowledged.length === 0) {
+      throw new CrashTestError(
+        'Cannot prove anything as run acknowledged nothing: let it write a line to the descriptor numbered in PLATTER_ACK, or print one that begins with "ACK ", whenever something must survive from then on (allowNoProof: true, if it promises nothing)',
+      );
+    }
+  }
+
+  /** Checks the unharmed images, then the states. */
+  async judge(recording: CrashRecording): Promise<CrashTestResult> {
+    const { options, jobs } = { options: this.#options, jobs: this.#jobs };
+    const { checkTimeoutMs = CHECK_MS, maxStates, budgetMs } = options;
+    for (let job = 0; job < jobs; job++) await Deno.mkdir(this.#jobFolder(job));
+    if (this.#stage.wants(this.#attaching.on) === "file") {
+      this.#files = await this.#startFile(recording);
+    }
+    options.onStep?.("checking the unharmed images");
+    for (const state of [startOf(recording), endOf(recording)]) {
+      const verdict = await this.#check(state, 0, options.signal);
+      if (verdict.outcome !== "sound") throw brokenCheck(state, verdict);
+    }
+    options.onStep?.("checking states");
+    const findings = await judgeRecording(recording, {
+      judge: (state, job, signal) => this.#check(state, job, signal),
+      jobs,
+      judgeTimeoutMs: checkTimeoutMs + STAGE_MS,
+      maxStates,
+      budgetMs: budgetMs ?? (maxStates === undefined ? BUDGET_MS : undefined),
+      seed: options.seed,
+      only: options.only,
+      onProgress: options.onProgress,
+      onFailure: options.onFailure,
+      signal: options.signal,
+    });
+    options.signal?.throwIfAborted();
+    const { sound, failed, unstable, unjudged } = findings.counts;
+    if (sound + failed + unstable === 0) {
+      throw new CrashTestError(
+        `Cannot say anything as the check could judge none of ${unjudged} states`,
+      );
+    }
+    return resultOf(findings, options.only !== undefined);
+  }
+
+  /** Makes the image that all states come from. */
+  async #startFile(recording: CrashRecording): Promise<StateFiles> {
+    const { device, initial } = recording;
+    const path = `${this.#folder}/start.img`;
+    const { image } = this.#options;
+    {
+      using file = await Deno.create(path);
+      await file.truncate(device.sectors * SECTOR_BYTES);
+    }
+    if (image !== undefined) {
+      await using from = await VirtualDisk.open(image, { readOnly: true });
+      await using to = await VirtualDisk.open(path);
+      await copyDisk(from, to, {
+        targetIsZero: true,
+        signal: this.#options.signal,
+      });
+    }
+    using file = await Deno.open(path, { write: true });
+    let blocks = new Map<number, Uint8Array>();
+    for (const [block] of initial.entries()) {
+      blocks.set(block, initial.bytes(block)!);
+      if (blocks.size < 8192) continue;
+      writeBlocks(file, device.blockSize, blocks);
+      blocks = new Map();
+    }
+    writeBlocks(file, device.blockSize, blocks);
+    return await StateFiles.over(path, device.blockSize);
+  }
+
+  /** Judges one image by the check. */
+  async #check(
+    state:
+      & Pick<
+        UnharmedState,
+        "acknowledged" | "changes" | "openBackend"
+      >
+      & { readonly token: string },
+    job: number,
+    signal: AbortSignal | undefined,
+  ): Promise<CrashVerdict> {
+    const { check, checkTimeoutMs = CHECK_MS } = this.#options;
+    let disk: AttachedDisk;
+    if (this.#files === null) disk = { backend: state.openBackend() };
+    else {
+      const file = `${this.#jobFolder(job)}/disk.img`;
+      await this.#files.show(file, state.changes());
+      disk = { file };
+    }
+    const outcome = await this.#attach(disk, job, check, {
+      isolated: true,
+      timeoutMs: checkTimeoutMs,
+      acknowledged: state.acknowledged.map(String),
+      environment: { PLATTER_STATE: state.token },
+    }, signal);
+    return verdictOf(outcome, checkTimeoutMs);
+  }
+
+  /** Runs a command on a disk, which is detached afterwards. */
+  async #attach(
+    disk: AttachedDisk,
+    job: number,
+    command: string,
+    run: RunOptions,
+    signal: AbortSignal | undefined = this.#options.signal,
+  ): Promise<RunOutcome> {
+    const directory = `${this.#folder}/at${job}`;
+    await Deno.mkdir(directory);
+    try {
+      await using attached = await this.#stage.attach(disk, {
+        ...this.#attaching,
+        ...{ directory, job, signal },
+      });
+      return await attached.run(command, {
+        ...run,
+        environment: { ...this.#options.environment, ...run.environment },
+        signal,
+      });
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  }
+
+  #jobFolder(job: number): string {
+    return `${this.#folder}/job${job}`;
+  }
+}
+
+/** What an outcome of a check says. */
+function verdictOf(outcome: RunOutcome, limitMs: number): CrashVerdict {
+  const { code, output, timedOut } = outcome;
+  if (timedOut) {
+    const message = `The check did not end within ${limitMs / 1000} s`;
+    return { outcome: "failed", message, output };
+  }
+  if (code === 0) return { outcome: "sound" };
+  const last = output.trimEnd().split("\n").at(-1)!.trim();
+  const message = last === "" ? `The check exited with ${code}` : last;
+  return {
+    outcome: code === CANNOT_JUDGE ? "unjudged" : "failed",
+    ...{ message, output },
+  };
+}
+
+function commandError(
+  name: "prepare" | "run",
+  { code, output, timedOut }: RunOutcome,
+  limitMs: number,
+): CrashTestError {
+  const reason = timedOut
+    ? `did not end within ${limitMs / 1000} s`
+    : `exited with ${code}`;
+  return new CrashTestError(
+    `Cannot test as the command ${name} ${reason}`,
+    output || "It printed nothing",
+  );
+}
+
+function brokenCheck(
+  { token }: UnharmedState,
+  verdict: Exclude<CrashVerdict, { outcome: "sound" }>,
+): CrashTestError {
+  const disk = token === "start"
+    ? "before run, of which nothing was promised yet"
+    : "after run, on which all is there that was promised";
+  const what = verdict.outcome === "failed" ? "fails on" : "cannot judge";
+  return new CrashTestError(
+    `Cannot test as the check is broken: it ${what} the disk ${disk}, and no power has failed yet`,
+    verdict.output || verdict.message,
+  );
+}

@@ -1,0 +1,55 @@
+/**
+ * A folder for the files of one test: images, sockets, mount points.
+ *
+ * @module
+ */
+
+import { statfs } from "node:fs/promises";
+
+/** A folder that goes away with its content. */
+export interface Scratch extends AsyncDisposable {
+  /** Its path. */
+  readonly path: string;
+}
+
+/**
+ * Makes a folder: where it is said, or in memory if there is plenty of it, or
+ * where temporary files are.
+ *
+ * @param directory Where to make it, if that is said.
+ * @param bytes How much will be kept there at most.
+ * @returns The folder.
+ */
+export async function makeScratch(
+  directory: string | undefined,
+  bytes: number,
+): Promise<Scratch> {
+  const dir = directory ?? (await hasRoom(bytes) ? MEMORY : undefined);
+  const path = await Deno.realPath(
+    await Deno.makeTempDir({
+      prefix: "platter-crash-",
+      ...(dir === undefined ? {} : { dir }),
+    }),
+  );
+  return {
+    path,
+    async [Symbol.asyncDispose]() {
+      await Deno.remove(path, { recursive: true });
+    },
+  };
+}
+
+/** Where Linux has a file system in memory: shm_overview(7). */
+const MEMORY = "/dev/shm";
+
+/** Whether so much takes less than half of the memory that is left there. */
+async function hasRoom(bytes: number): Promise<boolean> {
+  if (Deno.build.os !== "linux") return false;
+  try {
+    const { bavail, bsize } = await statfs(MEMORY);
+    return bytes < Math.min(bavail * bsize, Deno.systemMemoryInfo().available) /
+        2;
+  } catch {
+    return false;
+  }
+}

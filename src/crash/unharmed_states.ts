@@ -1,0 +1,84 @@
+/**
+ * The two images of a recording that no power cut made: the disk before the
+ * workload, when nothing had been promised, and the disk after it, when all of
+ * it had. A check that fails on one of these is wrong itself.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend.ts";
+import { VirtualDisk } from "../disk/disk.ts";
+import type { CrashRecording } from "../testing/crash_recording.ts";
+import { CrashImage, CrashStateBackend } from "../testing/crash_state.ts";
+
+/** An image that no power cut made. */
+export interface UnharmedState {
+  /** What it is called, in `PLATTER_STATE`. */
+  readonly token: "start" | "end";
+  /** What had been promised. */
+  readonly acknowledged: readonly unknown[];
+  /**
+   * What differs from the start.
+   *
+   * @returns Bytes by block number.
+   */
+  changes(): ReadonlyMap<number, Uint8Array>;
+  /**
+   * The image as a backend; what is written to it goes with it.
+   *
+   * @returns The backend.
+   */
+  openBackend(): Backend;
+  /**
+   * The image as a disk; what is written to it goes with it.
+   *
+   * @returns The disk.
+   */
+  open(): VirtualDisk;
+}
+
+/**
+ * The disk before the workload.
+ *
+ * @param recording What the workload did.
+ * @returns The image.
+ */
+export function startOf(recording: CrashRecording): UnharmedState {
+  const image = new CrashImage(recording.source, recording.initial);
+  return unharmed("start", recording, image, new Map(), []);
+}
+
+/**
+ * The disk after the workload, with all that was written.
+ *
+ * @param recording What the workload did.
+ * @returns The image.
+ */
+export function endOf(recording: CrashRecording): UnharmedState {
+  const image = new CrashImage(recording.source, recording.initial);
+  const changes = new Map<number, Uint8Array>();
+  for (const { versions } of recording.requests) {
+    for (const version of versions) image.set(version);
+  }
+  for (const { versions } of recording.requests) {
+    for (const { block } of versions) {
+      if (!changes.has(block)) changes.set(block, image.version(block).bytes);
+    }
+  }
+  return unharmed("end", recording, image, changes, recording.acknowledged);
+}
+
+function unharmed(
+  token: "start" | "end",
+  { device }: CrashRecording,
+  image: CrashImage,
+  changes: ReadonlyMap<number, Uint8Array>,
+  acknowledged: readonly unknown[],
+): UnharmedState {
+  const openBackend = () => new CrashStateBackend(image, device);
+  return {
+    ...{ token, acknowledged, openBackend },
+    changes: () => changes,
+    open: () => VirtualDisk.over(openBackend()),
+  };
+}
