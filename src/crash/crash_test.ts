@@ -58,6 +58,12 @@ const RUN_MS = 600_000;
 /** Milliseconds that a stage may take to attach and detach a disk, beside. */
 const STAGE_MS = 120_000;
 
+/**
+ * The block of a disk with a new file system. That of most disks of today; and
+ * ext4 for one does not survive a superblock of 1,024 bytes that is torn.
+ */
+const FILE_SYSTEM_BLOCK_BYTES = 4096;
+
 /** What a check exits with that cannot judge, as in `git bisect run`. */
 const CANNOT_JUDGE = 125;
 
@@ -209,15 +215,21 @@ class Test {
 
   /** Prepares the disk, runs the workload, and tells what it did. */
   async record(base: Backend | null, sectors: number): Promise<CrashRecording> {
-    const { device, prepare, run, onStep, runTimeoutMs = RUN_MS } =
-      this.#options;
+    const { prepare, run, onStep, runTimeoutMs = RUN_MS } = this.#options;
+    const { fileSystem } = this.#attaching;
+    const isMade = base === null && fileSystem !== null;
+    const { blockSize = isMade ? FILE_SYSTEM_BLOCK_BYTES : undefined } =
+      this.#options.device ?? {};
     await using recorder = await CrashRecorder.create({
-      device: { ...device, ...(base === null ? { sectors } : {}) },
+      device: {
+        ...this.#options.device,
+        ...(base === null ? { sectors } : {}),
+        ...(blockSize === undefined ? {} : { blockSize }),
+      },
       base: base ?? undefined,
     });
     onStep?.("preparing");
-    const { fileSystem } = this.#attaching;
-    if (base === null && fileSystem !== null) {
+    if (isMade) {
       await this.#make(fileSystem, recorder, sectors);
     }
     if (prepare !== undefined) {
@@ -256,7 +268,7 @@ class Test {
       using file = await Deno.create(path);
       await file.truncate(sectors * SECTOR_BYTES);
     }
-    await makeFileSystem(fileSystem, path);
+    await makeFileSystem(fileSystem, path, recorder.device.blockSize);
     {
       await using made = await VirtualDisk.open(path, { readOnly: true });
       await using disk = VirtualDisk.over(recorder.open());

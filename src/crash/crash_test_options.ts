@@ -54,7 +54,10 @@ export interface CrashTestOptions {
    * @default {/^ACK (.*)/}
    */
   ackPattern?: RegExp | undefined;
-  /** What the disk promises, beside its size. */
+  /**
+   * What the disk promises, beside its size. Its blocks are of 4,096 bytes if a
+   * file system is made on it, else those of the image, or of 512 bytes.
+   */
   device?: Omit<CrashDevice, "sectors"> | undefined;
   /** The token of a state: only that one is checked. */
   only?: string | undefined;

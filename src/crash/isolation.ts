@@ -16,7 +16,7 @@
  * @module
  */
 
-import { findProgram, searchPath } from "./programs.ts";
+import { findProgram, ProgramError, searchPath } from "./programs.ts";
 
 /** How commands are isolated here. */
 export interface Isolation {
@@ -42,6 +42,7 @@ const WAYS: readonly { args: readonly string[]; mounts: boolean }[] = [
 ];
 
 let found: Promise<Isolation> | undefined;
+let plain: Promise<Isolation> | undefined;
 
 /**
  * Finds out how commands can be isolated here; tries once.
@@ -55,12 +56,27 @@ export function findIsolation(): Promise<Isolation> {
 /**
  * How commands are run that are not to be isolated.
  *
- * @returns How: they still end with this process.
+ * @returns How: they still have a session of their own, and end with this
+ * process.
  */
-export async function withoutIsolation(): Promise<Isolation> {
+export function withoutIsolation(): Promise<Isolation> {
+  return plain ??= findPlain();
+}
+
+async function findPlain(): Promise<Isolation> {
+  const setsid = await findProgram("setsid");
   const setpriv = await findProgram("setpriv");
+  if (setsid === null) {
+    throw new ProgramError(
+      "Cannot run commands as there is no program setsid (package util-linux)",
+    );
+  }
   return {
-    prefix: setpriv === null ? [] : [setpriv, "--pdeathsig", "KILL"],
+    // Not `detached` of the runtime's, which forks all of this process.
+    prefix: [
+      setsid,
+      ...setpriv === null ? [] : [setpriv, "--pdeathsig", "KILL"],
+    ],
     namespaces: false,
     mounts: false,
   };

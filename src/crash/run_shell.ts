@@ -6,6 +6,7 @@
  * The shell is started like this, each by the one before:
  *
  * ```text
+ * setsid                      a session of its own, so that Ctrl-C is for this process
  * setpriv --pdeathsig KILL    ends with this process
  *   unshare --kill-child      namespaces; ends with the one above
  *     sh -c SCRIPT            process 1 there: opens the acknowledgements, mounts
@@ -100,9 +101,12 @@ export async function runShell(
       stdin: "null",
       stdout: "piped",
       stderr: pipe === null ? "null" : "piped",
-      detached: true,
     }).spawn();
-    const kill = () => killSession(child.pid);
+    let hasEnded = false;
+    const kill = () => {
+      // Before it has made its session, it is alone.
+      if (!killSession(child.pid) && !hasEnded) child.kill("SIGKILL");
+    };
     signal?.addEventListener("abort", kill);
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
       timedOut = true;
@@ -129,6 +133,7 @@ export async function runShell(
           : [reading(child.stderr, (chunk) => output.add(chunk))],
       ];
       ({ code } = await child.status);
+      hasEnded = true;
       // With process 1 the kernel has ended all others of its namespace.
       if (!namespaces) kill();
       await Promise.all(readers.map((reader) => reader.end()));
@@ -144,13 +149,17 @@ export async function runShell(
   return { code, output: output.text(), timedOut };
 }
 
-/** Kills all processes of a session that are still in its first group. */
-function killSession(pid: number): void {
+/**
+ * Kills all processes of a session that are still in its first group; whether
+ * there were any.
+ */
+function killSession(pid: number): boolean {
   try {
     Deno.kill(-pid, "SIGKILL");
+    return true;
   } catch (error) {
-    // None of them is left.
     if (!(error instanceof Deno.errors.NotFound)) throw error;
+    return false;
   }
 }
 
