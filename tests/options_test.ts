@@ -48,6 +48,8 @@ type AllRefused =
   | Refusing<testing.AssertSectorsOptions>
   | Refusing<testing.CrashOptions<string>>
   | Refusing<testing.CrashRecorderOptions>
+  | Refusing<testing.OpenRecordingOptions>
+  | Refusing<testing.SaveRecordingOptions>
   | Refusing<testing.ExploreRecordingOptions<string>>
   | Refusing<testing.RecordWorkloadOptions<string>>
   | Refusing<testing.JudgeOptions>

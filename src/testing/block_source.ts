@@ -9,6 +9,8 @@ import type { Backend } from "../backend.ts";
 import { isZero } from "../buffer.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import type { BlockTable } from "./block_table.ts";
+import type { ContentStore } from "./content_store.ts";
 
 /** Something that has blocks. */
 export interface BlockSource {
@@ -59,6 +61,9 @@ export class ZeroSource implements BlockSource {
 /** Bytes that are read at once: the largest block size. */
 const CHUNK_BYTES = 65_536;
 
+/** Sectors that are read at once, from multiples of it on. */
+export const CHUNK_SECTORS: number = CHUNK_BYTES / SECTOR_BYTES;
+
 /** Chunks that are kept: 8 MiB of them. */
 const KEPT_CHUNKS = 128;
 
@@ -66,6 +71,8 @@ const KEPT_CHUNKS = 128;
 export class BackendSource implements BlockSource {
   /** All of them: the disk is not asked for its extents. */
   readonly stored = null;
+  /** Called with each chunk that is read; not to keep or change its bytes. */
+  onRead: (index: number, bytes: Uint8Array) => void = () => {};
   readonly #disk: VirtualDisk;
   readonly #blockSize: number;
   readonly #zeroes: Uint8Array;
@@ -99,16 +106,56 @@ export class BackendSource implements BlockSource {
     const known = this.peek(block);
     if (known !== undefined) return known;
     const index = Math.floor(block * this.#blockSize / CHUNK_BYTES);
-    const sector = index * CHUNK_BYTES / SECTOR_BYTES;
-    const count = Math.min(
-      CHUNK_BYTES / SECTOR_BYTES,
-      this.#disk.sectors - sector,
-    );
-    const chunk = await this.#disk.read(sector, count);
+    const chunk = await this.readChunk(index);
+    this.onRead(index, chunk);
     if (this.#chunks.size >= KEPT_CHUNKS) {
       this.#chunks.delete(this.#chunks.keys().next().value!);
     }
     this.#chunks.set(index, isZero(chunk) ? null : chunk);
     return this.peek(block)!;
+  }
+
+  /**
+   * Reads a chunk.
+   *
+   * @param index Which one.
+   * @returns Its bytes: the last one may be shorter.
+   */
+  async readChunk(index: number): Promise<Uint8Array> {
+    const sector = index * CHUNK_SECTORS;
+    const count = Math.min(CHUNK_SECTORS, this.#disk.sectors - sector);
+    return await this.#disk.read(sector, count);
+  }
+}
+
+/** Blocks of a disk that a recording has all of. */
+export class StoredSource implements BlockSource {
+  readonly #table: BlockTable;
+  readonly #contents: ContentStore;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param table The content of each block that is not zeroes.
+   * @param contents The contents.
+   */
+  constructor(table: BlockTable, contents: ContentStore) {
+    this.#table = table;
+    this.#contents = contents;
+  }
+
+  /** The blocks that it has contents of. */
+  get stored(): Iterable<number> {
+    return Array.from(this.#table.entries(), ([block]) => block);
+  }
+
+  /** A block. */
+  peek(block: number): Uint8Array {
+    return this.#contents.read(Math.max(this.#table.get(block), 0));
+  }
+
+  /** A block. */
+  fetch(block: number): Promise<Uint8Array> {
+    return Promise.resolve(this.peek(block));
   }
 }

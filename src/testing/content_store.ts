@@ -88,14 +88,14 @@ export class ContentStore {
    *
    * @param blockSize Bytes of a block.
    * @param file Where contents go that memory has no room for.
-   * @param mostBytes Bytes of contents that stay in memory.
+   * @param mostBytes Bytes of contents that stay in memory: one segment at least.
    */
   constructor(blockSize: number, file: ContentFile, mostBytes: number) {
     this.#blockSize = blockSize;
     this.#blockWords = blockSize / 4;
     this.#blocks = SEGMENT_BYTES / blockSize;
     this.#file = file;
-    this.#mostSegments = Math.ceil(mostBytes / SEGMENT_BYTES);
+    this.#mostSegments = Math.max(1, Math.ceil(mostBytes / SEGMENT_BYTES));
     this.zeroes = new Uint8Array(blockSize);
     this.#sums!.push(0);
   }
@@ -153,6 +153,18 @@ export class ContentStore {
     const numbers = new Int32List();
     this.take(1, (_, target) => target.set(bytes), numbers);
     return numbers.at(0);
+  }
+
+  /**
+   * Adds contents of a file that has each of them once, and none that is all
+   * zeroes; their bytes stay there.
+   *
+   * @param count How many there are.
+   */
+  adopt(count: number): void {
+    this.count = count;
+    this.#oldest = Math.ceil(count / this.#blocks);
+    this.seal();
   }
 
   /** Gives up what adding needs: no more come. */

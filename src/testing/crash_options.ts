@@ -55,6 +55,11 @@ export interface RecordWorkloadOptions<Value = unknown> {
     session: CrashSession,
   ) => Promise<void> | void;
   /**
+   * The file to record into; nothing may be there. What is acknowledged must be
+   * JSON then. `CrashRecording.open` opens it again.
+   */
+  path?: string | URL | undefined;
+  /**
    * Layers between the workload's disk and the device, to meet faults as well
    * as crashes: it gets the device and returns a backend over it.
    *

@@ -6,12 +6,15 @@
  * into the `ContentStore`, and it is logged (`recording_log.ts`); a read is
  * answered from what was written last, or from the disk below, which is only
  * read. Then it completes, and that is logged as well. In the end the log becomes
- * a `CrashRecording`, which does not change any more.
+ * a `CrashRecording`, which does not change any more. With a path, all of it goes
+ * into a file as well, record by record (`recording_writer.ts`).
  *
  * @module
  */
 
 import { setImmediate } from "node:timers";
+import { fileURLToPath } from "node:url";
+import { crc32 } from "node:zlib";
 import {
   type Abilities,
   type Backend,
@@ -43,7 +46,10 @@ import {
   eventLoopTurn,
   RecoveryTimeout,
 } from "./crash_watchdog.ts";
+import { RecordKind } from "./recording_format.ts";
+import { writeHeader } from "./recording_header.ts";
 import { RecordingLog } from "./recording_log.ts";
+import { RecordingWriter } from "./recording_writer.ts";
 import { TemporaryContents } from "./temporary_contents.ts";
 
 /** How to record. */
@@ -55,6 +61,12 @@ export interface CrashRecorderOptions {
    * open. Zeroes if not given.
    */
   base?: Backend | undefined;
+  /**
+   * The file to record into; nothing may be there. What a killed recorder leaves
+   * there is whole up to its last turn of the event loop. Without one, contents
+   * of more than 64 MiB go to a private temporary file, if that is allowed.
+   */
+  path?: string | URL | undefined;
 }
 
 /** How a workload or a recovery of this process is recorded. */
@@ -73,6 +85,10 @@ export interface RecordingOptions {
    * over. Without an end if not given.
    */
   readonly mostBytes?: number;
+  /** The file to record into. */
+  readonly writer?: RecordingWriter;
+  /** The shape of the disk below, if there is one. */
+  readonly base?: Geometry;
 }
 
 /** About what it takes to keep a request, beside its data. */
@@ -158,6 +174,9 @@ export class CrashRecorder implements AsyncDisposable {
   readonly #options: RecordingOptions;
   readonly #contents: ContentStore;
   readonly #log: RecordingLog;
+  readonly #writer: RecordingWriter | null;
+  /** CRC-32 of what was read of the base, by chunk. */
+  readonly #baseSums = new Map<number, number>();
   /** Call sites of requests that the backend has not received yet. */
   readonly #origins = new WeakMap<Request, Error>();
   #lastOrigin: Error | null = null;
@@ -183,12 +202,20 @@ export class CrashRecorder implements AsyncDisposable {
     this.device = device;
     this.#source = source;
     this.#options = options;
+    const { writer = null } = options;
+    this.#writer = writer;
     this.#contents = new ContentStore(
       device.blockSize,
-      new TemporaryContents(device.blockSize),
+      writer ?? new TemporaryContents(device.blockSize),
       MEMORY_BYTES,
     );
     this.#log = new RecordingLog(device, this.#contents);
+    if (writer !== null) {
+      writer.onFailure = (error) => this.#fail("write", error);
+    }
+    if (source instanceof BackendSource) {
+      source.onRead = (chunk, bytes) => this.#noteBase(chunk, bytes);
+    }
   }
 
   /**
@@ -198,16 +225,43 @@ export class CrashRecorder implements AsyncDisposable {
    * @returns The recorder.
    * @throws {RangeError} If the device cannot have that shape.
    * @throws {TypeError} If a promise of the device is none that there is.
+   * @throws {DiskError} If the file cannot be created.
    */
   static create(options: CrashRecorderOptions): Promise<CrashRecorder> {
-    const { base } = options;
+    return Promise.try(() =>
+      CrashRecorder.make(options, { origins: false, turns: false })
+    );
+  }
+
+  /**
+   * Makes one for a program of this process.
+   *
+   * @param options The device.
+   * @param how How to record.
+   * @returns The recorder.
+   * @internal
+   */
+  static make(
+    options: CrashRecorderOptions,
+    how: Pick<RecordingOptions, "origins" | "turns" | "guard">,
+  ): CrashRecorder {
+    const { base, path } = options;
     const device = completeCrashDevice(options.device, base?.geometry);
     const source = base === undefined
       ? new ZeroSource(device.blockSize)
       : new BackendSource(base, device.blockSize);
-    return Promise.resolve(
-      new CrashRecorder(device, source, { origins: false, turns: false }),
-    );
+    const shape = base?.geometry;
+    return new CrashRecorder(device, source, {
+      ...how,
+      ...(shape === undefined ? {} : { base: shape }),
+      ...(path === undefined ? {} : {
+        writer: new RecordingWriter(
+          path instanceof URL ? fileURLToPath(path) : path,
+          writeHeader({ device, base: shapeOf(shape) }),
+          device.blockSize,
+        ),
+      }),
+    });
   }
 
   /** How many writes and flushes were logged. */
@@ -251,6 +305,7 @@ export class CrashRecorder implements AsyncDisposable {
    */
   start(): void {
     this.#refuseEnded("start");
+    this.#writer?.start();
     this.#log.start();
   }
 
@@ -259,9 +314,11 @@ export class CrashRecorder implements AsyncDisposable {
    *
    * @param value What. It must not be changed later.
    * @throws {Error} If the recording has ended.
+   * @throws {TypeError} If it goes to a file, and cannot be JSON.
    */
   acknowledge(value: unknown): void {
     this.#refuseEnded("acknowledge anything");
+    this.#writer?.acknowledge(value);
     this.#log.acknowledge(value);
   }
 
@@ -270,12 +327,14 @@ export class CrashRecorder implements AsyncDisposable {
    * fail: the device is closed.
    *
    * @returns What was recorded.
-   * @throws {DiskError} If the disk below could not be read.
+   * @throws {DiskError} If the disk below could not be read, or the file not be
+   * written.
    */
   async end(): Promise<CrashRecording> {
     this.#ended = true;
     await this.#turn;
     if (this.failure !== null) throw this.failure;
+    if (this.#recording === null) this.#writer?.end();
     return this.endNow();
   }
 
@@ -288,11 +347,14 @@ export class CrashRecorder implements AsyncDisposable {
   endNow(): CrashRecording {
     this.#ended = true;
     this.#contents.seal();
+    const base = shapeOf(this.#options.base);
     return this.#recording ??= new CrashRecording({
       device: this.device,
       log: this.#log,
       contents: this.#contents,
       source: this.#source,
+      base: base === null ? null : { shape: base, sums: this.#baseSums },
+      ended: true,
     });
   }
 
@@ -447,7 +509,13 @@ export class CrashRecorder implements AsyncDisposable {
     if (this.#keptBytes > mostBytes) {
       guard?.end(new RecoveryTimeout(`${mostBytes} bytes of writes`));
     }
-    return log.submit(request, origin);
+    try {
+      const recorded = log.submit(request, origin);
+      this.#writer?.submit(recorded, recorded.origin);
+      return recorded;
+    } catch (cause) {
+      return this.#fail("log a request", cause);
+    }
   }
 
   /** Carries out a read; for a write, keeps what it overwrites. */
@@ -463,13 +531,33 @@ export class CrashRecorder implements AsyncDisposable {
     } else if (request.type === RequestType.GetId) {
       request.data!.set(encodeId("crash"));
     } else {
-      const { initial } = this.#log;
-      for (let block = first; block < first + count; block++) {
-        if (initial.has(block)) continue;
-        const bytes = fetched?.get(block) ?? this.#source.peek(block)!;
-        initial.set(block, this.#contents.add(bytes));
-      }
+      this.#keepInitial(first, count, fetched);
     }
+  }
+
+  #keepInitial(
+    first: number,
+    count: number,
+    fetched?: ReadonlyMap<number, Uint8Array>,
+  ): void {
+    const { initial } = this.#log;
+    for (let block = first; block < first + count; block++) {
+      if (initial.has(block)) continue;
+      const bytes = fetched?.get(block) ?? this.#source.peek(block)!;
+      const content = this.#contents.add(bytes);
+      initial.set(block, content);
+      // Over zeroes, everything was zeroes.
+      if (this.#options.base === undefined) continue;
+      this.#writer?.blocks(RecordKind.Initial, block, [content]);
+    }
+  }
+
+  /** Notes what was read of the base, so that it is known again. */
+  #noteBase(chunk: number, bytes: Uint8Array): void {
+    if (this.#ended || this.#baseSums.has(chunk)) return;
+    const sum = crc32(bytes);
+    this.#baseSums.set(chunk, sum);
+    this.#writer?.baseSum(chunk, sum);
   }
 
   #read(
@@ -511,7 +599,11 @@ export class CrashRecorder implements AsyncDisposable {
     recorded: RecordedRequest | null,
     complete: Complete,
   ): void {
-    const flush = recorded === null ? 0 : this.#log.complete(recorded);
+    let flush = 0;
+    if (recorded !== null) {
+      flush = this.#log.complete(recorded);
+      this.#writer?.complete(recorded);
+    }
     complete(
       request,
       flush === 0 ? null : errnoError(request, "EIO", "the device", {
@@ -569,6 +661,12 @@ class RecordedBackend implements Backend {
     this.#closed = true;
     await this.#core.drain();
   }
+}
+
+/** The shape of the disk below; `null` if there is none. */
+function shapeOf(base: Geometry | undefined) {
+  if (base === undefined) return null;
+  return { sectors: base.sectors, blockSize: base.blockSize };
 }
 
 /** The next turn of the event loop: every microtask has run by then. */

@@ -35,10 +35,17 @@ export type { BlockVersion, RecordedRequest, Tear } from "./block_version.ts";
 export type { CompleteCrashDevice, CrashDevice } from "./crash_device.ts";
 export { CrashFailure } from "./crash_failure.ts";
 export { CrashRecorder, type CrashRecorderOptions } from "./crash_recorder.ts";
-export type { CrashEvent, CrashRecording } from "./crash_recording.ts";
+export {
+  type CrashEvent,
+  CrashRecording,
+  type OpenRecordingOptions,
+  type SaveRecordingOptions,
+} from "./crash_recording.ts";
 export type { CrashReport } from "./crash_report.ts";
 export type * from "./crash_verdict.ts";
 export type { InitialContents } from "./recording_log.ts";
 export { RecoveryTimeout } from "./crash_watchdog.ts";
 export * from "./explore_crashes.ts";
+export { exploreRecording } from "./explore_recording.ts";
+export { recordWorkload } from "./record_workload.ts";
 export * from "./test_images.ts";

@@ -10,12 +10,13 @@
 
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
-import { BackendSource, ZeroSource } from "./block_source.ts";
-import { completeCrashDevice } from "./crash_device.ts";
 import type { CrashSession, RecordWorkloadOptions } from "./crash_options.ts";
 import { CrashRecorder } from "./crash_recorder.ts";
 import type { CrashRecording } from "./crash_recording.ts";
 import { CrashGuard, CrashWatchdog } from "./crash_watchdog.ts";
+
+/** The longest that a workload that is given up has to end, in milliseconds. */
+const MOST_GRACE_MS = 5_000;
 
 /**
  * Runs a workload once and records it.
@@ -27,21 +28,48 @@ import { CrashGuard, CrashWatchdog } from "./crash_watchdog.ts";
  * @returns What it did to its disk.
  * @throws {RangeError} If the device cannot have that shape.
  * @throws {TypeError} If a promise of the device is none that there is.
+ * @throws {DiskError} If the file cannot be written, or the base not be read.
  * @throws Whatever the workload throws, or the reason of the signal.
+ *
+ * @example Recorded once, and explored as often as there are questions
+ * ```ts
+ * import {
+ *   CrashRecording,
+ *   exploreRecording,
+ *   recordWorkload,
+ * } from "@platter/disk/testing";
+ *
+ * const path = `${await Deno.makeTempDir()}/workload.rec`;
+ * const recorded = await recordWorkload<string>({
+ *   device: { sectors: 16 },
+ *   path,
+ *   async workload(disk, acknowledge) {
+ *     await disk.write(1, new Uint8Array(512).fill(1));
+ *     await disk.flush();
+ *     acknowledge("one");
+ *   },
+ * });
+ * await recorded.close();
+ *
+ * // In this process or in another one:
+ * await using recording = await CrashRecording.open(path);
+ * await exploreRecording<string>(recording, {
+ *   async recover(disk, acknowledged) {
+ *     const [byte] = await disk.read(1, 1);
+ *     if (acknowledged.includes("one") && byte !== 1) throw new Error("Lost");
+ *   },
+ * });
+ * ```
  */
 export async function recordWorkload<Value>(
   options: RecordWorkloadOptions<Value>,
-  graceMs: number,
+  graceMs: number = MOST_GRACE_MS,
 ): Promise<CrashRecording> {
-  const { base, signal } = options;
-  const device = completeCrashDevice(options.device, base?.geometry);
-  const source = base === undefined
-    ? new ZeroSource(device.blockSize)
-    : new BackendSource(base, device.blockSize);
+  const { signal } = options;
   signal?.throwIfAborted();
   const watchdog = new CrashWatchdog(graceMs, signal);
   const guard = new CrashGuard(watchdog);
-  const recorder = new CrashRecorder(device, source, {
+  const recorder = CrashRecorder.make(options, {
     origins: true,
     turns: true,
     guard,

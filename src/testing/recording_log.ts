@@ -5,8 +5,9 @@
  * @module
  */
 
-import { type Request, RequestType } from "../request.ts";
+import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { type Request, RequestType } from "../request.ts";
 import { BlockTable } from "./block_table.ts";
 import {
   BlockVersion,
@@ -77,6 +78,21 @@ export class InitialContents {
   }
 }
 
+/** The disk below a recording. */
+export interface RecordedBase {
+  /** Its shape. */
+  readonly shape: { readonly sectors: number; readonly blockSize: number };
+  /** CRC-32 of what was read of it, by chunk. */
+  readonly sums: ReadonlyMap<number, number>;
+}
+
+/**
+ * Blocks that all requests of a recording may change: 64 GiB of sectors. Each
+ * takes some 20 ns and up to 8 bytes, also where a request of a few bytes erases
+ * them all.
+ */
+const MOST_BLOCKS = 2 ** 27;
+
 /** What there is to log of a request. */
 export type LoggedRequest = Pick<
   Request,
@@ -99,8 +115,10 @@ export class RecordingLog {
   readonly numbers: Int32List = new Int32List();
   readonly #device: CompleteCrashDevice;
   readonly #contents: RequestContents;
+  /** Whether it was started. */
+  started: boolean = false;
   #flushes = 0;
-  #started = false;
+  #blocks = 0;
 
   /**
    * Constructs a new instance.
@@ -132,6 +150,7 @@ export class RecordingLog {
    * @param request The request.
    * @param origin Who made it.
    * @returns What was recorded.
+   * @throws {DiskError} If there are too many blocks.
    */
   submit(
     request: LoggedRequest,
@@ -140,6 +159,15 @@ export class RecordingLog {
     const { type, sector, count, fua } = request;
     const { blockSectors, atomicWriteBytes } = this.#device;
     const blocks = this.blocksOf(request);
+    if (this.#blocks + blocks > MOST_BLOCKS) {
+      throw new DiskError(
+        "unsupported",
+        `Cannot record a request as all of them together may change ${MOST_BLOCKS} blocks at most: current value is ${
+          this.#blocks + blocks
+        }`,
+      );
+    }
+    this.#blocks += blocks;
     const first = sector / blockSectors;
     const at = type === RequestType.Out ? this.numbers.length - blocks : -1;
     const recorded = new RecordedRequest({
@@ -182,7 +210,7 @@ export class RecordingLog {
     this.events.push({ kind: "complete", request });
     if (request.type !== RequestType.Flush) return 0;
     this.#flushes++;
-    if (!this.#started || !this.#device.failFlushes.has(this.#flushes)) {
+    if (!this.started || !this.#device.failFlushes.has(this.#flushes)) {
       return 0;
     }
     request.failed = true;
@@ -210,7 +238,7 @@ export class RecordingLog {
    * are counted, and fail, from here on.
    */
   start(): void {
-    this.#started = true;
+    this.started = true;
     for (const [block, content] of this.latest.entries()) {
       this.initial.set(block, content);
     }
@@ -218,5 +246,40 @@ export class RecordingLog {
     this.requests.length = 0;
     this.acknowledged.length = 0;
     this.#flushes = 0;
+  }
+  /**
+   * Completes what is known of the beginning, after a file was read: blocks that
+   * nothing was noted of were zeroes, if there is no base. Over a base, a killed
+   * recorder may have logged a last write before it read what that overwrites:
+   * then the log ends before that write.
+   *
+   * @param hasBase Whether there is a base.
+   */
+  completeInitial(hasBase: boolean): void {
+    let end = this.events.length;
+    for (const { firstBlock, blocks, submittedAt } of this.requests) {
+      for (let block = firstBlock; block < firstBlock + blocks; block++) {
+        if (this.initial.has(block)) continue;
+        if (hasBase) end = Math.min(end, submittedAt);
+        else this.initial.set(block, 0);
+      }
+    }
+    if (end < this.events.length) this.#cut(end);
+  }
+
+  #cut(end: number): void {
+    const kept = this.events.slice(0, end);
+    const count = (kind: CrashEvent["kind"]) =>
+      kept.filter((event) => event.kind === kind).length;
+    this.requests.length = count("submit");
+    this.acknowledged.length = count("acknowledge");
+    this.events.length = end;
+    for (const request of this.requests) {
+      if (request.completedAt >= end) {
+        request.completedAt = -1;
+        request.failed = false;
+      }
+      if (request.markedCleanAt >= end) request.markedCleanAt = -1;
+    }
   }
 }
