@@ -31,6 +31,7 @@ const FLOORS: [name: string, members: string[]][] = [
   ["mod", ["mod.ts"]],
   ["faces", ["src/nbd/", "src/testing/", "src/vhost/"]],
   ["mount", ["src/mount/"]],
+  ["crash", ["src/crash/"]],
   ["cli", ["src/cli/"]],
   // Everything else directly in src/. At the bottom, though it is matched last.
   ["vocabulary", ["src/*.ts"]],
