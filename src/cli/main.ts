@@ -9,8 +9,8 @@
  * platter copy disk.img backup.img --verify
  * ```
  *
- * Exit codes: 0 done or equal, 1 different, 2 wrong usage or failed, 130
- * interrupted, 141 nobody reads what it prints. What was done stays done if it
+ * Exit codes: 0 done or equal, 1 different, 2 wrong usage or failed, 3 a budget
+ * was spent too early, 130 interrupted, 141 nobody reads what it prints. What was done stays done if it
  * cannot be printed; the message says so.
  *
  * @module
@@ -19,6 +19,7 @@
 import config from "../../deno.json" with { type: "json" };
 import { compare } from "./compare.ts";
 import { copy } from "./copy.ts";
+import { crash } from "./crash.ts";
 import { create } from "./create.ts";
 import { Interrupted } from "./images.ts";
 import { info } from "./info.ts";
@@ -56,6 +57,7 @@ const VERBS: readonly Verb[] = [
   compare,
   map,
   serve,
+  crash,
 ];
 
 /**
@@ -157,8 +159,9 @@ function help(): string {
     `Exit codes:\n${
       listOf([
         ["0", "done, or equal"],
-        ["1", 'different ("compare" only)'],
+        ["1", 'different ("compare"), or a state failed ("crash")'],
         ["2", "wrong usage, or it failed"],
+        ["3", 'the budget was spent before enough was seen ("crash")'],
         ["130", "interrupted"],
         ["141", "nobody reads what it prints"],
       ])

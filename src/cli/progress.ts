@@ -50,11 +50,22 @@ export class Progress {
       this.#start = now;
       this.#shown = now + PATIENCE_MS - INTERVAL_MS;
     }
+    if (now - this.#shown < INTERVAL_MS) return;
+    this.show(progressLine(label, done, total, now - this.#start));
+  }
+
+  /**
+   * Shows another line, if it is time for one.
+   *
+   * @param line What it says.
+   */
+  show(line: string): void {
+    if (!this.#io.stderr.isTerminal) return;
+    const now = this.#io.now();
     // A slow terminal must not slow the work down.
     if (now - this.#shown < INTERVAL_MS || this.#writing !== undefined) return;
     this.#shown = now;
     this.#visible = true;
-    const line = progressLine(label, done, total, now - this.#start);
     const text = line.slice(0, this.#io.stderr.columns - 1);
     this.#writing = printError(this.#io, `${CLEAR_LINE}${text}`)
       .finally(() => this.#writing = undefined);

@@ -16,6 +16,8 @@ export const ExitCode = {
   Different: 1,
   /** Wrong usage, or it failed. */
   Trouble: 2,
+  /** The budget was spent before enough was seen to say anything. */
+  Unfinished: 3,
   /** Stopped by Ctrl-C: 128 + SIGINT, as shells report it. */
   Interrupted: 130,
   /** The reader of the output is gone: 128 + SIGPIPE. */

@@ -25,12 +25,14 @@ import { sectorsOf } from "../disk_size.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { RequestType } from "../request.ts";
 import { CrashRecorder } from "../testing/crash_recorder.ts";
-import type { CrashRecording } from "../testing/crash_recording.ts";
+import { CrashRecording } from "../testing/crash_recording.ts";
 import type { CrashVerdict } from "../testing/crash_verdict.ts";
 import { judgeRecording } from "../testing/judge_recording.ts";
 import { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
 import type { CrashTestOptions } from "./crash_test_options.ts";
-import { type CrashTestResult, resultOf } from "./crash_test_result.ts";
+import type { CrashReportData, ReportCommand } from "./report/data.ts";
+import { explainLost } from "./report/explain/explain.ts";
+import { makeReport } from "./report/make_report.ts";
 import { makeFileSystem } from "./make_file_system.ts";
 import { runProgram } from "./programs.ts";
 import { makeScratch } from "./scratch.ts";
@@ -43,7 +45,7 @@ import type {
   StageOptions,
 } from "./stage.ts";
 import { stageOf } from "./stages/mod.ts";
-import { StateFiles, writeBlocks } from "./state_files.ts";
+import { StateFiles } from "./state_files.ts";
 import { endOf, startOf, type UnharmedState } from "./unharmed_states.ts";
 
 /** Milliseconds that checks are given if nothing else is said. */
@@ -108,14 +110,14 @@ const CANNOT_JUDGE = 125;
  */
 export async function crashTest(
   options: CrashTestOptions,
-): Promise<CrashTestResult> {
-  const result = await runCrashTest(options);
-  if (result.outcome !== "safe") throw new CrashTestFailure(result);
-  return result;
+): Promise<CrashReportData> {
+  const report = await runCrashTest(options);
+  if (report.verdict !== "safe") throw new CrashTestFailure(report);
+  return report;
 }
 
 /**
- * The same, without a word on what may and may not be.
+ * The same, whatever is found.
  *
  * @param options The program, its check, and the disk.
  * @returns What was found.
@@ -124,29 +126,36 @@ export async function crashTest(
  */
 export async function runCrashTest(
   options: CrashTestOptions,
-): Promise<CrashTestResult> {
+): Promise<CrashReportData> {
   options.signal?.throwIfAborted();
   const { stage: wanted = "raw", fileSystem = null, mountOptions } = options;
   const stage = typeof wanted === "string" ? stageOf(wanted) : wanted;
-  const on = wayOf(stage, options);
-  const attaching = { on, fileSystem, mountOptions };
+  const attaching = { on: wayOf(stage, options), fileSystem, mountOptions };
+  if ((options.run === undefined) === (options.recording === undefined)) {
+    throw new TypeError(
+      `Cannot test as it must be given one of run and recording: current values are ${options.run} and ${options.recording}`,
+    );
+  }
   await stage.require(attaching);
 
   await using parts = new AsyncDisposableStack();
-  const base = options.image === undefined ? null : parts.use(asDisposable(
-    await openBackend(options.image, {
-      readOnly: true,
-      signal: options.signal,
-    }),
-  )).backend;
-  const sectors = base?.geometry.sectors ??
+  const base = options.image === undefined
+    ? undefined
+    : await openBackend(options.image, {
+      ...{ readOnly: true, signal: options.signal },
+    });
+  parts.defer(() => base?.close());
+  const recorded = options.recording === undefined
+    ? null
+    : parts.use(await CrashRecording.open(options.recording, { base }));
+  const sectors = recorded?.device.sectors ?? base?.geometry.sectors ??
     sectorsOf({ size: options.size }, "test");
   const jobs = jobsOf(options, stage, fileSystem);
   const scratch = parts.use(
     await makeScratch(options.directory, (jobs + 2) * sectors * SECTOR_BYTES),
   );
   const test = new Test(options, stage, attaching, scratch.path, jobs);
-  const recording = parts.use(await test.record(base, sectors));
+  const recording = recorded ?? parts.use(await test.record(base, sectors));
   test.doubt(recording);
   return await test.judge(recording);
 }
@@ -186,10 +195,6 @@ function jobsOf(
   return stage.name === "host" && fileSystem === "btrfs" ? 1 : jobs;
 }
 
-function asDisposable(backend: Backend) {
-  return { backend, [Symbol.asyncDispose]: () => backend.close() };
-}
-
 /** One test, at its stage. */
 class Test {
   readonly #options: CrashTestOptions;
@@ -214,19 +219,23 @@ class Test {
   }
 
   /** Prepares the disk, runs the workload, and tells what it did. */
-  async record(base: Backend | null, sectors: number): Promise<CrashRecording> {
-    const { prepare, run, onStep, runTimeoutMs = RUN_MS } = this.#options;
+  async record(
+    base: Backend | undefined,
+    sectors: number,
+  ): Promise<CrashRecording> {
+    const { prepare, onStep, runTimeoutMs = RUN_MS } = this.#options;
     const { fileSystem } = this.#attaching;
-    const isMade = base === null && fileSystem !== null;
+    const isMade = base === undefined && fileSystem !== null;
     const { blockSize = isMade ? FILE_SYSTEM_BLOCK_BYTES : undefined } =
       this.#options.device ?? {};
     await using recorder = await CrashRecorder.create({
       device: {
         ...this.#options.device,
-        ...(base === null ? { sectors } : {}),
+        ...(base === undefined ? { sectors } : {}),
         ...(blockSize === undefined ? {} : { blockSize }),
       },
-      base: base ?? undefined,
+      base,
+      path: this.#options.record,
     });
     onStep?.("preparing");
     if (isMade) {
@@ -245,12 +254,17 @@ class Test {
     }
     recorder.start();
     onStep?.("recording");
-    const outcome = await this.#attach({ backend: recorder.open() }, 0, run, {
-      isolated: true,
-      timeoutMs: runTimeoutMs,
-      ackPattern: this.#options.ackPattern,
-      onAcknowledge: (line) => recorder.acknowledge(line),
-    });
+    const outcome = await this.#attach(
+      { backend: recorder.open() },
+      0,
+      this.#options.run!,
+      {
+        isolated: true,
+        timeoutMs: runTimeoutMs,
+        ackPattern: this.#options.ackPattern,
+        onAcknowledge: (line) => recorder.acknowledge(line),
+      },
+    );
     if (outcome.code !== 0 || outcome.timedOut) {
       throw commandError("run", outcome, runTimeoutMs);
     }
@@ -302,22 +316,25 @@ class Test {
   }
 
   /** Checks the unharmed images, then the states. */
-  async judge(recording: CrashRecording): Promise<CrashTestResult> {
-    const { options, jobs } = { options: this.#options, jobs: this.#jobs };
+  async judge(recording: CrashRecording): Promise<CrashReportData> {
+    const options = this.#options;
     const { checkTimeoutMs = CHECK_MS, maxStates, budgetMs } = options;
-    for (let job = 0; job < jobs; job++) await Deno.mkdir(this.#jobFolder(job));
+    for (let job = 0; job < this.#jobs; job++) {
+      await Deno.mkdir(this.#jobFolder(job));
+    }
+    const [start, end] = [startOf(recording), endOf(recording)];
     if (this.#stage.wants(this.#attaching.on) === "file") {
-      this.#files = await this.#startFile(recording);
+      this.#files = await this.#startFile(start, recording.device.blockSize);
     }
     options.onStep?.("checking the unharmed images");
-    for (const state of [startOf(recording), endOf(recording)]) {
+    for (const state of [start, end]) {
       const verdict = await this.#check(state, 0, options.signal);
       if (verdict.outcome !== "sound") throw brokenCheck(state, verdict);
     }
     options.onStep?.("checking states");
     const findings = await judgeRecording(recording, {
       judge: (state, job, signal) => this.#check(state, job, signal),
-      jobs,
+      jobs: this.#jobs,
       judgeTimeoutMs: checkTimeoutMs + STAGE_MS,
       maxStates,
       budgetMs: budgetMs ?? (maxStates === undefined ? BUDGET_MS : undefined),
@@ -328,42 +345,40 @@ class Test {
       signal: options.signal,
     });
     options.signal?.throwIfAborted();
-    const { sound, failed, unstable, unjudged } = findings.counts;
-    if (sound + failed + unstable === 0) {
-      throw new CrashTestError(
-        `Cannot say anything as the check could judge none of ${unjudged} states`,
-      );
-    }
-    return resultOf(findings, options.only !== undefined);
+    const { run, prepare } = options;
+    return await makeReport(findings, recording, {
+      commands: [
+        ...prepare === undefined ? [] : [{ role: "prepare", text: prepare }],
+        ...run === undefined ? [] : [{ role: "run", text: run }],
+        { role: "check", text: options.check },
+      ] as ReportCommand[],
+      only: options.only !== undefined,
+      replay: options.replay,
+      async explain(group) {
+        await using after = end.open();
+        await using left = group.state.open();
+        return await explainLost(group.story, [after, left]);
+      },
+    });
   }
 
   /** Makes the image that all states come from. */
-  async #startFile(recording: CrashRecording): Promise<StateFiles> {
-    const { device, initial } = recording;
+  async #startFile(
+    start: UnharmedState,
+    blockSize: number,
+  ): Promise<StateFiles> {
     const path = `${this.#folder}/start.img`;
-    const { image } = this.#options;
+    await using from = start.open();
     {
-      using file = await Deno.create(path);
-      await file.truncate(device.sectors * SECTOR_BYTES);
-    }
-    if (image !== undefined) {
-      await using from = await VirtualDisk.open(image, { readOnly: true });
-      await using to = await VirtualDisk.open(path);
+      await using to = await VirtualDisk.create(path, {
+        sectors: from.sectors,
+      });
       await copyDisk(from, to, {
         targetIsZero: true,
         signal: this.#options.signal,
       });
     }
-    using file = await Deno.open(path, { write: true });
-    let blocks = new Map<number, Uint8Array>();
-    for (const [block] of initial.entries()) {
-      blocks.set(block, initial.bytes(block)!);
-      if (blocks.size < 8192) continue;
-      writeBlocks(file, device.blockSize, blocks);
-      blocks = new Map();
-    }
-    writeBlocks(file, device.blockSize, blocks);
-    return await StateFiles.over(path, device.blockSize);
+    return await StateFiles.over(path, blockSize);
   }
 
   /** Judges one image by the check. */

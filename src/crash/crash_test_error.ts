@@ -5,11 +5,12 @@
  * @module
  */
 
-import type { CrashTestResult } from "./crash_test_result.ts";
+import { reportText } from "./report/terminal.ts";
+import type { CrashReportData } from "./report/data.ts";
 
 /**
- * A test that cannot say anything: something is missing, the workload failed, it
- * promised nothing, or the check is wrong.
+ * A test that cannot say anything: the workload failed, it promised nothing, or
+ * the check is wrong.
  */
 export class CrashTestError extends Error {
   /** Always `"CrashTestError"`. */
@@ -38,15 +39,15 @@ export class CrashTestFailure extends Error {
   /** Always `"CrashTestFailure"`. */
   override readonly name = "CrashTestFailure";
   /** What was found. */
-  readonly result: CrashTestResult;
+  readonly report: CrashReportData;
 
   /**
    * Constructs a new instance.
    *
-   * @param result What was found.
+   * @param report What was found.
    */
-  constructor(result: CrashTestResult) {
-    super(result.text);
-    this.result = result;
+  constructor(report: CrashReportData) {
+    super(reportText(report));
+    this.report = report;
   }
 }

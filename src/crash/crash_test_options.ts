@@ -41,8 +41,8 @@ export interface CrashTestOptions {
   on?: AttachAs | undefined;
   /** Prepares the disk: all that it writes is durable before `run` begins. */
   prepare?: string | undefined;
-  /** What the power fails in. */
-  run: string;
+  /** What the power fails in. Not beside `recording`. */
+  run?: string | undefined;
   /** Judges a disk: exits with 0 if it is sound, 125 if that cannot be told. */
   check: string;
   /** Variables for all commands. */
@@ -59,6 +59,13 @@ export interface CrashTestOptions {
    * file system is made on it, else those of the image, or of 512 bytes.
    */
   device?: Omit<CrashDevice, "sectors"> | undefined;
+  /** A file to record into, for `recording`; nothing may be there. */
+  record?: string | URL | undefined;
+  /**
+   * The file of a recording, to be checked without running anything again. One
+   * that was made over an image needs that `image` as well.
+   */
+  recording?: string | URL | undefined;
   /** The token of a state: only that one is checked. */
   only?: string | undefined;
   /** States to check at most. */
@@ -104,6 +111,8 @@ export interface CrashTestOptions {
    * @default {false}
    */
   allowNoProof?: boolean | undefined;
+  /** The command line that checks one state again, for the report. */
+  replay?: ((token: string) => string) | undefined;
   /** Told what begins. */
   onStep?: ((step: CrashTestStep) => void) | undefined;
   /** Told now and then how far the checks are. */

@@ -114,14 +114,8 @@ export class StateFiles {
   }
 }
 
-/**
- * Writes blocks into a file, neighbours at once.
- *
- * @param file The file.
- * @param blockSize Bytes of a block.
- * @param blocks Bytes by block number.
- */
-export function writeBlocks(
+/** Writes blocks into a file, neighbours at once. */
+function writeBlocks(
   file: Deno.FsFile,
   blockSize: number,
   blocks: ReadonlyMap<number, Uint8Array>,
