@@ -133,6 +133,7 @@ export async function runCrashTest(
   await stage.require(attaching);
 
   await using parts = new AsyncDisposableStack();
+  if (typeof wanted === "string") parts.defer(() => stage.end?.());
   const base = options.image === undefined ? null : parts.use(asDisposable(
     await openBackend(options.image, {
       readOnly: true,
