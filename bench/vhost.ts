@@ -18,7 +18,7 @@ import { parseArgs } from "@std/cli/parse-args";
 import { join } from "node:path";
 import { startQemu } from "../tests/vhost/guests/qemu_guest.ts";
 import { rootImage } from "../tests/vhost/guests/root_image.ts";
-import type { Guest } from "../tests/vhost/guests/guest.ts";
+import type { Guest } from "../src/crash/guests/guest.ts";
 import { grouped } from "./format.ts";
 import { describeMachine } from "./machine.ts";
 import { Scratch } from "./scratch.ts";

@@ -406,6 +406,12 @@ export interface SyscallNumbers {
   readonly recvmsg: number;
   /** socketpair(domain, type, protocol, sockets). */
   readonly socketpair: number;
+  /** shutdown(socket, how). */
+  readonly shutdown: number;
+  /** getsockopt(socket, level, option, value, length). */
+  readonly getsockopt: number;
+  /** readlinkat(directory, path, buffer, size). */
+  readonly readlinkat: number;
   /** epoll_create1(flags). */
   readonly epoll_create1: number;
   /** epoll_pwait(epoll, events, most, timeout, signals, bytes of them). */
@@ -596,6 +602,9 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     bind: 49,
     listen: 50,
     socketpair: 53,
+    shutdown: 48,
+    getsockopt: 55,
+    readlinkat: 267,
     epoll_ctl: 233,
     epoll_pwait: 281,
     accept4: 288,
@@ -620,6 +629,9 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     dup3: 24,
     socket: 198,
     socketpair: 199,
+    getsockopt: 209,
+    shutdown: 210,
+    readlinkat: 78,
     bind: 200,
     listen: 201,
     sendmsg: 211,

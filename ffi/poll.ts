@@ -6,36 +6,13 @@
  */
 
 import type { Libc } from "./libc.ts";
-import { libcFileNames } from "./library.ts";
 import { mapMemory } from "./mapped_memory.ts";
-import { assertFfiGranted } from "./permission.ts";
+import { openOffThread } from "./off_thread.ts";
 
 /** There is something to read (include/uapi/asm-generic/poll.h). */
 export const POLLIN = 1;
 /** struct pollfd {i32 fd@0, i16 events@4, i16 revents@6}. */
 const POLLFD_BYTES = 8;
-
-function openPoll(libc: Libc) {
-  assertFfiGranted();
-  const names = libcFileNames(libc.abi);
-  for (const [i, name] of names.entries()) {
-    try {
-      return Deno.dlopen(
-        name,
-        {
-          poll: {
-            parameters: ["usize", "usize", "i32"],
-            result: "i32",
-            nonblocking: true,
-          },
-        } as const,
-      );
-    } catch (error) {
-      if (i === names.length - 1) throw error;
-    }
-  }
-  throw new Error("Cannot open libc as no name of it is known");
-}
 
 /**
  * Waits until a descriptor is readable: `int poll(struct pollfd *fds, nfds_t
@@ -59,7 +36,13 @@ export async function waitReadable(
   fd: number,
   timeoutMs: number,
 ): Promise<void> {
-  const library = openPoll(libc);
+  const library = openOffThread(libc, {
+    poll: {
+      parameters: ["usize", "usize", "i32"],
+      result: "i32",
+      nonblocking: true,
+    },
+  });
   const { bytes, address, release } = mapMemory(libc, POLLFD_BYTES);
   try {
     const view = new DataView(bytes.buffer);

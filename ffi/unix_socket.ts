@@ -23,6 +23,7 @@ const SOCK_CLOEXEC = 0x80000;
 const SOCK_NONBLOCK = 0x800;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
+const SHUT_RDWR = 2;
 const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
@@ -48,8 +49,11 @@ const IOVEC_AT = MSGHDR_BYTES;
 /** struct cmsghdr: u64 len@0, i32 level@8, i32 type@12, data@16. */
 const CMSG_HEADER_BYTES = 16;
 const CONTROL_AT = IOVEC_AT + 16 + 8; // A multiple of 16.
-/** Room for more descriptors than any message of ours has (SCM_MAX_FD is 253). */
-const CONTROL_BYTES = 256;
+/**
+ * Room for as many descriptors as a message can have (SCM_MAX_FD is 253): what
+ * finds no room is closed by the kernel, within the call.
+ */
+const CONTROL_BYTES = 16 + 253 * 4 + 4;
 
 /**
  * Makes a socket that listens at a path, which must not exist.
@@ -190,6 +194,11 @@ export class MessageSocket {
       this.#address,
       MSG_DONTWAIT | MSG_NOSIGNAL,
     );
+  }
+
+  /** Tells the other side that it is over. */
+  shutDown(): void {
+    this.#libc.syscall(this.#libc.abi.syscalls!.shutdown, this.fd, SHUT_RDWR);
   }
 
   /** Closes the socket. */

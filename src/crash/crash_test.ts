@@ -139,6 +139,7 @@ export async function runCrashTest(
   await stage.require(attaching);
 
   await using parts = new AsyncDisposableStack();
+  if (typeof wanted === "string") parts.defer(() => stage.end?.());
   const base = options.image === undefined
     ? undefined
     : await openBackend(options.image, {

@@ -97,6 +97,12 @@ export interface Stage {
    * @returns The disk, for commands.
    */
   attach(disk: AttachedDisk, options: AttachOptions): Promise<Attached>;
+
+  /**
+   * Ends what it keeps between two disks, such as a guest. Whoever made the stage
+   * calls this when no disk is attached any more.
+   */
+  end?(): Promise<void>;
 }
 
 /**

@@ -10,6 +10,11 @@
  * @module
  */
 
+import {
+  closeOffThread,
+  isEventCounter,
+  isUnixSocket,
+} from "../../ffi/foreign_descriptor.ts";
 import type { Libc } from "../../ffi/libc.ts";
 import { alignedMemory } from "../../ffi/memory.ts";
 import { MessageSocket } from "../../ffi/unix_socket.ts";
@@ -50,6 +55,12 @@ import type { Watched, Watcher } from "./watcher.ts";
 
 /** Messages that are taken in a row before others have their turn. */
 const MAX_MESSAGES = 32;
+
+/**
+ * Memory that was taken away and is still in use, at most: each has mappings or
+ * descriptors, of which a process has few.
+ */
+const MAX_EARLIER_MAPS = 8;
 
 /** What this device has of the protocol. */
 const PROTOCOL_FEATURES = protocolBits(
@@ -92,6 +103,8 @@ export class FrontEnd implements VringDevice {
   readonly block: BlockDevice;
   /** The guest's memory now; `null` as long as there is none. */
   memory: MemoryMap | null = null;
+  /** What the guest had before, and requests still use. */
+  readonly #earlier = new Set<MemoryMap>();
 
   /** Whether it has begun (SET_OWNER), and did not merely knock. */
   attached = false;
@@ -108,6 +121,10 @@ export class FrontEnd implements VringDevice {
   #received = 0;
   #header: Header | null = null;
   #descriptors: number[] = [];
+  /** Descriptors of whatever kind that are to be closed. */
+  #unwanted: number[] = [];
+  /** When those that were to be closed so far are. */
+  #closing: Promise<unknown> = Promise.resolve();
 
   /** Whether the connection has been or is to be closed. */
   #gone = false;
@@ -162,9 +179,11 @@ export class FrontEnd implements VringDevice {
     return hasFeature(this.#features, VirtioFeature.IndirectDescriptors);
   }
 
-  /** Closes a descriptor. */
+  /** Closes a descriptor, unless that may take a while: then a little later. */
   readonly closeDescriptor = (fd: number): void => {
-    this.#options.libc.close(fd);
+    const { libc } = this.#options;
+    if (isEventCounter(libc, fd)) libc.close(fd);
+    else this.#unwanted.push(fd);
   };
 
   /** Hands over to the disk what was submitted. */
@@ -201,12 +220,15 @@ export class FrontEnd implements VringDevice {
       this.#options.onError(error);
     }
     this.#watched.close();
-    this.#socket.close();
-    this.#backendSocket?.close();
-    this.#closeDescriptors();
+    this.#socket.shutDown();
+    const sockets = [this.#socket.fd];
+    if (this.#backendSocket !== null) sockets.push(this.#backendSocket.fd);
+    this.#backendSocket = null;
     await Promise.all(this.#vrings.map((vring) => vring.close()));
     this.memory?.release();
     this.memory = null;
+    await this.#closeDescriptors();
+    await closeOffThread(this.#options.libc, sockets);
     this.#ended.resolve();
   }
 
@@ -279,7 +301,7 @@ export class FrontEnd implements VringDevice {
       failure = error;
     } finally {
       // What was taken is no longer among them.
-      this.#closeDescriptors();
+      await this.#closeDescriptors();
     }
     if (this.#gone) return;
     const acknowledges = header.needsReply && !isReplied(header.request) &&
@@ -298,6 +320,9 @@ export class FrontEnd implements VringDevice {
       answer,
     );
     const sent = this.#socket.send(this.#outgoing.subarray(0, length));
+    const { EPIPE, ECONNRESET } = this.#options.libc.abi.errno;
+    // It has hung up without waiting for the answer.
+    if (sent === -EPIPE || sent === -ECONNRESET) return await this.end();
     if (sent !== length) {
       throw new VhostProtocolError(
         `Cannot answer message ${header.request} as the front end does not take it`,
@@ -340,7 +365,7 @@ export class FrontEnd implements VringDevice {
         parseEmpty(payload);
         return formatU64(BigInt(this.#vrings.length));
       case message.SetMemTable:
-        this.#setMemory(parseMemoryTable(payload));
+        await this.#setMemory(parseMemoryTable(payload));
         return null;
       case message.SetVringNum: {
         const { index, value } = parseVringState(payload);
@@ -374,9 +399,18 @@ export class FrontEnd implements VringDevice {
         return null;
       case message.SetBackendReqFd: {
         parseEmpty(payload);
+        const { libc } = this.#options;
         const fd = this.#takeDescriptor();
-        this.#backendSocket?.close();
-        this.#backendSocket = new MessageSocket(this.#options.libc, fd);
+        if (!isUnixSocket(libc, fd)) {
+          this.#unwanted.push(fd);
+          throw new VhostProtocolError(
+            "Cannot send messages as their socket must be a Unix socket",
+          );
+        }
+        if (this.#backendSocket !== null) {
+          this.#unwanted.push(this.#backendSocket.fd);
+        }
+        this.#backendSocket = new MessageSocket(libc, fd);
         return null;
       }
       case message.GetConfig: {
@@ -438,11 +472,16 @@ export class FrontEnd implements VringDevice {
       vring.enable(false);
       await vring.stop();
     }
+    this.#features = 0n;
     this.block.reset(0n);
   }
 
-  #setMemory(messages: RegionMessage[]): void {
+  async #setMemory(messages: RegionMessage[]): Promise<void> {
     checkRegions(messages);
+    while (this.#earlier.size >= MAX_EARLIER_MAPS) {
+      await Promise.race([...this.#earlier].map(({ released }) => released));
+    }
+    if (this.#gone) return;
     if (messages.length !== this.#descriptors.length) {
       throw new VhostProtocolError(
         `Cannot take a table of memory as each of ${messages.length} regions must come with a descriptor: current value is ${this.#descriptors.length}`,
@@ -455,6 +494,7 @@ export class FrontEnd implements VringDevice {
           this.#options.libc,
           this.#takeDescriptor(),
           file,
+          (fd) => this.#unwanted.push(fd),
         );
         const { byteLength } = file;
         regions.push({ guestAddress, userAddress, byteLength, memory });
@@ -466,7 +506,10 @@ export class FrontEnd implements VringDevice {
     const before = this.memory;
     this.memory = new MemoryMap(regions);
     for (const vring of this.#vrings) vring.relocate();
-    before?.release();
+    if (before === null) return;
+    this.#earlier.add(before);
+    void before.released.then(() => this.#earlier.delete(before));
+    before.release();
   }
 
   #setDescriptor(request: number, payload: Uint8Array<ArrayBuffer>): void {
@@ -501,9 +544,14 @@ export class FrontEnd implements VringDevice {
     );
   }
 
-  #closeDescriptors(): void {
-    for (const fd of this.#descriptors) this.#options.libc.close(fd);
+  /** Closes what came with a message and has no use, or has none any more. */
+  async #closeDescriptors(): Promise<void> {
+    const fds = [...this.#descriptors, ...this.#unwanted];
     this.#descriptors = [];
+    this.#unwanted = [];
+    const closed = closeOffThread(this.#options.libc, fds);
+    this.#closing = Promise.all([this.#closing, closed]);
+    await this.#closing;
   }
 }
 

@@ -96,6 +96,7 @@ export class MemoryMap {
   /** Where most addresses are: the region of the last one. */
   #last: Region | undefined;
   #holders = 1;
+  readonly #released = Promise.withResolvers<void>();
 
   /**
    * Constructs a new instance, held once.
@@ -107,6 +108,11 @@ export class MemoryMap {
     this.#last = regions[0];
   }
 
+  /** When its memory has been given back. */
+  get released(): Promise<void> {
+    return this.#released.promise;
+  }
+
   /** Lets it stay for one holder more. */
   hold(): void {
     this.#holders++;
@@ -116,6 +122,7 @@ export class MemoryMap {
   release(): void {
     if (--this.#holders > 0) return;
     for (const { memory } of this.#regions) memory.release();
+    this.#released.resolve();
   }
 
   /**

@@ -1,23 +1,30 @@
 /**
  * Waiting for descriptors where there is no ring (a filter of system calls, an
  * old kernel): by an epoll on which another thread sleeps, which costs a hand-off
- * for each wait. Reads and writes of counters are calls of this thread here, so
- * that a front end that takes O_NONBLOCK back can hold it up.
+ * for each wait. Whoever else has a counter can take O_NONBLOCK back: so it is
+ * read by a call that does not wait whatever the flag says (RWF_NOWAIT; before
+ * Linux 5.8 there is none for counters), and told by AIO, whose completions are
+ * counted without waiting.
  *
  * @module
  */
 
+import { RWF } from "../../ffi/abi.ts";
+import { AioContext } from "../../ffi/aio.ts";
 import { Epoll } from "../../ffi/epoll.ts";
+import { isEventCounter } from "../../ffi/foreign_descriptor.ts";
 import type { Libc } from "../../ffi/libc.ts";
-import { addressOf, alignedMemory } from "../../ffi/memory.ts";
+import { addressOf, alignedMemory, IoVector } from "../../ffi/memory.ts";
 import { waitReadable } from "../../ffi/poll.ts";
 import { SocketPair } from "../../ffi/socket_pair.ts";
 import {
   COUNTER_BYTES,
+  NO_SIGNAL,
   type Signal,
   stopBlocking,
   type Watched,
   type Watcher,
+  watchNothing,
 } from "./watcher.ts";
 
 /** The number of the socket that ends a wait. */
@@ -39,19 +46,26 @@ interface Armed {
 export class PollWatcher implements Watcher {
   readonly #libc: Libc;
   readonly #epoll: Epoll;
+  readonly #aio: AioContext;
   readonly #pair: SocketPair;
   readonly #armed = new Map<number, Armed>();
   #last = WAKE;
   readonly #value = alignedMemory(COUNTER_BYTES, 8);
-  readonly #one = alignedMemory(COUNTER_BYTES, 8);
+  readonly #vector = new IoVector(1);
   readonly #waiting: Promise<void>;
   #closed = false;
 
-  private constructor(libc: Libc, epoll: Epoll, pair: SocketPair) {
+  private constructor(
+    libc: Libc,
+    epoll: Epoll,
+    aio: AioContext,
+    pair: SocketPair,
+  ) {
     this.#libc = libc;
     this.#epoll = epoll;
+    this.#aio = aio;
     this.#pair = pair;
-    this.#one[0] = 1;
+    this.#vector.set(0, addressOf(this.#value), COUNTER_BYTES);
     epoll.add(pair.otherFd, WAKE);
     this.#waiting = this.#wait();
   }
@@ -60,13 +74,20 @@ export class PollWatcher implements Watcher {
    * Makes a watcher.
    *
    * @param libc The C library.
-   * @returns The watcher; `null` if there are no descriptors for it.
+   * @returns The watcher; `null` if there are no descriptors for it, or there is
+   * no AIO.
    */
   static open(libc: Libc): PollWatcher | null {
     const epoll = Epoll.open(libc);
     if (typeof epoll === "number") return null;
-    const pair = SocketPair.open(libc);
-    if (typeof pair !== "number") return new PollWatcher(libc, epoll, pair);
+    const aio = AioContext.setup(libc, 1);
+    if (typeof aio !== "number") {
+      const pair = SocketPair.open(libc);
+      if (typeof pair !== "number") {
+        return new PollWatcher(libc, epoll, aio, pair);
+      }
+      aio.close();
+    }
     epoll.close();
     return null;
   }
@@ -78,15 +99,10 @@ export class PollWatcher implements Watcher {
 
   /** Waits for an event counter, and sets it back to 0. */
   counter(fd: number, onReady: (isCounter: boolean) => void): Watched {
+    if (!isEventCounter(this.#libc, fd)) return watchNothing(onReady);
     stopBlocking(this.#libc, fd);
     const watched = this.#watch(fd, () => {
-      const { read } = this.#libc.abi.syscalls!;
-      const count = this.#libc.syscall(
-        read,
-        fd,
-        addressOf(this.#value),
-        COUNTER_BYTES,
-      );
+      const count = this.#read(fd);
       if (count === -this.#libc.abi.errno.EAGAIN) watched.arm();
       else onReady(count === COUNTER_BYTES);
     }, () => onReady(false));
@@ -95,18 +111,34 @@ export class PollWatcher implements Watcher {
 
   /** Tells by an event counter. */
   signal(fd: number): Signal {
-    stopBlocking(this.#libc, fd);
+    if (!isEventCounter(this.#libc, fd)) return NO_SIGNAL;
     let closed = false;
     return {
       raise: () => {
         if (closed) return;
-        const { write } = this.#libc.abi.syscalls!;
-        this.#libc.syscall(write, fd, addressOf(this.#one), COUNTER_BYTES);
+        const aio = this.#aio;
+        aio.prepareSignal(fd, 0);
+        if (aio.submit() < 0) aio.dropFirst();
+        else if (aio.isDrainable) aio.drain(() => {});
+        else aio.getEvents(0, 0, () => {});
       },
       close: () => {
         closed = true;
       },
     };
+  }
+
+  #read(fd: number): number {
+    const { errno, syscalls } = this.#libc.abi;
+    const { address } = this.#vector;
+    const count = this.#libc.preadv2(fd, address, 1, -1, RWF.NOWAIT);
+    if (count !== -errno.EOPNOTSUPP) return count;
+    return this.#libc.syscall(
+      syscalls!.read,
+      fd,
+      addressOf(this.#value),
+      COUNTER_BYTES,
+    );
   }
 
   /** There is nothing to hand over. */
@@ -119,6 +151,7 @@ export class PollWatcher implements Watcher {
     this.#pair.send();
     await this.#waiting;
     this.#epoll.close();
+    this.#aio.close();
     this.#pair.close();
     this.#libc.close(this.#pair.otherFd);
   }

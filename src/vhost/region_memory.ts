@@ -181,6 +181,7 @@ export interface RegionFile {
  * @param libc The C library.
  * @param fd What the front end sent: it is closed by the memory, or here.
  * @param file Where in it the region is.
+ * @param closeOther Closes what turns out to be no file in memory.
  * @returns The memory.
  * @throws {GuestFault} If it is no file in memory, or shorter than said, or
  * cannot be mapped.
@@ -189,11 +190,14 @@ export function openRegionMemory(
   libc: Libc,
   fd: number,
   { fileOffset, byteLength }: RegionFile,
+  closeOther: (fd: number) => void = (fd) => libc.close(fd),
 ): RegionMemory {
   let kept = false;
   try {
     const file = memoryFile(libc, fd);
     if (file === null) {
+      kept = true;
+      closeOther(fd);
       throw new GuestFault(
         "Cannot use guest memory as it must be a file in memory: a memfd, or a file on tmpfs, without huge pages",
       );

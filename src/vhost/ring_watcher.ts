@@ -7,14 +7,17 @@
  * on. So an idle guest costs nothing, and a kick costs no thread.
  *
  * Descriptors come from somebody else, who may make a read or a write of them
- * wait (O_NONBLOCK is not ours alone to set). The ring's operations never hold
- * this thread up: what cannot be done at once waits in the kernel.
+ * wait (O_NONBLOCK is not ours alone to set). The ring's operations on sockets and
+ * event counters never hold this thread up: what cannot be done at once waits in
+ * the kernel. Any other file may, as the kernel asks its driver whether it can be
+ * read before it lets an operation wait: those are not looked at.
  *
  * @module
  */
 
 import { Socket } from "node:net";
 import { clearTimeout, setTimeout } from "node:timers";
+import { isEventCounter } from "../../ffi/foreign_descriptor.ts";
 import { IORING_OP, IORING_SETUP, IOSQE, IoUring } from "../../ffi/io_uring.ts";
 import type { Libc } from "../../ffi/libc.ts";
 import { mapMemory, type MappedMemory } from "../../ffi/mapped_memory.ts";
@@ -22,10 +25,12 @@ import { POLLIN } from "../../ffi/poll.ts";
 import { SocketPair } from "../../ffi/socket_pair.ts";
 import {
   COUNTER_BYTES,
+  NO_SIGNAL,
   type Signal,
   stopBlocking,
   type Watched,
   type Watcher,
+  watchNothing,
 } from "./watcher.ts";
 
 // include/linux/socket.h.
@@ -48,9 +53,10 @@ const MAX_SLOTS = MEMORY_BYTES / COUNTER_BYTES;
  */
 const SETUPS = [IORING_SETUP.SINGLE_ISSUER, 0];
 
-/** Brought back by the byte, and by taking something back. */
+// What operations bring back: a slot's index, or one of these.
 const BYTE = 0xffff_ffff;
-const CANCEL = 0xffff_fffe;
+/** With the index of a slot whose operation is taken back. */
+const CANCELS = 0x8000_0000;
 
 /** Until what the kernel did not take is handed over once more, in ms. */
 const RETRY_MS = 1;
@@ -92,6 +98,12 @@ export class RingWatcher implements Watcher {
   readonly #slots: (Slot | null)[] = [null];
   /** Slots of which something came, for the next byte. */
   readonly #ready: [slot: Slot, result: number][] = [];
+  /**
+   * What is to be handed over, by what it brings back. It becomes submissions in
+   * {@linkcode flush} alone, as those name descriptors by numbers, which may be
+   * those of other files later on.
+   */
+  readonly #line: number[] = [];
   #retry: ReturnType<typeof setTimeout> | null = null;
   #closed = false;
 
@@ -144,6 +156,7 @@ export class RingWatcher implements Watcher {
 
   /** Waits for an event counter, and sets it back to 0. */
   counter(fd: number, onReady: (isCounter: boolean) => void): Watched {
+    if (!isEventCounter(this.#libc, fd)) return watchNothing(onReady);
     return this.#watch(
       new Slot(fd, true, (bytes) => onReady(bytes === COUNTER_BYTES)),
     );
@@ -151,6 +164,7 @@ export class RingWatcher implements Watcher {
 
   /** Tells by an event counter. */
   signal(fd: number): Signal {
+    if (!isEventCounter(this.#libc, fd)) return NO_SIGNAL;
     // A counter that blocks would be tried over and over by the ring.
     stopBlocking(this.#libc, fd);
     const slot = new Slot(fd, true, null);
@@ -159,15 +173,8 @@ export class RingWatcher implements Watcher {
       raise: () => {
         // One that the kernel could not write yet will be seen all the same.
         if (slot.busy || slot.closed) return;
-        this.#room(1);
-        slot.busy = this.#ring.prepareWrite(
-          fd,
-          this.#memory.address,
-          COUNTER_BYTES,
-          0,
-          0,
-          index,
-        );
+        slot.busy = true;
+        this.#line.push(index);
       },
       close: () => this.#closeSlot(slot, index),
     };
@@ -176,15 +183,24 @@ export class RingWatcher implements Watcher {
   /** Hands over what was armed and raised. */
   flush(): void {
     const ring = this.#ring;
-    if (this.#closed || ring.unsubmitted === 0) return;
-    ring.enter(0, 0);
-    ring.drain(this.#onCompletion);
-    // The kernel may have no memory for the moment.
-    if (ring.unsubmitted > 0) {
+    const line = this.#line;
+    while (!this.#closed && line.length > 0) {
+      let count = 0;
+      while (count < line.length && ring.entries - ring.unsubmitted >= 2) {
+        this.#prepare(line[count++]!);
+      }
+      line.splice(0, count);
+      ring.enter(0, 0);
+      const isRefused = ring.unsubmitted > 0;
+      if (isRefused) this.#takeBack();
+      this.#drain();
+      if (!isRefused) continue;
+      // The kernel may have no memory for the moment.
       this.#retry ??= setTimeout(() => {
         this.#retry = null;
         this.flush();
       }, RETRY_MS);
+      return;
     }
   }
 
@@ -199,7 +215,7 @@ export class RingWatcher implements Watcher {
     const isBusy = () => this.#slots.some((slot) => slot?.busy);
     for (let i = 0; i < CLOSE_WAITS && isBusy(); i++) {
       ring.enter(1, CLOSE_WAIT_US);
-      ring.drain(this.#onCompletion);
+      this.#drain();
     }
     this.#closed = true;
     if (this.#retry !== null) clearTimeout(this.#retry);
@@ -218,32 +234,55 @@ export class RingWatcher implements Watcher {
       arm: () => {
         if (slot.busy || slot.closed) return;
         slot.busy = true;
-        this.#room(2);
-        const ring = this.#ring;
-        // Hard links: the byte is sent however the operation ends.
-        if (slot.isCounter) {
-          const address = this.#memory.address + index * COUNTER_BYTES;
-          ring.prepareRead(
-            slot.fd,
-            address,
-            COUNTER_BYTES,
-            0,
-            index,
-            IOSQE.IO_HARDLINK,
-          );
-        } else {
-          ring.preparePoll(slot.fd, POLLIN, index, IOSQE.IO_HARDLINK);
-        }
-        ring.prepareSend(
-          this.#pair.fd,
-          this.#pair.byteAddress,
-          1,
-          MSG_DONTWAIT | MSG_NOSIGNAL,
-          BYTE,
-        );
+        this.#line.push(index);
       },
       close: () => this.#closeSlot(slot, index),
     };
+  }
+
+  /** Prepares what stands in the line. */
+  #prepare(what: number): void {
+    const ring = this.#ring;
+    if (what === BYTE) return this.#prepareByte();
+    if (what >= CANCELS) {
+      ring.prepareCancel(what - CANCELS, what);
+      return;
+    }
+    const { fd, isCounter, onReady } = this.#slots[what]!;
+    const { address } = this.#memory;
+    if (onReady === null) {
+      ring.prepareWrite(fd, address, COUNTER_BYTES, 0, 0, what);
+      return;
+    }
+    // Hard links: the byte is sent however the operation ends.
+    const flags = IOSQE.IO_HARDLINK;
+    if (isCounter) {
+      const at = address + what * COUNTER_BYTES;
+      ring.prepareRead(fd, at, COUNTER_BYTES, 0, what, flags);
+    } else ring.preparePoll(fd, POLLIN, what, flags);
+    this.#prepareByte();
+  }
+
+  #prepareByte(): void {
+    this.#ring.prepareSend(
+      this.#pair.fd,
+      this.#pair.byteAddress,
+      1,
+      MSG_DONTWAIT | MSG_NOSIGNAL,
+      BYTE,
+    );
+  }
+
+  /** Puts what the kernel did not take back into the line. */
+  #takeBack(): void {
+    const left: number[] = [];
+    let hasByte = false;
+    this.#ring.takeBack((what) => {
+      // A byte comes with what it stands behind, if that was not taken either.
+      if (what !== BYTE || !hasByte) left.push(what);
+      hasByte = what < CANCELS && this.#slots[what]!.onReady !== null;
+    });
+    this.#line.unshift(...left);
   }
 
   #place(slot: Slot): number {
@@ -261,24 +300,31 @@ export class RingWatcher implements Watcher {
   #closeSlot(slot: Slot, index: number): void {
     if (slot.closed || this.#closed) return;
     slot.closed = true;
-    // What was filled names the descriptor by its number.
-    this.flush();
+    const at = this.#line.indexOf(index);
+    if (at >= 0) {
+      this.#line.splice(at, 1);
+      slot.busy = false;
+    }
     if (!slot.busy) {
       this.#slots[index] = null;
       return;
     }
-    this.#room(1);
-    this.#ring.prepareCancel(index, CANCEL);
+    this.#line.push(CANCELS + index);
     this.flush();
   }
 
-  /** Makes room for operations that belong together. */
-  #room(count: number): void {
-    if (this.#ring.entries - this.#ring.unsubmitted < count) this.flush();
+  /** Takes what is over: also what found no place, as much as a call gives. */
+  #drain(): void {
+    const ring = this.#ring;
+    ring.drain(this.#onCompletion);
+    while (ring.overflown) {
+      ring.enter(0, 0);
+      if (ring.drain(this.#onCompletion) === 0) break;
+    }
   }
 
   readonly #onCompletion = (index: number, result: number): void => {
-    if (index === BYTE || index === CANCEL) return;
+    if (index >= CANCELS) return;
     const slot = this.#slots[index];
     if (!slot) return;
     slot.busy = false;
@@ -288,7 +334,7 @@ export class RingWatcher implements Watcher {
 
   readonly #onByte = (): void => {
     if (this.#closed) return;
-    this.#ring.drain(this.#onCompletion);
+    this.#drain();
     for (let next = this.#ready.shift(); next; next = this.#ready.shift()) {
       const [slot, result] = next;
       if (!slot.closed) slot.onReady!(result);

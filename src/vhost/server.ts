@@ -8,6 +8,7 @@
 import { lstatSync, unlinkSync } from "node:fs";
 import { errnoName } from "../../ffi/abi.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
+import { closeOffThread } from "../../ffi/foreign_descriptor.ts";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
 import {
   acceptUnix,
@@ -113,7 +114,7 @@ export class VhostServer implements AsyncDisposable {
     if (watcher === null) {
       throw new DiskError(
         "platform",
-        `Cannot serve at "${path}" as there are no descriptors left, or this is not Linux`,
+        `Cannot serve at "${path}" as this is not Linux, it has neither io_uring nor AIO, or there are no descriptors left`,
         { operation: "serve", path },
       );
     }
@@ -204,20 +205,20 @@ export class VhostServer implements AsyncDisposable {
   async #close(graceMs: number): Promise<void> {
     clearTimeout(this.#retry);
     this.#watched.close();
-    this.#libc.close(this.#listener);
+    // With it go connections that nobody has accepted, and what they have sent.
+    const closed = closeOffThread(this.#libc, [this.#listener]);
     try {
       if (identify(this.path) === this.#identity) unlinkSync(this.path);
     } catch {
       // The name stays, as a folder may have been closed to us meanwhile.
     }
-    if (this.#frontEnd !== null) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const late = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, graceMs);
-      });
-      await Promise.race([this.#frontEnd.end(), late]);
-      clearTimeout(timer);
-    }
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, graceMs);
+    });
+    void this.#frontEnd?.end();
+    await Promise.race([Promise.all([closed, this.#frontEnd?.ended]), late]);
+    clearTimeout(timer);
     await this.#watcher.close();
   }
 
@@ -252,7 +253,7 @@ export class VhostServer implements AsyncDisposable {
       });
     } catch (error) {
       // There is no room to watch one more descriptor.
-      this.#libc.close(fd);
+      void closeOffThread(this.#libc, [fd]);
       onError?.(error as Error);
       return this.#listenLater();
     }

@@ -46,13 +46,13 @@ export interface Watcher {
    *
    * @param fd Its descriptor.
    * @param onReady Called, once for each time that it was armed, when it was not
-   * 0: with `false` if it turned out to be no counter.
+   * 0: with `false` if it is no counter, which is not read then.
    * @returns What arms it.
    * @throws {RangeError} If there are too many.
    */
   counter(fd: number, onReady: (isCounter: boolean) => void): Watched;
   /**
-   * Tells by an event counter.
+   * Tells by an event counter; by what is none, nobody is told.
    *
    * @param fd Its descriptor.
    * @returns What tells.
@@ -71,6 +71,30 @@ export interface Watcher {
 
 /** Bytes of an event counter's value, eventfd(2). */
 export const COUNTER_BYTES = 8;
+
+/**
+ * What watches a descriptor that turned out to be no counter.
+ *
+ * @param onReady Called when it is armed.
+ * @returns What arms it.
+ */
+export function watchNothing(onReady: (isCounter: boolean) => void): Watched {
+  let closed = false;
+  return {
+    arm() {
+      // Not from inside of the call.
+      queueMicrotask(() => {
+        if (!closed) onReady(false);
+      });
+    },
+    close() {
+      closed = true;
+    },
+  };
+}
+
+/** What tells nobody, as it has no counter to tell by. */
+export const NO_SIGNAL: Signal = { raise() {}, close() {} };
 
 /**
  * Sees to it that a descriptor is not waited for by reads and writes. Whoever

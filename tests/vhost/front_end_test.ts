@@ -157,6 +157,57 @@ withFrontEnd(
 );
 
 withFrontEnd(
+  "FrontEnd.announceConfig() tells nobody any more once it has ended",
+  async (monitor, frontEnd) => {
+    monitor.tell(SET_PROTOCOL_FEATURES, u64(1n << 5n));
+    const back = sendSocket(monitor, SET_BACKEND_REQ_FD);
+    await monitor.ask(GET_FEATURES);
+    const ended = frontEnd.end();
+    // What was closed by now gives its number to another one.
+    const pairs = Array.from(
+      { length: 4 },
+      () => SocketPair.open(monitor.libc),
+    );
+    frontEnd.announceConfig();
+    for (const pair of pairs) {
+      assert(typeof pair !== "number");
+      for (const fd of [pair.fd, pair.otherFd]) {
+        const count = new MessageSocket(monitor.libc, fd)
+          .receive(alignedMemory(16), []);
+        assertEquals(count, -monitor.libc.abi.errno.EAGAIN);
+      }
+      pair.close();
+      monitor.libc.close(pair.otherFd);
+    }
+    await ended;
+    back.close();
+  },
+);
+
+withFrontEnd(
+  "FrontEnd sends away who gives it no Unix socket for its messages",
+  async (monitor, frontEnd, errors) => {
+    const fd = memfd(monitor.libc);
+    monitor.tell(SET_BACKEND_REQ_FD, undefined, { fd });
+    monitor.libc.close(fd);
+    assertEquals(await monitor.hear(), null);
+    await frontEnd.ended;
+    assert(errors[0] instanceof VhostProtocolError);
+    assertMatch(errors[0].message, /must be a Unix socket/);
+  },
+);
+
+withFrontEnd(
+  "FrontEnd ends in peace when the other side does not wait for an answer",
+  async (monitor, frontEnd, errors) => {
+    monitor.tell(GET_FEATURES);
+    monitor.socket.shutDown();
+    await frontEnd.ended;
+    assertEquals(errors, []);
+  },
+);
+
+withFrontEnd(
   "FrontEnd tells whoever asks that memory cannot be used, and goes on",
   async (monitor, frontEnd, errors) => {
     monitor.tell(SET_PROTOCOL_FEATURES, u64(REPLY_ACK));

@@ -16,18 +16,28 @@ import { memoryAt, structMemory, writeU64 } from "../../ffi/memory.ts";
 
 // arch/x86/entry/syscalls/syscall_64.tbl; include/uapi/asm-generic/unistd.h.
 const NUMBERS = {
-  x86_64: { socket: 41, connect: 42, sendmsg: 46, recvmsg: 47, shutdown: 48 },
+  x86_64: {
+    socket: 41,
+    connect: 42,
+    sendmsg: 46,
+    recvmsg: 47,
+    shutdown: 48,
+    setsockopt: 54,
+  },
   aarch64: {
     socket: 198,
     connect: 203,
     sendmsg: 211,
     recvmsg: 212,
     shutdown: 210,
+    setsockopt: 208,
   },
 } as const;
 
 // include/linux/socket.h.
 const AF_UNIX = 1;
+const AF_INET = 2;
+const SO_LINGER = 13;
 const SOCK_STREAM = 1;
 const SOCK_CLOEXEC = 0x80000;
 const SHUT_WR = 1;
@@ -206,6 +216,45 @@ export class Kernel {
     if (result < 0) {
       this.libc.close(fd);
       throw new KernelError(`connect to ${path}`, -result);
+    }
+    return fd;
+  }
+
+  /**
+   * Makes a TCP connection that is full of bytes, and whose close waits until the
+   * other side has taken them (SO_LINGER).
+   *
+   * @param port Where to, on this machine.
+   * @param seconds The longest that its close waits.
+   * @returns Its descriptor.
+   */
+  lingering(port: number, seconds: number): number {
+    const { syscall } = this.libc;
+    const call = syscall.bind(this.libc);
+    const { socket, connect, setsockopt } = this.#numbers;
+    const fd = this.#check(
+      "make a socket",
+      call(socket, AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
+    );
+    // struct linger: int onoff@0, int seconds@4.
+    const linger = structMemory(8);
+    linger.view.setInt32(0, 1, true);
+    linger.view.setInt32(4, seconds, true);
+    this.#check(
+      "make a socket linger",
+      call(setsockopt, fd, SOL_SOCKET, SO_LINGER, linger.address, 8),
+    );
+    // struct sockaddr_in: u16 family@0, be16 port@2, be32 address@4.
+    const { address, view } = structMemory(16);
+    view.setUint16(0, AF_INET, true);
+    view.setUint16(2, port);
+    view.setUint32(4, 0x7f00_0001);
+    this.#check("connect", call(connect, fd, address, 16));
+    try {
+      for (;;) this.send(fd, new Uint8Array(4096));
+    } catch (error) {
+      // No more goes in.
+      if (!(error instanceof KernelError)) throw error;
     }
     return fd;
   }

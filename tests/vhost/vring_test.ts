@@ -1,96 +1,166 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
+import { noCounts } from "../../src/vhost/counters.ts";
 import { MemoryMap } from "../../src/vhost/memory_map.ts";
 import { MappedMemory } from "../../src/vhost/region_memory.ts";
 import { Vring } from "../../src/vhost/vring.ts";
+import type { Watcher } from "../../src/vhost/watcher.ts";
 
 const MEMORY_BYTES = 65_536;
 const DESCRIPTORS = 0x1000;
 const AVAILABLE = 0x2000;
 const USED = 0x3000;
+const TABLE = 0x4000;
+const NEXT = 1;
 const WRITE = 2;
+const INDIRECT = 4;
 
-Deno.test("Vring puts no answer into a ring that was started anew after it broke", async () => {
-  const buffer = new ArrayBuffer(MEMORY_BYTES);
-  const view = new DataView(buffer);
-  const memory = new MemoryMap([{
+/** A ring whose requests are answered by hand. */
+class Bench {
+  readonly buffer = new ArrayBuffer(MEMORY_BYTES);
+  readonly view = new DataView(this.buffer);
+  readonly memory = new MemoryMap([{
     guestAddress: 0,
     userAddress: 0,
     byteLength: MEMORY_BYTES,
-    memory: new MappedMemory(buffer, 0, () => {}),
+    memory: new MappedMemory(this.buffer, 0, () => {}),
   }]);
-  const answers: PromiseWithResolvers<number>[] = [];
-  const broken: Error[] = [];
-  const none = { arm() {}, raise() {}, close() {} };
-  const ring = new Vring({
-    block: {
-      carryOut() {
-        answers.push(Promise.withResolvers());
-        return answers.at(-1)!.promise;
+  readonly answers: PromiseWithResolvers<number>[] = [];
+  readonly broken: Error[] = [];
+  readonly closed: number[] = [];
+  readonly ring: Vring;
+
+  constructor(watcher: Partial<Watcher> = {}) {
+    const none = { arm() {}, raise() {}, close() {} };
+    this.ring = new Vring({
+      block: {
+        carryOut: () => {
+          this.answers.push(Promise.withResolvers());
+          return this.answers.at(-1)!.promise;
+        },
       },
-    },
-    watcher: {
-      socket: () => none,
-      counter: () => none,
-      signal: () => none,
-      flush() {},
-      close: () => Promise.resolve(),
-    },
-    memory,
-    eventIndex: false,
-    indirect: false,
-    counters: {
-      frontEnds: 0,
-      dropped: 0,
-      brokenRings: 0,
-      requests: 0,
-      errors: 0,
-      bytesRead: 0,
-      bytesWritten: 0,
-      lent: 0,
-      bounced: 0,
-      kicks: 0,
-      calls: 0,
-    },
-    closeDescriptor() {},
-    kickDisk() {},
-    onBroken: (error) => broken.push(error),
-  }, 0);
-  const offer = (at: number, head: number) => {
-    view.setUint16(AVAILABLE + 4 + 2 * at, head, true);
-    view.setUint16(AVAILABLE + 2, at + 1, true);
-  };
-  const used = () => view.getUint16(USED + 2, true);
-  for (const index of [0, 1]) {
-    view.setBigUint64(DESCRIPTORS + 16 * index, 0x8000n, true);
-    view.setUint32(DESCRIPTORS + 16 * index + 8, 512, true);
-    view.setUint16(DESCRIPTORS + 16 * index + 12, WRITE, true);
+      watcher: {
+        socket: () => none,
+        counter: () => none,
+        signal: () => none,
+        flush() {},
+        close: () => Promise.resolve(),
+        ...watcher,
+      },
+      memory: this.memory,
+      eventIndex: false,
+      indirect: true,
+      counters: noCounts(),
+      closeDescriptor: (fd) => this.closed.push(fd),
+      kickDisk() {},
+      onBroken: (error) => this.broken.push(error),
+    }, 0);
   }
-  ring.setSize(8);
-  ring.setBase(0);
-  ring.setAddresses({
-    index: 0,
-    descriptors: DESCRIPTORS,
-    available: AVAILABLE,
-    used: USED,
+
+  put(at: number, length: number, flags: number, next: number): void {
+    this.view.setBigUint64(at, 0x8000n, true);
+    this.view.setUint32(at + 8, length, true);
+    this.view.setUint16(at + 12, flags, true);
+    this.view.setUint16(at + 14, next, true);
+  }
+
+  offer(at: number, head: number): void {
+    this.view.setUint16(AVAILABLE + 4 + 2 * at, head, true);
+    this.view.setUint16(AVAILABLE + 2, at + 1, true);
+  }
+
+  get used(): number {
+    return this.view.getUint16(USED + 2, true);
+  }
+
+  setUp(): void {
+    this.ring.setSize(8);
+    this.ring.setBase(0);
+    this.ring.setAddresses({
+      index: 0,
+      descriptors: DESCRIPTORS,
+      available: AVAILABLE,
+      used: USED,
+    });
+    this.ring.enable(true);
+  }
+}
+
+async function turn(): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, 0));
+}
+
+Deno.test("Vring takes no more requests while those in flight have many pieces", async () => {
+  const bench = new Bench();
+  // A table of 1,000 buffers, for each of the descriptors.
+  for (let i = 0; i < 1000; i++) {
+    bench.put(TABLE + 16 * i, 1, i < 999 ? WRITE | NEXT : WRITE, i + 1);
+  }
+  for (let head = 0; head < 8; head++) {
+    bench.put(DESCRIPTORS + 16 * head, 16_000, INDIRECT, 0);
+    bench.view.setBigUint64(DESCRIPTORS + 16 * head, BigInt(TABLE), true);
+    bench.offer(head, head);
+  }
+  bench.setUp();
+  bench.ring.setKick(3);
+  assertEquals(bench.answers.length, 5);
+  bench.answers[2]!.resolve(1);
+  await turn();
+  assertEquals([bench.used, bench.answers.length], [1, 6]);
+  for (let i = 0; i < 8; i++) {
+    bench.answers[i]!.resolve(1);
+    await turn();
+  }
+  assertEquals([bench.used, bench.answers.length], [8, 8]);
+  assertEquals(bench.broken, []);
+  await bench.ring.close();
+});
+
+Deno.test("Vring closes each descriptor once, also those that cannot be watched", async () => {
+  let refuses = false;
+  const watch = <T>(watched: T) => () => {
+    if (refuses) throw new RangeError("Cannot watch");
+    return watched;
+  };
+  const bench = new Bench({
+    counter: watch({ arm() {}, close() {} }),
+    signal: watch({ raise() {}, close() {} }),
   });
-  ring.enable(true);
-  offer(0, 0);
+  bench.setUp();
+  bench.ring.setKick(3);
+  bench.ring.setCall(4);
+  bench.ring.setError(5);
+  refuses = true;
+  assertThrows(() => bench.ring.setKick(6), RangeError);
+  assertThrows(() => bench.ring.setCall(7), RangeError);
+  assertThrows(() => bench.ring.setError(8), RangeError);
+  await bench.ring.close();
+  assertEquals(bench.closed.toSorted(), [3, 4, 5, 6, 7, 8]);
+});
+
+Deno.test("Vring puts no answer into a ring that was started anew after it broke", async () => {
+  const bench = new Bench();
+  const { answers, broken, ring } = bench;
+  for (const index of [0, 1]) {
+    bench.put(DESCRIPTORS + 16 * index, 512, WRITE, 0);
+  }
+  bench.setUp();
+  bench.offer(0, 0);
   ring.setKick(3);
   assertEquals(answers.length, 1);
   // A head that there is not, while the first request is in flight.
-  offer(1, 99);
+  bench.offer(1, 99);
   ring.enable(true);
   assertEquals(broken.length, 1);
   // Started anew, with another request.
-  offer(1, 1);
+  bench.offer(1, 1);
   ring.setKick(4);
   assertEquals(answers.length, 2);
   answers[0]!.resolve(1);
-  await new Promise((resolve) => setTimeout(resolve, 0));
-  assertEquals(used(), 0);
+  await turn();
+  assertEquals(bench.used, 0);
   answers[1]!.resolve(1);
-  await new Promise((resolve) => setTimeout(resolve, 0));
-  assertEquals([used(), view.getUint32(USED + 4, true)], [1, 1]);
+  await turn();
+  assertEquals([bench.used, bench.view.getUint32(USED + 4, true)], [1, 1]);
   assertEquals(broken.length, 1);
   await ring.close();
 });

@@ -39,6 +39,27 @@ function take(libc: Libc, fd: number): number {
     : 0;
 }
 
+function makeBlocking(libc: Libc, fd: number): void {
+  const { F_GETFL, F_SETFL } = libc.abi.fcntl;
+  const flags = libc.fcntl(fd, F_GETFL);
+  libc.fcntl(fd, F_SETFL, flags & ~libc.abi.open.O_NONBLOCK);
+}
+
+/** The C library, with some of its functions in another way. */
+function libcWith(
+  libc: Libc,
+  others: Partial<Pick<Libc, "syscall" | "ioUringEnter">>,
+): Libc {
+  return new Proxy(libc, {
+    get(target, name) {
+      const other = Reflect.get(others, name);
+      if (other !== undefined) return other;
+      const value = Reflect.get(target, name);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
 /** Lets everything happen that is on its way. */
 async function settle(): Promise<void> {
   for (let i = 0; i < 20; i++) {
@@ -116,6 +137,84 @@ for (const [name, open] of KINDS) {
       assertEquals(await heard, false);
       libc.close(fd);
       await Deno.remove(path);
+    },
+  );
+
+  withWatcher(
+    ".counter() reads nothing of a descriptor that is no counter",
+    async (watcher, libc) => {
+      const pair = SocketPair.open(libc);
+      assert(typeof pair !== "number");
+      for (let i = 0; i < 8; i++) pair.send();
+      const heard = new Promise<boolean>((resolve) => {
+        watcher.counter(pair.otherFd, resolve).arm();
+        watcher.flush();
+      });
+      assertEquals(await heard, false);
+      const memory = alignedMemory(16, 8);
+      const { read } = libc.abi.syscalls!;
+      const count = libc.syscall(read, pair.otherFd, addressOf(memory), 16);
+      assertEquals(count, 8);
+      pair.close();
+      libc.close(pair.otherFd);
+    },
+  );
+
+  withWatcher(
+    ".signal() writes nothing to a descriptor that is no counter",
+    async (watcher, libc) => {
+      const pair = SocketPair.open(libc);
+      assert(typeof pair !== "number");
+      const signal = watcher.signal(pair.otherFd);
+      signal.raise();
+      watcher.flush();
+      await settle();
+      const memory = alignedMemory(8, 8);
+      const { read } = libc.abi.syscalls!;
+      const count = libc.syscall(read, pair.fd, addressOf(memory), 8);
+      assertEquals(count, -libc.abi.errno.EAGAIN);
+      signal.close();
+      pair.close();
+      libc.close(pair.otherFd);
+    },
+  );
+
+  withWatcher(
+    ".counter() tells of each of many that come at once",
+    async (watcher, libc) => {
+      const fds = Array.from({ length: 200 }, () => eventFd(libc));
+      const told = fds.map(() => 0);
+      const watched = fds.map((fd, i) => watcher.counter(fd, () => told[i]!++));
+      for (let round = 1; round <= 3; round++) {
+        for (const one of watched) one.arm();
+        watcher.flush();
+        for (const fd of fds) add(libc, fd, 1);
+        for (let i = 0; i < 1000 && told.includes(round - 1); i++) {
+          await settle();
+        }
+        assertEquals(told, fds.map(() => round));
+      }
+      for (const one of watched) one.close();
+      for (const fd of fds) libc.close(fd);
+    },
+  );
+
+  withWatcher(
+    ".signal() holds nobody up where a full counter was made to block",
+    async (watcher, libc) => {
+      const fd = eventFd(libc);
+      const signal = watcher.signal(fd);
+      makeBlocking(libc, fd);
+      const full = alignedMemory(8, 8).fill(0xff);
+      full[0] = 0xfe;
+      const { write } = libc.abi.syscalls!;
+      assertEquals(libc.syscall(write, fd, addressOf(full), 8), 8);
+      signal.raise();
+      watcher.flush();
+      await settle();
+      signal.close();
+      watcher.flush();
+      libc.close(fd);
     },
   );
 
@@ -235,6 +334,90 @@ Deno.test(
       assert(i < 999, "The signal has not come");
     }
     signal.close();
+    libc.close(fd);
+    await watcher.close();
+  },
+);
+
+Deno.test(
+  "RingWatcher hands over later what the kernel refuses, but nothing of what was closed",
+  { ignore },
+  async () => {
+    const libc = openLibc();
+    let refuses = false;
+    const { EAGAIN } = libc.abi.errno;
+    const watcher = RingWatcher.open(libcWith(libc, {
+      ioUringEnter: (...args) => refuses ? -EAGAIN : libc.ioUringEnter(...args),
+    }));
+    if (watcher === null) return;
+    const kept = eventFd(libc);
+    let told = 0;
+    const watched = watcher.counter(kept, () => told++);
+    const gone = eventFd(libc);
+    const signal = watcher.signal(gone);
+    const others = Array.from({ length: 100 }, () => eventFd(libc));
+    const signals = others.map((fd) => watcher.signal(fd));
+    refuses = true;
+    watched.arm();
+    signal.raise();
+    watcher.flush();
+    // More than there is room for at once.
+    for (const one of signals) one.raise();
+    watcher.flush();
+    signal.close();
+    libc.close(gone);
+    // The number goes to another counter.
+    const made = eventFd(libc, EFD_NONBLOCK);
+    assertEquals(made, gone);
+    refuses = false;
+    add(libc, kept, 1);
+    for (let i = 0; i < 1000 && told === 0; i++) await settle();
+    await settle();
+    assertEquals([told, take(libc, made)], [1, 0]);
+    assertEquals(others.map((fd) => take(libc, fd)), others.map(() => 1));
+    watched.close();
+    for (const one of signals) one.close();
+    for (const fd of [kept, made, ...others]) libc.close(fd);
+    await watcher.close();
+  },
+);
+
+Deno.test(
+  "PollWatcher.counter() holds nobody up where a counter is emptied before it is read",
+  { ignore },
+  async () => {
+    const libc = openLibc();
+    let empties = false;
+    const fd = eventFd(libc);
+    const watcher = PollWatcher.open(libcWith(libc, {
+      syscall(number, ...args) {
+        const result = libc.syscall(number, ...args);
+        if (
+          empties && number === libc.abi.syscalls!.epoll_pwait && result > 0
+        ) {
+          empties = false;
+          take(libc, fd);
+          makeBlocking(libc, fd);
+        }
+        return result;
+      },
+    }))!;
+    let told = 0;
+    const watched = watcher.counter(fd, (isCounter) => {
+      assert(isCounter);
+      told++;
+    });
+    watched.arm();
+    watcher.flush();
+    empties = true;
+    add(libc, fd, 1);
+    for (let i = 0; i < 1000 && empties; i++) await settle();
+    await settle();
+    assertEquals(told, 0);
+    add(libc, fd, 1);
+    for (let i = 0; i < 1000 && told === 0; i++) await settle();
+    assertEquals(told, 1);
+    watched.close();
     libc.close(fd);
     await watcher.close();
   },

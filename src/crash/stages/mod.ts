@@ -6,23 +6,31 @@
 
 import type { Stage, StageName } from "../stage.ts";
 import { host } from "./host.ts";
+import { qemuStage } from "./qemu.ts";
 import { raw } from "./raw.ts";
+import { umlStage } from "./uml.ts";
 
-const STAGES: readonly Stage[] = [raw, host];
+const STAGES: Readonly<Record<StageName, () => Stage>> = {
+  raw: () => raw,
+  host: () => host,
+  uml: umlStage,
+  qemu: qemuStage,
+};
 
 /** The names of the stages that there are. */
-export const STAGE_NAMES: readonly StageName[] = STAGES.map(({ name }) => name);
+export const STAGE_NAMES: readonly StageName[] = Object.keys(
+  STAGES,
+) as StageName[];
 
 /**
- * Looks up a stage.
+ * Makes a stage.
  *
  * @param name Its name.
- * @returns The stage.
+ * @returns The stage; whoever asked for it ends it.
  * @throws {TypeError} If there is none of that name.
  */
 export function stageOf(name: StageName): Stage {
-  const stage = STAGES.find((stage) => stage.name === name);
-  if (stage !== undefined) return stage;
+  if (STAGE_NAMES.includes(name)) return STAGES[name]();
   throw new TypeError(
     `Cannot test as the stage must be one of ${
       STAGE_NAMES.join(", ")

@@ -16,7 +16,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { needs, run, type TempDir, tempDir } from "../../helpers.ts";
-import type { Guest } from "./guest.ts";
+import type { Guest } from "../../../src/crash/guests/guest.ts";
 import { startQemu } from "./qemu_guest.ts";
 import { GUEST_TOOLS, rootImage } from "./root_image.ts";
 import { ServedDisk } from "./served_disk.ts";

@@ -6,7 +6,7 @@
  */
 
 import { hasTool, run } from "../../helpers.ts";
-import { shellOn } from "./guest.ts";
+import { shellOn } from "../../../src/crash/guests/guest.ts";
 
 /** Programs of the guest. What busybox has as well is taken from here. */
 export const GUEST_TOOLS = [

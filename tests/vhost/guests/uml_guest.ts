@@ -1,21 +1,20 @@
 /**
- * A User Mode Linux guest: Debian's, which runs as an ordinary program of an
- * ordinary user, with this system's files for its root and a vhost-user device
- * for its disk.
+ * A User Mode Linux guest with one disk, of somebody who may do nothing.
  *
  * @module
  */
 
+import type { Guest, GuestUser } from "../../../src/crash/guests/guest.ts";
+import {
+  loadModules,
+  startUml as start,
+} from "../../../src/crash/guests/uml_guest.ts";
 import { isRoot } from "../../helpers.ts";
-import { Guest, shellOn } from "./guest.ts";
-
-/** VIRTIO_ID_BLOCK (include/uapi/linux/virtio_ids.h). */
-const BLOCK_DEVICE = 2;
 
 /** Somebody who may do nothing, and whose groups neither. */
-const NOBODY = 65534;
+export const NOBODY: GuestUser = { uid: 65534, gid: 65534 };
 
-/** The guest's first process: a shell on the first console. */
+/** What the guest's first process does before it is a shell. */
 const INIT = `#!/bin/sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp
 mount -t proc proc /proc
@@ -23,8 +22,8 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 mkdir -p /tmp/mnt
-find /usr/lib/uml/modules -name virtio_blk.ko -exec busybox insmod {} ';'
-${shellOn("/dev/tty0")}`;
+${loadModules(["drivers/block/virtio_blk"])}
+`;
 
 /**
  * Starts a guest, as nobody if this is root.
@@ -37,33 +36,16 @@ export async function startUml(
   socket: string,
   directory: string,
 ): Promise<Guest> {
-  const init = `${directory}/init`;
-  await Deno.writeTextFile(init, INIT, { mode: 0o755 });
-  const home = `${directory}/home`;
-  await Deno.mkdir(home);
-  if (isRoot()) {
-    await Deno.chown(home, NOBODY, NOBODY);
-    await Deno.chown(socket, NOBODY, NOBODY);
+  const user = isRoot() ? NOBODY : undefined;
+  if (user !== undefined) {
+    await Deno.chown(socket, user.uid, user.gid);
     await Deno.chmod(directory, 0o755);
   }
-  return await Guest.start(
-    "linux.uml",
-    [
-      "mem=256M",
-      "root=/dev/root",
-      "rootfstype=hostfs",
-      "rootflags=/",
-      `init=${init}`,
-      `virtio_uml.device=${socket}:${BLOCK_DEVICE}`,
-      "con=none",
-      "con0=fd:0,fd:1",
-      "panic=-1",
-      "loglevel=6",
-    ],
-    () => Promise.resolve("Its kernel speaks on the same console"),
-    {
-      ...(isRoot() ? { uid: NOBODY, gid: NOBODY } : {}),
-      env: { HOME: home, TMPDIR: "/dev/shm" },
-    },
-  );
+  return await start({
+    sockets: [socket],
+    directory,
+    init: INIT,
+    memoryMib: 256,
+    user,
+  });
 }

@@ -5,13 +5,13 @@
  * @module
  */
 
-import { run } from "../../helpers.ts";
+import { ProgramError, runProgram } from "../programs.ts";
 
-/** What stands for whatever version is current. */
-const META_PACKAGE = "linux-image-cloud-amd64";
+/** What stands for whatever version is current; the one for clouds has no 9p. */
+const META_PACKAGE = "linux-image-amd64";
 
-/** Where packages are kept that were fetched once. */
-const CACHE = Deno.env.get("PLATTER_GUEST_CACHE") ?? "/var/tmp/platter-guests";
+/** Where packages are kept that were fetched once, unless it is said. */
+const CACHE = "/var/tmp/platter-guests";
 
 /** A kernel for guests. */
 export interface GuestKernel {
@@ -22,38 +22,52 @@ export interface GuestKernel {
 }
 
 /**
- * Fetches the kernel's package by apt, if that was not done before.
+ * Fetches the kernel's package by apt, if that was not done before, into the
+ * folder that the variable `PLATTER_GUEST_CACHE` names.
  *
  * @returns The kernel.
+ * @throws {ProgramError} If it cannot be fetched, or the folder is another user's.
  */
 export async function guestKernel(): Promise<GuestKernel> {
-  const depends = await run("apt-cache", ["depends", META_PACKAGE]);
+  const depends = await runProgram("apt-cache", ["depends", META_PACKAGE]);
   const name = /Depends: (linux-image-\S+)/.exec(depends)?.[1];
   if (name === undefined) {
-    throw new Error(
+    throw new ProgramError(
       `Cannot fetch a kernel as ${META_PACKAGE} depends on none: run apt-get update`,
     );
   }
   const release = name.slice("linux-image-".length);
-  const place = `${CACHE}/${name}`;
+  const cache = Deno.env.get("PLATTER_GUEST_CACHE") ?? CACHE;
+  const place = `${cache}/${name}`;
   const kernel = {
     image: `${place}/boot/vmlinuz-${release}`,
     modules: `${place}/lib/modules/${release}/kernel`,
   };
+  await Deno.mkdir(cache, { recursive: true });
+  const { uid } = await Deno.stat(cache);
+  if (uid !== Deno.uid()) {
+    throw new ProgramError(
+      `Cannot use the kernels in ${cache} as it must be this user's: current value is user ${uid}`,
+    );
+  }
   if (await exists(place)) return kernel;
-  await Deno.mkdir(CACHE, { recursive: true });
   // Whole or not at all: another process may be about the same.
-  const temporary = await Deno.makeTempDir({ dir: CACHE });
+  const temporary = await Deno.makeTempDir({ dir: cache });
   try {
     const { success, stderr } = await new Deno.Command("apt-get", {
       args: ["download", "-qq", name],
       cwd: temporary,
       stdin: "null",
+      stderr: "piped",
+      detached: true,
     }).output();
-    if (!success) throw new Error(new TextDecoder().decode(stderr));
+    if (!success) {
+      const said = new TextDecoder().decode(stderr).trim();
+      throw new ProgramError(`Cannot fetch ${name}: ${said}`);
+    }
     for await (const { name: file } of Deno.readDir(temporary)) {
       if (!file.endsWith(".deb")) continue;
-      await run("dpkg-deb", [
+      await runProgram("dpkg-deb", [
         "-x",
         `${temporary}/${file}`,
         `${temporary}/root`,
@@ -75,14 +89,20 @@ export async function guestKernel(): Promise<GuestKernel> {
  * @param kernel The kernel.
  * @param names Names of modules.
  * @returns Their paths.
+ * @throws {ProgramError} If the kernel's modules are compressed.
  */
 export async function modulesOf(
   kernel: GuestKernel,
   names: readonly string[],
 ): Promise<string[]> {
   const files = new Map<string, string>();
-  const found = await run("find", [kernel.modules, "-name", "*.ko"]);
-  for (const path of found.trim().split("\n")) {
+  const found = await runProgram("find", [kernel.modules, "-name", "*.ko"]);
+  if (found === "") {
+    throw new ProgramError(
+      `Cannot use a kernel as its modules must not be compressed: there is no .ko below ${kernel.modules}`,
+    );
+  }
+  for (const path of found.split("\n")) {
     const name = path.slice(path.lastIndexOf("/") + 1, -".ko".length);
     files.set(name.replaceAll("-", "_"), path);
   }

@@ -1,0 +1,51 @@
+# A partition added to a GPT disk by sgdisk, sfdisk or parted.
+#
+#   sh partition_table.sh prepare|run|check [sgdisk|sfdisk|parted]
+#
+# Whenever the power fails, the partition that was there before must still be
+# found, from the table or from its backup; and the new one, once the program
+# has exited. Two programs read the disk, and one of them is enough. (The kernel
+# is stricter: without `gpt` on its command line it reads no backup table.)
+set -eu
+image=$PLATTER_IMAGE
+old=3333CCCC-0000-4000-8000-000000000001
+new=3333CCCC-0000-4000-8000-000000000002
+
+fail() {
+  echo "$1"
+  exit 1
+}
+
+# The unique GUIDs of all partitions, as one of the programs lists them.
+partitions() {
+  sfdisk --json "$image" 2>/dev/null | grep -o '"uuid": *"[^"]*"' ||
+    for number in 1 2; do
+      sgdisk -i "$number" "$image" 2>/dev/null | grep 'unique GUID'
+    done
+}
+
+case $1 in
+prepare)
+  sgdisk -o -n 1:2048:+4M -u 1:$old "$image" >/dev/null
+  ;;
+run)
+  case $2 in
+  sgdisk) sgdisk -n 2:0:+4M -u 2:$new "$image" >/dev/null ;;
+  sfdisk) echo "size=4MiB, uuid=$new" | sfdisk --append --no-reread --no-tell-kernel -q "$image" ;;
+  parted) parted -s "$image" mkpart two 6MiB 10MiB >/dev/null ;;
+  esac
+  echo "ACK $2"
+  ;;
+check)
+  found=$(partitions) || true
+  echo "$found" | grep -q "$old" || {
+    sfdisk --list "$image" 2>&1 || true
+    sgdisk -v "$image" 2>&1 || true
+    fail "The partition that was there before is gone"
+  }
+  if [ -s "$PLATTER_ACKED" ]; then
+    [ "$(echo "$found" | wc -l)" -ge 2 ] || fail "The new partition is gone though the program has exited"
+  fi
+  echo "$found"
+  ;;
+esac

@@ -1,0 +1,116 @@
+# PostgreSQL 15 as Debian has it: one row and one counter in each transaction of
+# one psql session, a checkpoint in the middle.
+#
+#   sh postgresql.sh prepare|run|check [NAME=VALUE...]
+#
+# The settings are those of the run; the check starts the server without them.
+# It must come up by itself, and have each transaction whose COMMIT
+# came back; pages have checksums, so that a torn one is told from a sound one.
+# https://www.postgresql.org/docs/15/runtime-config-wal.html says what each
+# setting keeps. As root, since the server wants to be somebody else (postgres).
+set -eu
+verb=$1
+shift
+data=$PLATTER_DIR/data
+programs=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)
+# A socket that is in no file system, and of this process alone.
+socket=@platter-$(cat /proc/sys/kernel/random/uuid)
+log=$data/server.log
+export PGHOST="$socket" PGUSER=postgres PGDATABASE=postgres PGOPTIONS=
+
+fail() {
+  echo "$1"
+  exit 1
+}
+
+# A command as the user whom the server wants to be.
+as_postgres() {
+  (cd / && exec setpriv --reuid postgres --regid postgres --clear-groups "$@")
+}
+
+start() {
+  options="-k $socket -c listen_addresses= -c shared_buffers=16MB"
+  for setting; do options="$options -c $setting"; done
+  as_postgres "$programs/pg_ctl" -D "$data" -l "$log" -s -w -t 30 -o "$options" start >&2
+}
+
+stop() {
+  as_postgres "$programs/pg_ctl" -D "$data" -s -w -m "$1" stop
+}
+
+ask() {
+  psql -X -q -A -t -v ON_ERROR_STOP=1 "$@"
+}
+
+case $verb in
+prepare)
+  chown postgres "$PLATTER_DIR"
+  as_postgres "$programs/initdb" -D "$data" -A trust --no-locale -E UTF8 \
+    --data-checksums --wal-segsize=1 --no-sync >/dev/null
+  start
+  ask -c "CREATE TABLE entry (id integer PRIMARY KEY, text text NOT NULL)" \
+    -c "CREATE INDEX by_text ON entry (text)" \
+    -c "CREATE TABLE counter (value integer NOT NULL)" \
+    -c "INSERT INTO counter VALUES (0)" \
+    -c "INSERT INTO entry SELECT -id, repeat(md5((-id)::text), 12) FROM generate_series(1, 200) id"
+  stop fast
+  rm "$log"
+  ;;
+run)
+  start "$@"
+  {
+    id=0
+    while [ "$id" -lt 48 ]; do
+      id=$((id + 1))
+      echo "BEGIN;"
+      echo "INSERT INTO entry VALUES ($id, repeat(md5('$id'), 12));"
+      echo "UPDATE counter SET value = $id;"
+      echo "UPDATE entry SET text = text WHERE id = -4 * $id;"
+      echo "COMMIT;"
+      printf '%s\n' "\\echo ACK $id"
+      case $id in 16 | 32) echo "CHECKPOINT;" ;; esac
+    done
+  } | stdbuf -oL psql -X -q -v ON_ERROR_STOP=1
+  stop immediate
+  ;;
+check)
+  promised=$(tail -n 1 "$PLATTER_ACKED")
+  # Nobody pulls this plug, and without syncing it is ten times as fast.
+  start fsync=off || {
+    tail -n 20 "$log" || true
+    fail "The server does not start: $(grep -hoE '(PANIC|FATAL): .*' "$log" | tail -n 1)"
+  }
+  # By scanning the table, then by its indices.
+  found=$(ask -v promised="${promised:-0}" 2>&1 <<'END'
+SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off;
+SELECT count(*) FILTER (WHERE id > 0), coalesce(max(id), 0),
+  count(*) FILTER (WHERE text <> repeat(md5(id::text), 12)),
+  count(*) FILTER (WHERE id < 0), sum(hashtext(text)) FROM entry;
+SELECT value FROM counter;
+RESET ALL; SET enable_seqscan = off; SET enable_bitmapscan = off;
+SELECT count(*) FROM (SELECT id FROM entry WHERE id > 0 ORDER BY id) ids;
+SELECT sum(hashtext(text)) FROM (SELECT text FROM entry ORDER BY text) texts;
+END
+  ) || {
+    tail -n 20 "$log"
+    fail "A query fails: $(echo "$found" | grep ERROR | tail -n 1)"
+  }
+  stop immediate
+  IFS='|' read -r count newest wrong old sum <<END
+$(echo "$found" | sed -n 1p)
+END
+  counter=$(echo "$found" | sed -n 2p)
+  by_id=$(echo "$found" | sed -n 3p)
+  by_text=$(echo "$found" | sed -n 4p)
+  [ "$newest" -ge 0 ] || newest=0
+  [ "$old" = 200 ] || fail "Old rows are gone: $old of 200 are there"
+  [ "$wrong" = 0 ] || fail "Rows are not what was written: $wrong"
+  [ "$count" = "$newest" ] || fail "Of $newest rows there are only $count"
+  [ "$by_id" = "$count" ] || fail "The primary key has $by_id rows, the table $count"
+  [ "$by_text" = "$sum" ] || fail "The index over the texts has others than the table"
+  [ "$counter" = "$newest" ] || fail "A part of a transaction: counter $counter, newest row $newest"
+  [ "$newest" -ge "${promised:-0}" ] ||
+    fail "A transaction that was acknowledged is gone: $promised is promised, $newest is there"
+  echo "$newest transactions are there, ${promised:-0} promised"
+  ;;
+esac
