@@ -1,0 +1,364 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { VirtualDisk } from "@platter/disk";
+import { crashTest } from "../../src/crash/crash_test.ts";
+import {
+  CrashTestError,
+  CrashTestFailure,
+} from "../../src/crash/crash_test_error.ts";
+import type { CrashTestOptions } from "../../src/crash/crash_test_options.ts";
+import type { RunOptions, RunOutcome, Stage } from "../../src/crash/stage.ts";
+import { tempDir } from "../helpers.ts";
+
+/** What a command of {@linkcode playing} does. */
+type Act = (
+  disk: VirtualDisk,
+  options: RunOptions,
+) => Promise<Partial<RunOutcome> | void>;
+
+/** A stage that runs functions of this process as commands. */
+function playing(acts: Record<string, Act>): Stage & { attached: number } {
+  const stage: Stage & { attached: number } = {
+    name: "raw",
+    ways: ["nbd"],
+    attached: 0,
+    wants: () => "backend",
+    require: () => Promise.resolve(),
+    attach(disk) {
+      if (!("backend" in disk)) throw new Error("no file was asked for");
+      const open = VirtualDisk.over(disk.backend);
+      stage.attached++;
+      return Promise.resolve({
+        environment: {},
+        async run(command, options) {
+          const outcome = await acts[command]!(open, options);
+          return { code: 0, output: "", timedOut: false, ...outcome };
+        },
+        async [Symbol.asyncDispose]() {
+          stage.attached--;
+          await open.close();
+        },
+      });
+    },
+  };
+  return stage;
+}
+
+const sector = (value: number) => new Uint8Array(512).fill(value);
+
+/** Two versions in one sector each; each is promised once it is flushed. */
+const RIGHT: Record<string, Act> = {
+  async prepare(disk) {
+    await disk.write(8, sector(9));
+  },
+  async run(disk, { onAcknowledge }) {
+    for (const version of [1, 2]) {
+      await disk.write(version, sector(version));
+      await disk.flush();
+      onAcknowledge!(String(version));
+    }
+  },
+  async check(disk, { acknowledged }) {
+    if ((await disk.read(8, 1))[0] !== 9) return { code: 2, output: "what?" };
+    for (const version of acknowledged!.map(Number)) {
+      const [found] = await disk.read(version, 1);
+      if (found !== version) {
+        return { code: 1, output: `looks\nversion ${version} is lost\n` };
+      }
+    }
+    // Thrown away.
+    await disk.write(8, sector(0));
+    return {};
+  },
+};
+
+const base = {
+  size: "64KiB",
+  ...{ prepare: "prepare", run: "run", check: "check" },
+  ...{ maxStates: 500, jobs: 2 },
+} as const;
+
+Deno.test("crashTest() finds that what keeps its promises is safe", async () => {
+  const stage = playing(RIGHT);
+  const steps: string[] = [];
+  const report = await crashTest({
+    ...base,
+    stage,
+    onStep: (step) => steps.push(step),
+  });
+  assertEquals(report.verdict, "safe");
+  assertEquals(report.explored.acknowledged, 2);
+  assert(report.explored.states >= 3);
+  assertEquals(stage.attached, 0);
+  assertEquals(steps, [
+    "preparing",
+    "recording",
+    "checking the unharmed images",
+    "checking states",
+  ]);
+});
+
+Deno.test("crashTest() tells what is lost without a flush", async () => {
+  const stage = playing({
+    ...RIGHT,
+    async run(disk, { onAcknowledge }) {
+      await disk.flush();
+      for (const version of [1, 2]) {
+        await disk.write(version, sector(version));
+        onAcknowledge!(String(version));
+      }
+    },
+  });
+  const found: string[] = [];
+  const error = await assertRejects(
+    () =>
+      crashTest({
+        ...base,
+        stage,
+        onFailure: ({ message }) => found.push(message),
+      }),
+    CrashTestFailure,
+    "is lost",
+  );
+  const { report } = error;
+  assertEquals(report.verdict, "failed");
+  assert(report.groups.length >= 1);
+  const [group] = report.groups;
+  assert(/^version \d is lost$/.test(group!.message));
+  assert(group!.output.startsWith("looks\n"));
+  assertEquals(report.commands.map(({ role, text }) => [role, text]), [
+    ["prepare", "prepare"],
+    ["run", "run"],
+    ["check", "check"],
+  ]);
+  assert(found.includes(group!.message));
+  assertEquals(stage.attached, 0);
+});
+
+const REFUSED: [title: string, acts: Record<string, Act>, words: string][] = [
+  [
+    "prepare fails",
+    { prepare: () => Promise.resolve({ code: 3, output: "no room" }) },
+    "Cannot test as the command prepare exited with 3:\nno room",
+  ],
+  [
+    "run fails",
+    { run: () => Promise.resolve({ code: 1 }) },
+    "Cannot test as the command run exited with 1:\nIt printed nothing",
+  ],
+  [
+    "run does not end",
+    { run: () => Promise.resolve({ code: 137, timedOut: true }) },
+    "Cannot test as the command run did not end within 600 s",
+  ],
+  [
+    "run writes nothing",
+    { run: (disk) => disk.flush() },
+    "run wrote nothing to its disk",
+  ],
+  [
+    "run flushes nothing",
+    {
+      async run(disk, { onAcknowledge }) {
+        await disk.write(1, sector(1));
+        onAcknowledge!("1");
+      },
+    },
+    "run flushed nothing",
+  ],
+  [
+    "run promises nothing",
+    {
+      async run(disk) {
+        await disk.write(1, sector(1));
+        await disk.flush();
+      },
+    },
+    "run acknowledged nothing",
+  ],
+  [
+    "the check fails before run",
+    { check: () => Promise.resolve({ code: 1, output: "syntax error" }) },
+    "the check is broken: it fails on the disk before run, of which nothing was promised yet, and no power has failed yet:\nsyntax error",
+  ],
+  [
+    "the check fails after run",
+    {
+      check: (_, { acknowledged }) =>
+        Promise.resolve({ code: acknowledged!.length }),
+    },
+    "the check is broken: it fails on the disk after run, on which all is there",
+  ],
+  [
+    "the check cannot judge",
+    { check: () => Promise.resolve({ code: 125 }) },
+    "the check is broken: it cannot judge the disk before run",
+  ],
+];
+
+for (const [title, acts, words] of REFUSED) {
+  Deno.test(`crashTest() says nothing of the program if ${title}`, async () => {
+    const stage = playing({ ...RIGHT, ...acts });
+    await assertRejects(
+      () => crashTest({ ...base, stage }),
+      CrashTestError,
+      words,
+    );
+    assertEquals(stage.attached, 0);
+  });
+}
+
+Deno.test("crashTest() goes on without promises if allowNoProof says so", async () => {
+  const stage = playing({
+    ...RIGHT,
+    async run(disk) {
+      await disk.write(1, sector(1));
+    },
+  });
+  const report = await crashTest({ ...base, stage, allowNoProof: true });
+  assertEquals(report.verdict, "safe");
+});
+
+Deno.test("crashTest() says that a check that does not end has failed", async () => {
+  const stage = playing({
+    ...RIGHT,
+    check: (_, { environment }) =>
+      Promise.resolve(
+        ["start", "end"].includes(environment!.PLATTER_STATE!)
+          ? {}
+          : { code: 137, timedOut: true },
+      ),
+  });
+  const error = await assertRejects(
+    () => crashTest({ ...base, stage, checkTimeoutMs: 5000 }),
+    CrashTestFailure,
+  );
+  assertEquals(
+    error.report.groups[0]!.message,
+    "The check did not end within 5 s",
+  );
+});
+
+Deno.test("crashTest() counts what a check cannot judge", async () => {
+  let calls = 0;
+  const stage = playing({
+    ...RIGHT,
+    check: () =>
+      Promise.resolve(++calls === 3 ? { code: 125, output: "busy" } : {}),
+  });
+  const report = await crashTest({ ...base, stage, jobs: 1 });
+  assertEquals(report.explored.unjudged, 1);
+  assertEquals(report.verdict, "safe");
+});
+
+Deno.test("crashTest() says nothing if the check can judge no state", async () => {
+  const stage = playing({
+    ...RIGHT,
+    check: (_, { environment }) =>
+      Promise.resolve({
+        code: environment!.PLATTER_STATE!.startsWith("crash") ? 125 : 0,
+      }),
+  });
+  await assertRejects(
+    () => crashTest({ ...base, stage }),
+    CrashTestError,
+    "the check could judge none of",
+  );
+});
+
+Deno.test("crashTest() keeps a recording, and checks it again", async () => {
+  await using dir = await tempDir();
+  const record = dir.join("run.rec");
+  const bad: Record<string, Act> = {
+    ...RIGHT,
+    async run(disk, { onAcknowledge }) {
+      await disk.write(1, sector(1));
+      onAcknowledge!("1");
+      await disk.flush();
+    },
+  };
+  const first = await assertRejects(
+    () => crashTest({ ...base, stage: playing(bad), record }),
+    CrashTestFailure,
+  );
+  const { token } = first.report.groups[0]!;
+  const never = () => Promise.reject(new Error("nothing is to be run"));
+  const again: CrashTestOptions = {
+    stage: playing({ ...bad, run: never, prepare: never }),
+    ...{ recording: record, check: "check" },
+    replay: (token) => `again ${token}`,
+  };
+  const second = await assertRejects(
+    () => crashTest({ ...again, only: token }),
+    CrashTestFailure,
+  );
+  assertEquals(second.report.explored.states, 1);
+  assertEquals(second.report.groups[0]!.token, token);
+  assertEquals(second.report.groups[0]!.replay, `again ${token}`);
+  // The check has learnt to live with it.
+  const third = await crashTest({
+    ...again,
+    stage: playing({ check: () => Promise.resolve() }),
+  });
+  assertEquals(third.verdict, "safe");
+});
+
+Deno.test("crashTest() only reads the image that it is given", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("disk.img", 65_536);
+  const before = await Deno.readFile(image);
+  const { size: _, ...rest } = base;
+  const report = await crashTest({ ...rest, image, stage: playing(RIGHT) });
+  assertEquals(report.verdict, "safe");
+  assertEquals(await Deno.readFile(image), before);
+});
+
+Deno.test("crashTest() gives up with the reason of its signal", async () => {
+  for (const at of ["run", "check"] as const) {
+    const controller = new AbortController();
+    let left = 3;
+    const stage = playing({
+      ...RIGHT,
+      async [at](disk, options) {
+        if (at === "run" || --left === 0) controller.abort(new Error("enough"));
+        return await RIGHT[at]!(disk, options);
+      },
+    });
+    await assertRejects(
+      () => crashTest({ ...base, stage, signal: controller.signal }),
+      Error,
+      "enough",
+    );
+    assertEquals(stage.attached, 0);
+  }
+});
+
+const WRONG: [
+  title: string,
+  options: Partial<CrashTestOptions>,
+  words: string,
+][] = [
+  ["neither run nor recording", { run: undefined }, "one of run and recording"],
+  ["run and recording", { recording: "x" }, "one of run and recording"],
+  [
+    "a way that the stage has not",
+    { on: "mount" },
+    'on must be "nbd" at stage',
+  ],
+  ["no jobs", { jobs: 0 }, "jobs must be a safe integer above 0"],
+  ["no size and no image", { size: undefined }, "one of sectors and size"],
+  [
+    "a stage that there is not",
+    { stage: "moon" as "raw" },
+    "the stage must be one of raw, host",
+  ],
+];
+
+for (const [title, options, words] of WRONG) {
+  Deno.test(`crashTest() refuses ${title}`, async () => {
+    const error = await assertRejects(() =>
+      crashTest({ ...base, stage: playing(RIGHT), ...options })
+    );
+    assert(error instanceof TypeError || error instanceof RangeError);
+    assert(error.message.includes(words), error.message);
+  });
+}
