@@ -5,6 +5,7 @@
  */
 
 import { plural } from "../plural.ts";
+import { tellStory } from "../testing/crash_story.ts";
 import type { CrashFindings } from "../testing/crash_verdict.ts";
 
 /**
@@ -58,7 +59,7 @@ function textOf(findings: CrashFindings, outcome: CrashTestOutcome): string {
     const said = lastLines(group.output);
     return [
       `${title}, in ${plural(group.count, "state")}: ${group.message}\n`,
-      group.story.trimEnd(),
+      tellStory(group.story),
       ...said === "" ? [] : ["", "What the check printed:", "", said],
       "",
     ].join("\n");
