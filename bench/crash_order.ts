@@ -262,7 +262,7 @@ async function measure(tree: string, seeds: number): Promise<Found> {
     }
   }
   const catalogue = new URL("tests/testing/mistakes/", root);
-  for (const { name } of [...Deno.readDirSync(catalogue)]) {
+  for await (const { name } of Deno.readDir(catalogue)) {
     if (!name.endsWith(".ts") || /^mistake|_test/.test(name)) continue;
     const { default: mistake } = await import(new URL(name, catalogue).href);
     found[name.slice(0, -3)] = [await statesOf(() => mistake.wrong())];

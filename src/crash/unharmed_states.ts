@@ -8,6 +8,7 @@
 
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
+import type { BlockVersion } from "../testing/block_version.ts";
 import type { CrashRecording } from "../testing/crash_recording.ts";
 import { CrashImage, CrashStateBackend } from "../testing/crash_state.ts";
 
@@ -44,8 +45,7 @@ export interface UnharmedState {
  * @returns The image.
  */
 export function startOf(recording: CrashRecording): UnharmedState {
-  const image = new CrashImage(recording.source, recording.initial);
-  return unharmed("start", recording, image, new Map(), []);
+  return unharmed("start", recording, new Map(), []);
 }
 
 /**
@@ -55,30 +55,28 @@ export function startOf(recording: CrashRecording): UnharmedState {
  * @returns The image.
  */
 export function endOf(recording: CrashRecording): UnharmedState {
-  const image = new CrashImage(recording.source, recording.initial);
-  const changes = new Map<number, Uint8Array>();
+  const last = new Map<number, BlockVersion>();
   for (const { versions } of recording.requests) {
-    for (const version of versions) image.set(version);
+    for (const version of versions) last.set(version.block, version);
   }
-  for (const { versions } of recording.requests) {
-    for (const { block } of versions) {
-      if (!changes.has(block)) changes.set(block, image.version(block).bytes);
-    }
-  }
-  return unharmed("end", recording, image, changes, recording.acknowledged);
+  return unharmed("end", recording, last, recording.acknowledged);
 }
 
 function unharmed(
   token: "start" | "end",
-  { device }: CrashRecording,
-  image: CrashImage,
-  changes: ReadonlyMap<number, Uint8Array>,
+  { device, source, initial }: CrashRecording,
+  written: ReadonlyMap<number, BlockVersion>,
   acknowledged: readonly unknown[],
 ): UnharmedState {
+  const image = new CrashImage(source, {
+    initial,
+    durable: (block) => written.get(block) ?? initial.version(block),
+  });
   const openBackend = () => new CrashStateBackend(image, device);
   return {
     ...{ token, acknowledged, openBackend },
-    changes: () => changes,
+    changes: () =>
+      new Map(Array.from(written, ([block, { bytes }]) => [block, bytes])),
     open: () => VirtualDisk.over(openBackend()),
   };
 }

@@ -110,11 +110,21 @@ export class RecordedRequest {
    * the caller's own, as there may be millions in a recording.
    */
   get versions(): BlockVersion[] {
-    const { store } = this.#contents;
-    return Array.from(
-      { length: this.blocks },
-      (_, i) =>
-        new BlockVersion(this.firstBlock + i, store, this.contentOf(i), this),
+    return Array.from({ length: this.blocks }, (_, i) => this.version(i));
+  }
+
+  /**
+   * What it makes of one of its blocks: an object of the caller's own.
+   *
+   * @param index Which one, from 0.
+   * @returns The version.
+   */
+  version(index: number): BlockVersion {
+    return new BlockVersion(
+      this.firstBlock + index,
+      this.#contents.store,
+      this.contentOf(index),
+      this,
     );
   }
 
@@ -230,4 +240,15 @@ export function tears(
     const tear = { under, kept, at };
     return new BlockVersion(version.block, bytes, 0, version.request, tear);
   });
+}
+
+/**
+ * Whether two contents of a block are the same, by their hashes.
+ *
+ * @param one A content.
+ * @param other Another one.
+ * @returns Whether they are.
+ */
+export function isSameContent(one: BlockVersion, other: BlockVersion): boolean {
+  return one.high === other.high && one.low === other.low;
 }

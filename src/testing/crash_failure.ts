@@ -9,7 +9,7 @@ import { copyDisk } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
 import type { CrashReport } from "./crash_report.ts";
-import { type CrashImage, CrashStateBackend } from "./crash_state.ts";
+import { CrashStateBackend, type FrozenImage } from "./crash_state.ts";
 
 /** What a {@linkcode CrashFailure} is made of. */
 export interface CrashFailureOptions {
@@ -24,7 +24,7 @@ export interface CrashFailureOptions {
   /** What the recovery threw. */
   cause: unknown;
   /** The image. */
-  image: CrashImage;
+  image: FrozenImage;
   /** The device. */
   device: CompleteCrashDevice;
 }
@@ -66,7 +66,7 @@ export class CrashFailure extends Error {
   readonly report: CrashReport | null;
   /** What had been acknowledged before the crash. */
   readonly acknowledged: readonly unknown[];
-  readonly #image: CrashImage;
+  readonly #image: FrozenImage;
   readonly #device: CompleteCrashDevice;
 
   /**

@@ -7,6 +7,7 @@
  */
 
 import type { BlockSource } from "./block_source.ts";
+import { scramble } from "./hash.ts";
 import type { Choice } from "./crash_plan.ts";
 import type { CrashRecording } from "./crash_recording.ts";
 import { CrashImage } from "./crash_state.ts";
@@ -29,67 +30,65 @@ export interface CrashLevel {
 export class CrashPosition {
   /** The image in its present state. */
   readonly image: CrashImage;
+  /** What is undecided, at every point. */
+  readonly timeline: CrashTimeline;
   readonly #level: CrashLevel;
-  readonly #timeline: CrashTimeline;
-  #space: CrashSpace | null = null;
+  #space: CrashSpace;
   #options = new Int32Array(0);
-  #acknowledged: readonly unknown[] = [];
+  /** As many of the recording's values as were acknowledged last. */
+  readonly #acknowledged: unknown[] = [];
 
   /**
-   * Constructs a new instance.
+   * Constructs a new instance, before everything.
    *
    * @param level The recording.
    */
   constructor(level: CrashLevel) {
     this.#level = level;
-    const { recording, source, hash } = level;
-    this.image = new CrashImage(source, recording.initial);
-    this.image.high = hash[0];
-    this.image.low = hash[1];
-    this.#timeline = new CrashTimeline(recording, this.image);
+    const { recording, source } = level;
+    this.timeline = new CrashTimeline(recording);
+    this.image = new CrashImage(source, this.timeline);
+    this.#space = this.#enter(0);
   }
 
   /** What is undecided here. */
   get space(): CrashSpace {
-    return this.#space ??= this.#enter();
+    return this.#space;
   }
 
   /** The crash point. */
   get point(): number {
-    return this.#timeline.point;
+    return this.#space.point;
   }
 
-  /** What has been acknowledged here. */
+  /** How many values have been acknowledged here. */
+  get acknowledgedCount(): number {
+    return this.#level.acknowledged?.length ?? this.#space.acknowledged;
+  }
+
+  /**
+   * What has been acknowledged here. The array is the same one at every point,
+   * longer or shorter: copying it at each would take longer than all else.
+   */
   get acknowledged(): readonly unknown[] {
     const { acknowledged, recording } = this.#level;
     if (acknowledged !== null) return acknowledged;
-    const count = this.space.acknowledged;
-    if (this.#acknowledged.length !== count) {
-      this.#acknowledged = Object.freeze(
-        recording.acknowledged.slice(0, count),
-      );
+    const values = this.#acknowledged;
+    const count = this.#space.acknowledged;
+    if (values.length > count) values.length = count;
+    for (let i = values.length; i < count; i++) {
+      values.push(recording.acknowledged[i]);
     }
-    return this.#acknowledged;
+    return values;
   }
 
   /**
-   * Goes on to the next crash point that has states of its own.
+   * Goes to a crash point; its image shows what is durable there.
    *
-   * @returns Whether there is one.
+   * @param point The point, before this one or after it.
    */
-  next(): boolean {
-    this.#leave();
-    return this.#timeline.nextPoint();
-  }
-
-  /**
-   * Goes on to a crash point.
-   *
-   * @param point The point, not before this one.
-   */
-  advance(point: number): void {
-    this.#leave();
-    this.#timeline.advance(point);
+  goTo(point: number): void {
+    if (point !== this.point) this.#space = this.#enter(point);
   }
 
   /**
@@ -98,7 +97,7 @@ export class CrashPosition {
    * @param choice The state.
    */
   select(choice: Choice): void {
-    const { variables } = this.space;
+    const { variables } = this.#space;
     const { options, changed } = choice;
     if (changed === null) {
       for (let i = 0; i < variables.length; i++) {
@@ -110,32 +109,45 @@ export class CrashPosition {
   #selectOne(i: number, option: number): void {
     const current = this.#options[i]!;
     if (option === current) return;
-    this.space.variables[i]!.apply(this.image, current, option);
+    this.#space.variables[i]!.apply(this.image, current, option);
     this.#options[i] = option;
   }
 
   /** The present state. */
   get step(): CrashStep {
     const options = new Map<number, number>();
-    for (const [i, { latest }] of this.space.variables.entries()) {
+    for (const [i, { latest }] of this.#space.variables.entries()) {
       if (this.#options[i] !== latest) options.set(i, this.#options[i]!);
     }
     return { point: this.point, options };
   }
 
-  #enter(): CrashSpace {
-    const space = this.#timeline.space();
-    // What is durable is what the image shows.
+  #enter(point: number): CrashSpace {
+    const space = this.timeline.space(point);
+    const { high, low } = this.timeline.hash(point);
+    const [high0, low0] = this.#level.hash;
+    this.image.moveTo(point, high ^ high0, low ^ low0);
     this.#options = new Int32Array(space.variables.length);
     return space;
   }
+}
 
-  #leave(): void {
-    if (this.#space === null) return;
-    const durable = new Int32Array(this.#space.variables.length);
-    this.select({ options: durable, changed: null });
-    this.#space = null;
-  }
+/**
+ * A hash of the state that a position shows: of the image, and of how much was
+ * acknowledged.
+ *
+ * @param position The position.
+ * @param depth How often the power may fail after it: another state by that.
+ * @returns Both halves.
+ */
+export function hashOf(
+  { image, acknowledgedCount }: CrashPosition,
+  depth: number,
+): { readonly high: number; readonly low: number } {
+  return {
+    high: image.high ^ scramble(acknowledgedCount, depth),
+    low: image.low,
+  };
 }
 
 /**
@@ -149,7 +161,7 @@ export class CrashPosition {
 export function positionAt(level: CrashLevel, step: CrashStep): CrashPosition {
   const position = new CrashPosition(level);
   if (step.point > level.recording.events.length) throw noSuchState();
-  position.advance(step.point);
+  position.goTo(step.point);
   const { variables } = position.space;
   const options = Int32Array.from(variables, ({ latest }) => latest);
   for (const [i, option] of step.options) {

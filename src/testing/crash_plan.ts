@@ -27,24 +27,63 @@ const MANY_WRITES = 48;
 /** Random states until one is made anew. */
 const WALK = 64;
 
-/** A choice, changed write by write. */
-class Choosing implements Choice {
-  readonly options: Int32Array;
-  changed: number[] | null = null;
-  readonly #variables: readonly Variable[];
+/** Chances of a half and of nine tenths, out of 2^32. */
+const HALF = 2 ** 31;
+const NEARLY_ALL = 0.9 * 2 ** 32;
+
+/** States up to which a plan is all of them. */
+const FEW_STATES = 32;
+
+/** Rounds of a plan before it is all of them. */
+const FEW_TURNS = 8;
+
+/** Rounds of a plan after which its turns do not get longer. */
+const LONGEST_TURN = 16;
+
+/** Prefixes of the pending writes, and suffixes, that are visited first. */
+const MOST_CUTS = 32;
+
+/** Which variables depend on which write. */
+class Dependents {
   readonly #byBlock = new Map<number, number[]>();
   readonly #byWrite = new Map<RecordedRequest, number[]>();
 
-  constructor(space: CrashSpace) {
-    this.#variables = space.variables;
-    this.options = new Int32Array(space.variables.length);
-    for (const [i, variable] of space.variables.entries()) {
+  constructor({ variables }: CrashSpace) {
+    for (const [i, variable] of variables.entries()) {
       for (const block of variable.blocks()) {
         const list = this.#byBlock.get(block);
         if (list === undefined) this.#byBlock.set(block, [i]);
         else if (list.at(-1) !== i) list.push(i);
       }
     }
+  }
+
+  /** The variables that a write has a part in. */
+  of(write: RecordedRequest): readonly number[] {
+    let found = this.#byWrite.get(write);
+    if (found === undefined) {
+      const variables = new Set<number>();
+      const end = write.firstBlock + write.blocks;
+      for (let block = write.firstBlock; block < end; block++) {
+        for (const i of this.#byBlock.get(block) ?? []) variables.add(i);
+      }
+      this.#byWrite.set(write, found = [...variables]);
+    }
+    return found;
+  }
+}
+
+/** A choice, changed write by write. */
+class Choosing implements Choice {
+  readonly options: Int32Array;
+  changed: number[] | null = null;
+  readonly #variables: readonly Variable[];
+  readonly #dependents: Dependents;
+
+  constructor({ variables }: CrashSpace, dependents: Dependents) {
+    this.#variables = variables;
+    this.#dependents = dependents;
+    this.options = new Int32Array(variables.length);
   }
 
   /** Chooses everything anew. */
@@ -58,7 +97,7 @@ class Choosing implements Choice {
 
   /** Chooses what depends on a write. */
   write(write: RecordedRequest, reached: Reached): this {
-    for (const i of this.of(write)) {
+    for (const i of this.#dependents.of(write)) {
       this.options[i] = this.#variables[i]!.choose(reached);
       this.changed?.push(i);
     }
@@ -76,19 +115,192 @@ class Choosing implements Choice {
   next(): void {
     this.changed = [];
   }
+}
 
-  /** The variables that a write has a part in. */
-  of(write: RecordedRequest): readonly number[] {
-    let found = this.#byWrite.get(write);
-    if (found === undefined) {
-      const variables = new Set<number>();
-      for (const { block } of write.versions) {
-        for (const i of this.#byBlock.get(block) ?? []) variables.add(i);
-      }
-      this.#byWrite.set(write, found = [...variables]);
-    }
-    return found;
+const ALL: Reached = () => true;
+const NONE: Reached = () => false;
+
+/**
+ * Whether a crash point has so few states that its plan is all of them.
+ *
+ * @param space The crash point.
+ * @returns Whether it has.
+ */
+export function isFew({ size }: Pick<CrashSpace, "size">): boolean {
+  return size <= FEW_STATES;
+}
+
+/**
+ * The states of a crash point, those first that tell most: nothing and
+ * everything reached; then, in turn, those that mistakes are usually found in,
+ * torn writes, and random ones.
+ *
+ * @param space The crash point.
+ * @param random Where random states come from.
+ * @returns States, some of them more than once: all, or without an end.
+ */
+export function* pointStates(
+  space: CrashSpace,
+  random: Random,
+): Generator<Choice> {
+  const { variables } = space;
+  const options = new Int32Array(variables.length);
+  yield { options, changed: null };
+  for (const [i, { latest }] of variables.entries()) options[i] = latest;
+  yield { options, changed: null };
+  const dependents = new Dependents(space);
+  const streams = [
+    { states: systematicStates(space, dependents), share: 2 },
+    { states: tornStates(space, dependents), share: 1 },
+  ];
+  if (!isFew(space)) {
+    const states = randomStates(space, dependents, random);
+    streams.push({ states, share: 1 });
   }
+  for (let turn = 1; turn <= FEW_TURNS || !isFew(space); turn++) {
+    // Longer turns later, as to go from one stream to another costs more.
+    const run = Math.min(turn, LONGEST_TURN);
+    for (const { states, share } of streams) {
+      for (let i = 0; i < share * run; i++) {
+        const { value, done } = states.next();
+        if (done) break;
+        if (i === 0) value.changed = null;
+        yield value;
+      }
+    }
+  }
+  yield* allStates(space);
+}
+
+/** The numbers below another one, far from those before at first. */
+function* spread(count: number): Generator<number> {
+  const bits = Math.ceil(Math.log2(Math.max(1, count)));
+  for (let i = 0; i < 2 ** bits; i++) {
+    let reversed = 0;
+    for (let bit = 0; bit < bits; bit++) {
+      if (i & 2 ** bit) reversed += 2 ** (bits - 1 - bit);
+    }
+    if (reversed < count) yield reversed;
+  }
+}
+
+/** States that mistakes are usually found in, the plainest first. */
+function* systematicStates(
+  space: CrashSpace,
+  dependents: Dependents,
+): Generator<Choice> {
+  const { variables, pending } = space;
+  const choosing = new Choosing(space, dependents);
+  function* shown(): Generator<Choice> {
+    yield choosing;
+    choosing.next();
+  }
+  // Only what came last, and each prefix: at some places, then at all.
+  for (const early of [false, true]) {
+    let cuts = 0;
+    for (const i of spread(pending.length)) {
+      if (++cuts > MOST_CUTS) break;
+      const { number } = pending[i]!;
+      choosing.all((write) => (write.number <= number) === early);
+      yield* shown();
+    }
+    if (cuts <= MOST_CUTS) continue;
+    choosing.all(early ? NONE : ALL);
+    for (const write of pending) {
+      choosing.write(write, ({ number }) => (number <= write.number) === early);
+      yield* shown();
+    }
+  }
+  // Each write missing, or alone.
+  for (const rest of [ALL, NONE]) {
+    choosing.all(rest);
+    for (const i of spread(pending.length)) {
+      const write = pending[i]!;
+      choosing.write(
+        write,
+        (request, block) =>
+          request === write ? rest === NONE : rest(request, block),
+      );
+      yield* shown();
+      choosing.write(write, rest);
+    }
+  }
+  // Each block by itself: missing, or alone; and torn, where it may be.
+  for (const rest of [ALL, NONE]) {
+    choosing.all(rest);
+    for (let i = 0; i < variables.length; i++) {
+      const kept = choosing.options[i]!;
+      for (let option = 0; option < variables[i]!.count; option++) {
+        if (option === kept) continue;
+        choosing.set(i, option);
+        yield* shown();
+      }
+      choosing.set(i, kept);
+    }
+  }
+  // Each two writes missing.
+  choosing.all(ALL);
+  for (let a = 0; a < pending.length; a++) {
+    for (let b = a + 1; b < pending.length; b++) {
+      const both: Reached = (request) =>
+        request !== pending[a] && request !== pending[b];
+      choosing.write(pending[a]!, both).write(pending[b]!, both);
+      yield* shown();
+      choosing.write(pending[a]!, ALL).write(pending[b]!, ALL);
+    }
+  }
+}
+
+/**
+ * Each write torn at each of its blocks, in the middle first: with all others
+ * there, or nothing after it.
+ */
+function* tornStates(
+  space: CrashSpace,
+  dependents: Dependents,
+): Generator<Choice> {
+  const { pending } = space;
+  const choosing = new Choosing(space, dependents);
+  let longest = 0;
+  for (const { blocks } of pending) longest = Math.max(longest, blocks);
+  choosing.all(ALL);
+  for (const at of spread(longest)) {
+    if (at === 0) continue;
+    for (const alone of [false, true]) {
+      for (const first of [true, false]) {
+        choosing.all(alone ? NONE : ALL);
+        for (const write of pending) {
+          // The same share of each, and each cut of each once.
+          const cut = cutAt(at, longest, write.blocks);
+          const rest: Reached = alone
+            ? ({ number }) => number < write.number
+            : ALL;
+          if (cut > 0) {
+            choosing.write(
+              write,
+              (request, block) =>
+                request === write
+                  ? block - write.firstBlock < cut === first
+                  : rest(request, block),
+            );
+            yield choosing;
+            choosing.next();
+          }
+          choosing.write(
+            write,
+            alone ? ({ number }) => number <= write.number : ALL,
+          );
+        }
+      }
+    }
+  }
+}
+
+/** A cut of the longest write as one of a shorter one; 0 if it has it already. */
+function cutAt(at: number, longest: number, blocks: number): number {
+  const cut = Math.round(at * blocks / longest);
+  if (cut === 0 || cut === blocks) return 0;
+  return Math.round(cut * longest / blocks) === at ? cut : 0;
 }
 
 /**
@@ -118,130 +330,33 @@ export function* allStates(space: CrashSpace): Generator<Choice> {
   }
 }
 
-const ALL: Reached = () => true;
-const NONE: Reached = () => false;
-
-/**
- * The states that mistakes are usually found in, the plainest first.
- *
- * @param space The crash point.
- * @returns States, some of them more than once.
- */
-export function* systematicStates(space: CrashSpace): Generator<Choice> {
-  const { variables, pending } = space;
-  const choosing = new Choosing(space);
-  function* shown(): Generator<Choice> {
-    yield choosing;
-    choosing.next();
-  }
-  choosing.all(ALL);
-  yield* shown();
-  // Only what came last: the first writes go, one after the other.
-  for (const write of pending) {
-    choosing.write(write, ({ number }) => number > write.number);
-    yield* shown();
-  }
-  // Each prefix.
-  for (const write of pending) {
-    choosing.write(write, ({ number }) => number <= write.number);
-    yield* shown();
-  }
-  // Each single write missing.
-  for (const write of pending) {
-    choosing.write(write, (request) => request !== write);
-    yield* shown();
-    choosing.write(write, ALL);
-  }
-  // Each write torn at each sector, all others there.
-  const torn =
-    (write: RecordedRequest, cut: number, first: boolean, rest: Reached) =>
-    (request: RecordedRequest, block: number): boolean =>
-      request === write
-        ? block - write.versions[0]!.block < cut === first
-        : rest(request, block);
-  for (const write of pending) {
-    for (let cut = 1; cut < write.versions.length; cut++) {
-      for (const first of [true, false]) {
-        choosing.write(write, torn(write, cut, first, ALL));
-        yield* shown();
-      }
-    }
-    choosing.write(write, ALL);
-  }
-  // Each write alone; each one torn at each sector, and nothing after it.
-  choosing.all(NONE);
-  for (const write of pending) {
-    choosing.write(write, (request) => request === write);
-    yield* shown();
-    choosing.write(write, NONE);
-  }
-  for (const write of pending) {
-    const before: Reached = ({ number }) => number < write.number;
-    for (let cut = 1; cut < write.versions.length; cut++) {
-      for (const first of [true, false]) {
-        choosing.write(write, torn(write, cut, first, before));
-        yield* shown();
-      }
-    }
-    choosing.write(write, ({ number }) => number <= write.number);
-  }
-  // Each block by itself: missing, or alone; and torn, where it may be.
-  for (const reached of [ALL, NONE]) {
-    choosing.all(reached);
-    for (let i = 0; i < variables.length; i++) {
-      const rest = choosing.options[i]!;
-      for (let option = 0; option < variables[i]!.count; option++) {
-        if (option === rest) continue;
-        choosing.set(i, option);
-        yield* shown();
-      }
-      choosing.set(i, rest);
-    }
-  }
-  // Each two writes missing.
-  choosing.all(ALL);
-  for (let a = 0; a < pending.length; a++) {
-    for (let b = a + 1; b < pending.length; b++) {
-      const both: Reached = (request) =>
-        request !== pending[a] && request !== pending[b];
-      choosing.write(pending[a]!, both).write(pending[b]!, both);
-      yield* shown();
-      choosing.write(pending[a]!, ALL).write(pending[b]!, ALL);
-    }
-  }
-}
-
-/**
- * Random states, without an end.
- *
- * @param space The crash point.
- * @param random Where from.
- * @returns States, some of them more than once.
- */
-export function* randomStates(
+/** Random states, without an end; some of them more than once. */
+function* randomStates(
   space: CrashSpace,
+  dependents: Dependents,
   random: Random,
 ): Generator<Choice> {
   const { variables, pending } = space;
-  const choosing = new Choosing(space);
-  const there = new Set<RecordedRequest>();
-  const reached: Reached = (request) => there.has(request);
+  const choosing = new Choosing(space, dependents);
+  const first = pending[0]?.number ?? 0;
+  // By number of a write: whether it is there.
+  const there = new Uint8Array((pending.at(-1)?.number ?? 0) - first + 1);
+  const reached: Reached = ({ number }) => there[number - first] === 1;
   const anyBlock = () => {
     const i = random.below(variables.length);
     choosing.set(i, random.below(variables[i]!.count));
   };
   const anew = () => {
-    there.clear();
     // Every write by itself, or a prefix, or nearly all.
     const way = random.below(3);
     const cut = random.below(pending.length + 1);
-    for (const [i, write] of pending.entries()) {
+    for (let i = 0; i < pending.length; i++) {
       const lands = way === 0
-        ? random.chance(1, 2)
+        ? random.next() < HALF
         : way === 1
         ? i < cut
-        : random.chance(9, 10);
-      if (lands) there.add(write);
+        : random.next() < NEARLY_ALL;
+      there[pending[i]!.number - first] = lands ? 1 : 0;
     }
     choosing.all(reached);
   };
@@ -251,7 +366,7 @@ export function* randomStates(
       // A few writes and blocks otherwise than before.
       for (let more = random.between(1, 8); more > 0; more--) {
         const write = random.pick(pending);
-        if (!there.delete(write)) there.add(write);
+        there[write.number - first]! ^= 1;
         choosing.write(write, reached);
       }
     } else if (!many && random.chance(1, 4)) {
@@ -265,27 +380,4 @@ export function* randomStates(
     yield choosing;
     choosing.next();
   }
-}
-
-/**
- * Divides a number of states among crash points: small ones get all that they
- * have, the others equal shares of the rest.
- *
- * @param sizes States by crash point.
- * @param total States to divide.
- * @returns States for each point, by index.
- */
-export function divideStates(
-  sizes: readonly number[],
-  total: number,
-): number[] {
-  const shares = new Array<number>(sizes.length).fill(0);
-  const order = sizes.map((_, i) => i).sort((a, b) => sizes[a]! - sizes[b]!);
-  let left = total;
-  for (const [rank, i] of order.entries()) {
-    const share = Math.floor(left / (order.length - rank));
-    shares[i] = Math.min(sizes[i]!, share);
-    left -= shares[i]!;
-  }
-  return shares;
 }

@@ -5,12 +5,15 @@
  * @module
  */
 
-import { type CrashLevel, CrashPosition } from "./crash_level.ts";
+import {
+  type CrashLevel,
+  type CrashPosition,
+  hashOf,
+  positionAt,
+} from "./crash_level.ts";
 import { optionsOf } from "./crash_timeline.ts";
 import type { CrashStep } from "./crash_token.ts";
-
-/** States that are tried at most. */
-const MOST_TRIES = 600;
+import { Visited } from "./visited.ts";
 
 /** Crash points of a kind that are tried at most. */
 const MOST_POINTS = 150;
@@ -18,13 +21,21 @@ const MOST_POINTS = 150;
 /** Keys of the options that are not `latest`, by variable; valid at any point. */
 type Deviations = ReadonlyMap<string, string>;
 
-/**
- * Tries a state.
- *
- * @param position Its image shows the state.
- * @returns What failed; `null` if nothing did.
- */
-export type Try<T> = (position: CrashPosition) => Promise<T | null>;
+/** How to shrink. */
+export interface ShrinkOptions<T> {
+  /**
+   * Tries a state: the position's image shows it.
+   *
+   * @returns What failed; `null` if nothing did.
+   */
+  attempt(position: CrashPosition): Promise<T | null>;
+  /** Whether a state is known not to fail in that way. */
+  isSound(position: CrashPosition): boolean;
+  /** Whether there is time for another try that ends as the last one that failed. */
+  mayTry(failure: T): boolean;
+  /** States that are tried at most. */
+  readonly maxTries: number;
+}
 
 /** A failing state. */
 export interface Shrunk<T> {
@@ -35,24 +46,21 @@ export interface Shrunk<T> {
 }
 
 /**
- * Shrinks a failing state.
+ * Shrinks a failing state. Equal images are tried once.
  *
  * @param level The recording.
  * @param step The failing state.
  * @param failure What failed.
- * @param attempt Tries another state.
- * @param mayTry Whether there is time for another try that ends as the last one
- * that failed.
+ * @param options How to try others.
  * @returns The simplest state that was found to fail.
  */
 export async function shrinkCrash<T>(
   level: CrashLevel,
   step: CrashStep,
   failure: T,
-  attempt: Try<T>,
-  mayTry: (failure: T) => boolean,
+  options: ShrinkOptions<T>,
 ): Promise<Shrunk<T>> {
-  const shrinker = new Shrinker(level, step, failure, attempt, mayTry);
+  const shrinker = new Shrinker(level, step, failure, options);
   await shrinker.run();
   return { step: shrinker.step, failure: shrinker.failure };
 }
@@ -60,10 +68,12 @@ export async function shrinkCrash<T>(
 class Shrinker<T> {
   step: CrashStep;
   failure: T;
-  readonly #level: CrashLevel;
-  readonly #attempt: Try<T>;
-  readonly #mayTry: (failure: T) => boolean;
-  #position: CrashPosition;
+  readonly #options: ShrinkOptions<T>;
+  readonly #position: CrashPosition;
+  /** States that were tried. */
+  readonly #tried = new Visited();
+  /** Those of them that failed, and how. */
+  readonly #failed = new Map<string, T>();
   #tries = 0;
   #cost = Infinity;
 
@@ -71,15 +81,13 @@ class Shrinker<T> {
     level: CrashLevel,
     step: CrashStep,
     failure: T,
-    attempt: Try<T>,
-    mayTry: (failure: T) => boolean,
+    options: ShrinkOptions<T>,
   ) {
-    this.#mayTry = mayTry;
-    this.#level = level;
+    this.#options = options;
     this.step = step;
     this.failure = failure;
-    this.#attempt = attempt;
-    this.#position = new CrashPosition(level);
+    this.#position = positionAt(level, step);
+    this.#failed.set(this.#name(), failure);
   }
 
   async run(): Promise<void> {
@@ -92,12 +100,35 @@ class Shrinker<T> {
       }
       deviations = await this.#fewer(deviations);
       deviations = await this.#plainer(deviations);
+      if (await this.#earlierAlike()) deviations = this.#deviations();
     }
     const start = this.#firstPoint(this.step);
     const end = Math.min(this.step.point, start + MOST_POINTS);
     for (let point = start; point < end; point++) {
       if (await this.#fails(point, deviations)) break;
     }
+  }
+
+  /**
+   * Tries the first of the points before it that look alike: as much is open
+   * there, and the same part of that is lost.
+   */
+  async #earlierAlike(): Promise<boolean> {
+    const { point: end, options } = this.step;
+    const { timeline } = this.#position;
+    const open = this.#goTo(end).space.variables.length;
+    let points = 0;
+    for (const point of timeline.points) {
+      if (point >= end || ++points > MOST_POINTS) break;
+      const { variables } = this.#goTo(point).space;
+      if (variables.length !== open) continue;
+      const chosen = Int32Array.from(
+        variables,
+        ({ latest, count }, i) => Math.min(options.get(i) ?? latest, count - 1),
+      );
+      if (await this.#failsAs(chosen)) return true;
+    }
+    return false;
   }
 
   /** Tries to do without some deviations, in halves, quarters, …. */
@@ -154,35 +185,54 @@ class Shrinker<T> {
 
   /** Tries a state; takes it if it fails and costs no more. */
   async #fails(point: number, deviations: Deviations): Promise<boolean> {
-    if (this.#tries >= MOST_TRIES || !this.#mayTry(this.failure)) return false;
-    const position = this.#goTo(point);
-    const { variables } = position.space;
+    const { variables } = this.#goTo(point).space;
+    return await this.#failsAs(
+      Int32Array.from(variables, (variable) => {
+        const key = deviations.get(variable.id);
+        return key === undefined ? variable.latest : optionOf(variable, key);
+      }),
+    );
+  }
+
+  async #failsAs(options: Int32Array): Promise<boolean> {
+    const { mayTry, maxTries } = this.#options;
+    if (this.#tries >= maxTries || !mayTry(this.failure)) return false;
+    const position = this.#position;
     let cost = 0;
-    const options = Int32Array.from(variables, (variable) => {
-      const key = deviations.get(variable.id);
-      const option = key === undefined
-        ? variable.latest
-        : optionOf(variable, key);
-      cost += variable.cost(option);
-      return option;
-    });
+    for (const [i, variable] of position.space.variables.entries()) {
+      cost += variable.cost(options[i]!);
+    }
     if (cost > this.#cost) return false;
-    this.#tries++;
     position.select({ options, changed: null });
-    const step = position.step;
-    const failure = await this.#attempt(position);
+    const { step } = position;
+    const name = this.#name();
+    const known = this.#failed.get(name);
+    const failure = known ?? await this.#try();
     if (failure === null) return false;
+    this.#failed.set(name, failure);
     this.#cost = cost;
     this.step = step;
     this.failure = failure;
     return true;
   }
 
+  /** Tries what the position shows, unless it is known not to fail. */
+  async #try(): Promise<T | null> {
+    const { attempt, isSound } = this.#options;
+    const { high, low } = hashOf(this.#position, 0);
+    if (!this.#tried.add(high, low) || isSound(this.#position)) return null;
+    this.#tries++;
+    return await attempt(this.#position);
+  }
+
+  /** A name of what the position shows: equal images have the same. */
+  #name(): string {
+    const { high, low } = hashOf(this.#position, 0);
+    return `${high} ${low}`;
+  }
+
   #goTo(point: number): CrashPosition {
-    if (this.#position.point > point) {
-      this.#position = new CrashPosition(this.#level);
-    }
-    if (this.#position.point < point) this.#position.advance(point);
+    this.#position.goTo(point);
     return this.#position;
   }
 

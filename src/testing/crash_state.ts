@@ -24,58 +24,78 @@ import { type Request, RequestType } from "../request.ts";
 import { closedError, requestError } from "../request_error.ts";
 import { encodeId } from "../virtio.ts";
 import type { BlockSource } from "./block_source.ts";
-import type { BlockVersion } from "./block_version.ts";
+import { type BlockVersion, isSameContent } from "./block_version.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
 import { crashInfo } from "./crash_recorder.ts";
 import { type CrashGuard, eventLoopTurn } from "./crash_watchdog.ts";
 import type { InitialContents } from "./recording_log.ts";
 
+/** What becomes durable of the blocks of a recording. */
+export interface DurableContents {
+  /** What each written block was before. */
+  readonly initial: InitialContents;
+  /**
+   * What is durable of a block.
+   *
+   * @param block The block, one of those that were written.
+   * @param point The crash point.
+   * @returns The version.
+   */
+  durable(block: number, point: number): BlockVersion;
+}
+
+/** What an image shows of a block that was written. */
+interface Cell {
+  version: BlockVersion;
+  /** Which visit of a point the version belongs to. */
+  visit: number;
+  /** Whether it was chosen in that visit, and is not just what is durable. */
+  chosen: boolean;
+}
+
+/** Blocks that an image keeps beside those that were chosen. */
+const MOST_CELLS = 65_536;
+
 /** An image that is changed from one state to another, block by block. */
 export class CrashImage implements BlockSource {
-  /** Half of a hash of the content; 0 where nothing differs from below. */
+  /** Half of a hash of the content. */
   high = 0;
   /** The other half. */
   low = 0;
   readonly #source: BlockSource;
-  readonly #initial: InitialContents;
-  /** What has been decided; what a block was before is made when it is needed. */
-  readonly #content = new Map<number, BlockVersion>();
+  readonly #contents: DurableContents;
+  #cells = new Map<number, Cell>();
+  #point = 0;
+  #visit = 0;
 
   /**
-   * Constructs a new instance.
+   * Constructs a new instance, which shows what was there before everything.
    *
    * @param source What is below.
-   * @param initial Those blocks of it that will change.
+   * @param contents What becomes durable of it.
    */
-  constructor(
-    source: BlockSource,
-    initial: InitialContents,
-  ) {
+  constructor(source: BlockSource, contents: DurableContents) {
     this.#source = source;
-    this.#initial = initial;
+    this.#contents = contents;
   }
 
   /** Blocks that may be anything but zeroes; `null` for all of them. */
   get stored(): Iterable<number> | null {
-    const below = this.#source.stored;
-    if (below === null) return null;
-    const written = Array.from(this.#initial.entries(), ([block]) => block);
-    return [...below, ...written];
+    return storedOf(this.#source, this.#contents);
   }
 
   /**
-   * What a block is now.
+   * Shows what is durable at a crash point.
    *
-   * @param block Its number, one of those that will change.
-   * @returns Its version.
+   * @param point The crash point.
+   * @param high Half of the hash of that.
+   * @param low The other half.
    */
-  version(block: number): BlockVersion {
-    let version = this.#content.get(block);
-    if (version === undefined) {
-      version = this.#initial.version(block);
-      this.#content.set(block, version);
-    }
-    return version;
+  moveTo(point: number, high: number, low: number): void {
+    this.#point = point;
+    this.#visit++;
+    this.high = high;
+    this.low = low;
   }
 
   /**
@@ -84,16 +104,18 @@ export class CrashImage implements BlockSource {
    * @param version What it becomes.
    */
   set(version: BlockVersion): void {
-    const old = this.version(version.block);
+    const cell = this.#cellOf(version.block)!;
+    const old = cell.version;
     this.high ^= old.high ^ version.high;
     this.low ^= old.low ^ version.low;
-    this.#content.set(version.block, version);
+    cell.version = version;
+    cell.chosen = true;
   }
 
   /** A block, if it is at hand. */
   peek(block: number): Uint8Array | undefined {
-    return this.#content.get(block)?.bytes ?? this.#initial.bytes(block) ??
-      this.#source.peek(block);
+    const cell = this.#cellOf(block);
+    return cell === undefined ? this.#source.peek(block) : cell.version.bytes;
   }
 
   /** Any block. */
@@ -106,15 +128,122 @@ export class CrashImage implements BlockSource {
    *
    * @returns An image that does not change any more.
    */
-  freeze(): CrashImage {
+  freeze(): FrozenImage {
     // One below may change as well.
     const source = this.#source instanceof CrashImage
       ? this.#source.freeze()
       : this.#source;
-    const copy = new CrashImage(source, this.#initial);
-    for (const version of this.#content.values()) copy.set(version);
-    return copy;
+    const chosen = new Map<number, BlockVersion>();
+    for (const [block, cell] of this.#cells) {
+      if (cell.chosen && cell.visit === this.#visit) {
+        chosen.set(block, cell.version);
+      }
+    }
+    return new FrozenImage(source, this.#contents, this.#point, chosen);
   }
+
+  /** What it shows of a block; `undefined` if that was not written. */
+  #cellOf(block: number): Cell | undefined {
+    let cell = this.#cells.get(block);
+    const visit = this.#visit;
+    if (cell === undefined) {
+      if (this.#contents.initial.content(block) < 0) return undefined;
+      const version = this.#contents.durable(block, this.#point);
+      cell = { version, visit, chosen: false };
+      if (this.#cells.size >= MOST_CELLS) this.#forget();
+      this.#cells.set(block, cell);
+    } else if (cell.visit !== visit) {
+      cell.visit = visit;
+      cell.version = this.#contents.durable(block, this.#point);
+      cell.chosen = false;
+    }
+    return cell;
+  }
+
+  /** Keeps no more than what was chosen. */
+  #forget(): void {
+    const kept = new Map<number, Cell>();
+    for (const [block, cell] of this.#cells) {
+      if (cell.chosen && cell.visit === this.#visit) kept.set(block, cell);
+    }
+    this.#cells = kept;
+  }
+}
+
+/** An image that does not change. */
+export class FrozenImage implements BlockSource {
+  readonly #source: BlockSource;
+  readonly #contents: DurableContents;
+  readonly #point: number;
+  readonly #chosen: ReadonlyMap<number, BlockVersion>;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param source What is below.
+   * @param contents What becomes durable of it.
+   * @param point The crash point.
+   * @param chosen What is found otherwise than as it is durable there.
+   */
+  constructor(
+    source: BlockSource,
+    contents: DurableContents,
+    point: number,
+    chosen: ReadonlyMap<number, BlockVersion>,
+  ) {
+    this.#source = source;
+    this.#contents = contents;
+    this.#point = point;
+    this.#chosen = chosen;
+  }
+
+  /** Blocks that may be anything but zeroes; `null` for all of them. */
+  get stored(): Iterable<number> | null {
+    return storedOf(this.#source, this.#contents);
+  }
+
+  /** A block, if it is at hand. */
+  peek(block: number): Uint8Array | undefined {
+    return this.#version(block)?.bytes ?? this.#source.peek(block);
+  }
+
+  /** Any block. */
+  async fetch(block: number): Promise<Uint8Array> {
+    return this.peek(block) ?? await this.#source.fetch(block);
+  }
+
+  /**
+   * What differs from what was there before anything was recorded.
+   *
+   * @returns Bytes by block number, not to be changed.
+   */
+  changes(): Map<number, Uint8Array> {
+    const { initial } = this.#contents;
+    const changes = new Map<number, Uint8Array>();
+    for (const [block] of initial.entries()) {
+      const version = this.#version(block)!;
+      if (isSameContent(version, initial.version(block))) continue;
+      changes.set(block, version.bytes);
+    }
+    return changes;
+  }
+
+  #version(block: number): BlockVersion | undefined {
+    const chosen = this.#chosen.get(block);
+    if (chosen !== undefined) return chosen;
+    return this.#contents.initial.content(block) < 0
+      ? undefined
+      : this.#contents.durable(block, this.#point);
+  }
+}
+
+function storedOf(
+  source: BlockSource,
+  { initial }: DurableContents,
+): Iterable<number> | null {
+  const below = source.stored;
+  if (below === null) return null;
+  return [...below, ...Array.from(initial.entries(), ([block]) => block)];
 }
 
 const ABILITIES: Abilities = {
@@ -146,7 +275,7 @@ export class CrashStateBackend implements Backend {
   readonly info: BackendInfo = INFO;
   /** What it counted: nothing. */
   readonly counters: Readonly<BackendCounters> = COUNTERS;
-  readonly #image: CrashImage;
+  readonly #image: BlockSource;
   readonly #blockSectors: number;
   readonly #blockSize: number;
   readonly #ignoresDiscards: boolean;
@@ -164,7 +293,7 @@ export class CrashStateBackend implements Backend {
    * @param guard Says when the time of its user is over; `null` for never.
    */
   constructor(
-    image: CrashImage,
+    image: BlockSource,
     device: CompleteCrashDevice,
     geometry: Geometry = crashGeometry(device),
     guard: CrashGuard | null = null,

@@ -64,7 +64,15 @@ export interface Variable {
 export class BlockVariable implements Variable {
   readonly count: number;
   readonly latest: number;
+  /** What is durable, and what was written since, in order. */
+  readonly #written: readonly BlockVersion[];
+  /**
+   * The different contents: that of what is durable, then others in the order of
+   * their first writes, then torn ones. Each is the last version that has it.
+   */
   readonly #options: BlockVersion[];
+  /** The option that each of what was written is. */
+  readonly #optionOf: readonly number[];
 
   /**
    * Constructs a new instance.
@@ -78,14 +86,31 @@ export class BlockVariable implements Variable {
     pending: readonly BlockVersion[],
     tearable: (version: BlockVersion) => boolean,
   ) {
-    const options = [durable, ...pending];
-    this.latest = pending.length;
+    const written = [durable, ...pending];
+    const options: BlockVersion[] = [];
+    const byContent = new Map<number, number>();
+    const add = (version: BlockVersion): number => {
+      const content = contentKey(version);
+      let option = byContent.get(content);
+      if (option === undefined) {
+        byContent.set(content, option = options.length);
+        options.push(version);
+      }
+      return option;
+    };
+    this.#optionOf = written.map((version) => {
+      const option = add(version);
+      options[option] = version;
+      return option;
+    });
+    this.latest = this.#optionOf.at(-1)!;
     for (let i = 1; i <= pending.length; i++) {
-      if (!tearable(options[i]!)) continue;
+      if (!tearable(written[i]!)) continue;
       for (let under = 0; under < i; under++) {
-        options.push(...tears(options[i]!, options[under]!));
+        for (const torn of tears(written[i]!, written[under]!)) add(torn);
       }
     }
+    this.#written = written;
     this.#options = options;
     this.count = options.length;
   }
@@ -103,9 +128,10 @@ export class BlockVariable implements Variable {
   }
 
   choose(reached: Reached): number {
-    for (let i = this.latest; i > 0; i--) {
-      const { request, block } = this.#options[i]!;
-      if (reached(request!, block)) return i;
+    const written = this.#written;
+    for (let i = written.length - 1; i > 0; i--) {
+      const { request, block } = written[i]!;
+      if (reached(request!, block)) return this.#optionOf[i]!;
     }
     return 0;
   }
@@ -114,7 +140,7 @@ export class BlockVariable implements Variable {
     const { request, tear } = this.#options[option]!;
     if (option === 0) return "0";
     if (tear === null) return `${request!.number}`;
-    const under = tear.under === this.#options[0]
+    const under = tear.under === this.#written[0]
       ? 0
       : tear.under.request!.number;
     return `${request!.number}/${tear.kept}/${under}`;
@@ -125,18 +151,23 @@ export class BlockVariable implements Variable {
   }
 
   outcomes(optionOf: OptionOf, visit: VisitOutcome): void {
-    const option = optionOf(this);
-    const found = this.#options[option]!;
-    const { tear } = found;
-    const whole = tear === null
-      ? option
-      : this.#options.findIndex(({ request }) => request === found.request);
-    for (let i = 1; i <= this.latest; i++) {
-      const version = this.#options[i]!;
+    const written = this.#written;
+    const found = this.#options[optionOf(this)]!;
+    const torn = found.tear !== null;
+    const whole = written.findIndex((version) =>
+      torn ? version.request === found.request : version === found
+    );
+    for (let i = 1; i < written.length; i++) {
+      const version = written[i]!;
       if (i > whole) visit(version, "lost", null);
       else if (i < whole) visit(version, "overwritten", null);
-      else if (tear === null) visit(version, "reached", null);
-      else visit(version, "torn", found);
+      else if (torn) visit(version, "torn", found);
+      else visit(version, "reached", null);
     }
   }
+}
+
+/** A content as a number of 53 bits, of its hash. */
+function contentKey({ high, low }: BlockVersion): number {
+  return (high >>> 0) * 2 ** 21 + (low >>> 11);
 }

@@ -13,15 +13,14 @@ import { RequestType } from "../request.ts";
 import { Random } from "../random.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
 import { CrashFailure } from "./crash_failure.ts";
-import { type CrashLevel, CrashPosition, positionAt } from "./crash_level.ts";
-import type { ExploreRecordingOptions } from "./crash_options.ts";
 import {
-  allStates,
-  type Choice,
-  divideStates,
-  randomStates,
-  systematicStates,
-} from "./crash_plan.ts";
+  type CrashLevel,
+  type CrashPosition,
+  hashOf,
+  positionAt,
+} from "./crash_level.ts";
+import type { ExploreRecordingOptions } from "./crash_options.ts";
+import { CrashOrder } from "./crash_order.ts";
 import { Progress } from "./crash_progress.ts";
 import { CrashRecorder } from "./crash_recorder.ts";
 import type { CrashRecording } from "./crash_recording.ts";
@@ -33,12 +32,14 @@ import {
   eventLoopTurn,
   RecoveryTimeout,
 } from "./crash_watchdog.ts";
-import { crashGeometry, CrashImage, CrashStateBackend } from "./crash_state.ts";
+import {
+  crashGeometry,
+  type CrashImage,
+  CrashStateBackend,
+} from "./crash_state.ts";
 import { tellStory } from "./crash_story.ts";
-import { CrashTimeline } from "./crash_timeline.ts";
 import { type CrashStep, decodeToken, encodeToken } from "./crash_token.ts";
 import { describeError, makeStory, type StorySource } from "./story_data.ts";
-import { scramble } from "./hash.ts";
 import { Visited } from "./visited.ts";
 
 /**
@@ -47,17 +48,11 @@ import { Visited } from "./visited.ts";
  */
 const QUEUE_SIZE = 8;
 
-/** Random states in a row, all visited before, after which a point is done. */
-const MOST_REPEATED = 256;
-
-/** States whose hash the last pass may compute, per state to visit at most. */
-const HASHES_PER_STATE = 16;
-
-/** States of a workload that the last pass hashes in any case: 0.1 s of them. */
-const LEAST_HASHES = 65_536;
-
 /** Milliseconds after which an exploration yields to the event loop. */
 const YIELD_MS = 50;
+
+/** States that are tried at most to shrink one of them. */
+const MOST_TRIES = 600;
 
 /** Milliseconds that shrinking a failing state may take, at least. */
 const SHRINK_MS = 60_000;
@@ -157,18 +152,10 @@ interface Visit {
   /** How often the power may fail in the recoveries. */
   readonly depth: number;
   readonly visited: Visited;
-  readonly random: Random;
+  /** What random states are drawn from. */
+  readonly seed: number;
   /** What its states are counted as. */
   readonly counted: "states" | "recovery states" | "nothing";
-}
-
-/** Half of a hash of a state; the other one is that of the image. */
-function hashOf(
-  image: CrashImage,
-  acknowledged: readonly unknown[],
-  visit: Visit,
-): number {
-  return image.high ^ scramble(acknowledged.length, visit.depth);
 }
 
 class Explorer {
@@ -228,13 +215,14 @@ class Explorer {
     };
     const { only } = this.#options;
     if (only !== undefined) return await this.#replay(level, only);
+    const visited = new Visited();
     let failure: Failure | null;
     try {
       failure = await this.#explore(level, {
         maxStates: this.#maxStates,
         depth: this.#depth,
-        visited: new Visited(),
-        random: new Random(this.#seed),
+        visited,
+        seed: this.#seed,
         counted: "states",
       });
     } finally {
@@ -258,7 +246,12 @@ class Explorer {
         `Cannot prove anything as ${flaw}: look for the fault, or pass allowNoProof: true if that is meant`,
       );
     }
-    const { steps, error } = await this.#shrink(level, failure, this.#depth);
+    const { steps, error } = await this.#shrink(
+      level,
+      failure,
+      visited,
+      this.#depth,
+    );
     throw await this.#failureOf(level, steps, report, error);
   }
 
@@ -273,125 +266,35 @@ class Explorer {
 
   /** Visits the states of a recording; stops at the first one that fails. */
   async #explore(level: CrashLevel, visit: Visit): Promise<Failure | null> {
-    const sizes: number[] = [];
-    const timeline = new CrashTimeline(
-      level.recording,
-      new CrashImage(level.source, level.recording.initial),
-    );
-    while (timeline.nextPoint()) sizes.push(timeline.measure());
-    let left = visit.maxStates;
-    let shares = divideStates(sizes, left);
-    const shown = sizes.map(() => false);
-    if (visit.counted === "states") {
-      this.#points = sizes.length;
-      let total = 0;
-      for (const size of sizes) total += size;
-      this.#progress.total = Math.min(total, visit.maxStates);
+    const { maxStates, depth, visited, seed, counted } = visit;
+    const order = new CrashOrder(level, {
+      maxStates,
+      depth,
+      visited,
+      seed,
+      thorough: counted === "states",
+    });
+    if (counted === "states") {
+      this.#points = order.pointCount;
+      this.#progress.total = Math.min(order.count(maxStates), maxStates);
     }
-    for (let pass = 0; left > 0; pass++) {
-      const before = left;
-      const position = new CrashPosition(level);
-      for (let i = 0; position.next(); i++) {
-        const { space } = position;
-        let share = shares[i]!;
-        const all = !shown[i] && sizes[i]! <= share;
-        const plans = shown[i]
-          ? []
-          : all
-          ? [allStates(space)]
-          : pass === 0
-          ? [systematicStates(space), randomStates(space, visit.random)]
-          : [randomStates(space, visit.random)];
-        if (all) shown[i] = true;
-        for (const plan of plans) {
-          let repeated = 0;
-          if (share === 0) break;
-          for (const choice of plan) {
-            const found = await this.#visit(position, choice, visit);
-            if (found === false) {
-              if (!all && ++repeated >= MOST_REPEATED) break;
-              continue;
-            }
-            if (found !== true) return found;
-            repeated = 0;
-            left--;
-            if (--share === 0) break;
-          }
-        }
-      }
-      const open = shown.flatMap((every, i) => every ? [] : [i]);
-      if (open.length === 0 || left === before && pass > 0) break;
-      shares = shares.fill(0);
-      const more = divideStates(open.map((i) => sizes[i]!), left);
-      for (const [k, i] of open.entries()) shares[i] = more[k]!;
-    }
-    return await this.#finish(level, visit, { sizes, shown, left });
-  }
-
-  /**
-   * The last pass: enumerates all states of the points that were only sampled,
-   * if they are not too many, and visits those that are new. Equal ones were
-   * counted more than once, so that all may have been visited, or few be left.
-   */
-  async #finish(
-    level: CrashLevel,
-    visit: Visit,
-    { sizes, shown, left }: { sizes: number[]; shown: boolean[]; left: number },
-  ): Promise<Failure | null> {
-    let unseen = 0;
-    for (const [i, size] of sizes.entries()) if (!shown[i]) unseen += size;
-    const least = visit.counted === "states" ? LEAST_HASHES : 0;
-    if (unseen > Math.max(least, visit.maxStates * HASHES_PER_STATE)) {
-      this.#exhaustive = false;
-      return null;
-    }
-    const position = new CrashPosition(level);
-    for (let i = 0; unseen > 0 && position.next(); i++) {
-      if (shown[i]) continue;
-      for (const choice of allStates(position.space)) {
-        position.select(choice);
-        const { image, acknowledged } = position;
-        const high = hashOf(image, acknowledged, visit);
-        if (visit.visited.has(high, image.low)) continue;
-        if (left === 0) {
-          this.#exhaustive = false;
-          return null;
-        }
-        const found = await this.#visit(position, choice, visit);
-        if (typeof found !== "boolean") return found;
-        left--;
-      }
-    }
-    return null;
-  }
-
-  /**
-   * Visits a state.
-   *
-   * @returns Whether it is a new one, or how it fails.
-   */
-  async #visit(
-    position: CrashPosition,
-    choice: Choice,
-    visit: Visit,
-  ): Promise<boolean | Failure> {
-    this.#options.signal?.throwIfAborted();
-    position.select(choice);
-    const { image, acknowledged } = position;
-    const high = hashOf(image, acknowledged, visit);
-    if (!visit.visited.add(high, image.low)) {
-      if (visit.counted !== "nothing") this.#repeated++;
-      return false;
-    }
-    if (visit.counted !== "nothing") {
-      if (visit.counted === "states") this.#states++;
-      else this.#recoveryStates++;
+    const { position } = order;
+    let failure: Failure | null = null;
+    while (failure === null && order.next()) {
+      this.#options.signal?.throwIfAborted();
+      if (counted === "states") this.#states++;
+      else if (counted !== "nothing") this.#recoveryStates++;
       const now = performance.now();
       if (now - this.#yieldedAt >= YIELD_MS) await this.#yield();
+      const { image, acknowledged } = position;
+      failure = await this.#check(image, acknowledged, visit);
     }
-    const failure = await this.#check(image, acknowledged, visit);
-    if (failure === null) return true;
-    return { ...failure, steps: [position.step, ...failure.steps] };
+    if (counted !== "nothing") this.#repeated += order.repeated;
+    if (failure !== null) {
+      return { ...failure, steps: [position.step, ...failure.steps] };
+    }
+    if (!order.exhaustive) this.#exhaustive = false;
+    return null;
   }
 
   /** Yields to the event loop, and reports progress. */
@@ -435,9 +338,7 @@ class Explorer {
       ...visit,
       maxStates: this.#maxStatesPerRecovery,
       depth: visit.depth - 1,
-      random: new Random(
-        (image.high >>> 0) * 2 ** 21 + (image.low >>> 11),
-      ),
+      seed: (image.high >>> 0) * 2 ** 21 + (image.low >>> 11),
       counted: visit.counted === "nothing" ? "nothing" : "recovery states",
     });
   }
@@ -498,6 +399,7 @@ class Explorer {
   async #shrink(
     level: CrashLevel,
     failure: Failure,
+    visited: Visited,
     depth: number,
     startedAt = performance.now(),
   ): Promise<Failure> {
@@ -505,19 +407,27 @@ class Explorer {
       level,
       failure.steps[0]!,
       { ...failure, steps: failure.steps.slice(1) },
-      (position) =>
-        this.#check(position.image, position.acknowledged, {
-          maxStates: 1,
-          depth,
-          visited: new Visited(),
-          random: new Random(0),
-          counted: "nothing",
-        }),
-      ({ error }) => {
-        const tookMs = performance.now() - startedAt;
-        return error instanceof RecoveryTimeout
-          ? tookMs + 2 * this.#timeoutMs < SHRINK_TIMEOUTS_MS
-          : tookMs < Math.max(SHRINK_MS, this.#timeoutMs * SHRINK_RECOVERIES);
+      {
+        maxTries: MOST_TRIES,
+        attempt: (position) =>
+          this.#check(position.image, position.acknowledged, {
+            maxStates: 1,
+            depth,
+            visited: new Visited(),
+            seed: 0,
+            counted: "nothing",
+          }),
+        // All but the last state that was visited.
+        isSound: (position) => {
+          const { high, low } = hashOf(position, depth);
+          return visited.has(high, low);
+        },
+        mayTry: ({ error }) => {
+          const tookMs = performance.now() - startedAt;
+          return error instanceof RecoveryTimeout
+            ? tookMs + 2 * this.#timeoutMs < SHRINK_TIMEOUTS_MS
+            : tookMs < Math.max(SHRINK_MS, this.#timeoutMs * SHRINK_RECOVERIES);
+        },
       },
     );
     if (found.steps.length === 0) return { ...found, steps: [step] };
@@ -527,7 +437,13 @@ class Explorer {
       position.acknowledged,
       false,
     );
-    const rest = await this.#shrink(inner.level, found, depth - 1, startedAt);
+    const rest = await this.#shrink(
+      inner.level,
+      found,
+      visited,
+      depth - 1,
+      startedAt,
+    );
     return { ...rest, steps: [step, ...rest.steps] };
   }
 
@@ -558,7 +474,7 @@ class Explorer {
         makeStory(crashes, acknowledged, describeError(failure.error)),
       ),
       report,
-      acknowledged,
+      acknowledged: [...acknowledged],
       cause: failure.error,
       image: position.image.freeze(),
       device: this.#recording.device,

@@ -28,6 +28,16 @@ export class Int32List {
   }
 
   /**
+   * Changes one.
+   *
+   * @param index Its index, below `length`.
+   * @param value The integer.
+   */
+  set(index: number, value: number): void {
+    this.#values[index] = value;
+  }
+
+  /**
    * Gets one.
    *
    * @param index Its index, below `length`.

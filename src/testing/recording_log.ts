@@ -58,6 +58,16 @@ export class InitialContents {
   }
 
   /**
+   * The number of what a block was.
+   *
+   * @param block Its number.
+   * @returns The number in the recording's contents; -1 if it was not written.
+   */
+  content(block: number): number {
+    return this.#table.get(block);
+  }
+
+  /**
    * The bytes of a block.
    *
    * @param block Its number.

@@ -278,6 +278,11 @@ function fatesOf(
 ): Map<RecordedRequest, Fates> {
   const fates = new Map<RecordedRequest, Fates>();
   const optionOf = optionsOf(step, space);
+  for (const { request, block } of space.unchanged) {
+    let blocks = fates.get(request!);
+    if (blocks === undefined) fates.set(request!, blocks = new Map());
+    blocks.set(block, { outcome: "reached", kept: null });
+  }
   for (const variable of space.variables) {
     variable.outcomes(optionOf, ({ request, block }, outcome, torn) => {
       let blocks = fates.get(request!);
