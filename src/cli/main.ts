@@ -32,6 +32,7 @@ import {
 } from "./io.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
+import { mount } from "./mount.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
 import {
@@ -56,6 +57,7 @@ const VERBS: readonly Verb[] = [
   compare,
   map,
   serve,
+  mount,
 ];
 
 /**

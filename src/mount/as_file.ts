@@ -43,7 +43,11 @@ export interface MountOptions {
    * there. What QEMU's does otherwise is in docs/mount.md.
    */
   tool?: FuseToolName | undefined;
-  /** Hears why the mount ended, if it was not by {@linkcode MountedFile.close}. */
+  /**
+   * Hears what failed, if the mount ended by that: the tool, or its connection.
+   * So does {@linkcode MountedFile.closed}, which also tells that somebody has
+   * unmounted it.
+   */
   onError?: ((error: DiskError) => void) | undefined;
   /** Aborts mounting. */
   signal?: AbortSignal | undefined;
