@@ -64,11 +64,13 @@ const POLL_MS = 5;
  * of them at once as like. A `sync` of the file is a flush of the disk. Linux
  * only, with `nbdfuse` (Debian's package `libnbd-bin`) or
  * `qemu-storage-daemon` (`qemu-system-common`), and `fuse3`; with
- * `--allow-run=sh`, `--allow-read`, `--allow-write` and `--allow-net`.
+ * `--allow-run=sh`, and for the private socket and the file `--allow-read`,
+ * `--allow-write` and `--allow-net`.
  *
  * The disk is served by this thread. So no call may wait for the file here:
- * `Deno.readFileSync(file.path)` would wait for itself, for ever. Calls that
- * return promises are fine, and so is whatever another thread or program does.
+ * `Deno.readFileSync(file.path)` would wait for itself, for ever. Leave the file
+ * to other programs, or to a Worker; with `nbdfuse`, calls that return promises
+ * are fine as well.
  *
  * Nothing stays mounted after `close()`, nor after this process has ended,
  * however it did.
@@ -109,9 +111,8 @@ export async function asFile(
   checkSignal(signal);
   const tool = await findFuseTool(options.tool);
 
-  const path = options.path ?? "";
   const dir = await permitted(
-    path,
+    options.path ?? null,
     () => Deno.makeTempDir({ prefix: "platter-" }),
   );
   // Empty, unless something failed: its content is removed by who made it.
@@ -202,7 +203,7 @@ async function claim(point: string): Promise<string> {
 
 /** Does something with files; what is thrown becomes a disk's error. */
 async function permitted<T>(
-  path: string,
+  path: string | null,
   work: () => T | Promise<T>,
 ): Promise<T> {
   try {
@@ -220,8 +221,9 @@ async function permitted<T>(
     const reason = kind === "exists"
       ? "there is something of that name"
       : (error as Error).message;
-    throw new DiskError(kind, `Cannot mount a disk at "${path}" as ${reason}`, {
-      ...{ operation: "mount", path, cause: error },
+    const place = path === null ? "" : ` at "${path}"`;
+    throw new DiskError(kind, `Cannot mount a disk${place} as ${reason}`, {
+      ...{ operation: "mount", path: path ?? undefined, cause: error },
     });
   }
 }

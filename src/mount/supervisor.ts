@@ -9,11 +9,12 @@
  * the shell holds (for a file that this very process serves) closes nothing
  * until that wait has an end. So, where there is setpriv(1), the shell is also
  * sent SIGUSR1 when the thread that started it is no more (PR_SET_PDEATHSIG of
- * prctl(2)): that is the one that serves. What the shell reports comes as lines on its standard output; what
- * goes wrong, on its standard error. It has a session of its own, so that
- * neither Ctrl-C nor a signal to the group of this process reaches it, and its
- * scripts ignore signals that ask politely: what it holds is given back in one
- * way only.
+ * prctl(2)): that is the one that serves.
+ *
+ * What the shell reports comes as lines on its standard output; what goes
+ * wrong, on its standard error. It has a session of its own, so that neither
+ * Ctrl-C nor a signal to the group of this process reaches it, and its scripts
+ * ignore signals that ask politely: what it holds is given back in one way only.
  *
  * @module
  */
