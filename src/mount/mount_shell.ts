@@ -125,7 +125,7 @@ if [ $# -gt 0 ]; then
     {
       while kill -0 $$ && ! exiting; do sleep 1; done
       kill -USR1 $$
-    } 2> /dev/null &
+    } > /dev/null 2>&1 &
     helpers="$helpers $!"
   fi
   wait "$child"
