@@ -33,6 +33,7 @@ import {
 } from "./io.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
+import { mount } from "./mount.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
 import {
@@ -57,6 +58,7 @@ const VERBS: readonly Verb[] = [
   compare,
   map,
   serve,
+  mount,
   crash,
 ];
 
