@@ -10,6 +10,7 @@
 import type { Backend } from "../backend.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import type { CrashReport } from "./crash_report.ts";
+import type { StoryData } from "./story_data.ts";
 
 /** A disk as a power cut may have left it. It does not change any more. */
 export interface CrashState {
@@ -85,8 +86,8 @@ export interface FailureGroup {
   readonly count: number;
   /** The simplest one that was found. */
   readonly token: string;
-  /** What happened there, for people. */
-  readonly story: string;
+  /** What happened there. */
+  readonly story: StoryData;
   /** What its check printed. */
   readonly output: string;
   /** The same state. */

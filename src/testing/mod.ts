@@ -44,6 +44,19 @@ export {
 export type { CrashReport } from "./crash_report.ts";
 export type * from "./crash_verdict.ts";
 export type { InitialContents } from "./recording_log.ts";
+export { tellStory } from "./crash_story.ts";
+export type {
+  StoryAcknowledgement,
+  StoryCrash,
+  StoryData,
+  StoryEvent,
+  StoryFate,
+  StoryFlush,
+  StoryRequest,
+  StoryRun,
+  StorySkipped,
+  StoryWrite,
+} from "./story_data.ts";
 export { RecoveryTimeout } from "./crash_watchdog.ts";
 export * from "./explore_crashes.ts";
 export { exploreRecording } from "./explore_recording.ts";
