@@ -3,21 +3,14 @@
  * found, and that becomes a page, a JUnit file or text for a terminal; as JSON
  * it is a file format of its own.
  *
- * Only {@linkcode explainLost} touches anything outside: it looks into disks,
- * and runs programs of the system on private copies of them.
+ * Only {@linkcode makeReport} touches anything outside: to tell what was lost, it
+ * looks into disks, and runs programs of the system on private copies of them.
  *
  * @module
  */
 
 export type * from "./data.ts";
-export { explainLost } from "./explain/explain.ts";
 export { reportPage } from "./html.ts";
 export { reportJunit } from "./junit.ts";
-export { makeReport } from "./make_report.ts";
-export type {
-  Found,
-  FoundDoubt,
-  FoundGroup,
-  MakeReportOptions,
-} from "./make_report.ts";
+export { makeReport, type MakeReportOptions } from "./make_report.ts";
 export { reportText } from "./terminal.ts";
