@@ -4,7 +4,8 @@ import {
   assertLess,
   assertStringIncludes,
 } from "@std/assert";
-import { makeReport, reportPage } from "../../../src/crash/report/mod.ts";
+import { reportPage } from "../../../src/crash/report/html.ts";
+import { makeReport } from "../../../src/crash/report/make_report.ts";
 import type {
   CrashReportData,
   ReportVerdict,

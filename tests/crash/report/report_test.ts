@@ -3,11 +3,9 @@ import type {
   CrashReportData,
   ReportGroup,
 } from "../../../src/crash/report/data.ts";
-import {
-  makeReport,
-  reportJunit,
-  reportText,
-} from "../../../src/crash/report/mod.ts";
+import { reportJunit } from "../../../src/crash/report/junit.ts";
+import { makeReport } from "../../../src/crash/report/make_report.ts";
+import { reportText } from "../../../src/crash/report/terminal.ts";
 import { regionsOf } from "../../../src/crash/report/regions.ts";
 import { makeTimeline } from "../../../src/crash/report/timeline.ts";
 import { counted, share } from "../../../src/crash/report/words.ts";
