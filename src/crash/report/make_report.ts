@@ -43,6 +43,9 @@ const MOST_TOLD = 24;
 /** Groups of which is told what was lost. */
 const MOST_EXPLAINED = 8;
 
+/** Milliseconds after which no other group is asked about. */
+const EXPLAIN_MS = 15_000;
+
 /** What a report tells that an exploration does not know. */
 export interface MakeReportOptions {
   /** What was run. */
@@ -78,6 +81,10 @@ export async function makeReport(
   const { device } = recording;
   const { commands = [], replay, explain = true } = options;
   const groups: ReportGroup[] = [];
+  const startedAt = performance.now();
+  const explains = () =>
+    explain && groups.length < MOST_EXPLAINED &&
+    performance.now() - startedAt < EXPLAIN_MS;
   for (const group of found.groups.toSorted((a, b) => b.count - a.count)) {
     const whole = groups.length < MOST_TOLD;
     const { kind, message, count, token, story, output } = group;
@@ -89,9 +96,7 @@ export async function makeReport(
       replay: replay?.(token) ?? null,
       output: whole ? cleanOutput(output) : "",
       story: whole ? story : null,
-      lost: explain && groups.length < MOST_EXPLAINED
-        ? await explainGroup(group, recording)
-        : null,
+      lost: explains() ? await explainGroup(group, recording) : null,
     });
   }
   return {
