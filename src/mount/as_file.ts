@@ -176,6 +176,7 @@ async function ready(
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
+  checkSignal(signal);
 }
 
 /** The mount point, as the kernel will know it. */

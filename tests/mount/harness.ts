@@ -25,13 +25,13 @@ export function needsFuse(...tools: string[]): { ignore: boolean } {
 export const TOOLS: readonly FuseToolName[] =
   (["nbdfuse", "qemu-storage-daemon"] as const).filter(hasTool);
 
-/** Runs a command line, for at most half a minute, off this thread. */
+/** Runs a command line, for at most two minutes, off this thread. */
 export async function shell(
   script: string,
   ...args: string[]
 ): Promise<{ code: number; out: string }> {
   const { code, stdout, stderr } = await new Deno.Command("timeout", {
-    args: ["-s", "KILL", "30", "sh", "-c", script, "sh", ...args],
+    args: ["-s", "KILL", "120", "sh", "-c", script, "sh", ...args],
     env: { PATH: `${Deno.env.get("PATH")}:/usr/sbin:/sbin` },
     stdin: "null",
     stdout: "piped",
