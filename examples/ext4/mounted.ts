@@ -12,8 +12,8 @@
  */
 
 import type { VirtualDisk } from "@platter/disk";
-import { NbdServer } from "@platter/disk/nbd";
-import { attempt, exists, run, start, ToolError } from "./tools.ts";
+import { asFile, attachLoop } from "@platter/disk/mount";
+import { attempt, run, ToolError } from "./tools.ts";
 
 /** The programs that are needed. */
 export const MOUNT_TOOLS: readonly string[] = [
@@ -37,10 +37,11 @@ export interface MountedDisk extends AsyncDisposable {
  * Mounts a disk that has a file system on it.
  *
  * @param disk The disk; it stays open.
- * @param dir A folder for the socket and the mount points.
+ * @param dir A folder for the mount points.
  * @param options Options of the mount beside `noatime`.
  * @returns The file system.
- * @throws {ToolError} If any part of it fails; nothing is left of the others.
+ * @throws {ToolError | DiskError} If any part of it fails; nothing is left of the
+ * others.
  */
 export async function mountDisk(
   disk: VirtualDisk,
@@ -49,51 +50,14 @@ export async function mountDisk(
 ): Promise<MountedDisk> {
   await using parts = new AsyncDisposableStack();
 
-  const server = parts.use(
-    NbdServer.listen({ path: `${dir}/nbd.sock`, exports: [{ disk }] }),
+  // What forgets a flush must not be saved by the tool: QEMU's flushes by itself.
+  const file = parts.use(
+    await asFile(disk, { path: `${dir}/disk`, tool: "nbdfuse" }),
   );
-
-  const [fuse, ready] = [`${dir}/fuse`, `${dir}/nbdfuse.pid`];
-  await Deno.mkdir(fuse);
-  parts.defer(() => Deno.remove(fuse));
-  const nbdfuse = start("nbdfuse", [
-    ...["-P", ready],
-    `${fuse}/disk`,
-    server.uri(),
-  ]);
-  const ended = nbdfuse.output();
-  let gone = false;
-  ended.finally(() => gone = true);
-  parts.defer(async () => {
-    // What has just been closed may be busy for a moment.
-    if (!gone && exists(ready)) {
-      const unmount = () => attempt("fusermount3", ["-u", fuse]);
-      await soon(async () => gone || (await unmount()).code === 0);
-    }
-    if (!await soon(() => gone)) nbdfuse.kill("SIGKILL");
-    await ended;
-    if (exists(ready)) await Deno.remove(ready);
-  });
-  if (!await soon(() => gone || exists(ready)) || gone) {
-    const said = gone ? new TextDecoder().decode((await ended).stderr) : "";
-    throw new ToolError(
-      `Cannot attach as nbdfuse does not serve: ${said.trim()}`,
-    );
-  }
-
-  const loop = await run("losetup", [
-    ...["--find", "--show", "--direct-io=on"],
-    ...["--sector-size", String(disk.blockSize)],
-    `${fuse}/disk`,
-  ]);
-  parts.defer(async () => {
-    await run("losetup", ["--detach", loop]);
-    // The kernel is done with it a moment after it says so.
-    const name = loop.slice(loop.lastIndexOf("/") + 1);
-    await soon(() => !exists(`/sys/block/${name}/loop`));
-  });
-  const direct = await run("losetup", ["-nO", "DIO", "--list", loop]);
-  if (direct.trim() !== "1") {
+  const loop = parts.use(
+    await attachLoop(file.path, { blockSize: disk.blockSize }),
+  );
+  if (!loop.direct) {
     throw new ToolError(
       "Cannot attach as the loop device does not do direct I/O over FUSE here",
     );
@@ -103,7 +67,7 @@ export async function mountDisk(
   await Deno.mkdir(path);
   parts.defer(() => Deno.remove(path));
   const words = options === "" ? "noatime" : `noatime,${options}`;
-  await run("mount", ["-t", "ext4", "-o", words, loop, path]);
+  await run("mount", ["-t", "ext4", "-o", words, loop.device, path]);
   parts.defer(async () => {
     const unmounted = () => attempt("umount", [path]);
     if (await soon(async () => (await unmounted()).code === 0)) return;

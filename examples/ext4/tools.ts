@@ -25,29 +25,8 @@ export interface Ran {
 }
 
 /**
- * Starts a program in a session of its own: Ctrl-C is for us to hear, who then
- * stop what we started in the right order.
- *
- * @param name The program.
- * @param args Its arguments.
- * @returns The program, running.
- */
-export function start(
-  name: string,
-  args: readonly string[],
-): Deno.ChildProcess {
-  return new Deno.Command(name, {
-    args: [...args],
-    env: { PATH, LC_ALL: "C" },
-    stdin: "null",
-    stdout: "piped",
-    stderr: "piped",
-    detached: true,
-  }).spawn();
-}
-
-/**
- * Runs a program, however it ends.
+ * Runs a program, however it ends, in a session of its own: Ctrl-C is for us to
+ * hear, who then stop what we started in the right order.
  *
  * @param name The program.
  * @param args Its arguments.

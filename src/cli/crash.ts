@@ -6,7 +6,7 @@
 
 import { ProgramError } from "../crash/programs.ts";
 import { CrashTestError } from "../crash/crash_test_error.ts";
-import { runCrashTest } from "../crash/crash_test.ts";
+import { runCrashTest } from "../crash/run_crash_test.ts";
 import type { CrashTestOptions } from "../crash/crash_test_options.ts";
 import type { CrashReportData } from "../crash/report/data.ts";
 import { reportPage } from "../crash/report/html.ts";

@@ -10,8 +10,8 @@
  * ```
  *
  * Exit codes: 0 done or equal, 1 different, 2 wrong usage or failed, 3 a budget
- * was spent too early, 130 interrupted, 141 nobody reads what it prints. What was done stays done if it
- * cannot be printed; the message says so.
+ * was spent too early, 130 interrupted, 141 nobody reads what it prints. What was
+ * done stays done if it cannot be printed; the message says so.
  *
  * @module
  */
@@ -33,6 +33,7 @@ import {
 } from "./io.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
+import { mount } from "./mount.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
 import {
@@ -57,6 +58,7 @@ const VERBS: readonly Verb[] = [
   compare,
   map,
   serve,
+  mount,
   crash,
 ];
 

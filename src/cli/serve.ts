@@ -5,15 +5,8 @@
  * @module
  */
 
-import type { Backend } from "../backend.ts";
-import { VirtualDisk } from "../disk/disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
-import type { FaultRule } from "../layers/fault_rule.ts";
-import { parseFaultRule } from "../layers/fault_rule_text.ts";
-import { FAULT_WORDS } from "../layers/fault_words.ts";
-import { type Faults, faults } from "../layers/faults.ts";
-import { overlay } from "../layers/overlay.ts";
-import { trace } from "../layers/trace.ts";
 import {
   type NbdListenOptions,
   NbdServer,
@@ -22,7 +15,6 @@ import {
 import type { NbdTlsOptions } from "../nbd/tls.ts";
 import { NBD_PORT } from "../protocol/nbd/numbers.ts";
 import { formatNbdUri, parseNbdUri } from "../protocol/nbd/uri.ts";
-import { openBackend } from "../disk/open.ts";
 import { formatSize } from "../units.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import {
@@ -35,24 +27,16 @@ import {
   fileError,
   IMAGE_OPTIONS,
   NO_LOCK_OPTION,
-  openOptions,
-  warn,
 } from "./images.ts";
 import { type CliIo, print, printError } from "./io.ts";
-import { identify } from "./same_file.ts";
-import { TraceFile } from "./trace_file.ts";
 import {
-  ExitCode,
-  listOf,
-  parseAs,
-  UsageError,
-  type Verb,
-  type VerbArguments,
-} from "./verb.ts";
-import { plural } from "../plural.ts";
-
-/** How often the file with rules is looked at, in ms. */
-const RULES_MS = 250;
+  LAYER_HELP,
+  LAYER_OPTIONS,
+  LayeredDisk,
+  readLayers,
+  readText,
+} from "./layered_disk.ts";
+import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
 export const serve: Verb = {
@@ -74,14 +58,7 @@ export const serve: Verb = {
     "attach each of them. What the guest asked for last is done, but not answered\n" +
     "any more: shut the guest down first.\n" +
     "\n" +
-    "A fault RULE is words: operations, conditions and one effect, such as\n" +
-    '"write nth=3 error=EIO", "read sector=100..200 delay=20ms" or\n' +
-    '"flush lost". A FILE of rules has one on each line; it is looked at again\n' +
-    "whenever it changes, so that faults come and go while clients are there.\n" +
-    "The words of a rule, in any order:\n" +
-    `${listOf(FAULT_WORDS.flatMap(({ forms }) => forms))}\n` +
-    "If a trace cannot be written any more, it ends there, which is said once;\n" +
-    "clients are served on.",
+    LAYER_HELP,
   options: [
     {
       name: "socket",
@@ -120,28 +97,8 @@ export const serve: Verb = {
       value: "FILE",
       summary: "Serve only clients with a certificate from there (PEM)",
     },
-    { name: "read-only", summary: "Refuse writes" },
     { name: "once", summary: "Leave with the last client" },
-    {
-      name: "overlay",
-      summary: "Keep what is written in memory; the image stays as it is",
-    },
-    {
-      name: "fault",
-      value: "RULE",
-      repeats: true,
-      summary: "Let something go wrong; may be given several times",
-    },
-    {
-      name: "fault-file",
-      value: "FILE",
-      summary: "Rules that may change at run time",
-    },
-    {
-      name: "trace",
-      value: "FILE",
-      summary: "Write down every request, as lines of JSON",
-    },
+    ...LAYER_OPTIONS,
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
   ],
@@ -168,60 +125,17 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const vhostPath = vhostOption(args);
   const listen = listenOptions(args);
   const tls = await tlsOptions(args);
-  const rules = args.all("fault").map((text) =>
-    parseAs("--fault", text, parseFaultRule)
-  );
-  const rulesPath = args.value("fault-file");
-  if (rulesPath !== undefined) rules.push(...await readRules(rulesPath));
   const path = args.operand(0);
-  const tracePath = args.value("trace");
-  // Says that it ended early itself, and at once.
-  const openTrace = async () =>
-    tracePath === undefined ? undefined : await TraceFile.open(
-      tracePath,
-      {
-        "the image": await identify(path),
-        "the file of rules": rulesPath === undefined
-          ? null
-          : await identify(rulesPath),
-      },
-      (error) =>
-        void printError(
-          io,
-          `platter: ${error.message}: the trace ends there\n`,
-        ),
-    );
-  let sink: TraceFile | undefined;
+  const layers = await readLayers(args);
+  let layered: LayeredDisk;
   // Printing must not hold up the end, nor decide over it.
   let unheard: unknown;
   {
     await using cleanUp = new AsyncDisposableStack();
-    const isOverlay = args.flag("overlay");
-    const readOnly = args.flag("read-only");
-    const base = await openBackend(path, {
-      ...openOptions(args),
-      readOnly: isOverlay || readOnly,
-    });
-    void warn(io, path, base.info);
-    // The topmost layer closes the rest.
-    let top: Backend = base;
-    // Closed after the disk, so that its last requests are in it.
-    cleanUp.defer(() => sink?.close());
-    cleanUp.defer(() => top.close());
-    sink = await openTrace();
-    if (isOverlay) top = overlay(top, { readOnly });
-    if (rules.length > 0 || rulesPath !== undefined) {
-      const faulty = faults(top, rules);
-      top = faulty;
-      if (rulesPath !== undefined) {
-        cleanUp.defer(
-          followRules(faulty, rulesPath, args.all("fault").length, io),
-        );
-      }
-    }
-    if (sink !== undefined) top = trace(top, (line) => sink!.write(line));
-    const disk = VirtualDisk.over(top);
-    cleanUp.use(disk);
+    layered = await LayeredDisk.open(path, layers, args, io);
+    cleanUp.use(layered);
+    const { disk } = layered;
+    const { readOnly } = layers;
 
     const stopped = Promise.withResolvers<void>();
     const forget = io.onInterrupt(stopped.resolve);
@@ -270,13 +184,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     try {
       await server.close();
     } finally {
-      if (!disk.readOnly && disk.info.abilities.flush !== "none") {
-        await disk.flush();
-      }
+      await layered.flush();
     }
   }
   if (unheard !== undefined) throw unheard;
-  return sink?.failure ? ExitCode.Trouble : ExitCode.Ok;
+  return layered.traceIsWhole ? ExitCode.Ok : ExitCode.Trouble;
 }
 
 /** Begins to listen; errors say where. */
@@ -438,14 +350,6 @@ async function tlsOptions(
   );
 }
 
-async function readText(path: string): Promise<string> {
-  try {
-    return await Deno.readTextFile(path);
-  } catch (error) {
-    throw fileError("read", path, error);
-  }
-}
-
 /** Takes a path that a socket can have: what clients cannot name is none. */
 function parseSocketPath(path: string): string {
   parseNbdUri(
@@ -460,53 +364,4 @@ function parsePort(text: string): number {
   throw new RangeError(
     `Cannot parse a port as it must be a number up to 65535: current value is "${text}"`,
   );
-}
-
-async function readRules(path: string): Promise<FaultRule[]> {
-  const text = await readText(path);
-  return text.split("\n").map((line) => line.replace(/#.*/, "").trim())
-    .filter((line) => line !== "")
-    .map((line) => parseAs(`"${path}"`, line, parseFaultRule));
-}
-
-/** Looks at a file of rules again and again; returns what ends that. */
-function followRules(
-  faulty: Faults,
-  path: string,
-  fixed: number,
-  io: CliIo,
-): () => Promise<void> {
-  let known = stamp(path);
-  let busy = Promise.resolve();
-  const look = async () => {
-    const now = stamp(path);
-    if (now === known) return;
-    known = now;
-    let text: string;
-    try {
-      const rules = await readRules(path);
-      for (const rule of faulty.rules.slice(fixed)) faulty.remove(rule);
-      for (const rule of rules) faulty.add(rule);
-      text = `${plural(rules.length, "rule")} from "${path}"`;
-    } catch (error) {
-      // The rules stay as they were.
-      text = error instanceof Error ? error.message : String(error);
-    }
-    await printError(io, `platter: ${text}\n`);
-  };
-  const timer = setInterval(() => busy = busy.then(look), RULES_MS);
-  return async () => {
-    clearInterval(timer);
-    await busy;
-  };
-}
-
-/** What changes when a file does. */
-function stamp(path: string): string {
-  try {
-    const { mtime, size, ino } = Deno.statSync(path);
-    return `${mtime?.getTime()} ${size} ${ino}`;
-  } catch {
-    return "";
-  }
 }

@@ -55,8 +55,24 @@ export function startOf(recording: CrashRecording): UnharmedState {
  * @returns The image.
  */
 export function endOf(recording: CrashRecording): UnharmedState {
+  return wholeOf(recording, Infinity);
+}
+
+/**
+ * The disk in the middle of the workload, with all that was written until then:
+ * as it would be if the power had failed and nothing were lost.
+ *
+ * @param recording What the workload did.
+ * @param point The crash point: how many events came before it.
+ * @returns The image.
+ */
+export function wholeOf(
+  recording: CrashRecording,
+  point: number,
+): UnharmedState {
   const last = new Map<number, BlockVersion>();
-  for (const { versions } of recording.requests) {
+  for (const { submittedAt, versions } of recording.requests) {
+    if (submittedAt >= point) break;
     for (const version of versions) last.set(version.block, version);
   }
   return unharmed("end", recording, last, recording.acknowledged);

@@ -43,7 +43,11 @@ export interface MountOptions {
    * there. What QEMU's does otherwise is in docs/mount.md.
    */
   tool?: FuseToolName | undefined;
-  /** Hears why the mount ended, if it was not by {@linkcode MountedFile.close}. */
+  /**
+   * Hears what failed, if the mount ended by that: the tool, or its connection.
+   * So does {@linkcode MountedFile.closed}, which also tells that somebody has
+   * unmounted it.
+   */
   onError?: ((error: DiskError) => void) | undefined;
   /** Aborts mounting. */
   signal?: AbortSignal | undefined;
@@ -60,11 +64,13 @@ const POLL_MS = 5;
  * of them at once as like. A `sync` of the file is a flush of the disk. Linux
  * only, with `nbdfuse` (Debian's package `libnbd-bin`) or
  * `qemu-storage-daemon` (`qemu-system-common`), and `fuse3`; with
- * `--allow-run=sh`, `--allow-read`, `--allow-write` and `--allow-net`.
+ * `--allow-run=sh`, and for the private socket and the file `--allow-read`,
+ * `--allow-write` and `--allow-net`.
  *
  * The disk is served by this thread. So no call may wait for the file here:
- * `Deno.readFileSync(file.path)` would wait for itself, for ever. Calls that
- * return promises are fine, and so is whatever another thread or program does.
+ * `Deno.readFileSync(file.path)` would wait for itself, for ever. Leave the file
+ * to other programs, or to a Worker; with `nbdfuse`, calls that return promises
+ * are fine as well.
  *
  * Nothing stays mounted after `close()`, nor after this process has ended,
  * however it did.
@@ -105,9 +111,8 @@ export async function asFile(
   checkSignal(signal);
   const tool = await findFuseTool(options.tool);
 
-  const path = options.path ?? "";
   const dir = await permitted(
-    path,
+    options.path ?? null,
     () => Deno.makeTempDir({ prefix: "platter-" }),
   );
   // Empty, unless something failed: its content is removed by who made it.
@@ -171,6 +176,7 @@ async function ready(
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
+  checkSignal(signal);
 }
 
 /** The mount point, as the kernel will know it. */
@@ -198,7 +204,7 @@ async function claim(point: string): Promise<string> {
 
 /** Does something with files; what is thrown becomes a disk's error. */
 async function permitted<T>(
-  path: string,
+  path: string | null,
   work: () => T | Promise<T>,
 ): Promise<T> {
   try {
@@ -216,8 +222,9 @@ async function permitted<T>(
     const reason = kind === "exists"
       ? "there is something of that name"
       : (error as Error).message;
-    throw new DiskError(kind, `Cannot mount a disk at "${path}" as ${reason}`, {
-      ...{ operation: "mount", path, cause: error },
+    const place = path === null ? "" : ` at "${path}"`;
+    throw new DiskError(kind, `Cannot mount a disk${place} as ${reason}`, {
+      ...{ operation: "mount", path: path ?? undefined, cause: error },
     });
   }
 }

@@ -4,7 +4,7 @@
  *
  * | what ends | who sees it | what is done |
  * | --- | --- | --- |
- * | the mount is closed, or this process ends | the shell: its standard input ends | it unmounts; the tool ends; mount point and private folder are removed |
+ * | the mount is closed, or this process ends | the shell: its standard input ends, or it is sent SIGUSR1 | it unmounts; the tool ends; mount point and private folder are removed |
  * | the tool ends, or somebody unmounts | the shell: it waits for its child | the same |
  * | the shell | the tool, by its parent-death signal; this process | fusermount3 or the tool unmounts, and the script runs once more, to clean up |
  *
@@ -54,7 +54,16 @@ const END_MS = 25_000;
  *
  * fusermount3 exits by SIGKILL (137) if it hung; then there is no use in more
  * tries. A file that is in use stays mounted for those who have it open until
- * the tool is killed, which is what ends their waiting for it.
+ * the tool is killed, which is what ends their waiting for it. If the shell's
+ * own waiting ends and not the tool, it was sent SIGUSR1: who serves is no more,
+ * and there is nobody to be patient with.
+ *
+ * A process that is ending and has the file open closes it, which is a request
+ * to QEMU's tool, before it closes the socket that is the answer's way, and
+ * before its children are told: it would never end. So with that tool the shell
+ * looks once a second whether its parent is ending: PF_EXITING (4) of
+ * include/linux/sched.h in the flags of proc_pid_stat(5), the seventh field
+ * after the name.
  */
 const SCRIPT = `
 point=$1 entry=$2 below=$3 dir=$4 signal=$5 child=
@@ -67,6 +76,18 @@ mounted() {
   return 1
 }
 
+lazily() {
+  echo busy
+  timeout -s KILL 2 fusermount3 -u -z "$point"
+  if [ -n "$child" ]; then kill -KILL "$child"; fi
+}
+
+exiting() {
+  read -r stat < "/proc/$PPID/stat" || return 0
+  set -- \${stat##*) }
+  [ $(($7 & 4)) -ne 0 ]
+}
+
 unmount() {
   tries=0
   while mounted; do
@@ -74,9 +95,7 @@ unmount() {
     case $? in 0) continue ;; 137) tries=20 ;; esac
     tries=$((tries + 1))
     if [ "$tries" -le 20 ]; then sleep 0.1; continue; fi
-    echo busy
-    timeout -s KILL 2 fusermount3 -u -z "$point"
-    if [ -n "$child" ]; then kill -KILL "$child"; fi
+    lazily
     return
   done
 }
@@ -91,18 +110,31 @@ if [ $# -gt 0 ]; then
   child=$!
   {
     read -r _ <&3
-    unmount
-    if [ "$signal" = TERM ]; then kill -TERM "$child"; fi
-    tries=0
-    while [ "$tries" -lt 50 ]; do tries=$((tries + 1)); sleep 0.1; done
+    waited=0
+    while [ "$waited" -lt 50 ] && kill -0 "$child" 2> /dev/null; do
+      unmount
+      if [ "$signal" = TERM ]; then kill -TERM "$child"; fi
+      waited=$((waited + 1))
+      sleep 0.1
+    done
     kill -KILL "$child"
   } &
-  reader=$!
+  helpers=$!
   exec 3<&-
+  if [ "$signal" = TERM ]; then
+    {
+      while kill -0 $$ && ! exiting; do sleep 1; done
+      kill -USR1 $$
+    } > /dev/null 2>&1 &
+    helpers="$helpers $!"
+  fi
   wait "$child"
   code=$?
+  if kill -0 "$child" 2> /dev/null; then
+    lazily
+  fi
   child=
-  kill -KILL "$reader"
+  kill -KILL $helpers 2> /dev/null
 fi
 unmount
 if mounted; then echo stuck; fi

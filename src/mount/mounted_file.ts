@@ -18,7 +18,7 @@ export interface MountEnd {
    * gone, and whoever has it open gets ENOTCONN from now on.
    */
   readonly busy: boolean;
-  /** Why it ended; `null` if it was closed. */
+  /** What failed; `null` if it was closed, or unmounted by somebody. */
   readonly error: DiskError | null;
 }
 
@@ -105,12 +105,11 @@ export class MountedFile implements AsyncDisposable {
   ): DiskError | null {
     const { path, tool } = this.#parts;
     if (stuck) return mountError("unmount", path, `fusermount3 fails: ${said}`);
-    if (closing) return null;
-    const reason = this.#fault?.message ??
-      (code === 0
-        ? "somebody unmounted it"
-        : `${tool} ended${code === null ? "" : ` with code ${code}`}: ${said}`);
-    return mountError("mount", path, reason, this.#fault ?? undefined);
+    const fault = this.#fault;
+    if (closing || (code === 0 && fault === null)) return null;
+    const ended = code === null ? "" : ` with code ${code}`;
+    const reason = fault?.message ?? `${tool} ended${ended}: ${said}`;
+    return mountError("mount", path, reason, fault);
   }
 }
 
@@ -128,7 +127,7 @@ export interface MountParts {
   readonly tool: FuseToolName;
   /** What was wrong with a connection of the tool; it may never come. */
   readonly faults: Promise<Error>;
-  /** Hears why it ended, unless it was closed. */
+  /** Hears of what failed, but for what {@linkcode asFile} throws. */
   readonly onError: ((error: DiskError) => void) | undefined;
 }
 

@@ -5,11 +5,16 @@
  *
  * Both are one event to the shell: its standard input ends. The other end of
  * that pipe is held here and nowhere else, and the kernel closes it with the
- * process. What the shell reports comes as lines on its standard output; what
- * goes wrong, on its standard error. It has a session of its own, so that
- * neither Ctrl-C nor a signal to the group of this process reaches it, and its
- * scripts ignore signals that ask politely: what it holds is given back in one
- * way only.
+ * process. But a process that was killed while a thread of it waits for what
+ * the shell holds (for a file that this very process serves) closes nothing
+ * until that wait has an end. So, where there is setpriv(1), the shell is also
+ * sent SIGUSR1 when the thread that started it is no more (PR_SET_PDEATHSIG of
+ * prctl(2)): that is the one that serves.
+ *
+ * What the shell reports comes as lines on its standard output; what goes
+ * wrong, on its standard error. It has a session of its own, so that neither
+ * Ctrl-C nor a signal to the group of this process reaches it, and its scripts
+ * ignore signals that ask politely: what it holds is given back in one way only.
  *
  * @module
  */
@@ -25,9 +30,15 @@ export interface SupervisorOutcome {
 /** Characters of standard error that are kept. */
 const MAX_SAID = 2000;
 
-/** Administrators' programs are not in everybody's PATH. */
-const PREAMBLE = "trap '' HUP INT QUIT TERM\n" +
-  "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin\n";
+/** With a trap that does nothing, a signal ends a wait and not the shell. */
+const PREAMBLE = "trap '' HUP INT PIPE QUIT TERM\ntrap : USR1\n";
+
+/** Becomes the command that follows, with a parent-death signal if it can. */
+const START = `PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+if command -v setpriv > /dev/null; then
+  set -- setpriv --pdeathsig USR1 "$@"
+fi
+exec "$@"`;
 
 /** A shell with a script. */
 export class Supervisor {
@@ -47,14 +58,18 @@ export class Supervisor {
    * Starts a shell.
    *
    * @param script What it does, in the words of POSIX sh. It must end soon after
-   * its standard input has.
+   * its standard input has and after SIGUSR1,
+   * which ends its waiting.
    * @param args Its arguments, from `$1` on.
    * @throws {Deno.errors.NotCapable} Without `--allow-run=sh`.
    * @throws {Deno.errors.NotFound} If there is no `sh`.
    */
   constructor(script: string, args: readonly string[]) {
     this.#child = new Deno.Command("sh", {
-      args: ["-c", PREAMBLE + script, "platter-mount", ...args],
+      args: [
+        ...["-c", START, "sh"],
+        ...["sh", "-c", PREAMBLE + script, "platter-mount", ...args],
+      ],
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",

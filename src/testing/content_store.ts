@@ -67,7 +67,7 @@ export class ContentStore {
   readonly #file: ContentFile;
   readonly #mostSegments: number;
   /** The segments, `null` where only the file has it. */
-  readonly #segments: (Uint8Array | null)[] = [];
+  readonly #segments: (Uint8Array<ArrayBuffer> | null)[] = [];
   /** The last segment, as words. */
   #words = new Int32Array(0);
   /** The first segment that memory still has. */
@@ -80,6 +80,7 @@ export class ContentStore {
   #sums: Int32List | null = new Int32List();
   /** Numbers by CRC-32; 0 where it is free. */
   #slots = new Int32Array(32);
+  #segmentMemory: Uint8Array | null = null;
   /** Hashes by number, two words each; both 0 where it is not known. */
   #hashes = new Int32Array(0);
 
@@ -234,11 +235,36 @@ export class ContentStore {
       this.#hashes = hashes;
     }
     if (this.#hashes[at] === 0 && this.#hashes[at + 1] === 0) {
-      const [high, low] = hashBytes(this.read(number));
-      this.#hashes[at] = high;
-      this.#hashes[at + 1] = high === 0 && low === 0 ? 1 : low;
+      if (number === 0) this.#hash(0, this.zeroes);
+      else this.#hashSegment(Math.floor((number - 1) / this.#blocks));
     }
     return at;
+  }
+
+  /** Hashes a whole segment: what one passes by, one passes by in order. */
+  #hashSegment(index: number): void {
+    const first = index * this.#blocks + 1;
+    const count = Math.min(this.#blocks, this.count - first + 1);
+    let segment = this.#segments[index] ?? this.#cache.get(index);
+    if (segment === undefined) {
+      segment = this.#scratch.subarray(0, count * this.#blockSize);
+      this.#file.load(first, segment);
+    }
+    for (let i = 0; i < count; i++) {
+      const at = i * this.#blockSize;
+      this.#hash(first + i, segment.subarray(at, at + this.#blockSize));
+    }
+  }
+
+  #hash(number: number, bytes: Uint8Array): void {
+    const [high, low] = hashBytes(bytes);
+    this.#hashes[number * 2] = high;
+    this.#hashes[number * 2 + 1] = high === 0 && low === 0 ? 1 : low;
+  }
+
+  /** Memory for one segment. */
+  get #scratch(): Uint8Array {
+    return this.#segmentMemory ??= new Uint8Array(SEGMENT_BYTES);
   }
 
   /** The number of a block of the last segment, or the complement of its sum. */
@@ -280,8 +306,8 @@ export class ContentStore {
     const number = ++this.count;
     const sums = this.#sums!;
     sums.push(sum);
-    if (number * 2 > this.#slots.length) {
-      this.#slots = new Int32Array(this.#slots.length * 4);
+    if (number * 4 > this.#slots.length * 3) {
+      this.#slots = new Int32Array(this.#slots.length * 2);
       for (let i = 1; i < number; i++) this.#place(i, sums.at(i));
     }
     this.#place(number, sum);
@@ -296,7 +322,7 @@ export class ContentStore {
   }
 
   /** The last segment, or a new one, with room for one block at least. */
-  #segmentWithRoom(wanted: number): Uint8Array {
+  #segmentWithRoom(wanted: number): Uint8Array<ArrayBuffer> {
     const index = Math.floor(this.count / this.#blocks);
     const used = this.count % this.#blocks * this.#blockSize;
     const present = this.#segments[index] ?? null;
@@ -304,24 +330,34 @@ export class ContentStore {
     const least = index > 0
       ? SEGMENT_BYTES
       : Math.max(FIRST_BYTES, used * 4, used + wanted * this.#blockSize);
-    const segment = new Uint8Array(Math.min(least, SEGMENT_BYTES));
+    const segment = this.#forget() ??
+      new Uint8Array(Math.min(least, SEGMENT_BYTES));
     if (present !== null) segment.set(present);
     this.#segments[index] = segment;
     this.#words = new Int32Array(segment.buffer);
-    this.#forget();
     return segment;
   }
 
-  /** Lets the file have the oldest segments, if memory has too many. */
-  #forget(): void {
-    while (
-      this.#forgets && this.#segments.length - this.#oldest > this.#mostSegments
-    ) {
-      const segment = this.#segments[this.#oldest]!;
-      const first = this.#oldest * this.#blocks + 1;
-      if (!this.#file.keep(first, segment)) this.#forgets = false;
-      else this.#segments[this.#oldest++] = null;
+  /**
+   * Lets the file have the oldest segment, if memory has as many as it may.
+   *
+   * @returns Its memory, to be used again: no one has a view of it for longer
+   * than a call while blocks are added.
+   */
+  #forget(): Uint8Array<ArrayBuffer> | null {
+    if (
+      !this.#forgets ||
+      this.#segments.length - this.#oldest < this.#mostSegments
+    ) return null;
+    const segment = this.#segments[this.#oldest]!;
+    if (segment.length < SEGMENT_BYTES) return null;
+    const first = this.#oldest * this.#blocks + 1;
+    if (!this.#file.keep(first, segment)) {
+      this.#forgets = false;
+      return null;
     }
+    this.#segments[this.#oldest++] = null;
+    return segment;
   }
 
   #segment(index: number): Uint8Array {

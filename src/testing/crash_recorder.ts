@@ -64,7 +64,7 @@ export interface CrashRecorderOptions {
   /**
    * The file to record into; nothing may be there. What a killed recorder leaves
    * there is whole up to its last turn of the event loop. Without one, contents
-   * of more than 64 MiB go to a private temporary file, if that is allowed.
+   * of more than 32 MiB go to a private temporary file, if that is allowed.
    */
   path?: string | URL | undefined;
 }
@@ -95,7 +95,7 @@ export interface RecordingOptions {
 const REQUEST_BYTES = 1024;
 
 /** Bytes of contents that stay in memory. */
-const MEMORY_BYTES = 64 << 20;
+const MEMORY_BYTES = 32 << 20;
 
 const ABILITIES: Abilities = {
   readOnly: false,

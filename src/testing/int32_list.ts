@@ -20,7 +20,7 @@ export class Int32List {
    */
   push(value: number): void {
     if (this.length === this.#values.length) {
-      const values = new Int32Array(this.length * 2);
+      const values = new Int32Array(this.length * 3 / 2);
       values.set(this.#values);
       this.#values = values;
     }

@@ -9,6 +9,7 @@ import { assert, assertEquals } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
+import { NbdServer } from "../../src/nbd/server.ts";
 import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
 import { ChunkType, Command, Option } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
@@ -278,4 +279,28 @@ Deno.test({
     assert(served.server.counters.unaligned > 100);
     assertEquals(served.faults, []);
   },
+});
+
+Deno.test("NbdServer makes zeroes of what is trimmed if its export says so", async () => {
+  for (const blockSize of [512, 4096]) {
+    await using dir = await tempDir();
+    await using disk = VirtualDisk.memory({ size: "64KiB", blockSize });
+    const socket = dir.join("nbd.sock");
+    await using server = NbdServer.listen({
+      path: socket,
+      exports: [{ disk, trimToZeroes: true }],
+    });
+    using client = await RawClient.attach(socket);
+    const model = new Uint8Array(65_536).fill(7);
+    await disk.write(0, model);
+    for (
+      const [at, size] of [[1, 3], [4095, 2], [5000, 20_000], [40_960, 8192]]
+    ) {
+      assertEquals((await client.ask(Trim, at!, size!)).error, 0);
+      model.fill(0, at!, at! + size!);
+    }
+    assertSame(await disk.read(0, disk.sectors), model);
+    assertEquals((await client.ask(Trim, 65_535, 2)).error, 22);
+    assertEquals(server.counters.errors, 1);
+  }
 });

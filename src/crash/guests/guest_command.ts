@@ -221,7 +221,7 @@ function innerScript(
 ): string {
   const { command, place, table, environment } = what;
   // What mount exits with differs by whether others could be mounted.
-  const lines = [`mount -a -T ${table} || exit 32`];
+  const lines = [`mount -n -a -T ${table} || exit 32`];
   for (const [name, value] of Object.entries(environment)) {
     lines.push(`export ${name}=${quoted(value)}`);
   }

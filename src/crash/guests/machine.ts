@@ -94,7 +94,7 @@ export function firstLines(modules: string): string {
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-[ -e /dev/null ] || mount -t devtmpfs dev /dev
+mount -t devtmpfs dev /dev 2>/dev/null
 mkdir -p /dev/pts /dev/shm /dev/platter
 mount -t tmpfs memory /dev/platter
 { ip link set lo up || busybox ip link set lo up; } 2>/dev/null

@@ -17,6 +17,7 @@ import type {
   Complete,
   Limits,
 } from "../../backend.ts";
+import { MemoryBackend } from "../../backends/memory.ts";
 import { VirtualDisk } from "../../disk/disk.ts";
 import type { Geometry } from "../../geometry.ts";
 import type { BackendInfo } from "../../info.ts";
@@ -145,7 +146,7 @@ exec /bin/busybox switch_root /root ${init}
     this.controlDevice = "/dev/vda";
     const path = await this.guest.run("readlink -f /sys/block/vdb/device");
     this.#name = path.slice(path.lastIndexOf("/") + 1);
-    await this.guest.run(`echo ${this.#name} >${DRIVER}/unbind`);
+    await this.unplug();
   }
 
   fits(backend: Backend): boolean {
@@ -154,11 +155,11 @@ exec /bin/busybox switch_root /root ${init}
 
   async plug(backend: Backend): Promise<string> {
     this.#socket.backend = backend;
-    await this.guest.run(`echo ${this.#name} >${DRIVER}/bind`);
     const found = await this.guest.run(
-      `ls /sys/bus/virtio/devices/${this.#name}/block`,
+      `echo ${this.#name} >${DRIVER}/bind && ` +
+        `cd ${DRIVER}/${this.#name}/block && echo *`,
     );
-    return `/dev/${found.trim()}`;
+    return `/dev/${found}`;
   }
 
   async unplug(): Promise<void> {
@@ -209,8 +210,8 @@ class Socket implements Backend {
   readonly limits: Limits;
   readonly info: BackendInfo;
   readonly counters: Readonly<BackendCounters>;
-  /** What is there now. */
-  backend: Backend | null = null;
+  /** What is there now: zeroes, for a driver that looks when it boots. */
+  backend: Backend | null;
   #pending = 0;
   #idle: (() => void) | null = null;
 
@@ -220,6 +221,8 @@ class Socket implements Backend {
     this.limits = like.limits;
     this.info = like.info;
     this.counters = like.counters;
+    const { sectors, blockSize } = like.geometry;
+    this.backend = new MemoryBackend({ sectors, blockSize });
   }
 
   submit(batch: readonly Request[], complete: Complete): void {

@@ -96,8 +96,7 @@ export class UmlMachine implements Machine {
     const stack = new AsyncDisposableStack();
     this.#plugged = stack;
     this.#serve(stack, "disk", new Lent(backend));
-    await this.guest.run(`echo ${DISK} >${DRIVER}/bind`);
-    return await this.#device(DISK);
+    return await this.#device(DISK, `echo ${DISK} >${DRIVER}/bind &&`);
   }
 
   async unplug(): Promise<void> {
@@ -140,11 +139,11 @@ export class UmlMachine implements Machine {
     if (user !== undefined) Deno.chownSync(path, user.uid, user.gid);
   }
 
-  /** What the guest calls a disk. */
-  async #device(name: string): Promise<string> {
+  /** What the guest calls a disk, after something else. */
+  async #device(name: string, before = ""): Promise<string> {
     const found = await this.guest.run(
-      `ls /sys/bus/platform/devices/${name}/virtio*/block`,
+      `${before} cd /sys/bus/platform/devices/${name}/virtio*/block && echo *`,
     );
-    return `/dev/${found.trim()}`;
+    return `/dev/${found}`;
   }
 }

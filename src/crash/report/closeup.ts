@@ -15,6 +15,8 @@ import type {
   StoryRun,
   StoryWrite,
 } from "../../testing/story_data.ts";
+import { printable } from "../../printable.ts";
+import type { ReportLostRange } from "./data.ts";
 import { type Markup, markup } from "./markup.ts";
 import { regionsOf, type SectorRange } from "./regions.ts";
 import { sectorsOf } from "./words.ts";
@@ -44,6 +46,7 @@ const NAME_HEIGHT = 17;
 const LANE_HEIGHT = 26;
 const GAP = 7;
 const CUT_WIDTH = 10;
+const CHARACTER_WIDTH = 7;
 
 /** How much it may grow where there is room. */
 const MOST_GROWTH = 1.4;
@@ -58,9 +61,14 @@ interface Lane extends SectorRange {
  *
  * @param crash The crash.
  * @param id A name for what the drawing defines, its own on the page.
+ * @param lost What is known of sectors: lanes are named by it.
  * @returns An SVG.
  */
-export function drawCloseup(crash: StoryCrash, id: string): Markup {
+export function drawCloseup(
+  crash: StoryCrash,
+  id: string,
+  lost: readonly ReportLostRange[],
+): Markup {
   const events = crash.events.slice(-MOST_EVENTS);
   const step = STEPS.find(([most]) => events.length <= most)![1];
   const regions = regionsOf(events.filter(isWrite), MOST_LANES);
@@ -72,7 +80,13 @@ export function drawCloseup(crash: StoryCrash, id: string): Markup {
   const end = Math.max(events.length * step, 228);
   const height = laneY(regions.length + 2) + 16;
   const width = end + CUT_WIDTH;
-  const names = ["promises", "flushes", ...regions.map(sectorsOf)];
+  const names = [
+    "promises",
+    "flushes",
+    ...regions.map((region) =>
+      printable(nameLane(region, lost), Math.floor(end / CHARACTER_WIDTH))
+    ),
+  ];
   return markup`<svg class="closeup" role="img" style="width:clamp(${width}px,100%,${
     Math.round(width * MOST_GROWTH)
   }px)" viewBox="0 0 ${width} ${height}" aria-label="The last events before the power fails, by lane">
@@ -97,10 +111,25 @@ ${
     )
   }${
     names.map((name, i) =>
-      markup`<text class="lane-name" x="0" y="${laneY(i) + 12}">${name}</text>
+      markup`<text class="lane-name" x="0" y="${laneY(i) + 11}">${name}</text>
 `
     )
   }${drawCut(end, height)}</svg>`;
+}
+
+/** A lane's sectors, and what those are of them that were lost. */
+function nameLane(
+  region: SectorRange,
+  lost: readonly ReportLostRange[],
+): string {
+  const names = new Set<string>();
+  for (const { sector, count, path } of lost) {
+    if (
+      path.length > 0 && sector < region.sector + region.count &&
+      region.sector < sector + count
+    ) names.add(path.at(-1)!);
+  }
+  return [sectorsOf(region), ...names].join(" · ");
 }
 
 /** Where an event is drawn. */

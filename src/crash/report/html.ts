@@ -160,7 +160,7 @@ function writeHeader(data: CrashReportData): Markup {
 function writeGroup(group: ReportGroup, id: string): Markup {
   const { story } = group;
   return markup`<p class="what">${group.message}</p>
-${story && writeStory(story, id, writeLost(group))}
+${story && writeStory(story, id, group)}
 ${
     group.output !== "" && group.output !== story?.error.join("\n") &&
     markup`<h3>What the check printed</h3>
@@ -174,9 +174,10 @@ ${group.replay !== null && markup`<pre><code>${group.replay}</code></pre>`}
 function writeStory(
   story: StoryData,
   id: string,
-  lost: Markup | null,
+  group: ReportGroup,
 ): Markup {
   const { crashes, acknowledged, error } = story;
+  const ranges = lostOf(group);
   const values = acknowledged.count > acknowledged.last.length
     ? [`… ${amount(acknowledged.count - acknowledged.last.length)} before`]
     : [];
@@ -185,10 +186,10 @@ function writeStory(
       markup`${
         i > 0 &&
         markup`<h3>Then the recovery did this, and the power failed again</h3>`
-      }<figure><div class="scroll">${drawCloseup(crash, `${id}-${i}`)}</div>${
-        i === 0 && writeLegend(id)
-      }</figure>
-${i === crashes.length - 1 && lost}
+      }<figure><div class="scroll">${
+        drawCloseup(crash, `${id}-${i}`, ranges)
+      }</div>${i === 0 && writeLegend(id)}</figure>
+${i === crashes.length - 1 && writeLost(group)}
 <h3>What was done</h3>
 ${writeEvents(crash)}
 `

@@ -8,20 +8,24 @@
 import { printable } from "../../printable.ts";
 import { describeCrashDevice } from "../../testing/crash_device.ts";
 import type { CrashRecording } from "../../testing/crash_recording.ts";
-import type { CrashReport } from "../../testing/crash_report.ts";
-import type { StoryData } from "../../testing/story_data.ts";
+import type {
+  CrashFindings,
+  DoubtfulState,
+  FailureGroup,
+} from "../../testing/crash_verdict.ts";
+import { wholeOf } from "../unharmed_states.ts";
 import {
   type CrashReportData,
   REPORT_FORMAT,
   REPORT_VERSION,
   type ReportCommand,
   type ReportDoubt,
-  type ReportExplored,
   type ReportGroup,
   type ReportLost,
   type ReportVerdict,
 } from "./data.ts";
-import { type JudgedPoint, makeTimeline } from "./timeline.ts";
+import { explainLost } from "./explain/explain.ts";
+import { makeTimeline } from "./timeline.ts";
 
 /** Characters of a check's output that are kept, from the end. */
 const MOST_OUTPUT = 16_384;
@@ -32,87 +36,54 @@ const MOST_LINES = 400;
 /** Characters of a line that are kept. */
 const MOST_LINE = 1000;
 
-/** Groups of which the story, the output and the meaning are told. */
+/** Groups of which the story and the output are told. */
 const MOST_TOLD = 24;
 
-/** States that fail in the same way, as an exploration finds them. */
-export interface FoundGroup {
-  /** What they have in common. */
-  readonly kind: string;
-  /** How the simplest one fails. */
-  readonly message: string;
-  /** How many there are. */
-  readonly count: number;
-  /** What names the simplest one. */
-  readonly token: string;
-  /** What happened there. */
-  readonly story: StoryData;
-  /** What its check printed. */
-  readonly output: string;
-}
+/** Groups of which is told what was lost. */
+const MOST_EXPLAINED = 8;
 
-/** A state on which verdicts differ, or there is none. */
-export interface FoundDoubt {
-  /** What names it. */
-  readonly token: string;
-  /** The verdicts, in order. */
-  readonly verdicts: readonly {
-    readonly outcome: string;
-    readonly message?: string;
-    readonly output?: string | undefined;
-  }[];
-}
-
-/** What an exploration found. */
-export interface Found<Group extends FoundGroup> {
-  /** How much was explored. */
-  readonly report: CrashReport;
-  /** What ended it. */
-  readonly ended: ReportExplored["ended"];
-  /** Failures by their message. */
-  readonly groups: readonly Group[];
-  /** States on which verdicts differ. */
-  readonly unstable: readonly FoundDoubt[];
-  /** States that could not be judged. */
-  readonly unjudged: readonly FoundDoubt[];
-  /** How many of each there are. */
-  readonly counts: Pick<ReportExplored, "failed" | "unstable" | "unjudged">;
-  /** What was judged, by crash point. */
-  readonly points: readonly JudgedPoint[];
-  /** Whether a state of each group of alike points was judged. */
-  readonly seenEachGroup: boolean;
-}
+/** Milliseconds after which no other group is asked about. */
+const EXPLAIN_MS = 15_000;
 
 /** What a report tells that an exploration does not know. */
-export interface MakeReportOptions<Group extends FoundGroup = FoundGroup> {
+export interface MakeReportOptions {
   /** What was run. */
   commands?: readonly ReportCommand[] | undefined;
   /** Whether it was about one state that was asked for. */
   only?: boolean | undefined;
   /** The command line that replays a token. */
   replay?: ((token: string) => string) | undefined;
-  /** Finds out what the sectors are that a group's state lost. */
-  explain?: ((group: Group) => Promise<ReportLost>) | undefined;
+  /**
+   * Whether to find out what lost sectors are, which takes programs of the system
+   * and up to a few seconds.
+   *
+   * @default {true}
+   */
+  explain?: boolean | undefined;
 }
 
 /**
  * Makes the data of a report.
  *
  * @param found What was found.
- * @param recording What was explored.
+ * @param recording What was explored; it must still be open.
  * @param options What else is known.
  * @returns The report.
- * @throws Whatever `explain` throws.
+ * @throws {DiskError} If the disk below the recording cannot be read.
  */
-export async function makeReport<Group extends FoundGroup>(
-  found: Found<Group>,
-  recording: Pick<CrashRecording, "device" | "events" | "requests">,
-  options: MakeReportOptions<Group> = {},
+export async function makeReport(
+  found: CrashFindings,
+  recording: CrashRecording,
+  options: MakeReportOptions = {},
 ): Promise<CrashReportData> {
   const { report, counts } = found;
   const { device } = recording;
-  const { commands = [], replay, explain } = options;
+  const { commands = [], replay, explain = true } = options;
   const groups: ReportGroup[] = [];
+  const startedAt = performance.now();
+  const explains = () =>
+    explain && groups.length < MOST_EXPLAINED &&
+    performance.now() - startedAt < EXPLAIN_MS;
   for (const group of found.groups.toSorted((a, b) => b.count - a.count)) {
     const whole = groups.length < MOST_TOLD;
     const { kind, message, count, token, story, output } = group;
@@ -124,7 +95,7 @@ export async function makeReport<Group extends FoundGroup>(
       replay: replay?.(token) ?? null,
       output: whole ? cleanOutput(output) : "",
       story: whole ? story : null,
-      lost: whole ? await explain?.(group) ?? null : null,
+      lost: explains() ? await explainGroup(group, recording) : null,
     });
   }
   return {
@@ -163,8 +134,18 @@ export async function makeReport<Group extends FoundGroup>(
   };
 }
 
+/** What the sectors are that a group's state lost. */
+async function explainGroup(
+  { story, state }: FailureGroup,
+  recording: CrashRecording,
+): Promise<ReportLost> {
+  await using whole = wholeOf(recording, story.crashes[0]!.point).open();
+  await using failed = state.open();
+  return await explainLost(story, [whole, failed]);
+}
+
 function verdictOf(
-  { report, counts, seenEachGroup }: Found<FoundGroup>,
+  { report, counts, seenEachGroup }: CrashFindings,
   only: boolean,
 ): ReportVerdict {
   if (counts.failed > 0) return "failed";
@@ -175,7 +156,7 @@ function verdictOf(
 
 /** States for each reason; those with the same are told once. */
 function doubtsOf(
-  states: readonly FoundDoubt[],
+  states: readonly DoubtfulState[],
   replay?: (token: string) => string,
 ): ReportDoubt[] {
   const doubts = new Map<
@@ -183,8 +164,10 @@ function doubtsOf(
     { -readonly [K in keyof ReportDoubt]: ReportDoubt[K] }
   >();
   for (const { token, verdicts } of states) {
-    const said = verdicts.map(({ outcome, message }) =>
-      message === undefined ? outcome : `${outcome}: ${printable(message)}`
+    const said = verdicts.map((verdict) =>
+      verdict.outcome === "sound"
+        ? verdict.outcome
+        : `${verdict.outcome}: ${printable(verdict.message)}`
     );
     const known = doubts.get(said.join("\n"));
     if (known !== undefined) known.count++;
@@ -195,8 +178,9 @@ function doubtsOf(
         token,
         replay: replay?.(token) ?? null,
         output: cleanOutput(
-          verdicts.map(({ output = "" }) => output)
-            .find((output) => output !== "") ?? "",
+          verdicts.map((verdict) =>
+            verdict.outcome === "sound" ? "" : verdict.output ?? ""
+          ).find((output) => output !== "") ?? "",
         ),
       });
     }

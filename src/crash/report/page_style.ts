@@ -119,7 +119,7 @@ svg text {
   fill: var(--muted);
 }
 svg .lane-name {
-  paint-order: stroke; stroke: var(--page); stroke-width: 5px; stroke-linejoin: round;
+  paint-order: stroke; stroke: var(--page); stroke-width: 4px; stroke-linejoin: round;
 }
 svg .column-name { font-size: 11px; text-anchor: middle; }
 svg .cut-name { fill: var(--bad); font-weight: 600; text-anchor: end; }

@@ -7,6 +7,7 @@
 
 import { RequestType } from "../../request.ts";
 import type { CrashRecording } from "../../testing/crash_recording.ts";
+import type { CrashPointFindings } from "../../testing/crash_verdict.ts";
 import type { ReportTimeline } from "./data.ts";
 import { regionsOf } from "./regions.ts";
 
@@ -15,16 +16,6 @@ const MOST_COLUMNS = 160;
 
 /** Lanes of writes at most. */
 const MOST_REGIONS = 12;
-
-/** How many states of a crash point were judged. */
-export interface JudgedPoint {
-  /** The point: how many events came before it. */
-  readonly point: number;
-  /** States judged. */
-  readonly visited: number;
-  /** Those of them that failed. */
-  readonly failed: number;
-}
 
 /**
  * Counts a recording's events by column.
@@ -35,7 +26,7 @@ export interface JudgedPoint {
  */
 export function makeTimeline(
   recording: Pick<CrashRecording, "events" | "requests">,
-  points: readonly JudgedPoint[],
+  points: readonly CrashPointFindings[],
 ): ReportTimeline {
   const { events, requests } = recording;
   const columns = Math.max(1, Math.min(MOST_COLUMNS, events.length));

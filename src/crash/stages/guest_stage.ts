@@ -206,5 +206,5 @@ class GuestDisk implements Attached {
 
 /** What the guest's kernel complained of, as a number; it only grows. */
 async function taintOf({ guest }: Machine): Promise<string> {
-  return (await guest.run("cat /proc/sys/kernel/tainted")).trim();
+  return await guest.run("read taint </proc/sys/kernel/tainted; echo $taint");
 }

@@ -125,7 +125,12 @@ export const host: Stage = {
     } else {
       const { blockSize } = disk.backend.geometry;
       const file = parts.use(
-        await asFile(disk.backend, { path: `${directory}/image`, signal }),
+        await asFile(disk.backend, {
+          path: `${directory}/image`,
+          // QEMU's tool flushes at every close, which hides a missing fsync.
+          tool: "nbdfuse",
+          signal,
+        }),
       );
       const loop = parts.use(await attachLoop(file.path, { blockSize }));
       if (!loop.direct) {

@@ -52,7 +52,12 @@ export const raw: Stage = {
     } else if ("file" in disk) environment.PLATTER_IMAGE = disk.file;
     else {
       const file = parts.use(
-        await asFile(disk.backend, { path: `${directory}/image`, signal }),
+        await asFile(disk.backend, {
+          path: `${directory}/image`,
+          // QEMU's tool flushes at every close, which hides a missing fsync.
+          tool: "nbdfuse",
+          signal,
+        }),
       );
       environment.PLATTER_IMAGE = file.path;
     }

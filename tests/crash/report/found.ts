@@ -6,13 +6,16 @@
 
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import type {
-  Found,
-  FoundGroup,
-} from "../../../src/crash/report/make_report.ts";
-import type { ReportLost } from "../../../src/crash/report/data.ts";
+  CrashFindings,
+  CrashState,
+  FailureGroup,
+} from "../../../src/testing/crash_verdict.ts";
+import type {
+  CrashReportData,
+  ReportLost,
+} from "../../../src/crash/report/data.ts";
 import type { RecordWorkloadOptions } from "../../../src/testing/crash_options.ts";
 import type { CrashRecording } from "../../../src/testing/crash_recording.ts";
-import { ZeroSource } from "../../../src/testing/block_source.ts";
 import {
   type CrashLevel,
   CrashPosition,
@@ -37,7 +40,7 @@ export interface Subject extends RecordWorkloadOptions<string> {
 
 /** What was found, and of what. */
 export interface Exploration {
-  readonly found: Found<FoundGroup>;
+  readonly found: CrashFindings;
   readonly recording: CrashRecording;
 }
 
@@ -47,11 +50,11 @@ export async function explore(subject: Subject): Promise<Exploration> {
   const recording = await recordWorkload(subject, 1000);
   const level: CrashLevel = {
     recording,
-    source: new ZeroSource(recording.device.blockSize),
+    source: recording.source,
     hash: [0, 0],
     acknowledged: null,
   };
-  const groups = new Map<string, FoundGroup & { count: number }>();
+  const groups = new Map<string, FailureGroup & { count: number }>();
   const points: { point: number; visited: number; failed: number }[] = [];
   const position = new CrashPosition(level);
   for (const [i, point] of position.timeline.points.entries()) {
@@ -85,6 +88,7 @@ export async function explore(subject: Subject): Promise<Exploration> {
             }),
             story: makeStory([{ level, step, space }], acknowledged, [message]),
             output: message,
+            state: stateOf(position, recording),
           });
         }
       }
@@ -115,10 +119,28 @@ export async function explore(subject: Subject): Promise<Exploration> {
       groups: [...groups.values()],
       unstable: [],
       unjudged: [],
-      counts: { failed, unstable: 0, unjudged: 0 },
+      counts: { sound: states - failed, failed, unstable: 0, unjudged: 0 },
       points,
       seenEachGroup: true,
     },
+  };
+}
+
+/** The state that a position shows now. */
+function stateOf(
+  { image, point, acknowledged }: CrashPosition,
+  { device }: CrashRecording,
+): CrashState {
+  const frozen = image.freeze();
+  const openBackend = () => new CrashStateBackend(frozen, device);
+  return {
+    token: "",
+    point,
+    hash: "",
+    acknowledged,
+    changes: () => new Map(),
+    openBackend,
+    open: () => VirtualDisk.over(openBackend()),
   };
 }
 
@@ -181,6 +203,12 @@ export function longSubject(requests: number): Subject {
       }
     },
   };
+}
+
+/** A report whose first failure lost what {@linkcode LOST} says. */
+export function withLost(data: CrashReportData): CrashReportData {
+  const groups = data.groups.map((group) => ({ ...group, lost: LOST }));
+  return { ...data, groups };
 }
 
 /** What the lost sectors of LOG are, as tools might tell. */

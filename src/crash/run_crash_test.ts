@@ -31,7 +31,6 @@ import { judgeRecording } from "../testing/judge_recording.ts";
 import { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
 import type { CrashTestOptions } from "./crash_test_options.ts";
 import type { CrashReportData, ReportCommand } from "./report/data.ts";
-import { explainLost } from "./report/explain/explain.ts";
 import { makeReport } from "./report/make_report.ts";
 import { makeFileSystem } from "./make_file_system.ts";
 import { runProgram } from "./programs.ts";
@@ -346,11 +345,6 @@ class Test {
       ] as ReportCommand[],
       only: options.only !== undefined,
       replay: options.replay,
-      async explain(group) {
-        await using after = end.open();
-        await using left = group.state.open();
-        return await explainLost(group.story, [after, left]);
-      },
     });
   }
 

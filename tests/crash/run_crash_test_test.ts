@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { VirtualDisk } from "@platter/disk";
-import { crashTest } from "../../src/crash/crash_test.ts";
+import { crashTest } from "../../src/crash/run_crash_test.ts";
 import {
   CrashTestError,
   CrashTestFailure,

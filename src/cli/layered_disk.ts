@@ -1,0 +1,271 @@
+/**
+ * An image under the layers that a command line names: an overlay, faults and a
+ * trace, with the options that ask for them. For verbs that show a disk to
+ * somebody else.
+ *
+ * @module
+ */
+
+import type { Backend } from "../backend.ts";
+import { VirtualDisk } from "../disk/disk.ts";
+import { openBackend } from "../disk/open.ts";
+import type { FaultRule } from "../layers/fault_rule.ts";
+import { parseFaultRule } from "../layers/fault_rule_text.ts";
+import { FAULT_WORDS } from "../layers/fault_words.ts";
+import { type Faults, faults } from "../layers/faults.ts";
+import { overlay } from "../layers/overlay.ts";
+import { trace } from "../layers/trace.ts";
+import { plural } from "../plural.ts";
+import { fileError, openOptions, warn } from "./images.ts";
+import { type CliIo, printError } from "./io.ts";
+import { identify } from "./same_file.ts";
+import { TraceFile } from "./trace_file.ts";
+import {
+  listOf,
+  parseAs,
+  type VerbArguments,
+  type VerbOption,
+} from "./verb.ts";
+
+/** How often the file with rules is looked at, in ms. */
+const RULES_MS = 250;
+
+/** The options that say which layers there are. */
+export const LAYER_OPTIONS: readonly VerbOption[] = [
+  { name: "read-only", summary: "Refuse writes" },
+  {
+    name: "overlay",
+    summary: "Keep what is written in memory; the image stays as it is",
+  },
+  {
+    name: "fault",
+    value: "RULE",
+    repeats: true,
+    summary: "Let something go wrong; may be given several times",
+  },
+  {
+    name: "fault-file",
+    value: "FILE",
+    summary: "Rules that may change at run time",
+  },
+  {
+    name: "trace",
+    value: "FILE",
+    summary: "Write down every request, as lines of JSON",
+  },
+];
+
+/** What the help of a verb says of these options. */
+export const LAYER_HELP: string =
+  "A fault RULE is words: operations, conditions and one effect, such as\n" +
+  '"write nth=3 error=EIO", "read sector=100..200 delay=20ms" or\n' +
+  '"flush lost". A FILE of rules has one on each line; it is looked at again\n' +
+  "whenever it changes, so that faults come and go while the disk is in use.\n" +
+  "The words of a rule, in any order:\n" +
+  `${listOf(FAULT_WORDS.flatMap(({ forms }) => forms))}\n` +
+  "If a trace cannot be written any more, it ends there, which is said once;\n" +
+  "the disk goes on.";
+
+/** Which layers were asked for. */
+interface Layers {
+  readonly readOnly: boolean;
+  readonly isOverlay: boolean;
+  readonly rules: readonly FaultRule[];
+  /** How many of the rules are in no file. */
+  readonly fixed: number;
+  readonly rulesPath: string | undefined;
+  readonly tracePath: string | undefined;
+}
+
+/**
+ * Reads the options that say which layers there are.
+ *
+ * @param args What was typed.
+ * @returns The same for {@linkcode LayeredDisk.open}.
+ * @throws {UsageError} If a rule cannot be read.
+ * @throws {CliError} If a file cannot be.
+ */
+export async function readLayers(args: VerbArguments): Promise<Layers> {
+  const rules = args.all("fault").map((text) =>
+    parseAs("--fault", text, parseFaultRule)
+  );
+  const fixed = rules.length;
+  const rulesPath = args.value("fault-file");
+  if (rulesPath !== undefined) rules.push(...await readRules(rulesPath));
+  return {
+    readOnly: args.flag("read-only"),
+    isOverlay: args.flag("overlay"),
+    rules,
+    fixed,
+    rulesPath,
+    tracePath: args.value("trace"),
+  };
+}
+
+/** A disk over an image and layers; closing it closes all of them. */
+export class LayeredDisk implements AsyncDisposable {
+  readonly #parts: AsyncDisposableStack;
+  readonly #trace: TraceFile | undefined;
+  /** The disk. */
+  readonly disk: VirtualDisk;
+
+  private constructor(
+    parts: AsyncDisposableStack,
+    disk: VirtualDisk,
+    trace: TraceFile | undefined,
+  ) {
+    this.#parts = parts;
+    this.disk = disk;
+    this.#trace = trace;
+  }
+
+  /**
+   * Opens an image under its layers.
+   *
+   * @param path The image.
+   * @param layers The layers.
+   * @param args What was typed, for how the image is opened.
+   * @param io What to talk to.
+   * @returns The disk.
+   * @throws {DiskError | CliError} If the image or the trace cannot be opened.
+   */
+  static async open(
+    path: string,
+    layers: Layers,
+    args: VerbArguments,
+    io: CliIo,
+  ): Promise<LayeredDisk> {
+    const { readOnly, isOverlay, rules, fixed, rulesPath, tracePath } = layers;
+    await using parts = new AsyncDisposableStack();
+    const base = await openBackend(path, {
+      ...openOptions(args),
+      readOnly: isOverlay || readOnly,
+    });
+    void warn(io, path, base.info);
+    // The topmost layer closes the rest.
+    let top: Backend = base;
+    let sink: TraceFile | undefined;
+    // Closed after the disk, so that its last requests are in it.
+    parts.defer(() => sink?.close());
+    parts.defer(() => top.close());
+    if (tracePath !== undefined) {
+      const others = {
+        "the image": await identify(path),
+        "the file of rules": rulesPath === undefined
+          ? null
+          : await identify(rulesPath),
+      };
+      // Says that it ended early itself, and at once.
+      sink = await TraceFile.open(
+        tracePath,
+        others,
+        (error) =>
+          void printError(
+            io,
+            `platter: ${error.message}: the trace ends there\n`,
+          ),
+      );
+    }
+    if (isOverlay) top = overlay(top, { readOnly });
+    if (rules.length > 0 || rulesPath !== undefined) {
+      const faulty = faults(top, rules);
+      top = faulty;
+      if (rulesPath !== undefined) {
+        parts.defer(followRules(faulty, rulesPath, fixed, io));
+      }
+    }
+    if (sink !== undefined) {
+      const lines = sink;
+      top = trace(top, (line) => lines.write(line));
+    }
+    const disk = VirtualDisk.over(top);
+    parts.use(disk);
+    return new LayeredDisk(parts.move(), disk, sink);
+  }
+
+  /** Whether every request is in the trace, if there is one. */
+  get traceIsWhole(): boolean {
+    return !this.#trace?.failure;
+  }
+
+  /**
+   * Flushes, if there is anything to flush.
+   *
+   * @returns When it is done.
+   */
+  async flush(): Promise<void> {
+    const { disk } = this;
+    if (!disk.readOnly && disk.info.abilities.flush !== "none") {
+      await disk.flush();
+    }
+  }
+
+  /** Closes the disk, its layers and the image. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#parts.disposeAsync();
+  }
+}
+
+/**
+ * Reads a file that was named on the command line.
+ *
+ * @param path Its path.
+ * @returns Its text.
+ * @throws {CliError} If it cannot be read.
+ */
+export async function readText(path: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    throw fileError("read", path, error);
+  }
+}
+
+async function readRules(path: string): Promise<FaultRule[]> {
+  const text = await readText(path);
+  return text.split("\n").map((line) => line.replace(/#.*/, "").trim())
+    .filter((line) => line !== "")
+    .map((line) => parseAs(`"${path}"`, line, parseFaultRule));
+}
+
+/** Looks at a file of rules again and again; returns what ends that. */
+function followRules(
+  faulty: Faults,
+  path: string,
+  fixed: number,
+  io: CliIo,
+): () => Promise<void> {
+  let known = stamp(path);
+  let busy = Promise.resolve();
+  const look = async () => {
+    const now = stamp(path);
+    if (now === known) return;
+    known = now;
+    let text: string;
+    try {
+      const rules = await readRules(path);
+      for (const rule of faulty.rules.slice(fixed)) faulty.remove(rule);
+      for (const rule of rules) faulty.add(rule);
+      text = `${plural(rules.length, "rule")} from "${path}"`;
+    } catch (error) {
+      // The rules stay as they were.
+      text = error instanceof Error ? error.message : String(error);
+    }
+    await printError(io, `platter: ${text}\n`);
+  };
+  const timer = setInterval(() => busy = busy.then(look), RULES_MS);
+  return async () => {
+    clearInterval(timer);
+    await busy;
+  };
+}
+
+/** What changes when a file does. */
+function stamp(path: string): string {
+  try {
+    const { mtime, size, ino } = Deno.statSync(path);
+    return `${mtime?.getTime()} ${size} ${ino}`;
+  } catch {
+    return "";
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * Files as block devices.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import { DiskError } from "../../src/errors.ts";
+import { asFile } from "../../src/mount/as_file.ts";
+import { attachLoop } from "../../src/mount/loop_device.ts";
+import { needs, tempDir } from "../helpers.ts";
+import { exists, needsFuse, shell } from "./harness.ts";
+
+for (const blockSize of [512, 4096]) {
+  Deno.test({
+    name:
+      `attachLoop() makes a disk of blocks of ${blockSize} a device, and lets go of it`,
+    ...needsFuse("root", "nbdfuse", "losetup", "mkfs.ext4"),
+    async fn() {
+      await using disk = VirtualDisk.memory({ size: "16MiB", blockSize });
+      await using file = await asFile(disk);
+      const loop = await attachLoop(file.path, { blockSize });
+      assert(loop.direct);
+      const { code, out } = await shell(
+        'blockdev --getss "$1" && mkfs.ext4 -q "$1" && e2fsck -fn "$1" 2>&1',
+        loop.device,
+      );
+      assertEquals([code, out.split("\n")[0]], [0, String(blockSize)], out);
+      await loop.detach();
+      await loop.detach();
+      const name = loop.device.slice("/dev/".length);
+      const backing = `/sys/block/${name}/loop/backing_file`;
+      if (exists(backing)) {
+        // Somebody else's by now.
+        assert(Deno.readTextFileSync(backing).trim() !== file.path);
+      }
+      // Nobody holds the file any more.
+      assertEquals(await file.close(), { busy: false, error: null });
+    },
+  });
+}
+
+Deno.test({
+  name: "attachLoop() refuses writes to a device that is read-only",
+  ...needs("root", "losetup"),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 1 << 20);
+    await using loop = await attachLoop(path, { readOnly: true });
+    const { code } = await shell(
+      'dd if=/dev/zero of="$1" count=1 conv=fsync',
+      loop.device,
+    );
+    assert(code !== 0);
+  },
+});
+
+Deno.test({
+  name: "attachLoop() says what is wrong",
+  ...needs("root", "losetup"),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 1 << 20);
+    await assertRejects(
+      () => attachLoop(path, { blockSize: 1000 }),
+      RangeError,
+    );
+    const missing = () => attachLoop(dir.join("none"));
+    assertEquals((await assertRejects(missing, DiskError)).kind, "not-found");
+    const large = () => attachLoop(path, { blockSize: 1 << 20 });
+    const error = await assertRejects(large, DiskError);
+    assertEquals(error.kind, "platform");
+    assert(error.message.includes("losetup"), error.message);
+  },
+});
