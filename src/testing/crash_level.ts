@@ -26,6 +26,17 @@ export interface CrashLevel {
   readonly acknowledged: readonly unknown[] | null;
 }
 
+/**
+ * The level of a workload.
+ *
+ * @param recording What it did.
+ * @returns The level.
+ */
+export function levelOf(recording: CrashRecording): CrashLevel {
+  const { source } = recording;
+  return { recording, source, hash: [0, 0], acknowledged: null };
+}
+
 /** A position in a recording. */
 export class CrashPosition {
   /** The image in its present state. */
@@ -46,7 +57,7 @@ export class CrashPosition {
   constructor(level: CrashLevel) {
     this.#level = level;
     const { recording, source } = level;
-    this.timeline = new CrashTimeline(recording);
+    this.timeline = CrashTimeline.of(recording);
     this.image = new CrashImage(source, this.timeline);
     this.#space = this.#enter(0);
   }

@@ -4,6 +4,9 @@
  * @module
  */
 
+import { RequestType } from "../request.ts";
+import type { CrashRecording } from "./crash_recording.ts";
+
 /** What was explored. */
 export interface CrashReport {
   /** Different states of the disk whose recovery was checked. */
@@ -31,12 +34,37 @@ export interface CrashReport {
 }
 
 /**
- * Says what was explored.
+ * Makes a report.
  *
- * @param report How many of each.
- * @returns The first half of a report's line.
+ * @param recording What was explored.
+ * @param numbers What came of it.
+ * @param extent How much of it was explored, in a few words.
+ * @returns The report.
  */
-export function countStates(
+export function makeCrashReport(
+  recording: CrashRecording,
+  numbers: Omit<
+    CrashReport,
+    "writes" | "flushes" | "acknowledged" | "summary"
+  >,
+  extent: string,
+): CrashReport {
+  const flushes =
+    recording.requests.filter(({ type }) => type === RequestType.Flush).length;
+  const report = {
+    ...numbers,
+    writes: recording.requests.length - flushes,
+    flushes,
+    acknowledged: recording.acknowledged.length,
+  };
+  return {
+    ...report,
+    summary: `${countStates(report)}: ${extent}, seed ${numbers.seed}`,
+  };
+}
+
+/** Says what was explored, in the first half of a report's line. */
+function countStates(
   report: Pick<
     CrashReport,
     "states" | "recoveryStates" | "writes" | "flushes"

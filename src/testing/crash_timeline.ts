@@ -73,6 +73,8 @@ export function optionsOf(step: CrashStep, space: CrashSpace): OptionOf {
   return (variable) => step.options.get(at.get(variable)!) ?? variable.latest;
 }
 
+const timelines = new WeakMap<CrashRecording, CrashTimeline>();
+
 /** What may be found after a crash, at each point of a recording. */
 export class CrashTimeline implements DurableContents {
   /**
@@ -104,6 +106,20 @@ export class CrashTimeline implements DurableContents {
   readonly #hashes: { point: number; high: number; low: number }[] = [
     { point: 0, high: 0, low: 0 },
   ];
+
+  /**
+   * The timeline of a recording, made once.
+   *
+   * @param recording The recording.
+   * @returns Its timeline.
+   */
+  static of(recording: CrashRecording): CrashTimeline {
+    let timeline = timelines.get(recording);
+    if (timeline === undefined) {
+      timelines.set(recording, timeline = new CrashTimeline(recording));
+    }
+    return timeline;
+  }
 
   /**
    * Goes through a recording.

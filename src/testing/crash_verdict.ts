@@ -23,7 +23,7 @@ export interface CrashState {
   /** What had been acknowledged, in order. */
   readonly acknowledged: readonly unknown[];
   /**
-   * What differs from the disk below the recording.
+   * What differs from the disk as it was when the recording started.
    *
    * @returns Bytes by block number, in blocks of the device's size; not to be
    * changed.

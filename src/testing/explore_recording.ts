@@ -9,7 +9,6 @@
 
 import { VirtualDisk } from "../disk/disk.ts";
 import type { Geometry } from "../geometry.ts";
-import { RequestType } from "../request.ts";
 import { Random } from "../random.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
 import { CrashFailure } from "./crash_failure.ts";
@@ -17,6 +16,7 @@ import {
   type CrashLevel,
   type CrashPosition,
   hashOf,
+  levelOf,
   positionAt,
 } from "./crash_level.ts";
 import type { ExploreRecordingOptions } from "./crash_options.ts";
@@ -24,7 +24,7 @@ import { CrashOrder } from "./crash_order.ts";
 import { Progress } from "./crash_progress.ts";
 import { CrashRecorder } from "./crash_recorder.ts";
 import type { CrashRecording } from "./crash_recording.ts";
-import { countStates, type CrashReport } from "./crash_report.ts";
+import { type CrashReport, makeCrashReport } from "./crash_report.ts";
 import { shrinkCrash } from "./crash_shrink.ts";
 import {
   CrashGuard,
@@ -207,12 +207,7 @@ class Explorer {
 
   async #run(): Promise<CrashReport> {
     this.#options.signal?.throwIfAborted();
-    const level: CrashLevel = {
-      recording: this.#recording,
-      source: this.#recording.source,
-      hash: [0, 0],
-      acknowledged: null,
-    };
+    const level = levelOf(this.#recording);
     const { only } = this.#options;
     if (only !== undefined) return await this.#replay(level, only);
     const visited = new Visited();
@@ -536,27 +531,14 @@ class Explorer {
   }
 
   #report(recording: CrashRecording, extent: string): CrashReport {
-    const writes =
-      recording.requests.filter(({ type }) => type !== RequestType.Flush)
-        .length;
-    const flushes = recording.requests.length - writes;
-    const durationMs = performance.now() - this.#start;
-    const states = this.#states;
-    const recoveryStates = this.#recoveryStates;
-    return {
-      states,
+    return makeCrashReport(recording, {
+      states: this.#states,
       exhaustive: this.#exhaustive,
       seed: this.#seed,
       points: this.#points,
-      writes,
-      flushes,
-      acknowledged: recording.acknowledged.length,
-      recoveryStates,
+      recoveryStates: this.#recoveryStates,
       repeated: this.#repeated,
-      durationMs,
-      summary: `${
-        countStates({ states, recoveryStates, writes, flushes })
-      }: ${extent}, seed ${this.#seed}`,
-    };
+      durationMs: performance.now() - this.#start,
+    }, extent);
   }
 }

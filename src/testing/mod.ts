@@ -60,5 +60,6 @@ export type {
 export { RecoveryTimeout } from "./crash_watchdog.ts";
 export * from "./explore_crashes.ts";
 export { exploreRecording } from "./explore_recording.ts";
+export { judgeRecording } from "./judge_recording.ts";
 export { recordWorkload } from "./record_workload.ts";
 export * from "./test_images.ts";

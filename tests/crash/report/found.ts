@@ -20,11 +20,12 @@ import {
   type CrashLevel,
   CrashPosition,
 } from "../../../src/testing/crash_level.ts";
-import { systematicStates } from "../../../src/testing/crash_plan.ts";
+import { pointStates } from "../../../src/testing/crash_plan.ts";
 import { CrashStateBackend } from "../../../src/testing/crash_state.ts";
 import { encodeToken } from "../../../src/testing/crash_token.ts";
 import { recordWorkload } from "../../../src/testing/record_workload.ts";
 import { makeStory } from "../../../src/testing/story_data.ts";
+import { Random } from "../../../src/random.ts";
 import { RequestType } from "../../../src/request.ts";
 
 /** A program to be tested, and how. */
@@ -56,11 +57,12 @@ export async function explore(subject: Subject): Promise<Exploration> {
   const groups = new Map<string, FailureGroup & { count: number }>();
   const points: { point: number; visited: number; failed: number }[] = [];
   const position = new CrashPosition(level);
-  for (let i = 0; position.next(); i++) {
+  for (const [i, point] of position.timeline.points.entries()) {
     if (i % everyPoint !== 0) continue;
+    position.goTo(point);
     const tally = { point: position.point, visited: 0, failed: 0 };
     points.push(tally);
-    for (const choice of systematicStates(position.space)) {
+    for (const choice of pointStates(position.space, new Random(0))) {
       if (tally.visited++ === statesPerPoint) break;
       position.select(choice);
       const backend = new CrashStateBackend(position.image, recording.device);
