@@ -46,7 +46,12 @@ type AllRefused =
   | Refusing<nbd.NbdTlsOptions>
   | Refusing<testing.AssertMemoryOptions>
   | Refusing<testing.AssertSectorsOptions>
+  | Refusing<testing.AttachOptions>
   | Refusing<testing.CrashOptions<string>>
+  | Refusing<testing.CrashTestOptions>
+  | Refusing<testing.MakeReportOptions>
+  | Refusing<testing.RunOptions>
+  | Refusing<testing.StageOptions>
   | Refusing<testing.CrashRecorderOptions>
   | Refusing<testing.OpenRecordingOptions>
   | Refusing<testing.SaveRecordingOptions>
@@ -191,7 +196,7 @@ Deno.test("every exported option type is among those that are asked", async () =
     const [module, name] of [
       ["mod.ts", "platter"],
       [
-        "src/testing/mod.ts",
+        "src/crash/mod.ts",
         "testing",
       ],
       ["src/nbd/mod.ts", "nbd"],

@@ -16,6 +16,7 @@ const WORDS: readonly (readonly [said: RegExp, name: string, typed: string])[] =
     [/blockSize: (\d+)/, "block-size", "--block-size $1"],
     [/overwrite: true/, "force", "--force"],
     [/readOnly: true/, "read-only", "--read-only"],
+    [/allowNoProof: true/, "allow-no-proof", "--allow-no-proof"],
     [/(?:engine|writeCache): "\w+"/, "", ""],
     [/(?:stallMs|pollMs|queueSize|preallocate): \w+/, "", ""],
   ];

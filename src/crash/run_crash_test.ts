@@ -26,7 +26,7 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import { RequestType } from "../request.ts";
 import { CrashRecorder } from "../testing/crash_recorder.ts";
 import { CrashRecording } from "../testing/crash_recording.ts";
-import type { CrashVerdict } from "../testing/crash_verdict.ts";
+import type { CrashFindings, CrashVerdict } from "../testing/crash_verdict.ts";
 import { judgeRecording } from "../testing/judge_recording.ts";
 import { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
 import type { CrashTestOptions } from "./crash_test_options.ts";
@@ -89,8 +89,9 @@ const CANNOT_JUDGE = 125;
  *
  * @param options The program, its check, and the disk.
  * @returns What was found: it is safe.
- * @throws {CrashTestFailure} If a state fails, fails sometimes, or if the budget
- * was spent before each group of alike crash points had been seen once.
+ * @throws {CrashTestFailure} If a state fails, or fails sometimes, if none could be
+ * judged, or if the budget was spent before each group of alike crash points had
+ * been seen once.
  * @throws {CrashTestError} If the test proves nothing.
  * @throws {ProgramError} If a program or a right is missing; it names all.
  * @throws {RangeError} If a number is out of its range.
@@ -202,6 +203,8 @@ class Test {
   readonly #attaching: StageOptions;
   readonly #folder: string;
   readonly #jobs: number;
+  /** Checks that are under way: their disks are attached. */
+  readonly #underWay = new Set<Promise<unknown>>();
   #files: StateFiles | null = null;
 
   constructor(
@@ -318,7 +321,6 @@ class Test {
   /** Checks the unharmed images, then the states. */
   async judge(recording: CrashRecording): Promise<CrashReportData> {
     const options = this.#options;
-    const { checkTimeoutMs = CHECK_MS, maxStates, budgetMs } = options;
     for (let job = 0; job < this.#jobs; job++) {
       await Deno.mkdir(this.#jobFolder(job));
     }
@@ -332,18 +334,7 @@ class Test {
       if (verdict.outcome !== "sound") throw brokenCheck(state, verdict);
     }
     options.onStep?.("checking states");
-    const findings = await judgeRecording(recording, {
-      judge: (state, job, signal) => this.#check(state, job, signal),
-      jobs: this.#jobs,
-      judgeTimeoutMs: checkTimeoutMs + STAGE_MS,
-      maxStates,
-      budgetMs: budgetMs ?? (maxStates === undefined ? BUDGET_MS : undefined),
-      seed: options.seed,
-      only: options.only,
-      onProgress: options.onProgress,
-      onFailure: options.onFailure,
-      signal: options.signal,
-    });
+    const findings = await this.#judgeAll(recording);
     options.signal?.throwIfAborted();
     const { run, prepare } = options;
     return await makeReport(findings, recording, {
@@ -355,6 +346,33 @@ class Test {
       only: options.only !== undefined,
       replay: options.replay,
     });
+  }
+
+  /** Checks states; when it returns or throws, no disk of them is attached. */
+  async #judgeAll(recording: CrashRecording): Promise<CrashFindings> {
+    const { maxStates, budgetMs, checkTimeoutMs = CHECK_MS } = this.#options;
+    const { seed, only, onProgress, onFailure, signal } = this.#options;
+    try {
+      return await judgeRecording(recording, {
+        judge: async (state, job, signal) => {
+          const check = this.#check(state, job, signal);
+          this.#underWay.add(check);
+          try {
+            return await check;
+          } finally {
+            this.#underWay.delete(check);
+          }
+        },
+        jobs: this.#jobs,
+        judgeTimeoutMs: checkTimeoutMs + STAGE_MS,
+        maxStates,
+        budgetMs: budgetMs ?? (maxStates === undefined ? BUDGET_MS : undefined),
+        ...{ seed, only, onProgress, onFailure, signal },
+      });
+    } finally {
+      // One that was given up is left to itself, and takes a moment.
+      await Promise.allSettled(this.#underWay);
+    }
   }
 
   /** Makes the image that all states come from. */
