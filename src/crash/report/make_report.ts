@@ -201,14 +201,17 @@ function doubtsOf(
 
 /**
  * The end of what a program printed, fit for any page or terminal: sequences
- * that colour a terminal are gone, what else cannot be seen has its number.
+ * that colour a terminal are gone, and bells; what else cannot be seen has its
+ * number.
  */
 function cleanOutput(output: string): string {
   const end = output.slice(-MOST_OUTPUT);
   const all = end
     // deno-lint-ignore no-control-regex
-    .replace(/\x1b\[[0-9;?]*[ -/]*[@-~]/g, "")
-    .replaceAll("\r\n", "\n").replaceAll("\t", "    ").trimEnd().split("\n");
+    .replace(/\x1b\[[0-9;?]*[ -/]*[@-~]|\x07/g, "")
+    .replaceAll("\r\n", "\n").replaceAll("\t", "    ").trimEnd().split("\n")
+    // Of a line that is written again and again, as progress is, the last.
+    .map((line) => line.slice(line.lastIndexOf("\r") + 1));
   const lines = all.slice(-MOST_LINES).map((line) =>
     printable(line, MOST_LINE)
   );
