@@ -195,10 +195,7 @@ Deno.test("every exported option type is among those that are asked", async () =
   for (
     const [module, name] of [
       ["mod.ts", "platter"],
-      [
-        "src/crash/mod.ts",
-        "testing",
-      ],
+      ["src/crash/mod.ts", "testing"],
       ["src/nbd/mod.ts", "nbd"],
       ["src/mount/mod.ts", "mount"],
     ]
@@ -209,7 +206,7 @@ Deno.test("every exported option type is among those that are asked", async () =
     }).output();
     const text = new TextDecoder().decode(stdout);
     const names = new Set(
-      [...text.matchAll(/"name": ?"(\w+Options)"/g)].map((it) => it[1]!),
+      [...text.matchAll(/"name": ?"([A-Z]\w*Options)"/g)].map((it) => it[1]!),
     );
     assertEquals(names.size > 1, true);
     for (const each of names) {

@@ -24,7 +24,6 @@ import { Progress } from "./progress.ts";
 import { isSameFile } from "./same_file.ts";
 import {
   ExitCode,
-  parseAs,
   parseCount,
   UsageError,
   type Verb,

@@ -30,9 +30,13 @@
  */
 
 export * from "../testing/mod.ts";
-export { crashTest } from "./crash_test.ts";
+export { crashTest } from "./run_crash_test.ts";
 export { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
 export type { CrashTestOptions, CrashTestStep } from "./crash_test_options.ts";
 export { ProgramError } from "./programs.ts";
-export * from "./report/mod.ts";
+export type * from "./report/data.ts";
+export { reportPage } from "./report/html.ts";
+export { reportJunit } from "./report/junit.ts";
+export { makeReport, type MakeReportOptions } from "./report/make_report.ts";
+export { reportText } from "./report/terminal.ts";
 export type * from "./stage.ts";

@@ -33,7 +33,6 @@ import type { CrashTestOptions } from "./crash_test_options.ts";
 import type { CrashReportData, ReportCommand } from "./report/data.ts";
 import { makeReport } from "./report/make_report.ts";
 import { makeFileSystem } from "./make_file_system.ts";
-import { runProgram } from "./programs.ts";
 import { makeScratch } from "./scratch.ts";
 import type {
   AttachAs,
@@ -313,7 +312,12 @@ class Test {
     }
     if (acknowledged.length === 0) {
       throw new CrashTestError(
-        'Cannot prove anything as run acknowledged nothing: let it write a line to the descriptor numbered in PLATTER_ACK, or print one that begins with "ACK ", whenever something must survive from then on (allowNoProof: true, if it promises nothing)',
+        [
+          "Cannot prove anything as run acknowledged nothing: let it write a line",
+          "to the descriptor numbered in PLATTER_ACK, or print one that begins",
+          'with "ACK ", whenever something must survive from then on',
+          "(allowNoProof: true, if it promises nothing)",
+        ].join(" "),
       );
     }
   }

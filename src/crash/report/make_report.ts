@@ -5,11 +5,12 @@
  * @module
  */
 
-import { VirtualDisk } from "../../disk/disk.ts";
+import type { VirtualDisk } from "../../disk/disk.ts";
 import { printable } from "../../printable.ts";
 import { describeCrashDevice } from "../../testing/crash_device.ts";
+import { levelOf, positionAt } from "../../testing/crash_level.ts";
 import type { CrashRecording } from "../../testing/crash_recording.ts";
-import { CrashImage, CrashStateBackend } from "../../testing/crash_state.ts";
+import { stateAt } from "../../testing/crash_state_view.ts";
 import type {
   CrashFindings,
   DoubtfulState,
@@ -147,12 +148,9 @@ async function explainGroup(
 
 /** The disk as it would be if the power had failed, and nothing were lost. */
 function wholeDisk(recording: CrashRecording, point: number): VirtualDisk {
-  const image = new CrashImage(recording.source, recording.initial);
-  for (const { submittedAt, versions } of recording.requests) {
-    if (submittedAt >= point) break;
-    for (const version of versions) image.set(version);
-  }
-  return VirtualDisk.over(new CrashStateBackend(image, recording.device));
+  const level = levelOf(recording);
+  const position = positionAt(level, { point, options: new Map() });
+  return stateAt(level, position).open();
 }
 
 function verdictOf(
