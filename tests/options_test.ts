@@ -194,10 +194,7 @@ Deno.test("every exported option type is among those that are asked", async () =
   for (
     const [module, name] of [
       ["mod.ts", "platter"],
-      [
-        "src/crash/mod.ts",
-        "testing",
-      ],
+      ["src/crash/mod.ts", "testing"],
       ["src/nbd/mod.ts", "nbd"],
       ["src/mount/mod.ts", "mount"],
     ]

@@ -37,5 +37,6 @@ export { ProgramError } from "./programs.ts";
 export type * from "./report/data.ts";
 export { reportPage } from "./report/html.ts";
 export { reportJunit } from "./report/junit.ts";
+export { makeReport, type MakeReportOptions } from "./report/make_report.ts";
 export { reportText } from "./report/terminal.ts";
 export type * from "./stage.ts";

@@ -312,10 +312,12 @@ class Test {
     }
     if (acknowledged.length === 0) {
       throw new CrashTestError(
-        "Cannot prove anything as run acknowledged nothing: let it write a line to " +
-          'the descriptor numbered in PLATTER_ACK, or print one that begins with "ACK ", ' +
-          "whenever something must survive from then on (allowNoProof: true, if it " +
-          "promises nothing)",
+        [
+          "Cannot prove anything as run acknowledged nothing: let it write a line",
+          "to the descriptor numbered in PLATTER_ACK, or print one that begins",
+          'with "ACK ", whenever something must survive from then on',
+          "(allowNoProof: true, if it promises nothing)",
+        ].join(" "),
       );
     }
   }

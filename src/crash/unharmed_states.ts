@@ -6,36 +6,17 @@
  * @module
  */
 
-import type { Backend } from "../backend.ts";
-import { VirtualDisk } from "../disk/disk.ts";
-import type { BlockVersion } from "../testing/block_version.ts";
+import { levelOf, positionAt } from "../testing/crash_level.ts";
 import type { CrashRecording } from "../testing/crash_recording.ts";
-import { CrashImage, CrashStateBackend } from "../testing/crash_state.ts";
+import { stateAt } from "../testing/crash_state_view.ts";
+import type { CrashState } from "../testing/crash_verdict.ts";
 
 /** An image that no power cut made. */
-export interface UnharmedState {
+export interface UnharmedState
+  extends
+    Pick<CrashState, "acknowledged" | "changes" | "openBackend" | "open"> {
   /** What it is called, in `PLATTER_STATE`. */
   readonly token: "start" | "end";
-  /** What had been promised. */
-  readonly acknowledged: readonly unknown[];
-  /**
-   * What differs from the start.
-   *
-   * @returns Bytes by block number.
-   */
-  changes(): ReadonlyMap<number, Uint8Array>;
-  /**
-   * The image as a backend; what is written to it goes with it.
-   *
-   * @returns The backend.
-   */
-  openBackend(): Backend;
-  /**
-   * The image as a disk; what is written to it goes with it.
-   *
-   * @returns The disk.
-   */
-  open(): VirtualDisk;
 }
 
 /**
@@ -45,7 +26,7 @@ export interface UnharmedState {
  * @returns The image.
  */
 export function startOf(recording: CrashRecording): UnharmedState {
-  return unharmed("start", recording, new Map(), []);
+  return unharmed("start", recording, 0);
 }
 
 /**
@@ -55,44 +36,23 @@ export function startOf(recording: CrashRecording): UnharmedState {
  * @returns The image.
  */
 export function endOf(recording: CrashRecording): UnharmedState {
-  return wholeOf(recording, Infinity);
+  return unharmed("end", recording, recording.events.length);
 }
 
-/**
- * The disk in the middle of the workload, with all that was written until then:
- * as it would be if the power had failed and nothing were lost.
- *
- * @param recording What the workload did.
- * @param point The crash point: how many events came before it.
- * @returns The image.
- */
-export function wholeOf(
+/** The image at a point, with everything on it that was written before. */
+function unharmed(
+  token: "start" | "end",
   recording: CrashRecording,
   point: number,
 ): UnharmedState {
-  const last = new Map<number, BlockVersion>();
-  for (const { submittedAt, versions } of recording.requests) {
-    if (submittedAt >= point) break;
-    for (const version of versions) last.set(version.block, version);
-  }
-  return unharmed("end", recording, last, recording.acknowledged);
-}
-
-function unharmed(
-  token: "start" | "end",
-  { device, source, initial }: CrashRecording,
-  written: ReadonlyMap<number, BlockVersion>,
-  acknowledged: readonly unknown[],
-): UnharmedState {
-  const image = new CrashImage(source, {
-    initial,
-    durable: (block) => written.get(block) ?? initial.version(block),
-  });
-  const openBackend = () => new CrashStateBackend(image, device);
+  const level = levelOf(recording);
+  const position = positionAt(level, { point, options: new Map() });
+  const state = stateAt(level, position);
   return {
-    ...{ token, acknowledged, openBackend },
-    changes: () =>
-      new Map(Array.from(written, ([block, { bytes }]) => [block, bytes])),
-    open: () => VirtualDisk.over(openBackend()),
+    token,
+    acknowledged: state.acknowledged,
+    changes: () => state.changes(),
+    openBackend: () => state.openBackend(),
+    open: () => state.open(),
   };
 }

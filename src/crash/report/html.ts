@@ -27,6 +27,7 @@ import {
   counted,
   headline,
   lostOf,
+  NOTHING_LOST,
   sectorsOf,
   share,
   summary,
@@ -164,7 +165,7 @@ ${story && writeStory(story, id, group)}
 ${
     group.output !== "" && group.output !== story?.error.join("\n") &&
     markup`<h3>What the check printed</h3>
-<pre>${group.output}</pre>`
+<div class="tail"><pre>${group.output}</pre></div>`
   }
 <h3>See it again</h3>
 ${group.replay !== null && markup`<pre><code>${group.replay}</code></pre>`}
@@ -238,39 +239,49 @@ function writeEvents({ events }: StoryCrash): Markup {
   const shown = events.slice(-MOST_ROWS);
   const before = events.slice(0, events.length - shown.length);
   const lost = before.filter(isDamaged).length;
-  return markup`<table class="story"><thead><tr><th>What was done</th><th>What became of it</th><th>Who did it</th></tr></thead><tbody>
+  const origins = shown.some((event) =>
+    "origin" in event && event.origin !== ""
+  );
+  const columns = origins ? 3 : 2;
+  return markup`<table class="story"><thead><tr><th>What was done</th><th>What became of it</th>${
+    origins && markup`<th>Who did it</th>`
+  }</tr></thead><tbody>
 ${
     before.length > 0 && writeQuiet(
       `… ${counted(before.length, "line")} before, ${
         amount(lost)
       } of them with losses`,
+      columns,
     )
   }${
-    shown.map(writeEvent)
-  }<tr class="cut"><td colspan="3">The power fails</td></tr>
+    shown.map((event) => writeEvent(event, columns))
+  }<tr class="cut"><td colspan="${columns}">The power fails</td></tr>
 </tbody></table>`;
 }
 
-function writeQuiet(text: string): Markup {
-  return markup`<tr class="quiet"><td colspan="3">${text}</td></tr>
+function writeQuiet(text: string, columns: number): Markup {
+  return markup`<tr class="quiet"><td colspan="${columns}">${text}</td></tr>
 `;
 }
 
-function writeEvent(event: StoryEvent): Markup {
+function writeEvent(event: StoryEvent, columns: number): Markup {
   switch (event.kind) {
     case "skipped":
       return writeQuiet(
         `… ${counted(event.count, "line")}, all of it on the medium`,
+        columns,
       );
     case "acknowledge":
-      return markup`<tr class="promise"><td>promise</td><td class="mono" colspan="2">${event.value}</td></tr>
+      return markup`<tr class="promise"><td>promise</td><td class="mono" colspan="${
+        columns - 1
+      }">${event.value}</td></tr>
 `;
     default:
       return markup`<tr${isDamaged(event) && markup` class="damage"`}><td>${
         nameRequest(event)
-      }</td><td>${
-        emphasize(tellFate(event))
-      }</td><td><small>${event.origin}</small></td></tr>
+      }</td><td>${emphasize(tellFate(event))}</td>${
+        columns > 2 && markup`<td><small>${event.origin}</small></td>`
+      }</tr>
 `;
   }
 }
@@ -290,11 +301,14 @@ function emphasize(fate: string): Markup {
   }`;
 }
 
-function writeLost(group: ReportGroup): Markup | null {
+function writeLost(group: ReportGroup): Markup {
   const lost = lostOf(group);
   const notes = group.lost?.notes ?? [];
-  if (lost.length === 0 && notes.length === 0) return null;
   const rest = lost.length - MOST_LOST;
+  if (lost.length === 0) {
+    return markup`<h3>What is lost</h3>
+<p>${NOTHING_LOST}</p>`;
+  }
   return markup`<h3>What is lost</h3>
 <ul class="losses">${
     lost.slice(0, MOST_LOST).map(({ path, ...range }) =>
@@ -347,7 +361,8 @@ ${
         counted(count, "state")
       }; the first: <code class="token">${token}</code></p>
 ${replay !== null && markup`<pre><code>${replay}</code></pre>`}${
-        output !== "" && markup`<pre>${output}</pre>`
+        output !== "" &&
+        markup`<div class="tail"><pre>${output}</pre></div>`
       }
 `
     )

@@ -5,15 +5,17 @@
  * @module
  */
 
+import type { VirtualDisk } from "../../disk/disk.ts";
 import { printable } from "../../printable.ts";
 import { describeCrashDevice } from "../../testing/crash_device.ts";
+import { levelOf, positionAt } from "../../testing/crash_level.ts";
 import type { CrashRecording } from "../../testing/crash_recording.ts";
+import { stateAt } from "../../testing/crash_state_view.ts";
 import type {
   CrashFindings,
   DoubtfulState,
   FailureGroup,
 } from "../../testing/crash_verdict.ts";
-import { wholeOf } from "../unharmed_states.ts";
 import {
   type CrashReportData,
   REPORT_FORMAT,
@@ -139,9 +141,16 @@ async function explainGroup(
   { story, state }: FailureGroup,
   recording: CrashRecording,
 ): Promise<ReportLost> {
-  await using whole = wholeOf(recording, story.crashes[0]!.point).open();
+  await using whole = wholeDisk(recording, story.crashes[0]!.point);
   await using failed = state.open();
   return await explainLost(story, [whole, failed]);
+}
+
+/** The disk as it would be if the power had failed, and nothing were lost. */
+function wholeDisk(recording: CrashRecording, point: number): VirtualDisk {
+  const level = levelOf(recording);
+  const position = positionAt(level, { point, options: new Map() });
+  return stateAt(level, position).open();
 }
 
 function verdictOf(
@@ -190,14 +199,17 @@ function doubtsOf(
 
 /**
  * The end of what a program printed, fit for any page or terminal: sequences
- * that colour a terminal are gone, what else cannot be seen has its number.
+ * that colour a terminal are gone, and bells; what else cannot be seen has its
+ * number.
  */
 function cleanOutput(output: string): string {
   const end = output.slice(-MOST_OUTPUT);
   const all = end
     // deno-lint-ignore no-control-regex
-    .replace(/\x1b\[[0-9;?]*[ -/]*[@-~]/g, "")
-    .replaceAll("\r\n", "\n").replaceAll("\t", "    ").trimEnd().split("\n");
+    .replace(/\x1b\[[0-9;?]*[ -/]*[@-~]|\x07/g, "")
+    .replaceAll("\r\n", "\n").replaceAll("\t", "    ").trimEnd().split("\n")
+    // Of a line that is written again and again, as progress is, the last.
+    .map((line) => line.slice(line.lastIndexOf("\r") + 1));
   const lines = all.slice(-MOST_LINES).map((line) =>
     printable(line, MOST_LINE)
   );

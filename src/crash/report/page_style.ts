@@ -79,6 +79,11 @@ pre {
   margin: .5rem 0; padding: .8rem 1rem; background: var(--card); border: 1px solid var(--line);
   border-radius: 6px; white-space: pre-wrap; max-height: 28rem; overflow: auto;
 }
+.tail {
+  display: flex; flex-direction: column-reverse; max-height: 28rem; overflow: auto;
+  margin: .5rem 0;
+}
+.tail pre { max-height: none; margin: 0; flex: none; }
 .token { user-select: all; display: block; }
 .scroll { overflow-x: auto; direction: rtl; padding-bottom: .3rem; }
 .scroll > * { direction: ltr; display: block; margin-right: auto; }
@@ -91,6 +96,7 @@ td {
   padding: .32rem .8rem .32rem 0; vertical-align: top; border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums;
 }
+.story th:first-child { width: 38%; }
 td:first-child, th:first-child { padding-left: .7rem; }
 .number { text-align: right; white-space: nowrap; width: 1%; padding-right: 1.4rem; }
 tr.damage td:first-child { box-shadow: inset 4px 0 var(--bad); }
@@ -191,7 +197,7 @@ footer {
   :root { color-scheme: light; }
   body { font-size: 10.5pt; background: none; }
   main { max-width: none; padding: 0; }
-  pre { max-height: none; overflow: visible; }
+  pre, .tail { max-height: none; overflow: visible; }
   h2, h3, .what { break-after: avoid; }
   tr, figure, .strip, li { break-inside: avoid; }
   details::details-content { content-visibility: visible; display: block; height: auto; }

@@ -12,6 +12,7 @@ import {
   counted,
   headline,
   lostOf,
+  NOTHING_LOST,
   sectorsOf,
   share,
   summary,
@@ -61,7 +62,9 @@ export function reportText(data: CrashReportData): string {
 function tellGroup(group: ReportGroup): string[] {
   const { message, story, output, token, replay, lost } = group;
   const lines = story === null ? [message] : tellStory(story).split("\n");
-  const ranges = lostOf(group).filter(({ path }) => path.length > 0);
+  const all = lostOf(group);
+  if (story !== null && all.length === 0) lines.push("", NOTHING_LOST);
+  const ranges = all.filter(({ path }) => path.length > 0);
   if (ranges.length > 0) {
     lines.push("", "What is lost:");
     for (const { path, ...range } of ranges.slice(0, MOST_LOST)) {

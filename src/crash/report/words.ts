@@ -136,6 +136,10 @@ export function sectorsOf({ sector, count }: SectorRange): string {
     : `sectors ${amount(sector)}–${amount(sector + count - 1)}`;
 }
 
+/** What is said of a failure in which no write is missing. */
+export const NOTHING_LOST =
+  "Nothing that was written is lost: what is missing had not been written when the power failed.";
+
 /**
  * The sectors that a story's last crash lost or tore.
  *

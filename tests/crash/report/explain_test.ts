@@ -1,6 +1,13 @@
 import { assert, assertEquals } from "@std/assert";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { explainSectors } from "../../../src/crash/report/explain/explain.ts";
+import { recognizeBtrfs } from "../../../src/crash/report/explain/btrfs.ts";
+import type { Recognize } from "../../../src/crash/report/explain/content.ts";
+import { recognizeExt } from "../../../src/crash/report/explain/ext.ts";
+import { recognizeFat } from "../../../src/crash/report/explain/fat.ts";
+import { Volume } from "../../../src/crash/report/explain/volume.ts";
+import { recognizeXfs } from "../../../src/crash/report/explain/xfs.ts";
+import { Random } from "../../../src/random.ts";
 import { needs, run, type TempDir, tempDir } from "../../helpers.ts";
 
 /** What one sector is, by an image file. */
@@ -279,4 +286,43 @@ Deno.test("explainSectors() looks up a bounded part of what is lost", async () =
     { sector: 65_544, count: 34_464, path: [] },
   ]);
   assert(notes.includes("Only the first 65536 lost sectors are looked up."));
+});
+
+Deno.test("what knows a file system copes with anything in its super block", async () => {
+  const random = new Random(7);
+  const text = (letters: string) => new TextEncoder().encode(letters);
+  const kinds: [Recognize, [offset: number, bytes: Uint8Array][]][] = [
+    [recognizeExt, [[1024 + 56, new Uint8Array([0x53, 0xef])]]],
+    [recognizeXfs, [[0, text("XFSB")]]],
+    [recognizeBtrfs, [[65_536 + 64, text("_BHRfS_M")]]],
+    [recognizeFat, [[54, text("FAT")], [510, new Uint8Array([0x55, 0xaa])]]],
+  ];
+  let known = 0;
+  for (const [recognize, magics] of kinds) {
+    for (let i = 0; i < 300; i++) {
+      await using disk = VirtualDisk.memory({ sectors: 512 });
+      const image = new Uint8Array(512 * 512);
+      // Sparse bytes, as in super blocks: many fields are small.
+      for (let k = random.below(300); k > 0; k--) {
+        const at = random.pick([0, 1024, 65_536]) + random.below(256);
+        image[at] = random.chance(1, 2)
+          ? 1 << random.below(8)
+          : random.below(256);
+      }
+      for (const [offset, bytes] of magics) image.set(bytes, offset);
+      await disk.write(0, image);
+      const content = await recognize(new Volume(disk, ""));
+      if (content === null) continue;
+      known++;
+      assert(
+        Number.isInteger(content.blockSectors) && content.blockSectors > 0,
+      );
+      // The others run programs, which have their own mind of it.
+      if (recognize === recognizeExt) continue;
+      const blocks = Array.from({ length: 40 }, (_, block) => block);
+      const paths = await content.explain(blocks);
+      assertEquals(paths.length, blocks.length);
+    }
+  }
+  assert(known > 20, `${known}`);
 });

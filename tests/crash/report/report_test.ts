@@ -148,7 +148,9 @@ Deno.test("makeReport() bounds what a check printed, and keeps its end", async (
   const lines = Array.from({ length: 10_000 }, (_, i) => `line ${i}`);
   const groups = found.groups.map((group) => ({
     ...group,
-    output: `${lines.join("\r\n")}\n\tdone \u001b[31mred\u001b[0m\n`,
+    output: `${
+      lines.join("\r\n")
+    }\n\u0007 5 %\r 9 %\r\tdone \u001b[31mred\u001b[0m\n`,
   }));
   const { groups: [group] } = await makeReport(
     { ...found, groups },
@@ -264,6 +266,23 @@ Deno.test("reportText() tells the simplest failure as its story", async () => {
   assertStringIncludes(text, "Not judged:\n  1 state: ");
   // deno-lint-ignore no-control-regex
   assert(!/[\x00-\x09\x0b-\x1f]/.test(text));
+});
+
+Deno.test("reportText() says so where no write is missing", async () => {
+  const { found, recording } = await explore({
+    ...LOG,
+    check: () => Promise.reject(new Error("Never")),
+  });
+  const [group] = found.groups;
+  const data = await makeReport(found, recording, { explain: false });
+  const events = group!.story.crashes[0]!.events.filter(({ kind }) =>
+    kind !== "write"
+  );
+  const story = { ...group!.story, crashes: [{ point: 1, events }] };
+  const nothing = "Nothing that was written is lost";
+  const told = { ...data, groups: [{ ...data.groups[0]!, story }] };
+  assertStringIncludes(reportText(told), nothing);
+  assert(!reportText(await report()).includes(nothing));
 });
 
 Deno.test("reportText() of what is safe is a few lines", async () => {

@@ -9,7 +9,7 @@
  * @module
  */
 
-import { SECTOR_BYTES } from "../../../geometry.ts";
+import { isPowerOfTwo, SECTOR_BYTES } from "../../../geometry.ts";
 import { type Content, textAt, viewOf } from "./content.ts";
 import type { Volume } from "./volume.ts";
 
@@ -51,7 +51,9 @@ export async function recognizeBtrfs(volume: Volume): Promise<Content | null> {
   const bytes = await volume.read(SUPERS[0], SUPER_BYTES);
   if (textAt(bytes, MAGIC_AT, 8) !== "_BHRfS_M") return null;
   const nodeSize = viewOf(bytes).getUint32(NODE_SIZE_AT, true);
-  if (nodeSize < 4096 || nodeSize > 65_536) return null;
+  if (!isPowerOfTwo(nodeSize) || nodeSize < 4096 || nodeSize > 65_536) {
+    return null;
+  }
   const ids = new Set([
     textAt(bytes, FSID_AT, 16),
     textAt(bytes, METADATA_UUID_AT, 16),

@@ -55,9 +55,8 @@ export async function explainLost(
 ): Promise<ReportLost> {
   const { ranges, notes } = await explainSectors(damageOf(story), disks);
   const events = story.crashes.flatMap(({ events }) => events);
-  const known = events.some((event) =>
-    "origin" in event && event.origin !== ""
-  );
+  const known = ranges.length === 0 ||
+    events.some((event) => "origin" in event && event.origin !== "");
   return known ? { ranges, notes } : {
     ranges,
     notes: [

@@ -81,19 +81,21 @@ interface Structure {
 export async function recognizeExt(volume: Volume): Promise<Content | null> {
   const bytes = viewOf(await volume.read(SUPER_AT, 1024));
   if (bytes.getUint16(MAGIC_AT, true) !== MAGIC) return null;
-  const blockSize = 1024 << bytes.getUint32(LOG_BLOCK_SIZE_AT, true);
-  if (blockSize > 65_536) return null;
+  const logBlockSize = bytes.getUint32(LOG_BLOCK_SIZE_AT, true);
+  const inodeBytes = bytes.getUint32(REVISION_AT, true) === 0
+    ? OLD_INODE_BYTES
+    : bytes.getUint16(INODE_SIZE_AT, true);
+  // What is on the disk may be anything.
+  if (logBlockSize > 6 || inodeBytes < OLD_INODE_BYTES) return null;
   const name = bytes.getUint32(INCOMPATIBLE_AT, true) & EXTENTS
     ? "ext4"
     : bytes.getUint32(COMPATIBLE_AT, true) & HAS_JOURNAL
     ? "ext3"
     : "ext2";
   return new Ext(volume, name, {
-    blockSize,
+    blockSize: 1024 << logBlockSize,
     inodesPerGroup: bytes.getUint32(INODES_PER_GROUP_AT, true),
-    inodeBytes: bytes.getUint32(REVISION_AT, true) === 0
-      ? OLD_INODE_BYTES
-      : bytes.getUint16(INODE_SIZE_AT, true),
+    inodeBytes,
   });
 }
 

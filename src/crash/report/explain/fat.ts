@@ -7,7 +7,7 @@
  * @module
  */
 
-import { SECTOR_BYTES } from "../../../geometry.ts";
+import { isPowerOfTwo, SECTOR_BYTES } from "../../../geometry.ts";
 import { type Content, textAt, viewOf } from "./content.ts";
 import type { Volume } from "./volume.ts";
 
@@ -27,7 +27,7 @@ export async function recognizeFat(volume: Volume): Promise<Content | null> {
   const tables = bytes[16]!;
   if (
     !named || view.getUint16(510, true) !== 0xaa55 || perCluster === 0 ||
-    tables === 0 || sectorBytes < SECTOR_BYTES
+    tables === 0 || !isPowerOfTwo(sectorBytes) || sectorBytes < SECTOR_BYTES
   ) return null;
   const reserved = view.getUint16(14, true);
   const rootEntries = view.getUint16(17, true);

@@ -10,7 +10,7 @@
  * @module
  */
 
-import { SECTOR_BYTES } from "../../../geometry.ts";
+import { isPowerOfTwo, SECTOR_BYTES } from "../../../geometry.ts";
 import { type Content, textAt, viewOf } from "./content.ts";
 import type { Volume } from "./volume.ts";
 
@@ -64,9 +64,11 @@ export async function recognizeXfs(volume: Volume): Promise<Content | null> {
   const blockSize = view.getUint32(BLOCK_SIZE_AT);
   const sectorSize = view.getUint16(SECTOR_SIZE_AT);
   const agBlocks = view.getUint32(AG_BLOCKS_AT);
-  if (blockSize < SECTOR_BYTES || sectorSize < SECTOR_BYTES || agBlocks === 0) {
-    return null;
-  }
+  // What is on the disk may be anything.
+  if (
+    !isBlockSize(blockSize) || !isBlockSize(sectorSize) ||
+    sectorSize > blockSize || agBlocks === 0
+  ) return null;
   // A block's number has its group above so many bits.
   const agLog = BigInt(view.getUint8(AG_BLOCK_LOG_AT));
   const logAt = view.getBigUint64(LOG_START_AT);
@@ -94,4 +96,8 @@ export async function recognizeXfs(volume: Volume): Promise<Content | null> {
       }));
     },
   };
+}
+
+function isBlockSize(bytes: number): boolean {
+  return isPowerOfTwo(bytes) && bytes >= SECTOR_BYTES && bytes <= 65_536;
 }
