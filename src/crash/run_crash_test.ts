@@ -442,9 +442,10 @@ class Test {
     // Not the number that a judge has: one that was given up keeps its place
     // until its disk is detached.
     const job = this.#free.pop() ?? this.#places++;
-    const directory = `${this.#folder}/${job}`;
-    const file = `${this.#folder}/${job}.img`;
-    await Deno.mkdir(directory);
+    const directory = `${this.#folder}/${job}/attached`;
+    // Called as the workload's, for checks that look at names.
+    const file = `${this.#folder}/${job}/disk.img`;
+    await Deno.mkdir(directory, { recursive: true });
     try {
       const disk = "changes" in what ? await this.#diskOf(what, file) : what;
       await using attached = await this.#stage.attach(disk, {

@@ -24,8 +24,8 @@ export function gptTest(program: "sgdisk" | "sfdisk"): CrashTestOptions {
     check: `sfdisk --dump "$PLATTER_IMAGE" > "$PLATTER_ACKED.found" 2>&1
       has() { grep -q "$1" "$PLATTER_ACKED.found" || { echo "no $2"; exit 1; }; }
       has "label: gpt" GPT
-      has img1 "partition 1"
-      if grep -q added "$PLATTER_ACKED"; then has img2 "partition 2"; fi`,
+      has disk.img1 "partition 1"
+      if grep -q added "$PLATTER_ACKED"; then has disk.img2 "partition 2"; fi`,
     maxStates: 500,
   };
 }
