@@ -80,7 +80,7 @@ Deno.test("reportPage() tells the failure, and what was lost, before anything el
     "A power cut breaks it",
     "The simplest failure",
     "What is lost",
-    "/var/lib/log/count",
+    "inode 12 › /var/lib/log/count",
     "What was done",
     'class="bad">LOST',
     "The power fails",

@@ -111,7 +111,7 @@ Deno.test(
     const subject: Subject = {
       device: {},
       base,
-      statesPerPoint: 4,
+      maxStates: 20,
       async workload(disk, acknowledge) {
         await disk.write(sector, new Uint8Array(1024).fill(2));
         acknowledge("paid");
@@ -127,7 +127,7 @@ Deno.test(
       const { groups: [group] } = await makeReport(found, recording);
       assertEquals(group!.message, "Not paid");
       const [range] = group!.lost!.ranges;
-      assertEquals([range!.sector, range!.count], [sector, 2]);
+      assertEquals([range!.sector, range!.count], [sector, 1]);
       const [kind, inode, path] = range!.path;
       assertEquals([kind, path], ["ext4", "/ledger"]);
       assert(/^inode \d+$/.test(inode!));
