@@ -41,6 +41,7 @@ async function exploreOnce(subject: Subject): Promise<Exploration> {
   const recording = await recordWorkload(subject, 1000);
   const found = await judgeRecording(recording, {
     maxStates,
+    maxShrinkStates: 30,
     async judge(state) {
       await using disk = state.open();
       try {
@@ -59,7 +60,7 @@ async function exploreOnce(subject: Subject): Promise<Exploration> {
 /** A log of records of two sectors whose length comes before its data. */
 export const LOG: Subject = {
   device: { sectors: 2048, tornBlocks: true },
-  maxStates: 500,
+  maxStates: 150,
   async workload(disk, acknowledge) {
     for (const [i, text] of ["one", "two", "three"].entries()) {
       const record = new Uint8Array(1024).fill(text.charCodeAt(0));
@@ -86,11 +87,14 @@ export const LOG: Subject = {
   },
 };
 
-/** The same shape, very long: blocks all over the disk, a flush now and then. */
+/** The same shape, long: blocks all over the disk, a flush now and then. */
+export const LONG_LOG: Subject = longSubject(4000);
+
+/** The same with so many requests. */
 export function longSubject(requests: number): Subject {
   return {
     device: { sectors: 2 ** 21 },
-    maxStates: 1000,
+    maxStates: 200,
     async workload(disk, acknowledge) {
       let random = 1;
       for (let i = 0; i < requests / 4; i++) {
