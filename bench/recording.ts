@@ -3,7 +3,7 @@
  * recorders, with fio's NBD client writing 4 KiB at random, 32 in flight.
  *
  * ```sh
- * deno run -A bench/recording.ts [--rounds 5] [--seconds 2] [--read 0]
+ * deno task bench:recording [--rounds 5] [--seconds 2] [--read 0]
  * ```
  *
  * All contents are new, which is the dearest case: each of them is written to a
@@ -12,7 +12,7 @@
  * that in memory.
  *
  * ```sh
- * deno run -A --v8-flags=--expose-gc bench/recording.ts --memory 4096
+ * deno task bench:recording --memory 4096
  * ```
  *
  * What memory it takes to record 1 GiB of new contents in 87,382 writes of
