@@ -54,6 +54,8 @@ type AllRefused =
   | Refusing<testing.StageOptions>
   | Refusing<testing.CrashRecorderOptions>
   | Refusing<testing.OpenRecordingOptions>
+  | Refusing<testing.ReadWriteLogOptions>
+  | Refusing<testing.WriteWriteLogOptions>
   | Refusing<testing.SaveRecordingOptions>
   | Refusing<testing.ExploreRecordingOptions<string>>
   | Refusing<testing.RecordWorkloadOptions<string>>
