@@ -49,7 +49,6 @@ type AllRefused =
   | Refusing<testing.AttachOptions>
   | Refusing<testing.CrashOptions<string>>
   | Refusing<testing.CrashTestOptions>
-  | Refusing<testing.MakeReportOptions>
   | Refusing<testing.RunOptions>
   | Refusing<testing.StageOptions>
   | Refusing<testing.CrashRecorderOptions>

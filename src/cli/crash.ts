@@ -50,8 +50,9 @@ export const crash: Verb = {
     "the disk has failed; failures are grouped by the last line that it prints.\n" +
     "What it writes is thrown away.\n" +
     "\n" +
-    "Stages: raw gives programs a file (or --on nbd), without root; host gives them\n" +
-    "a file system or block device of this kernel, as root.",
+    "Stages: raw gives programs a file, or an NBD server (--on nbd), without root;\n" +
+    "host gives them a file system or block device of this kernel, as root; uml and\n" +
+    "qemu those of a guest's kernel, without root.",
   options: [
     { name: "run", value: "COMMAND", summary: "What the power fails in" },
     {

@@ -83,6 +83,12 @@ export interface CrashTestOptions {
    */
   seed?: number | undefined;
   /**
+   * States to check at most to make a failure of each kind simpler.
+   *
+   * @default {200}
+   */
+  maxShrinkStates?: number | undefined;
+  /**
    * How many checks run side by side: by default as many as there are
    * processors, but one where the system cannot have two such disks.
    */

@@ -355,7 +355,8 @@ class Test {
   /** Checks states; when it returns or throws, no disk of them is attached. */
   async #judgeAll(recording: CrashRecording): Promise<CrashFindings> {
     const { maxStates, budgetMs, checkTimeoutMs = CHECK_MS } = this.#options;
-    const { seed, only, onProgress, onFailure, signal } = this.#options;
+    const { seed, only, maxShrinkStates } = this.#options;
+    const { onProgress, onFailure, signal } = this.#options;
     try {
       return await judgeRecording(recording, {
         judge: async (state, job, signal) => {
@@ -371,7 +372,7 @@ class Test {
         judgeTimeoutMs: checkTimeoutMs + STAGE_MS,
         maxStates,
         budgetMs: budgetMs ?? (maxStates === undefined ? BUDGET_MS : undefined),
-        ...{ seed, only, onProgress, onFailure, signal },
+        ...{ seed, only, maxShrinkStates, onProgress, onFailure, signal },
       });
     } finally {
       // One that was given up is left to itself, and takes a moment.

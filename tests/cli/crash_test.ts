@@ -1,0 +1,166 @@
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { needs } from "../helpers.ts";
+import { exists, platter, processOf, Scratch } from "./harness.ts";
+
+const raw = needs("nbdfuse", "fusermount3", "dd");
+
+/** Writes a sector, makes it durable if that is said, and promises it. */
+const run = (conv: string) =>
+  `printf new | dd of="$PLATTER_IMAGE" bs=1 conv=notrunc${conv} 2>&1 && echo ACK new; sync "$PLATTER_IMAGE"`;
+const CHECK =
+  'grep -q new "$PLATTER_ACKED" || exit 0; [ "$(head -c 3 "$PLATTER_IMAGE")" = new ] || { echo "it is gone"; exit 1; }';
+const SIZE = ["crash", "--size", "64KiB"];
+
+const WRONG: [args: string[], words: string][] = [
+  [["--size", "1M", "--run", "true"], "takes a --check"],
+  [["--size", "1M", "--check", "true"], "one of --run and --recording"],
+  [["--run", "true", "--check", "true"], "takes one of IMAGE and --size"],
+  [
+    ["x.img", "--size", "1M", "--run", "true", "--check", "true"],
+    "takes one of IMAGE and --size",
+  ],
+  [
+    ["--recording", "x", "--size", "1M", "--check", "true"],
+    "Cannot use --size with --recording as nothing is run",
+  ],
+  [
+    ["--size", "1M", "--run", "a", "--check", "b", "--in", "moon"],
+    "Cannot use --in as it must be",
+  ],
+  [
+    ["--size", "1M", "--run", "a", "--check", "b", "--on", "mount"],
+    "Cannot test as on must be",
+  ],
+  [
+    ["--size", "1M", "--run", "a", "--check", "b", "--budget", "soon"],
+    'Cannot use --budget as it must be a number and ms, s, m or h, and at most 24 days: current value is "soon"',
+  ],
+  [
+    ["--size", "1M", "--run", "a", "--check", "b", "--ack", "("],
+    "Cannot use --ack as",
+  ],
+  [
+    ["--size", "1M", "--run", "a", "--check", "b", "--jobs", "0"],
+    "Cannot use --jobs as",
+  ],
+];
+
+for (const [args, words] of WRONG) {
+  Deno.test(`crash ${args.join(" ")} is refused`, async () => {
+    const { code, err, out } = await platter(["crash", ...args]);
+    assertEquals([code, out], [2, ""]);
+    assertStringIncludes(err, words);
+  });
+}
+
+Deno.test("crash does not write a report over what it tests", async () => {
+  await using dir = await Scratch.make();
+  const image = await dir.image("disk.img", 65_536);
+  const { code, err } = await platter([
+    ...["crash", image, "--run", "true", "--check", "true", "--html", image],
+  ]);
+  assertEquals(code, 2);
+  assertStringIncludes(err, "as it is what is tested");
+  assertEquals((await Deno.stat(image)).size, 65_536);
+});
+
+Deno.test("crash exits with 0 if no state fails", raw, async () => {
+  const { code, out, err } = await platter([
+    ...[...SIZE, "--run", run(",fsync"), "--check", CHECK],
+  ]);
+  assertEquals(code, 0, err);
+  assertStringIncludes(out, "Safe");
+});
+
+Deno.test(
+  "crash exits with 1 if a state fails, and writes what it is asked for",
+  raw,
+  async () => {
+    await using dir = await Scratch.make();
+    const [record, html, junit] = ["run.rec", "it.html", "it.xml"].map((name) =>
+      dir.of(name)
+    );
+    const { code, out, err } = await platter([
+      ...[...SIZE, "--run", run(""), "--check", CHECK, "--record", record!],
+      ...["--html", html!, "--junit", junit!],
+    ]);
+    assertEquals(code, 1, err);
+    assertStringIncludes(out, "it is gone");
+    assertStringIncludes(err, "Failed: it is gone");
+    assertStringIncludes(await Deno.readTextFile(html!), "it is gone");
+    assertStringIncludes(await Deno.readTextFile(junit!), "it is gone");
+    const [token] = /crash1:\S+/.exec(out)!;
+    assertStringIncludes(out, `--recording ${record} --only ${token}`);
+
+    const again = await platter([
+      ...["crash", "--recording", record!, "--check", CHECK],
+      ...["--only", token, "--json"],
+    ]);
+    assertEquals(again.code, 1, again.err);
+    const report = JSON.parse(again.out);
+    assertEquals([report.verdict, report.explored.states], ["failed", 1]);
+  },
+);
+
+Deno.test(
+  "crash exits with 2 if the check is broken, and says what it said",
+  raw,
+  async () => {
+    const { code, out, err } = await platter([
+      ...[
+        ...SIZE,
+        "--run",
+        run(",fsync"),
+        "--check",
+        "echo no such tool; exit 127",
+      ],
+    ]);
+    assertEquals([code, out], [2, ""]);
+    assertStringIncludes(err, "the check is broken");
+    assertStringIncludes(err, "no such tool");
+  },
+);
+
+Deno.test(
+  "crash exits with 2 without promises, and names the option",
+  raw,
+  async () => {
+    const { code, err } = await platter([
+      ...[...SIZE, "--check", "true"],
+      ...[
+        "--run",
+        'dd if=/dev/zero of="$PLATTER_IMAGE" bs=512 count=1 conv=notrunc,fsync',
+      ],
+    ]);
+    assertEquals(code, 2);
+    assertStringIncludes(err, "run acknowledged nothing");
+    assertStringIncludes(err, "--allow-no-proof");
+  },
+);
+
+Deno.test(
+  "crash exits with 130 on Ctrl-C, and leaves nothing",
+  raw,
+  async () => {
+    await using dir = await Scratch.make();
+    const reached = dir.of("reached");
+    const child = processOf([
+      ...[...SIZE, "--dir", dir.path, "--run", run(",fsync"), "--check"],
+      `case $PLATTER_STATE in start|end) ;; *) echo > ${reached}; sleep 600;; esac`,
+    ], { stdout: "null", stderr: "piped" }).spawn();
+    for (let i = 0; i < 1200 && !await exists(reached); i++) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    child.kill("SIGINT");
+    const { code, stderr } = await child.output();
+    assertEquals(code, 130);
+    assertStringIncludes(new TextDecoder().decode(stderr), "Interrupted");
+    const left = await Array.fromAsync(
+      Deno.readDir(dir.path),
+      ({ name }) => name,
+    );
+    assertEquals(left, ["reached"]);
+    const mounts = await Deno.readTextFile("/proc/self/mountinfo");
+    assert(!mounts.includes(dir.path));
+  },
+);
