@@ -19,9 +19,10 @@ content() {
   yes "These are the lines of file $1" | head -c 200000
 }
 
-# Groups are small, so that there are many of them to move and to rewrite.
+# As small as mkfs.ext4 makes them by itself: 1,024 bytes to a block, and a
+# backup of the superblock where e2fsck looks for it.
 make() {
-  mkfs.ext4 -q -F -b 1024 -g 2048 -N 512 -E hash_seed=$uuid -U 3333cccc-0000-4000-8000-000000000001 "$image" "$1"
+  mkfs.ext4 -q -F -b 1024 -E hash_seed=$uuid -U 3333cccc-0000-4000-8000-000000000001 "$image" "$1"
 }
 
 # Puts a file there.
@@ -35,8 +36,8 @@ put() {
 case $1 in
 prepare)
   case $2 in
-  grow) make 8M ;;
-  *) make 16M ;;
+  grow) make 16M ;;
+  *) make 32M ;;
   esac
   for name in one two three four five six seven eight nine ten; do put "$name"; done
   case $2 in
@@ -54,7 +55,7 @@ prepare)
 run)
   case $2 in
   grow) resize2fs "$image" ;;
-  shrink) resize2fs "$image" 6M ;;
+  shrink) resize2fs "$image" 12M ;;
   uuid) tune2fs -f -U $uuid "$image" ;;
   repair) e2fsck -fy "$image" || [ $? -eq 1 ] ;;
   esac
