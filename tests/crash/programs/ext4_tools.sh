@@ -1,6 +1,6 @@
 # e2fsprogs on an ext4 file system that is not mounted.
 #
-#   sh ext4_tools.sh prepare|run|check grow|shrink|uuid|repair
+#   sh ext4_tools.sh prepare|run|check|damage grow|shrink|uuid|repair
 #
 # grow, shrink: resize2fs; uuid: tune2fs -U; repair: e2fsck -fy of a file system
 # with damaged counters. Whenever the power fails, `e2fsck -fy` must be able to
@@ -60,6 +60,9 @@ run)
   repair) e2fsck -fy "$image" || [ $? -eq 1 ] ;;
   esac
   echo "ACK $2"
+  ;;
+damage)
+  debugfs -w -R "rm ten" "$image" 2>/dev/null
   ;;
 check)
   output=$(e2fsck -fy "$image" 2>&1) || [ $? -eq 1 ] || {

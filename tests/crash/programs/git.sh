@@ -1,6 +1,6 @@
 # git: commits one by one, each acknowledged when `git commit` has exited.
 #
-#   sh git.sh prepare|run|check [CORE.FSYNC]
+#   sh git.sh prepare|run|check|damage [CORE.FSYNC]
 #
 # The repository must be sound (git fsck --full), and each commit that was
 # acknowledged reachable from the branch. git-config(1) says of core.fsync which
@@ -36,6 +36,9 @@ run)
     commit "$number"
     echo "ACK $(git -C "$repository" rev-parse HEAD)"
   done
+  ;;
+damage)
+  find "$repository/.git/objects" -type f | head -n 1 | xargs rm
   ;;
 check)
   git -C "$repository" fsck --full --no-dangling 2>&1 || fail "git fsck finds the repository damaged"

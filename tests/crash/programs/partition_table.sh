@@ -1,6 +1,6 @@
 # A partition added to a GPT disk by sgdisk, sfdisk or parted.
 #
-#   sh partition_table.sh prepare|run|check [sgdisk|sfdisk|parted]
+#   sh partition_table.sh prepare|run|check|damage [sgdisk|sfdisk|parted]
 #
 # Whenever the power fails, there must be a valid table with the partition that
 # was there before, the primary one or its backup, and the new one once the
@@ -34,6 +34,12 @@ run)
   parted) parted -s "$image" mkpart two 6MiB 10MiB >/dev/null ;;
   esac
   echo "ACK $2"
+  ;;
+damage)
+  # The entries of both tables.
+  for sector in 2 $(($(stat -c %s "$image") / 512 - 33)); do
+    echo x | dd of="$image" bs=1 seek=$((sector * 512)) conv=notrunc status=none
+  done
   ;;
 check)
   found=$(partitions) || true

@@ -1,7 +1,7 @@
 # PGlite, PostgreSQL in WebAssembly, in a folder: one row and one counter in each
 # transaction. By Deno, from npm.
 #
-#   sh pglite.sh prepare|run|check strict|relaxed
+#   sh pglite.sh prepare|run|check|damage strict|relaxed
 #
 # strict and relaxed are PGlite's own `relaxedDurability: false | true`.
 set -eu
@@ -47,6 +47,8 @@ if (verb === "prepare") {
   }
   // Without close(): the power fails while it runs.
   Deno.exit(0);
+} else if (verb === "damage") {
+  await Deno.remove(`${folder}/global/pg_control`);
 } else {
   const lines = (await Deno.readTextFile(Deno.env.get("PLATTER_ACKED")!)).split("\n");
   const promised = Math.max(0, ...lines.map(Number));

@@ -1,7 +1,7 @@
 # A file replaced by another that is renamed over it, as editors, package
 # managers and configuration tools do.
 #
-#   sh rename.sh prepare|run|check durable|atomic|careless
+#   sh rename.sh prepare|run|check|damage durable|atomic|careless
 #
 # durable:  the new file is synced, renamed, and the folder is synced: what was
 #           acknowledged is there.
@@ -41,6 +41,10 @@ run)
     fi
     echo "ACK $version"
   done
+  ;;
+damage)
+  truncate -s 4096 "$target"
+  truncate -s 6000 "$target"
   ;;
 check)
   version=$(head -n 1 "$target" | sed -n 's/^This is version \([0-9]*\)$/\1/p')
