@@ -45,7 +45,11 @@ check)
   head=$(git -C "$repository" rev-parse --verify refs/heads/main) || fail "The branch is gone"
   while read -r promised; do
     git -C "$repository" merge-base --is-ancestor "$promised" "$head" ||
-      fail "A commit that was acknowledged is not on the branch: $promised"
+      {
+        git -C "$repository" log --oneline "$head" || true
+        echo "Promised: $promised"
+        fail "A commit that was acknowledged is not on the branch"
+      }
   done <"$PLATTER_ACKED"
   echo "$(git -C "$repository" rev-list --count "$head") commits are there, $(wc -l <"$PLATTER_ACKED") promised"
   ;;

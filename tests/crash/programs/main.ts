@@ -12,7 +12,8 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
-import { runCrashTest } from "../../../src/crash/crash_test.ts";
+import { runCrashTest } from "../../../src/crash/run_crash_test.ts";
+import { reportText } from "../../../src/crash/report/terminal.ts";
 import { plural } from "../../../src/plural.ts";
 import { missingOf } from "./missing.ts";
 import { commandsOf, type Program, PROGRAMS } from "./programs.ts";
@@ -37,7 +38,7 @@ async function pullPlug(program: Program): Promise<boolean> {
     return true;
   }
   const begin = performance.now();
-  const { outcome, findings, text } = await runCrashTest({
+  const report = await runCrashTest({
     ...program.disk,
     ...commandsOf(program),
     only: args.only,
@@ -45,19 +46,22 @@ async function pullPlug(program: Program): Promise<boolean> {
     jobs: args.jobs === undefined ? undefined : Number(args.jobs),
     signal: stop.signal,
   });
-  const { counts, groups } = findings;
-  const failed = counts.failed + counts.unstable;
-  const visited = failed + counts.sound;
-  const expected = outcome !== "unstable" && counts.unjudged === 0 &&
+  const { verdict, explored, groups } = report;
+  const { states, failed, unstable, unjudged } = explored;
+  const expected = unstable + unjudged === 0 &&
     (failed === 0) === program.survives;
+  const doubts = [
+    ...unstable > 0 ? [`${unstable} unstable`] : [],
+    ...unjudged > 0 ? [`${unjudged} not judged`] : [],
+  ].map((text) => `${text}, `).join("");
   const seconds = (performance.now() - begin) / 1000;
   console.log(
-    `${program.name}: ${failed}/${visited} ${outcome}, ${
+    `${program.name}: ${failed}/${states} ${verdict}, ${doubts}${
       expected ? "as expected" : "NOT as expected"
-    }, ${plural(findings.report.points, "point")}, ${seconds.toFixed(0)} s`,
+    }, ${plural(explored.points, "point")}, ${seconds.toFixed(0)} s`,
   );
   for (const { count, message } of groups) console.log(`  ${count}: ${message}`);
-  if (args.stories) console.log(text);
+  if (args.stories) console.log(reportText(report));
   return expected;
 }
 

@@ -7,7 +7,7 @@
 #           acknowledged is there.
 # atomic:   nothing of it is synced, though other files on the disk are: the file
 #           must at least be one of those that were written, and whole.
-# careless: as atomic, but acknowledged as if it were durable.
+# careless: nothing is synced, but it is acknowledged as if it were durable.
 set -eu
 target=$PLATTER_DIR/target
 
@@ -32,13 +32,14 @@ run)
     content "$version" >"$target.new"
     if [ "$2" = durable ]; then sync "$target.new"; fi
     mv -T "$target.new" "$target"
-    if [ "$2" = durable ]; then
-      sync "$PLATTER_DIR"
-    else
+    case $2 in
+    durable) sync "$PLATTER_DIR" ;;
+    atomic)
       # Somebody else's file, whose sync makes the journal durable.
       echo "$version" >>"$PLATTER_DIR/other"
       sync "$PLATTER_DIR/other"
-    fi
+      ;;
+    esac
     echo "ACK $version"
   done
   ;;
