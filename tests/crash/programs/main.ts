@@ -60,7 +60,9 @@ async function pullPlug(program: Program): Promise<boolean> {
       expected ? "as expected" : "NOT as expected"
     }, ${plural(explored.points, "point")}, ${seconds.toFixed(0)} s`,
   );
-  for (const { count, message } of groups) console.log(`  ${count}: ${message}`);
+  for (const { count, message } of groups) {
+    console.log(`  ${count}: ${message}`);
+  }
   if (args.stories) console.log(reportText(report));
   return expected;
 }

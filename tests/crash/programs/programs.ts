@@ -145,8 +145,18 @@ export const PROGRAMS: readonly Program[] = [
   sqlite("OFF", "OFF", false),
   sqlite("WAL", "NORMAL", false),
   sqlite("DELETE", "FULL", false),
-  ...store("LMDB", "lmdb_program.py", "/usr/lib/python3/dist-packages/lmdb", 200),
-  ...store("LevelDB", "leveldb_program.py", "/usr/lib/python3/dist-packages/plyvel", 200),
+  ...store(
+    "LMDB",
+    "lmdb_program.py",
+    "/usr/lib/python3/dist-packages/lmdb",
+    200,
+  ),
+  ...store(
+    "LevelDB",
+    "leveldb_program.py",
+    "/usr/lib/python3/dist-packages/plyvel",
+    200,
+  ),
   ...store("RocksDB", "rocksdb_program.py", "/usr/bin/ldb", 60),
   ...(["strict", "relaxed"] as const).map((mode): Program => ({
     name: `PGlite ${mode}`,
