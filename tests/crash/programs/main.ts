@@ -16,7 +16,7 @@ import { runCrashTest } from "../../../src/crash/run_crash_test.ts";
 import { reportText } from "../../../src/crash/report/terminal.ts";
 import { plural } from "../../../src/plural.ts";
 import { missingOf } from "./missing.ts";
-import { commandsOf, type Program, PROGRAMS } from "./programs.ts";
+import { crashTestOf, type Program, PROGRAMS } from "./programs.ts";
 
 const args = parseArgs(Deno.args, {
   string: ["states", "jobs", "only"],
@@ -39,8 +39,7 @@ async function pullPlug(program: Program): Promise<boolean> {
   }
   const begin = performance.now();
   const report = await runCrashTest({
-    ...program.disk,
-    ...commandsOf(program),
+    ...crashTestOf(program),
     only: args.only,
     maxStates: Number(args.states ?? program.states),
     jobs: args.jobs === undefined ? undefined : Number(args.jobs),

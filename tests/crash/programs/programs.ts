@@ -9,6 +9,7 @@
  * @module
  */
 
+import { fileURLToPath } from "node:url";
 import type { CrashTestOptions } from "../../../src/crash/crash_test_options.ts";
 
 /** One program in one configuration, on one kind of disk. */
@@ -184,23 +185,36 @@ export const PROGRAMS: readonly Program[] = [
   rename("careless", "ext4", false),
 ];
 
-const HERE = new URL("./", import.meta.url).pathname;
+/** What can be asked of a script. */
+export type ProgramVerb = "prepare" | "run" | "check" | "damage";
 
 /**
- * The command lines of a program, for a shell.
+ * The command line of a program, for a shell.
  *
  * @param program The program.
- * @returns Each of its three commands.
+ * @param verb What to do; `"damage"` is what the check must see.
+ * @returns The command line.
  */
-export function commandsOf(
+export function commandOf(
   { script: [file, ...words] }: Program,
-): Pick<CrashTestOptions, "run" | "check"> & { readonly prepare: string } {
+  verb: ProgramVerb,
+): string {
   const interpreter = file.endsWith(".py") ? "/usr/bin/python3" : "sh";
-  const command = (verb: string) =>
-    [interpreter, `${HERE}${file}`, verb, ...words].join(" ");
+  const path = fileURLToPath(new URL(file, import.meta.url));
+  return [interpreter, `"${path}"`, verb, ...words].join(" ");
+}
+
+/**
+ * What a crash test is to be told of a program: the disk and the commands.
+ *
+ * @param program The program.
+ * @returns Options of the test.
+ */
+export function crashTestOf(program: Program): CrashTestOptions {
   return {
-    prepare: command("prepare"),
-    run: command("run"),
-    check: command("check"),
+    ...program.disk,
+    prepare: commandOf(program, "prepare"),
+    run: commandOf(program, "run"),
+    check: commandOf(program, "check"),
   };
 }
