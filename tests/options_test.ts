@@ -57,6 +57,7 @@ type AllRefused =
   | Refusing<testing.WriteWriteLogOptions>
   | Refusing<testing.SaveRecordingOptions>
   | Refusing<testing.ExploreRecordingOptions<string>>
+  | Refusing<testing.MakeReportOptions>
   | Refusing<testing.RecordWorkloadOptions<string>>
   | Refusing<testing.JudgeOptions>
   | Refusing<testing.FaultRule>

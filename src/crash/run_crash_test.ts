@@ -33,7 +33,7 @@ import type { CrashTestOptions } from "./crash_test_options.ts";
 import type { CrashReportData, ReportCommand } from "./report/data.ts";
 import { makeReport } from "./report/make_report.ts";
 import { makeFileSystem } from "./make_file_system.ts";
-import { makeScratch } from "./scratch.ts";
+import { makeScratch, type Scratch } from "./scratch.ts";
 import type {
   AttachAs,
   AttachedDisk,
@@ -154,7 +154,7 @@ export async function runCrashTest(
   const scratch = parts.use(
     await makeScratch(options.directory, (jobs + 2) * sectors * SECTOR_BYTES),
   );
-  const test = new Test(options, stage, attaching, scratch.path, jobs);
+  const test = new Test(options, stage, attaching, scratch, jobs);
   const recording = recorded ?? parts.use(await test.record(base, sectors));
   test.doubt(recording);
   return await test.judge(recording);
@@ -200,7 +200,7 @@ class Test {
   readonly #options: CrashTestOptions;
   readonly #stage: Stage;
   readonly #attaching: StageOptions;
-  readonly #folder: string;
+  readonly #scratch: Scratch;
   readonly #jobs: number;
   /** Checks that are under way: their disks are attached. */
   readonly #underWay = new Set<Promise<unknown>>();
@@ -210,13 +210,13 @@ class Test {
     options: CrashTestOptions,
     stage: Stage,
     attaching: StageOptions,
-    folder: string,
+    scratch: Scratch,
     jobs: number,
   ) {
     this.#options = options;
     this.#stage = stage;
     this.#attaching = attaching;
-    this.#folder = folder;
+    this.#scratch = scratch;
     this.#jobs = jobs;
   }
 
@@ -279,7 +279,7 @@ class Test {
     recorder: CrashRecorder,
     sectors: number,
   ): Promise<void> {
-    const path = `${this.#folder}/made.img`;
+    const path = `${this.#scratch.images}/made.img`;
     {
       using file = await Deno.create(path);
       await file.truncate(sectors * SECTOR_BYTES);
@@ -385,7 +385,7 @@ class Test {
     start: UnharmedState,
     blockSize: number,
   ): Promise<StateFiles> {
-    const path = `${this.#folder}/start.img`;
+    const path = `${this.#scratch.images}/start.img`;
     await using from = start.open();
     {
       await using to = await VirtualDisk.create(path, {
@@ -435,7 +435,7 @@ class Test {
     run: RunOptions,
     signal: AbortSignal | undefined = this.#options.signal,
   ): Promise<RunOutcome> {
-    const directory = `${this.#folder}/at${job}`;
+    const directory = `${this.#scratch.path}/at${job}`;
     await Deno.mkdir(directory);
     try {
       await using attached = await this.#stage.attach(disk, {
@@ -453,7 +453,7 @@ class Test {
   }
 
   #jobFolder(job: number): string {
-    return `${this.#folder}/job${job}`;
+    return `${this.#scratch.images}/job${job}`;
   }
 }
 
