@@ -49,6 +49,7 @@ type AllRefused =
   | Refusing<testing.AttachOptions>
   | Refusing<testing.CrashOptions<string>>
   | Refusing<testing.CrashTestOptions>
+  | Refusing<testing.MakeReportOptions>
   | Refusing<testing.RunOptions>
   | Refusing<testing.StageOptions>
   | Refusing<testing.CrashRecorderOptions>

@@ -292,6 +292,30 @@ Deno.test("crashTest() does not call safe what the check can judge in no state",
   assertEquals(report.verdict, "unjudged");
 });
 
+Deno.test("crashTest() does not call safe what it saw too little of", async () => {
+  const { report } = await assertRejects(
+    () => crashTest({ ...base, stage: playing(RIGHT), maxStates: 1 }),
+    CrashTestFailure,
+  );
+  assertEquals(report.verdict, "unfinished");
+});
+
+Deno.test("crashTest() gives no verdict on what fails at times", async () => {
+  let calls = 0;
+  const stage = playing({
+    ...RIGHT,
+    check: () =>
+      Promise.resolve(++calls === 3 ? { code: 1, output: "by chance" } : {}),
+  });
+  const { report } = await assertRejects(
+    () => crashTest({ ...base, stage, jobs: 1 }),
+    CrashTestFailure,
+  );
+  assertEquals(report.verdict, "unstable");
+  assertEquals([report.explored.failed, report.explored.unstable], [0, 1]);
+  assertEquals(report.unstable[0]!.verdicts[0], "failed: by chance");
+});
+
 Deno.test("crashTest() keeps a recording, and checks it again", async () => {
   await using dir = await tempDir();
   const record = dir.join("run.rec");
