@@ -195,3 +195,33 @@ export async function mount(
     },
   };
 }
+
+/**
+ * Pauses.
+ *
+ * @param ms For so many ms.
+ * @returns Afterwards.
+ */
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Attempts to reach a server that starts, 20 ms apart: a minute of them. */
+const START_ATTEMPTS = 3000;
+
+/**
+ * Waits until a server takes connections: its socket is there a little earlier.
+ *
+ * @param path The socket.
+ * @returns When it does.
+ */
+export async function untilListening(path: string): Promise<void> {
+  for (let attempts = 1;; attempts++) {
+    try {
+      return (await Deno.connect({ transport: "unix", path })).close();
+    } catch (error) {
+      if (attempts === START_ATTEMPTS) throw error;
+      await pause(20);
+    }
+  }
+}

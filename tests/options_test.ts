@@ -54,8 +54,11 @@ type AllRefused =
   | Refusing<testing.StageOptions>
   | Refusing<testing.CrashRecorderOptions>
   | Refusing<testing.OpenRecordingOptions>
+  | Refusing<testing.ReadWriteLogOptions>
+  | Refusing<testing.WriteWriteLogOptions>
   | Refusing<testing.SaveRecordingOptions>
   | Refusing<testing.ExploreRecordingOptions<string>>
+  | Refusing<testing.MakeReportOptions>
   | Refusing<testing.RecordWorkloadOptions<string>>
   | Refusing<testing.JudgeOptions>
   | Refusing<testing.FaultRule>

@@ -33,7 +33,7 @@ import type { CrashTestOptions } from "./crash_test_options.ts";
 import type { CrashReportData, ReportCommand } from "./report/data.ts";
 import { makeReport } from "./report/make_report.ts";
 import { makeFileSystem } from "./make_file_system.ts";
-import { makeScratch } from "./scratch.ts";
+import { makeScratch, type Scratch } from "./scratch.ts";
 import type {
   AttachAs,
   AttachedDisk,
@@ -162,7 +162,7 @@ export async function runCrashTest(
   const scratch = parts.use(
     await makeScratch(options.directory, (jobs + 2) * sectors * SECTOR_BYTES),
   );
-  const test = new Test(options, stage, attaching, scratch.path, jobs);
+  const test = new Test(options, stage, attaching, scratch, jobs);
   const recording = recorded ?? parts.use(await test.record(base, sectors));
   test.doubt(recording);
   return await test.judge(recording);
@@ -208,7 +208,7 @@ class Test {
   readonly #options: CrashTestOptions;
   readonly #stage: Stage;
   readonly #attaching: StageOptions;
-  readonly #folder: string;
+  readonly #scratch: Scratch;
   readonly #jobs: number;
   /** Checks that are under way: their disks are attached. */
   readonly #underWay = new Set<Promise<unknown>>();
@@ -221,13 +221,13 @@ class Test {
     options: CrashTestOptions,
     stage: Stage,
     attaching: StageOptions,
-    folder: string,
+    scratch: Scratch,
     jobs: number,
   ) {
     this.#options = options;
     this.#stage = stage;
     this.#attaching = attaching;
-    this.#folder = folder;
+    this.#scratch = scratch;
     this.#jobs = jobs;
   }
 
@@ -288,7 +288,7 @@ class Test {
     recorder: CrashRecorder,
     sectors: number,
   ): Promise<void> {
-    const path = `${this.#folder}/made.img`;
+    const path = `${this.#scratch.images}/made.img`;
     {
       using file = await Deno.create(path);
       await file.truncate(sectors * SECTOR_BYTES);
@@ -391,7 +391,7 @@ class Test {
     start: UnharmedState,
     blockSize: number,
   ): Promise<StateFiles> {
-    const path = `${this.#folder}/start.img`;
+    const path = `${this.#scratch.images}/start.img`;
     await using from = start.open();
     {
       await using to = await VirtualDisk.create(path, {
@@ -442,10 +442,10 @@ class Test {
     // Not the number that a judge has: one that was given up keeps its place
     // until its disk is detached.
     const job = this.#free.pop() ?? this.#places++;
-    const directory = `${this.#folder}/${job}/attached`;
+    const directory = `${this.#scratch.path}/at${job}`;
     // Called as the workload's, for checks that look at names.
-    const file = `${this.#folder}/${job}/disk.img`;
-    await Deno.mkdir(directory, { recursive: true });
+    const file = `${this.#scratch.images}/${job}/disk.img`;
+    await Deno.mkdir(directory);
     try {
       const disk = "changes" in what ? await this.#diskOf(what, file) : what;
       await using attached = await this.#stage.attach(disk, {
@@ -469,6 +469,7 @@ class Test {
     file: string,
   ): Promise<AttachedDisk> {
     if (this.#files === null) return { backend: state.openBackend() };
+    await Deno.mkdir(file.slice(0, file.lastIndexOf("/")), { recursive: true });
     await this.#files.show(file, state.changes());
     return { file };
   }

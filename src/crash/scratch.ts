@@ -8,8 +8,10 @@ import { statfs } from "node:fs/promises";
 
 /** A folder that goes away with its content. */
 export interface Scratch extends AsyncDisposable {
-  /** Its path. */
+  /** Its path: others may go through it, if they know where to. */
   readonly path: string;
+  /** The path of a folder in it that is nobody else's: for images. */
+  readonly images: string;
 }
 
 /**
@@ -31,8 +33,14 @@ export async function makeScratch(
       ...(dir === undefined ? {} : { dir }),
     }),
   );
+  const images = `${path}/images`;
+  await Deno.mkdir(images, { mode: 0o700 });
+  // A program may run as somebody else, as database servers do, and must reach
+  // what is mounted for it.
+  if (Deno.build.os !== "windows") await Deno.chmod(path, 0o711);
   return {
     path,
+    images,
     async [Symbol.asyncDispose]() {
       await Deno.remove(path, { recursive: true });
     },

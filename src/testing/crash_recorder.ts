@@ -171,6 +171,8 @@ export class CrashRecorder implements AsyncDisposable {
   /** Why it cannot go on; `null` while it can. */
   failure: DiskError | null = null;
   readonly #source: BlockSource;
+  /** Whether that is zeroes: nothing of it need be looked at. */
+  readonly #overZeroes: boolean;
   readonly #options: RecordingOptions;
   readonly #contents: ContentStore;
   readonly #log: RecordingLog;
@@ -201,6 +203,7 @@ export class CrashRecorder implements AsyncDisposable {
   ) {
     this.device = device;
     this.#source = source;
+    this.#overZeroes = source instanceof ZeroSource;
     this.#options = options;
     const { writer = null } = options;
     this.#writer = writer;
@@ -470,6 +473,7 @@ export class CrashRecorder implements AsyncDisposable {
 
   /** Whether all blocks that a batch needs from below are at hand. */
   #isAtHand(requests: readonly Request[]): boolean {
+    if (this.#overZeroes) return true;
     for (const block of this.#below(requests)) {
       if (this.#source.peek(block) === undefined) return false;
     }
@@ -543,11 +547,13 @@ export class CrashRecorder implements AsyncDisposable {
     const { initial } = this.#log;
     for (let block = first; block < first + count; block++) {
       if (initial.has(block)) continue;
+      if (this.#overZeroes) {
+        initial.set(block, 0);
+        continue;
+      }
       const bytes = fetched?.get(block) ?? this.#source.peek(block)!;
       const content = this.#contents.add(bytes);
       initial.set(block, content);
-      // Over zeroes, everything was zeroes.
-      if (this.#options.base === undefined) continue;
       this.#writer?.blocks(RecordKind.Initial, block, [content]);
     }
   }

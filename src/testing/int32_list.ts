@@ -7,11 +7,16 @@
 
 const FIRST_CAPACITY = 16;
 
+/** Integers of a page: a power of two. Only the first page grows to it. */
+const PAGE_BITS = 16;
+const PAGE = 1 << PAGE_BITS;
+
 /** A list that grows. */
 export class Int32List {
   /** How many there are. */
   length = 0;
-  #values = new Int32Array(FIRST_CAPACITY);
+  readonly #pages: Int32Array<ArrayBuffer>[] = [new Int32Array(FIRST_CAPACITY)];
+  #last: Int32Array<ArrayBuffer> = this.#pages[0]!;
 
   /**
    * Appends one.
@@ -19,22 +24,16 @@ export class Int32List {
    * @param value The integer.
    */
   push(value: number): void {
-    if (this.length === this.#values.length) {
-      const values = new Int32Array(this.length * 3 / 2);
-      values.set(this.#values);
-      this.#values = values;
+    const at = this.length++ & (PAGE - 1);
+    if (at === 0 && this.length > 1) {
+      this.#last = new Int32Array(PAGE);
+      this.#pages.push(this.#last);
+    } else if (at === this.#last.length) {
+      const grown = new Int32Array(at * 2);
+      grown.set(this.#last);
+      this.#last = this.#pages[0] = grown;
     }
-    this.#values[this.length++] = value;
-  }
-
-  /**
-   * Changes one.
-   *
-   * @param index Its index, below `length`.
-   * @param value The integer.
-   */
-  set(index: number, value: number): void {
-    this.#values[index] = value;
+    this.#last[at] = value;
   }
 
   /**
@@ -44,6 +43,16 @@ export class Int32List {
    * @returns The integer.
    */
   at(index: number): number {
-    return this.#values[index]!;
+    return this.#pages[index >>> PAGE_BITS]![index & (PAGE - 1)]!;
+  }
+
+  /**
+   * Changes one.
+   *
+   * @param index Its index, below `length`.
+   * @param value The integer.
+   */
+  set(index: number, value: number): void {
+    this.#pages[index >>> PAGE_BITS]![index & (PAGE - 1)] = value;
   }
 }

@@ -63,3 +63,9 @@ export { exploreRecording } from "./explore_recording.ts";
 export { judgeRecording } from "./judge_recording.ts";
 export { recordWorkload } from "./record_workload.ts";
 export * from "./test_images.ts";
+export {
+  readWriteLog,
+  type ReadWriteLogOptions,
+  writeWriteLog,
+  type WriteWriteLogOptions,
+} from "./write_log.ts";

@@ -19,8 +19,8 @@ import { waitReadable } from "../../ffi/poll.ts";
 import { SocketPair } from "../../ffi/socket_pair.ts";
 import {
   COUNTER_BYTES,
-  NO_SIGNAL,
   type Signal,
+  socketSignal,
   stopBlocking,
   type Watched,
   type Watcher,
@@ -109,9 +109,9 @@ export class PollWatcher implements Watcher {
     return watched;
   }
 
-  /** Tells by an event counter. */
+  /** Tells by an event counter, or a Unix socket. */
   signal(fd: number): Signal {
-    if (!isEventCounter(this.#libc, fd)) return NO_SIGNAL;
+    if (!isEventCounter(this.#libc, fd)) return socketSignal(this.#libc, fd);
     let closed = false;
     return {
       raise: () => {

@@ -25,8 +25,8 @@ import { POLLIN } from "../../ffi/poll.ts";
 import { SocketPair } from "../../ffi/socket_pair.ts";
 import {
   COUNTER_BYTES,
-  NO_SIGNAL,
   type Signal,
+  socketSignal,
   stopBlocking,
   type Watched,
   type Watcher,
@@ -162,9 +162,9 @@ export class RingWatcher implements Watcher {
     );
   }
 
-  /** Tells by an event counter. */
+  /** Tells by an event counter, or a Unix socket. */
   signal(fd: number): Signal {
-    if (!isEventCounter(this.#libc, fd)) return NO_SIGNAL;
+    if (!isEventCounter(this.#libc, fd)) return socketSignal(this.#libc, fd);
     // A counter that blocks would be tried over and over by the ring.
     stopBlocking(this.#libc, fd);
     const slot = new Slot(fd, true, null);

@@ -5,7 +5,10 @@
  * @module
  */
 
+import { isUnixSocket } from "../../ffi/foreign_descriptor.ts";
 import type { Libc } from "../../ffi/libc.ts";
+import { alignedMemory } from "../../ffi/memory.ts";
+import { MessageSocket } from "../../ffi/unix_socket.ts";
 
 /** One descriptor that is waited for. */
 export interface Watched {
@@ -18,11 +21,11 @@ export interface Watched {
   close(): void;
 }
 
-/** An event counter that is told by. */
+/** An event counter, or a socket, that is told by. */
 export interface Signal {
   /**
    * Adds one to the counter, unless the kernel still has to do so from before.
-   * Takes effect with {@linkcode Watcher.flush}.
+   * Takes effect with {@linkcode Watcher.flush} at the latest.
    */
   raise(): void;
   /** Ends it. The descriptor may be closed at once. */
@@ -52,7 +55,8 @@ export interface Watcher {
    */
   counter(fd: number, onReady: (isCounter: boolean) => void): Watched;
   /**
-   * Tells by an event counter; by what is none, nobody is told.
+   * Tells by an event counter or a Unix socket; by what is neither, nobody is
+   * told.
    *
    * @param fd Its descriptor.
    * @returns What tells.
@@ -94,7 +98,34 @@ export function watchNothing(onReady: (isCounter: boolean) => void): Watched {
 }
 
 /** What tells nobody, as it has no counter to tell by. */
-export const NO_SIGNAL: Signal = { raise() {}, close() {} };
+const NO_SIGNAL: Signal = { raise() {}, close() {} };
+
+/**
+ * Tells by what is no event counter. User Mode Linux cannot wait for one and sends
+ * one end of a pair of Unix sockets (`vu_setup_vq_call_fd` in
+ * `arch/um/drivers/virtio_uml.c`), from whose other end it reads what a counter
+ * would have.
+ *
+ * @param libc The C library.
+ * @param fd The descriptor, which stays the caller's.
+ * @returns What tells: nobody, if it is no Unix socket.
+ */
+export function socketSignal(libc: Libc, fd: number): Signal {
+  if (!isUnixSocket(libc, fd)) return NO_SIGNAL;
+  const socket = new MessageSocket(libc, fd);
+  const value = alignedMemory(COUNTER_BYTES, 8);
+  new DataView(value.buffer, value.byteOffset).setBigUint64(0, 1n, true);
+  let closed = false;
+  return {
+    raise() {
+      // One that takes no more holds enough to be seen.
+      if (!closed) socket.send(value);
+    },
+    close() {
+      closed = true;
+    },
+  };
+}
 
 /**
  * Sees to it that a descriptor is not waited for by reads and writes. Whoever

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { VirtualDisk } from "@platter/disk";
+import { openBackend } from "../../src/disk/open.ts";
 import { crashTest } from "../../src/crash/run_crash_test.ts";
 import {
   CrashTestError,
@@ -7,6 +8,7 @@ import {
 } from "../../src/crash/crash_test_error.ts";
 import type { CrashTestOptions } from "../../src/crash/crash_test_options.ts";
 import type { RunOptions, RunOutcome, Stage } from "../../src/crash/stage.ts";
+import { dirname } from "node:path";
 import { tempDir } from "../helpers.ts";
 
 /** What a command of {@linkcode playing} does. */
@@ -216,6 +218,31 @@ Deno.test("crashTest() goes on without promises if allowNoProof says so", async 
   });
   const report = await crashTest({ ...base, stage, allowNoProof: true });
   assertEquals(report.verdict, "safe");
+});
+
+Deno.test({
+  name:
+    "crashTest() lets other users through to what is mounted, and to no image",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const seen = new Set<string>();
+    const stage = playing(RIGHT);
+    const { attach } = stage;
+    stage.wants = () => "file";
+    stage.attach = async (disk, options) => {
+      if ("backend" in disk) return await attach(disk, options);
+      const { directory } = options;
+      const images = dirname(dirname(disk.file));
+      // Bits for others: a folder that is listed, gone through, and closed.
+      for (const path of [directory, dirname(directory), images]) {
+        seen.add(`${(await Deno.stat(path)).mode! & 7}`);
+      }
+      const backend = await openBackend(disk.file);
+      return await attach({ backend }, options);
+    };
+    await crashTest({ ...base, stage });
+    assertEquals([...seen], ["5", "1", "0"]);
+  },
 });
 
 Deno.test("crashTest() says that a check that does not end has failed", async () => {

@@ -503,6 +503,35 @@ Deno.test("CrashRecorder refuses to acknowledge into a file what cannot be JSON"
   assertEquals(recording.acknowledged, ["right"]);
 });
 
+Deno.test({
+  name: "CrashRecorder fails with the system's word if its file cannot grow",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using dir = await tempDir();
+    const path = dir.join("recording");
+    // Kilobytes in bash, half of them elsewhere; the signal is ignored.
+    const output = await new Deno.Command("sh", {
+      args: [
+        "-c",
+        `trap "" XFSZ; ulimit -f 512; exec "$0" run -A "$1" "$2"`,
+        Deno.execPath(),
+        new URL("record_limited_child.ts", import.meta.url).pathname,
+        path,
+      ],
+      stdout: "piped",
+      stderr: "inherit",
+    }).output();
+    assertEquals(
+      new TextDecoder().decode(output.stdout).trim(),
+      "no-space no-space",
+    );
+    // What was written is the beginning.
+    await using recording = await CrashRecording.open(path);
+    assertEquals(recording.ended, false);
+    assert(recording.requests.length > 10);
+  },
+});
+
 Deno.test("CrashRecorder and save() overwrite nothing", async () => {
   await using dir = await tempDir();
   const path = await dir.file("there", new Uint8Array(3).fill(7));

@@ -328,13 +328,19 @@ export class Guest implements AsyncDisposable {
   /** Waits until it says something more. */
   async #hear(timeoutMs: number, signal?: AbortSignal): Promise<void> {
     if (this.#over) await this.#fail("has ended");
-    signal?.throwIfAborted();
     const given = Promise.withResolvers<void>();
     const timer = setTimeout(given.resolve, timeoutMs);
-    signal?.addEventListener("abort", () => given.resolve(), { once: true });
-    await Promise.race([this.#heard.promise, given.promise]);
+    const giveUp = () => given.resolve();
+    signal?.addEventListener("abort", giveUp);
+    if (!signal?.aborted) {
+      await Promise.race([this.#heard.promise, given.promise]);
+    }
+    signal?.removeEventListener("abort", giveUp);
     clearTimeout(timer);
-    signal?.throwIfAborted();
+    if (!signal?.aborted) return;
+    this.#kill();
+    await this.#ended;
+    throw signal.reason;
   }
 
   async #read(): Promise<void> {

@@ -84,7 +84,8 @@ export class UmlMachine implements Machine {
       return machine;
     } catch (error) {
       await machine[Symbol.asyncDispose]();
-      throw error;
+      // What the driver did wrong is the better reason.
+      throw machine.#mistakes[0] ?? error;
     }
   }
 

@@ -12,7 +12,7 @@ import { DiskError } from "../../../src/errors.ts";
 import { NbdServer } from "../../../src/nbd/mod.ts";
 import { openBackend } from "../../../src/disk/open.ts";
 import { contractSuite } from "../../contract.ts";
-import { needs, run, tempDir } from "../../helpers.ts";
+import { needs, tempDir, untilListening } from "../../helpers.ts";
 
 /** A server over a disk in memory, and a client of it. */
 async function loop(
@@ -319,11 +319,7 @@ Deno.test({
       stderr: "null",
     }).spawn();
     try {
-      await run("sh", [
-        "-c",
-        'for i in $(seq 100); do [ -S "$0" ] && exit; sleep 0.02; done',
-        socket,
-      ]);
+      await untilListening(socket);
       await using disk = await VirtualDisk.open(
         `nbd+unix:///?socket=${socket}`,
       );

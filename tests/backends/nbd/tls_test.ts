@@ -9,7 +9,14 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { DiskError } from "../../../src/errors.ts";
 import { Option, OptionReply } from "../../../src/protocol/nbd/numbers.ts";
-import { needs, run, type TempDir, tempDir } from "../../helpers.ts";
+import {
+  needs,
+  pause,
+  run,
+  type TempDir,
+  tempDir,
+  untilListening,
+} from "../../helpers.ts";
 import { RawPeer } from "./raw_server.ts";
 
 /** Makes an authority, and a certificate of it for `localhost`. */
@@ -60,6 +67,14 @@ function forward(path: string): { port: number } & AsyncDisposable {
   };
 }
 
+/** Waits until no thread of a process runs, which takes its time. */
+async function stopped(pid: number): Promise<void> {
+  for await (const { name } of Deno.readDir(`/proc/${pid}/task`)) {
+    const stat = `/proc/${pid}/task/${name}/stat`;
+    while (!/\) [Tt] /.test(await Deno.readTextFile(stat))) await pause(5);
+  }
+}
+
 Deno.test({
   name: "VirtualDisk.open() reaches a server over TLS, and checks who it is",
   ...needs("nbdkit", "openssl"),
@@ -76,12 +91,10 @@ Deno.test({
       stderr: "null",
     }).spawn();
     try {
-      await run("sh", [
-        "-c",
-        'for i in $(seq 250); do [ -S "$0" ] && exit; sleep 0.02; done; exit 1',
-        socket,
-      ]);
+      await untilListening(socket);
       await using port = forward(socket);
+      // What is still to be forwarded needs a server that goes on.
+      using _goingOn = { [Symbol.dispose]: () => child.kill("SIGCONT") };
       const at = `localhost:${port.port}/`;
       const query = `?tls-certificates=${dir.path}`;
       {
@@ -92,6 +105,7 @@ Deno.test({
         assertEquals(await disk.read(8, data.length / 512), data);
         // What stalls over TLS is bounded as well.
         child.kill("SIGSTOP");
+        await stopped(child.pid);
         const controller = new AbortController();
         const { signal } = controller;
         const stalled = [

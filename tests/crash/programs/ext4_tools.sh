@@ -1,6 +1,6 @@
 # e2fsprogs on an ext4 file system that is not mounted.
 #
-#   sh ext4_tools.sh prepare|run|check grow|shrink|uuid|repair
+#   sh ext4_tools.sh prepare|run|check|damage grow|shrink|uuid|repair
 #
 # grow, shrink: resize2fs; uuid: tune2fs -U; repair: e2fsck -fy of a file system
 # with damaged counters. Whenever the power fails, `e2fsck -fy` must be able to
@@ -19,9 +19,10 @@ content() {
   yes "These are the lines of file $1" | head -c 200000
 }
 
-# Groups are small, so that there are many of them to move and to rewrite.
+# As small as mkfs.ext4 makes them by itself: 1,024 bytes to a block, and a
+# backup of the superblock where e2fsck looks for it.
 make() {
-  mkfs.ext4 -q -F -b 1024 -g 2048 -N 512 -E hash_seed=$uuid -U 3333cccc-0000-4000-8000-000000000001 "$image" "$1"
+  mkfs.ext4 -q -F -b 1024 -E hash_seed=$uuid -U 3333cccc-0000-4000-8000-000000000001 "$image" "$1"
 }
 
 # Puts a file there.
@@ -35,8 +36,8 @@ put() {
 case $1 in
 prepare)
   case $2 in
-  grow) make 8M ;;
-  *) make 16M ;;
+  grow) make 16M ;;
+  *) make 32M ;;
   esac
   for name in one two three four five six seven eight nine ten; do put "$name"; done
   case $2 in
@@ -54,11 +55,14 @@ prepare)
 run)
   case $2 in
   grow) resize2fs "$image" ;;
-  shrink) resize2fs "$image" 6M ;;
+  shrink) resize2fs "$image" 12M ;;
   uuid) tune2fs -f -U $uuid "$image" ;;
   repair) e2fsck -fy "$image" || [ $? -eq 1 ] ;;
   esac
   echo "ACK $2"
+  ;;
+damage)
+  debugfs -w -R "rm ten" "$image" 2>/dev/null
   ;;
 check)
   output=$(e2fsck -fy "$image" 2>&1) || [ $? -eq 1 ] || {

@@ -1,6 +1,6 @@
 # git: commits one by one, each acknowledged when `git commit` has exited.
 #
-#   sh git.sh prepare|run|check [CORE.FSYNC]
+#   sh git.sh prepare|run|check|damage [CORE.FSYNC]
 #
 # The repository must be sound (git fsck --full), and each commit that was
 # acknowledged reachable from the branch. git-config(1) says of core.fsync which
@@ -37,12 +37,19 @@ run)
     echo "ACK $(git -C "$repository" rev-parse HEAD)"
   done
   ;;
+damage)
+  find "$repository/.git/objects" -type f | head -n 1 | xargs rm
+  ;;
 check)
   git -C "$repository" fsck --full --no-dangling 2>&1 || fail "git fsck finds the repository damaged"
   head=$(git -C "$repository" rev-parse --verify refs/heads/main) || fail "The branch is gone"
   while read -r promised; do
     git -C "$repository" merge-base --is-ancestor "$promised" "$head" ||
-      fail "A commit that was acknowledged is not on the branch: $promised"
+      {
+        git -C "$repository" log --oneline "$head" || true
+        echo "Promised: $promised"
+        fail "A commit that was acknowledged is not on the branch"
+      }
   done <"$PLATTER_ACKED"
   echo "$(git -C "$repository" rev-list --count "$head") commits are there, $(wc -l <"$PLATTER_ACKED") promised"
   ;;

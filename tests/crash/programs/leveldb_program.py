@@ -1,6 +1,6 @@
 # LevelDB by python3-plyvel: batches of one key and one counter.
 #
-#   python3 leveldb_program.py prepare|run|check sync|nosync
+#   python3 leveldb_program.py prepare|run|check|damage sync|nosync
 #
 # Promised is each batch that was written with sync=True; with nosync each batch,
 # which LevelDB does not promise: its documentation says that the last of them
@@ -45,6 +45,10 @@ elif verb == "run":
             batch.put(b"counter", b"%d" % number)
         print("ACK", number, flush=True)
     database.close()
+elif verb == "damage":
+    largest = max((entry for entry in os.scandir(path) if entry.name.endswith((".log", ".ldb"))),
+                  key=lambda entry: entry.stat().st_size)
+    os.truncate(largest.path, largest.stat().st_size // 2)
 else:
     with open(os.environ["PLATTER_ACKED"]) as lines:
         promised = max([0, *map(int, lines)])

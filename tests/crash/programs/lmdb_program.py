@@ -1,6 +1,6 @@
 # LMDB by python3-lmdb: one key and one counter in each transaction.
 #
-#   python3 lmdb_program.py prepare|run|check sync|nosync
+#   python3 lmdb_program.py prepare|run|check|damage sync|nosync
 #
 # Promised is each transaction whose commit came back. LMDB writes pages that
 # nobody refers to, syncs, writes one of two meta pages, and syncs; with nosync
@@ -46,6 +46,10 @@ elif verb == "run":
                 # Frees pages, so that later transactions write over them.
                 transaction.put(b"old %03d" % (number % 40 + 1), value(number % 40 + 1))
             print("ACK", number, flush=True)
+elif verb == "damage":
+    with open(path + "/data.mdb", "r+b") as file:
+        file.seek(3 * 4096)
+        file.write(bytes(4096 * 20))
 else:
     with open(os.environ["PLATTER_ACKED"]) as lines:
         promised = max([0, *map(int, lines)])

@@ -1,7 +1,7 @@
 # PostgreSQL 15 as Debian has it: one row and one counter in each transaction of
 # one psql session, a checkpoint in the middle.
 #
-#   sh postgresql.sh prepare|run|check [NAME=VALUE...]
+#   sh postgresql.sh prepare|run|check|damage [NAME=VALUE...]
 #
 # The settings are those of the run; the check starts the server without them.
 # It must come up by itself, and have each transaction whose COMMIT
@@ -72,6 +72,12 @@ run)
     done
   } | stdbuf -oL psql -X -q -v ON_ERROR_STOP=1
   stop immediate
+  ;;
+damage)
+  for segment in "$data"/pg_wal/0*; do
+    truncate -s 0 "$segment"
+    truncate -s 1M "$segment"
+  done
   ;;
 check)
   promised=$(tail -n 1 "$PLATTER_ACKED")

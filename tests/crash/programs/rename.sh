@@ -1,13 +1,13 @@
 # A file replaced by another that is renamed over it, as editors, package
 # managers and configuration tools do.
 #
-#   sh rename.sh prepare|run|check durable|atomic|careless
+#   sh rename.sh prepare|run|check|damage durable|atomic|careless
 #
 # durable:  the new file is synced, renamed, and the folder is synced: what was
 #           acknowledged is there.
 # atomic:   nothing of it is synced, though other files on the disk are: the file
 #           must at least be one of those that were written, and whole.
-# careless: as atomic, but acknowledged as if it were durable.
+# careless: nothing is synced, but it is acknowledged as if it were durable.
 set -eu
 target=$PLATTER_DIR/target
 
@@ -32,15 +32,20 @@ run)
     content "$version" >"$target.new"
     if [ "$2" = durable ]; then sync "$target.new"; fi
     mv -T "$target.new" "$target"
-    if [ "$2" = durable ]; then
-      sync "$PLATTER_DIR"
-    else
+    case $2 in
+    durable) sync "$PLATTER_DIR" ;;
+    atomic)
       # Somebody else's file, whose sync makes the journal durable.
       echo "$version" >>"$PLATTER_DIR/other"
       sync "$PLATTER_DIR/other"
-    fi
+      ;;
+    esac
     echo "ACK $version"
   done
+  ;;
+damage)
+  truncate -s 4096 "$target"
+  truncate -s 6000 "$target"
   ;;
 check)
   version=$(head -n 1 "$target" | sed -n 's/^This is version \([0-9]*\)$/\1/p')

@@ -1,7 +1,7 @@
 # RocksDB by the C interface of its library (librocksdb): batches of one key and
 # one counter.
 #
-#   python3 rocksdb_program.py prepare|run|check sync|nosync
+#   python3 rocksdb_program.py prepare|run|check|damage sync|nosync
 #
 # Promised is each batch that was written with sync; with nosync each batch,
 # which RocksDB does not promise: its documentation says that the last of them
@@ -90,6 +90,11 @@ def key(number):
     return b"%06d" % (number * 6007 % 1000003)
 
 
+if verb == "damage":
+    largest = max((entry for entry in os.scandir(path.decode()) if entry.name.endswith((".log", ".sst"))),
+                  key=lambda entry: entry.stat().st_size)
+    os.truncate(largest.path, largest.stat().st_size // 2)
+    sys.exit(0)
 database = open_database()
 if verb == "prepare":
     put(database, {b"counter": b"0"}, True)

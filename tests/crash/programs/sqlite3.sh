@@ -1,6 +1,6 @@
 # SQLite's own shell: one row and one counter in each transaction.
 #
-#   sh sqlite3.sh prepare|run|check JOURNAL_MODE [SYNCHRONOUS]
+#   sh sqlite3.sh prepare|run|check|damage JOURNAL_MODE [SYNCHRONOUS]
 #
 # Promised is each transaction whose COMMIT came back; what is there besides must
 # be whole. https://www.sqlite.org/pragma.html#pragma_synchronous says which
@@ -43,14 +43,24 @@ run)
     done
   } | stdbuf -oL sqlite3 "$database"
   ;;
+damage)
+  sqlite3 "$database" "PRAGMA wal_checkpoint(TRUNCATE)" >/dev/null
+  head -c 3000 /dev/zero | dd of="$database" bs=1 seek=20000 conv=notrunc status=none
+  ;;
 check)
   promised=$(tail -n 1 "$PLATTER_ACKED")
   found=$(sqlite3 -bail "$database" "
     PRAGMA integrity_check;
     SELECT count(*), ifnull(max(id), 0),
       sum(text <> printf('%04d%01500d', id * 7919 % 1000, id)) FROM entry;
-    SELECT value FROM counter;" 2>&1) || fail "SQLite says: $found"
-  [ "$(echo "$found" | sed -n 1p)" = ok ] || fail "integrity_check says: $found"
+    SELECT value FROM counter;" 2>&1) || {
+    echo "$found"
+    fail "SQLite says: $(echo "$found" | grep -m 1 Error)"
+  }
+  [ "$(echo "$found" | sed -n 1p)" = ok ] || {
+    echo "$found"
+    fail "integrity_check finds damage"
+  }
   IFS='|' read -r count newest wrong <<END
 $(echo "$found" | sed -n 2p)
 END

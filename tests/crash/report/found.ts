@@ -1,41 +1,24 @@
 /**
- * Findings for tests of reports: a workload is recorded, and states of it are
- * judged one by one, the plainest ones first, without any of the machinery that
- * runs checks side by side.
+ * Findings for tests of reports, of programs in this process.
  */
 
-import { VirtualDisk } from "../../../src/disk/disk.ts";
-import type {
-  CrashFindings,
-  CrashState,
-  FailureGroup,
-} from "../../../src/testing/crash_verdict.ts";
 import type {
   CrashReportData,
   ReportLost,
 } from "../../../src/crash/report/data.ts";
+import type { VirtualDisk } from "../../../src/disk/disk.ts";
 import type { RecordWorkloadOptions } from "../../../src/testing/crash_options.ts";
 import type { CrashRecording } from "../../../src/testing/crash_recording.ts";
-import {
-  type CrashLevel,
-  CrashPosition,
-} from "../../../src/testing/crash_level.ts";
-import { pointStates } from "../../../src/testing/crash_plan.ts";
-import { CrashStateBackend } from "../../../src/testing/crash_state.ts";
-import { encodeToken } from "../../../src/testing/crash_token.ts";
+import type { CrashFindings } from "../../../src/testing/crash_verdict.ts";
+import { judgeRecording } from "../../../src/testing/judge_recording.ts";
 import { recordWorkload } from "../../../src/testing/record_workload.ts";
-import { makeStory } from "../../../src/testing/story_data.ts";
-import { Random } from "../../../src/random.ts";
-import { RequestType } from "../../../src/request.ts";
 
 /** A program to be tested, and how. */
 export interface Subject extends RecordWorkloadOptions<string> {
   /** Throws if a state is not sound; the message is what it printed. */
   check(disk: VirtualDisk, acknowledged: readonly string[]): Promise<void>;
-  /** States of each crash point that are judged. */
-  statesPerPoint: number;
-  /** Every how many crash points one is judged. */
-  everyPoint?: number;
+  /** States that are judged at most. */
+  maxStates: number;
 }
 
 /** What was found, and of what. */
@@ -44,110 +27,40 @@ export interface Exploration {
   readonly recording: CrashRecording;
 }
 
-/** Records a program and judges some of its states. */
-export async function explore(subject: Subject): Promise<Exploration> {
-  const { check, statesPerPoint, everyPoint = 1 } = subject;
-  const recording = await recordWorkload(subject, 1000);
-  const level: CrashLevel = {
-    recording,
-    source: recording.source,
-    hash: [0, 0],
-    acknowledged: null,
-  };
-  const groups = new Map<string, FailureGroup & { count: number }>();
-  const points: { point: number; visited: number; failed: number }[] = [];
-  const position = new CrashPosition(level);
-  for (const [i, point] of position.timeline.points.entries()) {
-    if (i % everyPoint !== 0) continue;
-    position.goTo(point);
-    const tally = { point: position.point, visited: 0, failed: 0 };
-    points.push(tally);
-    for (const choice of pointStates(position.space, new Random(0))) {
-      if (tally.visited++ === statesPerPoint) break;
-      position.select(choice);
-      const backend = new CrashStateBackend(position.image, recording.device);
-      await using disk = VirtualDisk.over(backend);
-      const acknowledged = position.acknowledged as readonly string[];
-      try {
-        await check(disk, acknowledged);
-      } catch (error) {
-        tally.failed++;
-        const { message } = error as Error;
-        const kind = message.split("\n").at(-1)!.replace(/\d+/g, "…");
-        const known = groups.get(kind);
-        if (known !== undefined) known.count++;
-        else {
-          const { step, space } = position;
-          groups.set(kind, {
-            kind,
-            message: message.split("\n").at(-1)!,
-            count: 1,
-            token: encodeToken({
-              fingerprint: recording.fingerprint(),
-              steps: [step],
-            }),
-            story: makeStory([{ level, step, space }], acknowledged, [message]),
-            output: message,
-            state: stateOf(position, recording),
-          });
-        }
-      }
-    }
-  }
-  const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
-  const states = sum(points.map(({ visited }) => visited));
-  const failed = sum(points.map(({ failed }) => failed));
-  const flushes =
-    recording.requests.filter(({ type }) => type === RequestType.Flush).length;
-  return {
-    recording,
-    found: {
-      report: {
-        states,
-        exhaustive: false,
-        seed: 0,
-        points: points.length,
-        writes: recording.requests.length - flushes,
-        flushes,
-        acknowledged: recording.acknowledged.length,
-        recoveryStates: 0,
-        repeated: 0,
-        durationMs: 1234,
-        summary: "",
-      },
-      ended: "states",
-      groups: [...groups.values()],
-      unstable: [],
-      unjudged: [],
-      counts: { sound: states - failed, failed, unstable: 0, unjudged: 0 },
-      points,
-      seenEachGroup: true,
-    },
-  };
+const explored = new WeakMap<Subject, Promise<Exploration>>();
+
+/** Records a program and judges its states; each program once. */
+export function explore(subject: Subject): Promise<Exploration> {
+  const known = explored.get(subject) ?? exploreOnce(subject);
+  explored.set(subject, known);
+  return known;
 }
 
-/** The state that a position shows now. */
-function stateOf(
-  { image, point, acknowledged }: CrashPosition,
-  { device }: CrashRecording,
-): CrashState {
-  const frozen = image.freeze();
-  const openBackend = () => new CrashStateBackend(frozen, device);
-  return {
-    token: "",
-    point,
-    hash: "",
-    acknowledged,
-    changes: () => new Map(),
-    openBackend,
-    open: () => VirtualDisk.over(openBackend()),
-  };
+async function exploreOnce(subject: Subject): Promise<Exploration> {
+  const { check, maxStates } = subject;
+  const recording = await recordWorkload(subject, 1000);
+  const found = await judgeRecording(recording, {
+    maxStates,
+    maxShrinkStates: 30,
+    async judge(state) {
+      await using disk = state.open();
+      try {
+        await check(disk, state.acknowledged as readonly string[]);
+        return { outcome: "sound" };
+      } catch (error) {
+        const { message: output } = error as Error;
+        const message = output.split("\n").at(-1)!;
+        return { outcome: "failed", message, output };
+      }
+    },
+  });
+  return { found, recording };
 }
 
 /** A log of records of two sectors whose length comes before its data. */
 export const LOG: Subject = {
   device: { sectors: 2048, tornBlocks: true },
-  statesPerPoint: 40,
+  maxStates: 150,
   async workload(disk, acknowledge) {
     for (const [i, text] of ["one", "two", "three"].entries()) {
       const record = new Uint8Array(1024).fill(text.charCodeAt(0));
@@ -174,12 +87,14 @@ export const LOG: Subject = {
   },
 };
 
-/** The same shape, very long: blocks all over the disk, a flush now and then. */
+/** The same shape, long: blocks all over the disk, a flush now and then. */
+export const LONG_LOG: Subject = longSubject(4000);
+
+/** The same with so many requests. */
 export function longSubject(requests: number): Subject {
   return {
     device: { sectors: 2 ** 21 },
-    statesPerPoint: 12,
-    everyPoint: Math.max(1, Math.floor(requests / 16_000)),
+    maxStates: 200,
     async workload(disk, acknowledge) {
       let random = 1;
       for (let i = 0; i < requests / 4; i++) {

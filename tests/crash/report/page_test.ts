@@ -13,7 +13,14 @@ import type {
 import type { DoubtfulState } from "../../../src/testing/crash_verdict.ts";
 import { LONG, needs, tempDir } from "../../helpers.ts";
 import { Browser, CHROMIUM } from "./browser.ts";
-import { explore, LOG, longSubject, withLost } from "./found.ts";
+import {
+  explore,
+  LOG,
+  LONG_LOG,
+  longSubject,
+  type Subject,
+  withLost,
+} from "./found.ts";
 
 /** Reports of all kinds, by name. */
 async function reports(): Promise<Record<ReportVerdict, CrashReportData>> {
@@ -67,9 +74,9 @@ async function reports(): Promise<Record<ReportVerdict, CrashReportData>> {
   };
 }
 
-/** A report of a recording with so many requests, which fails. */
-async function large(requests: number): Promise<CrashReportData> {
-  const { found, recording } = await explore(longSubject(requests));
+/** A report of a long recording. */
+async function large(subject: Subject): Promise<CrashReportData> {
+  const { found, recording } = await explore(subject);
   return await makeReport(found, recording, { explain: false });
 }
 
@@ -80,7 +87,7 @@ Deno.test("reportPage() tells the failure, and what was lost, before anything el
     "A power cut breaks it",
     "The simplest failure",
     "What is lost",
-    "/var/lib/log/count",
+    "inode 12 › /var/lib/log/count",
     "What was done",
     'class="bad">LOST',
     "The power fails",
@@ -144,7 +151,7 @@ Deno.test("reportPage() shows text from elsewhere as text", async () => {
 });
 
 Deno.test("reportPage() of a long recording is small", async () => {
-  const data = await large(LONG ? 100_000 : 4000);
+  const data = await large(LONG ? longSubject(100_000) : LONG_LOG);
   assertEquals(data.verdict, "failed");
   const page = reportPage(data);
   assertLess(page.length, 300_000);
@@ -209,7 +216,7 @@ Deno.test(
   async (t) => {
     await using dir = await tempDir();
     await using browser = await Browser.start();
-    const all = { ...await reports(), long: await large(4000) };
+    const all = { ...await reports(), long: await large(LONG_LOG) };
     let turn = 0;
     for (const [name, data] of Object.entries(all)) {
       const path = dir.join(`${name}.html`);

@@ -16,7 +16,7 @@ import { hasTool, needs, run, tempDir } from "../../helpers.ts";
 import {
   explore,
   LOG,
-  longSubject,
+  LONG_LOG,
   LOST,
   type Subject,
   withLost,
@@ -111,7 +111,7 @@ Deno.test(
     const subject: Subject = {
       device: {},
       base,
-      statesPerPoint: 4,
+      maxStates: 20,
       async workload(disk, acknowledge) {
         await disk.write(sector, new Uint8Array(1024).fill(2));
         acknowledge("paid");
@@ -127,7 +127,7 @@ Deno.test(
       const { groups: [group] } = await makeReport(found, recording);
       assertEquals(group!.message, "Not paid");
       const [range] = group!.lost!.ranges;
-      assertEquals([range!.sector, range!.count], [sector, 2]);
+      assertEquals([range!.sector, range!.count], [sector, 1]);
       const [kind, inode, path] = range!.path;
       assertEquals([kind, path], ["ext4", "/ledger"]);
       assert(/^inode \d+$/.test(inode!));
@@ -207,7 +207,7 @@ Deno.test("makeReport() tells many groups by their message only", async () => {
 });
 
 Deno.test("makeTimeline() counts every event once", async () => {
-  for (const subject of [LOG, longSubject(2000)]) {
+  for (const subject of [LOG, LONG_LOG]) {
     const { recording, found } = await explore(subject);
     const timeline = makeTimeline(recording, found.points);
     const sum = (values: readonly number[]) =>

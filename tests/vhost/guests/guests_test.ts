@@ -28,6 +28,9 @@ const WANTED = Deno.env.get("PLATTER_GUESTS") === "1" &&
 
 const MIB = 1 << 20;
 
+/** How long a boot from a sector may take, in ms. */
+const BOOT_MS = 120_000;
+
 /** Room for the smallest XFS, of 300 MiB. */
 const DISK_BYTES = 384 * MIB;
 
@@ -141,6 +144,63 @@ Deno.test({
         await run(command, [...args, dir.join(`${device}.img`)]);
       });
     }
+  },
+});
+
+/** Says what the second sector of the disk holds over the serial port, and leaves. */
+const BOOT_SECTOR = Uint8Array.of(
+  ...[0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0], // ds = es = 0
+  // int 13h: read one sector, the second one, of the disk in dl to 0:7e00.
+  ...[0xb8, 0x01, 0x02, 0xbb, 0x00, 0x7e, 0xb9, 0x02, 0x00, 0xb6, 0x00],
+  ...[0xcd, 0x13],
+  ...[0xbe, 0x00, 0x7e, 0xfc], // si = 7e00, upwards
+  // Each byte to port 3f8, up to a zero.
+  ...[0xac, 0x84, 0xc0, 0x74, 0x06, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5],
+  ...[0xb0, 0x10, 0xba, 0xf4, 0x00, 0xee], // 10h to port f4, isa-debug-exit
+  ...[0xf4, 0xeb, 0xfd],
+);
+
+Deno.test({
+  name: "SeaBIOS boots from a disk of ours",
+  ignore: !WANTED || needs("qemu-system-x86_64").ignore,
+  async fn() {
+    await using stack = new AsyncDisposableStack();
+    const dir = stack.use(await tempDir());
+    const image = await dir.file("boot.img", MIB);
+    const text = "booted by a sector of ours";
+    const sectors = new Uint8Array(1024);
+    sectors.set(BOOT_SECTOR);
+    sectors.set([0x55, 0xaa], 510);
+    new TextEncoder().encodeInto(text, sectors.subarray(512));
+    {
+      using file = await Deno.open(image, { write: true });
+      await file.write(sectors);
+    }
+    const disk = stack.use(await ServedDisk.open(image, dir.join("boot.sock")));
+    const { code, stdout, stderr } = await new Deno.Command(
+      "qemu-system-x86_64",
+      {
+        args: [
+          ...["-machine", "accel=tcg", "-m", "64M", "-nodefaults"],
+          ...["-nographic", "-no-reboot", "-monitor", "none"],
+          ...["-object", "memory-backend-memfd,id=memory,size=64M,share=on"],
+          ...["-numa", "node,memdev=memory", "-serial", "stdio"],
+          ...["-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
+          ...["-chardev", `socket,id=disk,path=${disk.server.path}`],
+          ...["-device", "vhost-user-blk-pci,chardev=disk,bootindex=0"],
+        ],
+        stdin: "null",
+        // Whoever boots from nothing stays there.
+        signal: AbortSignal.timeout(BOOT_MS),
+      },
+    ).output();
+    const [said, errors] = [stdout, stderr].map((bytes) =>
+      new TextDecoder().decode(bytes)
+    );
+    // isa-debug-exit: what was written, times two, and one.
+    assertEquals(code, 0x21, errors);
+    assertStringIncludes(said!, text);
+    assert(disk.counts.reads >= 2);
   },
 });
 
