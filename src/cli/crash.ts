@@ -89,7 +89,7 @@ export const crash: Verb = {
     {
       name: "ack",
       value: "PATTERN",
-      summary: "Lines of output that promise something (default: ^ACK (.*))",
+      summary: "Lines of output that promise something (default: ACK …)",
     },
     {
       name: "block-size",

@@ -51,7 +51,7 @@ export interface CrashTestOptions {
    * Which lines of standard output of `run` are acknowledgements: the first
    * group, or all of what matches.
    *
-   * @default {/^ACK (.*)/}
+   * @default {/^ACK(?: (.*))?$/}
    */
   ackPattern?: RegExp | undefined;
   /**

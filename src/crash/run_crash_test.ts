@@ -324,7 +324,7 @@ class Test {
         [
           "Cannot prove anything as run acknowledged nothing: let it write a line",
           "to the descriptor numbered in PLATTER_ACK, or print one that begins",
-          'with "ACK ", whenever something must survive from then on',
+          'with "ACK", whenever something must survive from then on',
           "(allowNoProof: true, if it promises nothing)",
         ].join(" "),
       );

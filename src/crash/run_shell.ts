@@ -27,7 +27,7 @@ import { searchPath } from "./programs.ts";
 import type { RunOptions, RunOutcome } from "./stage.ts";
 
 /** What lines of standard output are acknowledgements, unless it is said. */
-export const ACKNOWLEDGEMENT: RegExp = /^ACK (.*)/;
+export const ACKNOWLEDGEMENT: RegExp = /^ACK(?: (.*))?$/;
 
 /** How long output is waited for after the command ended, in ms. */
 const PATIENCE_MS = 1000;

@@ -152,7 +152,7 @@ export interface RunOptions {
    * Which lines of standard output are acknowledgements. The first group is
    * what is acknowledged; the whole line if there is none.
    *
-   * @default {/^ACK (.*)/}
+   * @default {/^ACK(?: (.*))?$/}
    */
   readonly ackPattern?: RegExp | undefined;
   /**

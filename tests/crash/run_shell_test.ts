@@ -71,7 +71,7 @@ Deno.test(
     await using dir = await tempDir();
     const lines: string[] = [];
     const ran = await runShell(
-      `echo one >&$PLATTER_ACK; sleep 0.05; echo "ACK two"; echo noise; echo ACK err >&2
+      `echo one >&$PLATTER_ACK; sleep 0.05; echo "ACK two"; echo ACK; echo ACKTUNG; echo noise; echo ACK err >&2
      sleep 0.05; printf 'three\\nnever ended' >&"$PLATTER_ACK"`,
       {
         directory: dir.path,
@@ -79,7 +79,7 @@ Deno.test(
         onAcknowledge: (line) => lines.push(line),
       },
     );
-    assertEquals(lines.toSorted(), ["one", "three", "two"]);
+    assertEquals(lines.toSorted(), ["ACK", "one", "three", "two"]);
     assertEquals(ran.code, 0);
     assert(ran.output.includes("noise\n") && ran.output.includes("ACK err\n"));
   },
