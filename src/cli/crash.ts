@@ -209,6 +209,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
         signal,
         onStep: (step) =>
           void say(`${step[0]!.toUpperCase()}${step.slice(1)} …`),
+        onWarning: (text) => void say(`platter: ${text}`),
         onProgress: (done) => progress.show(progressLine(done)),
         onFailure: ({ message, token }) =>
           void say(`Failed: ${message} (${token})`),

@@ -121,6 +121,8 @@ export interface CrashTestOptions {
   replay?: ((token: string) => string) | undefined;
   /** Told what begins. */
   onStep?: ((step: CrashTestStep) => void) | undefined;
+  /** Told what is worse here than elsewhere. */
+  onWarning?: ((text: string) => void) | undefined;
   /** Told now and then how far the checks are. */
   onProgress?: ((progress: JudgeProgress) => void) | undefined;
   /** Told of each kind of failure as it is found. */

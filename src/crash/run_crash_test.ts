@@ -42,7 +42,9 @@ import type {
   Stage,
   StageOptions,
 } from "./stage.ts";
+import { findIsolation } from "./isolation.ts";
 import { stageOf } from "./stages/mod.ts";
+import { raw } from "./stages/raw.ts";
 import { StateFiles } from "./state_files.ts";
 import { endOf, startOf, type UnharmedState } from "./unharmed_states.ts";
 
@@ -136,6 +138,12 @@ export async function runCrashTest(
     );
   }
   await stage.require(attaching);
+  if (stage === raw && !(await findIsolation()).namespaces) {
+    options.onWarning?.(
+      "commands get no namespaces of their own, as the system does not allow that: " +
+        "a check may meet what another one, or the workload, has left running",
+    );
+  }
 
   await using parts = new AsyncDisposableStack();
   if (typeof wanted === "string") parts.defer(() => stage.end?.());
@@ -204,6 +212,9 @@ class Test {
   readonly #jobs: number;
   /** Checks that are under way: their disks are attached. */
   readonly #underWay = new Set<Promise<unknown>>();
+  /** Places for attached disks: how many there are, and which are free. */
+  #places = 0;
+  readonly #free: number[] = [];
   #files: StateFiles | null = null;
 
   constructor(
@@ -246,7 +257,6 @@ class Test {
     if (prepare !== undefined) {
       const outcome = await this.#attach(
         { backend: recorder.open() },
-        0,
         prepare,
         { isolated: true, timeoutMs: runTimeoutMs },
       );
@@ -258,7 +268,6 @@ class Test {
     onStep?.("recording");
     const outcome = await this.#attach(
       { backend: recorder.open() },
-      0,
       this.#options.run!,
       {
         isolated: true,
@@ -325,16 +334,13 @@ class Test {
   /** Checks the unharmed images, then the states. */
   async judge(recording: CrashRecording): Promise<CrashReportData> {
     const options = this.#options;
-    for (let job = 0; job < this.#jobs; job++) {
-      await Deno.mkdir(this.#jobFolder(job));
-    }
     const [start, end] = [startOf(recording), endOf(recording)];
     if (this.#stage.wants(this.#attaching.on) === "file") {
       this.#files = await this.#startFile(start, recording.device.blockSize);
     }
     options.onStep?.("checking the unharmed images");
     for (const state of [start, end]) {
-      const verdict = await this.#check(state, 0, options.signal);
+      const verdict = await this.#check(state, options.signal);
       if (verdict.outcome !== "sound") throw brokenCheck(state, verdict);
     }
     options.onStep?.("checking states");
@@ -359,8 +365,8 @@ class Test {
     const { onProgress, onFailure, signal } = this.#options;
     try {
       return await judgeRecording(recording, {
-        judge: async (state, job, signal) => {
-          const check = this.#check(state, job, signal);
+        judge: async (state, _job, signal) => {
+          const check = this.#check(state, signal);
           this.#underWay.add(check);
           try {
             return await check;
@@ -407,37 +413,43 @@ class Test {
         "acknowledged" | "changes" | "openBackend"
       >
       & { readonly token: string },
-    job: number,
     signal: AbortSignal | undefined,
   ): Promise<CrashVerdict> {
     const { check, checkTimeoutMs = CHECK_MS } = this.#options;
-    let disk: AttachedDisk;
-    if (this.#files === null) disk = { backend: state.openBackend() };
-    else {
-      const file = `${this.#jobFolder(job)}/disk.img`;
-      await this.#files.show(file, state.changes());
-      disk = { file };
-    }
-    const outcome = await this.#attach(disk, job, check, {
-      isolated: true,
-      timeoutMs: checkTimeoutMs,
-      acknowledged: state.acknowledged.map(String),
-      environment: { PLATTER_STATE: state.token },
-    }, signal);
+    const outcome = await this.#attach(
+      state,
+      check,
+      {
+        isolated: true,
+        timeoutMs: checkTimeoutMs,
+        acknowledged: state.acknowledged.map(String),
+        environment: { PLATTER_STATE: state.token },
+      },
+      signal,
+    );
     return verdictOf(outcome, checkTimeoutMs);
   }
 
   /** Runs a command on a disk, which is detached afterwards. */
   async #attach(
-    disk: AttachedDisk,
-    job: number,
+    what:
+      | AttachedDisk
+      | Pick<UnharmedState, "changes" | "openBackend">,
     command: string,
     run: RunOptions,
     signal: AbortSignal | undefined = this.#options.signal,
   ): Promise<RunOutcome> {
+    // Not the number that a judge has: one that was given up keeps its place
+    // until its disk is detached.
+    const job = this.#free.pop() ?? this.#places++;
     const directory = `${this.#scratch.path}/at${job}`;
     await Deno.mkdir(directory);
+    const images = `${this.#scratch.images}/${job}`;
+    await Deno.mkdir(images, { recursive: true });
+    // Called as the workload's, for checks that look at names.
+    const file = `${images}/disk.img`;
     try {
+      const disk = "changes" in what ? await this.#diskOf(what, file) : what;
       await using attached = await this.#stage.attach(disk, {
         ...this.#attaching,
         ...{ directory, job, signal },
@@ -449,11 +461,18 @@ class Test {
       });
     } finally {
       await Deno.remove(directory, { recursive: true });
+      this.#free.push(job);
     }
   }
 
-  #jobFolder(job: number): string {
-    return `${this.#scratch.images}/job${job}`;
+  /** Makes a state a disk, as the stage wants it. */
+  async #diskOf(
+    state: Pick<UnharmedState, "changes" | "openBackend">,
+    file: string,
+  ): Promise<AttachedDisk> {
+    if (this.#files === null) return { backend: state.openBackend() };
+    await this.#files.show(file, state.changes());
+    return { file };
   }
 }
 

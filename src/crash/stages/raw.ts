@@ -53,7 +53,7 @@ export const raw: Stage = {
     else {
       const file = parts.use(
         await asFile(disk.backend, {
-          path: `${directory}/image`,
+          path: `${directory}/disk.img`,
           // QEMU's tool flushes at every close, which hides a missing fsync.
           tool: "nbdfuse",
           signal,
