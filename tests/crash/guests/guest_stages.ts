@@ -169,8 +169,8 @@ export async function tryStage(
 
   await step("a command leaves nothing behind for the next one", async () => {
     await tried.with(disk, "mount", async (attached) => {
-      const run = (command: string) =>
-        attached.run(command, { isolated: true });
+      const run = (command: string, acknowledged?: string[]) =>
+        attached.run(command, { isolated: true, acknowledged });
       const probe = `/etc/platter-${crypto.randomUUID()}`;
       const first = await run(
         `echo mine >${probe} && cat ${probe} && ipcmk -M 4096 && ` +
@@ -180,10 +180,12 @@ export async function tryStage(
       assertStringIncludes(first.output, "mine");
       await assertRejects(() => Deno.lstat(probe), Deno.errors.NotFound);
       const second = await run(
-        `cat ${probe}; ipcs -m | grep -c 4096; pgrep sleep; ` +
-          'kill -0 "$(cat $PLATTER_DIR/pid)00" || echo nobody',
+        `cat ${probe}; ipcs -m | grep -c 4096; ` +
+          'kill -0 "$(cat $PLATTER_DIR/pid)" || echo nobody; ' +
+          "[ $$ -lt 50 ] && [ $(cat $PLATTER_DIR/pid) -ge 64 ] && echo apart",
+        [],
       );
-      assertMatch(second.output, /No such file[^]*\n0\n[^]*nobody\n$/);
+      assertMatch(second.output, /No such file[^]*\n0\n[^]*nobody\napart\n$/);
     });
   });
 
