@@ -125,7 +125,7 @@ export async function tryStage(
     const options = { name, fn, sanitizeOps: false, sanitizeResources: false };
     if (!await t.step(options)) throw new Error(`Failed where ${name}`);
   };
-  const disk = new MemoryBackend({ size: 32 * MIB });
+  const disk = new MemoryBackend({ size: 16 * MIB });
 
   await step("a file system that is not there is an outcome", async () => {
     const { code, output } = await tried.run(disk, "mount", "echo mounted");
@@ -245,7 +245,7 @@ export async function tryStage(
     }
     const sums = [await sumOf(disks[0]!), await sumOf(disks[1]!)];
     assertNotEquals(sums[0], sums[1]);
-    for (const i of [0, 1, 0, 1]) {
+    for (const i of [0, 1, 0]) {
       const whole = await tried.run(
         disks[i]!,
         "device",
