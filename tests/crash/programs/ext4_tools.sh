@@ -1,8 +1,9 @@
 # e2fsprogs on an ext4 file system that is not mounted.
 #
-#   sh ext4_tools.sh prepare|run|check|damage grow|shrink|uuid|repair
+#   sh ext4_tools.sh prepare|run|check|damage grow|shrink|uuid|seed|repair
 #
-# grow, shrink: resize2fs; uuid: tune2fs -U; repair: e2fsck -fy of a file system
+# grow, shrink: resize2fs; uuid: tune2fs -U; seed: the same where the checksums do
+# not depend on the UUID (metadata_csum_seed); repair: e2fsck -fy of a file system
 # with damaged counters. Whenever the power fails, `e2fsck -fy` must be able to
 # put the file system in order (exit 0 or 1, and nothing left for -fn), with its
 # files in it.
@@ -49,6 +50,7 @@ prepare)
   grow) make "$image" 16M ;;
   # Small, so that little has to be rewritten, and recordings are small.
   uuid) make -N 64 -J size=1 "$image" 12M ;;
+  seed) make -O metadata_csum_seed -N 64 -J size=1 "$image" 12M ;;
   *) make "$image" ;;
   esac
   for name in one two three four five six seven eight nine ten; do put "$name"; done
@@ -56,6 +58,10 @@ prepare)
   shrink)
     # Room at the beginning, so that blocks of the rest have to move.
     for name in one three five; do debugfs -w -R "rm $name" "$image" 2>/dev/null; done
+    ;;
+  uuid | seed)
+    # tune2fs asks for that.
+    e2fsck -f -p "$image" >/dev/null
     ;;
   repair)
     debugfs -w -R "set_super_value free_blocks_count 1" "$image" 2>/dev/null
@@ -68,7 +74,7 @@ run)
   case $2 in
   grow) resize2fs "$image" ;;
   shrink) resize2fs "$image" 12M ;;
-  uuid) tune2fs -f -U $uuid "$image" ;;
+  uuid | seed) tune2fs -U $uuid "$image" ;;
   repair) e2fsck -fy "$image" || [ $? -eq 1 ] ;;
   esac
   echo "ACK $2"
@@ -107,7 +113,7 @@ check)
     [ "$gone" -gt 0 ] || fail "Of 6 files $renamed have no name any more, and are in lost+found"
     fail "Of 6 files $gone are gone, content and all"
   fi
-  if [ -s "$PLATTER_ACKED" ] && [ "$2" = uuid ]; then
+  if [ -s "$PLATTER_ACKED" ] && { [ "$2" = uuid ] || [ "$2" = seed ]; }; then
     dumpe2fs -h "$image" 2>/dev/null | grep -q "UUID: *$uuid" || fail "The new UUID is gone"
   fi
   echo "The file system is in order"
