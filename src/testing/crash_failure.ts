@@ -7,9 +7,10 @@
 
 import { copyDisk } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
+import type { BlockSource } from "./block_source.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
 import type { CrashReport } from "./crash_report.ts";
-import { CrashStateBackend, type FrozenImage } from "./crash_state.ts";
+import { CrashStateBackend } from "./crash_state.ts";
 
 /** What a {@linkcode CrashFailure} is made of. */
 export interface CrashFailureOptions {
@@ -24,7 +25,7 @@ export interface CrashFailureOptions {
   /** What the recovery threw. */
   cause: unknown;
   /** The image. */
-  image: FrozenImage;
+  image: BlockSource;
   /** The device. */
   device: CompleteCrashDevice;
 }
@@ -66,7 +67,7 @@ export class CrashFailure extends Error {
   readonly report: CrashReport | null;
   /** What had been acknowledged before the crash. */
   readonly acknowledged: readonly unknown[];
-  readonly #image: FrozenImage;
+  readonly #image: BlockSource;
   readonly #device: CompleteCrashDevice;
 
   /**

@@ -75,22 +75,38 @@ export interface RecordWorkloadOptions<Value = unknown> {
 }
 
 /**
+ * Recovers, and throws if anything acknowledged is missing or anything is
+ * inconsistent. It may write; each state is its own.
+ *
+ * @typeParam Value What the workload acknowledged.
+ * @param disk The disk as the power cut left it.
+ * @param acknowledged What was acknowledged before, in order; valid until the
+ * recovery ends.
+ */
+export type Recovery<Value = unknown> = (
+  disk: VirtualDisk,
+  acknowledged: readonly Value[],
+) => Promise<void> | void;
+
+/**
  * How to explore what was recorded.
  *
  * @typeParam Value What the workload acknowledged.
  */
 export interface ExploreRecordingOptions<Value = unknown> {
   /**
-   * Recovers, and throws if anything acknowledged is missing or anything is
-   * inconsistent. It may write; each state is its own.
-   *
-   * @param disk The disk as the power cut left it.
-   * @param acknowledged What was acknowledged before, in order.
+   * Recovers, or the URL of a module whose default export does: then it runs in
+   * `jobs` workers, and what was acknowledged must be JSON. Call it with
+   * `new URL("./recovery.ts", import.meta.url)`.
    */
-  recover: (
-    disk: VirtualDisk,
-    acknowledged: readonly Value[],
-  ) => Promise<void> | void;
+  recover: Recovery<Value> | URL;
+  /**
+   * Workers that run the recovery, if it is a module. They visit the same states
+   * as one would, and tell of the same failure.
+   *
+   * @default {navigator.hardwareConcurrency}
+   */
+  jobs?: number | undefined;
   /**
    * What random states are drawn from: a safe integer ≥ 0. The same seed visits
    * the same states.

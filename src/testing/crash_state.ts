@@ -228,6 +228,21 @@ export class FrozenImage implements BlockSource {
     return changes;
   }
 
+  /**
+   * Every block that was recorded, here or below.
+   *
+   * @returns Copies of their bytes, by block number.
+   */
+  contents(): Map<number, Uint8Array> {
+    const contents = this.#source instanceof FrozenImage
+      ? this.#source.contents()
+      : new Map<number, Uint8Array>();
+    for (const [block] of this.#contents.initial.entries()) {
+      contents.set(block, this.#version(block)!.bytes.slice());
+    }
+    return contents;
+  }
+
   #version(block: number): BlockVersion | undefined {
     const chosen = this.#chosen.get(block);
     if (chosen !== undefined) return chosen;

@@ -8,7 +8,7 @@
  *    backend that logs each write and flush as it is submitted and as it
  *    completes, and each acknowledgement (`crash_recorder.ts`). The log becomes
  *    a `CrashRecording`, which does not change any more.
- * 2. Walk (from here on `explore_recording.ts`). A `CrashTimeline` goes through the log once, event by event. At each
+ * 2. Walk (from here on `crash_explorer.ts`). A `CrashTimeline` goes through the log once, event by event. At each
  *    crash point it knows which write of each block is durable, and which later
  *    ones a power cut may keep or lose by the device's promises
  *    (`crash_device.ts`). What is undecided is a set of variables; one option of
@@ -31,7 +31,8 @@
 
 import type { CrashOptions } from "./crash_options.ts";
 import type { CrashReport } from "./crash_report.ts";
-import { checkExploration, exploreRecording } from "./explore_recording.ts";
+import { checkExploration } from "./crash_explorer.ts";
+import { exploreRecording } from "./explore_recording.ts";
 import { recordWorkload } from "./record_workload.ts";
 
 export type {
@@ -39,6 +40,7 @@ export type {
   CrashSession,
   ExploreRecordingOptions,
   RecordWorkloadOptions,
+  Recovery,
 } from "./crash_options.ts";
 export type { CrashProgress } from "./crash_progress.ts";
 

@@ -144,6 +144,9 @@ export class PollWatcher implements Watcher {
   /** There is nothing to hand over. */
   flush(): void {}
 
+  /** There is no nearer place to wait at. */
+  linger(): void {}
+
   /** Waits for nothing any more, and gives everything back. */
   async close(): Promise<void> {
     if (this.#closed) return;

@@ -83,8 +83,7 @@ for (
  * is known, each with the states in which the fault has been found, and more.
  */
 const SHORT: [name: string, states: number][] = [
-  ["sgdisk on a raw disk", 20],
-  ["sfdisk on a raw disk", 20],
+  ["parted on a raw disk", 40],
   ["rename durable on ext4", 20],
   ["rename atomic on ext4 noauto_da_alloc", 8],
   ["sqlite3 WAL+FULL", 20],

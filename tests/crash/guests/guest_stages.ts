@@ -125,7 +125,7 @@ export async function tryStage(
     const options = { name, fn, sanitizeOps: false, sanitizeResources: false };
     if (!await t.step(options)) throw new Error(`Failed where ${name}`);
   };
-  const disk = new MemoryBackend({ size: 32 * MIB });
+  const disk = new MemoryBackend({ size: 16 * MIB });
 
   await step("a file system that is not there is an outcome", async () => {
     const { code, output } = await tried.run(disk, "mount", "echo mounted");
@@ -169,8 +169,8 @@ export async function tryStage(
 
   await step("a command leaves nothing behind for the next one", async () => {
     await tried.with(disk, "mount", async (attached) => {
-      const run = (command: string) =>
-        attached.run(command, { isolated: true });
+      const run = (command: string, acknowledged?: string[]) =>
+        attached.run(command, { isolated: true, acknowledged });
       const probe = `/etc/platter-${crypto.randomUUID()}`;
       const first = await run(
         `echo mine >${probe} && cat ${probe} && ipcmk -M 4096 && ` +
@@ -180,10 +180,12 @@ export async function tryStage(
       assertStringIncludes(first.output, "mine");
       await assertRejects(() => Deno.lstat(probe), Deno.errors.NotFound);
       const second = await run(
-        `cat ${probe}; ipcs -m | grep -c 4096; pgrep sleep; ` +
-          'kill -0 "$(cat $PLATTER_DIR/pid)00" || echo nobody',
+        `cat ${probe}; ipcs -m | grep -c 4096; ` +
+          'kill -0 "$(cat $PLATTER_DIR/pid)" || echo nobody; ' +
+          "[ $$ -lt 50 ] && [ $(cat $PLATTER_DIR/pid) -ge 64 ] && echo apart",
+        [],
       );
-      assertMatch(second.output, /No such file[^]*\n0\n[^]*nobody\n$/);
+      assertMatch(second.output, /No such file[^]*\n0\n[^]*nobody\napart\n$/);
     });
   });
 
@@ -243,7 +245,7 @@ export async function tryStage(
     }
     const sums = [await sumOf(disks[0]!), await sumOf(disks[1]!)];
     assertNotEquals(sums[0], sums[1]);
-    for (const i of [0, 1, 0, 1]) {
+    for (const i of [0, 1, 0]) {
       const whole = await tried.run(
         disks[i]!,
         "device",
@@ -262,15 +264,16 @@ export async function tryStage(
   });
 
   await step("a command that takes too long is ended", async () => {
+    // Whether it has begun by then is up to the machine.
     const { code, output, timedOut } = await tried.run(
       disk,
       "mount",
-      "echo begun; sleep 1000",
-      { timeoutMs: 3000 },
+      "sleep 1000",
+      { timeoutMs: 3000, acknowledged: [] },
     );
     assert(timedOut);
     assertNotEquals(code, 0);
-    assertStringIncludes(output, "begun\n");
+    assertStringIncludes(output, "The guest does not end");
   });
 
   let directory = "";

@@ -128,12 +128,14 @@ export const PROGRAMS: readonly Program[] = [
     survives: tool === "sfdisk",
     states: 300,
   })),
-  ...(["grow", "shrink", "uuid", "repair"] as const).map((what): Program => ({
+  ...(["grow", "shrink", "uuid", "seed", "repair"] as const).map((
+    what,
+  ): Program => ({
     name: `ext4 tools ${what}`,
     script: ["ext4_tools.sh", what],
     disk: { ...RAW, size: "32MiB" },
     tools: ["mkfs.ext4", "resize2fs", "tune2fs", "e2fsck", "debugfs"],
-    survives: what === "grow" || what === "repair",
+    survives: what !== "uuid",
     states: 200,
   })),
   ...postgresql(null, true, 300),

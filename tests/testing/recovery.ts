@@ -1,0 +1,52 @@
+/**
+ * Recoveries for workers, by the length of the disk: one module, as each one
+ * more is type-checked with all that it imports.
+ *
+ * @module
+ */
+
+import type { VirtualDisk } from "@platter/disk";
+
+/** Disks of which each gets another recovery, in sectors. */
+export const NEWEST = 16;
+export const WRITING = 8;
+export const ENDLESS = 24;
+
+export default async function recover(
+  disk: VirtualDisk,
+  acknowledged: readonly unknown[],
+): Promise<void> {
+  if (disk.sectors === NEWEST) await checkNewest(disk, acknowledged);
+  else if (disk.sectors === WRITING) await move(disk);
+  else {
+    // Never lets anything else of its thread run.
+    await disk.read(0, 1);
+    for (;;);
+  }
+}
+
+/** The first sector is to be as new as what was acknowledged last. */
+async function checkNewest(
+  disk: VirtualDisk,
+  acknowledged: readonly unknown[],
+): Promise<void> {
+  const [newest] = await disk.read(0, 1);
+  const [data] = await disk.read(8, 1);
+  const promised = acknowledged.at(-1) as number ?? 0;
+  if (newest! < promised) throw new Error(`It is ${newest}, not ${promised}`);
+  if (data! < newest!) throw new Error(`The data of ${newest} is ${data}`);
+}
+
+/** Copies a sector to another one and clears it, without a flush between. */
+async function move(disk: VirtualDisk): Promise<void> {
+  const [from] = await disk.read(0, 1);
+  const [to] = await disk.read(1, 1);
+  if (from === 0 && to === 0) {
+    const [begun] = await disk.read(2, 1);
+    if (begun === 1) throw new Error("Both are gone");
+    return;
+  }
+  await disk.write(1, new Uint8Array(512).fill(from! | to!));
+  await disk.write(2, new Uint8Array(512).fill(1));
+  await disk.write(0, new Uint8Array(512));
+}
