@@ -443,9 +443,11 @@ class Test {
     // until its disk is detached.
     const job = this.#free.pop() ?? this.#places++;
     const directory = `${this.#scratch.path}/at${job}`;
-    // Called as the workload's, for checks that look at names.
-    const file = `${this.#scratch.images}/${job}/disk.img`;
     await Deno.mkdir(directory);
+    const images = `${this.#scratch.images}/${job}`;
+    await Deno.mkdir(images, { recursive: true });
+    // Called as the workload's, for checks that look at names.
+    const file = `${images}/disk.img`;
     try {
       const disk = "changes" in what ? await this.#diskOf(what, file) : what;
       await using attached = await this.#stage.attach(disk, {
@@ -469,7 +471,6 @@ class Test {
     file: string,
   ): Promise<AttachedDisk> {
     if (this.#files === null) return { backend: state.openBackend() };
-    await Deno.mkdir(file.slice(0, file.lastIndexOf("/")), { recursive: true });
     await this.#files.show(file, state.changes());
     return { file };
   }

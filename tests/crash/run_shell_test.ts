@@ -229,26 +229,3 @@ Deno.test(
     if (namespaces) assertEquals(output, "1\n1\n");
   },
 );
-
-Deno.test(
-  "runShell() refuses an acknowledgement above 1 MiB, and reads on",
-  linux,
-  async () => {
-    await using dir = await tempDir();
-    const lines: string[] = [];
-    await assertRejects(
-      () =>
-        runShell(
-          "echo first >&9; head -c 2000000 /dev/zero | tr '\\0' x >&9; echo >&9; seq 1 90000 >&9",
-          {
-            directory: dir.path,
-            isolated: false,
-            onAcknowledge: (line) => lines.push(line),
-          },
-        ),
-      RangeError,
-      "it must be at most 1 MiB long",
-    );
-    assertEquals(lines, ["first"]);
-  },
-);

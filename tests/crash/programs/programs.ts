@@ -31,8 +31,8 @@ export interface Program {
   /** Files of Debian's that it needs, where there is no program to name. */
   readonly files?: readonly string[];
   /**
-   * What its own documentation lets one expect: that it survives each power cut,
-   * or that it need not.
+   * Whether it survives each power cut: as its documentation says, but for what
+   * `docs/found.md` tells.
    */
   readonly survives: boolean;
   /** States to check in the long form. */
@@ -63,8 +63,7 @@ function postgresql(
     name: `PostgreSQL ${setting ?? "default"} on ${name}`,
     script: ["postgresql.sh", ...setting === null ? [] : [setting]],
     disk,
-    tools: [...HOST_TOOLS, "psql", `mkfs.${disk.fileSystem}`],
-    files: ["/usr/lib/postgresql"],
+    tools: [...HOST_TOOLS, "psql", "pg_ctlcluster", `mkfs.${disk.fileSystem}`],
     survives,
     states,
   }));
@@ -174,7 +173,7 @@ export const PROGRAMS: readonly Program[] = [
     script: ["git.sh", fsync],
     disk: FILE_SYSTEMS.ext4,
     tools: [...HOST_TOOLS, "mkfs.ext4", "git"],
-    survives: fsync === "all",
+    survives: false,
     states: 120,
   })),
   rename("durable", "ext4", true),
