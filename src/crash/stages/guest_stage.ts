@@ -91,7 +91,7 @@ export class GuestStage implements Stage {
   async attach(disk: AttachedDisk, options: AttachOptions): Promise<Attached> {
     if (!("backend" in disk)) {
       throw new TypeError(
-        `Cannot attach a disk in stage ${this.name} as it must be a backend: current value is the file ${disk.file}`,
+        `Cannot attach a disk in stage ${this.name} as it must be served by a backend and no file: current value is ${disk.file}`,
       );
     }
     const kept = await this.#take(disk.backend, options.signal);
