@@ -18,6 +18,7 @@ const MESSAGES: Record<string, RegExp> = {
   sgdisk: /^The partition that was there before is gone$/,
   parted: /^The partition that was there before is gone$/,
   tune2fs: /^Of 6 files \d are gone, content and all$/,
+  nvme: /^A file that was acknowledged is gone: 1$/,
 };
 
 const COMMAND =
@@ -31,7 +32,7 @@ Deno.test("docs/found.md shows a state of each recording", () => {
 for (const [, name, only, check] of commands) {
   Deno.test({
     name: `the recording of ${name} fails at its token`,
-    ...needs("sfdisk", "sgdisk", "e2fsck", "debugfs"),
+    ...needs("sfdisk", "sgdisk", "e2fsck", "debugfs", "deno"),
     async fn() {
       await using dir = await tempDir();
       const recording = dir.join("recording");

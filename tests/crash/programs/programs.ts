@@ -137,6 +137,21 @@ export const PROGRAMS: readonly Program[] = [
     survives: what !== "uuid",
     states: 200,
   })),
+  ...["virtio-blk", "virtio-scsi", "nvme"].map((controller): Program => ({
+    name: `QEMU's ${controller}`,
+    script: ["qemu_disk.ts", controller],
+    disk: { ...RAW, device: { blockSize: 4096 } },
+    tools: [
+      "mkfs.ext4",
+      "debugfs",
+      "qemu-system-x86_64",
+      "busybox",
+      "apt-get",
+      "dpkg-deb",
+    ],
+    survives: controller !== "nvme",
+    states: 100,
+  })),
   ...postgresql(null, true, 300),
   ...postgresql("fsync=off", false, 100),
   ...postgresql("synchronous_commit=off", false, 80),
@@ -200,7 +215,11 @@ export function commandOf(
   { script: [file, ...words] }: Program,
   verb: ProgramVerb,
 ): string {
-  const interpreter = file.endsWith(".py") ? "/usr/bin/python3" : "sh";
+  const interpreter = file.endsWith(".py")
+    ? "/usr/bin/python3"
+    : file.endsWith(".ts")
+    ? `"${Deno.execPath()}" run -A --quiet --no-check`
+    : "sh";
   const path = fileURLToPath(new URL(file, import.meta.url));
   return [interpreter, `"${path}"`, verb, ...words].join(" ");
 }
