@@ -95,11 +95,14 @@ export class Random {
       );
     }
     if (end <= 2 ** 32) {
-      // What lies beyond the last multiple of `end` would favour the small ones.
-      const limit = 2 ** 32 - 2 ** 32 % end;
       for (;;) {
         const value = this.next();
-        if (value < limit) return value % end;
+        // What lies beyond the last multiple of `end` would favour the small
+        // ones. It is less than `end`: the multiple is rarely looked for.
+        if (value <= 2 ** 32 - end || value < 2 ** 32 - 2 ** 32 % end) {
+          // As integers of 32 bits, which is faster; 2^32 is none.
+          return end < 2 ** 32 ? (value >>> 0) % (end >>> 0) : value;
+        }
       }
     }
     const limit = 2 ** 53 - 2 ** 53 % end;

@@ -97,9 +97,17 @@ export class CrashPosition {
    * Goes to a crash point; its image shows what is durable there.
    *
    * @param point The point, before this one or after it.
+   * @param space What is undecided there, if it is at hand from a position here
+   * before.
    */
-  goTo(point: number): void {
-    if (point !== this.point) this.#space = this.#enter(point);
+  goTo(point: number, space: CrashSpace | null = null): void {
+    if (point === this.point) return;
+    // Whoever comes back finds all variables as they were in the beginning.
+    this.select({
+      options: new Int32Array(this.#options.length),
+      changed: null,
+    });
+    this.#space = this.#enter(point, space);
   }
 
   /**
@@ -107,20 +115,21 @@ export class CrashPosition {
    *
    * @param choice The state.
    */
-  select(choice: Choice): void {
-    const { variables } = this.#space;
-    const { options, changed } = choice;
+  select({ options, changed }: Choice): void {
+    const present = this.#options;
     if (changed === null) {
-      for (let i = 0; i < variables.length; i++) {
-        this.#selectOne(i, options[i]!);
+      for (let i = 0; i < present.length; i++) {
+        if (options[i] !== present[i]) this.#selectOne(i, options[i]!);
       }
-    } else for (const i of changed) this.#selectOne(i, options[i]!);
+    } else {
+      for (const i of changed) {
+        if (options[i] !== present[i]) this.#selectOne(i, options[i]!);
+      }
+    }
   }
 
   #selectOne(i: number, option: number): void {
-    const current = this.#options[i]!;
-    if (option === current) return;
-    this.#space.variables[i]!.apply(this.image, current, option);
+    this.#space.variables[i]!.apply(this.image, this.#options[i]!, option);
     this.#options[i] = option;
   }
 
@@ -133,8 +142,8 @@ export class CrashPosition {
     return { point: this.point, options };
   }
 
-  #enter(point: number): CrashSpace {
-    const space = this.timeline.space(point);
+  #enter(point: number, known: CrashSpace | null = null): CrashSpace {
+    const space = known ?? this.timeline.space(point);
     const { high, low } = this.timeline.hash(point);
     const [high0, low0] = this.#level.hash;
     this.image.moveTo(point, high ^ high0, low ^ low0);

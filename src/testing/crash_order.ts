@@ -13,7 +13,8 @@
  *    states were drawn at random are enumerated.
  *
  * It is made lazily: a point keeps two numbers and no states, and is entered
- * anew each time (`crash_timeline.ts` has any point at hand). Equal images with
+ * anew each time (`crash_timeline.ts` has any point at hand); plans are kept
+ * only as far as there is room for them, and else made once more. Equal images with
  * as many acknowledged values are shown once (`visited.ts`).
  *
  * @module
@@ -23,6 +24,7 @@ import { Random } from "../random.ts";
 import { scramble } from "./hash.ts";
 import { type CrashLevel, CrashPosition, hashOf } from "./crash_level.ts";
 import { allStates, type Choice, isFew, pointStates } from "./crash_plan.ts";
+import type { CrashSpace } from "./crash_timeline.ts";
 import type { Visited } from "./visited.ts";
 
 /** Points of a group that stand for it. */
@@ -49,6 +51,9 @@ const HASHES_PER_STATE = 16;
 /** The same where it is worth some time: 0.1 s of them. */
 const LEAST_HASHES = 65_536;
 
+/** Variables of points whose plans are kept from one visit to the next. */
+const MOST_KEPT = 8192;
+
 /** What to visit of a recording. */
 export interface CrashOrderOptions {
   /** States at most. */
@@ -71,10 +76,15 @@ interface Turn {
 }
 
 /** A point while it is visited. */
-interface PointVisit extends Turn {
+interface PointVisit {
+  /** Its index. */
+  readonly i: number;
+  readonly space: CrashSpace;
   readonly plan: Iterator<Choice, void>;
   /** Whether its plan is all of its states. */
   readonly few: boolean;
+  /** Planned states that it is to have had at the end. */
+  states: number;
   /** Planned states that it has had. */
   at: number;
   /** Of those, how many in a row had been visited. */
@@ -105,6 +115,10 @@ export class CrashOrder {
   readonly #turns: Iterator<Turn>;
   /** The visit of a point that goes on. */
   #visit: PointVisit | null = null;
+  /** Visits that go on when it is their turn, by index of the point. */
+  readonly #kept = new Map<number, PointVisit>();
+  /** Variables that the points of these have. */
+  #keptVariables = 0;
   /** Whether the image shows something else than the plan's last state. */
   #jumped = false;
   readonly #rest: Iterator<void>;
@@ -198,14 +212,31 @@ export class CrashOrder {
     const had = this.#had[i]!;
     if (this.#done[i] === 1 || had >= states) return;
     const { position } = this;
-    position.goTo(this.#points[i]!);
-    const { space } = position;
-    this.#sizes[i] = space.size;
-    const random = new Random(seedOf(this.#options.seed, position.point));
-    const plan = pointStates(space, random);
-    for (let at = 0; at < had; at++) plan.next();
-    this.#visit = { i, states, plan, few: isFew(space), at: had, repeated: 0 };
+    const kept = this.#kept.get(i);
+    position.goTo(this.#points[i]!, kept?.space);
+    this.#visit = kept ?? this.#plan(i, position.space);
+    this.#visit.states = states;
+    this.#visit.repeated = 0;
     this.#jumped = true;
+  }
+
+  /** Plans a point, and keeps that if there is room. */
+  #plan(i: number, space: CrashSpace): PointVisit {
+    this.#sizes[i] = space.size;
+    const random = new Random(seedOf(this.#options.seed, space.point));
+    const plan = pointStates(space, random);
+    const at = this.#had[i]!;
+    for (let had = 0; had < at; had++) plan.next();
+    const visit: PointVisit = {
+      ...{ i, space, plan, at },
+      ...{ few: isFew(space), states: at, repeated: 0 },
+    };
+    const variables = this.#keptVariables + space.variables.length;
+    if (variables <= MOST_KEPT) {
+      this.#keptVariables = variables;
+      this.#kept.set(i, visit);
+    }
+    return visit;
   }
 
   /**
@@ -235,6 +266,11 @@ export class CrashOrder {
 
   #close(i: number): void {
     if (this.#done[i] === 1) return;
+    const kept = this.#kept.get(i);
+    if (kept !== undefined) {
+      this.#kept.delete(i);
+      this.#keptVariables -= kept.space.variables.length;
+    }
     this.#done[i] = 1;
     this.#open--;
   }

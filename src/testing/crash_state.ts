@@ -45,11 +45,12 @@ export interface DurableContents {
 }
 
 /** What an image shows of a block that was written. */
-interface Cell {
+export interface Cell {
+  /** What it shows, changed by the image only. */
   version: BlockVersion;
   /** Which visit of a point the version belongs to. */
   visit: number;
-  /** Whether it was chosen in that visit, and is not just what is durable. */
+  /** Whether something chooses it in that visit, and it is not just durable. */
   chosen: boolean;
 }
 
@@ -62,11 +63,12 @@ export class CrashImage implements BlockSource {
   high = 0;
   /** The other half. */
   low = 0;
+  /** How often it has moved to a point. */
+  visit = 0;
   readonly #source: BlockSource;
   readonly #contents: DurableContents;
   #cells = new Map<number, Cell>();
   #point = 0;
-  #visit = 0;
 
   /**
    * Constructs a new instance, which shows what was there before everything.
@@ -93,7 +95,7 @@ export class CrashImage implements BlockSource {
    */
   moveTo(point: number, high: number, low: number): void {
     this.#point = point;
-    this.#visit++;
+    this.visit++;
     this.high = high;
     this.low = low;
   }
@@ -104,12 +106,32 @@ export class CrashImage implements BlockSource {
    * @param version What it becomes.
    */
   set(version: BlockVersion): void {
-    const cell = this.#cellOf(version.block)!;
+    this.change(this.choose(version.block), version);
+  }
+
+  /**
+   * Makes a block one that is chosen, to be changed often.
+   *
+   * @param block The block, one of those that were written.
+   * @returns What stands for it in this {@linkcode visit}.
+   */
+  choose(block: number): Cell {
+    const cell = this.#cellOf(block)!;
+    cell.chosen = true;
+    return cell;
+  }
+
+  /**
+   * Changes a block that is chosen.
+   *
+   * @param cell What stands for it.
+   * @param version What it becomes.
+   */
+  change(cell: Cell, version: BlockVersion): void {
     const old = cell.version;
     this.high ^= old.high ^ version.high;
     this.low ^= old.low ^ version.low;
     cell.version = version;
-    cell.chosen = true;
   }
 
   /** A block, if it is at hand. */
@@ -135,7 +157,7 @@ export class CrashImage implements BlockSource {
       : this.#source;
     const chosen = new Map<number, BlockVersion>();
     for (const [block, cell] of this.#cells) {
-      if (cell.chosen && cell.visit === this.#visit) {
+      if (cell.chosen && cell.visit === this.visit) {
         chosen.set(block, cell.version);
       }
     }
@@ -145,7 +167,7 @@ export class CrashImage implements BlockSource {
   /** What it shows of a block; `undefined` if that was not written. */
   #cellOf(block: number): Cell | undefined {
     let cell = this.#cells.get(block);
-    const visit = this.#visit;
+    const visit = this.visit;
     if (cell === undefined) {
       if (this.#contents.initial.content(block) < 0) return undefined;
       const version = this.#contents.durable(block, this.#point);
@@ -164,7 +186,7 @@ export class CrashImage implements BlockSource {
   #forget(): void {
     const kept = new Map<number, Cell>();
     for (const [block, cell] of this.#cells) {
-      if (cell.chosen && cell.visit === this.#visit) kept.set(block, cell);
+      if (cell.chosen && cell.visit === this.visit) kept.set(block, cell);
     }
     this.#cells = kept;
   }

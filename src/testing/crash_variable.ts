@@ -15,7 +15,7 @@ import {
   type RecordedRequest,
   tears,
 } from "./block_version.ts";
-import type { CrashImage } from "./crash_state.ts";
+import type { Cell, CrashImage } from "./crash_state.ts";
 
 /** Whether the part of a write that concerns a block reached the medium. */
 export type Reached = (request: RecordedRequest, block: number) => boolean;
@@ -43,7 +43,7 @@ export interface Variable {
   readonly latest: number;
   /** The blocks that depend on it. */
   blocks(): Iterable<number>;
-  /** Changes an image from one option to another. */
+  /** Changes an image from one option to another: always the same image. */
   apply(image: CrashImage, from: number, to: number): void;
   /** The option in which just those parts of writes reached the medium. */
   choose(reached: Reached): number;
@@ -73,6 +73,8 @@ export class BlockVariable implements Variable {
   readonly #options: BlockVersion[];
   /** The option that each of what was written is. */
   readonly #optionOf: readonly number[];
+  /** What stands for the block in the image that it changes. */
+  #cell: Cell | null = null;
 
   /**
    * Constructs a new instance.
@@ -124,7 +126,11 @@ export class BlockVariable implements Variable {
   }
 
   apply(image: CrashImage, _from: number, to: number): void {
-    image.set(this.#options[to]!);
+    const version = this.#options[to]!;
+    if (this.#cell === null || this.#cell.visit !== image.visit) {
+      this.#cell = image.choose(version.block);
+    }
+    image.change(this.#cell, version);
   }
 
   choose(reached: Reached): number {
