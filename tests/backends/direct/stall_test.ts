@@ -4,7 +4,8 @@
  *
  * The bound is far above what is measured (a few ms), and far below what one
  * blocking call would take; the time for which other programs had the processor
- * does not count. The figures are printed.
+ * does not count, and what a busy machine did once is measured again: a call that
+ * blocks does so each time. The figures are printed.
  *
  * @module
  */
@@ -54,8 +55,18 @@ function waitedMs(): number {
   }
 }
 
+/** How often something is measured until it does not stall. */
+const ATTEMPTS = 4;
+
 /** Measures how regularly the event loop turns while something runs. */
 async function pulse(body: () => Promise<unknown>): Promise<Pulse> {
+  for (let attempt = 1;; attempt++) {
+    const found = await measure(body);
+    if (found.ownMs < STALL_MS || attempt === ATTEMPTS) return found;
+  }
+}
+
+async function measure(body: () => Promise<unknown>): Promise<Pulse> {
   const { port1, port2 } = new MessageChannel();
   const found: Pulse = { longestMs: 0, ownMs: 0, turns: 0, ticks: 0 };
   let last = performance.now();
@@ -126,8 +137,9 @@ for (const engine of ASYNC_ENGINES) {
         });
         // What is done once, first.
         await readApart(disk, 1);
-        const before = disk.counters.systemCalls;
+        let before = 0;
         const found = await pulse(async () => {
+          before = disk.counters.systemCalls;
           await readApart(disk, depth);
           await readApart(disk, depth);
         });
@@ -189,6 +201,7 @@ for (const engine of ASYNC_ENGINES) {
       let reads = 0;
       let under = true;
       const found = await pulse(async () => {
+        under = true;
         const all = Promise.all([readApart(slow, 6), readApart(slower, 4)])
           .finally(() => under = false);
         await Promise.all(Array.from({ length: 32 }, async () => {
