@@ -445,7 +445,8 @@ class Test {
     const directory = `${this.#scratch.path}/at${job}`;
     await Deno.mkdir(directory);
     const images = `${this.#scratch.images}/${job}`;
-    await Deno.mkdir(images, { recursive: true });
+    // A new one for each: programs leave files beside an image, too.
+    await Deno.mkdir(images);
     // Called as the workload's, for checks that look at names.
     const file = `${images}/disk.img`;
     try {
@@ -461,6 +462,7 @@ class Test {
       });
     } finally {
       await Deno.remove(directory, { recursive: true });
+      await Deno.remove(images, { recursive: true });
       this.#free.push(job);
     }
   }
