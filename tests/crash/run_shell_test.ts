@@ -229,3 +229,21 @@ Deno.test(
     if (namespaces) assertEquals(output, "1\n1\n");
   },
 );
+
+Deno.test(
+  "runShell() gives a check no process number of what it checks",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    if (!(await findIsolation()).namespaces) return;
+    const number = async (acknowledged?: string[]) => {
+      const { output } = await runShell('sh -c "echo \\$\\$"', {
+        ...{ directory: dir.path, isolated: true, acknowledged },
+      });
+      return Number(output);
+    };
+    // Processes that it starts begin after its own two.
+    assert(await number() > 64);
+    assert(await number([]) < 10);
+  },
+);
