@@ -23,7 +23,7 @@ import {
 import { BoundedOutput } from "./bounded_output.ts";
 import { findIsolation, withoutIsolation } from "./isolation.ts";
 import { Lines } from "./lines.ts";
-import { searchPath } from "./programs.ts";
+import { ProgramError, searchPath } from "./programs.ts";
 import type { RunOptions, RunOutcome } from "./stage.ts";
 
 /** What lines of standard output are acknowledgements, unless it is said. */
@@ -69,6 +69,8 @@ export interface ShellOptions extends RunOptions {
  * @param options What it gets, and how long it may take.
  * @returns How it ended.
  * @throws The reason of the signal, if that is aborted; nothing runs then.
+ * @throws {ProgramError} If it was not run, as what isolates it failed: that says
+ * nothing of the command.
  */
 export async function runShell(
   command: string,
@@ -109,6 +111,8 @@ export async function runShell(
   ];
   let timedOut = false;
   const output = new BoundedOutput();
+  // What comes before the shell says: with one stream, all that is left here.
+  const complaint = pipe === null ? new BoundedOutput() : output;
   let code: number;
   try {
     const child = new Deno.Command(program!, {
@@ -116,12 +120,17 @@ export async function runShell(
       env: environment,
       stdin: "null",
       stdout: "piped",
-      stderr: pipe === null ? "null" : "piped",
+      stderr: "piped",
     }).spawn();
     let hasEnded = false;
     const kill = () => {
       // Before it has made its session, it is alone.
-      if (!killSession(child.pid) && !hasEnded) child.kill("SIGKILL");
+      if (killSession(child.pid) || hasEnded) return;
+      try {
+        child.kill("SIGKILL");
+      } catch {
+        // It has just ended, which is told in a moment.
+      }
     };
     signal?.addEventListener("abort", kill);
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
@@ -144,9 +153,7 @@ export async function runShell(
           output.add(chunk);
           if (pipe !== null) lines.add(chunk);
         }),
-        ...pipe === null
-          ? []
-          : [reading(child.stderr, (chunk) => output.add(chunk))],
+        reading(child.stderr, (chunk) => complaint.add(chunk)),
       ];
       ({ code } = await child.status);
       hasEnded = true;
@@ -162,6 +169,12 @@ export async function runShell(
   }
   signal?.throwIfAborted();
   if (failure !== null) throw (failure as { error: unknown }).error;
+  const complained = pipe === null ? complaint.text().trim() : "";
+  if (code !== 0 && !timedOut && complained !== "") {
+    throw new ProgramError(
+      `Cannot run a command in namespaces of its own as it says: ${complained}`,
+    );
+  }
   return { code, output: output.text(), timedOut };
 }
 
