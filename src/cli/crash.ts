@@ -4,6 +4,7 @@
  * @module
  */
 
+import { basename, dirname, join } from "node:path";
 import { ProgramError } from "../crash/programs.ts";
 import { CrashTestError } from "../crash/crash_test_error.ts";
 import { runCrashTest } from "../crash/run_crash_test.ts";
@@ -21,7 +22,7 @@ import { clock } from "./format.ts";
 import { CliError, fileError, Interrupted, interruptible } from "./images.ts";
 import { announce, type CliIo, print, printError } from "./io.ts";
 import { Progress } from "./progress.ts";
-import { isSameFile } from "./same_file.ts";
+import { identify, isSameFile } from "./same_file.ts";
 import {
   ExitCode,
   parseCount,
@@ -227,16 +228,19 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   } finally {
     await progress.clear();
   }
+  // What was found is told all the same.
+  let unwritten: CliError | null = null;
   for (const [path, write] of files) {
     try {
       await Deno.writeTextFile(path, write(report));
     } catch (error) {
-      throw fileError("write", path, error);
+      unwritten ??= fileError("write", path, error);
     }
   }
   if (args.flag("json")) {
     await print(io.stdout, `${JSON.stringify(report, null, 2)}\n`);
   } else await announce(io, `${reportText(report)}\n`, report.verdict);
+  if (unwritten !== null) throw unwritten;
   switch (report.verdict) {
     case "safe":
       return ExitCode.Ok;
@@ -249,12 +253,19 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   }
 }
 
-/** What is written where. */
+/**
+ * What is written where. That it can be is found out before anything runs, as
+ * far as that goes, and that it overwrites nothing that is used.
+ */
 async function outputs(
   args: VerbArguments,
 ): Promise<[path: string, write: (report: CrashReportData) => string][]> {
   const found: [string, (report: CrashReportData) => string][] = [];
-  const inputs = [args.operands[0], args.value("recording")];
+  const used = [
+    [args.operands[0], "what is tested"],
+    [args.value("recording"), "what is tested"],
+    [args.value("record"), "what --record makes"],
+  ];
   for (
     const [name, write] of [["html", reportPage], [
       "junit",
@@ -263,16 +274,32 @@ async function outputs(
   ) {
     const path = args.value(name);
     if (path === undefined) continue;
-    for (const input of inputs) {
-      if (input !== undefined && await isSameFile(path, input)) {
-        throw new CliError(
-          `Cannot write --${name} to "${path}" as it is what is tested`,
-        );
-      }
+    const refuse = (reason: string) =>
+      new CliError(`Cannot write --${name} to "${path}" as it is ${reason}`);
+    const place = await placeOf(path).catch((error) => {
+      throw fileError("write", path, error);
+    });
+    for (const [other, reason] of used) {
+      if (other === undefined) continue;
+      if (
+        await isSameFile(path, other) ||
+        // It may not be there yet.
+        place === await placeOf(other).catch(() => null)
+      ) throw refuse(reason!);
     }
+    const there = await identify(path);
+    if (there !== null && !there.isFile && !there.isStream) {
+      throw refuse("no file");
+    }
+    used.push([path, `that of --${name}`]);
     found.push([path, write]);
   }
   return found;
+}
+
+/** A name in its folder, which must be there. */
+async function placeOf(path: string): Promise<string> {
+  return join(await Deno.realPath(dirname(path)), basename(path));
 }
 
 function testOptions(args: VerbArguments): CrashTestOptions {

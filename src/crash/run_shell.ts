@@ -23,7 +23,7 @@ import {
 import { BoundedOutput } from "./bounded_output.ts";
 import { findIsolation, withoutIsolation } from "./isolation.ts";
 import { Lines } from "./lines.ts";
-import { searchPath } from "./programs.ts";
+import { ProgramError, searchPath } from "./programs.ts";
 import type { RunOptions, RunOutcome } from "./stage.ts";
 
 /** What lines of standard output are acknowledgements, unless it is said. */
@@ -34,6 +34,22 @@ const PATIENCE_MS = 1000;
 
 /** What the command is given to by default: the user's line, as a child. */
 const PLAIN = 'sh -c "$1"; exit $?';
+
+/**
+ * Process numbers of `prepare` and `run` begin with this in their namespace,
+ * and those of checks with 1: so one in a pid file is nobody's in a check that
+ * has not started as many. Where that cannot be said (who is not root has no
+ * right to write `ns_last_pid`), 64 are used up, in some 50 ms.
+ */
+const FIRST_PROCESS = 16_384;
+
+/** Says so; a number that the system does not have is an error, too. */
+const NUMBERED = `if ! echo ${FIRST_PROCESS} > /proc/sys/kernel/ns_last_pid
+then
+  number=1
+  while [ "$number" -lt 64 ]; do (:); number=$((number + 1)); done
+fi 2> /dev/null
+`;
 
 /** How to run a command line, beside what {@linkcode RunOptions} say. */
 export interface ShellOptions extends RunOptions {
@@ -53,6 +69,8 @@ export interface ShellOptions extends RunOptions {
  * @param options What it gets, and how long it may take.
  * @returns How it ended.
  * @throws The reason of the signal, if that is aborted; nothing runs then.
+ * @throws {ProgramError} If it was not run, as what isolates it failed: that says
+ * nothing of the command.
  */
 export async function runShell(
   command: string,
@@ -83,16 +101,18 @@ export async function runShell(
     ? null
     : await AcknowledgementPipe.create(`${directory}/ack`, onAcknowledge);
   if (pipe !== null) environment.PLATTER_ACK = String(ACKNOWLEDGE_DESCRIPTOR);
+  const numbered = namespaces && options.acknowledged === undefined;
   // In one stream, in order, unless standard output has to be told apart.
-  const before = pipe === null
-    ? "exec 2>&1\n"
-    : `exec ${ACKNOWLEDGE_DESCRIPTOR}>"$2"\n`;
+  const before = (numbered ? NUMBERED : "") +
+    (pipe === null ? "exec 2>&1\n" : `exec ${ACKNOWLEDGE_DESCRIPTOR}>"$2"\n`);
   const [program, ...args] = [
     ...prefix,
     ...["sh", "-c", before + script, "sh", command, pipe?.path ?? ""],
   ];
   let timedOut = false;
   const output = new BoundedOutput();
+  // What comes before the shell says: with one stream, all that is left here.
+  const complaint = pipe === null ? new BoundedOutput() : output;
   let code: number;
   try {
     const child = new Deno.Command(program!, {
@@ -100,12 +120,17 @@ export async function runShell(
       env: environment,
       stdin: "null",
       stdout: "piped",
-      stderr: pipe === null ? "null" : "piped",
+      stderr: "piped",
     }).spawn();
     let hasEnded = false;
     const kill = () => {
       // Before it has made its session, it is alone.
-      if (!killSession(child.pid) && !hasEnded) child.kill("SIGKILL");
+      if (killSession(child.pid) || hasEnded) return;
+      try {
+        child.kill("SIGKILL");
+      } catch {
+        // It has just ended, which is told in a moment.
+      }
     };
     signal?.addEventListener("abort", kill);
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
@@ -128,9 +153,7 @@ export async function runShell(
           output.add(chunk);
           if (pipe !== null) lines.add(chunk);
         }),
-        ...pipe === null
-          ? []
-          : [reading(child.stderr, (chunk) => output.add(chunk))],
+        reading(child.stderr, (chunk) => complaint.add(chunk)),
       ];
       ({ code } = await child.status);
       hasEnded = true;
@@ -146,6 +169,12 @@ export async function runShell(
   }
   signal?.throwIfAborted();
   if (failure !== null) throw (failure as { error: unknown }).error;
+  const complained = pipe === null ? complaint.text().trim() : "";
+  if (code !== 0 && !timedOut && complained !== "") {
+    throw new ProgramError(
+      `Cannot run a command in namespaces of its own as it says: ${complained}`,
+    );
+  }
   return { code, output: output.text(), timedOut };
 }
 

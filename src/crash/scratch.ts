@@ -1,10 +1,12 @@
 /**
- * A folder for the files of one test: images, sockets, mount points.
+ * A folder for the files of one test: images, sockets, mount points. It goes away
+ * with the test, and on Linux also if this process is killed.
  *
  * @module
  */
 
 import { statfs } from "node:fs/promises";
+import { Supervisor } from "../mount/supervisor.ts";
 
 /** A folder that goes away with its content. */
 export interface Scratch extends AsyncDisposable {
@@ -34,18 +36,36 @@ export async function makeScratch(
     }),
   );
   const images = `${path}/images`;
+  await using parts = new AsyncDisposableStack();
+  if (Deno.build.os === "linux") {
+    const keeper = new Supervisor(REMOVE, [path]);
+    parts.defer(async () => void await keeper.end(END_MS));
+  }
+  parts.defer(() => Deno.remove(path, { recursive: true }));
   await Deno.mkdir(images, { mode: 0o700 });
   // A program may run as somebody else, as database servers do, and must reach
   // what is mounted for it.
   if (Deno.build.os !== "windows") await Deno.chmod(path, 0o711);
-  return {
-    path,
-    images,
-    async [Symbol.asyncDispose]() {
-      await Deno.remove(path, { recursive: true });
-    },
-  };
+  const all = parts.move();
+  return { path, images, [Symbol.asyncDispose]: () => all.disposeAsync() };
 }
+
+/**
+ * Removes the folder once this process is no more, if it was killed: images may
+ * be in memory. What is mounted or attached in it goes first, by others.
+ */
+const REMOVE = `
+read -r _
+tries=0
+until rm -rf --one-file-system "$1" 2> /dev/null; do
+  tries=$((tries + 1))
+  if [ "$tries" -gt 300 ]; then break; fi
+  sleep 0.1
+done
+`;
+
+/** The longest that it may take if the folder is gone already, in ms. */
+const END_MS = 10_000;
 
 /** Where Linux has a file system in memory: shm_overview(7). */
 const MEMORY = "/dev/shm";

@@ -1,19 +1,22 @@
 /**
- * States as files of the host, for checks that open a file: one file for each
- * check that runs side by side, which is made anew for each state, whatever a
- * check did to it.
+ * States as files of the host, for checks that open a file: a new file for each
+ * state. So whoever still has the one before (a loop device that is not gone yet,
+ * a process that was left, another name that a check gave it) neither sees the
+ * next one nor changes it.
  *
  * There is one image that all states come from, the disk as it was before the
  * workload, and what a state has changed of it. Where the file system shares
  * blocks (XFS, btrfs, bcachefs), each state is a new file that shares all of
- * that image's (`FICLONE`, by `cp --reflink`). Elsewhere the file is emptied and
- * filled with what is no hole in the image, in place: so a state costs what the
- * image has of data, which is memory to memory where the folder is a tmpfs.
+ * that image's (`FICLONE`, by `cp --reflink`). Elsewhere it is filled with what is
+ * no hole in the image: so a state costs what the image has of data, which is
+ * memory to memory where the folder is a tmpfs.
  *
  * @module
  */
 
 import { isZero } from "../buffer.ts";
+import { VirtualDisk } from "../disk/disk.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
 import { ProgramError, runProgram } from "./programs.ts";
 
 /** Bytes that are looked at, and kept or left out, in one piece. */
@@ -70,14 +73,14 @@ export class StateFiles {
     } finally {
       await removeIfThere(trial);
     }
-    const data = shares ? [] : await dataOf(start, size);
+    const data = shares ? [] : await dataOf(start);
     return new StateFiles(start, size, blockSize, shares, data);
   }
 
   /**
-   * Makes a state a file, in the place of the state before.
+   * Makes a state a file.
    *
-   * @param path Its path; nobody may use what is there any more.
+   * @param path Its path. What is there is removed, and not written to.
    * @param changes What it has changed, in bytes by block number.
    * @returns When it is there.
    */
@@ -85,18 +88,18 @@ export class StateFiles {
     path: string,
     changes: ReadonlyMap<number, Uint8Array>,
   ): Promise<void> {
+    await removeIfThere(path);
     if (this.shares) {
-      await removeIfThere(path);
       await runProgram("cp", ["--reflink=always", this.#start, path]);
-    } else this.#refill(path);
+    } else this.#fill(path);
     using file = Deno.openSync(path, { write: true });
     writeBlocks(file, this.#blockSize, changes);
   }
 
-  #refill(path: string): void {
+  #fill(path: string): void {
     using from = Deno.openSync(this.#start);
     using file = Deno.openSync(path, {
-      ...{ write: true, create: true, truncate: true, mode: 0o600 },
+      ...{ write: true, createNew: true, mode: 0o600 },
     });
     file.truncateSync(this.#sizeBytes);
     const buffer = new Uint8Array(COPY_BYTES);
@@ -137,26 +140,44 @@ function writeBlocks(
   }
 }
 
-/** Where a file is not only zeroes. */
-async function dataOf(path: string, size: number): Promise<Run[]> {
+/** Where a file is not only zeroes; holes are not read. */
+async function dataOf(path: string): Promise<Run[]> {
   const runs: { offset: number; length: number }[] = [];
-  using file = await Deno.open(path);
+  await using disk = await VirtualDisk.open(path, {
+    ...{ readOnly: true, direct: "never" },
+  });
   const buffer = new Uint8Array(COPY_BYTES);
-  for (let at = 0; at < size;) {
-    const count = await file.read(buffer);
-    if (count === null) break;
-    for (let from = 0; from < count; from += CHUNK_BYTES) {
-      const chunk = buffer.subarray(from, Math.min(from + CHUNK_BYTES, count));
-      if (isZero(chunk)) continue;
-      const last = runs.at(-1);
-      const offset = at + from;
-      if (last !== undefined && last.offset + last.length === offset) {
-        last.length += chunk.length;
-      } else runs.push({ offset, length: chunk.length });
+  for (let at = 0; at < disk.sectors;) {
+    for (const { sector, count, hole } of await disk.firstExtents(at)) {
+      const end = sector + count;
+      for (at = sector; at < end && !hole;) {
+        const some = Math.min(COPY_BYTES / SECTOR_BYTES, end - at);
+        const part = buffer.subarray(0, some * SECTOR_BYTES);
+        await disk.readInto(at, part);
+        addData(runs, at * SECTOR_BYTES, part);
+        at += some;
+      }
+      at = end;
     }
-    at += count;
   }
   return runs;
+}
+
+/** Adds the chunks of some bytes that are not only zeroes. */
+function addData(
+  runs: { offset: number; length: number }[],
+  offset: number,
+  bytes: Uint8Array,
+): void {
+  for (let from = 0; from < bytes.length; from += CHUNK_BYTES) {
+    const chunk = bytes.subarray(from, from + CHUNK_BYTES);
+    if (isZero(chunk)) continue;
+    const last = runs.at(-1);
+    const at = offset + from;
+    if (last !== undefined && last.offset + last.length === at) {
+      last.length += chunk.length;
+    } else runs.push({ offset: at, length: chunk.length });
+  }
 }
 
 function writeAll(file: Deno.FsFile, bytes: Uint8Array): void {
@@ -165,7 +186,7 @@ function writeAll(file: Deno.FsFile, bytes: Uint8Array): void {
 
 async function removeIfThere(path: string): Promise<void> {
   try {
-    await Deno.remove(path);
+    await Deno.remove(path, { recursive: true });
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }

@@ -62,6 +62,14 @@ export interface RecordingFile {
 export function readRecording(path: string): RecordingFile {
   let fd: number;
   try {
+    // To open a pipe is to wait for somebody who writes to it.
+    if (fs.statSync(path).isFIFO()) {
+      throw new DiskError(
+        "unsupported",
+        `Cannot open the recording "${path}" as it is a pipe`,
+        { operation: "open", path },
+      );
+    }
     fd = fs.openSync(path, "r");
   } catch (cause) {
     throw fileError("open", path, cause);

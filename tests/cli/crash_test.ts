@@ -64,6 +64,58 @@ Deno.test("crash does not write a report over what it tests", async () => {
   assertEquals((await Deno.stat(image)).size, 65_536);
 });
 
+Deno.test("crash writes no report over another file of its own, a folder or nowhere", async () => {
+  await using dir = await Scratch.make();
+  const [one, alias] = [dir.of("one"), `${dir.of("no")}/../one`];
+  await Deno.mkdir(dir.of("no"));
+  const REFUSED: [args: string[], words: string][] = [
+    [["--record", one, "--html", one], "as it is what --record makes"],
+    [["--record", one, "--junit", alias], "as it is what --record makes"],
+    [["--html", one, "--junit", alias], "as it is that of --html"],
+    [["--html", dir.of("no")], "as it is no file"],
+    [["--html", dir.of("none/x")], "as there is no such file or folder"],
+  ];
+  for (const [args, words] of REFUSED) {
+    const { code, out, err } = await platter([
+      ...[...SIZE, "--run", "true", "--check", "true", ...args],
+    ]);
+    assertEquals([code, out], [2, ""]);
+    assertStringIncludes(err, words);
+    assertEquals(err.includes("Preparing"), false);
+  }
+  assertEquals([...Deno.readDirSync(dir.of("."))].length, 1);
+});
+
+Deno.test(
+  "crash tells what it found if a report cannot be written",
+  raw,
+  async () => {
+    // Linux: a device that is always full.
+    const { code, out, err } = await platter([
+      ...[...SIZE, "--run", run(",fsync"), "--check", CHECK],
+      ...["--html", "/dev/full"],
+    ]);
+    assertEquals(code, 2);
+    assertStringIncludes(out, "Safe");
+    assertStringIncludes(err, 'Cannot write "/dev/full"');
+  },
+);
+
+Deno.test("crash says that a recording is not whole", raw, async () => {
+  await using dir = await Scratch.make();
+  const record = dir.of("run.rec");
+  const made = await platter([
+    ...[...SIZE, "--run", run(",fsync"), "--check", CHECK, "--record", record],
+  ]);
+  assertEquals(made.code, 0, made.err);
+  assertEquals(made.err.includes("not whole"), false);
+  await Deno.truncate(record, (await Deno.stat(record)).size - 1);
+  const { err } = await platter([
+    ...["crash", "--recording", record, "--check", CHECK, "--allow-no-proof"],
+  ]);
+  assertStringIncludes(err, "platter: the recording is not whole");
+});
+
 Deno.test("crash exits with 0 if no state fails", raw, async () => {
   const { code, out, err } = await platter([
     ...[...SIZE, "--run", run(",fsync"), "--check", CHECK],

@@ -3,9 +3,10 @@ import { needs, type TempDir, tempDir } from "../helpers.ts";
 
 const roots = needs("root", "mkfs.ext4", "nbdfuse", "losetup", "unshare");
 
-/** What of a folder the system still has: processes, loop devices and mounts. */
+/** What of a folder the system still has: processes, loop devices, mounts, files. */
 async function leftOf(dir: TempDir): Promise<string[]> {
-  const left: string[] = [];
+  const left = [...Deno.readDirSync(dir.path)].map(({ name }) => name)
+    .filter((name) => name.startsWith("platter-crash-"));
   const look = async (name: string, path: string) => {
     try {
       if ((await Deno.readTextFile(path)).includes(dir.path)) left.push(name);

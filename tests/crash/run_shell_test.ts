@@ -229,3 +229,55 @@ Deno.test(
     if (namespaces) assertEquals(output, "1\n1\n");
   },
 );
+
+Deno.test(
+  "runShell() gives a check no process number of what it checks",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    if (!(await findIsolation()).namespaces) return;
+    const number = async (acknowledged?: string[]) => {
+      const { output } = await runShell('sh -c "echo \\$\\$"', {
+        ...{ directory: dir.path, isolated: true, acknowledged },
+      });
+      return Number(output);
+    };
+    // Processes that it starts begin after its own two.
+    assert(await number() > 64);
+    assert(await number([]) < 10);
+  },
+);
+
+Deno.test(
+  "runShell() gives no outcome of what was not run, as it cannot be isolated",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    // It can when it is tried, and then no more: there are limits.
+    await Deno.writeTextFile(
+      dir.join("unshare"),
+      `#!/bin/sh
+       for last; do :; done
+       if [ "$last" = true ]; then exit 0; fi
+       echo "unshare: fork failed: Cannot allocate memory" >&2
+       exit 1`,
+      { mode: 0o755 },
+    );
+    const module = import.meta.resolve("../../src/crash/run_shell.ts");
+    const { stdout } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        "eval",
+        `import { runShell } from ${JSON.stringify(module)};
+         const options = { directory: Deno.args[0], isolated: true };
+         console.log(await runShell("exit 0", options).catch(String));`,
+        dir.path,
+      ],
+      env: { PATH: `${dir.path}:${Deno.env.get("PATH")}` },
+      stderr: "inherit",
+    }).output();
+    assertEquals(
+      new TextDecoder().decode(stdout).trim(),
+      "ProgramError: Cannot run a command in namespaces of its own as it says: unshare: fork failed: Cannot allocate memory",
+    );
+  },
+);

@@ -29,7 +29,7 @@ import {
 } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { crc32 } from "node:zlib";
-import { LONG, tempDir } from "../helpers.ts";
+import { LONG, run, tempDir } from "../helpers.ts";
 
 const DEVICE = { sectors: 64 };
 
@@ -547,3 +547,20 @@ Deno.test("CrashRecorder and save() overwrite nothing", async () => {
   );
   assertEquals(await Deno.readFile(path), new Uint8Array(3).fill(7));
 });
+
+Deno.test(
+  "CrashRecording.open() refuses a pipe instead of waiting for its writer",
+  {
+    ignore: Deno.build.os === "windows",
+  },
+  async () => {
+    await using dir = await tempDir();
+    const path = dir.join("pipe");
+    await run("mkfifo", [path]);
+    const error = await assertRejects(
+      () => CrashRecording.open(path),
+      DiskError,
+    );
+    assertEquals(error.kind, "unsupported");
+  },
+);
