@@ -70,7 +70,8 @@ export const crash: Verb = {
     {
       name: "fs",
       value: "TYPE",
-      summary: "Make a file system on a new disk, and mount it: ext4, xfs …",
+      summary:
+        "Make a file system on a new disk, and mount it (host, uml, qemu): ext4 …",
     },
     {
       name: "mount",
@@ -85,7 +86,7 @@ export const crash: Verb = {
     {
       name: "on",
       value: "WHAT",
-      summary: "What they get: mount, image, device or nbd",
+      summary: "What they get: mount (default with --fs), image, device or nbd",
     },
     {
       name: "ack",
@@ -136,7 +137,7 @@ export const crash: Verb = {
     {
       name: "record",
       value: "FILE",
-      summary: "Keep the recording, for --recording",
+      summary: "Keep the recording in a new file, for --recording",
     },
     {
       name: "recording",
@@ -168,9 +169,9 @@ export const crash: Verb = {
   ],
   examples: [
     [
-      "platter crash --size 64MiB --prepare 'echo label: gpt | sfdisk $PLATTER_IMAGE' \\\n" +
+      "platter crash --size 64MiB --prepare 'echo label: gpt | sfdisk -q $PLATTER_IMAGE' \\\n" +
       "    --run 'sgdisk -n 1:0:0 $PLATTER_IMAGE && echo ACK done' \\\n" +
-      "    --check 'sfdisk --dump $PLATTER_IMAGE | grep -q gpt'",
+      "    --check 'sfdisk --dump $PLATTER_IMAGE | grep -q gpt || { echo no table; exit 1; }'",
       "Is there always a partition table?",
     ],
     [
@@ -179,7 +180,7 @@ export const crash: Verb = {
       "A program on ext4; the page tells what was lost",
     ],
     [
-      "platter crash --in host --fs ext4 --recording run.rec --check ./check.sh \\\n" +
+      "sudo platter crash --in host --fs ext4 --recording run.rec --check ./check.sh \\\n" +
       "    --only TOKEN",
       "The state of a failure again",
     ],

@@ -180,6 +180,13 @@ function wayOf(stage: Stage, options: CrashTestOptions): AttachAs {
     on = fileSystem === undefined ? stage.ways[0]! : "mount",
   } = options;
   if (!stage.ways.includes(on)) {
+    if (on === "mount" && options.on === undefined) {
+      throw new TypeError(
+        `Cannot mount ${fileSystem} at stage ${stage.name} as it has no kernel to mount it: use stage host (as root), uml or qemu, or give programs the whole disk (on: ${
+          stage.ways.map((way) => `"${way}"`).join(" or ")
+        })`,
+      );
+    }
     throw new TypeError(
       `Cannot test as on must be ${
         stage.ways.map((way) => `"${way}"`).join(" or ")
@@ -519,7 +526,7 @@ function brokenCheck(
   verdict: Exclude<CrashVerdict, { outcome: "sound" }>,
 ): CrashTestError {
   const disk = token === "start"
-    ? "before run, of which nothing was promised yet"
+    ? "before run, of which nothing was promised yet (it must exit with 0 while PLATTER_ACKED is empty)"
     : "after run, on which all is there that was promised";
   const what = verdict.outcome === "failed" ? "fails on" : "cannot judge";
   return new CrashTestError(

@@ -120,7 +120,7 @@ export async function findFuseTool(
   if (!here.has("access")) {
     throw new DiskError(
       "permission",
-      "Cannot mount a disk as /dev/fuse must be readable and writable: the operating system does not permit it",
+      "Cannot mount a disk as /dev/fuse must be readable and writable: the operating system does not permit it (ls -l /dev/fuse tells whom it does)",
       { operation: "mount", path: "/dev/fuse" },
     );
   }

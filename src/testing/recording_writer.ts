@@ -378,7 +378,11 @@ export function fileError(
   const text = cause instanceof Error ? cause.message : `${cause}`;
   return new DiskError(
     denied ? "permission" : kindOfCode(code ?? ""),
-    `Cannot ${what} the recording "${path}" as that fails: ${text}`,
+    `Cannot ${what} the recording "${path}" as ${
+      code === "EEXIST"
+        ? "there is something of that name, which is not overwritten"
+        : `that fails: ${text}`
+    }`,
     { operation: what, path, code, errno, cause },
   );
 }

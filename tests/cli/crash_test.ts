@@ -32,6 +32,10 @@ const WRONG: [args: string[], words: string][] = [
     "Cannot test as on must be",
   ],
   [
+    ["--size", "1M", "--run", "a", "--check", "b", "--fs", "ext4"],
+    "Cannot mount ext4 at stage raw as it has no kernel to mount it: use stage host",
+  ],
+  [
     ["--size", "1M", "--run", "a", "--check", "b", "--budget", "soon"],
     'and at most 24 days: current value is "soon"',
   ],

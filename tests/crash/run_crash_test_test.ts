@@ -180,7 +180,7 @@ const REFUSED: [title: string, acts: Record<string, Act>, words: string][] = [
   [
     "the check fails before run",
     { check: () => Promise.resolve({ code: 1, output: "syntax error" }) },
-    "the check is broken: it fails on the disk before run, of which nothing was promised yet, and no power has failed yet:\nsyntax error",
+    "the check is broken: it fails on the disk before run, of which nothing was promised yet (it must exit with 0 while PLATTER_ACKED is empty), and no power has failed yet:\nsyntax error",
   ],
   [
     "the check fails after run",

@@ -83,7 +83,12 @@ function tellGroup(group: ReportGroup): string[] {
       ...printed.slice(-MOST_OUTPUT).map((line) => `  ${line}`),
     );
   }
-  lines.push("", `See it again: ${replay ?? token}`);
+  lines.push(
+    "",
+    replay === null
+      ? `Its token, to see it again if the recording was kept: ${token}`
+      : `See it again: ${replay}`,
+  );
   return lines;
 }
 

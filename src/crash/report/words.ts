@@ -76,14 +76,14 @@ function extent({ exhaustive, ended, seenEachGroup }: ReportExplored): string {
   if (exhaustive) return "These are all states that such a device can leave";
   const why = {
     all: "",
-    states: ", as many as were asked for",
-    time: ", as many as there was time for",
-    aborted: ", as it was stopped",
+    states: " than were to be checked",
+    time: " than there was time for",
+    aborted: ", but it was stopped",
   }[ended];
-  return `There are more${why}; ${
+  return `There are more states${why}; ${
     seenEachGroup
-      ? "each kind of crash point was seen"
-      : "not each kind of crash point was seen"
+      ? "at least one of each kind of crash point was checked"
+      : "some kinds of crash points were not checked at all"
   }`;
 }
 

@@ -84,7 +84,7 @@ export const host: Stage = {
   async require({ fileSystem }: StageOptions): Promise<void> {
     await requireAll("use the stage host", [
       {
-        what: "root, who alone may mount",
+        what: "root, who alone may mount (the stages uml and qemu take none)",
         from: null,
         isThere: () =>
           Promise.resolve(Deno.build.os === "linux" && Deno.uid() === 0),
