@@ -51,8 +51,13 @@ export class CrashShapes {
   readonly #writes = new Map<number, number>();
   readonly #first: number;
   readonly #span: number;
-  /** Open blocks of each open request. */
-  readonly #open = new Map<RecordedRequest, number>();
+  /** Open blocks of each open request, and its kind at each level. */
+  readonly #open = new Map<
+    RecordedRequest,
+    { blocks: number; readonly kinds: readonly string[] }
+  >();
+  /** The kinds of requests, by what tells them apart. */
+  readonly #known = new Map<number, readonly string[]>();
   /** Open requests by kind, at each level. */
   readonly #kinds = Array.from(
     { length: LEVELS },
@@ -86,19 +91,17 @@ export class CrashShapes {
 
   /** A write is submitted. */
   submit(request: RecordedRequest): void {
-    this.#open.set(request, request.blocks);
-    this.#count(request, 1);
+    const kinds = this.#kindsOf(request);
+    this.#open.set(request, { blocks: request.blocks, kinds });
+    this.#count(kinds, 1);
   }
 
   /** A block of a write is not pending any more. */
   close(request: RecordedRequest): void {
-    const left = this.#open.get(request)! - 1;
-    if (left > 0) {
-      this.#open.set(request, left);
-      return;
-    }
+    const open = this.#open.get(request)!;
+    if (--open.blocks > 0) return;
     this.#open.delete(request);
-    this.#count(request, -1);
+    this.#count(open.kinds, -1);
     this.#completed--;
     if (request.completedAt < this.#acknowledgedAt) this.#older--;
   }
@@ -148,16 +151,29 @@ export class CrashShapes {
     return [...groups.values()].sort((a, b) => a.length - b.length);
   }
 
-  #count(request: RecordedRequest, change: number): void {
-    const { type, fua, count, sector } = request;
+  #kindsOf(request: RecordedRequest): readonly string[] {
+    const { type, fua, sector } = request;
     const heat = few(this.#writes.get(sector)!);
+    const length = few(request.count);
     const region = Math.floor((sector - this.#first) / this.#span * REGIONS);
-    const names = [
-      `${type}.${fua}.${heat}.${few(count)}.${region}`,
-      `${type}.${fua}.${heat}.${few(count)}`,
-      `${type}.${heat}`,
-    ];
-    for (const [level, kinds] of this.#kinds.entries()) {
+    // Each of them less than 64, and the region less than how many there are.
+    const key = (((type * 2 + Number(fua)) * 64 + heat) * 64 + length) *
+        REGIONS + region;
+    let kinds = this.#known.get(key);
+    if (kinds === undefined) {
+      kinds = [
+        `${type}.${fua}.${heat}.${length}.${region}`,
+        `${type}.${fua}.${heat}.${length}`,
+        `${type}.${heat}`,
+      ];
+      this.#known.set(key, kinds);
+    }
+    return kinds;
+  }
+
+  #count(names: readonly string[], change: number): void {
+    for (let level = 0; level < LEVELS; level++) {
+      const kinds = this.#kinds[level]!;
       const name = names[level]!;
       const open = (kinds.get(name) ?? 0) + change;
       if (open === 0) kinds.delete(name);
