@@ -44,21 +44,41 @@ put() {
   rm -r "$folder"
 }
 
+# Takes most inodes, and the blocks of the first groups.
+fill() {
+  folder=$(mktemp -d)
+  head -c 14M /dev/zero | tr '\0' x >"$folder/filler"
+  : >"$folder/empty"
+  {
+    echo "write $folder/filler filler"
+    for number in $(seq 140); do echo "write $folder/empty filler$number"; done
+  } >"$folder/commands"
+  debugfs -w -f "$folder/commands" "$image" >/dev/null 2>&1
+  rm -r "$folder"
+}
+
+unfill() {
+  {
+    echo "rm filler"
+    for number in $(seq 140); do echo "rm filler$number"; done
+  } | debugfs -w -f /dev/stdin "$image" >/dev/null 2>&1
+}
+
 case $1 in
 prepare)
   case $2 in
   grow) make "$image" 16M ;;
   # Small, so that little has to be rewritten, and recordings are small.
+  shrink) make -N 256 "$image" ;;
   uuid) make -N 64 -J size=1 "$image" 12M ;;
   seed) make -O metadata_csum_seed -N 64 -J size=1 "$image" 12M ;;
   *) make "$image" ;;
   esac
+  # What is to be shrunk has its files at the end: inodes and blocks have to move.
+  if [ "$2" = shrink ]; then fill; fi
   for name in one two three four five six seven eight nine ten; do put "$name"; done
   case $2 in
-  shrink)
-    # Room at the beginning, so that blocks of the rest have to move.
-    for name in one three five; do debugfs -w -R "rm $name" "$image" 2>/dev/null; done
-    ;;
+  shrink) unfill ;;
   uuid | seed)
     # tune2fs asks for that.
     e2fsck -f -p "$image" >/dev/null

@@ -155,7 +155,7 @@ export const PROGRAMS: readonly Program[] = [
   ...postgresql(null, true, 300),
   ...postgresql("fsync=off", false, 100),
   ...postgresql("synchronous_commit=off", false, 80),
-  ...postgresql("full_page_writes=off", false, 100),
+  ...postgresql("full_page_writes=off", false, 400),
   sqlite("DELETE", "EXTRA", true),
   sqlite("TRUNCATE", "FULL", true),
   sqlite("WAL", "FULL", true),
