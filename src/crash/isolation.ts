@@ -2,7 +2,8 @@
  * Namespaces for commands: each gets its own processes, System V objects and
  * mounts, so that what it finds on a disk of the past means nobody who is alive
  * now: a process number in a pid file is taken by nobody (`run_shell.ts` counts
- * from elsewhere in each), a key of shared memory is free. And so that what it leaves running, or mounted, goes with it.
+ * from elsewhere in each), a key of shared memory is free. And so that what it
+ * leaves running, or mounted, goes with it.
  *
  * `unshare` makes them: by itself for root, else within a user namespace in
  * which everybody is who they are. Which of these is allowed differs by system

@@ -87,7 +87,7 @@ Deno.test("crash writes no report over another file of its own, a folder or nowh
     assertStringIncludes(err, words);
     assertEquals(err.includes("Preparing"), false);
   }
-  assertEquals([...Deno.readDirSync(dir.of("."))].length, 1);
+  assertEquals((await Array.fromAsync(Deno.readDir(dir.of(".")))).length, 1);
 });
 
 Deno.test(

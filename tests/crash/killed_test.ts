@@ -5,8 +5,10 @@ const roots = needs("root", "mkfs.ext4", "nbdfuse", "losetup", "unshare");
 
 /** What of a folder the system still has: processes, loop devices, mounts, files. */
 async function leftOf(dir: TempDir): Promise<string[]> {
-  const left = [...Deno.readDirSync(dir.path)].map(({ name }) => name)
-    .filter((name) => name.startsWith("platter-crash-"));
+  const left: string[] = [];
+  for await (const { name } of Deno.readDir(dir.path)) {
+    if (name.startsWith("platter-crash-")) left.push(name);
+  }
   const look = async (name: string, path: string) => {
     try {
       if ((await Deno.readTextFile(path)).includes(dir.path)) left.push(name);
