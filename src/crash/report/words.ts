@@ -58,8 +58,16 @@ export function summary(
       }), in ${counted(groups.length, "way")}`,
     );
   } else if (unstable === 0 && unjudged === 0) {
-    parts.push(`None of ${counted(states, "state")} that were checked fails`);
-  } else parts.push(`${counted(states, "state")} were checked`);
+    parts.push(
+      states === 1
+        ? "The one state that was checked is sound"
+        : `None of ${counted(states, "state")} that were checked fails`,
+    );
+  } else {
+    parts.push(
+      `${counted(states, "state")} ${states === 1 ? "was" : "were"} checked`,
+    );
+  }
   if (unstable > 0) {
     parts.push(
       `${counted(unstable, "state")} failed once and not when tried again`,
