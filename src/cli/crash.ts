@@ -70,8 +70,7 @@ export const crash: Verb = {
     {
       name: "fs",
       value: "TYPE",
-      summary:
-        "Make a file system on a new disk, and mount it (host, uml, qemu): ext4 …",
+      summary: "Make a file system on a new disk, and mount it (not in raw)",
     },
     {
       name: "mount",

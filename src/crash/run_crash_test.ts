@@ -182,9 +182,9 @@ function wayOf(stage: Stage, options: CrashTestOptions): AttachAs {
   if (!stage.ways.includes(on)) {
     if (on === "mount" && options.on === undefined) {
       throw new TypeError(
-        `Cannot mount ${fileSystem} at stage ${stage.name} as it has no kernel to mount it: use stage host (as root), uml or qemu, or give programs the whole disk (on: ${
+        `Cannot mount ${fileSystem} at stage ${stage.name} as it has no kernel to mount it: use stage host (as root), uml or qemu, or give programs the whole disk, as ${
           stage.ways.map((way) => `"${way}"`).join(" or ")
-        })`,
+        }`,
       );
     }
     throw new TypeError(
