@@ -94,14 +94,17 @@ export class Random {
         `Cannot draw a number as the end must be an integer from 1 to 2^53: current value is ${end}`,
       );
     }
+    if (end <= 2 ** 30 && (end & (end - 1)) === 0) {
+      // Powers of two divide 2^32: integers of 32 bits are all that it takes.
+      return this.next() & (end - 1);
+    }
     if (end <= 2 ** 32) {
       for (;;) {
         const value = this.next();
         // What lies beyond the last multiple of `end` would favour the small
         // ones. It is less than `end`: the multiple is rarely looked for.
         if (value <= 2 ** 32 - end || value < 2 ** 32 - 2 ** 32 % end) {
-          // As integers of 32 bits, which is faster; 2^32 is none.
-          return end < 2 ** 32 ? (value >>> 0) % (end >>> 0) : value;
+          return value % end;
         }
       }
     }

@@ -310,13 +310,13 @@ export class CrashExplorer {
       this.#options.signal?.throwIfAborted();
       if (counted === "states") this.#states++;
       else if (counted !== "nothing") this.#recoveryStates++;
-      const now = performance.now();
-      if (now - this.#yieldedAt >= YIELD_MS) await this.#yield();
       const { image } = position;
       if (share !== null) {
         if (this.#states > share.limit) break;
         if ((image.low >>> 0) % share.jobs !== share.index) continue;
       }
+      const now = performance.now();
+      if (now - this.#yieldedAt >= YIELD_MS) await this.#yield();
       failure = await this.#check(image, position.acknowledged, visit);
     }
     if (counted !== "nothing") this.#repeated += order.repeated;

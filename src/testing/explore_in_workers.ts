@@ -2,8 +2,8 @@
  * Explores a recording in several workers, whose recovery is a module.
  *
  * The recording goes to them as a file. All of them go through the same states
- * in the same order, which takes a small part of a recovery's time, and each
- * recovers from those that are its share by their hashes: nothing is exchanged
+ * in the same order, which takes some 3 µs for each, and each recovers from those
+ * that are its share by their hashes: nothing is exchanged
  * meanwhile, and what is visited, counted and found is what one alone would.
  * When a state fails, the others go on up to its number; the first one of all is
  * then shrunk and told of by its worker.
