@@ -49,7 +49,8 @@ export const crash: Verb = {
     "had been promised, --check finds as lines of the file in PLATTER_ACKED. A\n" +
     "check exits with 0 if the disk is sound, with 125 if it cannot judge, else\n" +
     "the disk has failed; failures are grouped by the last line that it prints.\n" +
-    "What it writes is thrown away.\n" +
+    "What it writes is thrown away, unless --crash-during-recovery says that the\n" +
+    "power may fail in that as well.\n" +
     "\n" +
     "Stages: raw gives programs a file, or an NBD server (--on nbd), without root;\n" +
     "host gives them a file system or block device of this kernel, as root; uml and\n" +
@@ -107,6 +108,17 @@ export const crash: Verb = {
       name: "states",
       value: "N",
       summary: "States to check at most",
+    },
+    {
+      name: "crash-during-recovery",
+      value: "N",
+      summary:
+        "The power may fail again in a check, N times in a row (default: 0)",
+    },
+    {
+      name: "states-per-recovery",
+      value: "N",
+      summary: "States to check at most of each such check (default: 8)",
     },
     {
       name: "budget",
@@ -343,6 +355,8 @@ function testOptions(args: VerbArguments): CrashTestOptions {
     },
     only: args.value("only"),
     maxStates: args.parsed("states", parseCount),
+    crashDuringRecovery: args.parsed("crash-during-recovery", parseTimes),
+    maxStatesPerRecovery: args.parsed("states-per-recovery", parseCount),
     budgetMs: args.parsed("budget", parseTime),
     jobs: args.parsed("jobs", parseCount),
     seed: args.parsed("seed", parseSeed),
@@ -395,17 +409,26 @@ function parseTime(text: string): number {
 }
 
 function parseSeed(text: string): number {
-  const seed = Number(text);
-  if (/^\d+$/.test(text) && Number.isSafeInteger(seed)) return seed;
+  return parseWhole(text, "a seed");
+}
+
+function parseTimes(text: string): number {
+  return parseWhole(text, "how often");
+}
+
+function parseWhole(text: string, what: string): number {
+  const value = Number(text);
+  if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value;
   throw new RangeError(
-    `Cannot parse a seed as it must be a whole number: current value is "${text}"`,
+    `Cannot parse ${what} as it must be a whole number: current value is "${text}"`,
   );
 }
 
 function progressLine(
-  { states, total, rate, failed, leftMs }: JudgeProgress,
+  { states, recoveryStates, total, rate, failed, leftMs }: JudgeProgress,
 ): string {
-  const of = total === null ? "" : ` of ${total}`;
+  const of = (total === null ? "" : ` of ${total}`) +
+    (recoveryStates === 0 ? "" : ` (and ${recoveryStates} of recoveries)`);
   const left = leftMs === null ? "" : `  ${clock(leftMs)} left`;
   return `Checked ${states}${of}  ${rate.toFixed(rate < 10 ? 1 : 0)}/s  ${
     failed === 0 ? "none failed" : `${plural(failed, "state")} failed`

@@ -66,6 +66,21 @@ export interface CrashTestOptions {
    * that was made over an image needs that `image` as well.
    */
   recording?: string | URL | undefined;
+  /**
+   * Whether the power may fail again in a check that finds its disk sound, and
+   * how often in a row: `true` is once. What the check writes, a program that
+   * recovers for one, is recorded then, and `check` runs again on what that may
+   * leave, with the same promises. So it must be able to check a disk once more.
+   *
+   * @default {false}
+   */
+  crashDuringRecovery?: boolean | number | undefined;
+  /**
+   * States to check at most of each check that is interrupted.
+   *
+   * @default {8}
+   */
+  maxStatesPerRecovery?: number | undefined;
   /** The token of a state: only that one is checked. */
   only?: string | undefined;
   /** States to check at most. */

@@ -12,7 +12,8 @@
  *    check that fails on the disk before or after it, prove nothing: all that is
  *    said then is that (`unharmed_states.ts`).
  * 4. Check. Each state becomes a file (`state_files.ts`) or a backend, is
- *    attached, and judged by what `check` exits with; several side by side.
+ *    attached, and judged by what `check` exits with; several side by side. If
+ *    the power may fail in a check as well, the state is a backend that records.
  *
  * @module
  */
@@ -26,7 +27,12 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import { RequestType } from "../request.ts";
 import { CrashRecorder } from "../testing/crash_recorder.ts";
 import { CrashRecording } from "../testing/crash_recording.ts";
-import type { CrashFindings, CrashVerdict } from "../testing/crash_verdict.ts";
+import type {
+  CrashFindings,
+  CrashState,
+  CrashVerdict,
+} from "../testing/crash_verdict.ts";
+import type { CompleteCrashDevice } from "../testing/crash_device.ts";
 import { judgeRecording } from "../testing/judge_recording.ts";
 import { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
 import type { CrashTestOptions } from "./crash_test_options.ts";
@@ -86,7 +92,8 @@ const CANNOT_JUDGE = 125;
  *
  * A check exits with 0 if the disk is sound and all that was promised is there,
  * with 125 if it cannot judge, else with anything else; failures are grouped by
- * the last line that it prints. Whatever it writes to the disk is thrown away.
+ * the last line that it prints. Whatever it writes to the disk is thrown away,
+ * unless `crashDuringRecovery` says that the power may fail in that as well.
  *
  * @param options The program, its check, and the disk.
  * @returns What was found: it is safe.
@@ -214,6 +221,9 @@ function jobsOf(
   // A kernel takes two images with one UUID for two parts of one btrfs.
   return stage.name === "host" && fileSystem === "btrfs" ? 1 : jobs;
 }
+
+/** What a disk is made of for a check. */
+type CheckedState = Pick<CrashState, "changes" | "openBackend" | "recorded">;
 
 /** One test, at its stage. */
 class Test {
@@ -355,6 +365,9 @@ class Test {
     for (const state of recording.ended ? [start, end] : [start]) {
       const verdict = await this.#check(state, options.signal);
       if (verdict.outcome !== "sound") throw brokenCheck(state, verdict);
+      if (!options.crashDuringRecovery) continue;
+      const again = await this.#checkTwice(state, recording.device);
+      if (again.outcome !== "sound") throw brokenCheck(state, again, true);
     }
     options.onStep?.("checking states");
     const findings = await this.#judgeAll(recording);
@@ -375,6 +388,7 @@ class Test {
   async #judgeAll(recording: CrashRecording): Promise<CrashFindings> {
     const { maxStates, budgetMs, checkTimeoutMs = CHECK_MS } = this.#options;
     const { seed, only, maxShrinkStates } = this.#options;
+    const { crashDuringRecovery, maxStatesPerRecovery } = this.#options;
     const { onProgress, onFailure, signal } = this.#options;
     try {
       return await judgeRecording(recording, {
@@ -391,6 +405,8 @@ class Test {
         judgeTimeoutMs: checkTimeoutMs + STAGE_MS,
         maxStates,
         budgetMs: budgetMs ?? (maxStates === undefined ? BUDGET_MS : undefined),
+        crashDuringRecovery,
+        maxStatesPerRecovery,
         ...{ seed, only, maxShrinkStates, onProgress, onFailure, signal },
       });
     } finally {
@@ -418,14 +434,30 @@ class Test {
     return await StateFiles.over(path, blockSize);
   }
 
+  /** Judges what the check leaves of an image that it finds sound. */
+  async #checkTwice(
+    state: UnharmedState,
+    { blockSize }: CompleteCrashDevice,
+  ): Promise<CrashVerdict> {
+    const base = state.openBackend();
+    try {
+      await using recorder = await CrashRecorder.create({
+        device: { blockSize },
+        base,
+      });
+      const open = () => recorder.open();
+      const recorded = { ...state, recorded: true, openBackend: open };
+      const first = await this.#check(recorded, this.#options.signal);
+      if (first.outcome !== "sound") return first;
+      return await this.#check(recorded, this.#options.signal);
+    } finally {
+      await base.close();
+    }
+  }
+
   /** Judges one image by the check. */
   async #check(
-    state:
-      & Pick<
-        UnharmedState,
-        "acknowledged" | "changes" | "openBackend"
-      >
-      & { readonly token: string },
+    state: CheckedState & Pick<CrashState, "acknowledged" | "token">,
     signal: AbortSignal | undefined,
   ): Promise<CrashVerdict> {
     const { check, checkTimeoutMs = CHECK_MS } = this.#options;
@@ -445,9 +477,7 @@ class Test {
 
   /** Runs a command on a disk, which is detached afterwards. */
   async #attach(
-    what:
-      | AttachedDisk
-      | Pick<UnharmedState, "changes" | "openBackend">,
+    what: AttachedDisk | CheckedState,
     command: string,
     run: RunOptions,
     signal: AbortSignal | undefined = this.#options.signal,
@@ -482,10 +512,12 @@ class Test {
 
   /** Makes a state a disk, as the stage wants it. */
   async #diskOf(
-    state: Pick<UnharmedState, "changes" | "openBackend">,
+    state: CheckedState,
     file: string,
   ): Promise<AttachedDisk> {
-    if (this.#files === null) return { backend: state.openBackend() };
+    if (this.#files === null || state.recorded) {
+      return { backend: state.openBackend() };
+    }
     await this.#files.show(file, state.changes());
     return { file };
   }
@@ -524,13 +556,17 @@ function commandError(
 function brokenCheck(
   { token }: UnharmedState,
   verdict: Exclude<CrashVerdict, { outcome: "sound" }>,
+  isOwn = false,
 ): CrashTestError {
   const disk = token === "start"
     ? "before run, of which nothing was promised yet (it must exit with 0 while PLATTER_ACKED is empty)"
     : "after run, on which all is there that was promised";
   const what = verdict.outcome === "failed" ? "fails on" : "cannot judge";
+  const which = isOwn
+    ? `what it has itself made of the disk ${disk}`
+    : `the disk ${disk}`;
   return new CrashTestError(
-    `Cannot test as the check is broken: it ${what} the disk ${disk}, and no power has failed yet`,
+    `Cannot test as the check is broken: it ${what} ${which}, and no power has failed yet`,
     verdict.output || verdict.message,
   );
 }

@@ -12,9 +12,11 @@ import { stateAt } from "../testing/crash_state_view.ts";
 import type { CrashState } from "../testing/crash_verdict.ts";
 
 /** An image that no power cut made. */
-export interface UnharmedState
-  extends
-    Pick<CrashState, "acknowledged" | "changes" | "openBackend" | "open"> {
+export interface UnharmedState extends
+  Pick<
+    CrashState,
+    "acknowledged" | "recorded" | "changes" | "openBackend" | "open"
+  > {
   /** What it is called, in `PLATTER_STATE`. */
   readonly token: "start" | "end";
 }
@@ -51,6 +53,7 @@ function unharmed(
   return {
     token,
     acknowledged: state.acknowledged,
+    recorded: false,
     changes: () => state.changes(),
     openBackend: () => state.openBackend(),
     open: () => state.open(),

@@ -24,6 +24,8 @@ export interface CrashLevel {
   readonly hash: readonly [high: number, low: number];
   /** What had been acknowledged before; the workload's own values if `null`. */
   readonly acknowledged: readonly unknown[] | null;
+  /** The crash that it recovers from, where that is to be told of. */
+  readonly after?: { readonly level: CrashLevel; readonly step: CrashStep };
 }
 
 /**

@@ -72,6 +72,8 @@ export class CrashRecording implements AsyncDisposable {
   readonly ended: boolean;
   readonly #parts: CrashRecordingParts;
   #fingerprint: string | null = null;
+  /** Recordings over states of this one. */
+  readonly #over: CrashRecording[] = [];
 
   /**
    * Constructs a new instance.
@@ -172,9 +174,19 @@ export class CrashRecording implements AsyncDisposable {
    *
    * @returns When that is done.
    */
-  close(): Promise<void> {
+  async close(): Promise<void> {
+    for (const recording of this.#over.splice(0)) await recording.close();
     this.#parts.contents.close();
-    return Promise.resolve();
+  }
+
+  /**
+   * Closes another recording as soon as this one is closed.
+   *
+   * @param recording One over a state of this one, that states are told of.
+   * @internal
+   */
+  closeWith(recording: CrashRecording): void {
+    this.#over.push(recording);
   }
 
   /** Closes it. */

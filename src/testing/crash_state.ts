@@ -235,13 +235,16 @@ export class FrozenImage implements BlockSource {
   }
 
   /**
-   * What differs from what was there before anything was recorded.
+   * What differs from what was there before anything was recorded, here or
+   * below. What was changed below and changed back here is told as well.
    *
    * @returns Bytes by block number, not to be changed.
    */
   changes(): Map<number, Uint8Array> {
     const { initial } = this.#contents;
-    const changes = new Map<number, Uint8Array>();
+    const changes = this.#source instanceof FrozenImage
+      ? this.#source.changes()
+      : new Map<number, Uint8Array>();
     for (const [block] of initial.entries()) {
       const version = this.#version(block)!;
       if (isSameContent(version, initial.version(block))) continue;

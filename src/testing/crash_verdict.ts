@@ -23,6 +23,13 @@ export interface CrashState {
   /** What had been acknowledged, in order. */
   readonly acknowledged: readonly unknown[];
   /**
+   * Whether what is written by {@linkcode open} and {@linkcode openBackend} is
+   * recorded, as the power may fail in that as well (`crashDuringRecovery`). Then
+   * all that they return is one disk, and what is made of {@linkcode changes} is
+   * not recorded.
+   */
+  readonly recorded: boolean;
+  /**
    * What differs from the disk as it was when the recording started.
    *
    * @returns Bytes by block number, in blocks of the device's size; not to be
@@ -84,6 +91,8 @@ export interface FailureGroup {
   readonly message: string;
   /** How many there are. */
   readonly count: number;
+  /** How often the power fails in each: above 1, in the recovery as well. */
+  readonly crashes: number;
   /** The simplest one that was found. */
   readonly token: string;
   /** What happened there. */
@@ -92,6 +101,20 @@ export interface FailureGroup {
   readonly output: string;
   /** The same state. */
   readonly state: CrashState;
+  /** The same moment, if everything had reached the medium. */
+  readonly whole: CrashState;
+}
+
+/** How many states there are of each verdict. */
+export interface VerdictCounts {
+  /** What is promised holds. */
+  readonly sound: number;
+  /** Something promised does not. */
+  readonly failed: number;
+  /** It failed, and did not always. */
+  readonly unstable: number;
+  /** It cannot be told. */
+  readonly unjudged: number;
 }
 
 /** A state on which verdicts differ, or there is none. */
@@ -124,17 +147,10 @@ export interface CrashFindings {
   readonly unstable: readonly DoubtfulState[];
   /** States that could not be judged; the first hundred. */
   readonly unjudged: readonly DoubtfulState[];
-  /** How many of each there are. */
-  readonly counts: {
-    /** What is promised holds. */
-    readonly sound: number;
-    /** Something promised does not. */
-    readonly failed: number;
-    /** It failed, and did not always. */
-    readonly unstable: number;
-    /** It cannot be told. */
-    readonly unjudged: number;
-  };
+  /** How many of each there are, of the states after one crash. */
+  readonly counts: VerdictCounts;
+  /** The same of those after a crash during recovery. */
+  readonly recoveryCounts: VerdictCounts;
   /** The points of which states were judged, in order. */
   readonly points: readonly CrashPointFindings[];
   /** Whether a state of each group of alike points was judged. */
@@ -143,11 +159,13 @@ export interface CrashFindings {
 
 /** How far judging is. */
 export interface JudgeProgress {
-  /** States judged. */
+  /** States judged, after one crash. */
   readonly states: number;
+  /** States judged after a crash during recovery. */
+  readonly recoveryStates: number;
   /** States to judge at most; `null` if only the time is limited. */
   readonly total: number | null;
-  /** Of those judged, states that failed. */
+  /** Of those judged, after one crash or several, states that failed. */
   readonly failed: number;
   /** Kinds of failures. */
   readonly groups: number;
@@ -184,6 +202,21 @@ export interface JudgeOptions {
    * @default {0}
    */
   seed?: number | undefined;
+  /**
+   * Whether the power may fail again while a judge uses a state that it finds
+   * sound, and how often in a row: `true` is once. Then what it writes is
+   * recorded, and what that may leave is judged as well, with the same promises:
+   * a judge must be able to judge a disk again that it has written to.
+   *
+   * @default {false}
+   */
+  crashDuringRecovery?: boolean | number | undefined;
+  /**
+   * States to judge at most of each interrupted recovery.
+   *
+   * @default {8}
+   */
+  maxStatesPerRecovery?: number | undefined;
   /** The token of a state: only that one is judged. */
   only?: string | undefined;
   /**

@@ -7,6 +7,10 @@
  * its kind, and in the end the first state of each group is shrunk
  * (`crash_shrink.ts`), by the same judge.
  *
+ * With `crashDuringRecovery`, a judge gets a state that records what is written
+ * to it (`recorded_state.ts`). If the state is sound, that recording is gone
+ * through at once, a few states of it, in the same way.
+ *
  * Unlike `explore_recording.ts`, which runs a recovery of this process on one
  * image that changes in place, it gives each judge a state of its own, and goes
  * on after a failure.
@@ -14,7 +18,6 @@
  * @module
  */
 
-import { plural } from "../plural.ts";
 import { Random } from "../random.ts";
 import {
   type CrashLevel,
@@ -27,7 +30,7 @@ import { CrashOrder } from "./crash_order.ts";
 import type { CrashRecording } from "./crash_recording.ts";
 import { type CrashReport, makeCrashReport } from "./crash_report.ts";
 import { shrinkCrash } from "./crash_shrink.ts";
-import { stateAt } from "./crash_state_view.ts";
+import { type CrashStateView, stateAt } from "./crash_state_view.ts";
 import { type CrashStep, decodeToken } from "./crash_token.ts";
 import type {
   CrashFindings,
@@ -40,6 +43,8 @@ import type {
 } from "./crash_verdict.ts";
 import { eventLoopTurn } from "./crash_watchdog.ts";
 import { failureKind } from "./failure_kind.ts";
+import { scramble } from "./hash.ts";
+import { RecordedState } from "./recorded_state.ts";
 import { makeStory } from "./story_data.ts";
 import { Visited } from "./visited.ts";
 
@@ -79,8 +84,20 @@ interface Group {
   count: number;
   /** Which state was the first one, in the order of states. */
   number: number;
-  step: CrashStep;
+  state: CrashStateView;
   verdict: Failed;
+}
+
+/** Which state is judged, after how many crashes, and who judges it. */
+interface Turn {
+  readonly state: CrashStateView;
+  /** Which one it is, or its first crash, in the order of states. */
+  readonly number: number;
+  /** How often the power may fail in the recovery. */
+  readonly depth: number;
+  /** Which crashes are to follow; any if that is not said. */
+  readonly path?: readonly CrashStep[];
+  readonly job: number;
 }
 
 /**
@@ -137,10 +154,14 @@ function numbersOf(options: JudgeOptions): {
   maxStates: number;
   budgetMs: number;
   judgeTimeoutMs: number;
+  depth: number;
+  maxStatesPerRecovery: number;
   maxShrinkStates: number;
   shrinkMs: number;
 } {
   const { budgetMs, jobs = 1, judgeTimeoutMs = 60_000 } = options;
+  const { crashDuringRecovery = false, maxStatesPerRecovery = 8 } = options;
+  const depth = Number(crashDuringRecovery);
   const { maxShrinkStates = 200, shrinkMs = 30_000 } = options;
   const most = Number.MAX_SAFE_INTEGER;
   const maxStates = options.maxStates ??
@@ -151,6 +172,8 @@ function numbersOf(options: JudgeOptions): {
       ["maxStates", maxStates, 1, most],
       ["budgetMs", budgetMs ?? 1, 1, most],
       ["judgeTimeoutMs", judgeTimeoutMs, 1, MOST_TIMER_MS],
+      ["crashDuringRecovery", depth, 0, most],
+      ["maxStatesPerRecovery", maxStatesPerRecovery, 1, most],
       ["maxShrinkStates", maxShrinkStates, 0, most],
       ["shrinkMs", shrinkMs, 0, most],
     ] as const
@@ -165,7 +188,8 @@ function numbersOf(options: JudgeOptions): {
   return {
     seed: new Random(options.seed ?? 0).seed,
     budgetMs: budgetMs ?? Infinity,
-    ...{ jobs, maxStates, judgeTimeoutMs, maxShrinkStates, shrinkMs },
+    ...{ jobs, maxStates, judgeTimeoutMs, depth, maxStatesPerRecovery },
+    ...{ maxShrinkStates, shrinkMs },
   };
 }
 
@@ -181,6 +205,14 @@ class Judging {
   readonly #unstable: DoubtfulState[] = [];
   readonly #unjudged: DoubtfulState[] = [];
   readonly #counts = { sound: 0, failed: 0, unstable: 0, unjudged: 0 };
+  readonly #recoveryCounts = { ...this.#counts };
+  /** What failed of each state of a recovery, by its depth and hash. */
+  readonly #recoveries = new Map<string, Promise<Failed | null>>();
+  /** Recordings of recoveries that failures are told of. */
+  readonly #told = new Set<CrashRecording>();
+  #recoveriesExhaustive = true;
+  #recoveryStates = 0;
+  #repeated = 0;
   /** States that are sound, by their hashes. */
   readonly #sound = new Visited();
   /** States that were handed out, and those whose verdict is there. */
@@ -205,9 +237,15 @@ class Judging {
 
   async run(): Promise<CrashFindings> {
     const { only } = this.#options;
-    if (only !== undefined) await this.#replay(only);
-    else await this.#judgeAll();
-    const groups = await this.#finish(only === undefined);
+    let groups: FailureGroup[];
+    try {
+      if (only !== undefined) await this.#replay(only);
+      else await this.#judgeAll();
+      groups = await this.#finish(only === undefined);
+    } finally {
+      // States of failures are looked into as long as the recording is open.
+      for (const told of this.#told) this.#recording.closeWith(told);
+    }
     this.#report(true);
     return {
       report: this.#makeReport(only !== undefined),
@@ -216,6 +254,7 @@ class Judging {
       unstable: this.#unstable,
       unjudged: this.#unjudged,
       counts: this.#counts,
+      recoveryCounts: this.#recoveryCounts,
       points: this.#pointFindings(),
       seenEachGroup: this.#order.seenEachGroup,
     };
@@ -233,7 +272,7 @@ class Judging {
       for (;;) {
         const taken = this.#take();
         if (taken === null) return;
-        await this.#judgeOne(taken.step, taken.state, taken.number, job);
+        await this.#judgeOne({ ...taken, job, depth: this.#numbers.depth });
         this.#report(false);
         if (performance.now() - this.#yieldedAt < YIELD_MS) continue;
         await eventLoopTurn();
@@ -261,79 +300,175 @@ class Judging {
   }
 
   /** The next state, unless it is over. */
-  #take(): { step: CrashStep; state: CrashState; number: number } | null {
-    if (this.#ended !== null) return null;
+  #take(): { state: CrashStateView; number: number } | null {
+    if (this.#isOver() || this.#ended !== null) return null;
+    if (!this.#order.next()) {
+      this.#ended = this.#order.exhaustive ? "all" : "states";
+      return null;
+    }
+    const { position } = this.#order;
+    return { state: stateAt(this.#level, position), number: this.#taken++ };
+  }
+
+  /** Whether no other state is to be begun, not even of a recovery. */
+  #isOver(): boolean {
     const elapsedMs = performance.now() - this.#startedAt;
+    if (this.#ended === "aborted" || this.#ended === "time") return true;
     if (this.#options.signal?.aborted) this.#ended = "aborted";
     else if (elapsedMs >= this.#numbers.budgetMs) this.#ended = "time";
-    else if (!this.#order.next()) {
-      this.#ended = this.#order.exhaustive ? "all" : "states";
-    } else {
-      const { position } = this.#order;
-      return {
-        step: position.step,
-        state: stateAt(this.#level, position),
-        number: this.#taken++,
-      };
+    else return false;
+    return true;
+  }
+
+  /**
+   * Judges a state, again if it fails, and enters what comes of it. If it is
+   * sound and the power may fail in its recovery, judges what that leaves.
+   *
+   * @returns How it fails; `null` if it does not, or not always.
+   */
+  async #judgeOne(turn: Turn): Promise<Failed | null> {
+    const { state, depth, job } = turn;
+    const recorded = depth > 0 ? new RecordedState(state) : null;
+    let first: CrashVerdict | null;
+    let recovery: CrashLevel | null = null;
+    try {
+      first = await this.#ask(recorded ?? state, job);
+      if (first === null) return null;
+      if (first.outcome === "sound" && recorded !== null) {
+        recovery = await recorded.end();
+      }
+    } finally {
+      await recorded?.[Symbol.asyncDispose]();
+    }
+    const verdicts = [first];
+    while (
+      verdicts.at(-1)!.outcome === "failed" && verdicts.length <= AGAIN
+    ) {
+      const again = await this.#askAlike(state, depth, job);
+      if (again === null) return null;
+      verdicts.push(again);
+    }
+    this.#count(turn, verdicts);
+    if (recovery === null) {
+      return verdicts.every(({ outcome }) => outcome === "failed")
+        ? first as Failed
+        : null;
+    }
+    try {
+      await this.#interrupt(recovery, turn);
+    } finally {
+      const { recording } = recovery;
+      if (!this.#told.has(recording)) await recording.close();
     }
     return null;
   }
 
-  /** Judges a state, again if it fails, and enters what comes of it. */
-  async #judgeOne(
-    step: CrashStep,
-    state: CrashState,
-    number: number,
+  /** Asks the judge of a state that it gets as it did the first time. */
+  async #askAlike(
+    state: CrashStateView,
+    depth: number,
     job: number,
-  ): Promise<void> {
-    const verdicts: CrashVerdict[] = [];
-    do {
-      const verdict = await this.#ask(state, job);
-      if (verdict === null) return;
-      verdicts.push(verdict);
-    } while (
-      verdicts[0]!.outcome === "failed" && verdicts.length <= AGAIN &&
-      verdicts.at(-1)!.outcome === "failed"
-    );
-    this.#judged++;
-    const point = this.#points.get(step.point) ?? { visited: 0, failed: 0 };
-    this.#points.set(step.point, point);
-    point.visited++;
+  ): Promise<CrashVerdict | null> {
+    if (depth === 0) return await this.#ask(state, job);
+    await using recorded = new RecordedState(state);
+    return await this.#ask(recorded, job);
+  }
+
+  /** Enters the verdicts on a state. */
+  #count(turn: Turn, verdicts: readonly CrashVerdict[]): void {
+    const { state } = turn;
+    const isFirstCrash = state.level === this.#level;
+    const counts = isFirstCrash ? this.#counts : this.#recoveryCounts;
     const [first] = verdicts;
     const last = verdicts.at(-1)!;
     const { token, hash } = state;
     if (first!.outcome === "sound") {
-      this.#counts.sound++;
+      counts.sound++;
       this.#sound.add(...halvesOf(hash));
     } else if (first!.outcome === "unjudged") {
-      this.#counts.unjudged++;
+      counts.unjudged++;
       keep(this.#unjudged, { token, verdicts });
     } else if (last.outcome !== "failed") {
-      this.#counts.unstable++;
+      counts.unstable++;
       keep(this.#unstable, { token, verdicts });
     } else {
-      this.#counts.failed++;
-      point.failed++;
-      this.#enter(step, first as Failed, number, token);
+      counts.failed++;
+      this.#enter(turn, first as Failed, 1);
     }
-  }
-
-  #enter(
-    step: CrashStep,
-    verdict: Failed,
-    number: number,
-    token: string,
-  ): void {
-    const kind = failureKind(verdict.message);
-    const group = this.#groups.get(kind);
-    if (group === undefined) {
-      this.#groups.set(kind, { kind, count: 1, number, step, verdict });
-      this.#options.onFailure?.({ kind, message: verdict.message, token });
+    if (!isFirstCrash) {
+      this.#recoveryStates++;
       return;
     }
-    group.count++;
-    // Which job is faster is not to decide which state is told of.
-    if (number < group.number) Object.assign(group, { number, step, verdict });
+    this.#judged++;
+    const point = this.#points.get(state.point) ?? { visited: 0, failed: 0 };
+    this.#points.set(state.point, point);
+    point.visited++;
+    if (last.outcome === "failed") point.failed++;
+  }
+
+  /** Judges what is left if the power fails in a recovery. */
+  async #interrupt(recovery: CrashLevel, turn: Turn): Promise<void> {
+    const { number, job } = turn;
+    const depth = turn.depth - 1;
+    if (turn.path !== undefined) {
+      const [step, ...path] = turn.path;
+      const state = stateAt(recovery, positionInRecovery(recovery, step!));
+      await this.#judgeOne({ state, number, job, depth, path });
+      return;
+    }
+    if (!recovery.recording.wrote) return;
+    const { maxStatesPerRecovery, seed } = this.#numbers;
+    const [high, low] = recovery.hash;
+    const visited = new Visited();
+    // If nothing of it reached the medium, it is what has just been judged.
+    visited.add(...halvesOf(turn.state.hash));
+    const order = new CrashOrder(recovery, {
+      maxStates: maxStatesPerRecovery,
+      seed: (scramble(high, seed | 0) >>> 0) * 2 ** 21 + (low >>> 11),
+      depth: 0,
+      thorough: false,
+      visited,
+    });
+    while (!this.#isOver() && order.next()) {
+      const state = stateAt(recovery, order.position);
+      // Many recoveries end alike.
+      const key = `${depth} ${state.hash}`;
+      const known = this.#recoveries.get(key);
+      const next = { state, number, job, depth };
+      if (known === undefined) {
+        const judged = this.#judgeOne(next);
+        // Who else waits for it hears of it; here it is thrown in any case.
+        judged.catch(() => {});
+        this.#recoveries.set(key, judged);
+        await judged;
+        this.#report(false);
+      } else {
+        this.#repeated++;
+        const failed = await known;
+        if (failed !== null) this.#enter(next, failed, 0);
+      }
+    }
+    this.#repeated += order.repeated;
+    if (!order.exhaustive) this.#recoveriesExhaustive = false;
+  }
+
+  /** Enters a failure, of so many states that are not known yet. */
+  #enter({ state, number }: Turn, verdict: Failed, count: number): void {
+    const kind = kindOf(state, verdict);
+    const group = this.#groups.get(kind);
+    if (group !== undefined) {
+      group.count += count;
+      // Which job is faster is not to decide which state is told of.
+      if (number >= group.number) return;
+      Object.assign(group, { number, state, verdict });
+    } else {
+      this.#groups.set(kind, { kind, count, number, state, verdict });
+      const { token } = state;
+      this.#options.onFailure?.({ kind, message: verdict.message, token });
+    }
+    for (const { level } of state.crashes.slice(1)) {
+      this.#told.add(level.recording);
+    }
   }
 
   /**
@@ -390,16 +525,10 @@ class Judging {
         "Cannot judge the state as its token is of another recording",
       );
     }
-    if (steps.length !== 1) {
-      throw new RangeError(
-        `Cannot judge the state as its token must be of one crash: current value is ${
-          plural(steps.length, "crash")
-        }`,
-      );
-    }
-    const [step] = steps;
-    const position = positionAt(this.#level, step!);
-    await this.#judgeOne(step!, stateAt(this.#level, position), 0, 0);
+    const [step, ...path] = steps;
+    const state = stateAt(this.#level, positionAt(this.#level, step!));
+    const depth = path.length;
+    await this.#judgeOne({ state, number: 0, job: 0, depth, path });
     this.#ended = this.#options.signal?.aborted ? "aborted" : "states";
   }
 
@@ -416,41 +545,47 @@ class Judging {
         }
       });
     }
-    return groups.map(({ kind, count, step, verdict }) => {
-      const position = positionAt(this.#level, step);
-      const state = stateAt(this.#level, position);
-      const { space } = position;
+    return groups.map(({ kind, count, state, verdict }) => {
+      const { crashes, level, point } = state;
+      const whole = positionAt(level, { point, options: new Map() });
       return {
         kind,
         message: verdict.message,
         count,
+        crashes: crashes.length,
         token: state.token,
         story: makeStory(
-          [{ level: this.#level, step, space }],
+          crashes.map(({ level, step }) => {
+            const { space } = positionAt(level, step);
+            return { level, step, space };
+          }),
           state.acknowledged,
           linesOf(verdict.message),
         ),
         output: verdict.output ?? "",
         state,
+        whole: stateAt(level, whole),
       };
     });
   }
 
-  /** Makes the first state of a group simpler. */
+  /** Makes the first state of a group simpler, as to its last crash. */
   async #shrink(group: Group, job: number): Promise<void> {
     const { maxShrinkStates, shrinkMs, judgeTimeoutMs } = this.#numbers;
     const startedAt = performance.now();
+    const { level, step: found } = group.state;
     const fails = async (position: CrashPosition): Promise<Failed | null> => {
-      const verdict = await this.#ask(stateAt(this.#level, position), job);
+      const state = stateAt(level, position);
+      const verdict = await this.#ask(state, job);
       return verdict?.outcome === "failed" &&
-          failureKind(verdict.message) === group.kind
+          kindOf(state, verdict) === group.kind
         ? verdict
         : null;
     };
     let longestMs = 0;
     const { step, failure } = await shrinkCrash<Failed>(
-      this.#level,
-      group.step,
+      level,
+      found,
       group.verdict,
       {
         maxTries: maxShrinkStates,
@@ -474,13 +609,13 @@ class Judging {
                 Math.min(longestMs, judgeTimeoutMs) < shrinkMs,
       },
     );
-    if (step === group.step) return;
+    if (step === found) return;
     // It has failed once; what is told of must always fail.
-    const position = positionAt(this.#level, step);
+    const position = positionAt(level, step);
     for (let again = 0; again < AGAIN; again++) {
       if (await fails(position) === null) return;
     }
-    group.step = step;
+    group.state = stateAt(level, position);
     group.verdict = failure;
   }
 
@@ -491,16 +626,17 @@ class Judging {
   }
 
   #makeReport(replayed: boolean): CrashReport {
-    const exhaustive = this.#ended === "all" && this.#judged === this.#taken;
+    const exhaustive = this.#ended === "all" &&
+      this.#judged === this.#taken && this.#recoveriesExhaustive;
     return makeCrashReport(
       this.#recording,
       {
         states: this.#judged,
-        recoveryStates: 0,
+        recoveryStates: this.#recoveryStates,
         exhaustive,
         seed: this.#numbers.seed,
         points: this.#order.pointCount,
-        repeated: this.#order.repeated,
+        repeated: this.#order.repeated + this.#repeated,
         durationMs: performance.now() - this.#startedAt,
       },
       replayed
@@ -530,14 +666,39 @@ class Judging {
     );
     onProgress({
       states: this.#judged,
+      recoveryStates: this.#recoveryStates,
       total: this.#total,
-      failed: this.#counts.failed,
+      failed: this.#counts.failed + this.#recoveryCounts.failed,
       groups: this.#groups.size,
       rate,
       elapsedMs,
       leftMs: leftMs === Infinity ? null : Math.max(0, leftMs),
     });
   }
+}
+
+/** Goes to a state of a recovery that was recorded anew. */
+function positionInRecovery(
+  level: CrashLevel,
+  step: CrashStep,
+): CrashPosition {
+  try {
+    return positionAt(level, step);
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new RangeError(
+      "Cannot judge the state as the recovery does not write what it wrote when the token was made: explore anew",
+      { cause },
+    );
+  }
+}
+
+/** What states that fail in one way have in common. */
+function kindOf({ level }: CrashStateView, { message }: Failed): string {
+  const kind = failureKind(message);
+  return level.after === undefined
+    ? kind
+    : `${kind} (after a crash during recovery)`;
 }
 
 function keep(states: DoubtfulState[], state: DoubtfulState): void {

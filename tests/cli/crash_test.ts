@@ -47,6 +47,13 @@ const WRONG: [args: string[], words: string][] = [
     ["--size", "1M", "--run", "a", "--check", "b", "--jobs", "0"],
     "Cannot use --jobs as",
   ],
+  [
+    [
+      ...["--size", "1M", "--run", "a", "--check", "b"],
+      ...["--crash-during-recovery", "twice"],
+    ],
+    "Cannot use --crash-during-recovery as it must be a whole number",
+  ],
 ];
 
 for (const [args, words] of WRONG) {
@@ -218,5 +225,61 @@ Deno.test(
     assertEquals(left, ["reached"]);
     const mounts = await Deno.readTextFile("/proc/self/mountinfo");
     assert(!mounts.includes(dir.path));
+  },
+);
+
+/** Recovers from a log: moves its record to its place, then clears it. */
+const RECOVER = (flush: string) =>
+  `exec python3 - <<'EOF'
+import os, sys
+disk = os.open(os.environ["PLATTER_IMAGE"], os.O_RDWR)
+if os.pread(disk, 3, 0) == b"new":
+    os.pwrite(disk, b"new".ljust(512), 4096)
+    ${flush}
+    os.pwrite(disk, bytes(512), 0)
+    os.fsync(disk)
+promised = open(os.environ["PLATTER_ACKED"]).read().split()
+if promised and os.pread(disk, 3, 4096) != b"new":
+    sys.exit("it is gone")
+EOF`;
+
+Deno.test(
+  "crash --crash-during-recovery finds a recovery that only one power cut leaves right",
+  needs("nbdfuse", "fusermount3", "dd", "python3"),
+  async () => {
+    await using dir = await Scratch.make();
+    const record = dir.of("run.rec");
+    const html = dir.of("it.html");
+    const check = RECOVER("");
+    const twice = ["--crash-during-recovery", "1", "--states", "50"];
+    const bad = await platter([
+      ...[...SIZE, "--run", run(",fsync").replace("bs=1", "bs=3")],
+      ...[...twice, "--check", check, "--record", record, "--html", html],
+    ]);
+    assertEquals(bad.code, 1, bad.err);
+    assertStringIncludes(bad.out, "0 of 3 states");
+    assertStringIncludes(bad.out, "it was interrupted as well");
+    assertStringIncludes(bad.out, "it is gone");
+    assertStringIncludes(
+      await Deno.readTextFile(html),
+      "Then the recovery did this, and the power failed again",
+    );
+    const [token] = /crash1:\S+/.exec(bad.out)!;
+    assertEquals(token.split(":").length, 4);
+    const again = await platter([
+      ...["crash", "--recording", record, "--check", check, "--only", token],
+      "--json",
+    ]);
+    assertEquals(again.code, 1, again.err);
+    const { explored, groups } = JSON.parse(again.out);
+    assertEquals([explored.recoveryStates, explored.recoveryFailed], [1, 1]);
+    assertEquals([groups[0].token, groups[0].crashes], [token, 2]);
+
+    const right = await platter([
+      ...["crash", "--recording", record, ...twice],
+      ...["--check", RECOVER("os.fsync(disk)")],
+    ]);
+    assertEquals(right.code, 0, right.err);
+    assertStringIncludes(right.out, "of interrupted recoveries");
   },
 );

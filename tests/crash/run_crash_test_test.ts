@@ -413,3 +413,99 @@ for (const [title, options, words] of WRONG) {
     assert(error.message.includes(words), error.message);
   });
 }
+
+/** A log that its check moves to its place, and clears; see {@linkcode RIGHT}. */
+function logging(flushes: boolean): Record<string, Act> {
+  return {
+    ...RIGHT,
+    async run(disk, { onAcknowledge }) {
+      await disk.write(1, sector(7));
+      await disk.flush();
+      onAcknowledge!("7");
+    },
+    async check(disk, { acknowledged }) {
+      const [logged] = await disk.read(1, 1);
+      if (logged === 7) {
+        await disk.write(2, sector(7));
+        if (flushes) await disk.flush();
+        await disk.write(1, sector(0));
+        await disk.flush();
+      }
+      const [found] = await disk.read(2, 1);
+      return acknowledged!.length > 0 && found !== 7
+        ? { code: 1, output: "7 is lost" }
+        : {};
+    },
+  };
+}
+
+Deno.test("crashTest() interrupts checks if crashDuringRecovery says so, and tells of both crashes", async () => {
+  await using dir = await tempDir();
+  const record = dir.join("run.rec");
+  const bad = logging(false);
+  const once = await crashTest({ ...base, stage: playing(bad), record });
+  assertEquals([once.verdict, once.explored.recoveryStates], ["safe", 0]);
+  const stage = playing(bad);
+  const again = { stage, recording: record, check: "check" } as const;
+  const { report, message } = await assertRejects(
+    () => crashTest({ ...again, crashDuringRecovery: true }),
+    CrashTestFailure,
+  );
+  const { explored, groups } = report;
+  assertEquals(report.verdict, "failed");
+  assertEquals([explored.failed, groups.length], [0, 1]);
+  assert(explored.recoveryFailed > 0);
+  assertEquals(groups[0]!.count, explored.recoveryFailed);
+  assert(explored.recoveryStates > explored.recoveryFailed);
+  assertEquals([groups[0]!.crashes, groups[0]!.message], [2, "7 is lost"]);
+  assertEquals(groups[0]!.lost!.ranges.map(({ sector }) => sector), [2]);
+  assert(message.includes("it was interrupted as well"), message);
+  assert(
+    message.includes("that another one during recovery may leave"),
+    message,
+  );
+  const replayed = await assertRejects(
+    () => crashTest({ ...again, only: groups[0]!.token }),
+    CrashTestFailure,
+  );
+  assertEquals(replayed.report.groups[0]!.token, groups[0]!.token);
+  assertEquals(stage.attached, 0);
+});
+
+Deno.test("crashTest() finds that a recovery that may be interrupted is safe", async () => {
+  const stage = playing(logging(true));
+  // A state of which the check is recorded is never given as a file.
+  let files = 0;
+  const { attach } = stage;
+  stage.wants = () => "file";
+  stage.attach = async (disk, options) => {
+    if ("backend" in disk) return await attach(disk, options);
+    files++;
+    return await attach({ backend: await openBackend(disk.file) }, options);
+  };
+  const report = await crashTest({
+    ...{ ...base, stage, crashDuringRecovery: 1, maxStatesPerRecovery: 100 },
+  });
+  assertEquals([report.verdict, report.explored.exhaustive], ["safe", true]);
+  // Both unharmed images, and all that checks left.
+  assertEquals(files, 2 + report.explored.recoveryStates);
+  assertEquals(stage.attached, 0);
+});
+
+Deno.test("crashTest() refuses a check that cannot check again what it wrote, if it may be interrupted", async () => {
+  const stage = playing({
+    ...RIGHT,
+    async check(disk) {
+      const [count] = await disk.read(9, 1);
+      await disk.write(9, sector(1));
+      return { code: count!, output: "I was here" };
+    },
+  });
+  await crashTest({ ...base, stage });
+  await assertRejects(
+    () => crashTest({ ...base, stage, crashDuringRecovery: true }),
+    CrashTestError,
+    "it fails on what it has itself made of the disk before run",
+  );
+  assertEquals(stage.attached, 0);
+});

@@ -328,6 +328,8 @@ for (
     ["budgetMs", -1],
     ["judgeTimeoutMs", 2 ** 31],
     ["maxShrinkStates", 0.5],
+    ["crashDuringRecovery", -1],
+    ["maxStatesPerRecovery", 0],
     ["shrinkMs", -1],
   ] as const
 ) {
@@ -353,4 +355,153 @@ Deno.test("failureKind() takes the last line without what differs", () => {
       ["", ""],
     ] as const
   ) assertEquals(failureKind(message), kind);
+});
+
+/** A log whose recovery moves a record to its place, and clears the log. */
+async function recordLog(): Promise<CrashRecording> {
+  return await recordWorkload<number>({
+    device: { sectors: 32, failFlushes: [3] },
+    async workload(disk, acknowledge) {
+      for (let version = 1; version <= 2; version++) {
+        await disk.write(0, new Uint8Array(512).fill(version));
+        await disk.flush();
+        acknowledge(version);
+      }
+    },
+  });
+}
+
+/** Recovers, and looks for what was promised. */
+function recovering(flushes: boolean): JudgeOptions["judge"] {
+  return async (state) => {
+    await using disk = state.open();
+    const [logged] = await disk.read(0, 1);
+    if (logged !== 0) {
+      await disk.write(8, new Uint8Array(512).fill(logged!));
+      if (flushes) await disk.flush();
+      await disk.write(0, new Uint8Array(512));
+      await disk.flush();
+    }
+    const [found] = await disk.read(8, 1);
+    const promised = state.acknowledged.length;
+    return found! < promised ? failed(`${promised} is lost`) : SOUND;
+  };
+}
+
+Deno.test("judgeRecording() finds a recovery that a second crash breaks, if crashDuringRecovery says so", async () => {
+  await using recording = await recordLog();
+  const judge = recovering(false);
+  const once = await findingsOf(recording, { judge });
+  assertEquals([once.groups.length, once.report.recoveryStates], [0, 0]);
+  const found: string[] = [];
+  const { groups, counts, recoveryCounts, report } = await findingsOf(
+    recording,
+    {
+      judge,
+      crashDuringRecovery: true,
+      onFailure: ({ token }) => found.push(token),
+    },
+  );
+  assertEquals(counts, once.counts);
+  assertEquals(report.states, once.report.states);
+  const { sound, failed, unstable, unjudged } = recoveryCounts;
+  assertEquals(report.recoveryStates, sound + failed + unstable + unjudged);
+  assert(sound > 0 && failed > 0);
+  assertEquals(groups.length, 1);
+  const [group] = groups;
+  assertEquals(found.length, 1);
+  assertEquals(group!.kind, "… is lost (after a crash during recovery)");
+  assertEquals([group!.count, group!.crashes], [failed, 2]);
+  assertEquals(group!.story.crashes.length, 2);
+  assertEquals(group!.token.split(":").length, 4);
+  // The log is cleared, and what it said is not in its place.
+  assertEquals(await versionsOf(group!.state), [0, 0]);
+  assert((await versionsOf(group!.whole))[1] > 0);
+  assertEquals(group!.state.changes().get(8), undefined);
+
+  const replayed = await findingsOf(recording, {
+    judge,
+    only: group!.token,
+  });
+  assertEquals(replayed.groups[0]!.token, group!.token);
+  assertEquals(
+    replayed.groups[0]!.story.crashes,
+    group!.story.crashes,
+  );
+  assertEquals([replayed.report.states, replayed.report.recoveryStates], [
+    1,
+    1,
+  ]);
+});
+
+Deno.test("judgeRecording() finds nothing in a recovery that may be interrupted, and that this is all", async () => {
+  await using recording = await recordLog();
+  for (const crashDuringRecovery of [1, 2]) {
+    const { groups, report, ended } = await findingsOf(recording, {
+      judge: recovering(true),
+      jobs: 2,
+      crashDuringRecovery,
+      maxStatesPerRecovery: 100,
+    });
+    assertEquals(groups.length, 0);
+    assertEquals([report.exhaustive, ended], [true, "all"]);
+    assert(report.recoveryStates > 0);
+  }
+});
+
+Deno.test("judgeRecording() judges what interrupted recoveries leave alike once, whatever the jobs", async () => {
+  await using recording = await recordLog();
+  const options = { judge: recovering(false), crashDuringRecovery: 2 } as const;
+  const expected = timeless(await findingsOf(recording, options));
+  for (const jobs of [2, 5]) {
+    const seen = new Map<string, number>();
+    let turns = jobs;
+    const findings = await findingsOf(recording, {
+      ...options,
+      jobs,
+      maxShrinkStates: 0,
+      async judge(state, job, signal) {
+        turns = turns * 7 % 11;
+        for (let turn = 0; turn < turns; turn++) await Promise.resolve();
+        const verdict = await options.judge(state, job, signal);
+        const steps = state.token.split(":").length;
+        if (verdict.outcome === "sound" && steps > 3) {
+          const key = `${state.recorded} ${state.hash}`;
+          seen.set(key, (seen.get(key) ?? 0) + 1);
+        }
+        return verdict;
+      },
+    });
+    assertEquals(findings.counts, expected.counts);
+    assertEquals(findings.recoveryCounts, expected.recoveryCounts);
+    assertEquals(
+      findings.groups.map(({ kind, count }) => [kind, count]),
+      expected.groups.map(({ kind, count }) => [kind, count]),
+    );
+    assert(seen.size > 1);
+    assertEquals([...seen.values()].filter((count) => count > 1), []);
+  }
+});
+
+Deno.test("judgeRecording() judges no more of each recovery than maxStatesPerRecovery", async () => {
+  await using recording = await recordLog();
+  const { report, counts } = await findingsOf(recording, {
+    judge: recovering(true),
+    crashDuringRecovery: true,
+    maxStatesPerRecovery: 1,
+  });
+  assert(report.recoveryStates <= counts.sound);
+  assert(!report.exhaustive);
+});
+
+Deno.test("judgeRecording() refuses a token whose second crash is not in what the recovery does", async () => {
+  await using recording = await recordLog();
+  const options = { judge: recovering(false), crashDuringRecovery: true };
+  const { groups } = await findingsOf(recording, options);
+  const only = `${groups[0]!.token.replace(/:[^:]*$/, "")}:99`;
+  await assertRejects(
+    () => findingsOf(recording, { ...options, only }),
+    RangeError,
+    "as the recovery does not write what it wrote when the token was made",
+  );
 });

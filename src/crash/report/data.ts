@@ -81,8 +81,14 @@ export interface ReportExplored {
   readonly unstable: number;
   /** Those that the check could not judge. */
   readonly unjudged: number;
-  /** States of interrupted recoveries. */
+  /** Beside them, states that a crash during recovery left. */
   readonly recoveryStates: number;
+  /** Those of these that failed, each time. */
+  readonly recoveryFailed: number;
+  /** Those of these that failed once, and not when they were judged again. */
+  readonly recoveryUnstable: number;
+  /** Those of these that the check could not judge. */
+  readonly recoveryUnjudged: number;
   /** Whether these are all states that the device allows. */
   readonly exhaustive: boolean;
   /** What ended it: nothing was left, or a limit, or somebody. */
@@ -111,6 +117,8 @@ export interface ReportGroup {
   readonly message: string;
   /** How many states. */
   readonly count: number;
+  /** How often the power fails in each: above 1, in the recovery as well. */
+  readonly crashes: number;
   /** What replays the state that is told here. */
   readonly token: string;
   /** A command line that does; `null` if there is none. */

@@ -29,7 +29,7 @@ import {
   lostOf,
   NOTHING_LOST,
   sectorsOf,
-  share,
+  shareOf,
   summary,
 } from "./words.ts";
 
@@ -326,10 +326,12 @@ function writeGroupTable({ groups, explored }: CrashReportData): Markup {
   const rest = groups.length - shown.length;
   return markup`<table><thead><tr><th class="number">states</th><th class="number">share</th><th>how they fail</th></tr></thead><tbody>
 ${
-    shown.map(({ kind, count }) =>
-      markup`<tr><td class="number">${amount(count)}</td><td class="number">${
-        share(count, explored.states)
-      }</td><td>${kind}</td></tr>
+    shown.map((group) =>
+      markup`<tr><td class="number">${
+        amount(group.count)
+      }</td><td class="number">${
+        shareOf(group, explored)
+      }</td><td>${group.kind}</td></tr>
 `
     )
   }</tbody></table>

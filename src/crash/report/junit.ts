@@ -48,6 +48,7 @@ export function reportJunit(data: CrashReportData): string {
 <testsuite name="${SUITE}" tests="${cases.length}" failures="${failures}" errors="${errors}" skipped="0" time="${seconds}">
 <properties>
 <property name="states" value="${explored.states}"/>
+<property name="recoveryStates" value="${explored.recoveryStates}"/>
 <property name="exhaustive" value="${String(explored.exhaustive)}"/>
 <property name="seed" value="${explored.seed}"/>
 <property name="device" value="${data.device.promises}"/>

@@ -5,12 +5,9 @@
  * @module
  */
 
-import type { VirtualDisk } from "../../disk/disk.ts";
 import { printable } from "../../printable.ts";
 import { describeCrashDevice } from "../../testing/crash_device.ts";
-import { levelOf, positionAt } from "../../testing/crash_level.ts";
 import type { CrashRecording } from "../../testing/crash_recording.ts";
-import { stateAt } from "../../testing/crash_state_view.ts";
 import type {
   CrashFindings,
   DoubtfulState,
@@ -78,7 +75,7 @@ export async function makeReport(
   recording: CrashRecording,
   options: MakeReportOptions = {},
 ): Promise<CrashReportData> {
-  const { report, counts } = found;
+  const { report, counts, recoveryCounts } = found;
   const { device } = recording;
   const { commands = [], replay, explain = true } = options;
   const groups: ReportGroup[] = [];
@@ -88,16 +85,17 @@ export async function makeReport(
     performance.now() - startedAt < EXPLAIN_MS;
   for (const group of found.groups.toSorted((a, b) => b.count - a.count)) {
     const whole = groups.length < MOST_TOLD;
-    const { kind, message, count, token, story, output } = group;
+    const { kind, message, count, crashes, token, story, output } = group;
     groups.push({
       kind: printable(kind, MOST_LINE),
       message: cleanOutput(message),
       count,
+      crashes,
       token,
       replay: replay?.(token) ?? null,
       output: whole ? cleanOutput(output) : "",
       story: whole ? story : null,
-      lost: explains() ? await explainGroup(group, recording) : null,
+      lost: explains() ? await explainGroup(group) : null,
     });
   }
   return {
@@ -119,6 +117,9 @@ export async function makeReport(
       unstable: counts.unstable,
       unjudged: counts.unjudged,
       recoveryStates: report.recoveryStates,
+      recoveryFailed: recoveryCounts.failed,
+      recoveryUnstable: recoveryCounts.unstable,
+      recoveryUnjudged: recoveryCounts.unjudged,
       exhaustive: report.exhaustive,
       ended: found.ended,
       seenEachGroup: found.seenEachGroup,
@@ -138,27 +139,19 @@ export async function makeReport(
 
 /** What the sectors are that a group's state lost. */
 async function explainGroup(
-  { story, state }: FailureGroup,
-  recording: CrashRecording,
+  { story, state, whole }: FailureGroup,
 ): Promise<ReportLost> {
-  await using whole = wholeDisk(recording, story.crashes[0]!.point);
+  await using nothingLost = whole.open();
   await using failed = state.open();
-  return await explainLost(story, [whole, failed]);
-}
-
-/** The disk as it would be if the power had failed, and nothing were lost. */
-function wholeDisk(recording: CrashRecording, point: number): VirtualDisk {
-  const level = levelOf(recording);
-  const position = positionAt(level, { point, options: new Map() });
-  return stateAt(level, position).open();
+  return await explainLost(story, [nothingLost, failed]);
 }
 
 function verdictOf(
-  { report, counts, seenEachGroup }: CrashFindings,
+  { report, counts, recoveryCounts, seenEachGroup }: CrashFindings,
   only: boolean,
 ): ReportVerdict {
-  if (counts.failed > 0) return "failed";
-  if (counts.unstable > 0) return "unstable";
+  if (counts.failed + recoveryCounts.failed > 0) return "failed";
+  if (counts.unstable + recoveryCounts.unstable > 0) return "unstable";
   if (counts.unjudged === report.states) return "unjudged";
   return only || seenEachGroup ? "safe" : "unfinished";
 }

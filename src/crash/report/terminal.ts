@@ -14,7 +14,7 @@ import {
   lostOf,
   NOTHING_LOST,
   sectorsOf,
-  share,
+  shareOf,
   summary,
 } from "./words.ts";
 
@@ -42,11 +42,10 @@ export function reportText(data: CrashReportData): string {
   }
   if (groups.length > 1) {
     lines.push("", "All ways to fail:");
-    for (const { kind, count, token } of groups.slice(0, MOST_GROUPS)) {
+    for (const group of groups.slice(0, MOST_GROUPS)) {
+      const { kind, count, token } = group;
       lines.push(
-        `  ${counted(count, "state")} (${
-          share(count, explored.states)
-        }): ${kind}`,
+        `  ${counted(count, "state")} (${shareOf(group, explored)}): ${kind}`,
         `    ${token}`,
       );
     }

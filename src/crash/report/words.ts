@@ -47,27 +47,39 @@ export function headline({ verdict, explored }: CrashReportData): string {
 export function summary(
   { verdict, explored, groups }: CrashReportData,
 ): string {
-  const { states, failed, unstable, unjudged } = explored;
+  const { states, failed, recoveryStates, recoveryFailed } = explored;
+  const unstable = explored.unstable + explored.recoveryUnstable;
+  const unjudged = explored.unjudged + explored.recoveryUnjudged;
+  const checked = recoveryStates === 0
+    ? counted(states, "state")
+    : `${counted(states, "state")} and ${
+      amount(recoveryStates)
+    } of interrupted recoveries`;
+  const one = states + recoveryStates === 1;
   const parts: string[] = [];
   if (verdict === "failed") {
+    const ways = counted(groups.length, "way");
+    const afterAnother = recoveryStates === 0
+      ? `, in ${ways}`
+      : `, and ${amount(recoveryFailed)} of ${
+        counted(recoveryStates, "state")
+      } that another one during recovery may leave (${
+        share(recoveryFailed, recoveryStates)
+      }), in ${ways}`;
     parts.push(
       `${amount(failed)} of ${
         counted(states, "state")
       } that a power cut may leave ${failed === 1 ? "fails" : "fail"} (${
         share(failed, states)
-      }), in ${counted(groups.length, "way")}`,
+      })${afterAnother}`,
     );
   } else if (unstable === 0 && unjudged === 0) {
     parts.push(
-      states === 1
+      one
         ? "The one state that was checked is sound"
-        : `None of ${counted(states, "state")} that were checked fails`,
+        : `None of ${checked} that were checked fails`,
     );
-  } else {
-    parts.push(
-      `${counted(states, "state")} ${states === 1 ? "was" : "were"} checked`,
-    );
-  }
+  } else parts.push(`${checked} ${one ? "was" : "were"} checked`);
   if (unstable > 0) {
     parts.push(
       `${counted(unstable, "state")} failed once and not when tried again`,
@@ -130,6 +142,20 @@ export function share(part: number, whole: number): string {
   if (percent < 0.1) return "< 0.1 %";
   if (percent > 99.9) return "> 99.9 %";
   return `${percent.toFixed(percent < 10 ? 1 : 0)} %`;
+}
+
+/**
+ * How many of the states that were checked are in a group.
+ *
+ * @param group The group.
+ * @param explored How many there are.
+ * @returns In percent: of the states after as many crashes, one or several.
+ */
+export function shareOf(
+  { count, crashes }: ReportGroup,
+  { states, recoveryStates }: ReportExplored,
+): string {
+  return share(count, crashes === 1 ? states : recoveryStates);
 }
 
 /**
