@@ -18,6 +18,7 @@
  * @module
  */
 
+import { dirname } from "node:path";
 import type { Backend } from "../backend.ts";
 import { copyDisk } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
@@ -39,7 +40,7 @@ import type { CrashTestOptions } from "./crash_test_options.ts";
 import type { CrashReportData, ReportCommand } from "./report/data.ts";
 import { makeReport } from "./report/make_report.ts";
 import { makeFileSystem } from "./make_file_system.ts";
-import { makeScratch, type Scratch } from "./scratch.ts";
+import { isFull, makeScratch, type Scratch } from "./scratch.ts";
 import type {
   AttachAs,
   AttachedDisk,
@@ -498,11 +499,20 @@ class Test {
         ...this.#attaching,
         ...{ directory, job, signal },
       });
-      return await attached.run(command, {
+      const outcome = await attached.run(command, {
         ...run,
         environment: { ...this.#options.environment, ...run.environment },
         signal,
       });
+      if (outcome.code !== 0 && await isFull(this.#scratch.path)) {
+        throw new CrashTestError(
+          `Cannot test as there is no room left in "${
+            dirname(this.#scratch.path)
+          }"`,
+          outcome.output,
+        );
+      }
+      return outcome;
     } finally {
       await Deno.remove(directory, { recursive: true });
       await Deno.remove(images, { recursive: true });

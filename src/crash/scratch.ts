@@ -70,6 +70,20 @@ const END_MS = 10_000;
 /** Where Linux has a file system in memory: shm_overview(7). */
 const MEMORY = "/dev/shm";
 
+/**
+ * Whether a folder has no room any more, which commands take for an error of
+ * their disk.
+ *
+ * @param path The folder.
+ * @returns Whether there is less than 64 KiB.
+ */
+export async function isFull(path: string): Promise<boolean> {
+  const { bavail, bfree, bsize } = await statfs(path);
+  // Some of it is for root alone.
+  const blocks = Deno.uid() === 0 ? bfree : bavail;
+  return blocks * bsize < 65_536;
+}
+
 /** Whether so much takes less than half of the memory that is left there. */
 async function hasRoom(bytes: number): Promise<boolean> {
   if (Deno.build.os !== "linux") return false;

@@ -201,8 +201,13 @@ function outcomeOf({ lines, said }: SupervisorOutcome): MountOutcome {
   };
 }
 
-/** A path as /proc/self/mountinfo writes it: proc_pid_mountinfo(5). */
-function escaped(path: string): string {
+/**
+ * A path as /proc/self/mountinfo writes it: proc_pid_mountinfo(5).
+ *
+ * @param path The path.
+ * @returns The word in its place.
+ */
+export function escaped(path: string): string {
   return path.replace(
     /[ \t\n\\#]/g,
     (sign) => `\\${sign.charCodeAt(0).toString(8).padStart(3, "0")}`,

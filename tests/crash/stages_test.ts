@@ -257,6 +257,20 @@ Deno.test(
   },
 );
 
+Deno.test("host names the device in folders of any name", roots, async () => {
+  await using dir = await tmpfsDir();
+  const file = await dir.file("disk.img", 4 << 20);
+  await makeFileSystem("ext4", file, 4096);
+  const directory = dir.join("a b\\c\n'd\"");
+  await Deno.mkdir(directory);
+  await using attached = await host.attach(
+    { file },
+    { directory, job: 0, on: "mount", fileSystem: "ext4" },
+  );
+  const ran = await attached.run('[ -b "$PLATTER_DEVICE" ]', run);
+  assertEquals(ran.code, 0, ran.output);
+});
+
 Deno.test("host leaves nothing if it is given up", roots, async () => {
   await using dir = await tmpfsDir();
   const file = await ext4(dir);

@@ -19,6 +19,7 @@
 
 import { asFile } from "../../mount/as_file.ts";
 import { attachLoop } from "../../mount/loop_device.ts";
+import { escaped } from "../../mount/mount_shell.ts";
 import { findIsolation } from "../isolation.ts";
 import { program, ProgramError, requireAll } from "../programs.ts";
 import { runShell } from "../run_shell.ts";
@@ -52,7 +53,7 @@ mount -t "$PLATTER_TYPE" -o "$PLATTER_OPTIONS" \
   "$PLATTER_SOURCE" "$PLATTER_DIR" || exit
 if [ -z "$PLATTER_DEVICE" ]; then
   while read -r _ _ _ _ at _ rest; do
-    if [ "$at" = "$PLATTER_DIR" ]; then
+    if [ "$at" = "$PLATTER_POINT" ]; then
       rest=\${rest#*- }
       rest=\${rest#* }
       export PLATTER_DEVICE="\${rest%% *}"
@@ -146,7 +147,12 @@ export const host: Stage = {
       await Deno.mkdir(environment.PLATTER_DIR);
       parts.defer(() => Deno.remove(`${directory}/mnt`));
     }
-    const mounting = isMounted ? mountingOf(source, options) : {};
+    const mounting = isMounted
+      ? {
+        PLATTER_POINT: escaped(environment.PLATTER_DIR!),
+        ...mountingOf(source, options),
+      }
+      : {};
     const all = parts.move();
     return {
       environment,
