@@ -24,6 +24,7 @@ import { copyDisk } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
 import { sectorsOf } from "../disk_size.ts";
+import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { RequestType } from "../request.ts";
 import { CrashRecorder } from "../testing/crash_recorder.ts";
@@ -136,6 +137,18 @@ export async function crashTest(
 export async function runCrashTest(
   options: CrashTestOptions,
 ): Promise<CrashReportData> {
+  try {
+    return await runTest(options);
+  } catch (error) {
+    // What a disk makes of the signal: its reason says who gave up, and why.
+    if (error instanceof DiskError && error.kind === "aborted") {
+      options.signal?.throwIfAborted();
+    }
+    throw error;
+  }
+}
+
+async function runTest(options: CrashTestOptions): Promise<CrashReportData> {
   options.signal?.throwIfAborted();
   const { stage: wanted = "raw", fileSystem = null, mountOptions } = options;
   const stage = typeof wanted === "string" ? stageOf(wanted) : wanted;

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { VirtualDisk } from "@platter/disk";
+import { DiskError, VirtualDisk } from "@platter/disk";
 import { openBackend } from "../../src/disk/open.ts";
 import { crashTest } from "../../src/crash/run_crash_test.ts";
 import {
@@ -381,6 +381,22 @@ Deno.test("crashTest() gives up with the reason of its signal", async () => {
     );
     assertEquals(stage.attached, 0);
   }
+});
+
+Deno.test("crashTest() gives up with the reason of its signal while a disk is attached", async () => {
+  const controller = new AbortController();
+  const stage = playing(RIGHT);
+  stage.attach = () => {
+    controller.abort(new Error("enough"));
+    return Promise.reject(
+      new DiskError("aborted", "Cannot mount a disk as it was aborted"),
+    );
+  };
+  await assertRejects(
+    () => crashTest({ ...base, stage, signal: controller.signal }),
+    Error,
+    "enough",
+  );
 });
 
 const WRONG: [
