@@ -525,3 +525,26 @@ Deno.test("crashTest() refuses a check that cannot check again what it wrote, if
   );
   assertEquals(stage.attached, 0);
 });
+
+Deno.test("crashTest() gives up while it checks what an interrupted check left", async () => {
+  const controller = new AbortController();
+  const acts = logging(true);
+  const stage = playing({
+    ...acts,
+    async check(disk, options) {
+      const { PLATTER_STATE: token } = options.environment!;
+      if (token!.split(":").length > 3) controller.abort(new Error("enough"));
+      return await acts.check!(disk, options);
+    },
+  });
+  await assertRejects(
+    () =>
+      crashTest({
+        ...{ ...base, stage, signal: controller.signal },
+        crashDuringRecovery: true,
+      }),
+    Error,
+    "enough",
+  );
+  assertEquals(stage.attached, 0);
+});
