@@ -29,7 +29,14 @@ export interface Isolation {
   readonly mounts: boolean;
 }
 
-const NAMESPACES = ["--pid", "--ipc", "--mount", "--fork", "--kill-child"];
+/**
+ * `slave`: what is unmounted outside goes here as well, or it would stay mounted for
+ * as long as a command runs (mount_namespaces(7)).
+ */
+const NAMESPACES = [
+  ...["--pid", "--ipc", "--mount", "--propagation", "slave"],
+  ...["--fork", "--kill-child"],
+];
 
 /** What can be asked of unshare, the best first. */
 const WAYS: readonly { args: readonly string[]; mounts: boolean }[] = [
