@@ -14,13 +14,7 @@
  */
 
 import type { Libc } from "./libc.ts";
-import {
-  addressOf,
-  alignedMemory,
-  memoryAt,
-  structMemory,
-  writeU64,
-} from "./memory.ts";
+import { addressOf, alignedMemory, memoryAt, writeU64 } from "./memory.ts";
 
 /** Operations (`enum io_uring_op`). */
 export const IORING_OP = {
@@ -97,8 +91,6 @@ export const IOSQE = {
 
 /** Operation of io_uring_register: ask which operations there are. */
 const REGISTER_PROBE = 8;
-/** The same: count completions by an eventfd. */
-const REGISTER_EVENTFD = 4;
 
 /** Flag of fsync: as fdatasync does it. */
 const FSYNC_DATASYNC = 1;
@@ -123,7 +115,6 @@ const GETEVENTS_ARG_BYTES = 24;
 const TIMESPEC_BYTES = 16;
 const SQ_CQ_OVERFLOW = 0x2;
 const SQ_TASKRUN = 0x4;
-const CQ_EVENTFD_DISABLED = 0x1;
 const TWO_32 = 2 ** 32;
 
 /** How a ring is set up. */
@@ -165,7 +156,6 @@ export class IoUring {
   readonly #cqTail: number;
   readonly #cqMask: number;
   readonly #cqOverflow: number;
-  readonly #cqFlags: number;
   readonly #cqes: number;
   /** Where the next submission goes: what the kernel does not see yet. */
   #tail: number;
@@ -208,7 +198,6 @@ export class IoUring {
     this.#cqMask = this.completionEntries - 1;
     this.#cqOverflow = cqOffset(16);
     this.#cqes = cqOffset(20);
-    this.#cqFlags = cqOffset(24);
     this.#sqes = new Uint32Array(memoryAt(sqesMap.address, sqesMap.length));
     // Slot i of the array names submission i, once and for all: submissions
     // are filled in the order of the ring.
@@ -319,32 +308,6 @@ export class IoUring {
       );
     }
     return found;
-  }
-
-  /**
-   * Has completions be counted by an event counter, eventfd(2).
-   *
-   * @param counter The counter.
-   * @returns 0, or −errno (−ENOSYS where {@linkcode counts} is not known: before
-   * Linux 5.8).
-   */
-  countBy(counter: number): number {
-    const { errno, syscalls } = this.#libc.abi;
-    if (this.#cqFlags === 0) return -errno.ENOSYS;
-    const { address, view } = structMemory(4);
-    view.setInt32(0, counter, true);
-    return this.#libc.syscall(
-      syscalls!.io_uring_register,
-      this.fd,
-      REGISTER_EVENTFD,
-      address,
-      1,
-    );
-  }
-
-  /** Stops that counting, or goes on with it, without a call. */
-  set counts(on: boolean) {
-    Atomics.store(this.#cq, this.#cqFlags, on ? 0 : CQ_EVENTFD_DISABLED);
   }
 
   /** Submissions prepared and not taken by the kernel yet. */

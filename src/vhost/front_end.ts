@@ -103,8 +103,6 @@ export class FrontEnd implements VringDevice {
   readonly block: BlockDevice;
   /** The guest's memory now; `null` as long as there is none. */
   memory: MemoryMap | null = null;
-  /** Requests of all rings that the disk has. */
-  inFlight = 0;
   /** What the guest had before, and requests still use. */
   readonly #earlier = new Set<MemoryMap>();
 

@@ -144,9 +144,6 @@ export class PollWatcher implements Watcher {
   /** There is nothing to hand over. */
   flush(): void {}
 
-  /** There is no nearer place to wait at. */
-  linger(): void {}
-
   /** Waits for nothing any more, and gives everything back. */
   async close(): Promise<void> {
     if (this.#closed) return;

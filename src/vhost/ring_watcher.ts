@@ -2,14 +2,9 @@
  * Waiting for descriptors by a ring.
  *
  * A small io_uring of its own has one operation for each descriptor: a poll for a
- * socket, a read for an event counter. When one is over, a {@linkcode Bell} wakes
- * the event loop. So an idle guest costs nothing, and a kick costs no thread.
- *
- * The way through the event loop costs some 40 µs for each kick. So when a guest
- * was answered and nothing is in flight, this thread stays for a while: it sleeps
- * in the ring itself, for times that no timer notices, and until the event loop is
- * wanted for anything, by a poll of the loop's own epoll. The bell does not ring
- * meanwhile, as whoever polls the loop would hear it.
+ * socket, a read for an event counter. Behind each of them stands a send, by
+ * which the kernel itself puts a byte into a pair of sockets that the loop sleeps
+ * on. So an idle guest costs nothing, and a kick costs no thread.
  *
  * Descriptors come from somebody else, who may make a read or a write of them
  * wait (O_NONBLOCK is not ours alone to set). The ring's operations on sockets and
@@ -21,25 +16,13 @@
  */
 
 import { Socket } from "node:net";
-import {
-  clearImmediate,
-  clearTimeout,
-  setImmediate,
-  setTimeout,
-} from "node:timers";
+import { clearTimeout, setTimeout } from "node:timers";
 import { isEventCounter } from "../../ffi/foreign_descriptor.ts";
-import {
-  IORING_FEAT,
-  IORING_OP,
-  IORING_SETUP,
-  IoUring,
-} from "../../ffi/io_uring.ts";
+import { IORING_OP, IORING_SETUP, IOSQE, IoUring } from "../../ffi/io_uring.ts";
 import type { Libc } from "../../ffi/libc.ts";
 import { mapMemory, type MappedMemory } from "../../ffi/mapped_memory.ts";
 import { POLLIN } from "../../ffi/poll.ts";
-import { findReactor } from "../../ffi/reactor.ts";
 import { SocketPair } from "../../ffi/socket_pair.ts";
-import { Bell } from "./bell.ts";
 import {
   COUNTER_BYTES,
   type Signal,
@@ -49,6 +32,10 @@ import {
   type Watcher,
   watchNothing,
 } from "./watcher.ts";
+
+// include/linux/socket.h.
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
 
 /** Submissions between two calls. */
 const ENTRIES = 64;
@@ -67,19 +54,9 @@ const MAX_SLOTS = MEMORY_BYTES / COUNTER_BYTES;
 const SETUPS = [IORING_SETUP.SINGLE_ISSUER, 0];
 
 // What operations bring back: a slot's index, or one of these.
-const LOOP = 0xffff_ffff;
+const BYTE = 0xffff_ffff;
 /** With the index of a slot whose operation is taken back. */
 const CANCELS = 0x8000_0000;
-
-/**
- * The longest sleep in the ring, in µs: the first one, which holds up whoever has
- * work in the same event loop, and those after it, if nobody had any in the turn
- * between, that is, for so many ms. And for how long in all, in ms.
- */
-const FIRST_SLEEP_US = 200;
-const NEXT_SLEEP_US = 1000;
-const IDLE_TURN_MS = 0.1;
-const LINGER_MS = 2;
 
 /** Until what the kernel did not take is handed over once more, in ms. */
 const RETRY_MS = 1;
@@ -110,29 +87,16 @@ class Slot {
   }
 }
 
-/** A ring that can send; `null` if there is none. */
-function openRing(libc: Libc): IoUring | null {
-  for (const flags of SETUPS) {
-    const ring = IoUring.setup(libc, { entries: ENTRIES, flags });
-    if (typeof ring === "number") continue;
-    if (ring.operations()[IORING_OP.SEND]) return ring;
-    ring.close();
-    break;
-  }
-  return null;
-}
-
 /** Waits for descriptors by a ring. */
 export class RingWatcher implements Watcher {
   readonly #libc: Libc;
   readonly #ring: IoUring;
   readonly #memory: MappedMemory;
   readonly #pair: SocketPair;
-  readonly #bell: Bell;
   readonly #socket: Socket;
   /** By what their operations bring back; the first place is never taken. */
   readonly #slots: (Slot | null)[] = [null];
-  /** Slots of which something came, for the next turn. */
+  /** Slots of which something came, for the next byte. */
   readonly #ready: [slot: Slot, result: number][] = [];
   /**
    * What is to be handed over, by what it brings back. It becomes submissions in
@@ -141,17 +105,6 @@ export class RingWatcher implements Watcher {
    */
   readonly #line: number[] = [];
   #retry: ReturnType<typeof setTimeout> | null = null;
-  /** The event loop's epoll; `null` if it is not known, `undefined` not yet. */
-  #loopFd: number | null | undefined;
-  /** Whether the ring has a poll of it. */
-  #watchesLoop = false;
-  #lingerUntil = 0;
-  /** When the next sleep was asked for, in ms; `null` if it is the first one. */
-  #sleptAt: number | null = null;
-  /** Whether a turn is at work on what is ready. */
-  #telling = false;
-  #isIdle: () => boolean = () => false;
-  #immediate: ReturnType<typeof setImmediate> | null = null;
   #closed = false;
 
   private constructor(
@@ -159,14 +112,11 @@ export class RingWatcher implements Watcher {
     ring: IoUring,
     memory: MappedMemory,
     pair: SocketPair,
-    bell: Bell,
   ) {
     this.#libc = libc;
     this.#ring = ring;
     this.#memory = memory;
     this.#pair = pair;
-    this.#bell = bell;
-    this.#armBell();
     new DataView(memory.bytes.buffer).setUint32(0, 1, true);
     this.#socket = new Socket({ fd: pair.otherFd, readable: true });
     this.#socket.on("data", this.#onByte);
@@ -182,18 +132,18 @@ export class RingWatcher implements Watcher {
   static open(libc: Libc): RingWatcher | null {
     const pair = SocketPair.open(libc);
     if (typeof pair === "number") return null;
-    const ring = openRing(libc);
-    const bell = ring === null ? null : Bell.open(libc, pair);
-    if (ring !== null && bell !== null && ring.countBy(bell.counter) >= 0) {
+    for (const flags of SETUPS) {
+      const ring = IoUring.setup(libc, { entries: ENTRIES, flags });
+      if (typeof ring === "number") continue;
       try {
-        const memory = mapMemory(libc, MEMORY_BYTES);
-        return new RingWatcher(libc, ring, memory, pair, bell);
+        const operations = ring.operations();
+        if (!operations[IORING_OP.SEND]) throw new Error("Cannot send");
+        return new RingWatcher(libc, ring, mapMemory(libc, MEMORY_BYTES), pair);
       } catch {
-        // There is no memory left.
+        ring.close();
+        break;
       }
     }
-    bell?.close();
-    ring?.close();
     pair.close();
     libc.close(pair.otherFd);
     return null;
@@ -236,31 +186,22 @@ export class RingWatcher implements Watcher {
     const line = this.#line;
     while (!this.#closed && line.length > 0) {
       let count = 0;
-      while (count < line.length && ring.unsubmitted < ring.entries) {
+      while (count < line.length && ring.entries - ring.unsubmitted >= 2) {
         this.#prepare(line[count++]!);
       }
       line.splice(0, count);
-      this.#enter(0, 0);
+      ring.enter(0, 0);
+      const isRefused = ring.unsubmitted > 0;
+      if (isRefused) this.#takeBack();
+      this.#drain();
+      if (!isRefused) continue;
       // The kernel may have no memory for the moment.
-      if (ring.unsubmitted > 0) {
-        const left: number[] = [];
-        ring.takeBack((what) => left.push(what));
-        line.unshift(...left);
-        this.#later();
-        break;
-      }
+      this.#retry ??= setTimeout(() => {
+        this.#retry = null;
+        this.flush();
+      }, RETRY_MS);
+      return;
     }
-    // What was there already when it was asked for.
-    if (this.#ready.length > 0 && !this.#telling) this.#pair.send();
-  }
-
-  /** Sleeps in the ring for a while. */
-  linger(isIdle: () => boolean): void {
-    if (this.#closed || this.#loopFd === null) return;
-    this.#isIdle = isIdle;
-    this.#lingerUntil = performance.now() + LINGER_MS;
-    this.#sleptAt = null;
-    this.#immediate ??= setImmediate(this.#onImmediate);
   }
 
   /** Waits for nothing any more, and gives everything back. */
@@ -273,15 +214,14 @@ export class RingWatcher implements Watcher {
     const ring = this.#ring;
     const isBusy = () => this.#slots.some((slot) => slot?.busy);
     for (let i = 0; i < CLOSE_WAITS && isBusy(); i++) {
-      this.#enter(1, CLOSE_WAIT_US);
+      ring.enter(1, CLOSE_WAIT_US);
+      this.#drain();
     }
     this.#closed = true;
     if (this.#retry !== null) clearTimeout(this.#retry);
-    if (this.#immediate !== null) clearImmediate(this.#immediate);
     // What the kernel may still read into is left to it.
     if (!isBusy()) this.#memory.release();
     ring.close();
-    this.#bell.close();
     const gone = new Promise((resolve) => this.#socket.once("close", resolve));
     this.#socket.destroy();
     await gone;
@@ -303,10 +243,7 @@ export class RingWatcher implements Watcher {
   /** Prepares what stands in the line. */
   #prepare(what: number): void {
     const ring = this.#ring;
-    if (what === LOOP) {
-      ring.preparePoll(this.#loopFd!, POLLIN, LOOP);
-      return;
-    }
+    if (what === BYTE) return this.#prepareByte();
     if (what >= CANCELS) {
       ring.prepareCancel(what - CANCELS, what);
       return;
@@ -315,35 +252,37 @@ export class RingWatcher implements Watcher {
     const { address } = this.#memory;
     if (onReady === null) {
       ring.prepareWrite(fd, address, COUNTER_BYTES, 0, 0, what);
-    } else if (isCounter) {
+      return;
+    }
+    // Hard links: the byte is sent however the operation ends.
+    const flags = IOSQE.IO_HARDLINK;
+    if (isCounter) {
       const at = address + what * COUNTER_BYTES;
-      ring.prepareRead(fd, at, COUNTER_BYTES, 0, what);
-    } else ring.preparePoll(fd, POLLIN, what);
+      ring.prepareRead(fd, at, COUNTER_BYTES, 0, what, flags);
+    } else ring.preparePoll(fd, POLLIN, what, flags);
+    this.#prepareByte();
   }
 
-  /** Enters the kernel, and takes what is over. */
-  #enter(waitFor: number, timeoutUs: number): void {
-    const ring = this.#ring;
-    // What comes within the call is looked for afterwards: also what comes between
-    // the two, by an interrupt.
-    ring.counts = false;
-    ring.enter(waitFor, timeoutUs);
-    ring.counts = true;
-    this.#drain();
+  #prepareByte(): void {
+    this.#ring.prepareSend(
+      this.#pair.fd,
+      this.#pair.byteAddress,
+      1,
+      MSG_DONTWAIT | MSG_NOSIGNAL,
+      BYTE,
+    );
   }
 
-  #armBell(): void {
-    this.#bell.arm();
-    if (this.#bell.isRefused) this.#later();
-  }
-
-  /** Hands over again what the kernel did not take. */
-  #later(): void {
-    this.#retry ??= setTimeout(() => {
-      this.#retry = null;
-      this.#armBell();
-      this.flush();
-    }, RETRY_MS);
+  /** Puts what the kernel did not take back into the line. */
+  #takeBack(): void {
+    const left: number[] = [];
+    let hasByte = false;
+    this.#ring.takeBack((what) => {
+      // A byte comes with what it stands behind, if that was not taken either.
+      if (what !== BYTE || !hasByte) left.push(what);
+      hasByte = what < CANCELS && this.#slots[what]!.onReady !== null;
+    });
+    this.#line.unshift(...left);
   }
 
   #place(slot: Slot): number {
@@ -385,7 +324,6 @@ export class RingWatcher implements Watcher {
   }
 
   readonly #onCompletion = (index: number, result: number): void => {
-    if (index === LOOP) this.#watchesLoop = false;
     if (index >= CANCELS) return;
     const slot = this.#slots[index];
     if (!slot) return;
@@ -396,58 +334,11 @@ export class RingWatcher implements Watcher {
 
   readonly #onByte = (): void => {
     if (this.#closed) return;
-    // It is known where the loop sleeps once a byte has woken it.
-    if (this.#loopFd === undefined) this.#loopFd = this.#findLoop();
-    this.#armBell();
     this.#drain();
-    this.#tell();
-  };
-
-  /** A turn of the event loop: sleeps for a while, if nothing has come yet. */
-  readonly #onImmediate = (): void => {
-    this.#immediate = null;
-    const now = performance.now();
-    if (!this.#isIdle() || now > this.#lingerUntil) return;
-    const isFirst = this.#sleptAt === null;
-    if (!isFirst && now - this.#sleptAt! > IDLE_TURN_MS) return;
-    if (!this.#watchesLoop) {
-      this.#watchesLoop = true;
-      this.#line.push(LOOP);
+    for (let next = this.#ready.shift(); next; next = this.#ready.shift()) {
+      const [slot, result] = next;
+      if (!slot.closed) slot.onReady!(result);
     }
     this.flush();
-    // Who wants the loop has it when no turn is asked for.
-    if (!this.#watchesLoop) return;
-    if (this.#ready.length === 0) {
-      this.#enter(1, isFirst ? FIRST_SLEEP_US : NEXT_SLEEP_US);
-    }
-    if (this.#ready.length > 0) this.#tell();
-    else if (this.#watchesLoop) {
-      this.#sleptAt = performance.now();
-      this.#immediate = setImmediate(this.#onImmediate);
-    }
   };
-
-  /** Tells whoever has something. */
-  #tell(): void {
-    this.#telling = true;
-    try {
-      for (let next = this.#ready.shift(); next; next = this.#ready.shift()) {
-        const [slot, result] = next;
-        if (!slot.closed) slot.onReady!(result);
-      }
-    } finally {
-      this.#telling = false;
-      this.flush();
-    }
-  }
-
-  #findLoop(): number | null {
-    if ((this.#ring.features & IORING_FEAT.EXT_ARG) === 0) return null;
-    try {
-      return findReactor(this.#libc, this.#pair.otherFd, this.#pair.fd);
-    } catch {
-      // FFI was given up with the server open.
-      return null;
-    }
-  }
 }

@@ -48,8 +48,6 @@ export interface VringDevice {
   readonly counters: VhostCounters;
   /** Closes a descriptor. */
   readonly closeDescriptor: (fd: number) => void;
-  /** Requests of all rings that the disk has. */
-  inFlight: number;
   /** Hands over to the disk what was submitted. */
   readonly kickDisk: () => void;
   /** Hears of what a driver did wrong. */
@@ -318,7 +316,6 @@ export class Vring {
     const pieces = chain.readable.length + chain.writable.length;
     memory.hold();
     this.#inFlight++;
-    this.#device.inFlight++;
     this.#pieces += pieces;
     try {
       const written = await block.carryOut(chain);
@@ -330,7 +327,6 @@ export class Vring {
     } finally {
       memory.release();
       this.#inFlight--;
-      this.#device.inFlight--;
       this.#pieces -= pieces;
       this.#publishSoon();
       if (this.#inFlight === 0) {
@@ -350,11 +346,8 @@ export class Vring {
       // Before new requests: whoever hands them over may wait for the disk.
       this.#device.watcher.flush();
       this.#run();
-      if (this.#isIdle()) this.#device.watcher.linger(this.#isIdle);
     });
   }
-
-  readonly #isIdle = (): boolean => this.#device.inFlight === 0;
 
   #publish(): void {
     if (!this.#queue?.publish() || this.#call === null) return;

@@ -66,12 +66,6 @@ export interface Watcher {
   /** Hands over what was armed and raised. */
   flush(): void;
   /**
-   * Hints that the next event most likely follows soon, as somebody was answered.
-   *
-   * @param isIdle Whether nothing else is to be done meanwhile; it is asked again.
-   */
-  linger(isIdle: () => boolean): void;
-  /**
    * Waits for nothing any more, and gives everything back.
    *
    * @returns When it is done.

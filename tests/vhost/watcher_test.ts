@@ -5,7 +5,6 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { type Libc, openLibc } from "../../ffi/libc.ts";
-import { libcFileNames } from "../../ffi/library.ts";
 import { addressOf, alignedMemory } from "../../ffi/memory.ts";
 import { SocketPair } from "../../ffi/socket_pair.ts";
 import { PollWatcher } from "../../src/vhost/poll_watcher.ts";
@@ -357,83 +356,6 @@ Deno.test(
       assert(i < 999, "The signal has not come");
     }
     signal.close();
-    libc.close(fd);
-    await watcher.close();
-  },
-);
-
-/** Kicks from another thread, each a while after the last one was heard. */
-const KICKER = `
-  self.onmessage = ({ data: { fd, heard, rounds, libc } }) => {
-    const { symbols } = Deno.dlopen(libc, {
-      eventfd_write: { parameters: ["i32", "u64"], result: "i32" },
-    });
-    const count = new Int32Array(heard);
-    for (let i = 0; i < rounds; i++) {
-      const end = performance.now() + (i * 37 % 300) / 1000;
-      while (performance.now() < end);
-      symbols.eventfd_write(fd, 1n);
-      if (Atomics.wait(count, 0, i, 20_000) === "timed-out") {
-        self.postMessage("Kick " + i + " was not heard");
-        return;
-      }
-    }
-    self.postMessage("done");
-  };
-`;
-
-Deno.test(
-  "RingWatcher.linger() misses no kick, whenever it comes, and nothing else",
-  { ignore },
-  async () => {
-    const libc = openLibc();
-    const watcher = RingWatcher.open(libc);
-    if (watcher === null) return;
-    const fd = eventFd(libc);
-    const rounds = 2000;
-    const count = new Int32Array(new SharedArrayBuffer(4));
-    const watched = watcher.counter(fd, () => {
-      watched.arm();
-      watcher.flush();
-      watcher.linger(() => true);
-      Atomics.add(count, 0, 1);
-      Atomics.notify(count, 0);
-    });
-    watched.arm();
-    watcher.flush();
-    // Somebody else of the same event loop, who now and then moves a byte.
-    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const { port } = listener.addr as Deno.NetAddr;
-    const conn = await Deno.connect({ hostname: "127.0.0.1", port });
-    const other = await listener.accept();
-    let bytes = 0;
-    let ended = false;
-    const echo = (async () => {
-      const buffer = new Uint8Array(1);
-      while (!ended) {
-        await conn.write(buffer);
-        await other.read(buffer);
-        bytes++;
-        await new Promise((resolve) => setTimeout(resolve, 1));
-      }
-    })();
-    const worker = new Worker(
-      `data:text/javascript,${encodeURIComponent(KICKER)}`,
-      { type: "module" },
-    );
-    const outcome = await new Promise((resolve) => {
-      worker.onmessage = ({ data }) => resolve(data);
-      const [name] = libcFileNames(libc.abi);
-      const heard = count.buffer;
-      worker.postMessage({ fd, heard, rounds, libc: name });
-    });
-    ended = true;
-    await echo;
-    worker.terminate();
-    for (const one of [conn, other, listener]) one.close();
-    assertEquals([outcome, count[0]], ["done", rounds]);
-    assert(bytes > 10, `${bytes}`);
-    watched.close();
     libc.close(fd);
     await watcher.close();
   },
