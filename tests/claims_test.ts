@@ -111,6 +111,8 @@ for (const backend of BACKENDS) {
         `printf '2048,32768\\n40960,\\n' | sfdisk -q "${image}"`,
       ]);
       await using device = await loopDevice(image);
+      // What a test that was killed left of a device of this name is in the way.
+      await run("sh", ["-c", 'partx -d "$0" 2>&1 || true', device.path]);
       await run("partx", ["-a", device.path]);
       try {
         const [first, second] = [`${device.path}p1`, `${device.path}p2`];
