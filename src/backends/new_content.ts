@@ -9,6 +9,7 @@ import fs from "node:fs";
 import { isZero } from "../buffer.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { readFullySync } from "./read_fully_sync.ts";
 import { isSame } from "./held_image.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 
@@ -146,18 +147,7 @@ export class NewContent {
           0,
           Math.min(memory.length, sizeBytes - at),
         );
-        let done = 0;
-        while (done < piece.length) {
-          const count = fs.readSync(
-            file,
-            piece,
-            done,
-            piece.length - done,
-            at + done,
-          );
-          if (count === 0) break;
-          done += count;
-        }
+        const done = readFullySync(file, piece, at);
         visit(file, piece.fill(0, done), at);
         if (performance.now() - turn < TURN_MS) continue;
         await new Promise((resolve) => setTimeout(resolve, 0));

@@ -5,7 +5,7 @@
  */
 
 import { DiskError } from "../errors.ts";
-import { readFully } from "./temporary_contents.ts";
+import { readFullySync } from "../backends/read_fully_sync.ts";
 
 /** The places of contents, in the order of their numbers. */
 export class ContentRuns {
@@ -62,7 +62,7 @@ export class ContentRuns {
       );
       const offset = this.#offsets[run]! + skipped * size;
       const some = target.subarray(done, done + bytes);
-      if (readFully(this.#fd, some, offset) < bytes) {
+      if (readFullySync(this.#fd, some, offset) < bytes) {
         throw new DiskError(
           "io",
           `Cannot read the recording "${this.#path}" as it ends before byte ${

@@ -11,6 +11,7 @@
 import { VirtualDisk } from "../disk/disk.ts";
 import type { Geometry } from "../geometry.ts";
 import { Random } from "../random.ts";
+import { checkNumbers, MOST_TIMER_MS } from "./check_numbers.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
 import { CrashFailure } from "./crash_failure.ts";
 import {
@@ -68,9 +69,6 @@ const SHRINK_TIMEOUTS_MS = 10_000;
 /** Bytes of writes that a recording of a recovery may keep. */
 const MOST_RECOVERY_BYTES = 2 ** 30;
 
-/** The longest time that a timer has. */
-const MOST_TIMEOUT_MS = 2 ** 31 - 1;
-
 /**
  * Checks the numbers of an exploration.
  *
@@ -102,22 +100,12 @@ export function checkExploration<Value>(
   } = options;
   const { seed } = new Random(options.seed ?? 0);
   const depth = Number(crashDuringRecovery);
-  const most = Number.MAX_SAFE_INTEGER;
-  for (
-    const [name, value, least, last] of [
-      ["maxStates", maxStates, 1, most],
-      ["maxStatesPerRecovery", maxStatesPerRecovery, 1, most],
-      ["crashDuringRecovery", depth, 0, most],
-      ["recoveryTimeoutMs", timeoutMs, 1, MOST_TIMEOUT_MS],
-    ] as const
-  ) {
-    if (!Number.isSafeInteger(value) || value < least || value > last) {
-      const end = last === most ? "" : ` to ${last}`;
-      throw new RangeError(
-        `Cannot explore crashes as ${name} must be a safe integer from ${least}${end}: current value is ${value}`,
-      );
-    }
-  }
+  checkNumbers("explore crashes", [
+    ["maxStates", maxStates, 1],
+    ["maxStatesPerRecovery", maxStatesPerRecovery, 1],
+    ["crashDuringRecovery", depth, 0],
+    ["recoveryTimeoutMs", timeoutMs, 1, MOST_TIMER_MS],
+  ]);
   return { seed, maxStates, maxStatesPerRecovery, depth, timeoutMs };
 }
 

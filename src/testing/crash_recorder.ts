@@ -97,7 +97,8 @@ const REQUEST_BYTES = 1024;
 /** Bytes of contents that stay in memory. */
 const MEMORY_BYTES = 32 << 20;
 
-const ABILITIES: Abilities = {
+/** What such a backend can do: everything. */
+export const CRASH_ABILITIES: Abilities = {
   readOnly: false,
   flush: "native",
   fua: "native",
@@ -622,7 +623,7 @@ export class CrashRecorder implements AsyncDisposable {
 /** The device that is recorded, as one opening of it sees it. */
 class RecordedBackend implements Backend {
   readonly geometry: Geometry;
-  readonly abilities = ABILITIES;
+  readonly abilities = CRASH_ABILITIES;
   readonly limits = LIMITS;
   readonly info = crashInfo("crash recording");
   readonly counters: Readonly<BackendCounters> = {

@@ -26,7 +26,7 @@ import { encodeId } from "../virtio.ts";
 import type { BlockSource } from "./block_source.ts";
 import { type BlockVersion, isSameContent } from "./block_version.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
-import { crashInfo } from "./crash_recorder.ts";
+import { CRASH_ABILITIES, crashInfo } from "./crash_recorder.ts";
 import { type CrashGuard, eventLoopTurn } from "./crash_watchdog.ts";
 import type { InitialContents } from "./recording_log.ts";
 
@@ -286,14 +286,6 @@ function storedOf(
   return [...below, ...Array.from(initial.entries(), ([block]) => block)];
 }
 
-const ABILITIES: Abilities = {
-  readOnly: false,
-  flush: "native",
-  fua: "native",
-  discard: "native",
-  writeZeroes: "native",
-  secureErase: "native",
-};
 // Joining requests costs more than it saves where a request is a copy.
 const LIMITS: Limits = { maxSegments: 1, maxBytes: 1 << 30 };
 const COUNTERS: Readonly<BackendCounters> = {
@@ -308,7 +300,7 @@ export class CrashStateBackend implements Backend {
   /** The disk's shape. */
   readonly geometry: Geometry;
   /** What it can do: everything. */
-  readonly abilities: Abilities = ABILITIES;
+  readonly abilities: Abilities = CRASH_ABILITIES;
   /** Requests stay as they are. */
   readonly limits: Limits = LIMITS;
   /** What it is. */
@@ -360,7 +352,7 @@ export class CrashStateBackend implements Backend {
         complete(request, closedError(request));
         continue;
       }
-      const refused = refuse(request, this.geometry, ABILITIES);
+      const refused = refuse(request, this.geometry, CRASH_ABILITIES);
       if (refused !== null) complete(request, refused);
       else if (waits || this.#fetching !== null || !this.#carryOut(request)) {
         this.#later(request, complete, waits);

@@ -19,6 +19,7 @@
  */
 
 import { Random } from "../random.ts";
+import { checkNumbers, MOST_TIMER_MS } from "./check_numbers.ts";
 import {
   type CrashLevel,
   type CrashPosition,
@@ -71,9 +72,6 @@ const MOST_DOUBTFUL = 100;
 
 /** Lines of a message that a story tells. */
 const MOST_LINES = 24;
-
-/** The longest time that a timer has. */
-const MOST_TIMER_MS = 2 ** 31 - 1;
 
 /** A verdict that something does not hold. */
 type Failed = Extract<CrashVerdict, { message: string }>;
@@ -163,28 +161,18 @@ function numbersOf(options: JudgeOptions): {
   const { crashDuringRecovery = false, maxStatesPerRecovery = 8 } = options;
   const depth = Number(crashDuringRecovery);
   const { maxShrinkStates = 200, shrinkMs = 30_000 } = options;
-  const most = Number.MAX_SAFE_INTEGER;
   const maxStates = options.maxStates ??
-    (budgetMs === undefined ? MAX_STATES : most);
-  for (
-    const [name, value, least, last] of [
-      ["jobs", jobs, 1, most],
-      ["maxStates", maxStates, 1, most],
-      ["budgetMs", budgetMs ?? 1, 1, most],
-      ["judgeTimeoutMs", judgeTimeoutMs, 1, MOST_TIMER_MS],
-      ["crashDuringRecovery", depth, 0, most],
-      ["maxStatesPerRecovery", maxStatesPerRecovery, 1, most],
-      ["maxShrinkStates", maxShrinkStates, 0, most],
-      ["shrinkMs", shrinkMs, 0, most],
-    ] as const
-  ) {
-    if (!Number.isSafeInteger(value) || value < least || value > last) {
-      const end = last === most ? "" : ` to ${last}`;
-      throw new RangeError(
-        `Cannot judge crash states as ${name} must be a safe integer from ${least}${end}: current value is ${value}`,
-      );
-    }
-  }
+    (budgetMs === undefined ? MAX_STATES : Number.MAX_SAFE_INTEGER);
+  checkNumbers("judge crash states", [
+    ["jobs", jobs, 1],
+    ["maxStates", maxStates, 1],
+    ["budgetMs", budgetMs ?? 1, 1],
+    ["judgeTimeoutMs", judgeTimeoutMs, 1, MOST_TIMER_MS],
+    ["crashDuringRecovery", depth, 0],
+    ["maxStatesPerRecovery", maxStatesPerRecovery, 1],
+    ["maxShrinkStates", maxShrinkStates, 0],
+    ["shrinkMs", shrinkMs, 0],
+  ]);
   return {
     seed: new Random(options.seed ?? 0).seed,
     budgetMs: budgetMs ?? Infinity,

@@ -31,7 +31,7 @@ import {
 import { readHeader, type RecordingHeader } from "./recording_header.ts";
 import { RecordingLog } from "./recording_log.ts";
 import { fileError } from "./recording_writer.ts";
-import { readFully } from "./temporary_contents.ts";
+import { readFullySync } from "../backends/read_fully_sync.ts";
 
 /** What a file has. */
 export interface RecordingFile {
@@ -106,7 +106,7 @@ class Reader {
 
   read(): RecordingFile {
     const prefix = new Uint8Array(PREFIX_BYTES);
-    const read = readFully(this.#fd, prefix, 0);
+    const read = readFullySync(this.#fd, prefix, 0);
     if (
       read < PREFIX_BYTES || MAGIC.some((byte, i) => prefix[i] !== byte)
     ) {
@@ -141,7 +141,7 @@ class Reader {
     const head = new Uint8Array(FRAME_BYTES);
     if (start + FRAME_BYTES > this.#size) return false;
     this.#offset = start;
-    readFully(this.#fd, head, start);
+    readFullySync(this.#fd, head, start);
     const view = new DataView(head.buffer);
     const length = view.getUint32(0, true);
     if (
@@ -154,7 +154,7 @@ class Reader {
       this.#view = new DataView(this.#payload.buffer);
     }
     const payload = this.#payload.subarray(0, length);
-    readFully(this.#fd, payload, start + FRAME_BYTES);
+    readFullySync(this.#fd, payload, start + FRAME_BYTES);
     if (view.getUint32(4, true) !== crc32(payload)) {
       throw this.#damaged("a frame is not what was written");
     }

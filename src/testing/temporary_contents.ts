@@ -7,6 +7,7 @@
  */
 
 import fs from "node:fs";
+import { readFullySync } from "../backends/read_fully_sync.ts";
 import type { ContentFile } from "./content_store.ts";
 
 /** A file for contents. It is made when there is something for it. */
@@ -51,7 +52,7 @@ export class TemporaryContents implements ContentFile {
 
   /** Reads contents back. */
   load(first: number, target: Uint8Array): void {
-    readFully(this.#fd, target, (first - 1) * this.#blockSize);
+    readFullySync(this.#fd, target, (first - 1) * this.#blockSize);
   }
 
   /** Closes the file, and removes it if it has a name. */
@@ -75,32 +76,4 @@ export class TemporaryContents implements ContentFile {
     else Deno.removeSync(path);
     return true;
   }
-}
-
-/**
- * Reads all of some memory from a file.
- *
- * @param fd The file.
- * @param target The memory.
- * @param offset Where in the file, in bytes.
- * @returns Bytes that were read: fewer only at the end of the file.
- */
-export function readFully(
-  fd: number,
-  target: Uint8Array,
-  offset: number,
-): number {
-  let done = 0;
-  while (done < target.length) {
-    const bytes = fs.readSync(
-      fd,
-      target,
-      done,
-      target.length - done,
-      offset + done,
-    );
-    if (bytes === 0) break;
-    done += bytes;
-  }
-  return done;
 }
