@@ -158,7 +158,7 @@ export interface Backend {
    * @param run The function; it submits, and waits for nothing.
    * @returns Whether it was called: not while requests are in flight.
    */
-  synchronously?(run: () => void): boolean;
+  readonly synchronously?: ((run: () => void) => boolean) | undefined;
   /**
    * Why there is no {@linkcode Backend.synchronously}, as the second half of
    * "Cannot … as …".

@@ -31,7 +31,13 @@ import {
   type QueueOptions,
   RequestQueue,
 } from "../queue.ts";
-import { ID_BYTES, Request, RequestFlag, RequestType } from "../request.ts";
+import {
+  ID_BYTES,
+  Request,
+  RequestFlag,
+  RequestType,
+  Status,
+} from "../request.ts";
 import { closedError, requestError } from "../request_error.ts";
 import {
   createBackend,
@@ -343,6 +349,39 @@ export class SyncDisk implements AsyncDisposable {
   }
 
   /**
+   * Carries out a request: for several segments of memory, for request types
+   * without a method, for statuses instead of exceptions.
+   *
+   * @param request The request; on a slice, its sectors count from the start of
+   * the whole disk as the request is taken as it is.
+   * @returns How it ended; `request.error` says why.
+   * @throws {DiskError} If the request is in flight already.
+   *
+   * @example Two segments, one request
+   * ```ts
+   * import { readRequest, Status, SyncDisk } from "@platter/disk";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using disk = SyncDisk.memory({ sectors: 8 });
+   * const request = readRequest(7, new Uint8Array(512), new Uint8Array(512));
+   * assertEquals(disk.submit(request), Status.IoErr);
+   * assertEquals(request.error?.kind, "range");
+   * ```
+   */
+  submit(request: Request): Status {
+    if (request.owner !== null) {
+      throw requestError("argument", request, "it is in flight already");
+    }
+    const error = this.#refuseOutside(request);
+    if (error === null) this.#view.queue.submitSync(request);
+    else {
+      request.error = error;
+      request.status = Status.IoErr;
+    }
+    return request.status!;
+  }
+
+  /**
    * Memory that this disk moves without a copy, as long as a request's memory
    * starts on a page (4,096 bytes) of it: see `VirtualDisk.allocate`.
    *
@@ -406,14 +445,30 @@ export class SyncDisk implements AsyncDisposable {
     flags: number,
     data: Uint8Array | null,
   ): void {
-    const { queue, start, owner } = this.#view;
+    const { queue, start } = this.#view;
     const request = new Request(type, start + sector, count, flags, data);
-    const error = this.#closed || this.#isGone()
-      ? owner
-        ? closedError(request, queue.backend.info.path)
-        : requestError("closed", request, "the slice is closed")
-      : queue.submitSync(request);
+    const error = this.#refuseOutside(request) ?? queue.submitSync(request);
     if (error !== null) throw error;
+  }
+
+  /** Refuses what the queue would not: it knows the whole disk, and that only. */
+  #refuseOutside(request: Request): DiskError | null {
+    const { queue, start, sectors, owner } = this.#view;
+    if (this.#closed || this.#isGone()) {
+      return owner
+        ? closedError(request, queue.backend.info.path)
+        : requestError("closed", request, "the slice is closed");
+    }
+    const end = start + sectors;
+    const outside = !owner && request.count > 0 &&
+      (request.sector < start || request.sector + request.count > end);
+    return outside
+      ? requestError(
+        "range",
+        request,
+        `the slice spans sectors ${start} to ${end}`,
+      )
+      : null;
   }
 }
 
