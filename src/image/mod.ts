@@ -4,6 +4,11 @@
  * @module
  */
 
+export {
+  type ByteReadResult,
+  ByteView,
+  type ByteWriteResult,
+} from "./byte_view.ts";
 export type {
   Partition,
   PartitionProblem,
