@@ -17,6 +17,7 @@ import { plural } from "./plural.ts";
  * | `alignment` | does not start or end on a block of the disk |
  * | `read-only` | a write to a disk that is open for reading |
  * | `closed` | the disk is closed or closing |
+ * | `busy` | a synchronous request while asynchronous ones are in flight: await them first |
  * | `unsupported` | this disk cannot do that (virtio-blk's `UNSUPP`) |
  * | `io` | the medium or the kernel failed the operation |
  * | `no-space` | the file system or its quota is full |
@@ -35,6 +36,7 @@ export type DiskErrorKind =
   | "alignment"
   | "read-only"
   | "closed"
+  | "busy"
   | "unsupported"
   | "io"
   | "no-space"
