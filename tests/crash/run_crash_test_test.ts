@@ -208,7 +208,8 @@ for (const [title, acts, words] of REFUSED) {
     );
     assertEquals(stage.attached, 0);
     // It is worth keeping if nothing but the check is wrong.
-    const left = [...Deno.readDirSync(dir.path)].map(({ name }) => name);
+    const left: string[] = [];
+    for await (const { name } of Deno.readDir(dir.path)) left.push(name);
     assertEquals(left, "check" in acts ? ["run.rec"] : []);
   });
 }
