@@ -16,6 +16,7 @@ import { plural } from "./plural.ts";
  * | `range` | outside the disk |
  * | `alignment` | does not start or end on a block of the disk |
  * | `read-only` | a write to a disk that is open for reading |
+ * | `protected` | a write to sectors that the layer `protect` protects |
  * | `closed` | the disk is closed or closing |
  * | `unsupported` | this disk cannot do that (virtio-blk's `UNSUPP`) |
  * | `io` | the medium or the kernel failed the operation |
@@ -34,6 +35,7 @@ export type DiskErrorKind =
   | "range"
   | "alignment"
   | "read-only"
+  | "protected"
   | "closed"
   | "unsupported"
   | "io"
