@@ -25,7 +25,7 @@ import { plural } from "./plural.ts";
  * | `aborted` | the caller's `AbortSignal` fired |
  * | `locked` | another program holds the image |
  * | `permission` | the operating system or Deno's sandbox says no |
- * | `not-found` | no such image |
+ * | `not-found` | no such image, or no such part of it |
  * | `exists` | there is an image already |
  * | `geometry` | the image cannot be a disk of that shape |
  * | `platform` | not to be had on this platform, file system or permission set |
