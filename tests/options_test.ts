@@ -71,7 +71,10 @@ type AllRefused =
   | Refusing<testing.FaultsOptions>
   | Refusing<testing.LatencyOptions>
   | Refusing<testing.LayerOptions>
+  | Refusing<testing.ObserveOptions>
+  | Refusing<testing.NamedRange>
   | Refusing<testing.OverlayOptions>
+  | Refusing<testing.ProtectOptions>
   | Refusing<testing.ReadaheadOptions>
   | Refusing<testing.ReplayOptions>
   | Refusing<testing.TraceOptions>
