@@ -34,6 +34,8 @@ type AllRefused =
   | Refusing<platter.RequestErrorOptions>
   | Refusing<platter.RequestOptions>
   | Refusing<platter.StreamOptions>
+  | Refusing<platter.SyncWriteOptions>
+  | Refusing<platter.SyncZeroOptions>
   | Refusing<platter.WritableStreamOptions>
   | Refusing<platter.WriteOptions>
   | Refusing<platter.WriteZeroesOptions>
@@ -69,7 +71,10 @@ type AllRefused =
   | Refusing<testing.FaultsOptions>
   | Refusing<testing.LatencyOptions>
   | Refusing<testing.LayerOptions>
+  | Refusing<testing.ObserveOptions>
+  | Refusing<testing.NamedRange>
   | Refusing<testing.OverlayOptions>
+  | Refusing<testing.ProtectOptions>
   | Refusing<testing.ReadaheadOptions>
   | Refusing<testing.ReplayOptions>
   | Refusing<testing.TraceOptions>
