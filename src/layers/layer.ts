@@ -232,6 +232,31 @@ export abstract class Layer implements Backend {
   }
 
   /**
+   * Takes requests in that {@linkcode Layer.submit} has not seen: for a layer
+   * that leaves their checks to its base.
+   *
+   * @param count How many.
+   */
+  protected enter(count: number): void {
+    this.#inFlight.enter(count);
+  }
+
+  /**
+   * Answers a request that was taken in.
+   *
+   * @param request The request.
+   * @param error Why it failed.
+   * @param complete Called with both.
+   */
+  protected answer(
+    request: Request,
+    error: DiskError | null,
+    complete: Complete,
+  ): void {
+    this.#inFlight.answer(request, error, complete);
+  }
+
+  /**
    * What the layer says of itself.
    *
    * @param info What the backend says of itself.
