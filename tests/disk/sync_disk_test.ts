@@ -21,7 +21,9 @@ import { SyncDisk } from "../../src/disk/sync_disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";
+import { observe } from "../../src/layers/observe.ts";
 import { overlay } from "../../src/layers/overlay.ts";
+import { protect } from "../../src/layers/protect.ts";
 import { readahead } from "../../src/layers/readahead.ts";
 import { parseTraceLine, trace } from "../../src/layers/trace.ts";
 import { verify } from "../../src/layers/verify.ts";
@@ -131,7 +133,7 @@ contractSuite(
   inMemory((backend) =>
     trace(
       verify(
-        overlay(faults(backend, ["flush=kept off"])),
+        observe(protect(overlay(faults(backend, ["flush=kept off"])), [])),
         latency(new MemoryBackend({ sectors: SECTORS })),
       ),
       () => {},
