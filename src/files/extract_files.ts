@@ -251,7 +251,9 @@ class Target {
     this.#open = null;
     if (open === null) return null;
     if (open.file === null) {
-      this.#links.push({ entry: open.entry, target: open.text });
+      // With ISO 9660 it stands in the listing, and else only there whole.
+      const target = open.text || open.entry.target || "";
+      this.#links.push({ entry: open.entry, target });
     } else {
       await open.keep();
       this.#files++;
@@ -338,7 +340,7 @@ class Target {
       "exists",
       `Cannot extract "${printable(path)}" as "${
         printable(place)
-      }" exists, overwrite: true`,
+      }" exists: replace it with overwrite: true`,
     );
   }
 

@@ -12,6 +12,7 @@ import { plural } from "../plural.ts";
 import { printable } from "../printable.ts";
 import { FileSystemError } from "./file_system_error.ts";
 import { type FileSystemKind, fileSystemOf } from "./file_system_kind.ts";
+import { hiddenJoliet, type Mask } from "./joliet.ts";
 
 /** A file system that can be read. */
 export interface FoundFileSystem {
@@ -21,6 +22,8 @@ export interface FoundFileSystem {
   readonly kind: FileSystemKind;
   /** What 7-Zip calls it. */
   readonly reader: string;
+  /** What 7-Zip is not to see of it. */
+  readonly mask: Mask;
 }
 
 /** Partitions that a message lists. */
@@ -41,7 +44,7 @@ export async function findFileSystem(
   signal: AbortSignal | undefined,
 ): Promise<FoundFileSystem> {
   const kind = await fileSystemOf(disk, { signal });
-  if (kind !== null) return readable(disk, kind);
+  if (kind !== null) return await readable(disk, kind, signal);
   const { partitions } = await readPartitions(disk, { signal });
   if (partitions.length === 0) {
     throw new FileSystemError(
@@ -58,7 +61,9 @@ export async function findFileSystem(
   }
   const all = partitions.length <= MOST_LISTED;
   const [only] = found;
-  if (all && found.length === 1) return readable(only!.disk, only!.kind);
+  if (all && found.length === 1) {
+    return await readable(only!.disk, only!.kind, signal);
+  }
   throw new FileSystemError(
     "partitioned",
     `Cannot read files as the disk has ${
@@ -89,9 +94,18 @@ function describe(
   return `${number} (${title}, ${kind?.name ?? "no file system"})`;
 }
 
-function readable(disk: VirtualDisk, kind: FileSystemKind): FoundFileSystem {
+async function readable(
+  disk: VirtualDisk,
+  kind: FileSystemKind,
+  signal: AbortSignal | undefined,
+): Promise<FoundFileSystem> {
   const { name, reader } = kind;
-  if (reader !== null) return { disk, kind, reader };
+  if (reader !== null) {
+    const mask = reader === "Iso"
+      ? await hiddenJoliet(disk, { signal })
+      : new Map();
+    return { disk, kind, reader, mask };
+  }
   const advice = name === "swap space"
     ? "it has no files"
     : ["LUKS", "BitLocker", "LVM", "Linux RAID"].includes(name)

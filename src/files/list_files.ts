@@ -73,14 +73,20 @@ export function plainPaths(paths: readonly string[]): string[] {
  * @returns The files, some at a time.
  */
 export async function* listing(
-  { disk, reader }: FoundFileSystem,
+  found: FoundFileSystem,
   paths: readonly string[],
   options: FilesOptions,
 ): AsyncGenerator<readonly FileEntry[], void> {
   const entries = new ListingReader();
   // -ba and -slt: nothing but properties, one a line.
-  const args = ["l", "-ba", "-slt", "-bso1", ...commonArguments(reader, paths)];
-  for await (const events of runSevenZip(disk, args, options)) {
+  const args = [
+    "l",
+    "-ba",
+    "-slt",
+    "-bso1",
+    ...commonArguments(found.reader, paths),
+  ];
+  for await (const events of runSevenZip(found, args, options)) {
     for (const event of events) {
       if (event.kind === "data") {
         yield entries.read(event.bytes).filter((entry) => isInTree(entry.path));

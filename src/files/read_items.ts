@@ -50,16 +50,22 @@ const FAULT = /^ERROR: (?!\/image)/;
  * @throws {DiskError} If the disk fails.
  */
 export async function* readItems(
-  { disk, reader }: FoundFileSystem,
+  found: FoundFileSystem,
   entries: Iterable<FileEntry>,
   paths: readonly string[],
   options: FilesOptions,
 ): AsyncGenerator<ItemEvent, void> {
   // -so: contents to standard output. -bb1 and -bso2: names to standard error.
-  const args = ["x", "-so", "-bb1", "-bso2", ...commonArguments(reader, paths)];
+  const args = [
+    "x",
+    "-so",
+    "-bb1",
+    "-bso2",
+    ...commonArguments(found.reader, paths),
+  ];
   const items = new Items(entries);
   try {
-    for await (const events of runSevenZip(disk, args, options)) {
+    for await (const events of runSevenZip(found, args, options)) {
       for (const event of events) yield* items.read(event);
     }
   } catch (error) {

@@ -10,6 +10,8 @@
 import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { printable } from "../printable.ts";
+import type { FoundFileSystem } from "./find_file_system.ts";
+import type { Mask } from "./joliet.ts";
 import { FileSystemError } from "./file_system_error.ts";
 import {
   MOST_UNREAD,
@@ -60,7 +62,7 @@ export type SevenZipEvent =
 /**
  * Runs 7-Zip.
  *
- * @param disk The disk, which 7-Zip sees as `/image`.
+ * @param found The file system, whose disk 7-Zip sees as `/image`.
  * @param args Its command line.
  * @param options When to give up.
  * @returns What it writes, in pieces.
@@ -69,7 +71,7 @@ export type SevenZipEvent =
  * @throws {RangeError} If the timeout is no number of ms.
  */
 export async function* runSevenZip(
-  disk: VirtualDisk,
+  found: FoundFileSystem,
   args: readonly string[],
   options: FilesOptions,
 ): AsyncGenerator<readonly SevenZipEvent[], void> {
@@ -80,7 +82,7 @@ export async function* runSevenZip(
     );
   }
   signal?.throwIfAborted();
-  const run = new Run(disk, args, timeoutMs);
+  const run = new Run(found, args, timeoutMs);
   const onAbort = () => run.fail(signal!.reason);
   signal?.addEventListener("abort", onAbort);
   const reader = new Reader();
@@ -107,6 +109,7 @@ export async function* runSevenZip(
 /** One run of the worker. */
 class Run {
   readonly #disk: VirtualDisk;
+  readonly #mask: Mask;
   readonly #worker: Worker;
   readonly #words: Int32Array;
   readonly #target: Uint8Array;
@@ -122,8 +125,13 @@ class Run {
   /** What 7-Zip exited with. */
   code = 0;
 
-  constructor(disk: VirtualDisk, args: readonly string[], timeoutMs: number) {
+  constructor(
+    { disk, mask }: FoundFileSystem,
+    args: readonly string[],
+    timeoutMs: number,
+  ) {
     this.#disk = disk;
+    this.#mask = mask;
     this.#buffer = disk.allocate(READ_BYTES / SECTOR_BYTES);
     const shared = new SharedArrayBuffer(WORDS_BYTES + READ_BYTES);
     this.#words = new Int32Array(shared, 0, WORDS_BYTES / 4);
@@ -238,6 +246,9 @@ class Run {
       const bytes = this.#buffer.subarray(0, length);
       const { signal } = this.#stop;
       await this.#disk.readInto(offset / SECTOR_BYTES, bytes, { signal });
+      for (const [at, value] of this.#mask) {
+        if (at >= offset && at < offset + length) bytes[at - offset] = value;
+      }
       this.#target.set(bytes);
     } catch (error) {
       return this.fail(error);
