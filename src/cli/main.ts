@@ -17,10 +17,12 @@
  */
 
 import config from "../../deno.json" with { type: "json" };
+import { cat } from "./cat.ts";
 import { compare } from "./compare.ts";
 import { copy } from "./copy.ts";
 import { crash } from "./crash.ts";
 import { create } from "./create.ts";
+import { extract } from "./extract.ts";
 import { Interrupted } from "./images.ts";
 import { info } from "./info.ts";
 import {
@@ -31,6 +33,7 @@ import {
   printError,
   processIo,
 } from "./io.ts";
+import { ls } from "./ls.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
 import { partitions } from "./partitions.ts";
@@ -59,6 +62,9 @@ const VERBS: readonly Verb[] = [
   copy,
   compare,
   map,
+  ls,
+  cat,
+  extract,
   serve,
   mount,
   crash,
