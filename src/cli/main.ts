@@ -21,6 +21,7 @@ import { compare } from "./compare.ts";
 import { copy } from "./copy.ts";
 import { crash } from "./crash.ts";
 import { create } from "./create.ts";
+import { heat } from "./heat.ts";
 import { Interrupted } from "./images.ts";
 import { info } from "./info.ts";
 import {
@@ -60,6 +61,7 @@ const VERBS: readonly Verb[] = [
   serve,
   mount,
   crash,
+  heat,
 ];
 
 /**
