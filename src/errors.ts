@@ -18,6 +18,7 @@ import { plural } from "./plural.ts";
  * | `read-only` | a write to a disk that is open for reading |
  * | `protected` | a write to sectors that the layer `protect` protects |
  * | `closed` | the disk is closed or closing |
+ * | `busy` | a synchronous request while asynchronous ones are in flight: await them first |
  * | `unsupported` | this disk cannot do that (virtio-blk's `UNSUPP`) |
  * | `io` | the medium or the kernel failed the operation |
  * | `no-space` | the file system or its quota is full |
@@ -37,6 +38,7 @@ export type DiskErrorKind =
   | "read-only"
   | "protected"
   | "closed"
+  | "busy"
   | "unsupported"
   | "io"
   | "no-space"

@@ -34,6 +34,8 @@ type AllRefused =
   | Refusing<platter.RequestErrorOptions>
   | Refusing<platter.RequestOptions>
   | Refusing<platter.StreamOptions>
+  | Refusing<platter.SyncWriteOptions>
+  | Refusing<platter.SyncZeroOptions>
   | Refusing<platter.WritableStreamOptions>
   | Refusing<platter.WriteOptions>
   | Refusing<platter.WriteZeroesOptions>

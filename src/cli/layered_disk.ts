@@ -1,7 +1,7 @@
 /**
  * An image under the layers that a command line names: an overlay, faults,
- * protected ranges, figures and a trace, with the options that ask for them. For verbs that show a disk to
- * somebody else.
+ * protected ranges, figures and a trace, with the options that ask for them. For
+ * verbs that show a disk to somebody else.
  *
  * @module
  */
@@ -30,6 +30,7 @@ import {
 } from "./disk_range.ts";
 import { fileError, openOptions, warn } from "./images.ts";
 import { type CliIo, printError } from "./io.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { identify } from "./same_file.ts";
 import { StatsFile } from "./stats_file.ts";
 import { TraceFile } from "./trace_file.ts";
@@ -46,6 +47,10 @@ const RULES_MS = 250;
 
 /** The options that say which layers there are. */
 export const LAYER_OPTIONS: readonly VerbOption[] = [
+  {
+    ...PARTITION_OPTION,
+    summary: "Not the whole disk, but this partition; layers see all of it",
+  },
   { name: "read-only", summary: "Refuse writes" },
   {
     name: "overlay",
@@ -223,6 +228,9 @@ export class LayeredDisk implements AsyncDisposable {
       );
     }
     if (isOverlay) top = overlay(top, { readOnly });
+    // Looked for before there are faults, and not part of the trace. The disk is
+    // not closed, as what it is over stays.
+    const { start, sectors } = await partitionOf(VirtualDisk.over(top), args);
     if (rules.length > 0 || rulesPath !== undefined) {
       const faulty = faults(top, rules);
       top = faulty;
@@ -256,7 +264,8 @@ export class LayeredDisk implements AsyncDisposable {
     }
     const disk = VirtualDisk.over(top);
     parts.use(disk);
-    return new LayeredDisk(parts.move(), disk, sink, figures);
+    const part = sectors === disk.sectors ? disk : disk.slice(start, sectors);
+    return new LayeredDisk(parts.move(), part, sink, figures);
   }
 
   /**

@@ -1,10 +1,16 @@
 /**
- * What is on a disk: its partitions, by GPT or MBR. {@linkcode readPartitions}
- * is where to start.
+ * What is on a disk: its partitions, by GPT or MBR ({@linkcode readPartitions} is
+ * where to start), and its bytes, as file-system libraries of npm want them
+ * ({@linkcode ByteView}).
  *
  * @module
  */
 
+export {
+  type ByteReadResult,
+  ByteView,
+  type ByteWriteResult,
+} from "./byte_view.ts";
 export { openPartition } from "./open_partition.ts";
 export type {
   Partition,
