@@ -17,10 +17,12 @@
  */
 
 import config from "../../deno.json" with { type: "json" };
+import { cat } from "./cat.ts";
 import { compare } from "./compare.ts";
 import { copy } from "./copy.ts";
 import { crash } from "./crash.ts";
 import { create } from "./create.ts";
+import { extract } from "./extract.ts";
 import { heat } from "./heat.ts";
 import { Interrupted } from "./images.ts";
 import { info } from "./info.ts";
@@ -32,6 +34,7 @@ import {
   printError,
   processIo,
 } from "./io.ts";
+import { ls } from "./ls.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
 import { partitions } from "./partitions.ts";
@@ -60,6 +63,9 @@ const VERBS: readonly Verb[] = [
   copy,
   compare,
   map,
+  ls,
+  cat,
+  extract,
   serve,
   mount,
   crash,

@@ -384,7 +384,7 @@ class Area {
     const to = end > this.end ? this.end : end;
     const odd = lowBits(sector) | lowBits(end);
     this.#requests[(kind * SIZES + sizeOf(count)) * 2 + (odd === 0 ? 0 : 1)]!++;
-    if (kind === WRITES && odd !== 0) {
+    if (kind === WRITES) {
       this.#beside += lowBits(from) + lowBits(-to);
     }
     const base = kind * this.#cells;
