@@ -23,6 +23,7 @@ import { copy } from "./copy.ts";
 import { crash } from "./crash.ts";
 import { create } from "./create.ts";
 import { extract } from "./extract.ts";
+import { heat } from "./heat.ts";
 import { Interrupted } from "./images.ts";
 import { info } from "./info.ts";
 import {
@@ -68,6 +69,7 @@ const VERBS: readonly Verb[] = [
   serve,
   mount,
   crash,
+  heat,
 ];
 
 /**
