@@ -54,6 +54,7 @@ export function runsOf(data: Uint8Array): Run[] {
 export class Zeroes {
   readonly #disk: VirtualDisk;
   readonly #options: { signal?: AbortSignal };
+  readonly #unmap: boolean;
   #moves: boolean;
   #memory: Uint8Array | undefined;
 
@@ -62,10 +63,16 @@ export class Zeroes {
    *
    * @param disk The disk.
    * @param signal Stops what is being written.
+   * @param unmap Whether the disk may give their space back.
    */
-  constructor(disk: VirtualDisk, signal: AbortSignal | undefined) {
+  constructor(
+    disk: VirtualDisk,
+    signal: AbortSignal | undefined,
+    unmap = true,
+  ) {
     this.#disk = disk;
     this.#options = signal === undefined ? {} : { signal };
+    this.#unmap = unmap;
     this.#moves = disk.info.abilities.writeZeroes === "none";
   }
 
@@ -79,7 +86,7 @@ export class Zeroes {
   async write(sector: number, count: number): Promise<void> {
     if (!this.#moves) {
       try {
-        const options = { unmap: true, ...this.#options };
+        const options = { unmap: this.#unmap, ...this.#options };
         return await this.#disk.writeZeroes(sector, count, options);
       } catch (error) {
         if (!(error instanceof DiskError) || error.kind !== "unsupported") {
