@@ -203,7 +203,10 @@ export function parseAs<T>(
  */
 export function parseCount(text: string): number {
   const count = Number(text);
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(count) || count < 1) {
+  if (
+    !/^(\d+|0x[\da-f]+)$/i.test(text) || !Number.isSafeInteger(count) ||
+    count < 1
+  ) {
     throw new RangeError(
       `Cannot parse a count as it must be a whole number above 0: current ` +
         `value is "${text}"`,
@@ -282,7 +285,7 @@ export function readArguments(
     }
     const names = verb.operands.split(" ");
     const dash = operands.findIndex((text, index) =>
-      text === "-" && names[index] !== "SIZE" && names[index] !== "[FILE|-]"
+      text === "-" && names[index] !== "SIZE" && !/\|-\]?$/.test(names[index]!)
     );
     if (dash >= 0) throw dashError(verb, names[dash]!, "disk");
   }
