@@ -19,11 +19,13 @@ export const IMAGE_OPTIONS: readonly VerbOption[] = [
   {
     name: "direct",
     value: "WHEN",
+    words: ["never", "prefer", "require"],
     summary: "Direct I/O: never, prefer (default) or require",
   },
   {
     name: "backend",
     value: "NAME",
+    words: ["auto", "direct", "portable"],
     summary: "direct (by FFI), portable or auto (default)",
   },
   {
