@@ -166,12 +166,13 @@ const OF_TARGETS = [
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   checkOptions(args, io);
+  const numbers = numbersOf(args);
   const progress = new Progress(io, args.flag("quiet"));
   let outcome: Outcome | null;
   let code: number = ExitCode.Ok;
   try {
     outcome = await interruptible(io, async (signal) => {
-      const way = { args, io, progress, signal };
+      const way = { args, numbers, io, progress, signal };
       if (args.operand(1) === "-") return await toOutput(way);
       if (args.value("rescue") === undefined) return await transfer(way);
       const { hasBad, ...outcome } = await rescue(way);
@@ -185,9 +186,34 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   return code;
 }
 
+/** Numbers that were typed, in sectors unless said otherwise. */
+interface Numbers {
+  /** Where on the source. */
+  readonly from: number;
+  /** Where on the target. */
+  readonly to: number;
+  readonly count: number | undefined;
+  /** Bytes of a new target. */
+  readonly size: number | undefined;
+  readonly depth: number | undefined;
+  readonly retries: number | undefined;
+}
+
+function numbersOf(args: VerbArguments): Numbers {
+  return {
+    from: args.parsed("from", parsePlainSectors) ?? 0,
+    to: args.parsed("to", parsePlainSectors) ?? 0,
+    count: args.parsed("count", parsePlainSectors),
+    size: args.parsed("size", parseSize),
+    depth: args.parsed("depth", parseCount),
+    retries: args.parsed("retries", parseCount),
+  };
+}
+
 /** What every way of copying is given. */
 interface Way {
   readonly args: VerbArguments;
+  readonly numbers: Numbers;
   readonly io: CliIo;
   readonly progress: Progress;
   readonly signal: AbortSignal;
@@ -212,7 +238,8 @@ function checkOptions(args: VerbArguments, io: CliIo): void {
     throw new UsageError(
       `Cannot copy as ${
         to === "-" ? "one of both" : "the source of a rescue"
-      } must be the name of a disk: current value is "-"`,
+      } must be the name of a disk: current value is "-" (use "./-" for a file ` +
+        `of that name)`,
     );
   }
   if (to !== "-") return;
@@ -220,7 +247,7 @@ function checkOptions(args: VerbArguments, io: CliIo): void {
   if (other !== undefined) {
     throw new UsageError(
       `Cannot use --${other} as TARGET must be the name of a disk for it: ` +
-        `current value is "-"`,
+        `current value is "-" (use "./-" for a file of that name)`,
     );
   }
   if (io.stdout.isTerminal && !args.flag("force")) {
@@ -288,9 +315,7 @@ function placeOn(
     throw new CliError(
       `Cannot copy ${
         sectors === 0 ? "" : `${formatCount(sectors, "sector")} `
-      }to sector ${to} of "${path}" as it has ${
-        formatCount(disk.sectors, "sector")
-      }`,
+      }to sector ${to} of "${path}" as the target has only ${disk.sectors}`,
     );
   }
   return to === 0 ? disk : disk.slice(to, sectors);
@@ -315,18 +340,15 @@ async function transfer(way: Way): Promise<Outcome> {
 }
 
 async function fromDisk(way: Way, whole: VirtualDisk): Promise<Outcome> {
-  const { args, io, progress, signal } = way;
+  const { args, numbers, io, progress, signal } = way;
   const [from, to] = [args.operand(0), args.operand(1)];
-  const first = args.parsed("from", parsePlainSectors) ?? 0;
-  const count = args.parsed("count", parsePlainSectors);
-  const place = args.parsed("to", parsePlainSectors) ?? 0;
+  const { from: first, to: place, count, depth } = numbers;
   const source = partOf(whole, from, first, count);
-  const depth = args.parsed("depth", parseCount);
   const target = await openTarget(to, {
     open: targetOptions(way),
     force: args.flag("force"),
     blockSize: whole.blockSize,
-    sectors: sizeOfNew(args, place + source.sectors),
+    sectors: sizeOfNew(numbers, place + source.sectors),
     inputs: [whole.info.path],
   });
   // Held, and so locked, until it is known what becomes of it.
@@ -364,13 +386,10 @@ async function fromStream(
   bmap: Bmap | undefined,
   disk?: VirtualDisk,
 ): Promise<Outcome> {
-  const { args, io, progress, signal } = way;
+  const { args, numbers, io, progress, signal } = way;
   const [from, to] = [args.operand(0), args.operand(1)];
   const open = targetOptions(way);
-  const first = args.parsed("from", parsePlainSectors) ?? 0;
-  const count = args.parsed("count", parsePlainSectors);
-  const place = args.parsed("to", parsePlainSectors) ?? 0;
-  const depth = args.parsed("depth", parseCount);
+  const { from: first, to: place, count, depth } = numbers;
   const blockSize = open.blockSize ?? disk?.blockSize ?? SECTOR_BYTES;
   const bytes = bmap?.imageBytes ??
     (count === undefined ? undefined : count * SECTOR_BYTES);
@@ -382,7 +401,7 @@ async function fromStream(
     open,
     force: args.flag("force"),
     blockSize,
-    sectors: sizeOfNew(args, known),
+    sectors: sizeOfNew(numbers, known),
     inputs: [disk?.info.path ?? (from === "-" ? null : from)],
   });
   await using _held = target.disk;
@@ -444,10 +463,9 @@ function estimate(done: number, source: ImageStream): number | undefined {
 
 /** Sectors of a new target: what it must have, or more if that was asked for. */
 function sizeOfNew(
-  args: VerbArguments,
+  { size }: Numbers,
   needed: number | undefined,
 ): number | undefined {
-  const size = args.parsed("size", parseSize);
   if (size === undefined) return needed;
   const sectors = size / SECTOR_BYTES;
   if (!Number.isInteger(sectors) || sectors < Math.max(needed ?? 0, 1)) {
@@ -461,10 +479,9 @@ function sizeOfNew(
 }
 
 async function toOutput(way: Way): Promise<null> {
-  const { args, io, progress, signal } = way;
+  const { args, numbers, io, progress, signal } = way;
   const path = args.operand(0);
-  const from = args.parsed("from", parsePlainSectors) ?? 0;
-  const count = args.parsed("count", parsePlainSectors);
+  const { from, count } = numbers;
   const isRaw = args.value("format") === "raw";
   await using stream = await ImageStream.open(path, io, isRaw, signal);
   if (stream !== null) {
@@ -494,7 +511,7 @@ async function toOutput(way: Way): Promise<null> {
 }
 
 async function rescue(way: Way) {
-  const { args, io, progress, signal } = way;
+  const { args, numbers, io, progress, signal } = way;
   await using source = await openSource(way);
   return await copyRescue({
     from: args.operand(0),
@@ -503,7 +520,7 @@ async function rescue(way: Way) {
     source,
     open: targetOptions(way),
     force: args.flag("force"),
-    retries: args.parsed("retries", parseCount),
+    retries: numbers.retries,
     io,
     progress,
     signal,

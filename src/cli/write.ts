@@ -18,7 +18,8 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { announce, type CliIo } from "./io.ts";
+import type { CliIo } from "./io.ts";
+import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { isSameFile } from "./same_file.ts";
 import { SequentialWriter } from "./sequential_writer.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
@@ -47,6 +48,7 @@ export const write: Verb = {
       summary: "Make every write durable by itself (force unit access)",
     },
     { name: "pad", summary: "Fill the last block with zeroes" },
+    ...OUTCOME_OPTIONS,
     ...IMAGE_OPTIONS,
   ],
   instead: '"platter read IMAGE --raw" to write to standard output',
@@ -82,7 +84,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     );
   }
   const path = args.operand(0);
-  const extent = await interruptible(io, async (signal) => {
+  const written = await interruptible(io, async (signal) => {
     const name = args.operands[1] ?? "-";
     if (name !== "-" && await isSameFile(path, name)) {
       throw new CliError(`Cannot write "${name}" onto itself`);
@@ -102,13 +104,24 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
         signal,
       });
       await pour(input, writer, offset, pad, signal);
-      return extentOf(writer, offset);
+      return {
+        bytes: writer.settled,
+        extent: extentOf(writer, offset),
+      };
     } finally {
       await input.stream.cancel().catch(() => {});
     }
   });
-  const line = `Wrote ${extent}\n`;
-  await announce(io, line, `"${path}" has all of the input, flushed`);
+  await tell(args, io, {
+    text: `Wrote ${written.extent}`,
+    json: {
+      image: path,
+      sector: offset / SECTOR_BYTES,
+      count: written.bytes / SECTOR_BYTES,
+      bytes: written.bytes,
+    },
+    done: `"${path}" has all of the input, flushed`,
+  });
   return ExitCode.Ok;
 }
 
