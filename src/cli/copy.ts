@@ -38,6 +38,7 @@ import {
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
 import { type Outcome, OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import {
   ExitCode,
@@ -113,6 +114,15 @@ export const copy: Verb = {
       value: "N",
       summary: "Transfers of 1 MiB in flight (default: 4)",
     },
+    {
+      ...PARTITION_OPTION,
+      summary: "Of the source, only this partition",
+    },
+    {
+      name: "to-partition",
+      value: "N",
+      summary: "Into this partition of an existing target",
+    },
     ...OUTCOME_OPTIONS,
     ...IMAGE_OPTIONS,
     {
@@ -122,6 +132,7 @@ export const copy: Verb = {
   ],
   examples: [
     ["platter copy disk.img backup.img --verify", "A backup"],
+    ["platter copy disk.img root.img --partition 2", "One partition"],
     [
       "platter copy disk.img /dev/sdb --force --direct require",
       "Onto a device, past the page cache",
@@ -154,14 +165,17 @@ export const copy: Verb = {
 
 /** Options that make no sense with others. */
 const EXCLUSIONS: readonly (readonly [string, readonly string[]])[] = [
-  ["rescue", ["from", "to", "count", "size", "pad", "bmap", "verify", "depth"]],
+  ["rescue", [
+    ...["from", "to", "count", "size", "pad", "bmap", "verify", "depth"],
+    ...["to-partition", "no-sparse"],
+  ]],
   ["bmap", ["from", "count", "pad"]],
 ];
 
 /** Options that only a target with a name has. */
 const OF_TARGETS = [
   ...["verify", "to", "size", "pad", "bmap", "rescue", "no-sparse", "depth"],
-  "json",
+  ...["json", "to-partition"],
 ];
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
@@ -257,10 +271,15 @@ function checkOptions(args: VerbArguments, io: CliIo): void {
   }
 }
 
-/** Opens the source as a disk. */
-async function openSource({ args, io, signal }: Way): Promise<VirtualDisk> {
+/** The source as a disk. */
+interface Source extends AsyncDisposable {
+  /** What is copied: the disk, or a partition of it. */
+  readonly disk: VirtualDisk;
+}
+
+async function openSource({ args, io, signal }: Way): Promise<Source> {
   const from = args.operand(0);
-  const disk = await VirtualDisk.open(from, {
+  const whole = await VirtualDisk.open(from, {
     // What changes while it is copied is copied torn.
     lock: "exclusive",
     ...openOptions(args),
@@ -268,13 +287,14 @@ async function openSource({ args, io, signal }: Way): Promise<VirtualDisk> {
     readOnly: true,
   });
   try {
-    await warn(io, from, disk.info);
+    await warn(io, from, whole.info);
+    const disk = await partitionOf(whole, args, signal);
     if (disk.sectors === 0) {
       throw new CliError(`Cannot copy "${from}" as it is empty`);
     }
-    return disk;
+    return { disk, [Symbol.asyncDispose]: () => whole.close() };
   } catch (error) {
-    await disk.close();
+    await whole.close();
     throw error;
   }
 }
@@ -305,20 +325,26 @@ function partOf(
   return disk.slice(from, length);
 }
 
-/** The place on a target; it must have room for so many sectors, if known. */
-function placeOn(
-  { disk, path }: CopyTarget,
-  to: number,
-  sectors: number,
-): VirtualDisk {
-  if (to + sectors > disk.sectors || to >= disk.sectors) {
+/**
+ * The place on a target, to its end; it must have room for so many sectors, as
+ * far as that is known.
+ */
+async function placeOn(
+  target: CopyTarget,
+  { args, numbers: { to }, signal }: Way,
+  sectors: number | undefined,
+): Promise<VirtualDisk> {
+  const disk = await partitionOf(target.disk, args, signal, "to-partition");
+  target.before = disk.counters.requests;
+  if (to + (sectors ?? 1) > disk.sectors) {
     throw new CliError(
       `Cannot copy ${
-        sectors === 0 ? "" : `${formatCount(sectors, "sector")} `
-      }to sector ${to} of "${path}" as the target has only ${disk.sectors}`,
+        sectors === undefined ? "" : `${formatCount(sectors, "sector")} `
+      }to sector ${to} of "${target.path}" as the target has only ` +
+        disk.sectors,
     );
   }
-  return to === 0 ? disk : disk.slice(to, sectors);
+  return to === 0 ? disk : disk.slice(to, disk.sectors - to);
 }
 
 /** Copies onto a target with a name, flushes and closes. */
@@ -334,9 +360,10 @@ async function transfer(way: Way): Promise<Outcome> {
     throw new UsageError(`Cannot use --pad as "${from}" is no stream`);
   }
   await using source = await openSource(way);
+  const { disk } = source;
   return bmap === undefined
-    ? await fromDisk(way, source)
-    : await fromStream(way, new DiskSource(source, from, signal), bmap, source);
+    ? await fromDisk(way, disk)
+    : await fromStream(way, new DiskSource(disk, from, signal), bmap, disk);
 }
 
 async function fromDisk(way: Way, whole: VirtualDisk): Promise<Outcome> {
@@ -357,7 +384,7 @@ async function fromDisk(way: Way, whole: VirtualDisk): Promise<Outcome> {
   let reached: CopyPhase = "copy";
   try {
     const start = io.now();
-    const onto = placeOn(target, place, source.sectors);
+    const onto = await placeOn(target, way, source.sectors);
     const sums = await copyDisk(source, onto, {
       sparse: !args.flag("no-sparse"),
       targetIsZero: target.isNew,
@@ -405,9 +432,14 @@ async function fromStream(
     inputs: [disk?.info.path ?? (from === "-" ? null : from)],
   });
   await using _held = target.disk;
+  let onto: VirtualDisk;
   try {
     await warn(io, to, target.disk.info);
-    placeOn(target, place, known === undefined ? 0 : known - place);
+    onto = await placeOn(
+      target,
+      way,
+      known === undefined ? undefined : known - place,
+    );
     await source.pass(first * SECTOR_BYTES);
   } catch (error) {
     throw await failCopy(error, target, signal, "copy");
@@ -421,7 +453,7 @@ async function fromStream(
   const sums = await copyStream({
     source,
     target,
-    offset: place * SECTOR_BYTES,
+    onto,
     bytes: bmap === undefined ? bytes : undefined,
     bmap,
     pad: args.flag("pad"),
@@ -497,8 +529,8 @@ async function toOutput(way: Way): Promise<null> {
     );
     return null;
   }
-  await using whole = await openSource(way);
-  const source = partOf(whole, path, from, count);
+  await using opened = await openSource(way);
+  const source = partOf(opened.disk, path, from, count);
   const total = source.sectors * SECTOR_BYTES;
   await copyOut(
     new DiskSource(source, path, signal),
@@ -517,7 +549,7 @@ async function rescue(way: Way) {
     from: args.operand(0),
     to: args.operand(1),
     mapFile: args.value("rescue")!,
-    source,
+    source: source.disk,
     open: targetOptions(way),
     force: args.flag("force"),
     retries: numbers.retries,

@@ -9,6 +9,7 @@
 
 import { createHash } from "node:crypto";
 import type { CopyPhase } from "../disk/copy.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { Bmap } from "../image/mod.ts";
 import { plural } from "../plural.ts";
@@ -26,8 +27,8 @@ export interface StreamCopy {
   readonly source: ByteSource;
   /** Where to. */
   readonly target: CopyTarget;
-  /** First byte of the target. */
-  readonly offset: number;
+  /** The part of it that begins where the copy does. */
+  readonly onto: VirtualDisk;
   /** Bytes to copy; to the end of the source by default. */
   readonly bytes: number | undefined;
   /** Which blocks to copy, instead. */
@@ -59,10 +60,8 @@ export interface StreamCopy {
  * @throws {CliError} If it fails; it says what is left of the target.
  */
 export async function copyStream(copy: StreamCopy): Promise<CopySums> {
-  const { source, target, bmap, signal } = copy;
-  const { disk } = target;
+  const { source, target, onto: disk, bmap, signal } = copy;
   const writer = new SequentialWriter(disk, {
-    offset: copy.offset,
     sparse: copy.sparse,
     targetIsZero: target.isNew,
     depth: copy.depth,
@@ -121,7 +120,7 @@ export async function copyStream(copy: StreamCopy): Promise<CopySums> {
       if (!await writer.add(piece)) {
         throw new CliError(
           `Cannot write all of ${source.name} as "${target.path}" ends after ` +
-            formatSize(disk.sectors * SECTOR_BYTES),
+            `${formatSize(disk.sectors * SECTOR_BYTES)} of it`,
         );
       }
       copy.onProgress(writer.taken, "copy");

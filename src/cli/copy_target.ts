@@ -24,6 +24,11 @@ export interface CopyTarget {
   readonly isNew: boolean;
   /** Which file it is; `null` if that is not known. */
   readonly identity: FileIdentity | null;
+  /**
+   * Requests that the disk had before the copy began; until then it is as it
+   * was.
+   */
+  before: number | null;
 }
 
 /** What a target must be like. */
@@ -69,7 +74,13 @@ export async function openTarget(
       blockSize,
       sectors,
     });
-    return { path, disk, isNew: true, identity: await identify(path) };
+    return {
+      path,
+      disk,
+      isNew: true,
+      identity: await identify(path),
+      before: null,
+    };
   } catch (error) {
     if (!(error instanceof DiskError) || error.kind !== "exists") {
       throw ofTarget(error);
@@ -91,7 +102,7 @@ export async function openTarget(
   }
   try {
     const disk = await VirtualDisk.open(path, open);
-    return { path, disk, isNew: false, identity };
+    return { path, disk, isNew: false, identity, before: null };
   } catch (error) {
     throw ofTarget(error);
   }
@@ -128,7 +139,7 @@ export async function failCopy(
 
 async function tidyUp(
   error: unknown,
-  { path, disk, isNew, identity }: CopyTarget,
+  { path, disk, isNew, identity, before }: CopyTarget,
   reached: CopyPhase,
   part: string | undefined,
 ): Promise<string> {
@@ -137,7 +148,7 @@ async function tidyUp(
     return `"${path}" is complete and flushed, but was not verified`;
   }
   if (isNew) return await takeBack(path, identity);
-  return disk.counters.requests === 0
+  return before === null || disk.counters.requests === before
     ? `"${path}" is as it was`
     : isWrong
     ? `"${path}" was overwritten`

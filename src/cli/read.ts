@@ -24,6 +24,7 @@ import {
 } from "./images.ts";
 import { type CliIo, print, send, writeAll } from "./io.ts";
 import { tell } from "./outcome.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import {
   type FileIdentity,
   identify,
@@ -75,6 +76,7 @@ export const read: Verb = {
       summary: "With --output: say nothing of what was saved",
     },
     { name: "json", summary: "With --output: say what was saved as JSON" },
+    PARTITION_OPTION,
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
   ],
@@ -123,8 +125,9 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const options = { ...openOptions(args), readOnly: true };
   const path = args.operand(0);
   const saved = await interruptible(io, async (signal) => {
-    await using disk = await VirtualDisk.open(path, { ...options, signal });
-    await warn(io, path, disk.info);
+    await using image = await VirtualDisk.open(path, { ...options, signal });
+    await warn(io, path, image.info);
+    const disk = await partitionOf(image, args, signal);
     const range = rangeOf(disk, asked.from, asked.length);
     if (!raw) await dump(disk, range, io, signal);
     else if (file === undefined) {

@@ -20,6 +20,7 @@ import {
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { isSameFile } from "./same_file.ts";
 import { SequentialWriter } from "./sequential_writer.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
@@ -49,6 +50,7 @@ export const write: Verb = {
     },
     { name: "pad", summary: "Fill the last block with zeroes" },
     ...OUTCOME_OPTIONS,
+    PARTITION_OPTION,
     ...IMAGE_OPTIONS,
   ],
   instead: '"platter read IMAGE --raw" to write to standard output',
@@ -91,11 +93,12 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     }
     const input = await openInput(name, io);
     try {
-      await using disk = await VirtualDisk.open(path, {
+      await using image = await VirtualDisk.open(path, {
         ...openOptions(args),
         signal,
       });
-      await warn(io, args.operand(0), disk.info);
+      await warn(io, args.operand(0), image.info);
+      const disk = await partitionOf(image, args, signal);
       const pad = args.flag("pad");
       checkPlace(disk, offset, input, pad);
       const writer = new SequentialWriter(disk, {
