@@ -468,14 +468,6 @@ async function fromStream(
       progress.update(phase === "copy" ? "Copying" : "Verifying", done, total);
     },
   });
-  if (sums.sectors === 0) {
-    throw await failCopy(
-      new CliError(`Cannot copy ${source.name} as it is empty`),
-      target,
-      signal,
-      "copy",
-    );
-  }
   return copyOutcome(
     sums,
     io.now() - start,

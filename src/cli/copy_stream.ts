@@ -84,6 +84,9 @@ export async function copyStream(copy: StreamCopy): Promise<CopySums> {
       }
       writer.pad();
     }
+    if (writer.taken === 0) {
+      throw new CliError(`Cannot copy ${source.name} as it is empty`);
+    }
     await writer.finish();
     if (copy.verify) {
       reached = "verify";
