@@ -12,7 +12,7 @@ import { formatCount, formatSize } from "../units.ts";
 import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { inOptionsOf } from "./option_words.ts";
-import { partitionLines, tableHeadline } from "./partition_lines.ts";
+import { jsonOf, partitionLines, tableHeadline } from "./partition_lines.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import {
   ExitCode,
@@ -62,7 +62,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const disk = await partitionOf(image, args);
   const table = await readPartitions(disk);
   const text = args.flag("json")
-    ? `${JSON.stringify({ ...disk.info, partitionTable: table }, null, 2)}\n`
+    ? jsonOf({ ...disk.info, partitionTable: table })
     : describe(path, disk.info, info.options) + describeTable(table);
   await print(io.stdout, text);
   return ExitCode.Ok;

@@ -58,6 +58,26 @@ Deno.test("platter partitions --make writes a table that it lists, in words and 
   );
 });
 
+Deno.test("platter partitions and info show names that a terminal would obey as escapes", async () => {
+  await using image = await made();
+  const name = "\u009b2J\u202ex\u{e0041}\n";
+  const { code } = await platter([
+    ...["partitions", image.path, "--make", "gpt", "--force"],
+    ...["--add", `type=linux,name=${name}`],
+  ]);
+  assertEquals(code, 0);
+  for (const verb of ["partitions", "info"]) {
+    for (const options of [[], ["--json"]]) {
+      const { out } = await platter([verb, image.path, ...options]);
+      assertEquals(/(?!\n)[\p{Cc}\p{Cf}]/u.test(out), false);
+      if (options.length === 0) continue;
+      const json = JSON.parse(out);
+      const table = (json.partitionTable ?? json) as PartitionTable;
+      assertEquals(table.partitions[0]?.name, name);
+    }
+  }
+});
+
 Deno.test("platter partitions --make leaves what is there unless --force", async () => {
   await using image = await made();
   const before = await Deno.readFile(image.path);
