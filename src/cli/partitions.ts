@@ -183,6 +183,7 @@ async function checkEmpty(
   path: string,
   signal: AbortSignal,
 ): Promise<void> {
+  if (disk.sectors === 0) return;
   const head = await disk.read(0, Math.min(disk.sectors, HEAD_SECTORS), {
     signal,
   });

@@ -303,6 +303,12 @@ Deno.test("writePartitions() refuses disks that are too small or read-only, and 
     RangeError,
   );
   assertStringIncludes(error.message, "at least 68 blocks");
+  await using empty = memory(0);
+  await assertRejects(
+    () => writePartitions(empty, gpt),
+    RangeError,
+    "one block",
+  );
   await using readOnly = VirtualDisk.memory({ sectors: 1024, readOnly: true });
   const refused = await assertRejects(
     () => writePartitions(readOnly, gpt),
