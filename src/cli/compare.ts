@@ -38,7 +38,7 @@ export const compare: Verb = {
     {
       name: "with-partition",
       value: "N",
-      summary: "Of B, this partition; 0 for all of B (default: the same)",
+      summary: "Of B, this one, or 0 for all (default: the same)",
     },
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
