@@ -250,6 +250,36 @@ function append(segments: Uint8Array[], segment: Uint8Array): void {
   } else segments.push(segment);
 }
 
+/** What the overlap scan reads of the active requests, by their position. */
+interface Places {
+  readonly starts: Float64Array;
+  readonly ends: Float64Array;
+  readonly kinds: Uint8Array;
+}
+
+/** Closed queues of one size whose places are kept for the next ones, at most. */
+const MOST_KEPT = 4;
+
+/**
+ * Places of queues that were closed, by size. To make them takes longer than all
+ * else of a queue, and a program may open one disk after the other.
+ */
+const keptPlaces = new Map<number, Places[]>();
+
+function placesFor(size: number): Places {
+  return keptPlaces.get(size)?.pop() ?? {
+    starts: new Float64Array(size),
+    ends: new Float64Array(size),
+    kinds: new Uint8Array(size),
+  };
+}
+
+function keepPlaces(size: number, places: Places): void {
+  const kept = keptPlaces.get(size);
+  if (kept === undefined) keptPlaces.set(size, [places]);
+  else if (kept.length < MOST_KEPT) kept.push(places);
+}
+
 /** One request queue over one backend. */
 export class RequestQueue {
   readonly #backend: Backend;
@@ -324,9 +354,10 @@ export class RequestQueue {
     this.#onSubmit = options.onSubmit;
     this.#throttle = options.throttle;
     this.size = size;
-    this.#starts = new Float64Array(size);
-    this.#ends = new Float64Array(size);
-    this.#kinds = new Uint8Array(size);
+    const { starts, ends, kinds } = placesFor(size);
+    this.#starts = starts;
+    this.#ends = ends;
+    this.#kinds = kinds;
   }
 
   /** What carries out the requests. */
@@ -620,6 +651,12 @@ export class RequestQueue {
       await drained;
     }
     while (this.#queries.size > 0) await Promise.allSettled(this.#queries);
+    // Nothing is active, and nothing will be.
+    keepPlaces(this.size, {
+      starts: this.#starts,
+      ends: this.#ends,
+      kinds: this.#kinds,
+    });
     await this.#backend.close();
   }
 
