@@ -86,7 +86,7 @@ for (const [name, [tool, args, found]] of Object.entries(TOOLS)) {
       if (size % 512 !== 0) {
         for (const backend of BACKENDS) {
           const error = await assertRejects(
-            () => VirtualDisk.open(path, { backend }),
+            () => VirtualDisk.open(path, { backend, format: "raw" }),
             DiskError,
             `as its content looks like ${found}, and only raw images`,
           );
@@ -100,13 +100,16 @@ for (const [name, [tool, args, found]] of Object.entries(TOOLS)) {
             backend,
             direct,
             readOnly: true,
+            format: "raw",
           });
           assertEquals(disk.info.contentFormat, found === "" ? null : found);
           assertEquals(disk.info.warnings?.length, found === "" ? 0 : 1);
           assertEquals(disk.counters.systemCalls, 0);
         }
       }
-      const { code, err, out } = await platter(["info", path, "--json"]);
+      const { code, err, out } = await platter([
+        ...["info", path, "--json", "--format", "raw"],
+      ]);
       assertEquals(code, 0);
       assertEquals(JSON.parse(out).contentFormat, found === "" ? null : found);
       if (found === "") assertEquals(err, "");
@@ -131,13 +134,13 @@ Deno.test("every verb that opens an image warns of what is no raw one, on standa
   const raw = await dir.file("bytes", 512);
   const warning = `platter: "${path}": Its content looks like VHDX `;
   const verbs = [
-    ["info", path],
-    ["map", path],
-    ["read", path, "--sector", "0", "--count", "1"],
-    ["compare", path, path],
-    ["copy", path, dir.join("new.img")],
-    ["copy", other, path, "--force"],
-    ["write", path, "--sector", "9", raw],
+    ["info", path, "--format", "raw"],
+    ["map", path, "--format", "raw"],
+    ["read", path, "--sector", "0", "--count", "1", "--format", "raw"],
+    ["compare", path, path, "--format", "raw"],
+    ["copy", path, dir.join("new.img"), "--format", "raw"],
+    ["copy", other, path, "--force", "--target-format", "raw"],
+    ["write", path, "--sector", "9", raw, "--format", "raw"],
   ];
   for (const verb of verbs) {
     await Deno.writeFile(path, content);

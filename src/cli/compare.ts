@@ -8,6 +8,7 @@ import { compareDisks } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import {
+  formatOption,
   IMAGE_OPTIONS,
   interruptible,
   NO_LOCK_OPTION,
@@ -29,7 +30,15 @@ export const compare: Verb = {
     "differs and the first byte in it, from 0. If one is only longer than the\n" +
     "other, it says where the other ends. Where both have holes nothing is\n" +
     "read.",
-  options: [...IMAGE_OPTIONS, NO_LOCK_OPTION],
+  options: [
+    ...IMAGE_OPTIONS,
+    {
+      name: "format-b",
+      value: "NAME",
+      summary: "What B is, if that is not what A is",
+    },
+    NO_LOCK_OPTION,
+  ],
   examples: [
     ["platter compare before.img after.img", "Where do they first differ?"],
     [
@@ -52,7 +61,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const progress = new Progress(io);
   const line = await interruptible(io, async (signal) => {
     await using left = await VirtualDisk.open(a, { ...options, signal });
-    await using right = await VirtualDisk.open(b, { ...options, signal });
+    await using right = await VirtualDisk.open(b, {
+      ...options,
+      ...formatOption(args, "format-b"),
+      signal,
+    });
     await warn(io, a, left.info);
     await warn(io, b, right.info);
     try {

@@ -14,6 +14,7 @@ import { formatSize } from "../units.ts";
 import { duration, rate } from "./format.ts";
 import {
   CliError,
+  formatOption,
   IMAGE_OPTIONS,
   Interrupted,
   interruptible,
@@ -60,7 +61,16 @@ export const copy: Verb = {
       value: "N",
       summary: "Transfers of 1 MiB in flight (default: 4)",
     },
-    ...IMAGE_OPTIONS,
+    ...IMAGE_OPTIONS.map((option) =>
+      option.name === "format"
+        ? { ...option, summary: "What the source is: raw, qcow2, vmdk, …" }
+        : option
+    ),
+    {
+      name: "target-format",
+      value: "NAME",
+      summary: "What the target is, in the same words",
+    },
     {
       ...NO_LOCK_OPTION,
       summary: "Take no lock on the source, and heed none",
@@ -119,11 +129,11 @@ async function transfer(
   if (source.sectors === 0) {
     throw new CliError(`Cannot copy "${from}" as it is empty`);
   }
-  const { lock: _, ...targetOptions } = options;
+  const { lock: _lock, format: _format, ...targetOptions } = options;
   const target = await openTarget(
     to,
     source,
-    targetOptions,
+    { ...targetOptions, ...formatOption(args, "target-format") },
     args.flag("force"),
   );
   // Held, and so locked, until it is known what becomes of it.
@@ -183,9 +193,10 @@ async function openTarget(
     });
     return { disk, isNew: true, identity: await identify(path) };
   } catch (error) {
-    if (!(error instanceof DiskError) || error.kind !== "exists") {
-      throw ofTarget(error);
-    }
+    // Only raw ones are made; others may be there to be written to.
+    const isThere = error instanceof DiskError && (error.kind === "exists" ||
+      error.kind === "format" && await identify(path) !== null);
+    if (!isThere) throw ofTarget(error);
     if (!force) {
       throw new CliError(
         `Cannot copy onto "${path}" as it exists: overwrite its content with ` +
@@ -209,8 +220,15 @@ async function openTarget(
   }
 }
 
-/** The options about locks are about the source alone. */
+/** The options about locks and the format are about the source alone. */
 function ofTarget(error: unknown): unknown {
+  if (error instanceof DiskError && error.kind === "format") {
+    const text = error.message.replaceAll(
+      /(?<!-)\bformat: "(\w+)"/g,
+      "--target-format $1",
+    );
+    return new CliError(text, { cause: error });
+  }
   if (!(error instanceof DiskError) || error.kind !== "locked") return error;
   return new CliError(inOptionsOf(error.message, []), { cause: error });
 }

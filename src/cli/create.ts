@@ -44,6 +44,11 @@ export const create: Verb = {
     { name: "preallocate", summary: "Reserve the space now" },
     { name: "force", letter: "f", summary: "Overwrite an existing file" },
     ...IMAGE_OPTIONS.filter(({ name }) => name === "backend"),
+    {
+      name: "format",
+      value: "NAME",
+      summary: "raw: also under a name that says otherwise",
+    },
   ],
   examples: [
     ["platter create disk.img 64MiB", "An image of 64 MiB"],

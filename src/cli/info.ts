@@ -6,6 +6,7 @@
 
 import { type DiskInfo, VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { printable } from "../printable.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
@@ -81,6 +82,7 @@ export function describe(
       `${formatSize(bytes)} (${formatCount(bytes)} bytes, ` +
       `${formatCount(info.sectors, "sector")})`,
     ],
+    ...formatRows(info),
     [
       "blocks",
       `${formatCount(info.blockSize)} bytes logical, ` +
@@ -127,6 +129,22 @@ export function describe(
       ),
     ]))
   }`;
+}
+
+/** What the image was opened as, and what else it takes sectors from. */
+function formatRows(info: DiskInfo): Row[] {
+  const { format, contentFormat = null, otherFiles = [] } = info;
+  if (format === undefined) return [];
+  const content = contentFormat === null
+    ? ""
+    : `, though its content looks like ${contentFormat}`;
+  return [
+    ["format", `${format}${content}`],
+    ...otherFiles.map(({ role, name, format }): Row => [
+      role,
+      `${printable(name)}${format === null ? "" : ` (${format})`}`,
+    ]),
+  ];
 }
 
 function ioSizes(info: DiskInfo): Row[] {
