@@ -88,12 +88,11 @@ export function refuseOtherFormats(
       `its content looks like ${found}, and what is written into compressed data makes it unreadable: unpack it first, or insist with format: "raw"`,
     );
   }
-  if (named.length > 0) {
+  const [other] = named;
+  if (other !== undefined) {
     throw new NotRawError(
       path,
-      `its name says ${
-        named[0]
-      } and its content does not: it may be damaged, and if it is a raw disk all the same, open it with format: "raw"`,
+      `its name says ${other} and its content does not: it may be damaged, and if it is a raw disk all the same, open it with format: "raw"`,
     );
   }
 }
