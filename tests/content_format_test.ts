@@ -332,6 +332,12 @@ Deno.test({
       ...["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", inside, over],
     ]);
     await fails("allow it with --backing-files", "read", over);
+    const facts = await platter(["info", over]);
+    assertEquals(facts.code, 2);
+    assertMatch(
+      facts.out,
+      /^ {2}size +1 MiB .*\n {2}backing file +\/.* \(qcow2\)$/m,
+    );
     const about = await ok("info", over, "--backing-files");
     assertMatch(about, /^ {2}format +qcow2$/m);
     assertStringIncludes(about, `${inside} (qcow2)`);

@@ -25,7 +25,13 @@ import { plural } from "../../plural.ts";
 import { printable } from "../../printable.ts";
 import { asDiskError } from "../image_options.ts";
 import { readFullySync } from "../read_fully_sync.ts";
-import { HeaderError, otherFilesOf, type ReadAt } from "./header.ts";
+import {
+  HeaderError,
+  isForReading,
+  otherFilesOf,
+  type ReadAt,
+  virtualBytesOf,
+} from "./header.ts";
 
 /** A node as QEMU's `json:` file names have it. */
 export interface QemuNode {
@@ -75,6 +81,47 @@ export function graphOf(fd: number, options: GraphOptions): Graph {
   return { node, files };
 }
 
+/** What a container says of itself, for those who only want to know. */
+export interface ContainerFacts {
+  /** What it is by its content. */
+  readonly format: ContainerFormat;
+  /** Bytes of the disk inside; `null` if only QEMU can tell. */
+  readonly virtualBytes: number | null;
+  /** The files that it names; not those that they name. */
+  readonly otherFiles: readonly OtherFile[];
+}
+
+/**
+ * Looks into a container's header, and follows nothing.
+ *
+ * @param path The image's path.
+ * @returns What it says; `null` if it is none that can be read.
+ */
+export function lookInside(path: string): ContainerFacts | null {
+  let fd: number;
+  try {
+    fd = openOther(path, true, path);
+  } catch {
+    return null;
+  }
+  try {
+    const sizeBytes = sizeOf(fd, path);
+    const read = readerOf(fd);
+    const format = containerOf(contentOf(read, sizeBytes));
+    if (format === null) return null;
+    return {
+      format,
+      virtualBytes: virtualBytesOf(format, read, sizeBytes),
+      otherFiles: otherFilesOf(format, read, sizeBytes),
+    };
+  } catch {
+    // Why it cannot be read is said when it is opened.
+    return null;
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
 /** The images of one chain, from the one that is opened downwards. */
 class Chain {
   readonly #options: GraphOptions;
@@ -107,7 +154,7 @@ class Chain {
     };
     if (format === "raw") return node;
     node.backing = null;
-    for (const file of this.#named(fd, path, format)) {
+    for (const file of this.#named(fd, path, format, readOnly)) {
       this.#files.push(file);
       const { role } = file;
       const place = this.#follow(path, file);
@@ -140,22 +187,28 @@ class Chain {
   }
 
   /** What a header names. */
-  #named(fd: number, path: string, format: ContainerFormat): OtherFile[] {
+  #named(
+    fd: number,
+    path: string,
+    format: ContainerFormat,
+    readOnly: boolean,
+  ): OtherFile[] {
     const sizeBytes = sizeOf(fd, path);
-    const read: ReadAt = (at, length) => {
-      const bytes = new Uint8Array(length);
-      return bytes.subarray(0, readFullySync(fd, bytes, at));
-    };
+    const read = readerOf(fd);
     try {
-      const found = contentFormatOf(
-        read(0, FORMAT_BYTES),
-        read(Math.max(0, sizeBytes - FORMAT_BYTES), FORMAT_BYTES),
-      );
+      const found = contentOf(read, sizeBytes);
       if (containerOf(found) !== format) {
         throw new HeaderError(
           found === null
             ? "its content has no signature of that format"
             : `its content looks like ${found}`,
+        );
+      }
+      if (!readOnly && isForReading(format, read)) {
+        throw new DiskError(
+          "read-only",
+          `Cannot open "${path}" for writing as QEMU only reads ${format} that is compressed: open with readOnly: true to read it`,
+          { operation: "open", path },
         );
       }
       return otherFilesOf(format, read, sizeBytes);
@@ -210,6 +263,21 @@ class Chain {
       { operation: "open", path: top },
     );
   }
+}
+
+function readerOf(fd: number): ReadAt {
+  return (at, length) => {
+    const bytes = new Uint8Array(length);
+    return bytes.subarray(0, readFullySync(fd, bytes, at));
+  };
+}
+
+/** What an image looks like. */
+function contentOf(read: ReadAt, sizeBytes: number): string | null {
+  return contentFormatOf(
+    read(0, FORMAT_BYTES),
+    read(Math.max(0, sizeBytes - FORMAT_BYTES), FORMAT_BYTES),
+  );
 }
 
 function formatOf({ format }: OtherFile): ImageFormat {

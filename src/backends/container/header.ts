@@ -52,6 +52,29 @@ const QCOW2_EXTERNAL_DATA = 1 << 2;
 const QED_BACKING_FILE = 1 << 0;
 const QED_BACKING_IS_RAW = 1 << 2;
 
+/** Where a header has the size of its disk: 64 bits, from the end if negative. */
+const VIRTUAL_SIZES: Partial<
+  Record<
+    ContainerFormat,
+    {
+      readonly at: number;
+      readonly littleEndian?: boolean;
+      readonly unit?: number;
+      /** What the file begins with, if it has one. */
+      readonly magic?: string;
+    }
+  >
+> = {
+  qcow2: { at: 24 },
+  qcow: { at: 24 },
+  qed: { at: 48, littleEndian: true },
+  vmdk: { at: 12, littleEndian: true, unit: SECTOR_BYTES, magic: "KDMV" },
+  vdi: { at: 368, littleEndian: true },
+  vhd: { at: -512 + 48 },
+  parallels: { at: 36, littleEndian: true, unit: SECTOR_BYTES },
+  dmg: { at: -512 + 492, unit: SECTOR_BYTES },
+};
+
 /** A VHD that has only what differs from its parent. */
 const VHD_DIFFERENCING = 4;
 
@@ -125,6 +148,45 @@ function ofQcow2(read: ReadAt): OtherFile[] {
     });
   }
   return files;
+}
+
+/**
+ * Reads how large the disk inside a container is, as far as its header says.
+ *
+ * @param format What it is.
+ * @param read Reads it.
+ * @param sizeBytes Its size.
+ * @returns Bytes; `null` if only QEMU can tell.
+ */
+export function virtualBytesOf(
+  format: ContainerFormat,
+  read: ReadAt,
+  sizeBytes: number,
+): number | null {
+  const place = VIRTUAL_SIZES[format];
+  if (place === undefined) return null;
+  const { at, littleEndian = false, unit = 1, magic } = place;
+  const start = at < 0 ? sizeBytes + at : at;
+  const head = textOf(read(0, 4));
+  if (start < 0 || (magic !== undefined && head !== magic)) return null;
+  const bytes = Number(viewOf(read, start, 8).getBigUint64(0, littleEndian)) *
+    unit;
+  return Number.isSafeInteger(bytes) ? bytes : null;
+}
+
+/**
+ * Whether QEMU reads a container and writes nothing to it that could be read.
+ *
+ * @param format What it is.
+ * @param read Reads it.
+ * @returns Whether it is a DMG, or a VMDK whose grains are compressed.
+ */
+export function isForReading(format: ContainerFormat, read: ReadAt): boolean {
+  if (format !== "vmdk") return format === "dmg";
+  const header = read(0, 79);
+  // compressAlgorithm: VMware Virtual Disks, SparseExtentHeader.
+  return header.length === 79 && textOf(header.subarray(0, 4)) === "KDMV" &&
+    (header[77] !== 0 || header[78] !== 0);
 }
 
 /** The extensions that are texts, by their type. */

@@ -30,6 +30,8 @@ import { ContainerBackend } from "./backend.ts";
 import { graphOf } from "./graph.ts";
 import { QemuNbd } from "./qemu_nbd.ts";
 
+export { type ContainerFacts, lookInside } from "./graph.ts";
+
 /** How to open a container. */
 export interface ContainerOptions
   extends Omit<ImageOptions, "create" | "format" | "direct"> {

@@ -12,6 +12,7 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
+import { lookInside } from "../../../src/backends/container/mod.ts";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import type { OpenOptions } from "../../../src/disk/open.ts";
 import { DiskError } from "../../../src/errors.ts";
@@ -138,6 +139,18 @@ for (const [name, kind] of Object.entries(KINDS)) {
         readOnly: kind.readOnly ?? false,
         backingFiles: kind.backed ? "allow" : "refuse",
       };
+      const facts = lookInside(path);
+      const isTold = kind.format !== "vhdx";
+      assertEquals(facts?.virtualBytes, isTold ? SECTORS * 512 : null);
+      assertEquals(facts?.otherFiles.length, kind.backed ? 1 : 0);
+      if (kind.readOnly) {
+        const error = await assertRejects(
+          () => VirtualDisk.open(path),
+          DiskError,
+          "for writing as QEMU only reads vmdk that is compressed",
+        );
+        assertEquals(error.kind, "read-only");
+      }
       {
         await using disk = await VirtualDisk.open(path, options);
         assertEquals(disk.sectors, SECTORS, `seed ${seed}`);
