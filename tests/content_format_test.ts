@@ -145,7 +145,7 @@ Deno.test("every verb that opens an image warns of what is no raw one, on standa
     ["read", path, "--sector", "0", "--count", "1", "--format", "raw"],
     ["compare", path, path, "--format", "raw"],
     ["copy", path, dir.join("new.img"), "--format", "raw"],
-    ["copy", other, path, "--force", "--target-format", "raw"],
+    ["copy", other, path, "--force", "--to-format", "raw"],
     ["write", path, "--sector", "9", raw, "--format", "raw"],
   ];
   for (const verb of verbs) {
@@ -315,11 +315,11 @@ Deno.test({
 
     await Deno.copyFile(inside, raw);
     await fails("open it with --format qcow2", "map", raw);
-    await fails("--target-format raw", "copy", inside, raw, "--force");
-    await ok("copy", inside, raw, "--force", "--target-format", "qcow2");
-    await ok("compare", inside, raw, "--format-b", "qcow2");
+    await fails("--to-format raw", "copy", inside, raw, "--force");
+    await ok("copy", inside, raw, "--force", "--to-format", "qcow2");
+    await ok("compare", inside, raw, "--with-format", "qcow2");
     await fails(
-      "--target-format raw insists",
+      "--to-format raw insists",
       "copy",
       inside,
       dir.join("a.vdi"),

@@ -16,6 +16,7 @@ import {
   warn,
 } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -31,11 +32,20 @@ export const compare: Verb = {
     "other, it says where the other ends. Where both have holes nothing is\n" +
     "read.",
   options: [
+    {
+      ...PARTITION_OPTION,
+      summary: "Not the whole disks, but this partition of both",
+    },
+    {
+      name: "with-partition",
+      value: "N",
+      summary: "Of B, this one, or 0 for all (default: the same)",
+    },
     ...IMAGE_OPTIONS,
     {
-      name: "format-b",
+      name: "with-format",
       value: "NAME",
-      summary: "What B is, if that is not what A is",
+      summary: "The format of B (default: the same)",
     },
     NO_LOCK_OPTION,
   ],
@@ -60,14 +70,21 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const options = { ...openOptions(args), readOnly: true };
   const progress = new Progress(io);
   const line = await interruptible(io, async (signal) => {
-    await using left = await VirtualDisk.open(a, { ...options, signal });
-    await using right = await VirtualDisk.open(b, {
+    await using first = await VirtualDisk.open(a, { ...options, signal });
+    await using second = await VirtualDisk.open(b, {
       ...options,
-      ...formatOption(args, "format-b"),
+      ...formatOption(args, "with-format"),
       signal,
     });
-    await warn(io, a, left.info);
-    await warn(io, b, right.info);
+    await warn(io, a, first.info);
+    await warn(io, b, second.info);
+    const left = await partitionOf(first, args, signal);
+    const of = args.value("with-partition") === undefined
+      ? "partition"
+      : "with-partition";
+    const right = args.value(of) === "0"
+      ? second
+      : await partitionOf(second, args, signal, of);
     try {
       const difference = await compareDisks(left, right, {
         signal,

@@ -54,6 +54,7 @@ const KINDS: readonly (readonly [said: RegExp, kind: DiskErrorKind])[] = [
   [/read.?only/i, "read-only"],
   [/No space left/, "no-space"],
   [/No such file/, "not-found"],
+  [/socket path/i, "platform"],
   [/Input\/output error|Cannot allocate/, "io"],
 ];
 
