@@ -55,6 +55,7 @@ const KINDS: readonly (readonly [said: RegExp, kind: DiskErrorKind])[] = [
   [/No space left/, "no-space"],
   [/No such file/, "not-found"],
   [/socket path/i, "platform"],
+  [/key-secret|is encrypted/, "unsupported"],
   [/Input\/output error|Cannot allocate/, "io"],
 ];
 
