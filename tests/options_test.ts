@@ -107,6 +107,8 @@ Deno.test("every option takes undefined for what is not said", async () => {
     readOnly: undefined,
     blockSize: undefined,
     lock: undefined,
+    format: undefined,
+    backingFiles: undefined,
     id: undefined,
     signal: undefined,
   };

@@ -29,6 +29,7 @@ import { ImageStream } from "./image_stream.ts";
 import {
   CliError,
   fileError,
+  formatOption,
   IMAGE_OPTIONS,
   interruptible,
   NO_LOCK_OPTION,
@@ -124,7 +125,16 @@ export const copy: Verb = {
       summary: "Into this partition of an existing target",
     },
     ...OUTCOME_OPTIONS,
-    ...IMAGE_OPTIONS,
+    ...IMAGE_OPTIONS.map((option) =>
+      option.name === "format"
+        ? { ...option, summary: "The source's format: raw, qcow2, vmdk, …" }
+        : option
+    ),
+    {
+      name: "to-format",
+      value: "NAME",
+      summary: "The target's format (default: auto)",
+    },
     {
       ...NO_LOCK_OPTION,
       summary: "Take no lock on the source, and heed none",
@@ -175,7 +185,7 @@ const EXCLUSIONS: readonly (readonly [string, readonly string[]])[] = [
 /** Options that only a target with a name has. */
 const OF_TARGETS = [
   ...["verify", "to", "size", "pad", "bmap", "rescue", "no-sparse", "depth"],
-  ...["json", "to-partition"],
+  ...["json", "to-partition", "to-format"],
 ];
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
@@ -299,10 +309,10 @@ async function openSource({ args, io, signal }: Way): Promise<Source> {
   }
 }
 
-/** How the target is opened: the options about locks are about the source. */
+/** How the target is opened; options about locks and the format are the source's. */
 function targetOptions({ args, signal }: Way): OpenOptions {
-  const { lock: _, ...options } = openOptions(args);
-  return { ...options, signal };
+  const { lock: _lock, format: _format, ...options } = openOptions(args);
+  return { ...options, ...formatOption(args, "to-format"), signal };
 }
 
 /** The part of a disk that was asked for; the disk itself if all of it was. */

@@ -14,6 +14,8 @@ const WORDS: readonly (readonly [said: RegExp, name: string, typed: string])[] =
     [/direct: "(\w+)"/, "direct", "--direct $1"],
     [/backend: "(\w+)"/, "backend", "--backend $1"],
     [/blockSize: (\d+)/, "block-size", "--block-size $1"],
+    [/format: "(\w+)"/g, "format", "--format $1"],
+    [/backingFiles: "allow"/, "backing-files", "--backing-files"],
     [/overwrite: true/, "force", "--force"],
     [/readOnly: true/, "read-only", "--read-only"],
     [/allowNoProof: true/, "allow-no-proof", "--allow-no-proof"],
@@ -37,7 +39,7 @@ export function inOptionsOf(
     text = options.some((option) => option.name === name)
       ? text.replace(said, typed)
       : text.replace(
-        new RegExp(`(?:[,:;] |^)[^,:;]*${said.source}[^,:;]*`),
+        new RegExp(`(?:[,:;] |^)[^,:;]*${said.source}[^,:;]*`, said.flags),
         "",
       );
   }

@@ -39,6 +39,7 @@ import {
   type TakenLock,
 } from "../held_image.ts";
 import { lockedError } from "../holder.ts";
+import { refuseOtherFormats } from "../image_format.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
 import { type FastSpace, NewContent } from "../new_content.ts";
 import { imageGeometry } from "../image_size.ts";
@@ -113,7 +114,15 @@ async function openListening(
     options,
     () => {
       const file = openFile(libc, path, options);
-      return { ...file, seen: look(libc, file.fd, options) };
+      try {
+        const seen = look(libc, file.fd, options);
+        // Before it is locked: whoever opens it otherwise locks it otherwise.
+        refuseOtherFormats(path, seen.contentFormat, options);
+        return { ...file, seen };
+      } catch (error) {
+        closeSync(file.fd);
+        throw error;
+      }
     },
     ({ fd }) => takeLock(libc, fd, path, options),
   );
@@ -396,6 +405,7 @@ function describe(
         ? { ...probed.durability, fua: "RWF_DSYNC" }
         : probed.durability,
       lock: lock.info,
+      format: "raw",
       ...seen,
       id: options.id ?? `platter-${probed.inode.toString(16)}`.slice(0, 20),
     },
