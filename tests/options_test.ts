@@ -50,6 +50,8 @@ type AllRefused =
   | Refusing<nbd.NbdListenOptions>
   | Refusing<nbd.NbdServerOptions>
   | Refusing<nbd.NbdTlsOptions>
+  | Refusing<testing.AssertDisksOptions>
+  | Refusing<testing.AssertGoldenOptions>
   | Refusing<testing.AssertMemoryOptions>
   | Refusing<testing.AssertSectorsOptions>
   | Refusing<testing.AttachOptions>
