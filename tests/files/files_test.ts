@@ -106,9 +106,9 @@ const MAKERS: Maker[] = [
     isLong: true,
     make: (image, tree) =>
       run("genisoimage", ["-quiet", "-udf", "-o", image, tree]),
-    // That program writes no modes and no links of UDF.
-    keeps: (_path, { type, size, hash, modified }) =>
-      type === "symlink"
+    // That program writes no modes and no links of UDF, and names as Joliet's.
+    keeps: (path, { type, size, hash, modified }) =>
+      type === "symlink" || /[*\x1b]/.test(path)
         ? null
         : type === "directory"
         ? { type }
@@ -278,9 +278,6 @@ Deno.test(
       ),
       await hashOf(whole),
     );
-    const stream = (await openFile(disk, "folder/big.bin")).getReader();
-    await stream.read();
-    await stream.cancel();
     const [kind, message] = await refusal(readFile(disk, "folder/no\x1b"));
     assertEquals(kind, "not-found");
     assertEquals(
