@@ -108,7 +108,7 @@ const MAKERS: Maker[] = [
       run("genisoimage", ["-quiet", "-udf", "-o", image, tree]),
     // That program writes no modes and no links of UDF, and names as Joliet's.
     keeps: (path, { type, size, hash, modified }) =>
-      type === "symlink" || /[*\x1b]/.test(path)
+      type === "symlink" || /[*]|^esc/.test(path)
         ? null
         : type === "directory"
         ? { type }
@@ -327,13 +327,15 @@ Deno.test("extractFiles() keeps inside its directory whatever the names are", as
   assertEquals(left.get("same"), "there is another one of that name");
   assertEquals(left.get("pipe"), "it is a device, a pipe or a socket");
   assertEquals(left.get("there/evil"), '"there" is there, and no directory');
-  assertEquals([...Deno.readDirSync(outside)], []);
+  assertEquals(await Array.fromAsync(Deno.readDir(outside)), []);
   assertEquals(await Deno.readTextFile(`${out}/before/evil`), "yes");
   assertEquals(await Deno.readTextFile(`${out}/same`), "first");
   assertEquals(await Deno.readTextFile(`${out}/line_end`), "one");
   assertEquals(await Deno.readLink(`${out}/way`), outside);
   assertEquals((await Deno.stat(`${out}/good`)).mode! & 0o7777, 0o711);
-  const names = [...Deno.readDirSync(out)].map(({ name }) => name).sort();
+  const names = (await Array.fromAsync(Deno.readDir(out))).map(({ name }) =>
+    name
+  ).sort();
   assertEquals(names, ["before", "good", "line_end", "same", "there", "way"]);
   // Once more: nothing is touched, unless that is asked for.
   await Deno.writeTextFile(`${out}/good`, "mine");
