@@ -81,33 +81,67 @@ export class ListingReader {
 
 /** `Path = a`, `Size = 5` and so on, one a line: no value has an end of line. */
 function readEntry(record: string): FileEntry {
-  const values = new Map<string, string>();
-  for (const line of record.split("\n")) {
-    const at = line.indexOf(" = ");
-    if (at > 0) values.set(line.slice(0, at), line.slice(at + 3));
+  let [path, letters, target, folder]: (string | undefined)[] = [];
+  let [size, uid, gid, modified, inode, links]: (string | undefined)[] = [];
+  for (let at = 0; at < record.length;) {
+    let end = record.indexOf("\n", at);
+    if (end < 0) end = record.length;
+    const middle = record.indexOf(" = ", at);
+    if (middle > 0 && middle < end) {
+      const value = record.slice(middle + 3, end);
+      switch (record.slice(at, middle)) {
+        case "Path":
+          path = value;
+          break;
+        case "Folder":
+          folder = value;
+          break;
+        case "Size":
+          size = value;
+          break;
+        case "Mode":
+          letters = value;
+          break;
+        case "Modified":
+          modified = value;
+          break;
+        case "iNode":
+          inode = value;
+          break;
+        case "Links":
+          links = value;
+          break;
+        case "Symbolic Link":
+          target = value;
+          break;
+        case "User ID":
+          uid = value;
+          break;
+        case "Group ID":
+          gid = value;
+      }
+    }
+    at = end + 1;
   }
-  const path = values.get("Path");
   if (path === undefined) throw notAListing(record);
-  const letters = values.get("Mode") ?? "";
-  const target = values.get("Symbolic Link") || null;
-  const type = letters !== ""
+  const type = letters
     ? typeOf(letters[0]!)
-    : target !== null
+    : target
     ? "symlink"
-    : values.get("Folder") === "+"
+    : folder === "+"
     ? "directory"
     : "file";
   return {
     path,
     type,
-    size: type === "directory" ? 0 : numberOf(values.get("Size")) ?? 0,
+    size: type === "directory" ? 0 : numberOf(size) ?? 0,
     mode: modeOf(letters),
-    uid: numberOf(values.get("User ID")),
-    gid: numberOf(values.get("Group ID")),
-    modified: dateOf(values.get("Modified")),
-    inode: numberOf(values.get("iNode")),
-    links: numberOf(values.get("Links")),
-    target: type === "symlink" ? target : null,
+    uid: numberOf(uid),
+    gid: numberOf(gid),
+    modified: dateOf(modified),
+    inode: numberOf(inode),
+    links: numberOf(links),
+    target: type === "symlink" && target ? target : null,
   };
 }
 
@@ -127,7 +161,8 @@ function typeOf(letter: string): FileType {
 }
 
 /** The letters of `ls -l` as the bits of `chmod(2)`. */
-function modeOf(letters: string): number | null {
+function modeOf(letters: string | undefined): number | null {
+  if (letters === undefined) return null;
   if (!/^.[-r][-w].[-r][-w].[-r][-w].$/.test(letters)) return null;
   let mode = 0;
   for (let index = 1; index <= 9; index++) {
@@ -140,22 +175,22 @@ function modeOf(letters: string): number | null {
 }
 
 function numberOf(text: string | undefined): number | null {
-  if (text === undefined || !/^\d+$/.test(text)) return null;
+  if (!text) return null;
   const number = Number(text);
-  return Number.isSafeInteger(number) ? number : null;
+  return Number.isSafeInteger(number) && number >= 0 ? number : null;
 }
+
+/** Characters of a time to the second. */
+const SECOND = "2001-02-03 04:05:06".length;
 
 /** `2001-02-03 04:05:06.789000000`, in universal time; to a ms. */
 function dateOf(text: string | undefined): Date | null {
-  const match = /^(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?$/
-    .exec(text ?? "");
-  if (match === null) return null;
-  const [year, month, day, hour, minute, second] = match.slice(1, 7).map(
-    Number,
+  if (text === undefined || text.length < SECOND) return null;
+  const part = (from: number, to: number) => Number(text.slice(from, to));
+  const ms = Date.UTC(
+    ...[part(0, 4), part(5, 7) - 1, part(8, 10)] as const,
+    ...[part(11, 13), part(14, 16), part(17, 19)] as const,
+    Number(text.slice(SECOND + 1, SECOND + 4).padEnd(3, "0")),
   );
-  const ms = Math.floor(Number(`0.${match[7] ?? 0}`) * 1000 + 1e-6);
-  const date = new Date(
-    Date.UTC(year!, month! - 1, day, hour, minute, second, ms),
-  );
-  return Number.isNaN(date.getTime()) ? null : date;
+  return Number.isNaN(ms) ? null : new Date(ms);
 }

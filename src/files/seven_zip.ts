@@ -91,6 +91,8 @@ export async function* runSevenZip(
       const output = await run.next();
       if (output === null) break;
       yield reader.read(output);
+      // It may have ended before.
+      signal?.throwIfAborted();
     }
   } finally {
     signal?.removeEventListener("abort", onAbort);

@@ -41,7 +41,6 @@ interface Runtime {
       canRead: boolean,
       canWrite: boolean,
     ): FileNode;
-    streams: { stream_ops: StreamOperations }[];
   };
 }
 
@@ -65,12 +64,6 @@ interface StreamOperations {
     length: number,
     position: number,
   ): number;
-  write?(
-    stream: Stream,
-    heap: Int8Array,
-    offset: number,
-    length: number,
-  ): number;
 }
 
 /** What a WebAssembly program is given, by module and name. */
@@ -82,6 +75,9 @@ const MOST_HEAP_BYTES = 2 ** 31;
 /** Pieces of the disk that are kept: 16 MiB. */
 const MOST_PIECES = 256;
 
+/** Words of a `struct tm` that are written. */
+const TIME_WORDS = 8;
+
 /** Thrown at 7-Zip when nothing is wanted of it any more. */
 class Stopped extends Error {
   override readonly name = "Stopped";
@@ -91,15 +87,12 @@ const scope = globalThis as unknown as Scope;
 
 scope.onmessage = async ({ data: task }) => {
   scope.onmessage = null;
-  let heapBytes = () => 0;
+  const heap = new Heap();
   try {
     const words = new Int32Array(task.shared, 0, WORDS_BYTES / 4);
     const output = new Output(words);
-    const disk = new Disk(task, words);
-    const started = await start((memory) =>
-      heapBytes = () => memory.buffer.byteLength
-    );
-    connect(started, disk, output);
+    const started = await start(heap, output);
+    showImage(started, new Disk(task, words));
     const code = started.callMain(task.args);
     output.send();
     scope.postMessage({ kind: "done", code });
@@ -108,7 +101,7 @@ scope.onmessage = async ({ data: task }) => {
     const reason = error instanceof Error
       ? error.message
       : "an exception of its own";
-    const full = heapBytes() > 0.9 * MOST_HEAP_BYTES;
+    const full = heap.bytes.length > 0.9 * MOST_HEAP_BYTES;
     scope.postMessage({ kind: "failed", reason, full });
   }
   scope.close();
@@ -119,9 +112,7 @@ scope.onmessage = async ({ data: task }) => {
  * that no permission is needed to read it; TypeScript does not know yet how
  * that is written.
  */
-async function start(
-  onMemory: (memory: WebAssembly.Memory) => void,
-): Promise<Runtime> {
+async function start(heap: Heap, output: Output): Promise<Runtime> {
   const { default: program } = await import(
     "data:text/javascript,import source program from 'npm:7z-wasm@1.2.0/7zz.wasm'; export default program;"
   ) as { default: WebAssembly.Module };
@@ -137,47 +128,74 @@ async function start(
       imports: Imports,
       done: (instance: WebAssembly.Instance) => void,
     ) {
-      keepUniversalTime(imports, () => memoryOf(instance));
+      keepUniversalTime(imports, heap);
+      takeOutput(imports, heap, output);
       const instance = new WebAssembly.Instance(
         program,
         imports as WebAssembly.Imports,
       );
-      onMemory(memoryOf(instance));
+      heap.memory = instance.exports.memory as WebAssembly.Memory;
       done(instance);
       return instance.exports;
     },
   } as Record<string, unknown>) as unknown as Runtime;
 }
 
-function memoryOf({ exports }: WebAssembly.Instance): WebAssembly.Memory {
-  return exports.memory as WebAssembly.Memory;
-}
-
 /**
  * Makes local time universal time: what is printed depends on no time zone
  * then, and needs no guess where the clock is set back. Fields are those of
- * musl's `struct tm`, 32 bits each: seconds, minutes, hours, day, month, year.
+ * musl's `struct tm`, 32 bits each: seconds, minutes, hours, day, month, year,
+ * day of the week, day of the year.
  */
-function keepUniversalTime(
-  imports: Imports,
-  memory: () => WebAssembly.Memory,
-): void {
+function keepUniversalTime(imports: Imports, heap: Heap): void {
   const env = imports.env!;
-  env._localtime_js = env._gmtime_js!;
+  const slow = env._gmtime_js as (time: bigint, at: number) => void;
+  // The times of one file are often one.
+  let known: bigint | null = null;
+  let fields = new Int32Array(0);
+  const toFields = (time: bigint, at: number) => {
+    const from = at >> 2;
+    if (time === known) return heap.words.set(fields, from);
+    slow(time, at);
+    known = time;
+    fields = heap.words.slice(from, from + TIME_WORDS);
+  };
+  env._gmtime_js = toFields;
+  env._localtime_js = toFields;
   env._tzset_js = () => {};
   env._mktime_js = (at: number) => {
-    const [second, minute, hour, day, month, year] = new Int32Array(
-      memory().buffer,
-      at,
-      6,
+    const [second, minute, hour, day, month, year] = heap.words.subarray(
+      at >> 2,
+      (at >> 2) + 6,
     );
     const ms = Date.UTC(1900 + year!, month, day, hour, minute, second);
     return BigInt(Number.isNaN(ms) ? -1 : Math.floor(ms / 1000));
   };
 }
 
-/** Gives 7-Zip the image, and its outputs to whoever wants them. */
-function connect({ FS }: Runtime, disk: Disk, output: Output): void {
+/**
+ * Takes what 7-Zip writes to its standard output and standard error, the only
+ * files that it writes, before Emscripten would look for the file of a number:
+ * there are millions of writes in a long listing. A vector has pairs of address
+ * and length (WASI preview 1, `fd_write`).
+ */
+function takeOutput(imports: Imports, heap: Heap, output: Output): void {
+  const wasi = imports.wasi_snapshot_preview1!;
+  wasi.fd_write = (fd: number, vector: number, count: number, sum: number) => {
+    let written = 0;
+    for (let index = 0; index < count; index++) {
+      const at = heap.words[(vector >> 2) + 2 * index]! >>> 0;
+      const length = heap.words[(vector >> 2) + 2 * index + 1]! >>> 0;
+      output.write(fd, heap.bytes, at, length);
+      written += length;
+    }
+    heap.words[sum >> 2] = written;
+    return 0;
+  };
+}
+
+/** Shows 7-Zip the image. */
+function showImage({ FS }: Runtime, disk: Disk): void {
   const image = FS.createFile("/", "image", {}, true, false);
   const epoch = new Date(0);
   image.node_ops = {
@@ -198,15 +216,29 @@ function connect({ FS }: Runtime, disk: Disk, output: Output): void {
     read: (_stream, heap, offset, length, position) =>
       disk.read(heap, offset, length, position),
   };
-  for (const fd of [1, 2]) {
-    const stream = FS.streams[fd]!;
-    stream.stream_ops = {
-      ...stream.stream_ops,
-      write(_stream, heap, offset, length) {
-        output.write(fd, heap, offset, length);
-        return length;
-      },
-    };
+}
+
+/** 7-Zip's memory, which moves when it grows. */
+class Heap {
+  memory: WebAssembly.Memory | null = null;
+  #bytes: Uint8Array = new Uint8Array(0);
+  #words: Int32Array = new Int32Array(0);
+
+  get bytes(): Uint8Array {
+    this.#look();
+    return this.#bytes;
+  }
+
+  get words(): Int32Array {
+    this.#look();
+    return this.#words;
+  }
+
+  #look(): void {
+    // Views of what it was have no length any more.
+    if (this.#bytes.length > 0 || this.memory === null) return;
+    this.#bytes = new Uint8Array(this.memory.buffer);
+    this.#words = new Int32Array(this.memory.buffer);
   }
 }
 
@@ -305,7 +337,7 @@ class Output {
     this.#words = words;
   }
 
-  write(fd: number, heap: Int8Array, offset: number, length: number): void {
+  write(fd: number, heap: Uint8Array, offset: number, length: number): void {
     for (let at = 0; at < length;) {
       if (this.#length === OUTPUT_BYTES) this.send();
       const count = Math.min(length - at, OUTPUT_BYTES - this.#length);
