@@ -46,7 +46,9 @@ type AllRefused =
   | Refusing<files.FilesOptions>
   | Refusing<files.ListOptions>
   | Refusing<files.ReadFileOptions>
+  | Refusing<image.MakeBmapOptions>
   | Refusing<image.NewPartition>
+  | Refusing<image.RescueOptions>
   | Refusing<image.RepairPartitionsOptions>
   | Refusing<image.WritePartitionsOptions>
   | Refusing<mount.LoopOptions>

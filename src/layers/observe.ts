@@ -216,6 +216,11 @@ export class Observe extends Layer {
     };
   }
 
+  /** Nothing is waited for but the base. */
+  protected override get answersLate(): null {
+    return null;
+  }
+
   /**
    * Counts a batch and passes it on. What is wrong with a request the base says.
    *
