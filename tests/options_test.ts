@@ -35,6 +35,8 @@ type AllRefused =
   | Refusing<platter.RequestErrorOptions>
   | Refusing<platter.RequestOptions>
   | Refusing<platter.StreamOptions>
+  | Refusing<platter.SyncWriteOptions>
+  | Refusing<platter.SyncZeroOptions>
   | Refusing<platter.WritableStreamOptions>
   | Refusing<platter.WriteOptions>
   | Refusing<platter.WriteZeroesOptions>
@@ -44,7 +46,9 @@ type AllRefused =
   | Refusing<files.FilesOptions>
   | Refusing<files.ListOptions>
   | Refusing<files.ReadFileOptions>
+  | Refusing<image.MakeBmapOptions>
   | Refusing<image.NewPartition>
+  | Refusing<image.RescueOptions>
   | Refusing<image.RepairPartitionsOptions>
   | Refusing<image.WritePartitionsOptions>
   | Refusing<mount.LoopOptions>
@@ -74,7 +78,10 @@ type AllRefused =
   | Refusing<testing.FaultsOptions>
   | Refusing<testing.LatencyOptions>
   | Refusing<testing.LayerOptions>
+  | Refusing<testing.ObserveOptions>
+  | Refusing<testing.NamedRange>
   | Refusing<testing.OverlayOptions>
+  | Refusing<testing.ProtectOptions>
   | Refusing<testing.ReadaheadOptions>
   | Refusing<testing.ReplayOptions>
   | Refusing<testing.TraceOptions>

@@ -7,6 +7,7 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import type { CliIo } from "./io.ts";
+import { didYouMean } from "./suggestion.ts";
 
 /** The codes that a command exits with. */
 export const ExitCode = {
@@ -32,6 +33,8 @@ export interface VerbOption {
   readonly letter?: string;
   /** What its value is called in the help; without one it is a switch. */
   readonly value?: string;
+  /** The words that its value may be, if they are few. */
+  readonly words?: readonly string[];
   /** Whether it may be given several times. */
   readonly repeats?: boolean;
   /** What it does, in one line. */
@@ -48,6 +51,8 @@ export interface Verb {
   readonly operands: string;
   /** How many operands there must be, and may be. */
   readonly operandCount: readonly [least: number, most: number];
+  /** The words that its operand may be, if it is no image and they are few. */
+  readonly operandWords?: readonly string[];
   /** What it does, in paragraphs. */
   readonly description: string;
   /** Its options. */
@@ -203,7 +208,10 @@ export function parseAs<T>(
  */
 export function parseCount(text: string): number {
   const count = Number(text);
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(count) || count < 1) {
+  if (
+    !/^(\d+|0x[\da-f]+)$/i.test(text) || !Number.isSafeInteger(count) ||
+    count < 1
+  ) {
     throw new RangeError(
       `Cannot parse a count as it must be a whole number above 0: current ` +
         `value is "${text}"`,
@@ -212,7 +220,8 @@ export function parseCount(text: string): number {
   return count;
 }
 
-const HELP: VerbOption = {
+/** The option that every verb has. */
+export const HELP: VerbOption = {
   name: "help",
   letter: "h",
   summary: "Show this help",
@@ -269,8 +278,10 @@ export function readArguments(
   if (!parsed.help) {
     const [least, most] = verb.operandCount;
     if (unknown !== undefined) {
+      const names = options.map(({ name }) => `--${name}`);
+      const meant = didYouMean(unknown.replace(/=.*/s, ""), names);
       throw new UsageError(
-        `Cannot ${verb.name} as there is no option "${unknown}": ${see}`,
+        `Cannot ${verb.name} as there is no option "${unknown}"${meant}: ${see}`,
       );
     }
     if (operands.length < least || operands.length > most) {
@@ -282,7 +293,7 @@ export function readArguments(
     }
     const names = verb.operands.split(" ");
     const dash = operands.findIndex((text, index) =>
-      text === "-" && names[index] !== "SIZE" && names[index] !== "[FILE|-]"
+      text === "-" && names[index] !== "SIZE" && !/\|-\]?$/.test(names[index]!)
     );
     if (dash >= 0) throw dashError(verb, names[dash]!, "disk");
   }

@@ -205,6 +205,11 @@ export class Overlay extends Layer {
     );
   }
 
+  /** Nothing is waited for but the base. */
+  protected override get answersLate(): null {
+    return null;
+  }
+
   /**
    * Carries out requests that have been checked.
    *
