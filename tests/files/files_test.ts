@@ -213,6 +213,39 @@ async function extDisk(
   };
 }
 
+Deno.test("extractFiles() gives the tree that HFS+ was made from", {
+  ignore: !LONG || needs("xorriso").ignore,
+}, async () => {
+  await using dir = await tempDir();
+  const [tree, image, out] = ["tree", "image", "out"].map(dir.join);
+  await makeTree(tree!);
+  await run("xorriso", [
+    ...["-as", "mkisofs", "-quiet", "-hfsplus", "-o", image!, tree!],
+  ]);
+  await padded(image!);
+  // Inside the ISO 9660 image; its header is in its third sector.
+  const bytes = await Deno.readFile(image!);
+  const start = bytes.findIndex((_, at) =>
+        at % 512 === 0 && bytes[at] === 0x48 && bytes[at + 1] === 0x2b &&
+        bytes[at + 2] === 0 && bytes[at + 3] === 4
+      ) / 512 - 2;
+  await using whole = await VirtualDisk.open(image!, { readOnly: true });
+  const disk = whole.slice(start, whole.sectors - start);
+  const { skipped } = await extractFiles(disk, out!);
+  assertEquals(skipped, []);
+  // HFS+ has letters and their marks apart: TN1150, "Unicode Subtleties".
+  const apart = (path: string) =>
+    path.normalize("NFD");
+  const found = await thingsIn(`${out}/ISOIMAGE`);
+  for (const [path, thing] of await thingsIn(tree!)) {
+    assertEquals(found.get(apart(path)), thing, path);
+  }
+  assertEquals(
+    new TextDecoder().decode(await readFile(disk, "isoimage/WAY/link")),
+    "hello\n",
+  );
+});
+
 Deno.test("listFiles() lists ext4 on any disk", needs("mke2fs"), async () => {
   await using dir = await tempDir();
   const { content } = await extDisk(dir);
