@@ -35,6 +35,7 @@ import {
 import { assertEquals, assertRejects } from "@std/assert";
 import {
   afterAll,
+  afterEach,
   beforeAll,
   beforeEach,
   describe,
