@@ -71,6 +71,11 @@ Deno.test("platter ls, cat and extract show and take out files", async () => {
   ]);
   const forced = await platter(["extract", image, "-o", out, "/z", "-f"]);
   assertEquals([forced.code, forced.err], [0, ""]);
+  const inJson = ["extract", image, "-o", out, "folder", "--json"];
+  assertEquals(JSON.parse((await platter(inJson)).out), {
+    ...{ files: 0, directories: 1, symlinks: 1, bytes: 0 },
+    ...{ skippedCount: 0, skipped: [] },
+  });
   const usage = await platter(["extract", image]);
   assertEquals([usage.code, usage.err], [
     2,

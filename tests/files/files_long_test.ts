@@ -39,7 +39,8 @@ Deno.test(
     });
     const listed = await Array.fromAsync(listFiles(disk));
     assertEquals(listed.find(({ path }) => path === "large")?.size, size);
-    assert(disk.counters.bytesRead < 64 << 20);
+    // Its tables of inodes.
+    assert(disk.counters.bytesRead < 256 << 20);
     let length = 0;
     let marks = 0;
     let most = 0;
