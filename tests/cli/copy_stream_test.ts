@@ -144,7 +144,11 @@ Deno.test("platter copy - says how far it came if the target ends, the input fai
   assertEquals(long.code, 2);
   assertMatch(
     long.err,
-    /Cannot write all of standard input as ".*" ends after 2 MiB of it: ".*" is now partly old and partly new \(the first 2 MiB of it are new\)\n$/,
+    new RegExp(
+      'Cannot write all of standard input as ".*" ends after 2 MiB of it: ' +
+        '".*" is now partly old and partly new \\(the first 2 MiB of it are ' +
+        "new\\)\n$",
+    ),
   );
   const ragged = ["copy", "-", scratch.of("n.img"), "--size", "1MiB"];
   const stdin = [new Uint8Array(513).fill(7)];
