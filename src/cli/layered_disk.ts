@@ -1,7 +1,7 @@
 /**
  * An image under the layers that a command line names: an overlay, faults,
- * protected ranges, figures and a trace, with the options that ask for them. For verbs that show a disk to
- * somebody else.
+ * protected ranges, figures and a trace, with the options that ask for them. For
+ * verbs that show a disk to somebody else.
  *
  * @module
  */

@@ -18,14 +18,17 @@
 
 import config from "../../deno.json" with { type: "json" };
 import { bmap } from "./bmap.ts";
+import { cat } from "./cat.ts";
 import { compare } from "./compare.ts";
 import { completionsOf } from "./completions.ts";
 import { copy } from "./copy.ts";
 import { crash } from "./crash.ts";
 import { create } from "./create.ts";
 import { discard } from "./discard.ts";
+import { extract } from "./extract.ts";
 import { fill } from "./fill.ts";
 import { flush } from "./flush.ts";
+import { heat } from "./heat.ts";
 import { Interrupted } from "./images.ts";
 import { info } from "./info.ts";
 import {
@@ -36,6 +39,7 @@ import {
   printError,
   processIo,
 } from "./io.ts";
+import { ls } from "./ls.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
 import { partitions } from "./partitions.ts";
@@ -66,6 +70,9 @@ const VERBS: readonly Verb[] = [
   copy,
   compare,
   map,
+  ls,
+  cat,
+  extract,
   fill,
   zero,
   discard,
@@ -74,6 +81,7 @@ const VERBS: readonly Verb[] = [
   serve,
   mount,
   crash,
+  heat,
   completionsOf(() => VERBS),
 ];
 

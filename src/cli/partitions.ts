@@ -69,12 +69,12 @@ export const partitions: Verb = {
     {
       name: "align",
       value: "N",
-      summary: "With --make: place partitions on multiples (default: 1MiB)",
+      summary: "With --make: align partitions to this (default: 1MiB)",
     },
     {
       name: "id",
       value: "ID",
-      summary: "With --make: a GUID, or 32 bits for an MBR (default: random)",
+      summary: "With --make: a GUID, or 0x1234abcd for an MBR",
     },
     {
       name: "force",
@@ -92,8 +92,7 @@ export const partitions: Verb = {
   examples: [
     ["platter partitions disk.img", "What is on this disk?"],
     [
-      "platter partitions disk.img --make gpt --add type=efi,size=100MiB " +
-      "--add type=linux,name=root",
+      "platter partitions disk.img --make gpt --add type=linux,name=root",
       "A table for a system",
     ],
     ["platter partitions /dev/sdb --repair", "After the disk has grown"],

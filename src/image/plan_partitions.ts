@@ -274,9 +274,11 @@ function checkWords(
   ) {
     refuse("names, GUIDs and attributes are for a GPT only");
   }
-  if (name.length > NAME_UNITS || name.includes("\0")) {
+  if (
+    name.length > NAME_UNITS || name.includes("\0") || !name.isWellFormed()
+  ) {
     refuse(
-      `its name must be at most ${NAME_UNITS} characters of UTF-16 without NUL: current value has ${name.length}`,
+      `its name must be well-formed text of at most ${NAME_UNITS} characters of UTF-16, without NUL: current value has ${name.length}`,
     );
   }
   if (guid !== undefined && !isGuid(guid)) {

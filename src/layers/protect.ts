@@ -128,6 +128,11 @@ export class Protect extends Layer {
     return this.#ranges;
   }
 
+  /** Nothing is waited for but the base. */
+  protected override get answersLate(): null {
+    return null;
+  }
+
   /**
    * Passes a batch on, but for what touches a range. What else is wrong with a
    * request the base says.

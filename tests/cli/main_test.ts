@@ -3,7 +3,14 @@ import config from "../../deno.json" with { type: "json" };
 import { platter } from "./harness.ts";
 
 const VERBS = [
-  ...["info", "create", "read", "write", "copy", "compare", "map"],
+  "info",
+  "partitions",
+  "create",
+  "read",
+  "write",
+  "copy",
+  "compare",
+  "map",
   ...["fill", "zero", "discard", "flush", "bmap"],
 ];
 
