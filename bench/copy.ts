@@ -6,12 +6,12 @@
  * deno run -A bench/copy.ts --rounds 5 --size 1GiB
  * ```
  *
- * The source is two thirds noise and one third a hole; the target exists. Before
- * each measurement both leave the page cache. They do not do the same: as it is,
- * qemu-img reads and writes through the page cache and does not flush, and what
- * it wrote is in memory when it ends; "flushed" is the same and a sync(1) of the
- * target. With `-t none -T none` it goes past the cache, as Platter does, which
- * flushes in the end.
+ * The source is two thirds noise and one third a hole; the target exists and has
+ * no blocks. Before each measurement the source leaves the page cache. They do not
+ * do the same: as it is, qemu-img reads and writes through the page cache and does
+ * not flush, and what it wrote is in memory when it ends; "flushed" is the same
+ * and a sync(1) of the target. With `-t none -T none` it goes past the cache, as
+ * Platter does, which flushes in the end.
  *
  * @module
  */
@@ -91,13 +91,19 @@ async function main(args: string[]): Promise<number> {
   try {
     const [source, target] = [join(folder, "source"), join(folder, "target")];
     await makeImage(source, bytes);
-    await using file = await Deno.create(target);
-    await file.truncate(bytes);
     const rates = new Map<string, number[]>();
     for (let round = -1; round < rounds; round++) {
-      for (const { name, commands } of CONTENDERS) {
+      // Each comes first as often as any other.
+      const turn = (round + 1) % CONTENDERS.length;
+      for (
+        const { name, commands } of [
+          ...CONTENDERS.slice(turn),
+          ...CONTENDERS.slice(0, turn),
+        ]
+      ) {
+        await makeTarget(target, bytes);
         const seconds = await measure(commands(source, target), folder);
-        // The first makes the target's blocks and the caches of programs.
+        // The first fills the caches of programs.
         if (round < 0) continue;
         rates.set(name, [...rates.get(name) ?? [], bytes / MIB / seconds]);
       }
@@ -134,15 +140,20 @@ async function makeImage(path: string, bytes: number): Promise<void> {
   await file.sync();
 }
 
+/** A file without a block, so that all find the same. */
+async function makeTarget(path: string, bytes: number): Promise<void> {
+  await Deno.remove(path).catch(() => {});
+  await using file = await Deno.create(path);
+  await file.truncate(bytes);
+}
+
 /** Seconds of some commands, the disk being quiet and the cache empty before. */
 async function measure(
   commands: [string, ...string[]][],
   folder: string,
 ): Promise<number> {
   await run("sync", "--file-system", folder);
-  for (const name of ["source", "target"]) {
-    await run("dd", `if=${join(folder, name)}`, "iflag=nocache", "count=0");
-  }
+  await run("dd", `if=${join(folder, "source")}`, "iflag=nocache", "count=0");
   const start = performance.now();
   for (const [command, ...args] of commands) await run(command, ...args);
   return (performance.now() - start) / 1000;

@@ -364,7 +364,10 @@ async function transfer(way: Way): Promise<Outcome> {
   const bmap = bmapFile === undefined ? undefined : await readBmap(bmapFile);
   const isRaw = args.value("format") === "raw";
   await using stream = await ImageStream.open(from, io, isRaw, signal);
-  if (stream !== null) return await fromStream(way, stream, bmap);
+  if (stream !== null) {
+    refusePartition(args, stream);
+    return await fromStream(way, stream, bmap);
+  }
   if (args.flag("pad")) {
     throw new UsageError(`Cannot use --pad as "${from}" is no stream`);
   }
@@ -414,6 +417,14 @@ async function fromDisk(way: Way, whole: VirtualDisk): Promise<Outcome> {
   } catch (error) {
     throw await failCopy(error, target, signal, reached);
   }
+}
+
+/** A table of partitions may stand at the end, where a stream is not yet. */
+function refusePartition(args: VerbArguments, { name }: ImageStream): void {
+  if (args.value("partition") === undefined) return;
+  throw new UsageError(
+    `Cannot use --partition as ${name} is a stream: copy it to a disk first`,
+  );
 }
 
 /** From what comes in order: a stream, or a disk by a block map. */
@@ -519,6 +530,7 @@ async function toOutput(way: Way): Promise<null> {
   const isRaw = args.value("format") === "raw";
   await using stream = await ImageStream.open(path, io, isRaw, signal);
   if (stream !== null) {
+    refusePartition(args, stream);
     await stream.pass(from * SECTOR_BYTES);
     const bytes = count === undefined ? undefined : count * SECTOR_BYTES;
     await copyOut(

@@ -170,10 +170,12 @@ Deno.test("platter copy - says how far it came if the target ends, the input fai
     },
   );
   assertMatch(short.err, /ends early: 1023 B are missing after 513 B/);
+  const head = new Uint8Array(1024);
+  head.set([0x51, 0x46, 0x49, 0xfb]);
   const qcow2 = await platter(["copy", "-", target, "--force"], {
-    stdin: [new TextEncoder().encode("QFI\xfb".padEnd(600))],
+    stdin: [head],
   });
-  assertEquals(qcow2.code, 2);
+  assertMatch(qcow2.err, /raw or compressed image: .* looks like qcow2\n$/);
 });
 
 Deno.test("platter copy - stops while its input says nothing, and removes what it made", async () => {
@@ -463,6 +465,20 @@ Deno.test("platter copy --quiet says nothing, and --json says it for programs", 
   assertEquals(json.written + json.zeroed + json.skipped, MIB);
 });
 
+Deno.test("platter copy - ends at damage, though its input goes on", async () => {
+  await using scratch = await Scratch.make();
+  const garbage = new TextEncoder().encode("garbage ".repeat(100));
+  // Nothing comes any more, and no end either.
+  const stdin = new ReadableStream<Uint8Array>({
+    start: (controller) =>
+      controller.enqueue(concat([gzipSync(CONTENT), garbage])),
+  });
+  const args = ["copy", "-", scratch.of("a"), "--size", "4MiB"];
+  const { code, err } = await platter(args, { stdin });
+  assertEquals(code, 2);
+  assertMatch(err, /its gzip data is damaged .*: ".*a" was removed again\n$/);
+});
+
 const MISTAKES: [args: string[], err: RegExp][] = [
   [
     ["a", "b", "--rescue", "m", "--count", "1"],
@@ -470,6 +486,7 @@ const MISTAKES: [args: string[], err: RegExp][] = [
   ],
   [["a", "b", "--rescue", "m", "--verify"], /--rescue and --verify together/],
   [["a", "b", "--bmap", "m", "--from", "1"], /--bmap and --from together/],
+  [["-", "b", "--partition", "1"], /Cannot use --partition as standard input/],
   [["a", "b", "--retries", "1"], /there is no --rescue/],
   [["a", "-", "--verify"], /Cannot use --verify as TARGET must be the name/],
   [["a", "-", "--bmap", "m"], /Cannot use --bmap as TARGET must be the name/],
