@@ -32,6 +32,7 @@ type AllRefused =
   | Refusing<platter.QueueOptions>
   | Refusing<platter.RequestErrorOptions>
   | Refusing<platter.RequestOptions>
+  | Refusing<platter.ResizeOptions>
   | Refusing<platter.StreamOptions>
   | Refusing<platter.WritableStreamOptions>
   | Refusing<platter.WriteOptions>
@@ -66,6 +67,8 @@ type AllRefused =
   | Refusing<testing.LatencyOptions>
   | Refusing<testing.LayerOptions>
   | Refusing<testing.OverlayOptions>
+  | Refusing<testing.OverlayFileOptions>
+  | Refusing<testing.FileOverlayOptions>
   | Refusing<testing.ReadaheadOptions>
   | Refusing<testing.ReplayOptions>
   | Refusing<testing.TraceOptions>

@@ -43,6 +43,7 @@ import type { BackendInfo } from "../info.ts";
 import { plural } from "../plural.ts";
 import { flushRequest, Request, RequestFlag, RequestType } from "../request.ts";
 import { latchedError, requestError } from "../request_error.ts";
+import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import {
   type BaseIdentity,
@@ -495,6 +496,16 @@ export class FileOverlay extends Layer {
     return this.#map.isChanged(sector)
       ? this.#stored(sector, runEnd - sector, true)
       : super.extents(sector, runEnd - sector);
+  }
+
+  /**
+   * An overlay has the size of its base, which it leaves as it is.
+   *
+   * @returns Never.
+   * @throws {DiskError} Always, of kind `unsupported`.
+   */
+  override resize(): Promise<void> {
+    return Promise.reject(resizeError(OVERLAYS_KEEP, this.backend.info.path));
   }
 
   /**

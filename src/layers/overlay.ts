@@ -21,7 +21,7 @@
  */
 
 import type { Abilities, Backend, Complete, Extent } from "../backend.ts";
-import { DiskError } from "../errors.ts";
+import type { DiskError } from "../errors.ts";
 import type { BackendInfo } from "../info.ts";
 import {
   flushRequest,
@@ -29,6 +29,7 @@ import {
   RequestType,
   writeRequest,
 } from "../request.ts";
+import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { coverage, extentsOver, runsOf, SectorStore } from "./sector_store.ts";
 import { refuseTarget, writeBack } from "./write_back.ts";
@@ -221,6 +222,16 @@ export class Overlay extends Layer {
       count,
       (first, sectors) => super.extents(first, sectors),
     );
+  }
+
+  /**
+   * An overlay has the size of its base, which it leaves as it is.
+   *
+   * @returns Never.
+   * @throws {DiskError} Always, of kind `unsupported`.
+   */
+  override resize(): Promise<void> {
+    return Promise.reject(resizeError(OVERLAYS_KEEP, this.backend.info.path));
   }
 
   /**

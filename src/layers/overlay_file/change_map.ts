@@ -134,9 +134,12 @@ export class ChangeMap {
   async resume(epoch: number): Promise<void> {
     this.reset(epoch);
     const end = MAP_SECTOR + this.#layout.pages * PAGE_SECTORS;
-    for (let at = MAP_SECTOR, looks = 1; at < end; looks++) {
+    let looks = 0;
+    for (let at = MAP_SECTOR; at < end;) {
       // A large map may have many holes, and others have their turn.
-      if (looks % LOOKS === 0) await new Promise((done) => setTimeout(done, 0));
+      if (++looks % LOOKS === 0) {
+        await new Promise((done) => setTimeout(done, 0));
+      }
       const found = this.#file.extents?.(at, end - at) ??
         [{ sector: at, count: end - at, hole: false }];
       for (const { sector, count, hole } of found) {
