@@ -29,6 +29,7 @@ const FLOORS: [name: string, members: string[]][] = [
   ["queue", ["src/queue.ts"]],
   ["disk", ["src/disk/"]],
   ["mod", ["mod.ts"]],
+  ["image", ["src/image/"]],
   ["faces", ["src/nbd/", "src/testing/", "src/vhost/"]],
   ["mount", ["src/mount/"]],
   ["crash", ["src/crash/"]],
