@@ -17,6 +17,7 @@
  */
 
 import config from "../../deno.json" with { type: "json" };
+import { commit } from "./commit.ts";
 import { compare } from "./compare.ts";
 import { copy } from "./copy.ts";
 import { crash } from "./crash.ts";
@@ -35,6 +36,7 @@ import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
 import { mount } from "./mount.ts";
 import { read } from "./read.ts";
+import { resize } from "./resize.ts";
 import { serve } from "./serve.ts";
 import {
   ExitCode,
@@ -57,7 +59,9 @@ const VERBS: readonly Verb[] = [
   copy,
   compare,
   map,
+  resize,
   serve,
+  commit,
   mount,
   crash,
 ];

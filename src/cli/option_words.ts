@@ -15,9 +15,12 @@ const WORDS: readonly (readonly [said: RegExp, name: string, typed: string])[] =
     [/backend: "(\w+)"/, "backend", "--backend $1"],
     [/blockSize: (\d+)/, "block-size", "--block-size $1"],
     [/overwrite: true/, "force", "--force"],
+    [/force: true/, "force", "--force"],
+    [/acceptBase: true/, "accept-base", "--accept-base"],
     [/readOnly: true/, "read-only", "--read-only"],
     [/allowNoProof: true/, "allow-no-proof", "--allow-no-proof"],
     [/(?:engine|writeCache): "\w+"/, "", ""],
+    [/reset: true/, "", ""],
     [/(?:stallMs|pollMs|queueSize|preallocate): \w+/, "", ""],
   ];
 

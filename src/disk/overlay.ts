@@ -10,13 +10,14 @@ import { DiskError } from "../errors.ts";
 import {
   FileOverlay,
   type OverlayFileOptions,
+  readOverlayHeader,
 } from "../layers/file_overlay.ts";
 import {
   type Overlay,
   overlay as inMemory,
   type OverlayOptions,
 } from "../layers/overlay.ts";
-import { layoutOf } from "../layers/overlay_file/format.ts";
+import { layoutOf, OverlayState } from "../layers/overlay_file/format.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { createBackend, openBackend, type OpenOptions } from "./open.ts";
@@ -118,6 +119,24 @@ async function inFile(
   } catch (error) {
     await file.close();
     throw error;
+  }
+}
+
+/**
+ * The path of the base that an overlay's file was made for.
+ *
+ * @param path The file.
+ * @returns The path, which is the file's word alone; `null` if it has no changes,
+ * empty if its base has no path.
+ * @throws {DiskError} If it is none of an overlay, or cannot be opened.
+ */
+export async function basePathOf(path: string): Promise<string | null> {
+  const file = await openBackend(path, { readOnly: true, lock: "exclusive" });
+  try {
+    const { state, basePath } = await readOverlayHeader(file);
+    return state === OverlayState.Empty ? null : basePath;
+  } finally {
+    await file.close();
   }
 }
 

@@ -28,7 +28,7 @@
  * @module
  */
 
-import { statSync } from "node:fs";
+import { realpathSync, statSync } from "node:fs";
 import type {
   Abilities,
   Backend,
@@ -96,7 +96,8 @@ const PIECE_SECTORS = 32 * PAGE_BITS;
 /** Sectors that are copied at once: 1 MiB. */
 const COPY_SECTORS = 2048;
 
-const RUNS_IN_FLIGHT = 4;
+/** So many of them at a time. */
+const PIECES_IN_FLIGHT = 4;
 
 /** What waits while something is at work. */
 const Gate = {
@@ -229,8 +230,7 @@ export class FileOverlay extends Layer {
       );
     }
     const copies = await readHeaders(file);
-    const whole = copies.filter((copy) => copy instanceof Object);
-    let header = whole.toSorted((a, b) => b.sequence - a.sequence)[0];
+    let header = newestOf(copies);
     const isBlank = header === undefined &&
       (isNew || copies.every((copy) => copy === "blank") && isHole(file));
     if (header === undefined && !isBlank) throw whyNone(path, copies);
@@ -372,13 +372,16 @@ export class FileOverlay extends Layer {
    * alone is neither old nor new then, and the overlay says so: from then on it
    * takes a base that was modified, and `discard()` is refused.
    *
-   * @param target Where to, if not to the base: the changes are copied then.
+   * @param to Where to, if not to the base: the changes are copied then.
+   * @param signal Interrupts it; it rejects with the signal's reason.
    * @returns When they are durable there.
    * @throws {DiskError} If the target is read-only, smaller or of larger blocks,
    * or fails.
    */
-  commit(target: Backend = this.backend): Promise<void> {
+  commit(to?: Backend, signal?: AbortSignal): Promise<void> {
+    const target = to ?? this.backend;
     return this.#alone(async () => {
+      signal?.throwIfAborted();
       const refused = refuseTarget(target, this.geometry);
       if (refused !== null) throw refused;
       const moves = target === this.backend;
@@ -391,7 +394,9 @@ export class FileOverlay extends Layer {
           await this.#writeHeader({ state: OverlayState.Committing });
         }
       }
-      await this.#copyTo(target, 0);
+      await this.#eachRun(0, this.geometry.sectors, async (run) => {
+        await this.#copyRun(run, target, 0, signal);
+      });
       if (target.abilities.flush !== "none") {
         const error = await submitAll(target, [flushRequest()]);
         if (error !== null) throw error;
@@ -659,7 +664,7 @@ export class FileOverlay extends Layer {
     if (state === OverlayState.Restoring) {
       throw this.#error(
         "open",
-        "a restore was interrupted: open it with reset: true, and restore again",
+        "a restore was interrupted: with reset: true it begins anew",
       );
     }
     if (state === OverlayState.Empty) this.#map.reset(this.#header.epoch);
@@ -683,11 +688,11 @@ export class FileOverlay extends Layer {
     }
     throw this.#error(
       "open",
-      `the base must be as it was: it was modified ${
+      `its changes are to a base as it was, and the base was modified since${
         same
-          ? "or copied since, though samples of its content are the same"
-          : "since, or is another one"
-      } (acceptBase: true takes it all the same)`,
+          ? ", or copied: samples of its content are the same"
+          : " or is another one"
+      }: acceptBase: true takes it all the same`,
     );
   }
 
@@ -907,13 +912,10 @@ export class FileOverlay extends Layer {
   async #bindBase(): Promise<void> {
     await keepModified(this.backend);
     const identity: BaseIdentity = await identityOf(this.backend);
-    const { path, medium } = this.backend.info;
-    const isLocal = path !== null && !path.includes("://") &&
-      medium !== "memory";
     await this.#writeHeader({
       ...identity,
       state: OverlayState.Changed,
-      basePath: isLocal ? path : "",
+      basePath: basePathOf(this.backend),
     });
   }
 
@@ -1001,25 +1003,18 @@ export class FileOverlay extends Layer {
     await this.close().catch(() => {});
   }
 
-  /** Copies every change to a disk. */
-  async #copyTo(target: Backend, shift: number): Promise<void> {
-    await this.#eachRun(
-      0,
-      this.geometry.sectors,
-      (run) => this.#copyRun(run, target, shift),
-    );
-  }
-
   /** Copies a run of changed sectors, a few pieces at once. */
   async #copyRun(
     run: { sector: number; count: number },
     target: Backend,
     shift: number,
+    signal?: AbortSignal,
   ): Promise<void> {
     const pieces = [...piecesOf(this.#stored(run.sector, run.count))];
-    for (let i = 0; i < pieces.length; i += RUNS_IN_FLIGHT) {
+    for (let i = 0; i < pieces.length; i += PIECES_IN_FLIGHT) {
+      signal?.throwIfAborted();
       const errors = await Promise.all(
-        pieces.slice(i, i + RUNS_IN_FLIGHT).map((piece) =>
+        pieces.slice(i, i + PIECES_IN_FLIGHT).map((piece) =>
           this.#copyPiece(piece, target, shift)
         ),
       );
@@ -1163,6 +1158,25 @@ export type OpenOverlayFile = (
   options: OverlayFileOptions,
 ) => Promise<FileOverlay>;
 
+/**
+ * What an overlay's file says of itself.
+ *
+ * @param file The file's backend, which stays open.
+ * @returns What its header says.
+ * @throws {DiskError} If it has none.
+ */
+export async function readOverlayHeader(file: Backend): Promise<OverlayHeader> {
+  const copies = await readHeaders(file);
+  const header = newestOf(copies);
+  if (header === undefined) throw whyNone(file.info.path, copies);
+  return header;
+}
+
+function newestOf(copies: readonly HeaderCopy[]): OverlayHeader | undefined {
+  return copies.filter((copy) => copy instanceof Object)
+    .toSorted((a, b) => b.sequence - a.sequence)[0];
+}
+
 /** What one copy of a header is: what it says, nothing at all, or why it is none. */
 type HeaderCopy = OverlayHeader | "blank" | string;
 
@@ -1189,6 +1203,17 @@ async function readHeaders(file: Backend): Promise<HeaderCopy[]> {
     }
   }
   return copies;
+}
+
+/** The path of a base from wherever one is; empty if it is no file or device. */
+function basePathOf({ info: { path } }: Backend): string {
+  if (path === null) return "";
+  try {
+    return realpathSync(path);
+  } catch {
+    // It is behind an NBD server, or what leads to it may not be read.
+    return "";
+  }
 }
 
 /** Whether a file is known to have nothing at all. */
@@ -1218,7 +1243,7 @@ function whyNone(
     path,
     typeof reason === "string"
       ? reason
-      : "it has no header: remove it if it was being made when the system stopped",
+      : "it must begin as one does",
   );
 }
 
