@@ -182,7 +182,9 @@ export class FileOverlay extends Layer {
   #atWork = 0;
   #changesAtWork = 0;
   #drained: (() => void) | null = null;
+  /** The last of what takes turns, and how many have not ended. */
   #turn: Promise<unknown> = Promise.resolve();
+  #turns = 0;
 
   private constructor(
     base: Backend,
@@ -429,10 +431,11 @@ export class FileOverlay extends Layer {
         ownsBase: false,
         ...options,
       });
+      if (fork.changed) {
+        await fork.close();
+        throw fork.#error("fork", "its file must have no changes yet");
+      }
       try {
-        if (fork.changed) {
-          throw fork.#error("fork", "its file must have no changes yet");
-        }
         await fork.#take(this);
         return fork;
       } catch (error) {
@@ -1101,13 +1104,16 @@ export class FileOverlay extends Layer {
         }),
       );
     }
-    const turn = this.#turn.then(async () => {
+    const take = async () => {
       try {
         return await work();
       } finally {
+        this.#turns--;
         this.#open();
       }
-    });
+    };
+    // At once if it can be: it keeps its place among requests then.
+    const turn = this.#turns++ === 0 ? take() : this.#turn.then(take);
     this.#turn = turn.catch(() => {});
     return turn;
   }
@@ -1241,9 +1247,7 @@ function whyNone(
   );
   return refusal(
     path,
-    typeof reason === "string"
-      ? reason
-      : "it must begin as one does",
+    typeof reason === "string" ? reason : "it must begin as one does",
   );
 }
 
