@@ -37,6 +37,7 @@ import type {
   Extent,
   Limits,
 } from "../backend.ts";
+import { isZero } from "../buffer.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
@@ -1198,7 +1199,7 @@ async function readHeaders(file: Backend): Promise<HeaderCopy[]> {
     const request = new Request(RequestType.In, sector, count, 0, bytes);
     const error = await submitAll(file, [request]);
     if (error !== null) copies.push(error.message);
-    else if (bytes.every((byte) => byte === 0)) copies.push("blank");
+    else if (isZero(bytes)) copies.push("blank");
     else {
       try {
         copies.push(decodeHeader(bytes));

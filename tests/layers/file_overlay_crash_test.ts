@@ -146,7 +146,7 @@ function exploration(
   return {
     device: DEVICE,
     base,
-    maxStates: LONG ? 20_000 : 300,
+    maxStates: LONG ? 20_000 : 150,
     async prepare(disk) {
       await disk.write(0, sector(OLD, SECTORS));
       await (await open(disk, true)).close();
@@ -234,7 +234,7 @@ Deno.test("FileOverlay.commit() is repeated when the power fails again meanwhile
   const report = await exploreCrashes({
     ...exploration(COMMITS.slice(0, 5)),
     crashDuringRecovery: true,
-    maxStates: LONG ? 2000 : 24,
+    maxStates: LONG ? 2000 : 12,
     maxStatesPerRecovery: LONG ? 48 : 12,
   });
   assert(report.recoveryStates > 50, report.summary);
@@ -259,7 +259,7 @@ Deno.test("overlay() in a file begins, discards and restores wholly or not at al
   const mid = new MemoryBackend({ sectors: fileSectors });
   await exploreCrashes<string>({
     device: DEVICE,
-    maxStates: LONG ? 20_000 : 250,
+    maxStates: LONG ? 20_000 : 150,
     async prepare(disk) {
       await disk.write(0, sector(OLD, SECTORS));
     },

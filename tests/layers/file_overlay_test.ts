@@ -99,7 +99,7 @@ for (
       cleanup: () => dir[Symbol.asyncDispose](),
     };
   }, {
-    ignore: name === "direct" && Deno.build.os !== "linux",
+    ignore: name === "direct" ? Deno.build.os !== "linux" : !LONG,
     readOnly: async () => {
       const dir = await tempDir();
       const base = memory();
@@ -120,7 +120,7 @@ contractSuite("overlay() in a file, slow and in blocks of 4096", async () => {
     backend: await open(base, slow()),
     reopen: () => open(base, slow()),
   };
-});
+}, { ignore: !LONG });
 
 Deno.test("overlay() in a file keeps changes, and leaves its base as it is", async () => {
   const { base, file, changes } = await opened();

@@ -46,6 +46,7 @@
  */
 
 import { crc32 } from "node:zlib";
+import { isZero } from "../../buffer.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
 
 /** The version that is written and read. */
@@ -276,7 +277,7 @@ export function decodePage(
   for (let part = 0; part < PAGE_SECTORS; part++) {
     const at = part * SECTOR_BYTES;
     const own = bytes.subarray(at, at + SECTOR_BYTES);
-    if (own.every((byte) => byte === 0)) continue;
+    if (isZero(own)) continue;
     const number = index * PAGE_SECTORS + part;
     if (view.getUint32(at, true) !== checksumOf(own, number)) {
       fail(`the checksum of sector ${number} of its map must be right`);
