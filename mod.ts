@@ -31,6 +31,7 @@ export type { EngineName } from "./src/backends/direct/mod.ts";
 export * from "./src/disk/bad_sectors.ts";
 export * from "./src/disk/copy.ts";
 export * from "./src/disk/disk.ts";
+export * from "./src/disk/sync_disk.ts";
 export type { DiskSize } from "./src/disk_size.ts";
 export * from "./src/errors.ts";
 export * from "./src/geometry.ts";

@@ -21,6 +21,10 @@
  * Requests of one batch, and of batches not yet answered, may be carried out
  * in any order and at once: the queue holds back what must come later.
  *
+ * A backend whose calls can block may let a caller wait for them, with
+ * {@linkcode Backend.synchronously}: then everything above holds before `submit`
+ * returns.
+ *
  * @module
  */
 
@@ -142,6 +146,24 @@ export interface Backend {
    * follow their like.
    */
   extents?(sector: number, count: number): Extent[];
+  /**
+   * Runs a function during which everything that is submitted is carried out by
+   * blocking calls, and answered before `submit` returns. Without this method a
+   * disk has no synchronous view, and {@linkcode Backend.asyncOnly} may say why.
+   *
+   * Requests of both kinds never meet: while any is in flight, or is just being
+   * answered, the function is not called. A layer whose own answers need
+   * nothing but those of its base runs it inside of its base's method.
+   *
+   * @param run The function; it submits, and waits for nothing.
+   * @returns Whether it was called: not while requests are in flight.
+   */
+  readonly synchronously?: ((run: () => void) => boolean) | undefined;
+  /**
+   * Why there is no {@linkcode Backend.synchronously}, as the second half of
+   * "Cannot … as …".
+   */
+  readonly asyncOnly?: string | null;
   /**
    * Memory that moves without a copy.
    *
@@ -361,4 +383,16 @@ export function refuseChanged(
   path?: string,
 ): DiskError | null {
   return isIntact(request) ? null : changedError(request, path);
+}
+
+/**
+ * Why a backend has no synchronous view.
+ *
+ * @param backend The backend.
+ * @returns The second half of "Cannot … as …"; `null` if it has one.
+ */
+export function whyAsyncOnly(backend: Backend): string | null {
+  if (backend.synchronously !== undefined) return null;
+  return backend.asyncOnly ??
+    `the backend "${backend.info.backend}" has no blocking calls`;
 }

@@ -16,7 +16,9 @@ import { plural } from "./plural.ts";
  * | `range` | outside the disk |
  * | `alignment` | does not start or end on a block of the disk |
  * | `read-only` | a write to a disk that is open for reading |
+ * | `protected` | a write to sectors that the layer `protect` protects |
  * | `closed` | the disk is closed or closing |
+ * | `busy` | a synchronous request while asynchronous ones are in flight: await them first |
  * | `unsupported` | this disk cannot do that (virtio-blk's `UNSUPP`) |
  * | `io` | the medium or the kernel failed the operation |
  * | `no-space` | the file system or its quota is full |
@@ -24,7 +26,7 @@ import { plural } from "./plural.ts";
  * | `aborted` | the caller's `AbortSignal` fired |
  * | `locked` | another program holds the image |
  * | `permission` | the operating system or Deno's sandbox says no |
- * | `not-found` | no such image |
+ * | `not-found` | no such image, or no such part of it |
  * | `exists` | there is an image already |
  * | `geometry` | the image cannot be a disk of that shape |
  * | `platform` | not to be had on this platform, file system or permission set |
@@ -34,7 +36,9 @@ export type DiskErrorKind =
   | "range"
   | "alignment"
   | "read-only"
+  | "protected"
   | "closed"
+  | "busy"
   | "unsupported"
   | "io"
   | "no-space"

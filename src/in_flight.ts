@@ -13,12 +13,19 @@ import type { Request } from "./request.ts";
 /** The requests in flight of one backend, until it is closed. */
 export class InFlight {
   #count = 0;
+  /** Answers that are being given, one inside of the other. */
+  #answering = 0;
   #closing: Promise<void> | null = null;
   #drained: (() => void) | null = null;
 
   /** How many requests are in flight. */
   get count(): number {
     return this.#count;
+  }
+
+  /** Whether nothing is in flight, nor being answered just now. */
+  get idle(): boolean {
+    return this.#count === 0 && this.#answering === 0;
   }
 
   /** Whether it is closed or closing: nothing more may enter. */
@@ -41,9 +48,11 @@ export class InFlight {
    */
   answer(request: Request, error: DiskError | null, complete: Complete): void {
     this.#count--;
+    this.#answering++;
     try {
       complete(request, error);
     } finally {
+      this.#answering--;
       if (this.#count === 0) this.#drained?.();
     }
   }

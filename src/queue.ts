@@ -38,6 +38,7 @@ import {
   type Complete,
   refuse,
   refuseChanged,
+  whyAsyncOnly,
 } from "./backend.ts";
 import { DiskError } from "./errors.ts";
 import { isPowerOfTwo, SECTOR_BYTES, type SectorRange } from "./geometry.ts";
@@ -52,6 +53,7 @@ import {
 } from "./request.ts";
 import {
   abortedError,
+  busyError,
   closedError,
   latchedError,
   requestError,
@@ -201,6 +203,14 @@ class Merged {
   constructor(parts: Entry[]) {
     this.parts = parts;
   }
+}
+
+/** The owner of a request that is over when its call is. */
+const SYNCHRONOUS = {};
+
+function statusOf(error: DiskError | null): Status {
+  if (error === null) return Status.Ok;
+  return error.kind === "unsupported" ? Status.Unsupp : Status.IoErr;
 }
 
 const KIND_READ = 0;
@@ -479,6 +489,83 @@ export class RequestQueue {
     this.#held = null;
     this.#kickSoon();
     this.#notifyWaiters();
+  }
+
+  /**
+   * Carries out a request before it returns, by blocking calls of the backend.
+   * It must be alone: what is submitted by {@linkcode submit} and not answered
+   * yet has it refused.
+   *
+   * @param request The request.
+   * @returns Why it failed, with kind `unsupported` if the backend has no
+   * blocking calls and `busy` if it is not alone; `null` if it did not fail.
+   */
+  submitSync(request: Request): DiskError | null {
+    if (request.owner !== null) {
+      return requestError("argument", request, "it is in flight already");
+    }
+    if (this.#writeThrough && request.writes) {
+      request.flags |= RequestFlag.Fua;
+    }
+    this.#onSubmit?.(request);
+    request.status = undefined;
+    const error = this.#refuseSync(request) ?? this.#carryOutSync(request);
+    request.error = error;
+    request.status = statusOf(error);
+    this.#countAnswer(request, error !== null);
+    return error;
+  }
+
+  /** What keeps a synchronous request from the backend. */
+  #refuseSync(request: Request): DiskError | null {
+    const backend = this.#backend;
+    if (this.#closing !== null) return closedError(request, this.#path);
+    const refused = refuse(
+      request,
+      backend.geometry,
+      backend.abilities,
+      this.#path,
+    );
+    if (refused !== null) return refused;
+    const why = whyAsyncOnly(backend);
+    if (why !== null) {
+      return requestError("unsupported", request, why, { path: this.#path });
+    }
+    // Inside of a dispatch: a layer's callback asks, or one is being answered.
+    return this.pending > 0 || this.resizing || this.#dispatching
+      ? busyError(request, this.#path)
+      : this.#latched(request);
+  }
+
+  #carryOutSync(request: Request): DiskError | null {
+    const backend = this.#backend;
+    let answer: DiskError | null | undefined;
+    const complete: Complete = (_, error) => {
+      answer = error;
+    };
+    request.owner = SYNCHRONOUS;
+    this.#dispatching = true;
+    this.counters.batches++;
+    if (request.type === RequestType.Flush) this.counters.flushes++;
+    let ran: boolean;
+    try {
+      ran = backend.synchronously!(() => backend.submit([request], complete));
+    } catch (cause) {
+      ran = true;
+      answer = this.#threw(request, cause);
+    } finally {
+      this.#dispatching = false;
+      request.owner = null;
+    }
+    if (!ran) return busyError(request, this.#path);
+    // A backend must answer; if one does not, it does not count as done.
+    const error = answer === undefined
+      ? requestError("io", request, "the backend has not answered at once", {
+        path: this.#path,
+      })
+      : this.#checkMemory(request, answer);
+    this.#latchOn(request, error);
+    return error;
   }
 
   // Apart from `submit`, whose every call its closure would make dearer.
@@ -838,13 +925,7 @@ export class RequestQueue {
       // A backend must not throw; if one does, no promise stays pending.
       for (const request of batch) {
         if (request.owner === null) continue;
-        this.#complete(
-          request,
-          requestError("io", request, `the backend threw: ${cause}`, {
-            path: this.#path,
-            cause,
-          }),
-        );
+        this.#complete(request, this.#threw(request, cause));
       }
     }
     empty(batch);
@@ -938,20 +1019,35 @@ export class RequestQueue {
   /** Completes a request that is active. */
   #finish(entry: Entry, error: DiskError | null): void {
     const request = entry.request!;
-    // What was read into memory that has gone meanwhile has gone with it.
-    if (
-      error === null && request.type === RequestType.In && !isIntact(request)
-    ) error = refuseChanged(request, this.#path);
-    if (
-      error !== null && this.#failure === null && isFailure(error) &&
-      (request.type === RequestType.Flush || (request.writes && request.fua))
-    ) this.#failure = error;
+    error = this.#checkMemory(request, error);
+    this.#latchOn(request, error);
     for (const follower of entry.followers) {
       if (follower.request !== null) this.#answer(follower, error);
       this.#recycle(follower);
     }
     this.#answer(entry, error);
     this.#release(entry);
+  }
+
+  /** What was read into memory that has gone meanwhile has gone with it. */
+  #checkMemory(request: Request, error: DiskError | null): DiskError | null {
+    return error === null && request.type === RequestType.In &&
+        !isIntact(request)
+      ? refuseChanged(request, this.#path)
+      : error;
+  }
+
+  /** Remembers the first failure that may have cost durability. */
+  #latchOn(request: Request, error: DiskError | null): void {
+    if (
+      error !== null && this.#failure === null && isFailure(error) &&
+      (request.type === RequestType.Flush || (request.writes && request.fua))
+    ) this.#failure = error;
+  }
+
+  #threw(request: Request, cause: unknown): DiskError {
+    const reason = `the backend threw: ${cause}`;
+    return requestError("io", request, reason, { path: this.#path, cause });
   }
 
   /** Takes a completed request out of the active ones, and unblocks others. */
@@ -997,7 +1093,7 @@ export class RequestQueue {
       if (signal.aborted) return this.#answerAborted(entry, signal);
     }
     if (error === null) return this.#settle(entry, Status.Ok, null, null);
-    const status = error.kind === "unsupported" ? Status.Unsupp : Status.IoErr;
+    const status = statusOf(error);
     const reason = error.kind === "aborted" ? error.cause : error;
     this.#settle(entry, status, error, reason);
   }
@@ -1032,18 +1128,22 @@ export class RequestQueue {
     request.owner = null;
     request.error = error;
     request.status = status;
+    this.#countAnswer(request, error !== null);
+    if (outcome === Outcome.Status) resolve(status);
+    else if (error !== null) reject(reason);
+    else resolve(outcome === Outcome.Data ? request.data : undefined);
+  }
+
+  #countAnswer(request: Request, failed: boolean): void {
     const counters = this.counters;
     counters.requests++;
-    if (error !== null) {
+    if (failed) {
       counters.errors++;
     } else if (request.type === RequestType.In) {
       counters.bytesRead += request.count * SECTOR_BYTES;
     } else if (request.type === RequestType.Out) {
       counters.bytesWritten += request.count * SECTOR_BYTES;
     }
-    if (outcome === Outcome.Status) resolve(status);
-    else if (error !== null) reject(reason);
-    else resolve(outcome === Outcome.Data ? request.data : undefined);
   }
 
   #recycle(entry: Entry): void {

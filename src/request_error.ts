@@ -152,6 +152,23 @@ export function closedError(
 }
 
 /**
+ * Makes the error of a synchronous request that meets others: two requests at
+ * once could be put into an order, but not one that is over when its call is.
+ *
+ * @param request The request.
+ * @param path The image's path.
+ * @returns The error, of kind `busy`.
+ */
+export function busyError(
+  request: Request,
+  path?: string | null,
+): DiskError {
+  const reason =
+    "a synchronous request must be alone on its disk: others are in flight, await them first";
+  return requestError("busy", request, reason, { path });
+}
+
+/**
  * Makes the error of a request whose memory was detached or resized after it
  * was submitted.
  *

@@ -6,6 +6,7 @@
 
 import * as platter from "@platter/disk";
 import { VirtualDisk } from "@platter/disk";
+import type * as image from "@platter/disk/image";
 import type * as mount from "@platter/disk/mount";
 import type * as nbd from "@platter/disk/nbd";
 import * as testing from "@platter/disk/testing";
@@ -34,11 +35,16 @@ type AllRefused =
   | Refusing<platter.RequestOptions>
   | Refusing<platter.ResizeOptions>
   | Refusing<platter.StreamOptions>
+  | Refusing<platter.SyncWriteOptions>
+  | Refusing<platter.SyncZeroOptions>
   | Refusing<platter.WritableStreamOptions>
   | Refusing<platter.WriteOptions>
   | Refusing<platter.WriteZeroesOptions>
   | Refusing<platter.BadSectorOptions>
   | Refusing<platter.VirtioOptions>
+  | Refusing<image.NewPartition>
+  | Refusing<image.RepairPartitionsOptions>
+  | Refusing<image.WritePartitionsOptions>
   | Refusing<mount.LoopOptions>
   | Refusing<mount.MountOptions>
   | Refusing<nbd.NbdExport>
@@ -66,9 +72,12 @@ type AllRefused =
   | Refusing<testing.FaultsOptions>
   | Refusing<testing.LatencyOptions>
   | Refusing<testing.LayerOptions>
+  | Refusing<testing.ObserveOptions>
+  | Refusing<testing.NamedRange>
   | Refusing<testing.OverlayOptions>
   | Refusing<testing.OverlayFileOptions>
   | Refusing<testing.FileOverlayOptions>
+  | Refusing<testing.ProtectOptions>
   | Refusing<testing.ReadaheadOptions>
   | Refusing<testing.ReplayOptions>
   | Refusing<testing.TraceOptions>
@@ -201,6 +210,7 @@ Deno.test("every exported option type is among those that are asked", async () =
   for (
     const [module, name] of [
       ["mod.ts", "platter"],
+      ["src/image/mod.ts", "image"],
       ["src/crash/mod.ts", "testing"],
       ["src/nbd/mod.ts", "nbd"],
       ["src/mount/mod.ts", "mount"],

@@ -160,6 +160,18 @@ export class MemoryBackend implements Backend {
   }
 
   /**
+   * Runs a function during which requests are answered before `submit` returns,
+   * as they always are.
+   *
+   * @param run The function.
+   * @returns `true`.
+   */
+  synchronously(run: () => void): boolean {
+    run();
+    return true;
+  }
+
+  /**
    * Where data is stored and where holes are.
    *
    * @param sector First sector.

@@ -15,6 +15,7 @@ import {
   warn,
 } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -29,7 +30,19 @@ export const compare: Verb = {
     "differs and the first byte in it, from 0. If one is only longer than the\n" +
     "other, it says where the other ends. Where both have holes nothing is\n" +
     "read.",
-  options: [...IMAGE_OPTIONS, NO_LOCK_OPTION],
+  options: [
+    {
+      ...PARTITION_OPTION,
+      summary: "Not the whole disks, but this partition of both",
+    },
+    {
+      name: "with-partition",
+      value: "N",
+      summary: "Of B, this one, or 0 for all (default: the same)",
+    },
+    ...IMAGE_OPTIONS,
+    NO_LOCK_OPTION,
+  ],
   examples: [
     ["platter compare before.img after.img", "Where do they first differ?"],
     [
@@ -51,10 +64,17 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const options = { ...openOptions(args), readOnly: true };
   const progress = new Progress(io);
   const line = await interruptible(io, async (signal) => {
-    await using left = await VirtualDisk.open(a, { ...options, signal });
-    await using right = await VirtualDisk.open(b, { ...options, signal });
-    await warn(io, a, left.info);
-    await warn(io, b, right.info);
+    await using first = await VirtualDisk.open(a, { ...options, signal });
+    await using second = await VirtualDisk.open(b, { ...options, signal });
+    await warn(io, a, first.info);
+    await warn(io, b, second.info);
+    const left = await partitionOf(first, args, signal);
+    const of = args.value("with-partition") === undefined
+      ? "partition"
+      : "with-partition";
+    const right = args.value(of) === "0"
+      ? second
+      : await partitionOf(second, args, signal, of);
     try {
       const difference = await compareDisks(left, right, {
         signal,

@@ -23,6 +23,7 @@ import {
 } from "./images.ts";
 import { announce, type CliIo } from "./io.ts";
 import { inOptionsOf } from "./option_words.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import { type FileIdentity, identify, takeBack } from "./same_file.ts";
 import { ExitCode, parseCount, type Verb, type VerbArguments } from "./verb.ts";
@@ -60,6 +61,15 @@ export const copy: Verb = {
       value: "N",
       summary: "Transfers of 1 MiB in flight (default: 4)",
     },
+    {
+      ...PARTITION_OPTION,
+      summary: "Of the source, only this partition",
+    },
+    {
+      name: "to-partition",
+      value: "N",
+      summary: "Into this partition of an existing target",
+    },
     ...IMAGE_OPTIONS,
     {
       ...NO_LOCK_OPTION,
@@ -70,6 +80,7 @@ export const copy: Verb = {
     '"platter write IMAGE" to read from standard input',
   examples: [
     ["platter copy disk.img backup.img --verify", "A backup"],
+    ["platter copy disk.img root.img --partition 2", "One partition"],
     [
       "platter copy disk.img /dev/sdb --force --direct require",
       "Onto a device, past the page cache",
@@ -109,13 +120,14 @@ async function transfer(
   const [from, to] = [args.operand(0), args.operand(1)];
   const options = { ...openOptions(args), signal };
   const depth = args.parsed("depth", parseCount);
-  await using source = await VirtualDisk.open(from, {
+  await using image = await VirtualDisk.open(from, {
     // What changes while it is copied is copied torn.
     lock: "exclusive",
     ...options,
     readOnly: true,
   });
-  await warn(io, from, source.info);
+  await warn(io, from, image.info);
+  const source = await partitionOf(image, args, signal);
   if (source.sectors === 0) {
     throw new CliError(`Cannot copy "${from}" as it is empty`);
   }
@@ -127,10 +139,14 @@ async function transfer(
     args.flag("force"),
   );
   // Held, and so locked, until it is known what becomes of it.
-  await using disk = target.disk;
-  await warn(io, to, disk.info);
+  await using whole = target.disk;
+  await warn(io, to, whole.info);
   let reached: CopyPhase = "copy";
+  // Requests of the target before the copy; until then it is as it was.
+  let before: number | null = null;
   try {
+    const disk = await partitionOf(whole, args, signal, "to-partition");
+    before = disk.counters.requests;
     const start = io.now();
     const result = await copyDisk(source, disk, {
       sparse: !args.flag("no-sparse"),
@@ -149,7 +165,7 @@ async function transfer(
     });
     return summary(result, io.now() - start);
   } catch (error) {
-    const left = await tidyUp(error, to, target, reached);
+    const left = await tidyUp(error, to, target, reached, before);
     if (signal.aborted) throw new Interrupted(`Interrupted: ${left}`);
     const reason = error instanceof Error ? error.message : String(error);
     throw new CliError(`${reason}: ${left}`, { cause: error });
@@ -221,13 +237,14 @@ async function tidyUp(
   path: string,
   { disk, isNew, identity }: Target,
   reached: CopyPhase,
+  before: number | null,
 ): Promise<string> {
   const isWrong = error instanceof DiskError && error.operation === "verify";
   if (reached === "verify" && !isWrong) {
     return `"${path}" is complete and flushed, but was not verified`;
   }
   if (isNew) return await takeBack(path, identity);
-  return disk.counters.requests === 0
+  return before === null || disk.counters.requests === before
     ? `"${path}" is as it was`
     : isWrong
     ? `"${path}" was overwritten`

@@ -196,7 +196,13 @@ export async function interruptible<T>(
   }
 }
 
-/** Reads sectors: a number without a unit counts them already. */
-function parsePlainSectors(text: string): number {
+/**
+ * Reads sectors: a number without a unit counts them already.
+ *
+ * @param text What was typed.
+ * @returns Sectors.
+ * @throws {RangeError} If it is no size, or not whole sectors.
+ */
+export function parsePlainSectors(text: string): number {
   return parseSectors(/^\d+(\.\d+)?$/.test(text) ? `${text}s` : text);
 }

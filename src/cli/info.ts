@@ -6,10 +6,14 @@
 
 import { type DiskInfo, VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import type { PartitionTable } from "../image/partition_table.ts";
+import { readPartitions } from "../image/read_partitions.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { inOptionsOf } from "./option_words.ts";
+import { partitionLines, tableHeadline } from "./partition_lines.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import {
   ExitCode,
   listOf,
@@ -27,9 +31,11 @@ export const info: Verb = {
   description:
     "Opens the image for reading only and without a lock, so it also works\n" +
     "while another program writes it. If direct I/O was not to be had, it\n" +
-    "says why; and it says what a flush on this disk is worth.",
+    "says why; and it says what a flush on this disk is worth. Partitions are\n" +
+    "listed, with what is wrong with their table.",
   options: [
     { name: "json", summary: "Print JSON" },
+    PARTITION_OPTION,
     ...IMAGE_OPTIONS,
   ],
   examples: [
@@ -47,15 +53,17 @@ type Row = [name: string, text: string, reason?: string | null];
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const path = args.operand(0);
-  await using disk = await VirtualDisk.open(path, {
+  await using image = await VirtualDisk.open(path, {
     ...openOptions(args),
     readOnly: true,
     lock: "none",
   });
-  await warn(io, path, disk.info);
+  await warn(io, path, image.info);
+  const disk = await partitionOf(image, args);
+  const table = await readPartitions(disk);
   const text = args.flag("json")
-    ? `${JSON.stringify(disk.info, null, 2)}\n`
-    : describe(path, disk.info, info.options);
+    ? `${JSON.stringify({ ...disk.info, partitionTable: table }, null, 2)}\n`
+    : describe(path, disk.info, info.options) + describeTable(table);
   await print(io.stdout, text);
   return ExitCode.Ok;
 }
@@ -127,6 +135,19 @@ export function describe(
       ),
     ]))
   }`;
+}
+
+/** What a disk holds: one row, the partitions, and what is wrong. */
+function describeTable(table: PartitionTable): string {
+  const lines = [
+    ...partitionLines(table),
+    ...table.problems.flatMap(({ message }) => linesOf(message)),
+  ];
+  return listOf([
+    // As wide as the rows above.
+    ["partitions   ", tableHeadline(table)],
+    ...lines.map((line) => ["", line] as const),
+  ]);
 }
 
 function ioSizes(info: DiskInfo): Row[] {

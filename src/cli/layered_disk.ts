@@ -1,7 +1,7 @@
 /**
- * An image under the layers that a command line names: an overlay, faults and a
- * trace, with the options that ask for them. For verbs that show a disk to
- * somebody else.
+ * An image under the layers that a command line names: an overlay, faults,
+ * protected ranges, figures and a trace, with the options that ask for them. For
+ * verbs that show a disk to somebody else.
  *
  * @module
  */
@@ -10,19 +10,34 @@ import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
 import { overlay } from "../disk/overlay.ts";
+import { DiskError } from "../errors.ts";
+import { readPartitions } from "../image/read_partitions.ts";
 import type { FaultRule } from "../layers/fault_rule.ts";
 import { parseFaultRule } from "../layers/fault_rule_text.ts";
 import { FAULT_WORDS } from "../layers/fault_words.ts";
 import { type Faults, faults } from "../layers/faults.ts";
+import { type NamedRange, nameOfRange } from "../layers/named_range.ts";
+import { type Observe, observe } from "../layers/observe.ts";
+import { type Protect, protect, type Violation } from "../layers/protect.ts";
 import { trace } from "../layers/trace.ts";
 import { plural } from "../plural.ts";
+import {
+  parseRange,
+  placeRanges,
+  RANGE_HELP,
+  rangesOf,
+  type TypedRange,
+} from "./disk_range.ts";
 import { fileError, openOptions, warn } from "./images.ts";
 import { type CliIo, printError } from "./io.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { identify } from "./same_file.ts";
+import { StatsFile } from "./stats_file.ts";
 import { TraceFile } from "./trace_file.ts";
 import {
   listOf,
   parseAs,
+  UsageError,
   type VerbArguments,
   type VerbOption,
 } from "./verb.ts";
@@ -38,6 +53,10 @@ export const ACCEPT_BASE_OPTION: VerbOption = {
 
 /** The options that say which layers there are. */
 export const LAYER_OPTIONS: readonly VerbOption[] = [
+  {
+    ...PARTITION_OPTION,
+    summary: "Not the whole disk, but this partition; layers see all of it",
+  },
   { name: "read-only", summary: "Refuse writes" },
   {
     name: "overlay",
@@ -59,6 +78,22 @@ export const LAYER_OPTIONS: readonly VerbOption[] = [
     summary: "Rules that may change at run time",
   },
   {
+    name: "protect",
+    value: "RANGE",
+    repeats: true,
+    summary:
+      "Refuse what would change sectors there; may be given several times",
+  },
+  {
+    name: "protect-note",
+    summary: "Carry it out all the same, and only say so",
+  },
+  {
+    name: "stats",
+    value: "FILE",
+    summary: "Keep figures of what was asked, by partition, as JSON",
+  },
+  {
     name: "trace",
     value: "FILE",
     summary: "Write down every request, as lines of JSON",
@@ -77,6 +112,10 @@ export const LAYER_HELP: string =
   "whenever it changes, so that faults come and go while the disk is in use.\n" +
   "The words of a rule, in any order:\n" +
   `${listOf(FAULT_WORDS.flatMap(({ forms }) => forms))}\n` +
+  `${RANGE_HELP}\n` +
+  "What touches a protected range fails as a whole, which is said.\n" +
+  "Figures are written every second while something happens, and at the end;\n" +
+  "the file is a whole one at any moment. Partitions are those at the beginning.\n" +
   "If a trace cannot be written any more, it ends there, which is said once;\n" +
   "the disk goes on.";
 
@@ -92,6 +131,9 @@ interface Layers {
   readonly fixed: number;
   readonly rulesPath: string | undefined;
   readonly tracePath: string | undefined;
+  readonly protected: readonly TypedRange[];
+  readonly isNoted: boolean;
+  readonly statsPath: string | undefined;
 }
 
 /**
@@ -110,6 +152,15 @@ export async function readLayers(args: VerbArguments): Promise<Layers> {
   const rulesPath = args.value("fault-file");
   const overlayPath = args.value("overlay");
   if (rulesPath !== undefined) rules.push(...await readRules(rulesPath));
+  const ranges = args.all("protect").map((text) =>
+    parseAs("--protect", text, parseRange)
+  );
+  const isNoted = args.flag("protect-note");
+  if (isNoted && ranges.length === 0) {
+    throw new UsageError(
+      "Cannot use --protect-note as there must be a --protect to go with it",
+    );
+  }
   return {
     readOnly: args.flag("read-only"),
     isOverlay: args.flag("overlay") || overlayPath !== undefined,
@@ -119,6 +170,9 @@ export async function readLayers(args: VerbArguments): Promise<Layers> {
     fixed,
     rulesPath,
     tracePath: args.value("trace"),
+    protected: ranges,
+    isNoted,
+    statsPath: args.value("stats"),
   };
 }
 
@@ -126,6 +180,7 @@ export async function readLayers(args: VerbArguments): Promise<Layers> {
 export class LayeredDisk implements AsyncDisposable {
   readonly #parts: AsyncDisposableStack;
   readonly #trace: TraceFile | undefined;
+  readonly #stats: StatsFile | undefined;
   /** The disk. */
   readonly disk: VirtualDisk;
 
@@ -133,10 +188,12 @@ export class LayeredDisk implements AsyncDisposable {
     parts: AsyncDisposableStack,
     disk: VirtualDisk,
     trace: TraceFile | undefined,
+    stats: StatsFile | undefined,
   ) {
     this.#parts = parts;
     this.disk = disk;
     this.#trace = trace;
+    this.#stats = stats;
   }
 
   /**
@@ -157,6 +214,7 @@ export class LayeredDisk implements AsyncDisposable {
   ): Promise<LayeredDisk> {
     const { readOnly, isOverlay, rules, fixed, rulesPath, tracePath } = layers;
     const { overlayPath, acceptBase } = layers;
+    const { statsPath } = layers;
     await using parts = new AsyncDisposableStack();
     const base = await openBackend(path, {
       ...openOptions(args),
@@ -166,19 +224,22 @@ export class LayeredDisk implements AsyncDisposable {
     // The topmost layer closes the rest.
     let top: Backend = base;
     let sink: TraceFile | undefined;
-    // Closed after the disk, so that its last requests are in it.
+    let figures: StatsFile | undefined;
+    // Closed after the disk, so that its last requests are in them.
+    parts.defer(() => figures?.close());
     parts.defer(() => sink?.close());
     parts.defer(() => top.close());
+    const others = {
+      "the image": await identify(path),
+      "the file of rules": rulesPath === undefined
+        ? null
+        : await identify(rulesPath),
+      "the overlay": overlayPath === undefined
+        ? null
+        : await identify(overlayPath),
+    };
+    const { guarded, counted } = await findRanges(base, layers);
     if (tracePath !== undefined) {
-      const others = {
-        "the image": await identify(path),
-        "the file of rules": rulesPath === undefined
-          ? null
-          : await identify(rulesPath),
-        "the overlay": overlayPath === undefined
-          ? null
-          : await identify(overlayPath),
-      };
       // Says that it ended early itself, and at once.
       sink = await TraceFile.open(
         tracePath,
@@ -200,6 +261,9 @@ export class LayeredDisk implements AsyncDisposable {
         backend,
       });
     } else if (isOverlay) top = overlay(top, { readOnly });
+    // Looked for before there are faults, and not part of the trace. The disk is
+    // not closed, as what it is over stays.
+    const { start, sectors } = await partitionOf(VirtualDisk.over(top), args);
     if (rules.length > 0 || rulesPath !== undefined) {
       const faulty = faults(top, rules);
       top = faulty;
@@ -207,18 +271,42 @@ export class LayeredDisk implements AsyncDisposable {
         parts.defer(followRules(faulty, rulesPath, fixed, io));
       }
     }
+    let guard: Protect | undefined;
+    if (guarded.length > 0) {
+      guard = protect(top, guarded, {
+        action: layers.isNoted ? "note" : "refuse",
+        onViolation: (violation) =>
+          tellViolation(io, guard!, violation, layers),
+      });
+      top = guard;
+    }
+    if (statsPath !== undefined) {
+      const observed = observe(top, { ranges: counted });
+      top = observed;
+      const trace = tracePath === undefined ? null : await identify(tracePath);
+      figures = await StatsFile.open(
+        statsPath,
+        { ...others, "the trace": trace },
+        () => figuresOf(path, observed, guard),
+        (error) => void printError(io, `platter: ${error.message}\n`),
+      );
+    }
     if (sink !== undefined) {
       const lines = sink;
       top = trace(top, (line) => lines.write(line));
     }
     const disk = VirtualDisk.over(top);
     parts.use(disk);
-    return new LayeredDisk(parts.move(), disk, sink);
+    const part = sectors === disk.sectors ? disk : disk.slice(start, sectors);
+    return new LayeredDisk(parts.move(), part, sink, figures);
   }
 
-  /** Whether every request is in the trace, if there is one. */
-  get traceIsWhole(): boolean {
-    return !this.#trace?.failure;
+  /**
+   * Whether every request is in the trace and in the figures, if there are any;
+   * known once it is closed.
+   */
+  get notesAreWhole(): boolean {
+    return !this.#trace?.failure && !this.#stats?.failure;
   }
 
   /**
@@ -252,6 +340,67 @@ export async function readText(path: string): Promise<string> {
   } catch (error) {
     throw fileError("read", path, error);
   }
+}
+
+/** Finds what is protected and what is counted by itself. */
+async function findRanges(
+  base: Backend,
+  layers: Layers,
+): Promise<{ guarded: NamedRange[]; counted: NamedRange[] }> {
+  // A view of the base for this alone, which is not closed with it.
+  await using disk = VirtualDisk.over(
+    overlay(base, { ownsBase: false, readOnly: true }),
+  );
+  const guarded = await placeRanges(layers.protected, disk);
+  if (layers.statsPath === undefined) return { guarded, counted: [] };
+  try {
+    const { partitions } = await readPartitions(disk);
+    return { guarded, counted: rangesOf(partitions, disk.sectors) };
+  } catch (error) {
+    // A disk with bad sectors is served as well, and counted as a whole.
+    if (!(error instanceof DiskError)) throw error;
+    return { guarded, counted: [] };
+  }
+}
+
+/** Violations that are told one by one; from then on the tens of them are. */
+const TOLD = 10;
+
+function tellViolation(
+  io: CliIo,
+  guard: Protect,
+  { operation, sector, count, range }: Violation,
+  { isNoted }: Layers,
+): void {
+  const times = guard.violationCount;
+  if (times > TOLD && !/^10+$/.test(String(times))) return;
+  const name = nameOfRange(range);
+  const so = times > TOLD ? ` (the ${times}th such request)` : "";
+  void printError(
+    io,
+    `platter: ${operation} ${plural(count, "sector")} at sector ${sector}: ${
+      isNoted ? "carried out" : "refused"
+    }, as it touches ${name}, protected${so}\n`,
+  );
+}
+
+/** What stands in the file of figures. */
+function figuresOf(
+  path: string,
+  observed: Observe,
+  guard: Protect | undefined,
+): object {
+  return {
+    path,
+    ...observed.stats(),
+    ...(guard === undefined ? {} : {
+      protected: {
+        ranges: guard.ranges,
+        requests: guard.violationCount,
+        first: guard.violations.slice(0, TOLD),
+      },
+    }),
+  };
 }
 
 async function readRules(path: string): Promise<FaultRule[]> {

@@ -34,6 +34,7 @@ import {
 } from "./io.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
+import { partitions } from "./partitions.ts";
 import { mount } from "./mount.ts";
 import { read } from "./read.ts";
 import { resize } from "./resize.ts";
@@ -53,6 +54,7 @@ export { type CliIo, type CliOutput, processIo };
 
 const VERBS: readonly Verb[] = [
   info,
+  partitions,
   create,
   read,
   write,

@@ -9,6 +9,7 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { extentsOf, IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -23,6 +24,7 @@ export const map: Verb = {
     "image for reading only and without a lock.",
   options: [
     { name: "json", summary: "Print JSON: sector, count and hole of each" },
+    PARTITION_OPTION,
     ...IMAGE_OPTIONS,
   ],
   examples: [
@@ -36,12 +38,13 @@ export const map: Verb = {
 };
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
-  await using disk = await VirtualDisk.open(args.operand(0), {
+  await using image = await VirtualDisk.open(args.operand(0), {
     ...openOptions(args),
     readOnly: true,
     lock: "none",
   });
-  await warn(io, args.operand(0), disk.info);
+  await warn(io, args.operand(0), image.info);
+  const disk = await partitionOf(image, args);
   await (args.flag("json") ? printJson(disk, io) : printTable(disk, io));
   return ExitCode.Ok;
 }

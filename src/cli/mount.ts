@@ -63,7 +63,7 @@ export const mount: Verb = {
     [ExitCode.Ok, "unmounted, everything flushed"],
     [
       ExitCode.Trouble,
-      "wrong usage, or it failed, or the tool did, or the trace is not whole",
+      "wrong usage, or it failed, or the tool did, or trace or figures are not whole",
     ],
     [ExitCode.BrokenPipe, "the same, but nobody reads what it prints"],
   ],
@@ -114,7 +114,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   }
   if (end.error !== null) throw end.error;
   if (unheard !== undefined) throw unheard;
-  return layered.traceIsWhole ? ExitCode.Ok : ExitCode.Trouble;
+  return layered.notesAreWhole ? ExitCode.Ok : ExitCode.Trouble;
 }
 
 function headline(

@@ -23,6 +23,7 @@ import {
   warn,
 } from "./images.ts";
 import { announce, type CliIo, print, send, writeAll } from "./io.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import {
   type FileIdentity,
   identify,
@@ -68,6 +69,7 @@ export const read: Verb = {
       letter: "f",
       summary: "Raw bytes to a terminal too, and over an existing file",
     },
+    PARTITION_OPTION,
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
   ],
@@ -113,8 +115,9 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const options = { ...openOptions(args), readOnly: true };
   const path = args.operand(0);
   const saved = await interruptible(io, async (signal) => {
-    await using disk = await VirtualDisk.open(path, { ...options, signal });
-    await warn(io, path, disk.info);
+    await using image = await VirtualDisk.open(path, { ...options, signal });
+    await warn(io, path, image.info);
+    const disk = await partitionOf(image, args, signal);
     const range = rangeOf(disk, asked.from, asked.length);
     if (!raw) await dump(disk, range, io, signal);
     else if (file === undefined) {

@@ -115,7 +115,10 @@ export const serve: Verb = {
   ],
   exitCodes: [
     [ExitCode.Ok, "stopped, everything flushed"],
-    [ExitCode.Trouble, "wrong usage, or it failed, or the trace is not whole"],
+    [
+      ExitCode.Trouble,
+      "wrong usage, or it failed, or trace or figures are not whole",
+    ],
     [ExitCode.BrokenPipe, "the same, but nobody reads what it prints"],
   ],
   run,
@@ -188,7 +191,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     }
   }
   if (unheard !== undefined) throw unheard;
-  return layered.traceIsWhole ? ExitCode.Ok : ExitCode.Trouble;
+  return layered.notesAreWhole ? ExitCode.Ok : ExitCode.Trouble;
 }
 
 /** Begins to listen; errors say where. */

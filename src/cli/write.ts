@@ -19,6 +19,7 @@ import {
   warn,
 } from "./images.ts";
 import { announce, type CliIo } from "./io.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { isSameFile } from "./same_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 import { plural } from "../plural.ts";
@@ -52,6 +53,7 @@ export const write: Verb = {
       summary: "Make every write durable by itself (force unit access)",
     },
     { name: "pad", summary: "Fill the last block with zeroes" },
+    PARTITION_OPTION,
     ...IMAGE_OPTIONS,
   ],
   instead: '"platter read IMAGE --raw" to write to standard output',
@@ -94,11 +96,12 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     }
     const input = await openInput(name, io);
     try {
-      await using disk = await VirtualDisk.open(path, {
+      await using image = await VirtualDisk.open(path, {
         ...openOptions(args),
         signal,
       });
-      await warn(io, args.operand(0), disk.info);
+      await warn(io, args.operand(0), image.info);
+      const disk = await partitionOf(image, args, signal);
       const pad = args.flag("pad");
       checkPlace(disk, offset, input, pad);
       const writer = new Writer(disk, offset, args.flag("fua"), signal);

@@ -59,7 +59,10 @@ export interface CrashTestOptions {
    * file system is made on it, else those of the image, or of 512 bytes.
    */
   device?: Omit<CrashDevice, "sectors"> | undefined;
-  /** A file to record into, for `recording`; nothing may be there. */
+  /**
+   * A file to record into, for `recording`; nothing may be there. None is left
+   * of a workload that fails, or proves nothing.
+   */
   record?: string | URL | undefined;
   /**
    * The file of a recording, to be checked without running anything again. One

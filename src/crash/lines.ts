@@ -9,7 +9,7 @@ const MOST_LINE_BYTES = 1 << 20;
 
 const NEWLINE = 10;
 
-/** Cuts bytes into lines. What comes after the last end of line is not told. */
+/** Cuts bytes into lines. */
 export class Lines {
   readonly #onLine: (line: string, isWhole: boolean) => void;
   #parts: Uint8Array[] = [];
@@ -45,6 +45,11 @@ export class Lines {
       at = end + 1;
       if (found >= 0) this.#end();
     }
+  }
+
+  /** Tells what comes after the last end of line, if that is anything. */
+  end(): void {
+    if (this.#bytes > 0) this.#end();
   }
 
   #end(): void {

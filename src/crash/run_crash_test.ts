@@ -189,9 +189,10 @@ async function runTest(options: CrashTestOptions): Promise<CrashReportData> {
     await makeScratch(options.directory, (jobs + 2) * sectors * SECTOR_BYTES),
   );
   const test = new Test(options, stage, attaching, scratch, jobs);
-  const recording = recorded ?? parts.use(await test.record(base, sectors));
-  test.doubt(recording);
-  return await test.judge(recording);
+  if (recorded !== null) test.doubt(recorded);
+  return await test.judge(
+    recorded ?? parts.use(await test.record(base, sectors)),
+  );
 }
 
 /** As what the commands get the disk. */
@@ -267,7 +268,10 @@ class Test {
     this.#jobs = jobs;
   }
 
-  /** Prepares the disk, runs the workload, and tells what it did. */
+  /**
+   * Prepares the disk, runs the workload, and tells what it did. Of one that
+   * fails or proves nothing no file is left: it can be tried again.
+   */
   async record(
     base: Backend | undefined,
     sectors: number,
@@ -286,6 +290,8 @@ class Test {
       base,
       path: this.#options.record,
     });
+    using failed = new DisposableStack();
+    failed.defer(() => recorder.remove());
     onStep?.("preparing");
     if (isMade) {
       await this.#make(fileSystem, recorder, sectors);
@@ -315,7 +321,10 @@ class Test {
     if (outcome.code !== 0 || outcome.timedOut) {
       throw commandError("run", outcome, runTimeoutMs);
     }
-    return await recorder.end();
+    const recording = await recorder.end();
+    this.doubt(recording);
+    failed.move();
+    return recording;
   }
 
   /** Puts a new file system below what is recorded. */

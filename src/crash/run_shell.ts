@@ -160,6 +160,8 @@ export async function runShell(
       // With process 1 the kernel has ended all others of its namespace.
       if (!namespaces) kill();
       await Promise.all(readers.map((reader) => reader.end()));
+      // One who ended in good order has written all of its last line.
+      if (code === 0 && !timedOut) lines.end();
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener("abort", kill);

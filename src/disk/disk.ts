@@ -12,20 +12,14 @@
  * @module
  */
 
-import type {
-  Abilities,
-  Backend,
-  BackendCounters,
-  Extent,
-} from "../backend.ts";
+import type { Backend, Extent } from "../backend.ts";
 import {
   MemoryBackend,
   type MemoryBackendOptions,
 } from "../backends/memory.ts";
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
-import { describeValue, DiskError } from "../errors.ts";
-import { type Geometry, SECTOR_BYTES, type SectorRange } from "../geometry.ts";
-import type { BackendInfo } from "../info.ts";
+import { DiskError } from "../errors.ts";
+import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { keepOnThread } from "../one_thread.ts";
 import {
   createBackend,
@@ -37,13 +31,11 @@ import { plural } from "../plural.ts";
 import {
   checkQueueOptions,
   Outcome,
-  type QueueCounters,
   type QueueOptions,
   RequestQueue,
 } from "../queue.ts";
 import {
   ID_BYTES,
-  isBytes,
   Request,
   RequestFlag,
   RequestType,
@@ -56,25 +48,24 @@ import {
   writableStream,
   type WritableStreamOptions,
 } from "./streams.ts";
-import { formatSize } from "../units.ts";
+import { SyncDisk } from "./sync_disk.ts";
+import {
+  allocateFor,
+  countersOf,
+  type DiskCounters,
+  type DiskInfo,
+  infoOf,
+  memoryFor,
+  refuseMemory,
+  refuseRange,
+  shownOf,
+  type View,
+} from "./view.ts";
+
+export type { DiskCounters, DiskInfo } from "./view.ts";
 
 /** How long extents are looked for before others have their turn, in ms. */
 const MAP_TURN_MS = 4;
-
-/** What a disk is and why, as plain data. */
-export interface DiskInfo extends BackendInfo, Geometry {
-  /** Whether writes are refused. */
-  readonly readOnly: boolean;
-  /** Requests that the backend may have at once. */
-  readonly queueSize: number;
-  /** Whether a write is durable only after a flush, or when it completes. */
-  readonly writeCache: "writeback" | "writethrough";
-  /** What the disk can do beyond reading and writing. */
-  readonly abilities: Abilities;
-}
-
-/** What a disk counted since it was opened. */
-export interface DiskCounters extends QueueCounters, BackendCounters {}
 
 /** Options of every operation. */
 export interface RequestOptions {
@@ -113,15 +104,6 @@ export interface ResizeOptions {
    * @default {false}
    */
   force?: boolean | undefined;
-}
-
-/** Which part of a queue's disk a {@linkcode VirtualDisk} shows. */
-interface View {
-  queue: RequestQueue;
-  start: number;
-  sectors: number;
-  /** Whether closing this view closes the queue. */
-  owner: boolean;
 }
 
 /**
@@ -278,21 +260,12 @@ export class VirtualDisk implements AsyncDisposable {
 
   /** What the disk is and why, as plain data. */
   get info(): DiskInfo {
-    const { backend, size, writeThrough } = this.#queue;
-    return {
-      ...backend.info,
-      ...backend.geometry,
-      sectors: this.sectors,
-      readOnly: backend.abilities.readOnly,
-      queueSize: size,
-      writeCache: writeThrough ? "writethrough" : "writeback",
-      abilities: backend.abilities,
-    };
+    return infoOf(this.#view);
   }
 
   /** What was counted since the disk was opened, as plain data. */
   get counters(): DiskCounters {
-    return { ...this.#queue.counters, ...this.#queue.backend.counters };
+    return countersOf(this.#queue);
   }
 
   /**
@@ -328,20 +301,8 @@ export class VirtualDisk implements AsyncDisposable {
     // Checked before memory is made: the count may be absurd.
     const refused = this.#refuseRange("read", sector, count);
     if (refused !== null) return this.#queue.reject(refused);
-    let data: Uint8Array<ArrayBuffer>;
-    try {
-      data = new Uint8Array(count * SECTOR_BYTES);
-    } catch (cause) {
-      return this.#queue.reject(
-        new DiskError(
-          "argument",
-          `Cannot read ${
-            plural(count, "sector")
-          } at sector ${sector} as there is no memory for them`,
-          { operation: "read", sector, count, cause },
-        ),
-      );
-    }
+    const data = memoryFor(sector, count);
+    if (data instanceof DiskError) return this.#queue.reject(data);
     return this.#submit(
       new Request(RequestType.In, this.#start + sector, count, 0, data),
       Outcome.Data,
@@ -370,7 +331,9 @@ export class VirtualDisk implements AsyncDisposable {
     const count = buffer?.length / SECTOR_BYTES;
     const refused = this.#refuseRange("read", sector, count);
     if (refused !== null) {
-      return this.#rejectMemory("read", sector, buffer, refused);
+      return this.#queue.reject(
+        refuseMemory("read", sector, buffer, refused),
+      );
     }
     return this.#submit(
       new Request(RequestType.In, this.#start + sector, count, 0, buffer),
@@ -400,7 +363,9 @@ export class VirtualDisk implements AsyncDisposable {
     const count = data?.length / SECTOR_BYTES;
     const refused = this.#refuseRange("write", sector, count);
     if (refused !== null) {
-      return this.#rejectMemory("write", sector, data, refused);
+      return this.#queue.reject(
+        refuseMemory("write", sector, data, refused),
+      );
     }
     return this.#submit(
       new Request(
@@ -645,6 +610,32 @@ export class VirtualDisk implements AsyncDisposable {
   }
 
   /**
+   * The disk, or the slice, by calls that return when they are done: for
+   * WebAssembly programs and small scripts, which cannot wait for a promise. It
+   * shares the queue; while asynchronous requests are in flight, synchronous
+   * ones are refused with kind `busy`.
+   *
+   * @returns The same disk, which closing leaves open.
+   * @throws {DiskError} With kind `unsupported` if the backend has no blocking
+   * calls (a disk behind a server, a layer that waits by timers), with kind
+   * `closed` if the disk is closed.
+   *
+   * @example
+   * ```ts
+   * import { VirtualDisk } from "@platter/disk";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using disk = VirtualDisk.memory({ sectors: 64 });
+   * const now = disk.sync();
+   * now.write(8, new Uint8Array(512).fill(7));
+   * assertEquals(now.read(8, 1)[0], 7);
+   * ```
+   */
+  sync(): SyncDisk {
+    return SyncDisk.of(this.#view, () => this.#closed);
+  }
+
+  /**
    * A web stream of sectors that reads ahead.
    *
    * @param options Where, and how far.
@@ -796,12 +787,7 @@ export class VirtualDisk implements AsyncDisposable {
    * @throws {RangeError} If it is not a safe integer above zero.
    */
   allocate(sectors: number): Uint8Array<ArrayBuffer> {
-    if (!Number.isSafeInteger(sectors) || sectors <= 0) {
-      throw new RangeError(
-        `Cannot allocate memory as sectors must be a safe integer above 0: current value is ${sectors}`,
-      );
-    }
-    return this.#queue.backend.allocate(sectors * SECTOR_BYTES);
+    return allocateFor(this.#queue, sectors);
   }
 
   /**
@@ -832,20 +818,7 @@ export class VirtualDisk implements AsyncDisposable {
     inspect: typeof Deno.inspect,
     options: Deno.InspectOptions,
   ): string {
-    const { path, backend, engine, direct, readOnly } = this.info;
-    const shown = {
-      ...(path === null ? {} : { path }),
-      ...(this.#owner ? {} : { start: this.#start }),
-      sectors: this.sectors,
-      size: formatSize(this.sectors * SECTOR_BYTES),
-      blockSize: this.blockSize,
-      backend,
-      engine: engine.name,
-      direct: direct.active,
-      readOnly,
-      ...(this.#closed || this.#queue.closed ? { closed: true } : {}),
-      ...(this.failure === null ? {} : { failure: this.failure.message }),
-    };
+    const shown = shownOf(this.#view, this.#closed || this.#queue.closed);
     return `VirtualDisk ${inspect(shown, options)}`;
   }
 
@@ -884,49 +857,31 @@ export class VirtualDisk implements AsyncDisposable {
     return this.#queue.submit(request, outcome, options?.signal);
   }
 
-  /** What the queue cannot check: a range that leaves this view of the disk. */
   #refuseRange(
     operation: string,
     sector: number,
     count: number,
   ): DiskError | null {
+    // Most are right, and a view costs something to make.
     if (sector >= 0 && count > 0 && sector + count <= this.sectors) return null;
     // Its new size is not known yet: the queue checks it when it is.
     if (this.#owner && sector >= 0 && count > 0 && this.#queue.resizing) {
       return null;
     }
-    const isArgument = !(sector >= 0 && count > 0);
-    const what = this.#owner ? "disk" : "slice";
-    const place = `${plural(count, "sector")} at sector ${sector}${
-      this.#owner ? "" : " of the slice"
-    }`;
-    return new DiskError(
-      isArgument ? "argument" : "range",
-      isArgument
-        ? `Cannot ${operation} ${place} as both must be safe integers, with at least one sector`
-        : `Cannot ${operation} ${place} as the ${what} has ${
-          plural(this.sectors, "sector")
-        }`,
-      { operation, sector: this.#start + sector, count },
-    );
+    return refuseRange(this.#view, operation, sector, count);
   }
 
-  /** Refuses what is no memory, or else what was found wrong with the range. */
-  #rejectMemory(
-    operation: string,
-    sector: number,
-    value: unknown,
-    range: DiskError,
-  ): Promise<never> {
-    return this.#queue.reject(
-      isBytes(value) ? range : new DiskError(
-        "argument",
-        `Cannot ${operation} at sector ${sector} as its memory must be bytes in a Uint8Array: current value is ${
-          describeValue(value)
-        }`,
-        { operation, sector },
-      ),
-    );
+  get #view(): View {
+    const sectors = () => this.sectors;
+    return {
+      queue: this.#queue,
+      start: this.#start,
+      // Whoever keeps the view sees a new size as well.
+      get sectors() {
+        return sectors();
+      },
+      owner: this.#owner,
+    };
   }
 }
 

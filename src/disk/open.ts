@@ -149,10 +149,28 @@ export async function openBackend(
 }
 
 /**
+ * Opens an image or a block device for callers that wait for every answer: they
+ * need no engine that has several operations in flight.
+ *
+ * @param path Its path, or a `file:` URL.
+ * @param options How to open it; engine `"auto"` is `"sync"`.
+ * @returns Its backend.
+ * @throws {DiskError} If it cannot be opened as asked.
+ * @throws {RangeError} If an option is out of its range.
+ */
+export async function openBlocking(
+  path: string | URL,
+  options: OpenOptions = {},
+): Promise<Backend> {
+  return await open(path, options, undefined, true);
+}
+
+/**
  * Makes an image, which reads as zeroes, and opens it.
  *
  * @param path Its path, or a `file:` URL.
  * @param options Its size, and how to open it.
+ * @param blocking Whether callers wait, as with {@linkcode openBlocking}.
  * @returns Its backend.
  * @throws {DiskError} If it cannot be made as asked.
  * @throws {RangeError} If an option is out of its range.
@@ -161,6 +179,7 @@ export async function openBackend(
 export async function createBackend(
   path: string | URL,
   options: CreateOptions,
+  blocking = false,
 ): Promise<Backend> {
   const { blockSize = SECTOR_BYTES } = options;
   const sectors = sectorsOf(options, `create "${path}"`);
@@ -185,13 +204,14 @@ export async function createBackend(
     sizeBytes,
     overwrite: options.overwrite ?? false,
     preallocate: options.preallocate ?? false,
-  });
+  }, blocking);
 }
 
 async function open(
   path: string | URL,
   options: OpenOptions,
   create?: ImageOptions["create"],
+  blocking = false,
 ): Promise<Backend> {
   const openedAt = captureStack();
   options.signal?.throwIfAborted();
@@ -230,9 +250,12 @@ async function open(
     "direct",
     "portable",
   ]);
-  const engine = engineOptions(options);
+  const wanted = engineOptions(options);
   // An engine that is asked for by name is one of the direct backend's.
-  const insists = backend === "direct" || engine.engine !== "auto";
+  const insists = backend === "direct" || wanted.engine !== "auto";
+  const engine: EngineOptions = blocking && wanted.engine === "auto"
+    ? { ...wanted, engine: "sync" }
+    : wanted;
   if (insists && backend !== "portable") {
     return await openDirect(name, { ...image, engine });
   }

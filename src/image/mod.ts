@@ -1,9 +1,17 @@
 /**
- * What is on a disk: its partitions, by GPT or MBR.
+ * What is on a disk: its partitions, by GPT or MBR ({@linkcode readPartitions} is
+ * where to start), and its bytes, as file-system libraries of npm want them
+ * ({@linkcode ByteView}).
  *
  * @module
  */
 
+export {
+  type ByteReadResult,
+  ByteView,
+  type ByteWriteResult,
+} from "./byte_view.ts";
+export { openPartition } from "./open_partition.ts";
 export type {
   Partition,
   PartitionProblem,
@@ -12,3 +20,14 @@ export type {
   PartitionTableKind,
 } from "./partition_table.ts";
 export { partitionTypeName } from "./partition_types.ts";
+export type { NewPartition } from "./plan_partitions.ts";
+export { readPartitions } from "./read_partitions.ts";
+export {
+  type RepairedPartitions,
+  repairPartitions,
+  type RepairPartitionsOptions,
+} from "./repair_partitions.ts";
+export {
+  writePartitions,
+  type WritePartitionsOptions,
+} from "./write_partitions.ts";

@@ -28,11 +28,12 @@ export interface Partition {
   /** Its own GUID, in upper case; `undefined` in an MBR. */
   readonly guid: string | undefined;
   /**
-   * GPT: the 64 attribute bits (UEFI 2.10, table 5.8: bit 0 required, bit 1 no
-   * block I/O protocol, bit 2 legacy boot; bits 48 to 63 as the type defines).
-   * MBR: the boot indicator in the lowest 8 bits.
+   * GPT: the 64 attribute bits, as a number in hexadecimal digits that `BigInt`
+   * reads (UEFI 2.10, table 5.8: bit 0 required, bit 1 no block I/O protocol,
+   * bit 2 legacy boot; bits 48 to 63 as the type defines). MBR: the boot
+   * indicator, `"0x80"` or `"0x0"`.
    */
-  readonly attributes: bigint;
+  readonly attributes: string;
   /** Whether legacy firmware boots from it: GPT's bit 2, or MBR's active one. */
   readonly bootable: boolean;
   /**
@@ -107,6 +108,6 @@ export interface PartitionTable {
   readonly usable: { readonly start: number; readonly sectors: number };
   /** Its partitions, by number. */
   readonly partitions: readonly Partition[];
-  /** What is wrong with it. */
+  /** What is wrong with it; nothing if it is sound. */
   readonly problems: readonly PartitionProblem[];
 }

@@ -11,6 +11,9 @@
  * @module
  */
 
+import { isGuid } from "./guid.ts";
+import { isExtended, PROTECTIVE } from "./mbr.ts";
+
 /** GUIDs in upper case, and what is in such a partition. */
 const GPT_NAMES: Readonly<Record<string, string>> = {
   "C12A7328-F81F-11D2-BA4B-00A0C93EC93B": "EFI system",
@@ -139,6 +142,23 @@ const MBR_NAMES: Readonly<Record<number, string>> = {
   0xfd: "Linux RAID",
 };
 
+/** Words for the types that tables are made of most, in either kind of table. */
+const TYPE_WORDS: Readonly<
+  Record<string, { readonly gpt: string; readonly mbr?: number }>
+> = {
+  efi: { gpt: "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", mbr: 0xef },
+  bios: { gpt: "21686148-6449-6E6F-744E-656564454649" },
+  boot: { gpt: "BC13C2FF-59E6-4262-A352-B275FD6F7172", mbr: 0xea },
+  linux: { gpt: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", mbr: 0x83 },
+  swap: { gpt: "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F", mbr: 0x82 },
+  raid: { gpt: "A19D880F-05FC-4D3B-A006-743F0F84911E", mbr: 0xfd },
+  lvm: { gpt: "E6D6D379-F507-44C2-A23C-238F2A3DF928", mbr: 0x8e },
+  home: { gpt: "933AC7E1-2EB4-4F13-B844-0E14E2AEF915" },
+  fat: { gpt: "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7", mbr: 0x0c },
+  ntfs: { gpt: "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7", mbr: 0x07 },
+  msr: { gpt: "E3C9E316-0B5C-4DB8-817D-F92DF00215AE" },
+};
+
 /**
  * What a type of partition is called.
  *
@@ -161,4 +181,33 @@ export function partitionTypeName(type: string): string | undefined {
   return /^0x[0-9a-f]{1,2}$/i.test(type)
     ? MBR_NAMES[Number(type)]
     : GPT_NAMES[type.toUpperCase()];
+}
+
+/**
+ * Reads a type of partition as people write it: a GUID, a type byte, or a word
+ * such as `"linux"`.
+ *
+ * @param kind The table that it is for.
+ * @param text What was written.
+ * @returns The type as a `Partition` has it: a GUID or a byte.
+ * @throws {RangeError} If it is none that such a table has.
+ */
+export function parsePartitionType(kind: "gpt" | "mbr", text: string): string {
+  const known = Object.hasOwn(TYPE_WORDS, text) ? TYPE_WORDS[text] : undefined;
+  if (kind === "gpt") {
+    const guid = known?.gpt ?? text;
+    if (isGuid(guid)) return guid.toUpperCase();
+  } else {
+    const byte = known?.mbr ?? (/^0x[0-9a-f]{1,2}$/i.test(text) ? +text : 0);
+    if (byte > 0 && byte !== PROTECTIVE && !isExtended(byte)) {
+      return `0x${byte.toString(16).padStart(2, "0")}`;
+    }
+  }
+  const words = Object.entries(TYPE_WORDS)
+    .filter(([, types]) => types[kind] !== undefined).map(([word]) => word);
+  throw new RangeError(
+    `Cannot use a type of partition as it must be ${
+      kind === "gpt" ? "a GUID" : "a type byte of data such as 0x83"
+    } or one of ${words.join(", ")}: current value is ${JSON.stringify(text)}`,
+  );
 }

@@ -11,6 +11,23 @@ import { clearImmediate, setImmediate } from "node:timers";
 /** The last stretch before a call, in ms, in which a timer would be too late. */
 const POLL_MS = 2;
 
+/** Nobody wakes who waits for it. */
+const NEVER = new Int32Array(new SharedArrayBuffer(4));
+
+/**
+ * Stops this thread until a moment: what a slow disk does to a caller that waits
+ * for it.
+ *
+ * @param dueMs When, by `performance.now()`.
+ */
+export function sleepUntil(dueMs: number): void {
+  for (;;) {
+    const leftMs = dueMs - performance.now();
+    if (leftMs <= 0) return;
+    Atomics.wait(NEVER, 0, 0, leftMs);
+  }
+}
+
 interface Call {
   readonly dueMs: number;
   readonly run: () => void;

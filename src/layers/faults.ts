@@ -38,7 +38,7 @@ import { Random } from "../random.ts";
 import { type Request, RequestType } from "../request.ts";
 import { errnoError } from "../request_error.ts";
 import { type Answer, Downward } from "./downward.ts";
-import { DueQueue } from "./due_queue.ts";
+import { DueQueue, sleepUntil } from "./due_queue.ts";
 import type { FaultEffect, FaultRule } from "./fault_rule.ts";
 import { formatFaultRule } from "./fault_rule_text.ts";
 import { type FaultEvent, FaultRules, type Verdict } from "./fault_rules.ts";
@@ -280,6 +280,11 @@ export class Faults extends Layer {
     );
   }
 
+  /** A caller that waits is held up by an answer that is held back. */
+  protected override get answersLate(): null {
+    return null;
+  }
+
   /**
    * Carries out requests that have been checked.
    *
@@ -484,10 +489,14 @@ export class Faults extends Layer {
     };
     this.#delayed.set(request, delayed);
     return (error) => {
-      delayed.call = this.#due.add(delayed.dueMs, () => {
+      const answer = () => {
         this.#delayed.delete(request);
         complete(request, error);
-      });
+      };
+      if (this.blocking) {
+        sleepUntil(delayed.dueMs);
+        answer();
+      } else delayed.call = this.#due.add(delayed.dueMs, answer);
     };
   }
 

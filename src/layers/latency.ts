@@ -22,7 +22,7 @@
 import type { Backend, Complete } from "../backend.ts";
 import { Random, type Ratio } from "../random.ts";
 import { operationName, type Request } from "../request.ts";
-import { DueQueue } from "./due_queue.ts";
+import { DueQueue, sleepUntil } from "./due_queue.ts";
 import { Layer, type LayerOptions } from "./layer.ts";
 import { checkRatio, type DiskOperation } from "./operations.ts";
 
@@ -124,6 +124,11 @@ export class Latency extends Layer {
     else super.cancel(request);
   }
 
+  /** A caller that waits is held up by an answer that is held back. */
+  protected override get answersLate(): null {
+    return null;
+  }
+
   /**
    * Carries out requests that have been checked.
    *
@@ -151,6 +156,7 @@ export class Latency extends Layer {
         if (this.#held.get(request) === held) this.#held.delete(request);
         complete(request, error);
       };
+      if (this.blocking) sleepUntil(held.dueMs);
       if (held.dueMs <= performance.now()) answer();
       else held.call = this.#due.add(held.dueMs, answer);
     });

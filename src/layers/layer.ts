@@ -22,6 +22,7 @@ import {
   type Extent,
   type Limits,
   refuse,
+  whyAsyncOnly,
 } from "../backend.ts";
 import type { DiskError } from "../errors.ts";
 import type { Geometry } from "../geometry.ts";
@@ -52,6 +53,7 @@ export abstract class Layer implements Backend {
   readonly ownsBase: boolean;
   #info: BackendInfo | null = null;
   readonly #inFlight = new InFlight();
+  #blocking = false;
 
   /**
    * Constructs a new instance.
@@ -95,6 +97,24 @@ export abstract class Layer implements Backend {
   /** Whether it is closed or closing. */
   get closed(): boolean {
     return this.#inFlight.closed;
+  }
+
+  /**
+   * Why nothing can be carried out by blocking calls: what keeps this layer's
+   * own answers ({@linkcode Layer.answersLate}), or what the base says; `null`
+   * if nothing does.
+   */
+  get asyncOnly(): string | null {
+    return this.answersLate ?? whyAsyncOnly(this.backend);
+  }
+
+  /**
+   * Runs a function during which every request is answered before `submit`
+   * returns: see `Backend.synchronously`. Not there with a base that has no such
+   * method.
+   */
+  get synchronously(): ((run: () => void) => boolean) | undefined {
+    return this.asyncOnly === null ? this.#synchronously : undefined;
   }
 
   /** Requests that are not answered yet. */
@@ -206,6 +226,54 @@ export abstract class Layer implements Backend {
   ): void;
 
   /**
+   * Why answers of the layer need more than those of its base, as the second
+   * half of "Cannot … as …". A layer that needs nothing else says `null`.
+   */
+  protected get answersLate(): string | null {
+    return `the layer ${this.#name} answers when the event loop has turned`;
+  }
+
+  /** Whether the caller waits: what is to be answered later must be now. */
+  protected get blocking(): boolean {
+    return this.#blocking;
+  }
+
+  /**
+   * Runs a function while the base carries out requests by blocking calls.
+   *
+   * @param run The function.
+   * @returns Whether it was called.
+   */
+  protected block(run: () => void): boolean {
+    return this.backend.synchronously!(run);
+  }
+
+  /**
+   * Takes requests in that {@linkcode Layer.submit} has not seen: for a layer
+   * that leaves their checks to its base.
+   *
+   * @param count How many.
+   */
+  protected enter(count: number): void {
+    this.#inFlight.enter(count);
+  }
+
+  /**
+   * Answers a request that was taken in.
+   *
+   * @param request The request.
+   * @param error Why it failed.
+   * @param complete Called with both.
+   */
+  protected answer(
+    request: Request,
+    error: DiskError | null,
+    complete: Complete,
+  ): void {
+    this.#inFlight.answer(request, error, complete);
+  }
+
+  /**
    * What the layer says of itself.
    *
    * @param info What the backend says of itself.
@@ -223,6 +291,16 @@ export abstract class Layer implements Backend {
   protected async release(): Promise<void> {
     if (this.ownsBase) await this.backend.close();
   }
+
+  readonly #synchronously = (run: () => void): boolean => {
+    if (!this.#inFlight.idle) return false;
+    this.#blocking = true;
+    try {
+      return this.block(run);
+    } finally {
+      this.#blocking = false;
+    }
+  };
 
   #refuse(request: Request): DiskError | null {
     const error = refuse(request, this.geometry, this.abilities);
@@ -246,13 +324,28 @@ export function submitAll(
   backend: Backend,
   batch: readonly Request[],
 ): Promise<DiskError | null> {
-  return new Promise((resolve) => {
-    let left = batch.length;
-    let first: DiskError | null = null;
-    if (left === 0) resolve(null);
-    backend.submit(batch, (_, error) => {
-      first ??= error;
-      if (--left === 0) resolve(first);
-    });
+  return new Promise((resolve) => submitAllThen(backend, batch, resolve));
+}
+
+/**
+ * The same with a callback, which is called before this returns if every answer
+ * comes before `submit` does.
+ *
+ * @param backend The backend.
+ * @param batch The requests.
+ * @param done Called with the error of the first of them that failed; `null` if
+ * none did.
+ */
+export function submitAllThen(
+  backend: Backend,
+  batch: readonly Request[],
+  done: (error: DiskError | null) => void,
+): void {
+  let left = batch.length;
+  let first: DiskError | null = null;
+  if (left === 0) return done(null);
+  backend.submit(batch, (_, error) => {
+    first ??= error;
+    if (--left === 0) done(first);
   });
 }

@@ -9,6 +9,8 @@
  * | {@linkcode trace} | every request and answer written down; {@linkcode replayTrace} does it again |
  * | {@linkcode latency} | a disk that is slow, or slow at times |
  * | {@linkcode readahead} | reads in sequence answered from memory |
+ * | {@linkcode protect} | ranges that must not be changed |
+ * | {@linkcode observe} | counters and a heat map, for the disk and for ranges |
  * | {@linkcode verify} | two disks that must agree |
  *
  * @module
@@ -24,6 +26,8 @@ export { FAULT_WORDS, type FaultWord } from "./fault_words.ts";
 export * from "./faults.ts";
 export * from "./latency.ts";
 export { Layer, type LayerOptions } from "./layer.ts";
+export type { NamedRange } from "./named_range.ts";
+export * from "./observe.ts";
 export type { DiskOperation } from "./operations.ts";
 export * from "./overlay.ts";
 export {
@@ -31,6 +35,7 @@ export {
   type OpenOverlayFile,
   type OverlayFileOptions,
 } from "./file_overlay.ts";
+export * from "./protect.ts";
 export * from "./readahead.ts";
 export * from "./replay.ts";
 export type { SectorRange } from "../geometry.ts";

@@ -224,6 +224,11 @@ export class Overlay extends Layer {
     );
   }
 
+  /** Nothing is waited for but the base. */
+  protected override get answersLate(): null {
+    return null;
+  }
+
   /**
    * An overlay has the size of its base, which it leaves as it is.
    *

@@ -194,6 +194,11 @@ export class Readahead extends Layer {
     this.#free.length = 0;
   }
 
+  /** Pieces are read in the background, which nobody could wait for. */
+  protected override get answersLate(): string {
+    return "the layer readahead reads in the background";
+  }
+
   /**
    * Changes the disk's size; what was read ahead is forgotten.
    *

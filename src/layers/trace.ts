@@ -157,6 +157,11 @@ export class Trace extends Layer {
     }));
   }
 
+  /** Nothing is waited for but the base. */
+  protected override get answersLate(): null {
+    return null;
+  }
+
   /**
    * Carries out requests that have been checked.
    *

@@ -25,6 +25,7 @@ import {
   type Backend,
   type Complete,
   refuseChanged,
+  whyAsyncOnly,
 } from "../backend.ts";
 import { RangeLock } from "../backends/range_lock.ts";
 import { gather } from "../buffer.ts";
@@ -33,7 +34,7 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { Request, RequestType } from "../request.ts";
 import { abortedError, requestError } from "../request_error.ts";
-import { Layer, type LayerOptions, submitAll } from "./layer.ts";
+import { Layer, type LayerOptions, submitAllThen } from "./layer.ts";
 import { SectorRanges } from "./sector_ranges.ts";
 import { plural } from "../plural.ts";
 import { resizeError } from "../resize.ts";
@@ -153,6 +154,17 @@ export class Verify extends Layer {
       fua: weaker(a.abilities.fua, b.abilities.fua),
       writeZeroes: weaker(a.abilities.writeZeroes, b.abilities.writeZeroes),
     };
+  }
+
+  /** Nothing is waited for but both disks. */
+  protected override get answersLate(): string | null {
+    return whyAsyncOnly(this.other);
+  }
+
+  /** Runs a function while both carry out requests by blocking calls. */
+  protected override block(run: () => void): boolean {
+    let ran = false;
+    return super.block(() => ran = this.other.synchronously!(run)) && ran;
   }
 
   /** What both can do. */
@@ -349,7 +361,7 @@ export class Verify extends Layer {
       expected.set(bytes, (run.sector - sector) * SECTOR_BYTES);
       return new Request(RequestType.Out, run.sector, run.count, 0, bytes);
     });
-    submitAll(this.other, lessons).then((error) => {
+    submitAllThen(this.other, lessons, (error) => {
       if (error === null) {
         for (const run of unknown) this.#unknown.remove(run.sector, run.count);
       }

@@ -10,7 +10,7 @@ import { DiskError } from "../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
 import { Request, RequestFlag, RequestType } from "../request.ts";
-import { submitAll } from "./layer.ts";
+import { submitAllThen } from "./layer.ts";
 import { copyOut, type SectorStore } from "./sector_store.ts";
 
 /** Bytes of a piece, and pieces in flight. */
@@ -25,27 +25,81 @@ const PIECES = 4;
  * @param target The backend.
  * @returns The first error; `null` if all of it was written.
  */
-export async function writeBack(
+export function writeBack(
   stores: readonly SectorStore[],
   runs: readonly Extent[],
   target: Backend,
 ): Promise<DiskError | null> {
+  return new Promise((resolve, reject) =>
+    writeBackThen(stores, runs, target, { done: resolve, threw: reject })
+  );
+}
+
+/** What {@linkcode writeBackThen} ends with: one of the two is called. */
+export interface WriteBackEnd {
+  /** Called with the first error; `null` if all of it was written. */
+  readonly done: (error: DiskError | null) => void;
+  /** Called with what was thrown while memory was made. */
+  readonly threw: (cause: unknown) => void;
+}
+
+/**
+ * The same with callbacks, called before this returns if the backend answers
+ * before `submit` does.
+ *
+ * @param stores The stores, the last one on top; they must not change.
+ * @param runs What to write, whole blocks.
+ * @param target The backend.
+ * @param end Called at the end.
+ */
+export function writeBackThen(
+  stores: readonly SectorStore[],
+  runs: readonly Extent[],
+  target: Backend,
+  end: WriteBackEnd,
+): void {
   const pieces = piecesOf(runs, target);
-  for (let i = 0; i < pieces.length; i += PIECES) {
-    const batch = pieces.slice(i, i + PIECES).map((piece) => {
-      if (piece.hole && target.abilities.writeZeroes !== "none") {
-        const { sector, count } = piece;
-        const flags = RequestFlag.Unmap;
-        return new Request(RequestType.WriteZeroes, sector, count, flags);
+  let at = 0;
+  // Answers that come at once must not pile up on the stack.
+  let stepping = false;
+  let again = false;
+  const step = (): void => {
+    again = true;
+    if (stepping) return;
+    stepping = true;
+    while (again) {
+      again = false;
+      if (at >= pieces.length) return end.done(null);
+      let batch: Request[];
+      try {
+        batch = pieces.slice(at, at += PIECES)
+          .map((piece) => requestOf(piece, stores, target));
+      } catch (cause) {
+        return end.threw(cause);
       }
-      const data = target.allocate(piece.count * SECTOR_BYTES);
-      if (!piece.hole) copyOut(stores, piece.sector, data);
-      return new Request(RequestType.Out, piece.sector, piece.count, 0, data);
-    });
-    const error = await submitAll(target, batch);
-    if (error !== null) return error;
+      submitAllThen(target, batch, (error) => {
+        if (error === null) step();
+        else end.done(error);
+      });
+    }
+    stepping = false;
+  };
+  step();
+}
+
+function requestOf(
+  piece: Extent,
+  stores: readonly SectorStore[],
+  target: Backend,
+): Request {
+  const { sector, count, hole } = piece;
+  if (hole && target.abilities.writeZeroes !== "none") {
+    const flags = RequestFlag.Unmap;
+    return new Request(RequestType.WriteZeroes, sector, count, flags);
   }
-  return null;
+  const data = target.allocate(count * SECTOR_BYTES);
+  if (!hole) copyOut(stores, sector, data);
+  return new Request(RequestType.Out, sector, count, 0, data);
 }
 
 function piecesOf(runs: readonly Extent[], target: Backend): Extent[] {

@@ -27,7 +27,7 @@ import { type Request, RequestType } from "../request.ts";
 import { abortedError, requestError } from "../request_error.ts";
 import { type Answer, Downward } from "./downward.ts";
 import { SectorStore } from "./sector_store.ts";
-import { writeBack } from "./write_back.ts";
+import { writeBack, writeBackThen } from "./write_back.ts";
 
 /** How a flush fails. */
 export interface FlushFault {
@@ -179,7 +179,7 @@ export class WriteBackCache {
         path: this.#backend.info.path,
         cause,
       });
-    writeBack([work], runs, this.#backend).catch(failed).then((error) => {
+    const done = (error: DiskError | null): void => {
       if (error === null) {
         for (const run of runs) this.#lost.forget(run.sector, run.count);
       } else if (cuts === this.#cuts) {
@@ -195,6 +195,10 @@ export class WriteBackCache {
         );
       } else answer(error);
       this.#resume();
+    };
+    writeBackThen([work], runs, this.#backend, {
+      done,
+      threw: (cause) => done(failed(cause)),
     });
   }
 

@@ -438,6 +438,7 @@ export function wireErrorOf(error: unknown, writes: boolean): number {
   if (!(error instanceof DiskError)) return WireError.EIO;
   switch (error.kind) {
     case "read-only":
+    case "protected":
     case "permission":
       return WireError.EPERM;
     case "argument":

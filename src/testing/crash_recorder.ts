@@ -372,6 +372,17 @@ export class CrashRecorder implements AsyncDisposable {
     this.#contents.close();
   }
 
+  /**
+   * The same, and removes the file, if there is one.
+   *
+   * @internal
+   */
+  remove(): void {
+    this.#ended = true;
+    this.#writer?.remove();
+    this.#contents.close();
+  }
+
   /** Gives up what was recorded, unless it has become a recording. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended = true;

@@ -256,11 +256,22 @@ export class RecordingWriter implements ContentFile {
     fs.closeSync(this.#fd);
   }
 
-  /** Closes the file and removes it: it was created here. */
+  /**
+   * Closes the file and removes it: it was created here. If something else has
+   * its name by now, that stays.
+   */
   remove(): void {
     this.#failure ??= new DiskError("closed", "The recording was given up");
+    const isThere = !this.#closed && this.#hasItsName();
     this.close();
-    Deno.removeSync(this.#path);
+    if (isThere) Deno.removeSync(this.#path);
+  }
+
+  #hasItsName(): boolean {
+    const own = fs.fstatSync(this.#fd);
+    const named = fs.lstatSync(this.#path, { throwIfNoEntry: false });
+    return named !== undefined && named.dev === own.dev &&
+      named.ino === own.ino;
   }
 
   #origin(text: string): number {

@@ -2,7 +2,16 @@ import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import config from "../../deno.json" with { type: "json" };
 import { platter } from "./harness.ts";
 
-const VERBS = ["info", "create", "read", "write", "copy", "compare", "map"];
+const VERBS = [
+  "info",
+  "partitions",
+  "create",
+  "read",
+  "write",
+  "copy",
+  "compare",
+  "map",
+];
 
 for (const args of [["--help"], ["-h"], ["help"]]) {
   Deno.test(`platter ${args} lists every verb and the exit codes`, async () => {

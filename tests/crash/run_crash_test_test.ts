@@ -199,15 +199,39 @@ const REFUSED: [title: string, acts: Record<string, Act>, words: string][] = [
 
 for (const [title, acts, words] of REFUSED) {
   Deno.test(`crashTest() says nothing of the program if ${title}`, async () => {
+    await using dir = await tempDir();
     const stage = playing({ ...RIGHT, ...acts });
     await assertRejects(
-      () => crashTest({ ...base, stage }),
+      () => crashTest({ ...base, stage, record: `${dir.path}/run.rec` }),
       CrashTestError,
       words,
     );
     assertEquals(stage.attached, 0);
+    // It is worth keeping if nothing but the check is wrong.
+    const left: string[] = [];
+    for await (const { name } of Deno.readDir(dir.path)) left.push(name);
+    assertEquals(left, "check" in acts ? ["run.rec"] : []);
   });
 }
+
+Deno.test({
+  name: "crashTest() removes no file that took the place of its recording",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using dir = await tempDir();
+    const record = `${dir.path}/run.rec`;
+    const stage = playing({
+      ...RIGHT,
+      async run() {
+        await Deno.rename(record, `${record}.old`);
+        await Deno.writeTextFile(record, "mine");
+        return { code: 1 };
+      },
+    });
+    await assertRejects(() => crashTest({ ...base, stage, record }));
+    assertEquals(await Deno.readTextFile(record), "mine");
+  },
+});
 
 Deno.test("crashTest() goes on without promises if allowNoProof says so", async () => {
   const stage = playing({

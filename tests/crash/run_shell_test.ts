@@ -86,6 +86,23 @@ Deno.test(
 );
 
 Deno.test(
+  "runShell() counts a last line without an end if the command exits with 0",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    for (const [code, expected] of [[0, "1 2"], [1, "1"]] as const) {
+      const lines: string[] = [];
+      await runShell(`echo ACK 1; printf 'ACK 2'; exit ${code}`, {
+        directory: dir.path,
+        isolated: false,
+        onAcknowledge: (line) => lines.push(line),
+      });
+      assertEquals(lines.join(" "), expected);
+    }
+  },
+);
+
+Deno.test(
   "runShell() takes another pattern of acknowledgements",
   linux,
   async () => {
@@ -279,5 +296,35 @@ Deno.test(
       new TextDecoder().decode(stdout).trim(),
       "ProgramError: Cannot run a command in namespaces of its own as it says: unshare: fork failed: Cannot allocate memory",
     );
+  },
+);
+
+Deno.test(
+  "runShell() does not wait for what no signal ends",
+  needs("root", "mkfs.ext4", "mount", "fsfreeze"),
+  async () => {
+    await using dir = await tempDir();
+    const mounted = `${dir.path}/mnt`;
+    await Deno.mkdir(mounted);
+    const sh = async (script: string) => {
+      const { success } = await new Deno.Command("sh", {
+        args: ["-ec", script, "sh", `${dir.path}/disk.img`, mounted],
+      }).output();
+      assert(success, script);
+    };
+    await sh('truncate -s 8M "$1"; mkfs.ext4 -q "$1"; mount -o loop "$1" "$2"');
+    try {
+      // Who writes to a frozen file system sleeps until it is thawed.
+      await sh('fsfreeze --freeze "$2"');
+      for (const isolated of [false, true]) {
+        const { timedOut } = await runShell(`touch "$AT/file"`, {
+          ...{ directory: dir.path, isolated, timeoutMs: 200 },
+          environment: { AT: mounted },
+        });
+        assert(timedOut);
+      }
+    } finally {
+      await sh('fsfreeze --unfreeze "$2"; umount --lazy "$2"');
+    }
   },
 );

@@ -21,6 +21,8 @@ import { DiskError, type DiskErrorKind } from "../../src/errors.ts";
 import { faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";
 import { layoutOf } from "../../src/layers/overlay_file/format.ts";
+import { observe } from "../../src/layers/observe.ts";
+import { protect } from "../../src/layers/protect.ts";
 import { readahead } from "../../src/layers/readahead.ts";
 import { trace } from "../../src/layers/trace.ts";
 import { verify } from "../../src/layers/verify.ts";
@@ -277,6 +279,7 @@ Deno.test("VirtualDisk.resize() is refused by what has the size of something els
   const { fileSectors } = layoutOf(64);
   const file = new MemoryBackend({ sectors: fileSectors });
   const backends: [Backend, RegExp][] = [
+    [observe(base, shared), /observed, sector by sector/],
     [overlay(base, shared), /an overlay has the size of its base/],
     [await overlay(base, { file, ...shared }), /an overlay has the size/],
     [verify(base, new MemoryBackend({ sectors: 64 }), shared), /compared/],
@@ -289,6 +292,33 @@ Deno.test("VirtualDisk.resize() is refused by what has the size of something els
     await disk.read(0, 64);
   }
   assertEquals(base.geometry.sectors, 64);
+});
+
+Deno.test("VirtualDisk.resize() cuts off nothing that is protected", async () => {
+  const base = new MemoryBackend({ sectors: 64 });
+  const ranges = [{ sector: 8, count: 8 }];
+  await using disk = VirtualDisk.over(protect(base, ranges));
+  await disk.resize(128);
+  await disk.resize(16, { force: true });
+  await refused(
+    () => disk.resize(15, { force: true }),
+    "protected",
+    /cut off what is protected/,
+  );
+  assertEquals(disk.sectors, 16);
+});
+
+Deno.test("VirtualDisk.sync() sees a new size, and none that is to come", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  const now = disk.sync();
+  const resized = disk.resize(128);
+  const error = assertThrows(() => now.read(0, 1), DiskError);
+  assertEquals(error.kind, "busy");
+  await resized;
+  assertEquals(now.sectors, 128);
+  now.write(127, sector(1));
+  await disk.resize(32, { force: true });
+  assertThrows(() => now.read(127, 1), DiskError, "has 32 sectors");
 });
 
 Deno.test("VirtualDisk.resize() is refused after a flush that failed", async () => {

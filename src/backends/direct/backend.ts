@@ -59,6 +59,7 @@ import { asDiskError } from "../image_options.ts";
 import { RangeLock } from "../range_lock.ts";
 import { truncateImage } from "../truncate_image.ts";
 import { SharedFlush } from "../shared_flush.ts";
+import { BlockingCalls } from "./blocking_calls.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import type { MakeEngine } from "./choose_engine.ts";
 import { type Engine, OperationCode } from "./engine.ts";
@@ -84,7 +85,10 @@ const MAX_RETRIES = 1000;
 export class DirectBackend implements Backend {
   readonly #libc: Libc;
   readonly #image: DirectImage;
-  readonly #engine: Engine<Transfer>;
+  /** What operations go to: the engine, or blocking calls meanwhile. */
+  #engine: Engine<Transfer>;
+  readonly #asyncEngine: Engine<Transfer>;
+  readonly #blockingCalls: BlockingCalls<Transfer>;
   readonly #bounces: BouncePool;
   readonly #transfers: Transfer[] = [];
   /** Those in flight that may take several operations. */
@@ -98,9 +102,10 @@ export class DirectBackend implements Backend {
   /**
    * Whether the kernel may have the caller's memory while this thread goes on.
    * A Worker can be terminated at any time, and its memory goes to others while
-   * the device still writes: there, the kernel gets mapped memory only.
+   * the device still writes: there, the kernel gets mapped memory only, but for
+   * calls that block.
    */
-  readonly #lendsCallerMemory: boolean;
+  #lendsCallerMemory: boolean;
   /** The address of memory that it may have. */
   readonly #addressOf = (memory: Uint8Array): number =>
     this.#lendsCallerMemory && addressOf(memory) || NO_ADDRESS;
@@ -146,9 +151,10 @@ export class DirectBackend implements Backend {
     this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0
       ? null
       : new RangeLock(image.writeAlignment);
-    this.#engine = makeEngine((transfer, result) =>
-      this.#completed(transfer, result)
-    );
+    const complete = (transfer: Transfer, result: number) =>
+      this.#completed(transfer, result);
+    this.#engine = this.#asyncEngine = makeEngine(complete);
+    this.#blockingCalls = new BlockingCalls(libc, complete);
     this.#lendsCallerMemory = !inWorker || this.#engine.info.name === "sync";
     keepOnThread(this, "a backend");
   }
@@ -174,14 +180,15 @@ export class DirectBackend implements Backend {
     return {
       ...info,
       durability: { ...durability, fua },
-      engine: this.#engine.info,
+      engine: this.#asyncEngine.info,
     };
   }
 
   /** What it counted so far. */
   get counters(): BackendCounters {
     return {
-      systemCalls: this.#engine.systemCalls,
+      systemCalls: this.#asyncEngine.systemCalls +
+        this.#blockingCalls.systemCalls,
       bounced: this.#bounced,
       readModifyWrites: this.#readModifyWrites,
     };
@@ -191,6 +198,27 @@ export class DirectBackend implements Backend {
   submit(batch: readonly Request[], complete: Complete): void {
     for (let i = 0; i < batch.length; i++) this.#start(batch[i]!, complete);
     this.#engine.kick();
+  }
+
+  /**
+   * Runs a function during which requests are carried out by blocking calls, one
+   * after the other, and answered before `submit` returns.
+   *
+   * @param run The function.
+   * @returns Whether it was called: not while requests are in flight.
+   */
+  synchronously(run: () => void): boolean {
+    if (!this.#inFlight.idle) return false;
+    const lends = this.#lendsCallerMemory;
+    this.#engine = this.#blockingCalls;
+    this.#lendsCallerMemory = true;
+    try {
+      run();
+    } finally {
+      this.#engine = this.#asyncEngine;
+      this.#lendsCallerMemory = lends;
+    }
+    return true;
   }
 
   /** Tries to stop a request early, at the latest after its next piece. */
@@ -258,7 +286,7 @@ export class DirectBackend implements Backend {
   }
 
   async #release(): Promise<void> {
-    await this.#engine.close();
+    await this.#asyncEngine.close();
     this.#bounces.close();
     this.#zeroes?.release();
     this.#image.claim?.release();

@@ -111,6 +111,9 @@ type State = "open" | "leaving" | "closing" | "broken" | "closed";
 
 /** Requests over an NBD connection. */
 export class NbdBackend implements Backend {
+  /** Why there are no blocking calls. */
+  readonly asyncOnly =
+    "an NBD server answers through a socket, which is read in turns of the event loop";
   readonly #stream: ByteStream & { ref?(): void; unref?(): void };
   readonly #writer: StreamWriter;
   readonly #maximum: number;

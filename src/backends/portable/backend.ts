@@ -91,8 +91,10 @@ import {
   dataSync,
   type DescriptorPool,
   readAt,
+  readAtSync,
   ShrunkError,
   writeAt,
+  writeAtSync,
 } from "./descriptors.ts";
 
 /** Bytes of the largest read in one system call, if it needs no copy. */
@@ -159,12 +161,17 @@ export class PortableBackend implements Backend {
   readonly #count = () => {
     this.counters.systemCalls++;
   };
-  readonly #flushes = new SharedFlush<PromiseWithResolvers<void>>(
-    () => this.#flushNow(),
-  );
+  readonly #flushes = new SharedFlush<FlushWaiter>(() => {
+    if (this.#blocking) this.#flushNowSync();
+    else this.#flushNow();
+  });
   /** Aborted by their callers. */
   readonly #withdrawn = new WeakSet<Request>();
   readonly #inFlight = new InFlight();
+  /** Whether the caller waits: see {@linkcode PortableBackend.synchronously}. */
+  #blocking = false;
+  /** Aligned memory for that, made when it is needed. */
+  #blockingBounce: Uint8Array | null = null;
 
   /**
    * Constructs a new instance.
@@ -233,6 +240,10 @@ export class PortableBackend implements Backend {
         continue;
       }
       this.#inFlight.enter(1);
+      if (this.#blocking) {
+        this.#inFlight.answer(request, this.#carryOutSync(request), complete);
+        continue;
+      }
       this.#withdrawn.delete(request);
       this.#carryOut(request).then(
         () => this.#inFlight.answer(request, null, complete),
@@ -240,6 +251,24 @@ export class PortableBackend implements Backend {
           this.#inFlight.answer(request, this.#wrap(request, error), complete),
       );
     }
+  }
+
+  /**
+   * Runs a function during which requests are carried out by blocking calls, one
+   * after the other, and answered before `submit` returns.
+   *
+   * @param run The function.
+   * @returns Whether it was called: not while requests are in flight.
+   */
+  synchronously(run: () => void): boolean {
+    if (!this.#inFlight.idle) return false;
+    this.#blocking = true;
+    try {
+      run();
+    } finally {
+      this.#blocking = false;
+    }
+    return true;
   }
 
   /**
@@ -388,9 +417,7 @@ export class PortableBackend implements Backend {
     descriptor: number,
   ): Promise<void> {
     const { offset, length } = piece;
-    const memory = request.type === RequestType.WriteZeroes
-      ? zeroes().subarray(0, length)
-      : request.data!.subarray(from, from + length);
+    const memory = this.#straightMemory(request, from, length);
     const block = this.#blockOf(piece);
     return request.type === RequestType.In
       ? readAt(descriptor, memory, offset, length, block, this.#count)
@@ -435,6 +462,121 @@ export class PortableBackend implements Backend {
     }
   }
 
+  // ---- The same by blocking calls. Alone, so that nothing is waited for ----
+
+  #carryOutSync(request: Request): DiskError | null {
+    try {
+      switch (request.type) {
+        case RequestType.In:
+          this.#moveSync(request, this.#reads);
+          return null;
+        case RequestType.GetId:
+          request.data!.set(this.#id);
+          return null;
+        case RequestType.Flush:
+          if (!this.abilities.readOnly) this.#flushSync();
+          return null;
+        default: {
+          const end = request.sector + request.count;
+          if (end * SECTOR_BYTES === this.#fileSize) this.#refuseCut();
+          this.#moveSync(request, this.#writes);
+          if (request.fua) this.#flushSync();
+          return null;
+        }
+      }
+    } catch (error) {
+      return this.#wrap(request, error);
+    }
+  }
+
+  #moveSync(request: Request, planner: AlignmentPlanner): void {
+    const start = request.sector * SECTOR_BYTES;
+    const end = start + request.count * SECTOR_BYTES;
+    let bounced = false;
+    let modified = false;
+    for (let position = start; position < end;) {
+      const from = position - start;
+      const piece = planner.plan(position, end, this.#addressOf(request, from));
+      const descriptor = (piece.inTail ? this.#tail : this.#pool).any;
+      if (piece.way === Way.Straight) {
+        this.#moveStraightSync(request, from, piece, descriptor);
+      } else this.#moveCopySync(request, from, piece, descriptor);
+      if (piece.way !== Way.Straight) bounced = true;
+      if (piece.way === Way.Modify) modified = true;
+      position += piece.length;
+    }
+    if (bounced && request.type !== RequestType.WriteZeroes) {
+      this.counters.bounced++;
+    }
+    if (modified) this.counters.readModifyWrites++;
+  }
+
+  #moveStraightSync(
+    request: Request,
+    from: number,
+    piece: Piece,
+    descriptor: number,
+  ): void {
+    const { offset, length } = piece;
+    const memory = this.#straightMemory(request, from, length);
+    const block = this.#blockOf(piece);
+    if (request.type === RequestType.In) {
+      readAtSync(descriptor, memory, offset, length, block, this.#count);
+    } else writeAtSync(descriptor, memory, offset, block, this.#count);
+  }
+
+  #moveCopySync(
+    request: Request,
+    from: number,
+    piece: Piece,
+    descriptor: number,
+  ): void {
+    const { offset, span, skip, length, readsFirst, readsLast } = piece;
+    const block = this.#blockOf(piece);
+    this.#blockingBounce ??= this.allocate(BOUNCE_BYTES);
+    const blocks = this.#blockingBounce.subarray(0, span);
+    const wanted = blocks.subarray(skip, skip + length);
+    const read = (at: number, bytes: number, need: number) =>
+      readAtSync(
+        descriptor,
+        blocks.subarray(at, at + bytes),
+        offset + at,
+        need,
+        block,
+        this.#count,
+      );
+    if (request.type === RequestType.In) {
+      read(0, span, skip + length);
+      scatter(request, from, wanted);
+      return;
+    }
+    if (readsFirst) read(0, block, block);
+    if (readsLast) read(span - block, block, block);
+    if (request.type === RequestType.WriteZeroes) wanted.fill(0);
+    else gather(request, from, wanted);
+    writeAtSync(descriptor, blocks, offset, block, this.#count);
+  }
+
+  #flushSync(): void {
+    let failure: unknown = null;
+    const waiter: FlushWaiter = {
+      resolve: () => {},
+      reject: (error) => failure = error,
+    };
+    // Nobody else shares it: it is over when this returns.
+    if (!this.#flushes.join(waiter)) throw new LatchedError();
+    if (failure !== null) throw failure;
+  }
+
+  // ---- Both ----
+
+  /** The memory of a piece that the kernel can have as it is. */
+  #straightMemory(request: Request, from: number, length: number): Uint8Array {
+    return request.type === RequestType.WriteZeroes
+      ? zeroes().subarray(0, length)
+      : request.data!.subarray(from, from + length);
+  }
+
   /** What a call must go on at multiples of, after it ended short. */
   #blockOf(piece: Piece): number {
     return piece.inTail ? 1 : this.#alignment;
@@ -474,13 +616,27 @@ export class PortableBackend implements Backend {
       await dataSync(this.#flushDescriptor);
       this.#refuseCut();
     } catch (error) {
-      const failure = this.#wrap(flushRequest(), error);
-      const { group, refused } = this.#flushes.end(failure);
-      for (const { reject } of group) reject(error);
-      for (const { reject } of refused) reject(new LatchedError());
-      return;
+      return this.#flushFailed(error);
     }
     for (const { resolve } of this.#flushes.end(null).group) resolve();
+  }
+
+  #flushNowSync(): void {
+    try {
+      this.#count();
+      fs.fdatasyncSync(this.#flushDescriptor);
+      this.#refuseCut();
+    } catch (error) {
+      return this.#flushFailed(error);
+    }
+    for (const { resolve } of this.#flushes.end(null).group) resolve();
+  }
+
+  #flushFailed(error: unknown): void {
+    const failure = this.#wrap(flushRequest(), error);
+    const { group, refused } = this.#flushes.end(failure);
+    for (const { reject } of group) reject(error);
+    for (const { reject } of refused) reject(new LatchedError());
   }
 
   /**
@@ -522,6 +678,9 @@ export class PortableBackend implements Backend {
     return requestError("io", request, String(message), { path, cause: error });
   }
 }
+
+/** Who waits for a flush. */
+type FlushWaiter = Pick<PromiseWithResolvers<void>, "resolve" | "reject">;
 
 /** The request was aborted by its caller. */
 class WithdrawnError extends Error {}

@@ -12,6 +12,8 @@ import { Pool } from "../pool.ts";
 const MAX_RETRIES = 1_000;
 const RETRY_MS = 1;
 
+const STALLED = "The kernel takes no more and gives no error";
+
 let lastWrite: Promise<unknown> = Promise.resolve();
 
 /**
@@ -106,6 +108,71 @@ export function writeAt(
 }
 
 /**
+ * Reads at a position, as {@linkcode readAt} does, in blocking calls.
+ *
+ * @param descriptor An open file.
+ * @param memory Where to; at least `need` bytes.
+ * @param position Where from, in bytes.
+ * @param need Bytes that must be read.
+ * @param alignment What positions must be multiples of.
+ * @param counted Called once for every system call.
+ * @throws {ShrunkError} If the file ends before.
+ */
+export function readAtSync(
+  descriptor: number,
+  memory: Uint8Array,
+  position: number,
+  need: number,
+  alignment: number,
+  counted: () => void,
+): void {
+  let done = 0;
+  while (done < need) {
+    const from = done;
+    const end = from + retrySync(() => {
+      counted();
+      const left = memory.length - from;
+      return fs.readSync(descriptor, memory, from, left, position + from);
+    });
+    if (end >= need) return;
+    done = roundDown(end, alignment);
+    if (done === from) throw new ShrunkError("The image shrank");
+  }
+}
+
+/**
+ * Writes at a position, as {@linkcode writeAt} does, in blocking calls.
+ *
+ * @param descriptor An open file.
+ * @param memory What.
+ * @param position Where to, in bytes.
+ * @param alignment What positions must be multiples of.
+ * @param counted Called once for every system call.
+ */
+export function writeAtSync(
+  descriptor: number,
+  memory: Uint8Array,
+  position: number,
+  alignment: number,
+  counted: () => void,
+): void {
+  let done = 0;
+  let stalled = false;
+  while (done < memory.length) {
+    const from = done;
+    const end = from + retrySync(() => {
+      counted();
+      const left = memory.length - from;
+      return fs.writeSync(descriptor, memory, from, left, position + from);
+    });
+    if (end >= memory.length) return;
+    done = roundDown(end, alignment);
+    if (done === from && stalled) throw new Error(STALLED);
+    stalled = done === from;
+  }
+}
+
+/**
  * Makes a file's data durable. Never tried again: a second try may succeed
  * without what the first one lost.
  *
@@ -163,9 +230,7 @@ export async function writeFully(
     if (end >= length) return;
     const next = roundDown(end, alignment);
     // The kernel reports a part first and the error at the next call.
-    if (next === done && stalled) {
-      throw new Error("The kernel takes no more and gives no error");
-    }
+    if (next === done && stalled) throw new Error(STALLED);
     stalled = next === done;
     done = next;
   }
@@ -177,12 +242,32 @@ async function retry(step: () => Promise<number>): Promise<number> {
     try {
       return await step();
     } catch (error) {
-      const code = (error as { code?: unknown }).code;
-      if (code === "EINTR") continue;
-      if (code !== "EAGAIN" || tries >= MAX_RETRIES) throw error;
+      if (mayRetry(error, tries)) continue;
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }
+}
+
+function retrySync(step: () => number): number {
+  for (let tries = 0;; tries++) {
+    try {
+      return step();
+    } catch (error) {
+      if (mayRetry(error, tries)) continue;
+      Atomics.wait(NEVER, 0, 0, RETRY_MS);
+    }
+  }
+}
+
+/** Nobody wakes who waits for it. */
+const NEVER = new Int32Array(new SharedArrayBuffer(4));
+
+/** Whether to try again at once (or later); throws what is to stay. */
+function mayRetry(error: unknown, tries: number): boolean {
+  const code = (error as { code?: unknown }).code;
+  if (code === "EINTR") return true;
+  if (code !== "EAGAIN" || tries >= MAX_RETRIES) throw error;
+  return false;
 }
 
 /** Descriptors of one file, opened as they are needed, each used by one. */
@@ -204,6 +289,15 @@ export class DescriptorPool {
   ) {
     this.#all = [...first];
     this.#pool = new Pool(() => this.#tryOpen(open), max, first);
+  }
+
+  /**
+   * One of them, for whoever knows that none is lent.
+   *
+   * @returns The descriptor.
+   */
+  get any(): number {
+    return this.#all[0]!;
   }
 
   /** How many are open. */

@@ -149,8 +149,10 @@ export async function runInGuest(
     machine.control.listener = null;
     for (const file of files) if (file !== undefined) await Deno.remove(file);
   }
-  if (failure !== null) throw (failure as { error: unknown }).error;
   const found = /\n?code (\d+)$/.exec(outcome.output);
+  // One who ended in good order has written all of its last line.
+  if (Number(found?.[1]) === 0) printed.end();
+  if (failure !== null) throw (failure as { error: unknown }).error;
   if (found === null) {
     throw new GuestError(
       `Cannot run a command in the guest: ${outcome.output}`,

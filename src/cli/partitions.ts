@@ -1,0 +1,255 @@
+/**
+ * `platter partitions`: the table of partitions of an image, shown, made or
+ * repaired.
+ *
+ * @module
+ */
+
+import { VirtualDisk } from "../disk/disk.ts";
+import type { PartitionTable } from "../image/partition_table.ts";
+import type { NewPartition } from "../image/plan_partitions.ts";
+import { readPartitions } from "../image/read_partitions.ts";
+import { repairPartitions } from "../image/repair_partitions.ts";
+import { writePartitions } from "../image/write_partitions.ts";
+import { plural } from "../plural.ts";
+import {
+  CliError,
+  IMAGE_OPTIONS,
+  interruptible,
+  openOptions,
+  parsePlainSectors,
+  warn,
+} from "./images.ts";
+import { announce, type CliIo, print } from "./io.ts";
+import { partitionLines, tableHeadline } from "./partition_lines.ts";
+import {
+  ExitCode,
+  parseAs,
+  parseCount,
+  UsageError,
+  type Verb,
+  type VerbArguments,
+} from "./verb.ts";
+
+/** Sectors at the beginning that must be empty for a table to be made. */
+const HEAD_SECTORS = 2048;
+
+/** The verb. */
+export const partitions: Verb = {
+  name: "partitions",
+  summary: "List the partitions of a disk; make or repair their table",
+  operands: "IMAGE",
+  operandCount: [1, 1],
+  description:
+    "Lists what the table, a GPT or an MBR, has and what is wrong with it. Opens\n" +
+    "the image for reading only and without a lock then.\n" +
+    "\n" +
+    "--make writes a new table, with the partitions that --add names, in order.\n" +
+    "A PARTITION is words with commas between: type=WORD, a GUID or a byte such\n" +
+    "as 0x83 (words: linux, efi, swap, boot, home, lvm, raid, fat, ntfs, bios,\n" +
+    "msr); start=N and size=N in sectors, or with a unit, where there is room if\n" +
+    "not given; number=N; bootable; logical, in an MBR; guid=GUID,\n" +
+    "attributes=BITS and name=TEXT in a GPT, the name last. What is in the\n" +
+    "partitions stays. An image that has something in its first MiB is refused\n" +
+    "unless --force.\n" +
+    "\n" +
+    "--repair writes a damaged copy of a GPT from the other, moves the backup to\n" +
+    "the end of a disk that has grown, and mends the protective MBR.\n" +
+    "\n" +
+    "A power cut at any moment leaves the old table or the new one.",
+  options: [
+    { name: "json", summary: "Print JSON" },
+    { name: "make", value: "KIND", summary: "Write a new table: gpt or mbr" },
+    {
+      name: "add",
+      value: "PARTITION",
+      repeats: true,
+      summary: "With --make: a partition; may be given several times",
+    },
+    {
+      name: "align",
+      value: "N",
+      summary: "With --make: align partitions to this (default: 1MiB)",
+    },
+    {
+      name: "id",
+      value: "ID",
+      summary: "With --make: a GUID, or 0x1234abcd for an MBR",
+    },
+    {
+      name: "force",
+      letter: "f",
+      summary: "With --make: even if there is something already",
+    },
+    { name: "repair", summary: "Repair the copies of a GPT" },
+    {
+      name: "from",
+      value: "COPY",
+      summary: "With --repair: by this one, primary or backup",
+    },
+    ...IMAGE_OPTIONS,
+  ],
+  examples: [
+    ["platter partitions disk.img", "What is on this disk?"],
+    [
+      "platter partitions disk.img --make gpt --add type=linux,name=root",
+      "A table for a system",
+    ],
+    ["platter partitions /dev/sdb --repair", "After the disk has grown"],
+  ],
+  exitCodes: [
+    [ExitCode.Ok, "done; there may be problems, which are listed"],
+    [ExitCode.Trouble, "wrong usage, or it failed"],
+    [
+      ExitCode.Interrupted,
+      "interrupted; the old table or the new one is there",
+    ],
+  ],
+  run,
+};
+
+async function run(args: VerbArguments, io: CliIo): Promise<number> {
+  const path = args.operand(0);
+  const kind = args.choice("make", ["gpt", "mbr"]);
+  const from = args.choice("from", ["primary", "backup"]);
+  const isRepair = args.flag("repair");
+  checkTogether(args, kind !== undefined, isRepair);
+  const wanted = args.all("add").map((text) =>
+    parseAs("--add", text, parseNew)
+  );
+  const alignment = args.parsed("align", parsePlainSectors);
+  const id = args.value("id");
+  let done = "";
+  const table = await interruptible(io, async (signal) => {
+    const isReading = kind === undefined && !isRepair;
+    await using disk = await VirtualDisk.open(path, {
+      ...openOptions(args),
+      signal,
+      ...(isReading ? { readOnly: true, lock: "none" as const } : {}),
+    });
+    await warn(io, path, disk.info);
+    if (isRepair) {
+      const { table, repaired } = await repairPartitions(disk, {
+        from,
+        signal,
+      });
+      done = repaired.length === 0
+        ? "Nothing was repaired\n"
+        : repaired.map((line) => `${line}\n`).join("");
+      return table;
+    }
+    if (kind === undefined) return await readPartitions(disk, { signal });
+    if (!args.flag("force")) await checkEmpty(disk, path, signal);
+    const table = await writePartitions(disk, {
+      kind,
+      partitions: wanted,
+      alignment,
+      id,
+      signal,
+    });
+    done = `Wrote a table to ${path}\n`;
+    return table;
+  });
+  const text = args.flag("json")
+    ? `${JSON.stringify(table, null, 2)}\n`
+    : done + describeTable(path, table);
+  if (done === "") await print(io.stdout, text);
+  else await announce(io, text, `the table of "${path}" is written`);
+  return ExitCode.Ok;
+}
+
+function checkTogether(
+  args: VerbArguments,
+  isMake: boolean,
+  isRepair: boolean,
+): void {
+  const refuse = (message: string) => {
+    throw new UsageError(`Cannot do that as ${message}`);
+  };
+  if (isMake && isRepair) refuse("--make and --repair exclude each other");
+  const ofMake = ["add", "align", "id", "force"].find((name) =>
+    args.flag(name) || args.value(name) !== undefined ||
+    args.all(name).length > 0
+  );
+  if (!isMake && ofMake !== undefined) refuse(`--${ofMake} needs --make`);
+  if (!isRepair && args.value("from") !== undefined) {
+    refuse("--from needs --repair");
+  }
+}
+
+/** Refuses a disk that is in use as something. */
+async function checkEmpty(
+  disk: VirtualDisk,
+  path: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const head = await disk.read(0, Math.min(disk.sectors, HEAD_SECTORS), {
+    signal,
+  });
+  if (head.every((byte) => byte === 0)) return;
+  const { kind, partitions } = await readPartitions(disk, { signal });
+  throw new CliError(
+    kind === "none"
+      ? `Cannot make a table on "${path}" as there is something in its first MiB: overwrite that with --force`
+      : `Cannot make a table on "${path}" as it has one with ${
+        plural(partitions.length, "partition")
+      }: replace it with --force`,
+  );
+}
+
+/**
+ * Reads a partition as it is typed: words with commas between, the name last.
+ *
+ * @param text What was typed.
+ * @returns The partition.
+ * @throws {RangeError} If it cannot be read.
+ */
+export function parseNew(text: string): NewPartition {
+  const [, before, name] = /^(.*?)(?:(?:^|,)name=(.*))?$/s.exec(text)!;
+  const partition: Partial<NewPartition> = {};
+  if (name !== undefined) partition.name = name;
+  for (const word of before!.split(",").filter((it) => it !== "")) {
+    const [, key, value] = /^([^=]*)=?(.*)$/s.exec(word)!;
+    if (word === "bootable") partition.bootable = true;
+    else if (word === "logical") partition.logical = true;
+    else if (key === "type") partition.type = value!;
+    else if (key === "guid") partition.guid = value;
+    else if (key === "attributes") partition.attributes = value;
+    else if (key === "number") partition.number = parseCount(value!);
+    else if (key === "start") partition.start = parsePlainSectors(value!);
+    else if (key === "size") partition.sectors = parsePlainSectors(value!);
+    else {
+      throw new RangeError(
+        `Cannot parse a partition as its words are type=, start=, size=, number=, guid=, attributes=, name=, bootable and logical: current value is "${word}"`,
+      );
+    }
+  }
+  const { type } = partition;
+  if (type === undefined) {
+    throw new RangeError(
+      `Cannot parse a partition as it must have a type: current value is "${text}"`,
+    );
+  }
+  return { ...partition, type };
+}
+
+function describeTable(path: string, table: PartitionTable): string {
+  const id = table.id === undefined ? "" : ` (id ${table.id})`;
+  return [
+    table.kind === "none"
+      ? `${path}: no table of partitions`
+      : `${path}: ${tableHeadline(table)}${id}`,
+    ...partitionLines(table),
+    ...problemLines(table),
+  ].map((line) => `${line}\n`).join("");
+}
+
+function problemLines({ problems }: PartitionTable): string[] {
+  return problems.length === 0 ? [] : [
+    "",
+    `${plural(problems.length, "problem")}:`,
+    ...problems.map(
+      ({ message }) => `  ${message}`,
+    ),
+  ];
+}

@@ -1,0 +1,187 @@
+/**
+ * The file that figures of a disk go to: always a whole one, as each version is
+ * written beside it and takes its name. It is a note about the work and never
+ * decides over it: nothing that is no such file is overwritten, and if it cannot
+ * be written, the work goes on.
+ *
+ * @module
+ */
+
+import { CliError, fileError } from "./images.ts";
+import { type FileIdentity, identify, identityOf } from "./same_file.ts";
+
+/** How often the figures are written while something happens, in ms. */
+const INTERVAL_MS = 1000;
+
+/** How every such file begins. */
+const START = '{\n  "format": "platter-stats"';
+
+/** A file that has the latest figures in it. */
+export class StatsFile {
+  readonly #path: string;
+  readonly #figures: () => object;
+  readonly #onFailure: (error: CliError) => void;
+  readonly #timer: ReturnType<typeof setInterval>;
+  /** What it is, as the last one that was written: the name may lead elsewhere. */
+  #identity: FileIdentity;
+  #last = "";
+  #isLast = false;
+  #writing: Promise<void> = Promise.resolve();
+  #failure: CliError | null = null;
+
+  private constructor(
+    path: string,
+    identity: FileIdentity,
+    figures: () => object,
+    onFailure: (error: CliError) => void,
+  ) {
+    this.#path = path;
+    this.#identity = identity;
+    this.#figures = figures;
+    this.#onFailure = onFailure;
+    this.#timer = setInterval(() => this.#update(), INTERVAL_MS);
+  }
+
+  /**
+   * Makes the file, or takes one with earlier figures.
+   *
+   * @param path The file.
+   * @param others Files that it must not be, by what they are called.
+   * @param figures What to write each time; it changes if anything happened.
+   * @param onFailure Called once if the file cannot be written any more.
+   * @returns The file.
+   * @throws {CliError} If it cannot be made, or has something else in it.
+   */
+  static async open(
+    path: string,
+    others: Readonly<Record<string, FileIdentity | null>>,
+    figures: () => object,
+    onFailure: (error: CliError) => void,
+  ): Promise<StatsFile> {
+    const there = await identify(path);
+    if (there !== null) await check(path, there, others);
+    let identity: FileIdentity;
+    try {
+      // An empty one first, so that the name is taken by nobody else.
+      using file = await Deno.open(
+        path,
+        there === null ? { write: true, createNew: true } : { read: true },
+      );
+      identity = identityOf(await file.stat(), path);
+    } catch (error) {
+      throw fileError("write --stats", path, error);
+    }
+    await check(path, identity, others);
+    // A name that leads elsewhere goes on to do so.
+    const file = new StatsFile(
+      await Deno.realPath(path),
+      identity,
+      figures,
+      onFailure,
+    );
+    file.#update();
+    await file.#writing;
+    if (file.#failure !== null) {
+      clearInterval(file.#timer);
+      throw file.#failure;
+    }
+    return file;
+  }
+
+  /** Why the file has not the last figures; `null` if it has. */
+  get failure(): CliError | null {
+    return this.#failure;
+  }
+
+  /**
+   * Writes the last figures.
+   *
+   * @returns When they are written, or cannot be.
+   */
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    this.#isLast = true;
+    this.#update();
+    await this.#writing;
+  }
+
+  #update(): void {
+    this.#writing = this.#writing.then(() => this.#write()).catch((error) => {
+      if (this.#failure !== null) return;
+      this.#failure = error instanceof CliError
+        ? error
+        : fileError("write --stats", this.#path, error);
+      this.#onFailure(this.#failure);
+    });
+  }
+
+  async #write(): Promise<void> {
+    if (this.#failure !== null) return;
+    const text = print(this.#figures());
+    // Time passes also where nothing happens.
+    const news = text.replace(/"seconds": [\d.]+,/, "");
+    if (news === this.#last && !this.#isLast) return;
+    const beside = `${this.#path}.${crypto.randomUUID().slice(0, 8)}.tmp`;
+    await using undo = new AsyncDisposableStack();
+    {
+      using file = await Deno.open(beside, { write: true, createNew: true });
+      undo.defer(() => Deno.remove(beside));
+      const bytes = new TextEncoder().encode(text);
+      for (let at = 0; at < bytes.length;) {
+        at += await file.write(bytes.subarray(at));
+      }
+      const there = await identify(this.#path);
+      if (there?.key !== this.#identity.key) {
+        throw new CliError(
+          `Cannot write --stats "${this.#path}" as it is another file by now`,
+        );
+      }
+      this.#identity = identityOf(await file.stat(), beside);
+    }
+    await Deno.rename(beside, this.#path);
+    undo.move();
+    this.#last = news;
+  }
+}
+
+/** JSON to be read by people as well: a list of numbers stays on a line. */
+function print(figures: object): string {
+  const json = JSON.stringify({ format: "platter-stats", ...figures }, null, 2);
+  return `${
+    json.replace(
+      /\[[\s\d.,]+\]/g,
+      (list) => list.replace(/\s+/g, "").replaceAll(",", ", "),
+    )
+  }\n`;
+}
+
+/** Refuses what has something in it that would be lost. */
+async function check(
+  path: string,
+  identity: FileIdentity,
+  others: Readonly<Record<string, FileIdentity | null>>,
+): Promise<void> {
+  const refuse = (reason: string): never => {
+    throw new CliError(
+      `Cannot write --stats "${path}" as ${reason}: name another file`,
+    );
+  };
+  for (const [name, other] of Object.entries(others)) {
+    if (identity.key === other?.key) refuse(`it is ${name}`);
+  }
+  if (!identity.isFile) refuse("it is no file");
+  if (!await hasFigures(path)) refuse("it has content that is no figures");
+}
+
+/** Whether a file is empty or has figures in it. */
+async function hasFigures(path: string): Promise<boolean> {
+  try {
+    using file = await Deno.open(path);
+    const start = new Uint8Array(START.length);
+    const length = await file.read(start);
+    return length === null ||
+      new TextDecoder().decode(start.subarray(0, length)) === START;
+  } catch (error) {
+    throw fileError("write --stats", path, error);
+  }
+}
