@@ -151,6 +151,11 @@ export async function readLayers(args: VerbArguments): Promise<Layers> {
   const fixed = rules.length;
   const rulesPath = args.value("fault-file");
   const overlayPath = args.value("overlay");
+  if (args.flag("accept-base") && overlayPath === undefined) {
+    throw new UsageError(
+      "Cannot use --accept-base as there must be an --overlay=FILE to go with it",
+    );
+  }
   if (rulesPath !== undefined) rules.push(...await readRules(rulesPath));
   const ranges = args.all("protect").map((text) =>
     parseAs("--protect", text, parseRange)

@@ -94,6 +94,9 @@ export interface OverlayFileOptions extends LayerOptions {
 /** Sectors that a request may have to be carried out in one go: 496 MiB. */
 const PIECE_SECTORS = 32 * PAGE_BITS;
 
+/** Sectors of which the space is given up at once, about: 1 GiB. */
+const MOST_GIVEN_UP = 2 ** 21;
+
 /** Sectors that are copied at once: 1 MiB. */
 const COPY_SECTORS = 2048;
 
@@ -945,7 +948,15 @@ export class FileOverlay extends Layer {
   /** Empties the map, at once, and gives up the space of what it had. */
   async #empty(state: OverlayState = OverlayState.Empty): Promise<void> {
     const epoch = this.#header.epoch + 1;
-    const parts = [...this.#map.parts(0, this.geometry.sectors)];
+    const parts: { sector: number; count: number }[] = [];
+    for (const part of this.#map.parts(0, this.geometry.sectors)) {
+      const last = parts.at(-1);
+      const joins = last !== undefined &&
+        last.sector + last.count === part.sector &&
+        last.count < MOST_GIVEN_UP;
+      if (joins) last.count += part.count;
+      else parts.push(part);
+    }
     try {
       await this.#writeHeader({
         epoch,

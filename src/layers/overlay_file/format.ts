@@ -209,6 +209,8 @@ export function decodeHeader(bytes: Uint8Array): OverlayHeader {
   if (!Object.values(OverlayState).some((known) => known === state)) {
     fail(`its state must be a known one: current value is ${state}`);
   }
+  const sequence = safeU64(view, 16, "sequence");
+  if (sequence === 0) fail("it must have been written once at least");
   const pathBytes = view.getUint32(88, true);
   if (pathBytes > MOST_PATH_BYTES) {
     fail(
@@ -216,7 +218,7 @@ export function decodeHeader(bytes: Uint8Array): OverlayHeader {
     );
   }
   return {
-    sequence: safeU64(view, 16, "sequence"),
+    sequence,
     epoch: safeU64(view, 24, "epoch"),
     sectors: safeU64(view, 32, "size"),
     blockSize: view.getUint32(40, true),
