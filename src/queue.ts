@@ -306,6 +306,10 @@ export class RequestQueue {
   readonly #pool: Entry[] = [];
   readonly #watches = new Map<AbortSignal, Watch>();
 
+  /** The synchronous request that is being carried out, and its answer. */
+  readonly #syncBatch: Request[] = [];
+  #syncAnswer: DiskError | null | undefined;
+
   /** Whether a dispatch is on the stack: it must not be entered again. */
   #dispatching = false;
   #kickScheduled = false;
@@ -516,6 +520,14 @@ export class RequestQueue {
     return error;
   }
 
+  readonly #submitSyncBatch = (): void =>
+    this.#backend.submit(this.#syncBatch, this.#completeSync);
+
+  readonly #completeSync: Complete = (request, error) => {
+    // One that comes late has nobody to take it.
+    if (request === this.#syncBatch[0]) this.#syncAnswer = error;
+  };
+
   /** What keeps a synchronous request from the backend. */
   #refuseSync(request: Request): DiskError | null {
     const backend = this.#backend;
@@ -538,26 +550,24 @@ export class RequestQueue {
   }
 
   #carryOutSync(request: Request): DiskError | null {
-    const backend = this.#backend;
-    let answer: DiskError | null | undefined;
-    const complete: Complete = (_, error) => {
-      answer = error;
-    };
     request.owner = SYNCHRONOUS;
     this.#dispatching = true;
+    this.#syncBatch[0] = request;
+    this.#syncAnswer = undefined;
     this.counters.batches++;
     if (request.type === RequestType.Flush) this.counters.flushes++;
-    let ran: boolean;
+    let ran = true;
     try {
-      ran = backend.synchronously!(() => backend.submit([request], complete));
+      ran = this.#backend.synchronously!(this.#submitSyncBatch);
     } catch (cause) {
-      ran = true;
-      answer = this.#threw(request, cause);
+      this.#syncAnswer = this.#threw(request, cause);
     } finally {
+      this.#syncBatch.pop();
       this.#dispatching = false;
       request.owner = null;
     }
     if (!ran) return busyError(request, this.#path);
+    const answer = this.#syncAnswer;
     // A backend must answer; if one does not, it does not count as done.
     const error = answer === undefined
       ? requestError("io", request, "the backend has not answered at once", {

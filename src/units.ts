@@ -38,9 +38,12 @@ const BINARY_NAMES = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
 
 const SIZE = /^(\d{1,16})(?:\.(\d{1,16}))?\s*([a-z]*)$/i;
 
+/** A letter that is a digit is never a unit: 0x1b is 27, and no sum of bytes. */
+const HEX_SIZE = /^(0x[\da-f]{1,14})()\s*([a-z]*)$/i;
+
 /**
  * Reads a size: a number and a unit. Case does not matter, and a space may
- * stand between them.
+ * stand between them. The number may be hexadecimal: `0x200000`, `0x800s`.
  *
  * | unit | bytes |
  * | --- | --- |
@@ -63,10 +66,13 @@ const SIZE = /^(\d{1,16})(?:\.(\d{1,16}))?\s*([a-z]*)$/i;
  * assertEquals(parseSize("64MiB"), 67_108_864);
  * assertEquals(parseSize("1.5 kB"), 1_500);
  * assertEquals(parseSize("2048s"), 1_048_576);
+ * assertEquals(parseSize("0x100000"), 1_048_576);
  * ```
  */
 export function parseSize(text: string): number {
-  const match = typeof text === "string" ? SIZE.exec(text.trim()) : null;
+  const match = typeof text === "string"
+    ? SIZE.exec(text.trim()) ?? HEX_SIZE.exec(text.trim())
+    : null;
   const unit = match === null ? undefined : UNITS.get(match[3]!.toLowerCase());
   if (match === null || unit === undefined) {
     throw new TypeError(

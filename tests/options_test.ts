@@ -42,7 +42,9 @@ type AllRefused =
   | Refusing<platter.WriteZeroesOptions>
   | Refusing<platter.BadSectorOptions>
   | Refusing<platter.VirtioOptions>
+  | Refusing<image.MakeBmapOptions>
   | Refusing<image.NewPartition>
+  | Refusing<image.RescueOptions>
   | Refusing<image.RepairPartitionsOptions>
   | Refusing<image.WritePartitionsOptions>
   | Refusing<mount.LoopOptions>

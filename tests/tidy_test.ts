@@ -30,6 +30,7 @@ const FLOORS: [name: string, members: string[]][] = [
   ["disk", ["src/disk/"]],
   ["mod", ["mod.ts"]],
   ["image", ["src/image/"]],
+  ["files", ["src/files/"]],
   ["faces", ["src/nbd/", "src/testing/", "src/vhost/"]],
   ["mount", ["src/mount/"]],
   ["crash", ["src/crash/"]],
@@ -51,6 +52,11 @@ const FFI_USERS =
 /** A backend's own room, behind its front door, and who may reach into it. */
 const BACKEND_ROOM = /^src\/backends\/[^/]+\/(?!mod\.ts$)/;
 const ROOM_USERS = /^src\/backends\//;
+
+/** Who may have what reads file systems: nobody else is to download it. */
+const FILES_WORKER = "src/files/seven_zip_worker.ts";
+const FILES_PACKAGE =
+  /^npm:7z-wasm@\d+\.\d+\.\d+\/7zz\.es6\.js$|^data:text\/javascript,import source /;
 
 /** What ffi/ may have of the runtime: how memory is kept from being taken away. */
 const FFI_BUILTINS = new Set(["node:process"]);
@@ -177,6 +183,7 @@ function packageFault(from: string, name: string): string | undefined {
   if (from.startsWith("ffi/")) return "ffi/ imports nothing outside ffi/";
   if (name.startsWith("node:")) return undefined;
   if (from.startsWith("src/cli/") && name.startsWith("@std/")) return undefined;
+  if (from === FILES_WORKER && FILES_PACKAGE.test(name)) return undefined;
   return "the library depends on no package";
 }
 
@@ -548,6 +555,23 @@ const CASES: [title: string, changes: Tree, faults: string[]][] = [
     "a package below the command line",
     { "src/disk/disk.ts": `import { delay } from "@std/async";` },
     ["src/disk/disk.ts: imports @std/async: the library depends on no package"],
+  ],
+  [
+    "what reads file systems, elsewhere or in no version",
+    {
+      "src/disk/disk.ts": `import "npm:7z-wasm@1.2.0/7zz.es6.js";`,
+      "src/files/seven_zip_worker.ts":
+        `${MODULE}import "npm:7z-wasm/7zz.es6.js";\n` +
+        `import "npm:7z-wasm@1.2.0/7zz.es6.js";`,
+      "src/cli/main.ts":
+        `new URL("../files/seven_zip_worker.ts", import.meta.url);`,
+    },
+    [
+      "src/disk/disk.ts: imports npm:7z-wasm@1.2.0/7zz.es6.js: " +
+      "the library depends on no package",
+      "src/files/seven_zip_worker.ts: imports npm:7z-wasm/7zz.es6.js: " +
+      "the library depends on no package",
+    ],
   ],
   [
     "the package imported by its own name",

@@ -42,7 +42,19 @@ Deno.test("parseSize() takes spaces, any case and exact fractions", () => {
 });
 
 Deno.test("parseSize() throws on what is no size", () => {
-  const texts = ["", " ", "MiB", "-1", "+1", "1e3", "0x10", "1,000", "1 XiB"];
+  const texts = [
+    "",
+    " ",
+    "MiB",
+    "-1",
+    "+1",
+    "1e3",
+    "0x",
+    "0xg",
+    "0x1.8",
+    "1,000",
+    "1 XiB",
+  ];
   for (
     const text of [...texts, "1MiB 2", ".5", "5.", "1ss", "NaN"]
   ) {

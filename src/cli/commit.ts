@@ -10,8 +10,9 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import { printable } from "../printable.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { IMAGE_OPTIONS, interruptible, openOptions, warn } from "./images.ts";
-import { announce, type CliIo } from "./io.ts";
+import type { CliIo } from "./io.ts";
 import { ACCEPT_BASE_OPTION } from "./layered_disk.ts";
+import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -29,6 +30,7 @@ export const commit: Verb = {
   options: [
     ACCEPT_BASE_OPTION,
     ...IMAGE_OPTIONS.filter(({ name }) => name !== "block-size"),
+    ...OUTCOME_OPTIONS,
   ],
   examples: [
     ["platter serve disk.img --overlay=try.overlay", "Try something"],
@@ -46,7 +48,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const file = args.operand(0);
   const basePath = args.operands[1] ?? await basePathOf(file);
   if (basePath === null) {
-    await announce(io, `${file} has no changes\n`, "nothing was to be done");
+    await tell(args, io, {
+      text: `${file} has no changes`,
+      json: { overlay: file, base: null, sectors: 0 },
+      done: "nothing was to be done",
+    });
     return ExitCode.Ok;
   }
   if (basePath === "") {
@@ -77,13 +83,13 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   await interruptible(io, (signal) => changes.commit(below, signal));
   await parts.disposeAsync();
   const size = formatSize(sectors * SECTOR_BYTES);
-  await announce(
-    io,
-    `Committed ${file} to ${base}: ${size}, ${
+  await tell(args, io, {
+    text: `Committed ${file} to ${base}: ${size}, ${
       formatCount(sectors, "sector")
-    }\n`,
-    `"${file}" was committed`,
-  );
+    }`,
+    json: { overlay: file, base: basePath, sectors },
+    done: `"${file}" was committed`,
+  });
   return ExitCode.Ok;
 }
 

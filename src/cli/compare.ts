@@ -31,6 +31,8 @@ export const compare: Verb = {
     "other, it says where the other ends. Where both have holes nothing is\n" +
     "read.",
   options: [
+    { name: "quiet", letter: "q", summary: "Say nothing: the code is enough" },
+    { name: "json", summary: "Print JSON: equal, or where it differs" },
     {
       ...PARTITION_OPTION,
       summary: "Not the whole disks, but this partition of both",
@@ -62,8 +64,8 @@ export const compare: Verb = {
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const [a, b] = [args.operand(0), args.operand(1)];
   const options = { ...openOptions(args), readOnly: true };
-  const progress = new Progress(io);
-  const line = await interruptible(io, async (signal) => {
+  const progress = new Progress(io, args.flag("quiet"));
+  const found = await interruptible(io, async (signal) => {
     await using first = await VirtualDisk.open(a, { ...options, signal });
     await using second = await VirtualDisk.open(b, { ...options, signal });
     await warn(io, a, first.info);
@@ -88,14 +90,21 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       if (difference === null) return null;
       const { sector, offset, end } = difference;
       const shorter = left.sectors < right.sectors ? a : b;
-      return end
-        ? `${a} ${b} differ: ${shorter} ends at sector ${sector}`
-        : `${a} ${b} differ: sector ${sector}, byte ${offset}`;
+      return {
+        difference,
+        line: end
+          ? `${a} ${b} differ: ${shorter} ends at sector ${sector}`
+          : `${a} ${b} differ: sector ${sector}, byte ${offset}`,
+      };
     } finally {
       await progress.clear();
     }
   });
-  if (line === null) return ExitCode.Ok;
-  await print(io.stdout, `${line}\n`);
-  return ExitCode.Different;
+  if (args.flag("json")) {
+    const json = { a, b, equal: found === null, ...found?.difference };
+    await print(io.stdout, `${JSON.stringify(json, null, 2)}\n`);
+  } else if (found !== null && !args.flag("quiet")) {
+    await print(io.stdout, `${found.line}\n`);
+  }
+  return found === null ? ExitCode.Ok : ExitCode.Different;
 }

@@ -1,59 +1,112 @@
 /**
- * `platter copy`: one disk onto another.
+ * `platter copy`: one disk onto another, from a stream, or to one.
+ *
+ * What is typed is read here, and which way it goes:
+ *
+ * | way | file |
+ * | --- | --- |
+ * | disk to disk | `copyDisk()` of the library |
+ * | standard input, compressed files, block maps | `copy_stream.ts` |
+ * | anything to standard output | `copy_out.ts` |
+ * | a disk that cannot be read everywhere | `copy_rescue.ts` |
  *
  * @module
  */
 
-import { copyDisk, type CopyPhase, type CopyResult } from "../disk/copy.ts";
+import { copyDisk, type CopyPhase } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
-import { DiskError } from "../errors.ts";
-import { SECTOR_BYTES } from "../geometry.ts";
-import { isNbdUri } from "../protocol/nbd/uri.ts";
 import type { OpenOptions } from "../disk/open.ts";
-import { formatSize } from "../units.ts";
-import { duration, rate } from "./format.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import { type Bmap, parseBmap } from "../image/mod.ts";
+import { formatCount, formatSize, parseSize } from "../units.ts";
+import { copyOut } from "./copy_out.ts";
+import { copyOutcome } from "./copy_report.ts";
+import { copyRescue } from "./copy_rescue.ts";
+import { copyStream } from "./copy_stream.ts";
+import { type CopyTarget, failCopy, openTarget } from "./copy_target.ts";
+import { DiskSource } from "./disk_source.ts";
+import { ImageStream } from "./image_stream.ts";
 import {
   CliError,
+  fileError,
   IMAGE_OPTIONS,
-  Interrupted,
   interruptible,
   NO_LOCK_OPTION,
   openOptions,
+  parsePlainSectors,
   warn,
 } from "./images.ts";
-import { announce, type CliIo } from "./io.ts";
-import { inOptionsOf } from "./option_words.ts";
+import type { CliIo } from "./io.ts";
+import { type Outcome, OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
-import { type FileIdentity, identify, takeBack } from "./same_file.ts";
-import { ExitCode, parseCount, type Verb, type VerbArguments } from "./verb.ts";
+import {
+  ExitCode,
+  parseCount,
+  UsageError,
+  type Verb,
+  type VerbArguments,
+} from "./verb.ts";
+
+/** Bytes of a bmap file at most. */
+const MAX_BMAP_BYTES = 2 ** 26;
 
 /** The verb. */
 export const copy: Verb = {
   name: "copy",
   summary: "Copy a disk onto another, holes included, and flush",
-  operands: "SOURCE TARGET",
+  operands: "SOURCE|- TARGET|-",
   operandCount: [2, 2],
   description:
-    "A target that does not exist is made, with the size of the source. If the\n" +
-    "copy fails or is interrupted, it is removed again.\n" +
+    "A target that does not exist is made, with the size of what is copied. If\n" +
+    "the copy fails or is interrupted, it is removed again.\n" +
     "\n" +
     "An existing target, which what an NBD server has always is, is refused\n" +
-    "unless --force. It must be at least as large as the source; it never\n" +
-    "grows, and what it has beyond the source's size stays. If the copy fails,\n" +
-    "its content is partly old and partly new.\n" +
+    "unless --force. It must be large enough; it never grows, and what is\n" +
+    "beyond what is copied stays. If the copy fails, its content is partly old\n" +
+    "and partly new.\n" +
     "\n" +
     "Once the copy is complete and flushed it stays, even if --verify is\n" +
     "interrupted or cannot read; only a new target that reads back wrong is\n" +
     "removed.\n" +
     "\n" +
     "Holes and zeroes of the source become holes where the target can have\n" +
-    "them, unless --no-sparse.",
+    "them, unless --no-sparse.\n" +
+    "\n" +
+    "A source that is compressed (gzip, xz, zstd) is decompressed on the way.\n" +
+    "How large it will be is not known before: the target must exist, or\n" +
+    '--size say it. "-" is standard input, or standard output.\n' +
+    "\n" +
+    "--rescue goes on where the source cannot be read, and lists it. The same\n" +
+    "command again goes on with what is left.",
   options: [
     { name: "force", letter: "f", summary: "Overwrite an existing target" },
     {
       name: "verify",
       summary: "Read the target again after the flush, compare",
+    },
+    { name: "from", value: "N", summary: "First sector of the source" },
+    { name: "to", value: "N", summary: "First sector on the target" },
+    { name: "count", value: "N", summary: "Sectors (default: to the end)" },
+    { name: "size", value: "SIZE", summary: "Size of a new target" },
+    {
+      name: "pad",
+      summary: "Fill the last block of a stream with zeroes",
+    },
+    {
+      name: "bmap",
+      value: "FILE",
+      summary: "Copy what this block map says, and check its sums",
+    },
+    {
+      name: "rescue",
+      value: "FILE",
+      summary: "Go on past bad sectors; the map (as ddrescue's)",
+    },
+    {
+      name: "retries",
+      value: "N",
+      summary: "With --rescue: try bad sectors again so often",
     },
     { name: "no-sparse", summary: "Write zeroes as data, make no holes" },
     {
@@ -70,14 +123,13 @@ export const copy: Verb = {
       value: "N",
       summary: "Into this partition of an existing target",
     },
+    ...OUTCOME_OPTIONS,
     ...IMAGE_OPTIONS,
     {
       ...NO_LOCK_OPTION,
       summary: "Take no lock on the source, and heed none",
     },
   ],
-  instead: '"platter read IMAGE --raw" to write to standard output, ' +
-    '"platter write IMAGE" to read from standard input',
   examples: [
     ["platter copy disk.img backup.img --verify", "A backup"],
     ["platter copy disk.img root.img --partition 2", "One partition"],
@@ -85,70 +137,255 @@ export const copy: Verb = {
       "platter copy disk.img /dev/sdb --force --direct require",
       "Onto a device, past the page cache",
     ],
+    [
+      "platter copy image.wic.gz /dev/sdb -f --bmap image.wic.bmap --verify",
+      "Flash what the image has, and nothing else",
+    ],
+    [
+      "curl -sSf https://host/disk.img.zst | platter copy - /dev/sdb --force",
+      "From the network",
+    ],
+    [
+      "platter copy disk.img - --from 2048 --count 64MiB | sha256sum",
+      "A part of it, into another program",
+    ],
+    [
+      "platter copy /dev/sdb rescued.img --rescue rescued.map",
+      "What can be read of a failing disk",
+    ],
   ],
   exitCodes: [
     [ExitCode.Ok, "copied, flushed, and equal if --verify"],
+    [ExitCode.Different, "rescued, but not everything can be read"],
     [ExitCode.Trouble, "wrong usage, or it failed"],
     [ExitCode.Interrupted, "interrupted"],
   ],
   run,
 };
 
+/** Options that make no sense with others. */
+const EXCLUSIONS: readonly (readonly [string, readonly string[]])[] = [
+  ["rescue", [
+    ...["from", "to", "count", "size", "pad", "bmap", "verify", "depth"],
+    ...["to-partition", "no-sparse"],
+  ]],
+  ["bmap", ["from", "count", "pad"]],
+];
+
+/** Options that only a target with a name has. */
+const OF_TARGETS = [
+  ...["verify", "to", "size", "pad", "bmap", "rescue", "no-sparse", "depth"],
+  ...["json", "to-partition"],
+];
+
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
-  const to = args.operand(1);
-  const progress = new Progress(io);
-  let line: string;
+  checkOptions(args, io);
+  const numbers = numbersOf(args);
+  const progress = new Progress(io, args.flag("quiet"));
+  let outcome: Outcome | null;
+  let code: number = ExitCode.Ok;
   try {
-    line = await interruptible(
-      io,
-      (signal) => transfer(args, io, progress, signal),
-    );
+    outcome = await interruptible(io, async (signal) => {
+      const way = { args, numbers, io, progress, signal };
+      if (args.operand(1) === "-") return await toOutput(way);
+      if (args.value("rescue") === undefined) return await transfer(way);
+      const { hasBad, ...outcome } = await rescue(way);
+      if (hasBad) code = ExitCode.Different;
+      return outcome;
+    });
   } finally {
     await progress.clear();
   }
-  await announce(io, `${line}\n`, `"${to}" is complete and flushed`);
-  return ExitCode.Ok;
+  if (outcome !== null) await tell(args, io, outcome);
+  return code;
 }
 
-/** Copies, flushes and closes; returns what to say of it. */
-async function transfer(
-  args: VerbArguments,
-  io: CliIo,
-  progress: Progress,
-  signal: AbortSignal,
-): Promise<string> {
+/** Numbers that were typed, in sectors unless said otherwise. */
+interface Numbers {
+  /** Where on the source. */
+  readonly from: number;
+  /** Where on the target. */
+  readonly to: number;
+  readonly count: number | undefined;
+  /** Bytes of a new target. */
+  readonly size: number | undefined;
+  readonly depth: number | undefined;
+  readonly retries: number | undefined;
+}
+
+function numbersOf(args: VerbArguments): Numbers {
+  return {
+    from: args.parsed("from", parsePlainSectors) ?? 0,
+    to: args.parsed("to", parsePlainSectors) ?? 0,
+    count: args.parsed("count", parsePlainSectors),
+    size: args.parsed("size", parseSize),
+    depth: args.parsed("depth", parseCount),
+    retries: args.parsed("retries", parseCount),
+  };
+}
+
+/** What every way of copying is given. */
+interface Way {
+  readonly args: VerbArguments;
+  readonly numbers: Numbers;
+  readonly io: CliIo;
+  readonly progress: Progress;
+  readonly signal: AbortSignal;
+}
+
+function checkOptions(args: VerbArguments, io: CliIo): void {
+  const isGiven = (name: string) =>
+    args.flag(name) || args.value(name) !== undefined;
   const [from, to] = [args.operand(0), args.operand(1)];
-  const options = { ...openOptions(args), signal };
-  const depth = args.parsed("depth", parseCount);
-  await using image = await VirtualDisk.open(from, {
+  for (const [name, others] of EXCLUSIONS) {
+    const other = isGiven(name) && others.find(isGiven);
+    if (other) {
+      throw new UsageError(
+        `Cannot use --${name} and --${other} together: see "platter copy --help"`,
+      );
+    }
+  }
+  if (isGiven("retries") && !isGiven("rescue")) {
+    throw new UsageError("Cannot use --retries as there is no --rescue");
+  }
+  if (from === "-" && (to === "-" || isGiven("rescue"))) {
+    throw new UsageError(
+      `Cannot copy as ${
+        to === "-" ? "one of both" : "the source of a rescue"
+      } must be the name of a disk: current value is "-" (use "./-" for a file ` +
+        `of that name)`,
+    );
+  }
+  if (to !== "-") return;
+  const other = OF_TARGETS.find(isGiven);
+  if (other !== undefined) {
+    throw new UsageError(
+      `Cannot use --${other} as TARGET must be the name of a disk for it: ` +
+        `current value is "-" (use "./-" for a file of that name)`,
+    );
+  }
+  if (io.stdout.isTerminal && !args.flag("force")) {
+    throw new UsageError(
+      "Cannot write raw bytes to a terminal: redirect them, or --force",
+    );
+  }
+}
+
+/** The source as a disk. */
+interface Source extends AsyncDisposable {
+  /** What is copied: the disk, or a partition of it. */
+  readonly disk: VirtualDisk;
+}
+
+async function openSource({ args, io, signal }: Way): Promise<Source> {
+  const from = args.operand(0);
+  const whole = await VirtualDisk.open(from, {
     // What changes while it is copied is copied torn.
     lock: "exclusive",
-    ...options,
+    ...openOptions(args),
+    signal,
     readOnly: true,
   });
-  await warn(io, from, image.info);
-  const source = await partitionOf(image, args, signal);
-  if (source.sectors === 0) {
-    throw new CliError(`Cannot copy "${from}" as it is empty`);
-  }
-  const { lock: _, ...targetOptions } = options;
-  const target = await openTarget(
-    to,
-    source,
-    targetOptions,
-    args.flag("force"),
-  );
-  // Held, and so locked, until it is known what becomes of it.
-  await using whole = target.disk;
-  await warn(io, to, whole.info);
-  let reached: CopyPhase = "copy";
-  // Requests of the target before the copy; until then it is as it was.
-  let before: number | null = null;
   try {
-    const disk = await partitionOf(whole, args, signal, "to-partition");
-    before = disk.counters.requests;
+    await warn(io, from, whole.info);
+    const disk = await partitionOf(whole, args, signal);
+    if (disk.sectors === 0) {
+      throw new CliError(`Cannot copy "${from}" as it is empty`);
+    }
+    return { disk, [Symbol.asyncDispose]: () => whole.close() };
+  } catch (error) {
+    await whole.close();
+    throw error;
+  }
+}
+
+/** How the target is opened: the options about locks are about the source. */
+function targetOptions({ args, signal }: Way): OpenOptions {
+  const { lock: _, ...options } = openOptions(args);
+  return { ...options, signal };
+}
+
+/** The part of a disk that was asked for; the disk itself if all of it was. */
+function partOf(
+  disk: VirtualDisk,
+  path: string,
+  from: number,
+  count: number | undefined,
+): VirtualDisk {
+  if (from === 0 && count === undefined) return disk;
+  const length = count ?? disk.sectors - from;
+  if (length < 1 || from + length > disk.sectors) {
+    throw new CliError(
+      `Cannot copy ${
+        length < 1 ? "" : `${formatCount(length, "sector")} `
+      }from sector ${from} of "${path}" as it has ` +
+        formatCount(disk.sectors, "sector"),
+    );
+  }
+  return disk.slice(from, length);
+}
+
+/**
+ * The place on a target, to its end; it must have room for so many sectors, as
+ * far as that is known.
+ */
+async function placeOn(
+  target: CopyTarget,
+  { args, numbers: { to }, signal }: Way,
+  sectors: number | undefined,
+): Promise<VirtualDisk> {
+  const disk = await partitionOf(target.disk, args, signal, "to-partition");
+  target.before = disk.counters.requests;
+  if (to + (sectors ?? 1) > disk.sectors) {
+    throw new CliError(
+      `Cannot copy ${
+        sectors === undefined ? "" : `${formatCount(sectors, "sector")} `
+      }to sector ${to} of "${target.path}" as the target has only ` +
+        disk.sectors,
+    );
+  }
+  return to === 0 ? disk : disk.slice(to, disk.sectors - to);
+}
+
+/** Copies onto a target with a name, flushes and closes. */
+async function transfer(way: Way): Promise<Outcome> {
+  const { args, io, signal } = way;
+  const from = args.operand(0);
+  const bmapFile = args.value("bmap");
+  const bmap = bmapFile === undefined ? undefined : await readBmap(bmapFile);
+  const isRaw = args.value("format") === "raw";
+  await using stream = await ImageStream.open(from, io, isRaw, signal);
+  if (stream !== null) return await fromStream(way, stream, bmap);
+  if (args.flag("pad")) {
+    throw new UsageError(`Cannot use --pad as "${from}" is no stream`);
+  }
+  await using source = await openSource(way);
+  const { disk } = source;
+  return bmap === undefined
+    ? await fromDisk(way, disk)
+    : await fromStream(way, new DiskSource(disk, from, signal), bmap, disk);
+}
+
+async function fromDisk(way: Way, whole: VirtualDisk): Promise<Outcome> {
+  const { args, numbers, io, progress, signal } = way;
+  const [from, to] = [args.operand(0), args.operand(1)];
+  const { from: first, to: place, count, depth } = numbers;
+  const source = partOf(whole, from, first, count);
+  const target = await openTarget(to, {
+    open: targetOptions(way),
+    force: args.flag("force"),
+    blockSize: whole.blockSize,
+    sectors: sizeOfNew(numbers, place + source.sectors),
+    inputs: [whole.info.path],
+  });
+  // Held, and so locked, until it is known what becomes of it.
+  await using disk = target.disk;
+  await warn(io, to, disk.info);
+  let reached: CopyPhase = "copy";
+  try {
     const start = io.now();
-    const result = await copyDisk(source, disk, {
+    const onto = await placeOn(target, way, source.sectors);
+    const sums = await copyDisk(source, onto, {
       sparse: !args.flag("no-sparse"),
       targetIsZero: target.isNew,
       verify: args.flag("verify"),
@@ -163,120 +400,177 @@ async function transfer(
         );
       },
     });
-    return summary(result, io.now() - start);
+    return copyOutcome(sums, io.now() - start, from, to, disk, copy.options);
   } catch (error) {
-    const left = await tidyUp(error, to, target, reached, before);
-    if (signal.aborted) throw new Interrupted(`Interrupted: ${left}`);
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new CliError(`${reason}: ${left}`, { cause: error });
+    throw await failCopy(error, target, signal, reached);
   }
 }
 
-/** Where a copy goes. */
-interface Target {
-  readonly disk: VirtualDisk;
-  /** Whether it was made for this copy. */
-  readonly isNew: boolean;
-  /** Which file it is; `null` if that is not known. */
-  readonly identity: FileIdentity | null;
+/** From what comes in order: a stream, or a disk by a block map. */
+async function fromStream(
+  way: Way,
+  source: ImageStream | DiskSource,
+  bmap: Bmap | undefined,
+  disk?: VirtualDisk,
+): Promise<Outcome> {
+  const { args, numbers, io, progress, signal } = way;
+  const [from, to] = [args.operand(0), args.operand(1)];
+  const open = targetOptions(way);
+  const { from: first, to: place, count, depth } = numbers;
+  const blockSize = open.blockSize ?? disk?.blockSize ?? SECTOR_BYTES;
+  const bytes = bmap?.imageBytes ??
+    (count === undefined ? undefined : count * SECTOR_BYTES);
+  const known = bytes === undefined
+    ? undefined
+    : place + Math.ceil(bytes / blockSize) * blockSize / SECTOR_BYTES;
+  if (bytes === 0) throw new CliError(`Cannot copy "${from}" as it is empty`);
+  const target = await openTarget(to, {
+    open,
+    force: args.flag("force"),
+    blockSize,
+    sectors: sizeOfNew(numbers, known),
+    inputs: [disk?.info.path ?? (from === "-" ? null : from)],
+  });
+  await using _held = target.disk;
+  let onto: VirtualDisk;
+  try {
+    await warn(io, to, target.disk.info);
+    onto = await placeOn(
+      target,
+      way,
+      known === undefined ? undefined : known - place,
+    );
+    await source.pass(first * SECTOR_BYTES);
+  } catch (error) {
+    throw await failCopy(error, target, signal, "copy");
+  }
+  const mapped = bmap?.ranges.reduce(
+    (sum, { first, last }) => sum + (last - first + 1) * bmap.blockBytes,
+    0,
+  );
+  const start = io.now();
+  let copied = 0;
+  const sums = await copyStream({
+    source,
+    target,
+    onto,
+    bytes: bmap === undefined ? bytes : undefined,
+    bmap,
+    pad: args.flag("pad"),
+    sparse: !args.flag("no-sparse"),
+    depth,
+    verify: args.flag("verify"),
+    signal,
+    onProgress: (done, phase) => {
+      if (phase === "copy") copied = done;
+      const total = phase === "verify" ? mapped ?? copied : bytes ??
+        (source instanceof ImageStream ? estimate(done, source) : undefined);
+      progress.update(phase === "copy" ? "Copying" : "Verifying", done, total);
+    },
+  });
+  return copyOutcome(
+    sums,
+    io.now() - start,
+    from,
+    to,
+    target.disk,
+    copy.options,
+  );
 }
 
-async function openTarget(
-  path: string,
-  source: VirtualDisk,
-  options: OpenOptions,
-  force: boolean,
-): Promise<Target> {
+/** How much will come out of a compressed file, judged by what came so far. */
+function estimate(done: number, source: ImageStream): number | undefined {
+  const { fileBytes, fileBytesRead } = source;
+  if (fileBytes === undefined || fileBytesRead === 0) return undefined;
+  return Math.round(done * fileBytes / fileBytesRead);
+}
+
+/** Sectors of a new target: what it must have, or more if that was asked for. */
+function sizeOfNew(
+  { size }: Numbers,
+  needed: number | undefined,
+): number | undefined {
+  if (size === undefined) return needed;
+  const sectors = size / SECTOR_BYTES;
+  if (!Number.isInteger(sectors) || sectors < Math.max(needed ?? 0, 1)) {
+    throw new UsageError(
+      `Cannot use --size as it must be whole sectors, and ` +
+        `${formatSize(Math.max(needed ?? 0, 1) * SECTOR_BYTES)} at least: ` +
+        `current value is ${formatCount(size, "byte")}`,
+    );
+  }
+  return sectors;
+}
+
+async function toOutput(way: Way): Promise<null> {
+  const { args, numbers, io, progress, signal } = way;
+  const path = args.operand(0);
+  const { from, count } = numbers;
+  const isRaw = args.value("format") === "raw";
+  await using stream = await ImageStream.open(path, io, isRaw, signal);
+  if (stream !== null) {
+    await stream.pass(from * SECTOR_BYTES);
+    const bytes = count === undefined ? undefined : count * SECTOR_BYTES;
+    await copyOut(
+      stream,
+      bytes,
+      io,
+      signal,
+      (done) =>
+        progress.update("Copying", done, bytes ?? estimate(done, stream)),
+    );
+    return null;
+  }
+  await using opened = await openSource(way);
+  const source = partOf(opened.disk, path, from, count);
+  const total = source.sectors * SECTOR_BYTES;
+  await copyOut(
+    new DiskSource(source, path, signal),
+    total,
+    io,
+    signal,
+    (done) => progress.update("Copying", done, total),
+  );
+  return null;
+}
+
+async function rescue(way: Way) {
+  const { args, numbers, io, progress, signal } = way;
+  await using source = await openSource(way);
+  return await copyRescue({
+    from: args.operand(0),
+    to: args.operand(1),
+    mapFile: args.value("rescue")!,
+    source: source.disk,
+    open: targetOptions(way),
+    force: args.flag("force"),
+    retries: numbers.retries,
+    io,
+    progress,
+    signal,
+  });
+}
+
+async function readBmap(path: string): Promise<Bmap> {
+  let text: string;
   try {
-    // What a server has cannot be made, only overwritten.
-    if (isNbdUri(path)) {
-      throw new DiskError("exists", `Cannot create "${path}" as it exists`);
-    }
-    const disk = await VirtualDisk.create(path, {
-      ...options,
-      blockSize: source.blockSize,
-      sectors: source.sectors,
-    });
-    return { disk, isNew: true, identity: await identify(path) };
-  } catch (error) {
-    if (!(error instanceof DiskError) || error.kind !== "exists") {
-      throw ofTarget(error);
-    }
-    if (!force) {
+    const { size } = await Deno.stat(path);
+    if (size > MAX_BMAP_BYTES) {
       throw new CliError(
-        `Cannot copy onto "${path}" as it exists: overwrite its content with ` +
-          `--force`,
-        { cause: error },
+        `Cannot use "${path}" as a bmap must have ${MAX_BMAP_BYTES} bytes at ` +
+          `most: current value is ${size}`,
       );
     }
-  }
-  const identity = await identify(path);
-  const { path: from } = source.info;
-  if (from !== null && identity !== null) {
-    if ((await identify(from))?.key === identity.key) {
-      throw new CliError(`Cannot copy "${path}" onto itself`);
-    }
+    text = await Deno.readTextFile(path);
+  } catch (error) {
+    if (error instanceof CliError) throw error;
+    throw fileError("read", path, error);
   }
   try {
-    const disk = await VirtualDisk.open(path, options);
-    return { disk, isNew: false, identity };
+    return parseBmap(text);
   } catch (error) {
-    throw ofTarget(error);
+    throw new CliError(`Cannot use "${path}": ${(error as Error).message}`, {
+      cause: error,
+    });
   }
-}
-
-/** The options about locks are about the source alone. */
-function ofTarget(error: unknown): unknown {
-  if (!(error instanceof DiskError) || error.kind !== "locked") return error;
-  return new CliError(inOptionsOf(error.message, []), { cause: error });
-}
-
-/** Does away with what a failed copy left, and says what is left. */
-async function tidyUp(
-  error: unknown,
-  path: string,
-  { disk, isNew, identity }: Target,
-  reached: CopyPhase,
-  before: number | null,
-): Promise<string> {
-  const isWrong = error instanceof DiskError && error.operation === "verify";
-  if (reached === "verify" && !isWrong) {
-    return `"${path}" is complete and flushed, but was not verified`;
-  }
-  if (isNew) return await takeBack(path, identity);
-  return before === null || disk.counters.requests === before
-    ? `"${path}" is as it was`
-    : isWrong
-    ? `"${path}" was overwritten`
-    : `"${path}" is now partly old and partly new`;
-}
-
-/**
- * Sums up a copy.
- *
- * @param result What was done.
- * @param ms Milliseconds that it took.
- * @returns For example `"Copied 64 MiB in 0.04 s: …"`.
- */
-export function summary(result: CopyResult, ms: number): string {
-  const [all, written, zeroed, skipped] = [
-    result.sectors,
-    result.written,
-    result.zeroed,
-    result.skipped,
-  ].map((sectors) => sectors * SECTOR_BYTES) as [
-    number,
-    number,
-    number,
-    number,
-  ];
-  // The time of a verified copy says nothing about the rate of the copy.
-  const speed = result.verified ? "" : ` (${rate(written, ms)})`;
-  const parts = [`${formatSize(written)} of data${speed}`];
-  if (skipped > 0) parts.push(`${formatSize(skipped)} of holes`);
-  if (zeroed > 0) parts.push(`${formatSize(zeroed)} made zeroes`);
-  const verified = result.verified ? "Copied and verified" : "Copied";
-  return `${verified} ${formatSize(all)} in ${duration(ms)}: ${
-    parts.join(", ")
-  }`;
 }

@@ -15,7 +15,8 @@ import {
   interruptible,
   openOptions,
 } from "./images.ts";
-import { announce, type CliIo } from "./io.ts";
+import type { CliIo } from "./io.ts";
+import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import {
   ExitCode,
   parseAs,
@@ -43,6 +44,7 @@ export const create: Verb = {
     },
     { name: "preallocate", summary: "Reserve the space now" },
     { name: "force", letter: "f", summary: "Overwrite an existing file" },
+    ...OUTCOME_OPTIONS,
     ...IMAGE_OPTIONS.filter(({ name }) => name === "backend"),
   ],
   examples: [
@@ -87,16 +89,22 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       preallocate: args.flag("preallocate"),
     }));
   await disk.close();
-  await announce(
-    io,
-    `Created ${path}: ${formatSize(bytes)}, ${
-      formatCount(disk.sectors, "sector")
-    }` +
+  await tell(args, io, {
+    text:
+      `Created ${path}: ${formatSize(bytes)}, ${
+        formatCount(disk.sectors, "sector")
+      }` +
       (disk.blockSize === SECTOR_BYTES
-        ? "\n"
-        : ` in blocks of ${formatSize(disk.blockSize)}\n`),
-    `"${path}" was created`,
-  );
+        ? ""
+        : ` in blocks of ${formatSize(disk.blockSize)}`),
+    json: {
+      image: path,
+      bytes,
+      sectors: disk.sectors,
+      blockSize: disk.blockSize,
+    },
+    done: `"${path}" was created`,
+  });
   return ExitCode.Ok;
 }
 

@@ -19,11 +19,13 @@ export const IMAGE_OPTIONS: readonly VerbOption[] = [
   {
     name: "direct",
     value: "WHEN",
+    words: ["never", "prefer", "require"],
     summary: "Direct I/O: never, prefer (default) or require",
   },
   {
     name: "backend",
     value: "NAME",
+    words: ["auto", "direct", "portable"],
     summary: "direct (by FFI), portable or auto (default)",
   },
   {
@@ -201,8 +203,11 @@ export async function interruptible<T>(
  *
  * @param text What was typed.
  * @returns Sectors.
- * @throws {RangeError} If it is no size, or not whole sectors.
+ * @throws {TypeError} If it is no size.
+ * @throws {RangeError} If it is not whole sectors.
  */
 export function parsePlainSectors(text: string): number {
-  return parseSectors(/^\d+(\.\d+)?$/.test(text) ? `${text}s` : text);
+  return parseSectors(
+    /^(\d+(\.\d+)?|0x[\da-f]+)$/i.test(text) ? `${text}s` : text,
+  );
 }

@@ -17,11 +17,19 @@
  */
 
 import config from "../../deno.json" with { type: "json" };
+import { bmap } from "./bmap.ts";
+import { cat } from "./cat.ts";
 import { commit } from "./commit.ts";
 import { compare } from "./compare.ts";
+import { completionsOf } from "./completions.ts";
 import { copy } from "./copy.ts";
 import { crash } from "./crash.ts";
 import { create } from "./create.ts";
+import { discard } from "./discard.ts";
+import { extract } from "./extract.ts";
+import { fill } from "./fill.ts";
+import { flush } from "./flush.ts";
+import { heat } from "./heat.ts";
 import { Interrupted } from "./images.ts";
 import { info } from "./info.ts";
 import {
@@ -32,6 +40,7 @@ import {
   printError,
   processIo,
 } from "./io.ts";
+import { ls } from "./ls.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
 import { partitions } from "./partitions.ts";
@@ -39,6 +48,7 @@ import { mount } from "./mount.ts";
 import { read } from "./read.ts";
 import { resize } from "./resize.ts";
 import { serve } from "./serve.ts";
+import { didYouMean } from "./suggestion.ts";
 import {
   ExitCode,
   helpOf,
@@ -49,6 +59,7 @@ import {
   type VerbOption,
 } from "./verb.ts";
 import { write } from "./write.ts";
+import { zero } from "./zero.ts";
 
 export { type CliIo, type CliOutput, processIo };
 
@@ -62,10 +73,20 @@ const VERBS: readonly Verb[] = [
   compare,
   map,
   resize,
+  ls,
+  cat,
+  extract,
+  fill,
+  zero,
+  discard,
+  flush,
+  bmap,
   serve,
   commit,
   mount,
   crash,
+  heat,
+  completionsOf(() => VERBS),
 ];
 
 /**
@@ -126,8 +147,13 @@ function verbOf(name: string): Verb {
   const verb = VERBS.find((verb) => verb.name === name);
   if (verb !== undefined) return verb;
   const what = name.startsWith("-") ? "option" : "verb";
+  const meant = didYouMean(name, [
+    ...VERBS.map(({ name }) => name),
+    ...["--help", "--version"],
+  ]);
   throw new UsageError(
-    `Cannot do that as there is no ${what} "${name}": see "platter --help"`,
+    `Cannot do that as there is no ${what} "${name}"${meant}: see ` +
+      `"platter --help"`,
   );
 }
 
@@ -163,11 +189,14 @@ function help(): string {
     "nbd://HOST/NAME, nbds://HOST/NAME (by TLS), nbd+unix:///NAME?socket=PATH.\n" +
     "A SIZE is in bytes, or has a unit: 512, 4KiB, 64MiB, 1.5GiB, 10MB (powers\n" +
     "of 1,000), 2048s (sectors of 512 bytes). Options that count sectors take a\n" +
-    "plain number as sectors.\n",
+    "plain number as sectors. Numbers may be hexadecimal: 0x800.\n",
     `Exit codes:\n${
       listOf([
         ["0", "done, or equal"],
-        ["1", 'different ("compare"), or a state failed ("crash")'],
+        [
+          "1",
+          'different ("compare"), a state failed ("crash"), bad sectors ("copy")',
+        ],
         ["2", "wrong usage, or it failed"],
         ["3", 'the budget was spent before enough was seen ("crash")'],
         ["130", "interrupted"],

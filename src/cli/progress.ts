@@ -20,6 +20,7 @@ const CLEAR_LINE = "\r\x1b[2K";
 /** The progress line of a long command. */
 export class Progress {
   readonly #io: CliIo;
+  readonly #shows: boolean;
   #label = "";
   #start = 0;
   #shown = 0;
@@ -30,9 +31,11 @@ export class Progress {
    * Constructs a new instance.
    *
    * @param io What to talk to: standard error, if it is a terminal.
+   * @param quiet Whether to show nothing all the same.
    */
-  constructor(io: CliIo) {
+  constructor(io: CliIo, quiet = false) {
     this.#io = io;
+    this.#shows = io.stderr.isTerminal && !quiet;
   }
 
   /**
@@ -40,10 +43,10 @@ export class Progress {
    *
    * @param label What is being done; another one starts another clock.
    * @param done Bytes done.
-   * @param total Bytes in all.
+   * @param total Bytes in all; without it, there is no end in sight.
    */
-  update(label: string, done: number, total: number): void {
-    if (!this.#io.stderr.isTerminal) return;
+  update(label: string, done: number, total?: number): void {
+    if (!this.#shows) return;
     const now = this.#io.now();
     if (label !== this.#label) {
       this.#label = label;
@@ -60,7 +63,7 @@ export class Progress {
    * @param line What it says.
    */
   show(line: string): void {
-    if (!this.#io.stderr.isTerminal) return;
+    if (!this.#shows) return;
     const now = this.#io.now();
     // A slow terminal must not slow the work down.
     if (now - this.#shown < INTERVAL_MS || this.#writing !== undefined) return;
@@ -89,16 +92,19 @@ export class Progress {
  *
  * @param label What is being done.
  * @param done Bytes done.
- * @param total Bytes in all.
+ * @param total Bytes in all; nothing if that is not known.
  * @param ms Milliseconds since it began.
  * @returns For example `"Copying   45%  461 MiB of 1 GiB  920 MiB/s  0:01 left"`.
  */
 export function progressLine(
   label: string,
   done: number,
-  total: number,
+  total: number | undefined,
   ms: number,
 ): string {
+  if (total === undefined) {
+    return `${label}  ${formatSize(done)}  ${rate(done, ms)}`;
+  }
   // Never 100% while there is something left.
   const percent = total === 0 ? 100 : Math.floor(done / total * 100);
   const left = done === 0 ? "" : `  ${clock((total - done) / done * ms)} left`;

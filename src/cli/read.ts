@@ -22,7 +22,8 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { announce, type CliIo, print, send, writeAll } from "./io.ts";
+import { type CliIo, print, send, writeAll } from "./io.ts";
+import { tell } from "./outcome.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import {
   type FileIdentity,
@@ -69,6 +70,12 @@ export const read: Verb = {
       letter: "f",
       summary: "Raw bytes to a terminal too, and over an existing file",
     },
+    {
+      name: "quiet",
+      letter: "q",
+      summary: "With --output: say nothing of what was saved",
+    },
+    { name: "json", summary: "With --output: say what was saved as JSON" },
     PARTITION_OPTION,
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
@@ -100,6 +107,9 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const output = args.value("output");
   const raw = args.flag("raw") || output !== undefined;
   const file = output === "-" ? undefined : output;
+  if (args.flag("json") && file === undefined) {
+    throw new UsageError("Cannot use --json as there is no --output FILE");
+  }
   if (
     raw && file === undefined && io.stdout.isTerminal && !args.flag("force")
   ) {
@@ -130,8 +140,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     return null;
   });
   if (saved !== null) {
-    const line = `Saved ${formatSize(saved)} to ${file}\n`;
-    await announce(io, line, `"${file}" has all of it, flushed`);
+    await tell(args, io, {
+      text: `Saved ${formatSize(saved)} to ${file}`,
+      json: { image: path, file, offset: asked.from, bytes: saved },
+      done: `"${file}" has all of it, flushed`,
+    });
   }
   return ExitCode.Ok;
 }

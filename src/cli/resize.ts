@@ -8,7 +8,8 @@ import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatSize, parseSize } from "../units.ts";
 import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
-import { announce, type CliIo } from "./io.ts";
+import type { CliIo } from "./io.ts";
+import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import {
   ExitCode,
   parseAs,
@@ -32,6 +33,7 @@ export const resize: Verb = {
   options: [
     { name: "force", letter: "f", summary: "Cut off what lies beyond SIZE" },
     ...IMAGE_OPTIONS,
+    ...OUTCOME_OPTIONS,
   ],
   examples: [
     ["platter resize disk.img 2GiB", "Room for more"],
@@ -58,12 +60,12 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     await opened.resize(bytes / SECTOR_BYTES, { force: args.flag("force") });
     await opened.flush();
   }
-  await announce(
-    io,
-    `Resized ${path}: ${formatSize(before * SECTOR_BYTES)} to ${
+  await tell(args, io, {
+    text: `Resized ${path}: ${formatSize(before * SECTOR_BYTES)} to ${
       formatSize(bytes)
-    }\n`,
-    `"${path}" was resized`,
-  );
+    }`,
+    json: { image: path, bytes, bytesBefore: before * SECTOR_BYTES },
+    done: `"${path}" was resized`,
+  });
   return ExitCode.Ok;
 }

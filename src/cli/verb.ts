@@ -7,6 +7,7 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import type { CliIo } from "./io.ts";
+import { didYouMean } from "./suggestion.ts";
 
 /** The codes that a command exits with. */
 export const ExitCode = {
@@ -34,6 +35,8 @@ export interface VerbOption {
   readonly value?: string;
   /** Whether it may do without its value; with it, it is `--name=VALUE`. */
   readonly optional?: boolean;
+  /** The words that its value may be, if they are few. */
+  readonly words?: readonly string[];
   /** Whether it may be given several times. */
   readonly repeats?: boolean;
   /** What it does, in one line. */
@@ -50,6 +53,8 @@ export interface Verb {
   readonly operands: string;
   /** How many operands there must be, and may be. */
   readonly operandCount: readonly [least: number, most: number];
+  /** The words that its operand may be, if it is no image and they are few. */
+  readonly operandWords?: readonly string[];
   /** What it does, in paragraphs. */
   readonly description: string;
   /** Its options. */
@@ -205,7 +210,10 @@ export function parseAs<T>(
  */
 export function parseCount(text: string): number {
   const count = Number(text);
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(count) || count < 1) {
+  if (
+    !/^(\d+|0x[\da-f]+)$/i.test(text) || !Number.isSafeInteger(count) ||
+    count < 1
+  ) {
     throw new RangeError(
       `Cannot parse a count as it must be a whole number above 0: current ` +
         `value is "${text}"`,
@@ -214,7 +222,8 @@ export function parseCount(text: string): number {
   return count;
 }
 
-const HELP: VerbOption = {
+/** The option that every verb has. */
+export const HELP: VerbOption = {
   name: "help",
   letter: "h",
   summary: "Show this help",
@@ -272,8 +281,10 @@ export function readArguments(
   if (!parsed.help) {
     const [least, most] = verb.operandCount;
     if (unknown !== undefined) {
+      const names = options.map(({ name }) => `--${name}`);
+      const meant = didYouMean(unknown.replace(/=.*/s, ""), names);
       throw new UsageError(
-        `Cannot ${verb.name} as there is no option "${unknown}": ${see}`,
+        `Cannot ${verb.name} as there is no option "${unknown}"${meant}: ${see}`,
       );
     }
     if (operands.length < least || operands.length > most) {
@@ -285,7 +296,7 @@ export function readArguments(
     }
     const names = verb.operands.split(" ");
     const dash = operands.findIndex((text, index) =>
-      text === "-" && names[index] !== "SIZE" && names[index] !== "[FILE|-]"
+      text === "-" && names[index] !== "SIZE" && !/\|-\]?$/.test(names[index]!)
     );
     if (dash >= 0) throw dashError(verb, names[dash]!, "disk");
   }

@@ -18,17 +18,13 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { announce, type CliIo } from "./io.ts";
+import type { CliIo } from "./io.ts";
+import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { isSameFile } from "./same_file.ts";
+import { SequentialWriter } from "./sequential_writer.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 import { plural } from "../plural.ts";
-
-/** Sectors of one write: 1 MiB. */
-const CHUNK_SECTORS = 2048;
-
-/** Writes in flight. */
-const DEPTH = 4;
 
 /** The verb. */
 export const write: Verb = {
@@ -53,6 +49,7 @@ export const write: Verb = {
       summary: "Make every write durable by itself (force unit access)",
     },
     { name: "pad", summary: "Fill the last block with zeroes" },
+    ...OUTCOME_OPTIONS,
     PARTITION_OPTION,
     ...IMAGE_OPTIONS,
   ],
@@ -89,7 +86,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     );
   }
   const path = args.operand(0);
-  const extent = await interruptible(io, async (signal) => {
+  const written = await interruptible(io, async (signal) => {
     const name = args.operands[1] ?? "-";
     if (name !== "-" && await isSameFile(path, name)) {
       throw new CliError(`Cannot write "${name}" onto itself`);
@@ -104,15 +101,30 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       const disk = await partitionOf(image, args, signal);
       const pad = args.flag("pad");
       checkPlace(disk, offset, input, pad);
-      const writer = new Writer(disk, offset, args.flag("fua"), signal);
-      await pour(input, writer, pad, signal);
-      return writer.extent();
+      const writer = new SequentialWriter(disk, {
+        offset,
+        fua: args.flag("fua"),
+        signal,
+      });
+      await pour(input, writer, offset, pad, signal);
+      return {
+        bytes: writer.settled,
+        extent: extentOf(writer, offset),
+      };
     } finally {
       await input.stream.cancel().catch(() => {});
     }
   });
-  const line = `Wrote ${extent}\n`;
-  await announce(io, line, `"${path}" has all of the input, flushed`);
+  await tell(args, io, {
+    text: `Wrote ${written.extent}`,
+    json: {
+      image: path,
+      sector: offset / SECTOR_BYTES,
+      count: written.bytes / SECTOR_BYTES,
+      bytes: written.bytes,
+    },
+    done: `"${path}" has all of the input, flushed`,
+  });
   return ExitCode.Ok;
 }
 
@@ -178,7 +190,8 @@ function checkPlace(
 /** Writes an input from its start to its end, and flushes. */
 async function pour(
   input: Input,
-  writer: Writer,
+  writer: SequentialWriter,
+  offset: number,
   pad: boolean,
   signal: AbortSignal,
 ): Promise<void> {
@@ -204,7 +217,10 @@ async function pour(
     }
     await writer.finish();
   } catch (error) {
-    const after = await writer.giveUp();
+    await writer.giveUp();
+    const after = writer.settled === 0
+      ? "what was to be written first may be there or not"
+      : `wrote ${extentOf(writer, offset)}, but did not flush`;
     if (signal.aborted) throw new Interrupted(`Interrupted: ${after}`);
     if (error instanceof DiskError) {
       throw new CliError(`${error.message}: ${after}`, { cause: error });
@@ -218,127 +234,14 @@ async function pour(
     reader.releaseLock();
   }
   if (fault !== undefined) {
-    throw new CliError(`${fault}: wrote ${writer.extent()}`);
+    throw new CliError(`${fault}: wrote ${extentOf(writer, offset)}`);
   }
 }
 
-/** Gathers bytes into large writes, of which a few are in flight. */
-class Writer {
-  readonly #disk: VirtualDisk;
-  readonly #start: number;
-  readonly #options: { fua: boolean; signal: AbortSignal };
-  readonly #free: Uint8Array[] = [];
-  readonly #pending: { bytes: number; done: Promise<void> }[] = [];
-  #buffers = 0;
-  #buffer: Uint8Array | undefined;
-  #filled = 0;
-  /** Bytes handed to the disk. */
-  #sent = 0;
-  /** Bytes from the start that are known to be written. */
-  #written = 0;
-
-  constructor(
-    disk: VirtualDisk,
-    offset: number,
-    fua: boolean,
-    signal: AbortSignal,
-  ) {
-    this.#disk = disk;
-    this.#start = offset / SECTOR_BYTES;
-    this.#options = { fua, signal };
-  }
-
-  /** Bytes at the end that are no whole block yet. */
-  get ragged(): number {
-    return this.#filled % this.#disk.blockSize;
-  }
-
-  /** What was written where, in words. */
-  extent(): string {
-    if (this.#written === 0) return "nothing";
-    const size = formatSize(this.#written);
-    const sectors = formatCount(this.#written / SECTOR_BYTES, "sector");
-    return `${size} (${sectors}) at sector ${this.#start}`;
-  }
-
-  /** Takes bytes in; false if the disk ended before they did. */
-  async add(bytes: Uint8Array): Promise<boolean> {
-    for (let at = 0; at < bytes.length;) {
-      const position = this.#start * SECTOR_BYTES + this.#sent + this.#filled;
-      const room = this.#disk.sectors * SECTOR_BYTES - position;
-      if (room === 0) return false;
-      const buffer = this.#buffer ??= await this.#take();
-      const length = Math.min(
-        bytes.length - at,
-        buffer.length - this.#filled,
-        room,
-      );
-      buffer.set(bytes.subarray(at, at + length), this.#filled);
-      at += length;
-      this.#filled += length;
-      if (this.#filled === buffer.length) this.#send();
-    }
-    return true;
-  }
-
-  /** Fills the last block with zeroes. */
-  pad(): void {
-    const { blockSize } = this.#disk;
-    const end = Math.ceil(this.#filled / blockSize) * blockSize;
-    this.#buffer?.fill(0, this.#filled, end);
-    this.#filled = end;
-  }
-
-  /** Writes what is left of whole blocks, waits for everything, and flushes. */
-  async finish(): Promise<void> {
-    this.#filled -= this.ragged;
-    if (this.#filled > 0) this.#send();
-    while (this.#pending.length > 0) await this.#settle();
-    await this.#disk.flush({ signal: this.#options.signal });
-  }
-
-  /** Waits for what is in flight, and says how far it came. */
-  async giveUp(): Promise<string> {
-    try {
-      while (this.#pending.length > 0) await this.#settle();
-    } catch {
-      // What comes after the first failure does not count.
-      await Promise.allSettled(this.#pending.map(({ done }) => done));
-    }
-    return this.#written === 0
-      ? "what was to be written first may be there or not"
-      : `wrote ${this.extent()}, but did not flush`;
-  }
-
-  #send(): void {
-    const buffer = this.#buffer!;
-    const bytes = this.#filled;
-    const sector = this.#start + this.#sent / SECTOR_BYTES;
-    const data = buffer.subarray(0, bytes);
-    const done = this.#disk.write(sector, data, this.#options).then(() => {
-      this.#free.push(buffer);
-    });
-    // It is waited for later, in order; until then it must not count as lost.
-    done.catch(() => {});
-    this.#pending.push({ bytes, done });
-    this.#sent += bytes;
-    this.#buffer = undefined;
-    this.#filled = 0;
-  }
-
-  async #settle(): Promise<void> {
-    const { bytes, done } = this.#pending[0]!;
-    await done;
-    this.#pending.shift();
-    this.#written += bytes;
-  }
-
-  async #take(): Promise<Uint8Array> {
-    if (this.#buffers < DEPTH) {
-      this.#buffers++;
-      return this.#disk.allocate(CHUNK_SECTORS);
-    }
-    while (this.#free.length === 0) await this.#settle();
-    return this.#free.pop()!;
-  }
+/** What was written where, in words. */
+function extentOf(writer: SequentialWriter, offset: number): string {
+  if (writer.settled === 0) return "nothing";
+  const size = formatSize(writer.settled);
+  const sectors = formatCount(writer.settled / SECTOR_BYTES, "sector");
+  return `${size} (${sectors}) at sector ${offset / SECTOR_BYTES}`;
 }

@@ -5,24 +5,17 @@
  */
 
 import type { Extent } from "../backend.ts";
-import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "./disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
+import { allOf, GRANULE_SECTORS, type Run, runsOf, Zeroes } from "./sparse.ts";
 
 /** Sectors of one transfer unless said otherwise: 1 MiB. */
 const DEFAULT_CHUNK_SECTORS = 2048;
 
 /** Transfers in flight unless said otherwise. */
 const DEFAULT_DEPTH = 4;
-
-/**
- * Sectors of the smallest hole that a copy makes: 64 KiB. It is also the
- * largest logical block size, so that what is cut along it is whole blocks of
- * every disk. Smaller holes would save little and cost a request each.
- */
-const GRANULE_SECTORS = 128;
 
 /** Sectors whose extents are asked for at once: 1 GiB. */
 const WINDOW_SECTORS = 2 ** 21;
@@ -114,13 +107,6 @@ export interface DiskDifference {
   readonly end: boolean;
 }
 
-/** A run of sectors to deal with in one go. */
-interface Piece {
-  readonly sector: number;
-  readonly count: number;
-  readonly hole: boolean;
-}
-
 /**
  * Copies a disk onto another that is at least as large, and flushes it. What
  * the target has beyond the source's size stays as it is.
@@ -184,7 +170,7 @@ export async function copyDisk(
     zeroed += count;
   }
 
-  async function move(piece: Piece, buffer: Uint8Array): Promise<void> {
+  async function move(piece: Run, buffer: Uint8Array): Promise<void> {
     const data = buffer.subarray(0, piece.count * SECTOR_BYTES);
     await source.readInto(piece.sector, data, withSignal(signal));
     if (!sparse) {
@@ -317,47 +303,13 @@ async function firstDifference(
   /** Reads a piece that may end within the disk's last block. */
   async function readBlocks(
     disk: VirtualDisk,
-    piece: Piece,
+    piece: Run,
     buffer: Uint8Array,
   ): Promise<void> {
     const blockSectors = disk.blockSize / SECTOR_BYTES;
     const count = Math.ceil(piece.count / blockSectors) * blockSectors;
     const data = buffer.subarray(0, count * SECTOR_BYTES);
     await disk.readInto(piece.sector, data, withSignal(signal));
-  }
-}
-
-/** Makes sectors zeroes, by whatever means the disk has. */
-class Zeroes {
-  readonly #disk: VirtualDisk;
-  readonly #signal: AbortSignal | undefined;
-  #moves: boolean;
-  #memory: Uint8Array | undefined;
-
-  constructor(disk: VirtualDisk, signal: AbortSignal | undefined) {
-    this.#disk = disk;
-    this.#signal = signal;
-    this.#moves = disk.info.abilities.writeZeroes === "none";
-  }
-
-  async write(sector: number, count: number): Promise<void> {
-    if (!this.#moves) {
-      try {
-        const options = { unmap: true, ...withSignal(this.#signal) };
-        return await this.#disk.writeZeroes(sector, count, options);
-      } catch (error) {
-        if (!(error instanceof DiskError) || error.kind !== "unsupported") {
-          throw error;
-        }
-        this.#moves = true;
-      }
-    }
-    const memory = this.#memory ??= this.#disk.allocate(DEFAULT_CHUNK_SECTORS);
-    for (let at = 0; at < count; at += DEFAULT_CHUNK_SECTORS) {
-      const length = Math.min(DEFAULT_CHUNK_SECTORS, count - at) * SECTOR_BYTES;
-      const data = memory.subarray(0, length);
-      await this.#disk.write(sector + at, data, withSignal(this.#signal));
-    }
   }
 }
 
@@ -371,7 +323,7 @@ async function* piecesOf(
   total: number,
   chunk: number,
   signal: AbortSignal | undefined,
-): AsyncGenerator<Piece, void> {
+): AsyncGenerator<Run, void> {
   for (let start = 0; start < total; start += WINDOW_SECTORS) {
     const end = Math.min(start + WINDOW_SECTORS, total);
     let at = start;
@@ -414,31 +366,16 @@ async function dataOf(
     .sort((a, b) => a.sector - b.sector);
 }
 
-/** Cuts data into runs of granules that are zeroes and that are not. */
-function runsOf(data: Uint8Array): Piece[] {
-  const runs: { sector: number; count: number; hole: boolean }[] = [];
-  const sectors = data.length / SECTOR_BYTES;
-  for (let sector = 0; sector < sectors; sector += GRANULE_SECTORS) {
-    const count = Math.min(GRANULE_SECTORS, sectors - sector);
-    const from = sector * SECTOR_BYTES;
-    const hole = isZero(data.subarray(from, from + count * SECTOR_BYTES));
-    const last = runs.at(-1);
-    if (last?.hole === hole) last.count += count;
-    else runs.push({ sector, count, hole });
-  }
-  return runs;
-}
-
 /**
  * Deals with pieces, `depth` at a time, until they end, one fails, or one says
  * `"stop"`. Pieces are begun in order and every begun one is finished, so that
  * of several failures and stops the one first on the disk is the answer.
  */
 async function inParallel(
-  pieces: AsyncGenerator<Piece, void>,
+  pieces: AsyncGenerator<Run, void>,
   depth: number,
   signal: AbortSignal | undefined,
-  worker: () => (piece: Piece) => Promise<"stop" | void>,
+  worker: () => (piece: Run) => Promise<"stop" | void>,
 ): Promise<void> {
   let ending: { sector: number; failed: boolean; error: unknown } | undefined;
   function end(sector: number, failed: boolean, error?: unknown): void {
@@ -463,13 +400,6 @@ async function inParallel(
   }
   await Promise.all(Array.from({ length: depth }, run));
   if (ending?.failed) throw ending.error;
-}
-
-/** Waits for all of them, then throws what the first to fail failed with. */
-async function allOf(promises: Promise<void>[]): Promise<void> {
-  for (const outcome of await Promise.allSettled(promises)) {
-    if (outcome.status === "rejected") throw outcome.reason;
-  }
 }
 
 /** The position of the first byte that differs, or −1; both are as long. */

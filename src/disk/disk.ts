@@ -632,7 +632,15 @@ export class VirtualDisk implements AsyncDisposable {
    * ```
    */
   sync(): SyncDisk {
-    return SyncDisk.of(this.#view, () => this.#closed);
+    // deno-lint-ignore no-this-alias
+    const disk = this;
+    const view: View = {
+      ...this.#view,
+      get sectors() {
+        return disk.sectors;
+      },
+    };
+    return SyncDisk.of(view, () => this.#closed);
   }
 
   /**

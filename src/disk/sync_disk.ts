@@ -175,10 +175,15 @@ export class SyncDisk implements AsyncDisposable {
    * @throws {RangeError} If an option is out of its range.
    */
   static over(backend: Backend, options: QueueOptions = {}): SyncDisk {
-    const queue = new RequestQueue(backend, options);
-    const sectors = backend.geometry.sectors;
-    const view = { queue, start: 0, sectors, owner: true };
     refuseAsyncOnly(backend);
+    const view: View = {
+      queue: new RequestQueue(backend, options),
+      start: 0,
+      owner: true,
+      get sectors() {
+        return backend.geometry.sectors;
+      },
+    };
     return new SyncDisk(view, () => false, true);
   }
 

@@ -20,6 +20,21 @@ export type {
   PartitionTableKind,
 } from "./partition_table.ts";
 export { partitionTypeName } from "./partition_types.ts";
+export {
+  type Bmap,
+  type BmapChecksumType,
+  type BmapRange,
+  formatBmap,
+  parseBmap,
+} from "./bmap.ts";
+export { makeBmap, type MakeBmapOptions } from "./make_bmap.ts";
+export { rescueDisk, type RescueOptions } from "./rescue.ts";
+export {
+  type RescueBlock,
+  RescueMap,
+  type RescuePhase,
+  RescueStatus,
+} from "./rescue_map.ts";
 export type { NewPartition } from "./plan_partitions.ts";
 export { readPartitions } from "./read_partitions.ts";
 export {

@@ -31,7 +31,8 @@ export interface ObserveOptions extends LayerOptions {
    */
   ranges?: readonly NamedRange[] | undefined;
   /**
-   * Cells that the heat map of each range has at most.
+   * Cells that the heat map of each range has at most; there are at least half
+   * as many.
    *
    * @default {128}
    */
@@ -59,7 +60,7 @@ export interface OperationStats {
 
 /** Where reads and writes were, in cells of one length from the first sector on. */
 export interface HeatMap {
-  /** Sectors of a cell; the last one may be shorter. */
+  /** Sectors of a cell, a power of two; the last one may be shorter. */
   readonly cellSectors: number;
   /** Bytes read in each cell. */
   readonly readBytes: readonly number[];
@@ -216,6 +217,11 @@ export class Observe extends Layer {
     };
   }
 
+  /** Nothing is waited for but the base. */
+  protected override get answersLate(): null {
+    return null;
+  }
+
   /**
    * What is counted sector by sector keeps its size.
    *
@@ -259,14 +265,15 @@ export class Observe extends Layer {
         this.#unflushed.take(request);
         continue;
       }
-      if (!isPlace(sector, count, sectors)) continue;
+      const kind = kindOf(type);
+      if (kind < 0 || !isPlace(sector, count, sectors)) continue;
       if (type === RequestType.Out || type === RequestType.WriteZeroes) {
         this.#written.set(sector, count);
       }
       for (let j = 0; j < areas.length; j++) {
         const area = areas[j]!;
         if (sector < area.end && sector + count > area.sector) {
-          area.add(type, sector, count);
+          area.add(kind, sector, count);
         }
       }
     }
@@ -289,7 +296,9 @@ export class Observe extends Layer {
       if (error !== null) this.#failedFlushes++;
       return;
     }
-    if (!isPlace(sector, count, this.backend.geometry.sectors)) return;
+    const kind = kindOf(type);
+    const { sectors } = this.backend.geometry;
+    if (kind < 0 || !isPlace(sector, count, sectors)) return;
     // What failed may be there in part.
     if (
       (type === RequestType.Out || type === RequestType.WriteZeroes) &&
@@ -298,8 +307,7 @@ export class Observe extends Layer {
     if (error === null) return;
     for (const area of this.#areas) {
       if (sector < area.end && sector + count > area.sector) {
-        const tally = area.tally(type);
-        if (tally !== null) tally.failed++;
+        area.fail(kind);
       }
     }
   }
@@ -311,111 +319,108 @@ function isPlace(sector: number, count: number, sectors: number): boolean {
     sector >= 0 && count > 0 && sector <= sectors - count;
 }
 
-/** What one kind of request came to, so far. */
-class Tally {
-  requests = 0;
-  sectors = 0;
-  sequential = 0;
-  unaligned = 0;
-  failed = 0;
-  /** By the logarithm of the size in sectors. */
-  readonly sizes = new Float64Array(SIZES);
-  /** Where the last one ended. */
-  next = -1;
+/** The logarithm of a size. */
+function sizeOf(count: number): number {
+  return count < 2 ** 31
+    ? 31 - Math.clz32(count | 0)
+    : Math.floor(Math.log2(count));
+}
 
-  stats(): OperationStats {
-    const { requests, sectors, sequential, unaligned, failed } = this;
-    const sizes: Record<string, number> = {};
-    this.sizes.forEach((count, i) => {
-      if (count > 0) sizes[2 ** i * SECTOR_BYTES] = count;
-    });
-    const bytes = sectors * SECTOR_BYTES;
-    return { requests, bytes, sequential, unaligned, failed, sizes };
+/**
+ * How far a sector lies behind the start of its block of 4 KiB. Bits of a number
+ * are its last 32 in two's complement (ECMA-262, ToInt32), whatever its size and
+ * sign, and much cheaper than a remainder.
+ */
+function lowBits(sector: number): number {
+  return sector & BLOCK_SECTORS - 1;
+}
+
+/** What is counted by itself: reads, writes, writes of zeroes, discards. */
+const KINDS = 4;
+const WRITES = 1;
+
+/** The kind of a request type; -1 if it has no place. */
+function kindOf(type: RequestType): number {
+  switch (type) {
+    case RequestType.In:
+      return 0;
+    case RequestType.Out:
+      return WRITES;
+    case RequestType.WriteZeroes:
+      return 2;
+    case RequestType.Discard:
+    case RequestType.SecureErase:
+      return 3;
+    default:
+      return -1;
   }
 }
 
-/** A range that is counted by itself. */
+/**
+ * A range that is counted by itself. A request adds one to a number that stands
+ * for its kind, size and alignment together, and its sectors to a cell of its
+ * heat map: all other sums come from these.
+ */
 class Area {
   readonly name: string;
   readonly sector: number;
   readonly end: number;
-  readonly #cellSectors: number;
-  readonly #reads = new Tally();
-  readonly #writes = new Tally();
-  readonly #zeroes = new Tally();
-  readonly #discards = new Tally();
-  /** Sectors of whole blocks of 4 KiB that writes of data touched. */
-  #touched = 0;
-  readonly #readHeat: Float64Array;
-  readonly #writeHeat: Float64Array;
-  readonly #discardHeat: Float64Array;
+  /** The cells' length as a power of two, so that they are found by a shift. */
+  readonly #cellBits: number;
+  readonly #cells: number;
+  /** Requests by kind, size (its logarithm), and whether they are unaligned. */
+  readonly #requests = new Float64Array(KINDS * SIZES * 2);
+  /** Sectors by kind and cell. */
+  readonly #heat: Float64Array;
+  /** By kind. */
+  readonly #sequential = new Float64Array(KINDS);
+  readonly #failed = new Float64Array(KINDS);
+  /** Where the last one of each kind ended. */
+  readonly #next = new Float64Array(KINDS).fill(-1);
+  /** Sectors that unaligned writes of data touched beside their own. */
+  #beside = 0;
 
   constructor(name: string, sector: number, count: number, cells: number) {
     this.name = name;
     this.sector = sector;
     this.end = sector + count;
-    this.#cellSectors = Math.max(1, Math.ceil(count / cells));
-    const length = Math.ceil(count / this.#cellSectors);
-    this.#readHeat = new Float64Array(length);
-    this.#writeHeat = new Float64Array(length);
-    this.#discardHeat = new Float64Array(length);
+    let bits = 0;
+    while (Math.ceil(count / 2 ** bits) > cells) bits++;
+    this.#cellBits = bits;
+    this.#cells = Math.ceil(count / 2 ** bits);
+    this.#heat = new Float64Array(KINDS * this.#cells);
   }
 
   /** Counts a request that touches it. */
-  add(type: RequestType, sector: number, count: number): void {
-    const tally = this.tally(type);
-    if (tally === null) return;
+  add(kind: number, sector: number, count: number): void {
     const end = sector + count;
-    tally.requests++;
-    if (sector === tally.next) tally.sequential++;
-    tally.next = end;
-    if (sector % BLOCK_SECTORS !== 0 || end % BLOCK_SECTORS !== 0) {
-      tally.unaligned++;
-    }
-    tally.sizes[
-      count < 2 ** 31 ? 31 - Math.clz32(count) : Math.floor(Math.log2(count))
-    ]!++;
+    const next = this.#next;
+    if (next[kind] === sector) this.#sequential[kind]!++;
+    next[kind] = end;
     const from = sector < this.sector ? this.sector : sector;
     const to = end > this.end ? this.end : end;
-    tally.sectors += to - from;
-    if (type === RequestType.Out) {
-      const tails = to % BLOCK_SECTORS;
-      this.#touched += to - from + from % BLOCK_SECTORS +
-        (tails === 0 ? 0 : BLOCK_SECTORS - tails);
+    const odd = lowBits(sector) | lowBits(end);
+    this.#requests[(kind * SIZES + sizeOf(count)) * 2 + (odd === 0 ? 0 : 1)]!++;
+    if (kind === WRITES) {
+      this.#beside += lowBits(from) + lowBits(-to);
     }
-    const heat = type === RequestType.In
-      ? this.#readHeat
-      : type === RequestType.Out || type === RequestType.WriteZeroes
-      ? this.#writeHeat
-      : this.#discardHeat;
-    const cellSectors = this.#cellSectors;
-    const first = from - this.sector;
-    const last = to - this.sector;
-    let cell = Math.floor(first / cellSectors);
-    let start = first;
-    for (let stop = (cell + 1) * cellSectors; stop < last; cell++) {
-      heat[cell]! += stop - start;
-      start = stop;
-      stop += cellSectors;
+    const base = kind * this.#cells;
+    if (to < 2 ** 31) {
+      // Most disks are below 1 TiB, where integers do.
+      const first = (from | 0) - this.sector | 0;
+      const last = (to | 0) - this.sector | 0;
+      const cell = first >> this.#cellBits;
+      if (cell === last - 1 >> this.#cellBits) {
+        this.#heat[base + cell]! += last - first;
+        return;
+      }
     }
-    heat[cell]! += last - start;
+    this.#spread(base, from - this.sector, to - this.sector);
   }
 
-  /** The tally of a type; `null` if it has no place. */
-  tally(type: RequestType): Tally | null {
-    switch (type) {
-      case RequestType.In:
-        return this.#reads;
-      case RequestType.Out:
-        return this.#writes;
-      case RequestType.WriteZeroes:
-        return this.#zeroes;
-      case RequestType.Discard:
-      case RequestType.SecureErase:
-        return this.#discards;
-      default:
-        return null;
-    }
+  /** A request of this kind failed. */
+  fail(kind: number): void {
+    this.#failed[kind]!++;
   }
 
   /** What it comes to. */
@@ -423,34 +428,78 @@ class Area {
     const { name, sector } = this;
     const count = this.end - sector;
     const distinct = written.countIn(sector, count);
-    const writes = this.#writes.sectors;
-    const all = writes + this.#zeroes.sectors;
+    const [reads, writes, zeroes, discards] = Array.from(
+      { length: KINDS },
+      (_, kind) => this.#operation(kind),
+    ) as [OperationStats, OperationStats, OperationStats, OperationStats];
+    const all = (writes.bytes + zeroes.bytes) / SECTOR_BYTES;
+    const [read, put, cleared, given] = Array.from(
+      { length: KINDS },
+      (_, kind) => this.#heatOf(kind),
+    ) as [number[], number[], number[], number[]];
     return {
       name,
       sector,
       count,
-      reads: this.#reads.stats(),
-      writes: this.#writes.stats(),
-      zeroes: this.#zeroes.stats(),
-      discards: this.#discards.stats(),
+      reads,
+      writes,
+      zeroes,
+      discards,
       distinctBytes: distinct * SECTOR_BYTES,
       rewrittenBytes: Math.max(0, all - distinct) * SECTOR_BYTES,
       unflushedBytes: unflushed.countIn(sector, count) * SECTOR_BYTES,
-      writeAmplification: writes === 0
-        ? null
-        : Math.round(this.#touched / writes * 1000) / 1000,
+      writeAmplification: writes.bytes === 0 ? null : Math.round(
+        (1 + this.#beside * SECTOR_BYTES / writes.bytes) * 1000,
+      ) / 1000,
       heat: {
-        cellSectors: this.#cellSectors,
-        readBytes: bytesOf(this.#readHeat),
-        writtenBytes: bytesOf(this.#writeHeat),
-        discardedBytes: bytesOf(this.#discardHeat),
+        cellSectors: 2 ** this.#cellBits,
+        readBytes: read,
+        writtenBytes: put.map((bytes, cell) => bytes + cleared[cell]!),
+        discardedBytes: given,
       },
     };
   }
-}
 
-function bytesOf(sectors: Float64Array): number[] {
-  return Array.from(sectors, (count) => count * SECTOR_BYTES);
+  /** Adds sectors to more than one cell, counted from the first of the range. */
+  #spread(base: number, first: number, last: number): void {
+    const length = 2 ** this.#cellBits;
+    let cell = Math.floor(first / length);
+    for (let start = first; start < last; cell++) {
+      const stop = Math.min(last, (cell + 1) * length);
+      this.#heat[base + cell]! += stop - start;
+      start = stop;
+    }
+  }
+
+  #heatOf(kind: number): number[] {
+    const start = kind * this.#cells;
+    return Array.from(
+      this.#heat.subarray(start, start + this.#cells),
+      (sectors) => sectors * SECTOR_BYTES,
+    );
+  }
+
+  #operation(kind: number): OperationStats {
+    let requests = 0;
+    let unaligned = 0;
+    const sizes: Record<string, number> = {};
+    for (let size = 0; size < SIZES; size++) {
+      const at = (kind * SIZES + size) * 2;
+      const [even, odd] = [this.#requests[at]!, this.#requests[at + 1]!];
+      if (even + odd === 0) continue;
+      sizes[2 ** size * SECTOR_BYTES] = even + odd;
+      requests += even + odd;
+      unaligned += odd;
+    }
+    return {
+      requests,
+      bytes: this.#heatOf(kind).reduce((a, b) => a + b, 0),
+      sequential: this.#sequential[kind]!,
+      unaligned,
+      failed: this.#failed[kind]!,
+      sizes,
+    };
+  }
 }
 
 /**

@@ -129,6 +129,11 @@ export class Protect extends Layer {
     return this.#ranges;
   }
 
+  /** Nothing is waited for but the base. */
+  protected override get answersLate(): null {
+    return null;
+  }
+
   /**
    * Changes the disk's size, unless that cuts off what is protected.
    *

@@ -28,8 +28,9 @@ export class SectorBits {
     const grain = this.grainSectors;
     const end = Math.min(sector + count, this.#sectors);
     if (!(sector >= 0 && sector < end)) return;
-    let bit = Math.floor(sector / grain);
-    const last = Math.ceil(end / grain);
+    // There are fewer than 2^31 grains: integers do.
+    let bit = Math.floor(sector / grain) | 0;
+    const last = Math.ceil(end / grain) | 0;
     while (bit < last) {
       const next = Math.min(last, (bit | 31) + 1);
       words[bit >>> 5]! |= maskOf(bit & 31, next - bit);
@@ -79,8 +80,8 @@ export class UnflushedSectors {
     const grain = this.#grainSectors;
     const end = Math.min(sector + count, this.#sectors);
     if (!(sector >= 0 && sector < end)) return;
-    let bit = Math.floor(sector / grain);
-    const last = Math.ceil(end / grain);
+    let bit = Math.floor(sector / grain) | 0;
+    const last = Math.ceil(end / grain) | 0;
     while (bit < last) {
       const next = Math.min(last, (bit | 31) + 1);
       this.#put(bit >>> 5, words[bit >>> 5]!, maskOf(bit & 31, next - bit));

@@ -100,7 +100,7 @@ Deno.test("platter serve --protect refuses, --stats counts by partition", async 
   assertStringIncludes(again.err, "at sector 2048: carried out");
   const { ranges } = JSON.parse(await Deno.readTextFile(stats));
   assertEquals(ranges[0].rewrittenBytes, 0);
-  assertEquals([...Deno.readDirSync(dir.path)].length, 2);
+  assertEquals((await Array.fromAsync(Deno.readDir(dir.path))).length, 2);
 });
 
 Deno.test("platter serve --stats overwrites nothing but figures", async () => {
@@ -150,7 +150,7 @@ Deno.test("StatsFile stops rather than replace a file that came meanwhile", asyn
   assertStringIncludes(failures[0]!, "it is another file by now");
   assert(file.failure !== null);
   assertEquals(await Deno.readTextFile(path), "somebody else's");
-  assertEquals([...Deno.readDirSync(dir.path)].length, 1);
+  assertEquals((await Array.fromAsync(Deno.readDir(dir.path))).length, 1);
 });
 
 Deno.test("parseRange() reads sectors, bytes and partitions, and nothing else", async () => {

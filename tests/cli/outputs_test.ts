@@ -279,8 +279,9 @@ Deno.test('platter takes "-" for a stream only where it means one', async () => 
     ["create", "-", "1MiB"],
     ["write", "-", "--sector", "0"],
     ["write", "-", image, "--sector", "0"],
-    ["copy", image, "-"],
-    ["copy", "-", image],
+    ["copy", "-", "-"],
+    ["copy", image, "-", "--verify"],
+    ["copy", "-", image, "--rescue", scratch.of("map")],
     ["compare", image, "-"],
     ["serve", "-"],
     ["serve", image, "--trace", "-"],
@@ -294,8 +295,10 @@ Deno.test('platter takes "-" for a stream only where it means one', async () => 
     assertStringIncludes(err, `"./-"`);
   }
   assertEquals(await exists("-"), false);
-  const { err } = await platter(["copy", image, "-"]);
+  const { err } = await platter(["write", "-", image, "--sector", "0"]);
   assertStringIncludes(err, `"platter read IMAGE --raw"`);
+  const copied = await platter(["copy", image, "-"]);
+  assertEquals(copied.bytes, CONTENT);
   const raw = await platter(["read", image, "--output", "-"]);
   assertEquals(raw.bytes, CONTENT);
 });

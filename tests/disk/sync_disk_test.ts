@@ -21,7 +21,9 @@ import { SyncDisk } from "../../src/disk/sync_disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";
+import { observe } from "../../src/layers/observe.ts";
 import { overlay } from "../../src/layers/overlay.ts";
+import { protect } from "../../src/layers/protect.ts";
 import { readahead } from "../../src/layers/readahead.ts";
 import { parseTraceLine, trace } from "../../src/layers/trace.ts";
 import { verify } from "../../src/layers/verify.ts";
@@ -33,6 +35,7 @@ import {
   Status,
   writeRequest,
 } from "../../src/request.ts";
+import { Random } from "../../src/random.ts";
 import { hasEngine } from "../backends/direct/harness.ts";
 import { type ContractSubject, contractSuite } from "../contract.ts";
 import { LONG, loopDevice, needs, tempDir } from "../helpers.ts";
@@ -130,7 +133,7 @@ contractSuite(
   inMemory((backend) =>
     trace(
       verify(
-        overlay(faults(backend, ["flush=kept off"])),
+        observe(protect(overlay(faults(backend, ["flush=kept off"])), [])),
         latency(new MemoryBackend({ sectors: SECTORS })),
       ),
       () => {},
@@ -167,17 +170,19 @@ for (const backend of ["direct", "portable"] as const) {
       const carryOut = (request: Request) =>
         disk.submit([request], (_, error) => assertEquals(error, null));
       try {
-        const model = new Uint8Array(64 * 512).map((_, i) => i * 31 >> 3);
-        carryOut(writeRequest(0, model));
-        for (const [sector, count] of [[1, 1], [7, 2], [13, 11], [30, 1]]) {
-          const data = new Uint8Array(count! * 512).fill(sector!);
-          model.set(data, sector! * 512);
-          carryOut(writeRequest(sector!, data));
+        const random = new Random(4096);
+        const model = new Uint8Array(256 * 512);
+        for (let i = 0; i < 60; i++) {
+          const sector = random.below(240);
+          const count = 1 + random.below(16);
+          const data = random.bytes(count * 512);
+          model.set(data, sector * 512);
+          carryOut(writeRequest(sector, data));
         }
         const back = new Uint8Array(model.length);
         carryOut(readRequest(0, back));
         assertEquals(back, model);
-        assert(disk.counters.readModifyWrites >= 4);
+        assert(disk.counters.readModifyWrites > 40);
       } finally {
         await disk.close();
         await cleanup?.();
@@ -484,6 +489,23 @@ function plain(below: MemoryBackend): Backend {
     close: () => below.close(),
   };
 }
+
+Deno.test("SyncDisk over verify() waits for both disks", async () => {
+  await using dir = await tempDir();
+  const path = await dir.file("disk.img", SIZE);
+  const file = await openBackend(path, { backend: "portable" });
+  const memory = new MemoryBackend({ sectors: SECTORS });
+  await using disk = SyncDisk.over(verify(memory, file));
+  const data = new Uint8Array(1024).fill(6);
+  disk.write(7, data);
+  disk.zero(100, 8);
+  disk.flush();
+  assertEquals(disk.read(7, 2), data);
+  VirtualDisk.over(memory).sync().write(8, new Uint8Array(512));
+  assertThrows(() => disk.read(7, 2), DiskError);
+  disk.write(8, data);
+  assertEquals(disk.read(7, 2), data);
+});
 
 Deno.test("SyncDisk takes no backend's word that answers late, or throws", async () => {
   const base = new MemoryBackend({ sectors: 64 });

@@ -9,6 +9,7 @@
  * | 0 to 7, 8 to 15 | the header, twice |
  * | from 16 | the map: pages of 4 KiB, one for each 31,744 sectors of the disk |
  * | from the next whole MiB | the data: sector `i` of the disk is the `i`-th |
+ * | to the next whole 4 KiB, and 4 KiB more | nothing: what the disk has at its end must not make the file look like one of another format |
  *
  * So the file is as long as the disk and a little more, and mostly a hole.
  *
@@ -78,6 +79,9 @@ export const PAGE_BITS = PAGE_BIT_BYTES * 8;
 /** The data begins on a multiple of so many sectors: 1 MiB. */
 const DATA_ALIGNMENT = 2048;
 
+/** The file is whole 4 KiB, for direct I/O, and ends with as much of nothing. */
+const END_SECTORS = 8;
+
 const MAGIC = new TextEncoder().encode("PLTOVLAY");
 const PATH_AT = 96;
 const MOST_PATH_BYTES = HEADER_BYTES - PATH_AT;
@@ -144,7 +148,9 @@ export function layoutOf(sectors: number): OverlayLayout {
   const dataSector = Math.ceil(
     (MAP_SECTOR + pages * PAGE_SECTORS) / DATA_ALIGNMENT,
   ) * DATA_ALIGNMENT;
-  return { pages, dataSector, fileSectors: dataSector + sectors };
+  const fileSectors = dataSector +
+    Math.ceil(sectors / END_SECTORS) * END_SECTORS + END_SECTORS;
+  return { pages, dataSector, fileSectors };
 }
 
 /**

@@ -1,0 +1,201 @@
+/**
+ * `platter copy --rescue`: from a disk that cannot be read everywhere, with a map
+ * file that says what was read, so that the same command goes on where the last
+ * one stopped.
+ *
+ * @module
+ */
+
+import type { VirtualDisk } from "../disk/disk.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import { rescueDisk, RescueMap, RescueStatus } from "../image/mod.ts";
+import { formatCount, formatSize } from "../units.ts";
+import { type CopyTarget, failCopy, openTarget } from "./copy_target.ts";
+import { duration } from "./format.ts";
+import { CliError, Interrupted } from "./images.ts";
+import type { CliIo } from "./io.ts";
+import type { Outcome } from "./outcome.ts";
+import type { Progress } from "./progress.ts";
+import { readRescueFile, writeRescueFile } from "./rescue_file.ts";
+import { identify, isSameFile } from "./same_file.ts";
+
+/** Bad ranges that are listed; all are in the map file. */
+const MAX_LISTED = 20;
+
+/** Milliseconds between two looks at how far it came. */
+const LOOK_MS = 100;
+
+/** What is rescued how. */
+export interface RescueCopy {
+  /** What the person calls the source. */
+  readonly from: string;
+  /** What the person calls the target. */
+  readonly to: string;
+  /** The map file's name. */
+  readonly mapFile: string;
+  /** Where from. */
+  readonly source: VirtualDisk;
+  /** How the target is opened. */
+  readonly open: Parameters<typeof openTarget>[1]["open"];
+  /** Whether a target that exists may be overwritten. */
+  readonly force: boolean;
+  /** How often what is bad is tried once more. */
+  readonly retries: number | undefined;
+  /** What to talk to. */
+  readonly io: CliIo;
+  /** Where progress is shown. */
+  readonly progress: Progress;
+  /** Stops it. */
+  readonly signal: AbortSignal;
+}
+
+/** What came of a rescue. */
+export interface RescueOutcome extends Outcome {
+  /** Whether there is something that could not be read. */
+  readonly hasBad: boolean;
+}
+
+/**
+ * Rescues, flushes, and saves the map.
+ *
+ * @param copy What is rescued how.
+ * @returns What was done.
+ * @throws {CliError} If it fails for another reason than the source's medium.
+ */
+export async function copyRescue(copy: RescueCopy): Promise<RescueOutcome> {
+  const { source, from, to, mapFile, io, signal } = copy;
+  const bytes = source.sectors * SECTOR_BYTES;
+  const target = await openRescued(copy);
+  await using disk = target.disk;
+  let begun = false;
+  try {
+    for (const path of [source.info.path, to]) {
+      if (path !== null && await isSameFile(path, mapFile)) {
+        throw new CliError(
+          `Cannot use "${mapFile}" as the map: it is "${path}"`,
+        );
+      }
+    }
+    // Read under the target's lock: another rescue may just have ended.
+    const map = await knownMap(mapFile, bytes) ?? new RescueMap(bytes);
+    const before = map.bytes(RescueStatus.Finished);
+    // A map that cannot be written should be known before the work.
+    await writeRescueFile(mapFile, map);
+    begun = true;
+    const start = io.now();
+    let looked = start;
+    await rescueDisk(source, disk, map, {
+      retries: copy.retries,
+      targetIsZero: target.isNew,
+      save: (map) => writeRescueFile(mapFile, map),
+      onProgress: (map) => {
+        const now = io.now();
+        if (now - looked < LOOK_MS) return;
+        looked = now;
+        const bad = map.bytes(RescueStatus.Bad);
+        const left = bytes - map.bytes(RescueStatus.Finished) - bad;
+        copy.progress.update(
+          bad === 0 ? "Rescuing" : `Rescuing (${formatSize(bad)} bad)`,
+          bytes - left,
+          bytes,
+        );
+      },
+      signal,
+    });
+    return outcomeOf(map, before, io.now() - start, from, to, mapFile);
+  } catch (error) {
+    if (!begun) throw await failCopy(error, target, signal, "copy");
+    const left = `"${to}" has what was read, and "${mapFile}" says what that ` +
+      `is: the same command goes on`;
+    if (signal.aborted) throw new Interrupted(`Interrupted: ${left}`);
+    throw new CliError(`${(error as Error).message}: ${left}`, {
+      cause: error,
+    });
+  }
+}
+
+/** A target that goes with the map: both exist, or neither. */
+async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
+  const { source, to, mapFile, force, open } = copy;
+  const bytes = source.sectors * SECTOR_BYTES;
+  const map = await knownMap(mapFile, bytes);
+  const there = await identify(to);
+  const rescued = map?.bytes(RescueStatus.Finished) ?? 0;
+  if (there === null && rescued > 0) {
+    throw new CliError(
+      `Cannot go on with "${to}" as there is no such file, but ` +
+        `"${mapFile}" says that it has ${formatSize(rescued)}: give another ` +
+        `map file to begin anew`,
+    );
+  }
+  // What a map says was begun is gone on with; a device is always asked for.
+  const goesOn = map !== null && there?.isFile === true &&
+    (await Deno.stat(to)).size === bytes;
+  return await openTarget(to, {
+    open,
+    force: force || goesOn,
+    blockSize: source.blockSize,
+    sectors: source.sectors,
+    inputs: [source.info.path],
+  });
+}
+
+async function knownMap(
+  path: string,
+  bytes: number,
+): Promise<RescueMap | null> {
+  const map = await readRescueFile(path);
+  if (map !== null && map.size !== bytes) {
+    throw new CliError(
+      `Cannot use the map "${path}" as it must be about the ` +
+        `${formatCount(bytes, "byte")} of the source: current value is ` +
+        formatCount(map.size),
+    );
+  }
+  return map;
+}
+
+function outcomeOf(
+  map: RescueMap,
+  before: number,
+  ms: number,
+  from: string,
+  to: string,
+  mapFile: string,
+): RescueOutcome {
+  const rescued = map.bytes(RescueStatus.Finished);
+  const bad = map.blocks(RescueStatus.Bad).map(({ position, size }) => ({
+    sector: position / SECTOR_BYTES,
+    count: size / SECTOR_BYTES,
+  }));
+  const lines = [
+    `Rescued ${formatSize(rescued)} of ${formatSize(map.size)} in ` +
+    `${duration(ms)}${
+      before > 0 ? `, ${formatSize(before)} of it before` : ""
+    }`,
+  ];
+  if (bad.length > 0) {
+    const sectors = bad.reduce((sum, { count }) => sum + count, 0);
+    lines[0] += `: ${formatCount(sectors, "sector")} cannot be read`;
+    for (const { sector, count } of bad.slice(0, MAX_LISTED)) {
+      lines.push(`  sector ${sector}, ${formatCount(count, "sector")}`);
+    }
+    const more = bad.length - MAX_LISTED;
+    if (more > 0) lines.push(`  and ${more} more: see "${mapFile}"`);
+  }
+  return {
+    text: lines.join("\n"),
+    json: {
+      source: from,
+      target: to,
+      map: mapFile,
+      bytes: map.size,
+      rescued,
+      rescuedBefore: before,
+      bad,
+      ms: Math.round(ms),
+    },
+    done: `"${to}" has what can be read, flushed`,
+    hasBad: bad.length > 0,
+  };
+}

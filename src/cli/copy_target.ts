@@ -1,0 +1,156 @@
+/**
+ * Where a copy goes: a new image, or one that exists and may be overwritten;
+ * and what is left of it when the copy fails.
+ *
+ * @module
+ */
+
+import type { CopyPhase } from "../disk/copy.ts";
+import { VirtualDisk } from "../disk/disk.ts";
+import type { OpenOptions } from "../disk/open.ts";
+import { DiskError } from "../errors.ts";
+import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { CliError, Interrupted } from "./images.ts";
+import { inOptionsOf } from "./option_words.ts";
+import { type FileIdentity, identify, takeBack } from "./same_file.ts";
+
+/** Where a copy goes. */
+export interface CopyTarget {
+  /** What the person calls it. */
+  readonly path: string;
+  /** The target, open for writing. */
+  readonly disk: VirtualDisk;
+  /** Whether it was made for this copy. */
+  readonly isNew: boolean;
+  /** Which file it is; `null` if that is not known. */
+  readonly identity: FileIdentity | null;
+  /**
+   * Requests that the disk had before the copy began; until then it is as it
+   * was.
+   */
+  before: number | null;
+}
+
+/** What a target must be like. */
+export interface TargetOptions {
+  /** How it is opened. */
+  readonly open: OpenOptions;
+  /** Whether one that exists may be overwritten. */
+  readonly force: boolean;
+  /** Logical block size of a new one. */
+  readonly blockSize: number;
+  /** Sectors of a new one; without them it must exist. */
+  readonly sectors: number | undefined;
+  /** Files that are read, which it must not be. */
+  readonly inputs: readonly (string | null)[];
+}
+
+/**
+ * Opens the target of a copy, or makes it.
+ *
+ * @param path Its name.
+ * @param options What it must be like.
+ * @returns The target.
+ * @throws {CliError} If it may not be overwritten, or is what is read.
+ * @throws {DiskError} If it cannot be opened or made.
+ */
+export async function openTarget(
+  path: string,
+  { open, force, blockSize, sectors, inputs }: TargetOptions,
+): Promise<CopyTarget> {
+  try {
+    // What a server has cannot be made, only overwritten.
+    if (isNbdUri(path) || sectors === undefined && await identify(path)) {
+      throw new DiskError("exists", `Cannot create "${path}" as it exists`);
+    }
+    if (sectors === undefined) {
+      throw new CliError(
+        `Cannot make "${path}" as nothing says how large: give --size, or a ` +
+          `target that exists`,
+      );
+    }
+    const disk = await VirtualDisk.create(path, {
+      ...open,
+      blockSize,
+      sectors,
+    });
+    return {
+      path,
+      disk,
+      isNew: true,
+      identity: await identify(path),
+      before: null,
+    };
+  } catch (error) {
+    if (!(error instanceof DiskError) || error.kind !== "exists") {
+      throw ofTarget(error);
+    }
+    if (!force) {
+      throw new CliError(
+        `Cannot copy onto "${path}" as it exists: overwrite its content with ` +
+          `--force`,
+        { cause: error },
+      );
+    }
+  }
+  const identity = await identify(path);
+  for (const input of inputs) {
+    if (input === null || identity === null) continue;
+    if ((await identify(input))?.key === identity.key) {
+      throw new CliError(`Cannot copy "${path}" onto itself`);
+    }
+  }
+  try {
+    const disk = await VirtualDisk.open(path, open);
+    return { path, disk, isNew: false, identity, before: null };
+  } catch (error) {
+    throw ofTarget(error);
+  }
+}
+
+/** The options about locks are about the source alone. */
+function ofTarget(error: unknown): unknown {
+  if (!(error instanceof DiskError) || error.kind !== "locked") return error;
+  return new CliError(inOptionsOf(error.message, []), { cause: error });
+}
+
+/**
+ * Does away with what a failed copy left, and says what is left.
+ *
+ * @param error What it failed with.
+ * @param target Where it went.
+ * @param signal The signal of Ctrl-C.
+ * @param reached How far it came.
+ * @param part How far, in words, if that is known of one that was there.
+ * @returns The error to throw.
+ */
+export async function failCopy(
+  error: unknown,
+  target: CopyTarget,
+  signal: AbortSignal,
+  reached: CopyPhase,
+  part?: string,
+): Promise<Error> {
+  const left = await tidyUp(error, target, reached, part);
+  if (signal.aborted) return new Interrupted(`Interrupted: ${left}`);
+  const reason = error instanceof Error ? error.message : String(error);
+  return new CliError(`${reason}: ${left}`, { cause: error });
+}
+
+async function tidyUp(
+  error: unknown,
+  { path, disk, isNew, identity, before }: CopyTarget,
+  reached: CopyPhase,
+  part: string | undefined,
+): Promise<string> {
+  const isWrong = error instanceof DiskError && error.operation === "verify";
+  if (reached === "verify" && !isWrong) {
+    return `"${path}" is complete and flushed, but was not verified`;
+  }
+  if (isNew) return await takeBack(path, identity);
+  return before === null || disk.counters.requests === before
+    ? `"${path}" is as it was`
+    : isWrong
+    ? `"${path}" was overwritten`
+    : `"${path}" is now partly old and partly new${part ? ` (${part})` : ""}`;
+}

@@ -1,0 +1,231 @@
+/**
+ * Streams of compressed bytes, decompressed. gzip is node:zlib's. xz and zstd are
+ * done by the programs of these names, one process each, which check what they
+ * read and keep to a bound of memory: node:zlib has no xz, and its zstd (Deno 2.9)
+ * takes a file that was cut short for a whole one and stops at the first frame.
+ *
+ * Data flows from the source into the decompressor and out to who asks; at most a
+ * few chunks are on the way. However it ends, the process is gone.
+ *
+ * @module
+ */
+
+import { createGunzip } from "node:zlib";
+import { CliError } from "./images.ts";
+
+/** A format of compressed data. */
+export type Compression = "gzip" | "xz" | "zstd";
+
+/** Bytes from the start that tell the format. */
+export const MAGIC_BYTES = 6;
+
+/** Bytes of one chunk that comes out. */
+const CHUNK_BYTES = 2 ** 18;
+
+/** Bytes of complaints that are kept. */
+const MAX_COMPLAINT_BYTES = 4096;
+
+/** The programs: how they write to their output, and their Debian packages. */
+const PROGRAMS: Readonly<
+  Record<"xz" | "zstd", { args: readonly string[]; package: string }>
+> = {
+  xz: {
+    args: ["--decompress", "--stdout", "--memlimit-decompress=1GiB"],
+    package: "xz-utils",
+  },
+  // Its own limit is a window of 128 MiB.
+  zstd: { args: ["--decompress", "--stdout", "--quiet"], package: "zstd" },
+};
+
+/**
+ * Tells compressed data by its first bytes (RFC 1952, RFC 8878, the .xz format).
+ *
+ * @param head The first {@linkcode MAGIC_BYTES} bytes, or all there are.
+ * @returns The format; `null` if it is none.
+ */
+export function compressionOf(head: Uint8Array): Compression | null {
+  const starts = (...bytes: number[]) =>
+    head.length >= bytes.length && bytes.every((byte, i) => head[i] === byte);
+  if (starts(0x1f, 0x8b, 0x08)) return "gzip";
+  if (starts(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) return "xz";
+  // A frame, or one that is skipped: parallel compressors begin with these.
+  const isSkipped = head.length >= 4 && (head[0]! & 0xf0) === 0x50 &&
+    head[1] === 0x2a && head[2] === 0x4d && head[3] === 0x18;
+  return starts(0x28, 0xb5, 0x2f, 0xfd) || isSkipped ? "zstd" : null;
+}
+
+/**
+ * Decompresses a stream.
+ *
+ * @param source The compressed bytes.
+ * @param format Their format.
+ * @param name What to call them in errors.
+ * @returns The bytes.
+ * @throws {CliError} If they are damaged or end early, or there is no program
+ * for it.
+ */
+export function decompress(
+  source: AsyncIterable<Uint8Array>,
+  format: Compression,
+  name: string,
+): AsyncGenerator<Uint8Array, void> {
+  return format === "gzip"
+    ? gunzip(source, name)
+    : byProgram(source, format, name);
+}
+
+async function* gunzip(
+  source: AsyncIterable<Uint8Array>,
+  name: string,
+): AsyncGenerator<Uint8Array, void> {
+  const unzip = createGunzip({ chunkSize: CHUNK_BYTES });
+  // The end of the output is not seen before its last chunk is taken.
+  const feeding = feed(source, {
+    write: (bytes) =>
+      new Promise((resolve, reject) =>
+        unzip.write(bytes, (error) => error ? reject(error) : resolve())
+      ),
+    end: () => void unzip.end(),
+    fail: (error) => void unzip.destroy(error),
+  });
+  try {
+    for await (const chunk of unzip) yield chunk;
+  } catch (error) {
+    throw await feeding.failure() ??
+      damaged(name, "gzip", (error as Error).message);
+  } finally {
+    unzip.destroy();
+    await feeding.stop();
+  }
+}
+
+async function* byProgram(
+  source: AsyncIterable<Uint8Array>,
+  format: "xz" | "zstd",
+  name: string,
+): AsyncGenerator<Uint8Array, void> {
+  const { args, package: debian } = PROGRAMS[format];
+  let child: Deno.ChildProcess;
+  try {
+    child = new Deno.Command(format, {
+      args: [...args],
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+  } catch (error) {
+    if (
+      !(error instanceof Deno.errors.NotFound) &&
+      !(error instanceof Deno.errors.NotCapable)
+    ) throw error;
+    throw new CliError(
+      `Cannot read ${name} as it is ${format} and the program "${format}" ` +
+        `cannot be run: install it (Debian: ${debian}), or decompress it ` +
+        `elsewhere and pipe it in: ${format} -dc FILE | platter copy - TARGET`,
+      { cause: error },
+    );
+  }
+  const input = child.stdin.getWriter();
+  const complaint = textOf(child.stderr);
+  const feeding = feed(source, {
+    write: (bytes) => input.write(bytes),
+    end: () => input.close(),
+    fail: () => input.abort(),
+  });
+  let ended = false;
+  try {
+    for await (const chunk of child.stdout) yield chunk;
+    ended = true;
+  } finally {
+    if (!ended) {
+      try {
+        child.kill("SIGKILL");
+      } catch {
+        // It has ended already.
+      }
+    }
+    await feeding.stop();
+    await child.status;
+    await complaint;
+  }
+  const failure = await feeding.failure();
+  if (failure !== undefined) throw failure;
+  const { success, code } = await child.status;
+  if (!success) {
+    const said = (await complaint).trim().split("\n")[0]!
+      .replace(/^\S*(xz|zstd): /, "").replace(
+        /^(\(stdin\)|\/\*stdin\*\\): /,
+        "",
+      )
+      .replace(/^(.*) : /, "").trim();
+    throw damaged(name, format, said || `it exits with ${code}`);
+  }
+}
+
+/** What takes the compressed bytes. */
+interface Feed {
+  write(bytes: Uint8Array): Promise<void>;
+  end(): Promise<void> | void;
+  fail(error: Error): Promise<void> | void;
+}
+
+/** Moves a source into a decompressor until either ends. */
+function feed(source: AsyncIterable<Uint8Array>, into: Feed): {
+  /** What the source failed with, once it is over. */
+  failure(): Promise<Error | undefined>;
+  /** Ends it. */
+  stop(): Promise<void>;
+} {
+  const iterator = source[Symbol.asyncIterator]();
+  let failure: Error | undefined;
+  let stopped = false;
+  let stop = () => {};
+  const stopping = new Promise<void>((resolve) => stop = resolve);
+  async function run(): Promise<void> {
+    while (!stopped) {
+      let next: IteratorResult<Uint8Array>;
+      try {
+        next = await iterator.next();
+      } catch (error) {
+        failure = error as Error;
+        return await into.fail(failure);
+      }
+      if (stopped) return;
+      if (next.done) return await into.end();
+      // What the decompressor refuses it says itself.
+      await Promise.race([into.write(next.value), stopping]);
+    }
+  }
+  const done = run().catch(() => {});
+  return {
+    async failure() {
+      await done;
+      return failure;
+    },
+    async stop() {
+      stopped = true;
+      stop();
+      await iterator.return?.();
+      await done;
+    },
+  };
+}
+
+/** The start of what a process complains of; the rest is read and dropped. */
+async function textOf(stream: ReadableStream<Uint8Array>): Promise<string> {
+  let text = "";
+  const decoder = new TextDecoder();
+  for await (const chunk of stream) {
+    if (text.length < MAX_COMPLAINT_BYTES) {
+      text += decoder.decode(chunk, { stream: true });
+    }
+  }
+  return text.slice(0, MAX_COMPLAINT_BYTES);
+}
+
+function damaged(name: string, format: Compression, reason: string): CliError {
+  return new CliError(
+    `Cannot read ${name} as its ${format} data is damaged or ends early: ` +
+      reason,
+  );
+}

@@ -1,0 +1,139 @@
+import { assertEquals, assertMatch } from "@std/assert";
+import { MemoryBackend } from "../../src/backends/memory.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import { RescueMap } from "../../src/image/mod.ts";
+import { faults } from "../../src/layers/mod.ts";
+import { NbdServer } from "../../src/nbd/mod.ts";
+import { Random } from "../../src/random.ts";
+import { exists, platter, Scratch } from "./harness.ts";
+
+const SECTORS = 4096;
+
+/** Serves a disk with noise, of which some sectors cannot be read. */
+async function serveBad(scratch: Scratch, rules: string[]) {
+  const content = new Random(5).bytes(SECTORS * 512);
+  const faulty = faults(new MemoryBackend({ sectors: SECTORS }), rules);
+  const disk = VirtualDisk.over(faulty);
+  await disk.write(0, content);
+  const path = scratch.of(`${crypto.randomUUID().slice(0, 8)}.socket`);
+  const server = NbdServer.listen({ path, exports: [{ disk }] });
+  return {
+    uri: `nbd+unix:///?socket=${path}`,
+    content,
+    async [Symbol.asyncDispose]() {
+      await server.close();
+      await disk.close();
+    },
+  };
+}
+
+Deno.test("platter copy --rescue lists what is bad, keeps a map, and goes on", async () => {
+  await using scratch = await Scratch.make();
+  const [target, mapFile] = [scratch.of("t.img"), scratch.of("t.map")];
+  await using bad = await serveBad(scratch, [
+    "read sector=100+2 EIO",
+    "read sector=3000 EIO",
+  ]);
+  const args = ["copy", bad.uri, target, "--rescue", mapFile];
+  const first = await platter(args);
+  assertEquals([first.code, first.err], [1, ""]);
+  assertMatch(
+    first.out,
+    /^Rescued 2 MiB of 2 MiB in .*: 3 sectors cannot be read\n {2}sector 100, 2 sectors\n {2}sector 3000, 1 sector\n$/,
+  );
+  const map = RescueMap.parse(await Deno.readTextFile(mapFile));
+  assertEquals(map.blocks("-").map(({ size }) => size), [1024, 512]);
+
+  // The disk has a good day: only what is bad is read again.
+  await using good = await serveBad(scratch, []);
+  const args2 = ["copy", good.uri, target, "--rescue", mapFile];
+  const again = await platter([...args2, "--retries", "1", "--json"]);
+  assertEquals([again.code, again.err], [0, ""]);
+  assertEquals(JSON.parse(again.out).bad, []);
+  assertEquals(JSON.parse(again.out).rescuedBefore, SECTORS * 512 - 1536);
+  const read = await Deno.readFile(target);
+  assertEquals(read.findIndex((byte, i) => byte !== bad.content[i]), -1);
+  const files = await Array.fromAsync(Deno.readDir(scratch.path));
+  assertEquals(files.filter(({ name }) => name.endsWith(".new")), []);
+});
+
+Deno.test("platter copy --rescue keeps the target and the map if it is stopped or fails", async () => {
+  await using scratch = await Scratch.make();
+  const [target, mapFile] = [scratch.of("t.img"), scratch.of("t.map")];
+  await using gone = await serveBad(scratch, ["read sector=2048.. ENOSPC"]);
+  const failed = await platter(["copy", gone.uri, target, "--rescue", mapFile]);
+  assertEquals([failed.code, failed.out], [2, ""]);
+  assertMatch(
+    failed.err,
+    /: ".*t.img" has what was read, and ".*t.map" says what that is: the same command goes on\n$/,
+  );
+  const map = RescueMap.parse(await Deno.readTextFile(mapFile));
+  assertEquals(map.bytes("-") + map.bytes("*"), 0);
+
+  await using good = await serveBad(scratch, []);
+  const { code } = await platter([
+    "copy",
+    good.uri,
+    target,
+    "--rescue",
+    mapFile,
+  ]);
+  assertEquals(code, 0);
+  const read = await Deno.readFile(target);
+  assertEquals(read.findIndex((byte, i) => byte !== good.content[i]), -1);
+});
+
+Deno.test("platter copy --rescue overwrites nothing that its map does not speak of", async () => {
+  await using scratch = await Scratch.make();
+  const size = SECTORS * 512;
+  const source = await scratch.image("s.img", size, { 0: "source" });
+  const target = await scratch.image("t.img", size, { 0: "precious" });
+  const mapFile = scratch.of("t.map");
+  const args = ["copy", source, target, "--rescue"];
+  async function refused(file: string, words: RegExp, to = target) {
+    const { code, out, err } = await platter([
+      "copy",
+      source,
+      to,
+      "--rescue",
+      file,
+    ]);
+    assertEquals([code, out], [2, ""]);
+    assertMatch(err, words);
+    const { out: dump } = await platter(["read", target, "--count", "1"]);
+    assertMatch(dump, /precious/);
+  }
+  await refused(mapFile, /it exists: overwrite its content with --force/);
+  assertEquals(await exists(mapFile), false);
+  await Deno.writeTextFile(mapFile, "my diary");
+  await refused(
+    mapFile,
+    /Cannot read a rescue map as line 1 .* was left as it is/,
+  );
+  assertEquals(await Deno.readTextFile(mapFile), "my diary");
+  const other = new RescueMap(512);
+  await Deno.writeTextFile(mapFile, other.format());
+  await refused(
+    mapFile,
+    /must be about the 2,097,152 bytes of the source: current value is 512/,
+  );
+  const whole = new RescueMap(size);
+  whole.set(0, size, "+");
+  await Deno.writeTextFile(mapFile, whole.format());
+  await refused(
+    mapFile,
+    /Cannot go on with ".*n.img" as there is no such file/,
+    scratch.of("n.img"),
+  );
+  await refused(
+    scratch.of("no/such/map"),
+    /there is no such file or folder: ".*n.img" was removed again/,
+    scratch.of("n.img"),
+  );
+  await refused(source, /Cannot read a rescue map/);
+  assertEquals(
+    (await platter([...args, scratch.of("new.map"), "--force"])).code,
+    0,
+  );
+  assertMatch((await platter(["read", target, "--count", "1"])).out, /source/);
+});

@@ -1,0 +1,198 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { MemoryBackend } from "../../src/backends/memory.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import { DiskError } from "../../src/errors.ts";
+import { rescueDisk, RescueMap, RescueStatus } from "../../src/image/mod.ts";
+import { faults } from "../../src/layers/mod.ts";
+import { Random } from "../../src/random.ts";
+import { needs, run, tempDir } from "../helpers.ts";
+
+const SECTORS = 4096;
+
+/** A disk with noise, of which some sectors cannot be read. */
+async function damaged(
+  bad: readonly [sector: number, count: number][],
+  rules: string[] = [],
+): Promise<{ disk: VirtualDisk; content: Uint8Array }> {
+  const memory = new MemoryBackend({ sectors: SECTORS });
+  const content = new Random(5).bytes(SECTORS * 512);
+  content.fill(0, 1000 * 512, 1500 * 512);
+  const faulty = faults(memory, [
+    ...bad.map(([sector, count]) => `read sector=${sector}+${count} EIO`),
+    ...rules,
+  ]);
+  const disk = VirtualDisk.over(faulty);
+  await disk.write(0, content);
+  return { disk, content };
+}
+
+const BAD: [number, number][] = [[0, 1], [700, 3], [705, 1], [4095, 1]];
+
+function mapOfBad(bad: readonly [number, number][]): RescueMap {
+  const map = new RescueMap(SECTORS * 512);
+  map.set(0, map.size, RescueStatus.Finished);
+  for (const [sector, count] of bad) {
+    map.set(sector * 512, count * 512, RescueStatus.Bad);
+  }
+  return map;
+}
+
+Deno.test("rescueDisk() copies all that can be read, and maps the rest to the sector", async () => {
+  const { disk, content } = await damaged(BAD);
+  await using source = disk;
+  await using target = VirtualDisk.memory({ sectors: SECTORS });
+  const before = new Uint8Array(SECTORS * 512).fill(0xee);
+  await target.write(0, before);
+  const map = new RescueMap(SECTORS * 512);
+  let saves = 0;
+  await rescueDisk(source, target, map, {
+    save: (map) => {
+      saves++;
+      RescueMap.parse(map.format());
+      return Promise.resolve();
+    },
+  });
+  assertEquals(map.blocks(), mapOfBad(BAD).blocks());
+  assertEquals([map.phase, saves], ["+", 1]);
+  for (const [sector, count] of BAD) {
+    content.fill(0xee, sector * 512, (sector + count) * 512);
+  }
+  const read = await target.read(0, SECTORS);
+  assertEquals(read.findIndex((byte, i) => byte !== content[i]), -1);
+});
+
+Deno.test("rescueDisk() goes on with a map, reads nothing twice, and retries what is bad", async () => {
+  const { disk } = await damaged([[700, 1]], ["read sector=1600 once EIO"]);
+  await using source = disk;
+  await using target = VirtualDisk.memory({ sectors: SECTORS });
+  const map = new RescueMap(SECTORS * 512);
+  await rescueDisk(source, target, map);
+  // The piece failed once; block by block all of it could be read.
+  assertEquals(map.blocks(), mapOfBad([[700, 1]]).blocks());
+  const { requests } = source.counters;
+  await rescueDisk(source, target, map, { retries: 3 });
+  assertEquals(source.counters.requests - requests, 3);
+  assertEquals(map.blocks(), mapOfBad([[700, 1]]).blocks());
+});
+
+Deno.test("rescueDisk() saves what it has before it gives up, if the target fails", async () => {
+  const { disk } = await damaged([]);
+  await using source = disk;
+  await using target = VirtualDisk.over(
+    faults(new MemoryBackend({ sectors: SECTORS }), [
+      "write sector=3000 ENOSPC",
+    ]),
+  );
+  const map = new RescueMap(SECTORS * 512);
+  let saved: RescueMap | undefined;
+  const error = await assertRejects(() =>
+    rescueDisk(source, target, map, {
+      save: (map) => {
+        saved = RescueMap.parse(map.format());
+        return Promise.resolve();
+      },
+    }), DiskError);
+  assertEquals(error.kind, "no-space");
+  // Nothing is called finished that the target did not take.
+  const finished = saved!.blocks(RescueStatus.Finished);
+  assert(finished.length > 0);
+  for (const { position, size } of finished) {
+    assert(3000 * 512 < position || position + size <= 3000 * 512);
+  }
+});
+
+Deno.test("rescueDisk() takes a device that is gone for no bad sector", async () => {
+  const { disk } = await damaged([], ["read sector=2048.. ENODEV"]);
+  await using source = disk;
+  await using target = VirtualDisk.memory({ sectors: SECTORS });
+  const map = new RescueMap(SECTORS * 512);
+  await assertRejects(() => rescueDisk(source, target, map), DiskError);
+  assertEquals(map.bytes(RescueStatus.Bad), 0);
+  assertEquals(map.bytes(RescueStatus.Untrimmed), 0);
+});
+
+Deno.test("rescueDisk() stops by a signal, with the map saved", async () => {
+  const { disk } = await damaged([]);
+  await using source = disk;
+  await using target = VirtualDisk.memory({ sectors: SECTORS });
+  const controller = new AbortController();
+  let saves = 0;
+  const error = await assertRejects(() =>
+    rescueDisk(source, target, new RescueMap(SECTORS * 512), {
+      signal: controller.signal,
+      onProgress: () => controller.abort(new Error("enough")),
+      save: () => Promise.resolve(void saves++),
+    })
+  );
+  assertEquals((error as Error).message, "enough");
+  assertEquals(saves, 1);
+});
+
+Deno.test("rescueDisk() refuses a map of another disk, and a target too small", async () => {
+  await using source = VirtualDisk.memory({ sectors: 64 });
+  await using small = VirtualDisk.memory({ sectors: 32 });
+  for (const [target, size] of [[source, 512], [small, 64 * 512]] as const) {
+    const error = await assertRejects(
+      () => rescueDisk(source, target, new RescueMap(size)),
+      DiskError,
+    );
+    assertEquals(error.kind, "range");
+  }
+});
+
+Deno.test("rescueDisk() tries whole blocks where a map cuts through them", async () => {
+  await using source = VirtualDisk.memory({ sectors: 64, blockSize: 4096 });
+  await source.write(0, new Uint8Array(64 * 512).fill(7));
+  await using target = VirtualDisk.memory({ sectors: 64 });
+  const map = new RescueMap(64 * 512);
+  map.set(0, map.size, RescueStatus.Finished);
+  map.set(512 * 9, 512, RescueStatus.Unscraped);
+  map.set(512 * 20, 100, RescueStatus.Untried);
+  await rescueDisk(source, target, map);
+  assertEquals(map.blocks().length, 1);
+  const read = await target.read(8, 8);
+  assertEquals(read, new Uint8Array(4096).fill(7));
+});
+
+Deno.test(
+  "ddrescue and rescueDisk() come to the same map, and go on with each other's",
+  needs("ddrescue"),
+  async () => {
+    await using dir = await tempDir();
+    // In its test mode it takes a bad end for the end of the file.
+    const bad = BAD.slice(0, -1);
+    const { disk, content } = await damaged(bad);
+    await using source = disk;
+    const image = await dir.file("a.img", content);
+    // Its own test mode: what is not "+" in this map cannot be read.
+    await Deno.writeTextFile(dir.join("bad"), mapOfBad(bad).format());
+    const ddrescue = (map: string, ...options: string[]) =>
+      run("ddrescue", [
+        ...["--test-mode", dir.join("bad"), "--sector-size=512", "--force"],
+        ...[...options, image, dir.join("out"), dir.join(map)],
+      ]);
+    await ddrescue("whole");
+    const whole = RescueMap.parse(await Deno.readTextFile(dir.join("whole")));
+    assertEquals(whole.blocks(), mapOfBad(bad).blocks());
+
+    // Stopped before it scraped; the rest is ours.
+    await ddrescue("half", "--no-trim", "--no-scrape");
+    const half = RescueMap.parse(await Deno.readTextFile(dir.join("half")));
+    assert(half.bytes(RescueStatus.Untrimmed) > 0);
+    await using target = await VirtualDisk.open(dir.join("out"));
+    await rescueDisk(source, target, half);
+    assertEquals(half.blocks(), whole.blocks());
+    await target.close();
+
+    // Stopped by us; the rest is ddrescue's.
+    const map = new RescueMap(SECTORS * 512);
+    map.set(0, 2048 * 512, RescueStatus.Finished);
+    map.set(704 * 512, 3 * 512, RescueStatus.Unscraped);
+    await Deno.writeTextFile(dir.join("ours"), map.format());
+    await ddrescue("ours");
+    const theirs = RescueMap.parse(await Deno.readTextFile(dir.join("ours")));
+    assertEquals(theirs.blocks(RescueStatus.Bad), [
+      { position: 705 * 512, size: 512, status: "-" },
+    ]);
+  },
+);
