@@ -34,6 +34,7 @@ type AllRefused =
   | Refusing<platter.QueueOptions>
   | Refusing<platter.RequestErrorOptions>
   | Refusing<platter.RequestOptions>
+  | Refusing<platter.ResizeOptions>
   | Refusing<platter.StreamOptions>
   | Refusing<platter.SyncWriteOptions>
   | Refusing<platter.SyncZeroOptions>
@@ -83,6 +84,8 @@ type AllRefused =
   | Refusing<testing.ObserveOptions>
   | Refusing<testing.NamedRange>
   | Refusing<testing.OverlayOptions>
+  | Refusing<testing.OverlayFileOptions>
+  | Refusing<testing.FileOverlayOptions>
   | Refusing<testing.ProtectOptions>
   | Refusing<testing.ReadaheadOptions>
   | Refusing<testing.ReplayOptions>

@@ -17,9 +17,12 @@ const WORDS: readonly (readonly [said: RegExp, name: string, typed: string])[] =
     [/format: "(\w+)"/g, "format", "--format $1"],
     [/backingFiles: "allow"/, "backing-files", "--backing-files"],
     [/overwrite: true/, "force", "--force"],
+    [/force: true/, "force", "--force"],
+    [/acceptBase: true/, "accept-base", "--accept-base"],
     [/readOnly: true/, "read-only", "--read-only"],
     [/allowNoProof: true/, "allow-no-proof", "--allow-no-proof"],
     [/(?:engine|writeCache): "\w+"/, "", ""],
+    [/reset: true/, "", ""],
     [/(?:stallMs|pollMs|queueSize|preallocate): \w+/, "", ""],
   ];
 

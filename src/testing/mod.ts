@@ -27,6 +27,8 @@
  * @module
  */
 
+// In the place of the layer's own, which knows memory alone.
+export { type FileOverlayOptions, overlay } from "../disk/overlay.ts";
 export * from "../layers/mod.ts";
 export * from "../random.ts";
 export * from "./assert_only_changed.ts";

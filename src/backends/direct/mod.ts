@@ -164,6 +164,11 @@ async function openListening(
         fd,
         geometry,
         signal,
+        openTail: () => {
+          const tail = openAgain(path, fd, libc.abi.open.O_RDWR);
+          if (tail === null) throw replaced(path);
+          return tail;
+        },
       },
       chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
     );
@@ -370,7 +375,7 @@ function describe(
   options: ImageOptions,
   probed: Probed,
   { tailFd, lock, seen }: { tailFd: number; lock: TakenLock; seen: Seen },
-): Omit<DirectImage, "fd" | "geometry" | "signal"> {
+): Omit<DirectImage, "fd" | "geometry" | "signal" | "openTail"> {
   const blockDevice = probed.medium !== "file";
   const linux = libc.abi.os === "linux";
   // On a raw device, even a buffered one takes blocks only: smaller requests

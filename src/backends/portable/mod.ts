@@ -162,6 +162,7 @@ export async function openPortable(
         () => mayOpen(path, readOnly) ? openSame(direct.flag) : null,
       ),
       tail: new DescriptorPool(tail === null ? [] : [tail], 1, () => null),
+      openTail: () => new DescriptorPool([openSure(0)], 1, () => null),
       claim: lock.claim,
       signal,
       info: {
