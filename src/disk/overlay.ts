@@ -10,7 +10,6 @@ import { DiskError } from "../errors.ts";
 import {
   FileOverlay,
   type OverlayFileOptions,
-  readOverlayHeader,
 } from "../layers/file_overlay.ts";
 import {
   type Overlay,
@@ -18,6 +17,7 @@ import {
   type OverlayOptions,
 } from "../layers/overlay.ts";
 import { layoutOf, OverlayState } from "../layers/overlay_file/format.ts";
+import { readOverlayHeader } from "../layers/overlay_file/header_file.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { createBackend, openBackend, type OpenOptions } from "./open.ts";

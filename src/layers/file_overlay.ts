@@ -28,7 +28,7 @@
  * @module
  */
 
-import { realpathSync, statSync } from "node:fs";
+import { realpathSync } from "node:fs";
 import type {
   Abilities,
   Backend,
@@ -37,11 +37,9 @@ import type {
   Extent,
   Limits,
 } from "../backend.ts";
-import { isZero } from "../buffer.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
-import { plural } from "../plural.ts";
 import { flushRequest, Request, RequestFlag, RequestType } from "../request.ts";
 import { latchedError, requestError } from "../request_error.ts";
 import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
@@ -53,17 +51,12 @@ import {
 } from "./overlay_file/base_identity.ts";
 import { ChangeMap, type MapPage } from "./overlay_file/change_map.ts";
 import {
-  decodeHeader,
-  encodeHeader,
-  HEADER_BYTES,
-  HEADER_SECTORS,
   layoutOf,
-  OverlayFormatError,
-  type OverlayHeader,
   type OverlayLayout,
   OverlayState,
   PAGE_BITS,
 } from "./overlay_file/format.ts";
+import { HeaderFile, notOverlay } from "./overlay_file/header_file.ts";
 import { sliceRequest } from "./slice_request.ts";
 import { refuseTarget } from "./write_back.ts";
 
@@ -171,9 +164,7 @@ export class FileOverlay extends Layer {
   readonly #map: ChangeMap;
   readonly #readOnly: boolean;
   readonly #openFile: OpenOverlayFile;
-  #header: OverlayHeader;
-  /** Which copy of the header is written first: the older one. */
-  #firstCopy = 0;
+  readonly #headers: HeaderFile;
   /** Why nothing is made durable any more. */
   #failure: DiskError | null = null;
   /** What is missing after a restore that failed, which nothing may go by. */
@@ -194,7 +185,7 @@ export class FileOverlay extends Layer {
     base: Backend,
     file: Backend,
     options: OverlayFileOptions,
-    header: OverlayHeader,
+    headers: HeaderFile,
     openFile: OpenOverlayFile,
   ) {
     super("overlay", base, options);
@@ -202,7 +193,8 @@ export class FileOverlay extends Layer {
     this.#readOnly = options.readOnly ?? false;
     this.#layout = layoutOf(base.geometry.sectors);
     this.#map = new ChangeMap(file, base.geometry.sectors, this.#layout);
-    this.#header = header;
+    this.#headers = headers;
+    headers.flush = () => this.#flushFile();
     this.#openFile = openFile;
   }
 
@@ -226,52 +218,10 @@ export class FileOverlay extends Layer {
     openFile: OpenOverlayFile,
     isNew: boolean,
   ): Promise<FileOverlay> {
-    const { sectors, blockSize } = base.geometry;
-    const { fileSectors } = layoutOf(sectors);
-    const path = file.info.path;
-    if (file.geometry.blockSize !== SECTOR_BYTES) {
-      throw refusal(
-        path,
-        `it must have blocks of ${SECTOR_BYTES} bytes: current value is ${file.geometry.blockSize}`,
-      );
-    }
-    const copies = await readHeaders(file);
-    let header = newestOf(copies);
-    const isBlank = header === undefined &&
-      (isNew || copies.every((copy) => copy === "blank") && isHole(file));
-    if (header === undefined && !isBlank) throw whyNone(path, copies);
-    if (
-      header !== undefined &&
-      (header.sectors !== sectors || header.blockSize % blockSize !== 0)
-    ) {
-      throw refusal(
-        path,
-        `it goes with a base of ${
-          plural(header.sectors, "sector")
-        } in blocks of ${header.blockSize} bytes: current values are ${sectors} and ${blockSize}`,
-      );
-    }
-    if (file.geometry.sectors < fileSectors) {
-      throw refusal(
-        path,
-        `it must have ${
-          plural(fileSectors, "sector")
-        } at least: current value is ${file.geometry.sectors}`,
-      );
-    }
-    header ??= {
-      sequence: 0,
-      epoch: 1,
-      sectors,
-      blockSize,
-      state: OverlayState.Empty,
-      modified: 0n,
-      digest: new Uint8Array(32),
-      basePath: "",
-    };
-    const made = new FileOverlay(base, file, options, header, openFile);
-    await made.#begin(copies, options);
-    return made;
+    const headers = await HeaderFile.open(file, base, isNew);
+    const opened = new FileOverlay(base, file, options, headers, openFile);
+    await opened.#begin(options);
+    return opened;
   }
 
   /** What it can do. */
@@ -317,7 +267,7 @@ export class FileOverlay extends Layer {
    * alone; empty if it has no changes, or the base has no path.
    */
   get basePath(): string {
-    return this.#header.basePath;
+    return this.#headers.header.basePath;
   }
 
   /**
@@ -358,7 +308,7 @@ export class FileOverlay extends Layer {
   discard(): Promise<void> {
     return this.#alone(async () => {
       this.#checkWritable("discard");
-      if (this.#header.state === OverlayState.Committing) {
+      if (this.#headers.header.state === OverlayState.Committing) {
         throw this.#error(
           "discard",
           "a commit was begun, and the base has some of the changes: commit again",
@@ -396,8 +346,8 @@ export class FileOverlay extends Layer {
       if (!this.changed) return;
       if (moves) {
         await this.#flushOrThrow();
-        if (this.#header.state !== OverlayState.Committing) {
-          await this.#writeHeader({ state: OverlayState.Committing });
+        if (this.#headers.header.state !== OverlayState.Committing) {
+          await this.#headers.write({ state: OverlayState.Committing });
         }
       }
       await this.#eachRun(0, this.geometry.sectors, async (run) => {
@@ -469,7 +419,7 @@ export class FileOverlay extends Layer {
     if (fork === this) return Promise.resolve();
     const restore = async () => {
       this.#checkWritable("restore");
-      if (this.#header.state === OverlayState.Committing) {
+      if (this.#headers.header.state === OverlayState.Committing) {
         throw this.#error(
           "restore",
           "a commit was begun, and the base has some of the changes: commit again",
@@ -646,15 +596,8 @@ export class FileOverlay extends Layer {
   }
 
   /** Opens what was read, or writes the first header. */
-  async #begin(
-    copies: readonly HeaderCopy[],
-    options: OverlayFileOptions,
-  ): Promise<void> {
-    const { sequence, state } = this.#header;
-    const sequences = copies.map((copy) =>
-      copy instanceof Object ? copy.sequence : -1
-    );
-    this.#firstCopy = sequences[1]! < sequences[0]! ? 1 : 0;
+  async #begin(options: OverlayFileOptions): Promise<void> {
+    const { epoch, state } = this.#headers.header;
     const committing = state === OverlayState.Committing;
     if (options.reset && (this.#readOnly || committing)) {
       throw this.#error(
@@ -664,32 +607,31 @@ export class FileOverlay extends Layer {
           : "it is read-only",
       );
     }
-    if (sequence === 0 && this.#readOnly) {
-      throw refusal(this.file.info.path, "it has no header yet");
-    }
-    if (options.reset || sequence === 0) return await this.#empty();
+    const { isNew } = this.#headers;
+    if (isNew && this.#readOnly) throw this.#error("open", "it has no header");
+    if (options.reset || isNew) return await this.#empty();
     if (state === OverlayState.Restoring) {
       throw this.#error(
         "open",
         "a restore was interrupted: with reset: true it begins anew",
       );
     }
-    if (state === OverlayState.Empty) this.#map.reset(this.#header.epoch);
-    else await this.#map.resume(this.#header.epoch);
+    if (state === OverlayState.Empty) this.#map.reset(epoch);
+    else await this.#map.resume(epoch);
     if (state === OverlayState.Changed) await this.#checkBase(options);
     // The copies differ after a power cut between the two.
-    if (!this.#readOnly && sequences[0] !== sequences[1]) {
-      await this.#writeHeader({});
-    }
+    if (!this.#readOnly && this.#headers.differ) await this.#headers.write({});
   }
 
   /** Throws if the base is another one than that of the changes, or has changed. */
   async #checkBase(options: OverlayFileOptions): Promise<void> {
     const { digest, modified } = await identityOf(this.backend);
-    const same = digest.every((byte, i) => byte === this.#header.digest[i]);
+    const same = digest.every((byte, i) =>
+      byte === this.#headers.header.digest[i]
+    );
     // One of both may be no file.
-    const known = modified !== 0n && this.#header.modified !== 0n;
-    if (same && (!known || modified === this.#header.modified)) return;
+    const known = modified !== 0n && this.#headers.header.modified !== 0n;
+    if (same && (!known || modified === this.#headers.header.modified)) return;
     if (options.acceptBase) {
       return this.#readOnly ? undefined : this.#bindBase();
     }
@@ -890,7 +832,7 @@ export class FileOverlay extends Layer {
     try {
       await this.#flushFile();
       if (marks.count === 0) return null;
-      const { state } = this.#header;
+      const { state } = this.#headers.header;
       if (state === OverlayState.Empty) await this.#bindBase();
       const error = await marks.write();
       if (error !== null) throw error;
@@ -919,35 +861,16 @@ export class FileOverlay extends Layer {
   async #bindBase(): Promise<void> {
     await keepModified(this.backend);
     const identity: BaseIdentity = await identityOf(this.backend);
-    await this.#writeHeader({
+    await this.#headers.write({
       ...identity,
       state: OverlayState.Changed,
       basePath: basePathOf(this.backend),
     });
   }
 
-  /** Writes both copies of the header, one after the other. */
-  async #writeHeader(changes: Partial<OverlayHeader>): Promise<void> {
-    const header = { ...this.#header, ...changes };
-    const next = { ...header, sequence: header.sequence + 1 };
-    const bytes = this.file.allocate(HEADER_BYTES);
-    bytes.set(encodeHeader(next));
-    for (const copy of [this.#firstCopy, 1 - this.#firstCopy]) {
-      const sector = HEADER_SECTORS[copy]!;
-      const count = HEADER_BYTES / SECTOR_BYTES;
-      const error = await submitAll(this.file, [
-        new Request(RequestType.Out, sector, count, 0, bytes),
-      ]);
-      if (error !== null) throw error;
-      await this.#flushFile();
-    }
-    this.#header = next;
-    this.#firstCopy = 0;
-  }
-
   /** Empties the map, at once, and gives up the space of what it had. */
   async #empty(state: OverlayState = OverlayState.Empty): Promise<void> {
-    const epoch = this.#header.epoch + 1;
+    const epoch = this.#headers.header.epoch + 1;
     const parts: { sector: number; count: number }[] = [];
     for (const part of this.#map.parts(0, this.geometry.sectors)) {
       const last = parts.at(-1);
@@ -958,7 +881,7 @@ export class FileOverlay extends Layer {
       else parts.push(part);
     }
     try {
-      await this.#writeHeader({
+      await this.#headers.write({
         epoch,
         state,
         modified: 0n,
@@ -1002,10 +925,10 @@ export class FileOverlay extends Layer {
       },
     );
     await this.#flushOrThrow();
-    if (this.#header.state !== OverlayState.Restoring) return;
+    if (this.#headers.header.state !== OverlayState.Restoring) return;
     await (this.changed
       ? this.#bindBase()
-      : this.#writeHeader({ state: OverlayState.Empty }));
+      : this.#headers.write({ state: OverlayState.Empty }));
   }
 
   /** Ends a fork that came to nothing. */
@@ -1158,7 +1081,7 @@ export class FileOverlay extends Layer {
   }
 
   #error(operation: string, reason: string): DiskError {
-    return refusal(this.file.info.path, reason, operation);
+    return notOverlay(this.file.info.path, reason, operation);
   }
 }
 
@@ -1176,53 +1099,6 @@ export type OpenOverlayFile = (
   options: OverlayFileOptions,
 ) => Promise<FileOverlay>;
 
-/**
- * What an overlay's file says of itself.
- *
- * @param file The file's backend, which stays open.
- * @returns What its header says.
- * @throws {DiskError} If it has none.
- */
-export async function readOverlayHeader(file: Backend): Promise<OverlayHeader> {
-  const copies = await readHeaders(file);
-  const header = newestOf(copies);
-  if (header === undefined) throw whyNone(file.info.path, copies);
-  return header;
-}
-
-function newestOf(copies: readonly HeaderCopy[]): OverlayHeader | undefined {
-  return copies.filter((copy) => copy instanceof Object)
-    .toSorted((a, b) => b.sequence - a.sequence)[0];
-}
-
-/** What one copy of a header is: what it says, nothing at all, or why it is none. */
-type HeaderCopy = OverlayHeader | "blank" | string;
-
-async function readHeaders(file: Backend): Promise<HeaderCopy[]> {
-  const count = HEADER_BYTES / SECTOR_BYTES;
-  const copies: HeaderCopy[] = [];
-  for (const sector of HEADER_SECTORS) {
-    if (file.geometry.sectors < sector + count) {
-      copies.push("it is too short");
-      continue;
-    }
-    const bytes = file.allocate(HEADER_BYTES);
-    const request = new Request(RequestType.In, sector, count, 0, bytes);
-    const error = await submitAll(file, [request]);
-    if (error !== null) copies.push(error.message);
-    else if (isZero(bytes)) copies.push("blank");
-    else {
-      try {
-        copies.push(decodeHeader(bytes));
-      } catch (cause) {
-        if (!(cause instanceof OverlayFormatError)) throw cause;
-        copies.push(cause.message);
-      }
-    }
-  }
-  return copies;
-}
-
 /** The path of a base from wherever one is; empty if it is no file or device. */
 function basePathOf({ info: { path } }: Backend): string {
   if (path === null) return "";
@@ -1232,49 +1108,6 @@ function basePathOf({ info: { path } }: Backend): string {
     // It is behind an NBD server, or what leads to it may not be read.
     return "";
   }
-}
-
-/** Whether a file is known to have nothing at all. */
-function isHole(file: Backend): boolean {
-  const { sectors } = file.geometry;
-  const { path, medium } = file.info;
-  if (file.extents === undefined && path !== null && medium === "file") {
-    const stat = statSync(path, { throwIfNoEntry: false });
-    return stat?.blocks === 0;
-  }
-  for (let at = 0; at < sectors;) {
-    const found = file.extents?.(at, sectors - at) ?? [];
-    if (found.length === 0 || found.some(({ hole }) => !hole)) return false;
-    at = found.at(-1)!.sector + found.at(-1)!.count;
-  }
-  return true;
-}
-
-function whyNone(
-  path: string | null,
-  copies: readonly HeaderCopy[],
-): DiskError {
-  const reason = copies.find((copy) =>
-    typeof copy === "string" && copy !== "blank"
-  );
-  return refusal(
-    path,
-    typeof reason === "string" ? reason : "it must begin as one does",
-  );
-}
-
-function refusal(
-  path: string | null,
-  reason: string,
-  operation = "open",
-): DiskError {
-  return new DiskError(
-    "geometry",
-    `Cannot ${operation} ${
-      path === null ? "a backend" : `"${path}"`
-    } as the file of an overlay as ${reason}`,
-    { operation, path: path ?? undefined },
-  );
 }
 
 function* piecesOf(extents: readonly Extent[]): Generator<Extent, void> {
