@@ -36,6 +36,7 @@
 import {
   type Backend,
   type Complete,
+  type Limits,
   refuse,
   refuseChanged,
   whyAsyncOnly,
@@ -58,7 +59,6 @@ import {
   latchedError,
   requestError,
 } from "./request_error.ts";
-
 import {
   checkNewSize,
   KEEPS_ITS_SIZE,
@@ -941,6 +941,8 @@ export class RequestQueue {
     this.#runnable = this.#spare ?? [];
     this.#spare = null;
     const batch = this.#batch;
+    // Asked once: through layers it is a chain of calls.
+    const { limits } = this.#backend;
     for (let i = 0; i < ready.length;) {
       const entry = ready[i]!;
       const request = entry.request;
@@ -953,7 +955,7 @@ export class RequestQueue {
       }
       if (entry === this.#openFlush) this.#openFlush = null;
       if (request.type === RequestType.Flush) this.counters.flushes++;
-      const next = this.#groupEnd(ready, i);
+      const next = this.#groupEnd(ready, i, limits);
       if (next === i + 1) {
         entry.dispatched = true;
         batch.push(request);
@@ -979,8 +981,11 @@ export class RequestQueue {
   }
 
   /** The end of the run of entries from `from` that can go as one request. */
-  #groupEnd(ready: Entry[], from: number): number {
-    const { maxSegments, maxBytes } = this.#backend.limits;
+  #groupEnd(
+    ready: Entry[],
+    from: number,
+    { maxSegments, maxBytes }: Limits,
+  ): number {
     const first = ready[from]!;
     const { type, flags } = first.request!;
     if (
