@@ -6,6 +6,7 @@
 
 import * as platter from "@platter/disk";
 import { VirtualDisk } from "@platter/disk";
+import type * as files from "@platter/disk/files";
 import type * as image from "@platter/disk/image";
 import type * as mount from "@platter/disk/mount";
 import type * as nbd from "@platter/disk/nbd";
@@ -33,6 +34,7 @@ type AllRefused =
   | Refusing<platter.QueueOptions>
   | Refusing<platter.RequestErrorOptions>
   | Refusing<platter.RequestOptions>
+  | Refusing<platter.ResizeOptions>
   | Refusing<platter.StreamOptions>
   | Refusing<platter.SyncWriteOptions>
   | Refusing<platter.SyncZeroOptions>
@@ -41,6 +43,10 @@ type AllRefused =
   | Refusing<platter.WriteZeroesOptions>
   | Refusing<platter.BadSectorOptions>
   | Refusing<platter.VirtioOptions>
+  | Refusing<files.ExtractOptions>
+  | Refusing<files.FilesOptions>
+  | Refusing<files.ListOptions>
+  | Refusing<files.ReadFileOptions>
   | Refusing<image.MakeBmapOptions>
   | Refusing<image.NewPartition>
   | Refusing<image.RescueOptions>
@@ -52,6 +58,8 @@ type AllRefused =
   | Refusing<nbd.NbdListenOptions>
   | Refusing<nbd.NbdServerOptions>
   | Refusing<nbd.NbdTlsOptions>
+  | Refusing<testing.AssertDisksOptions>
+  | Refusing<testing.AssertGoldenOptions>
   | Refusing<testing.AssertMemoryOptions>
   | Refusing<testing.AssertSectorsOptions>
   | Refusing<testing.AttachOptions>
@@ -76,6 +84,8 @@ type AllRefused =
   | Refusing<testing.ObserveOptions>
   | Refusing<testing.NamedRange>
   | Refusing<testing.OverlayOptions>
+  | Refusing<testing.OverlayFileOptions>
+  | Refusing<testing.FileOverlayOptions>
   | Refusing<testing.ProtectOptions>
   | Refusing<testing.ReadaheadOptions>
   | Refusing<testing.ReplayOptions>
@@ -107,6 +117,8 @@ Deno.test("every option takes undefined for what is not said", async () => {
     readOnly: undefined,
     blockSize: undefined,
     lock: undefined,
+    format: undefined,
+    backingFiles: undefined,
     id: undefined,
     signal: undefined,
   };
@@ -209,6 +221,7 @@ Deno.test("every exported option type is among those that are asked", async () =
   for (
     const [module, name] of [
       ["mod.ts", "platter"],
+      ["src/files/mod.ts", "files"],
       ["src/image/mod.ts", "image"],
       ["src/crash/mod.ts", "testing"],
       ["src/nbd/mod.ts", "nbd"],

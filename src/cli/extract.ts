@@ -14,7 +14,8 @@ import {
   openOptions,
   warn,
 } from "./images.ts";
-import { announce, type CliIo, printError } from "./io.ts";
+import { type CliIo, printError } from "./io.ts";
+import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -38,6 +39,7 @@ export const extract: Verb = {
       summary: "Where to; made if missing",
     },
     { name: "force", letter: "f", summary: "Replace files that are there" },
+    ...OUTCOME_OPTIONS,
     PARTITION_OPTION,
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
@@ -85,10 +87,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     formatCount(symlinks, "link"),
   ].join(", ");
   const left = skippedCount > 0 ? `, left out ${skippedCount}` : "";
-  await announce(
-    io,
-    `Extracted ${counts} to ${printable(directory)}${left}\n`,
-    `"${printable(directory)}" has ${counts}`,
-  );
+  await tell(args, io, {
+    text: `Extracted ${counts} to ${printable(directory)}${left}`,
+    json: { ...{ files, directories, symlinks, bytes }, skippedCount, skipped },
+    done: `"${printable(directory)}" has ${counts}`,
+  });
   return skippedCount > 0 ? ExitCode.Trouble : ExitCode.Ok;
 }

@@ -72,7 +72,8 @@ const WINDOWS_NAME =
  * owners are not, names of one file become files of their own, and devices,
  * pipes and sockets are left out.
  *
- * A file is there as a whole or not at all. What cannot be taken out is left
+ * A file is there as a whole or not at all, as long as the process is not
+ * killed. What cannot be taken out is left
  * out, the rest is not.
  *
  * @param disk The disk; which file system, see {@linkcode listFiles}.
@@ -165,6 +166,8 @@ class Target {
   readonly #planned = new Map<string, boolean>();
   /** Directories that are known to be none but directories. */
   readonly #known = new Set<string>();
+  /** Directories that there were not. */
+  readonly #missing = new Set<string>();
   readonly #directories: FileEntry[] = [];
   readonly #links: { entry: FileEntry; target: string }[] = [];
   readonly #skipped: SkippedFile[] = [];
@@ -198,6 +201,9 @@ class Target {
 
   /** Whether something can be made; looks, and changes nothing. */
   async plan(entry: FileEntry): Promise<boolean> {
+    if (this.#planned.size === 0 && await lstat(this.#root) === null) {
+      this.#missing.add("");
+    }
     const { path, type } = entry;
     const reason = faultOf(path) ??
       (type === "other" ? "it is a device, a pipe or a socket" : null) ??
@@ -321,14 +327,22 @@ class Target {
   /** What there is already, if it is in the way. */
   async #inTheWay(path: string, isDirectory: boolean): Promise<string | null> {
     const up = parentOf(path);
-    if (up !== "" && !this.#known.has(up)) {
+    if (up !== "" && !this.#known.has(up) && !this.#missing.has(up)) {
       const reason = await this.#inTheWay(up, true);
       if (reason !== null) return reason;
     }
     if (this.#known.has(path)) return isDirectory ? null : "it is a directory";
+    // Where there is no directory, there is nothing in it.
+    if (this.#missing.has(up)) {
+      if (isDirectory) this.#missing.add(path);
+      return null;
+    }
     const place = this.#pathOf(path);
     const there = await lstat(place);
-    if (there === null) return null;
+    if (there === null) {
+      if (isDirectory) this.#missing.add(path);
+      return null;
+    }
     if (there.isDirectory) {
       if (!isDirectory) return "there is a directory in its place";
       this.#known.add(path);

@@ -8,6 +8,7 @@
  */
 
 import type { VirtualDisk } from "../disk/disk.ts";
+import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { printable } from "../printable.ts";
 import type { FoundFileSystem } from "./find_file_system.ts";
@@ -67,7 +68,7 @@ export type SevenZipEvent =
  * @param options When to give up.
  * @returns What it writes, in pieces.
  * @throws {FileSystemError} If it fails or takes too long.
- * @throws {DiskError} If the disk fails.
+ * @throws {DiskError} If the disk fails, or the worker cannot run.
  * @throws {RangeError} If the timeout is no number of ms.
  */
 export async function* runSevenZip(
@@ -91,6 +92,8 @@ export async function* runSevenZip(
       const output = await run.next();
       if (output === null) break;
       yield reader.read(output);
+      // It may have ended before.
+      signal?.throwIfAborted();
     }
   } finally {
     signal?.removeEventListener("abort", onAbort);
@@ -121,6 +124,7 @@ class Run {
   /** How it ended: by itself, or with an error. */
   #ended: { error?: unknown } | null = null;
   #wake = () => {};
+  #isReading = false;
   #serving = Promise.resolve();
   /** What 7-Zip exited with. */
   code = 0;
@@ -154,12 +158,7 @@ class Run {
       this.#hear(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.fail(
-        new Error(
-          `Cannot read files as the worker that reads them fails: ${event.message}`,
-          { cause: event.error },
-        ),
-      );
+      this.fail(workerError(event));
     };
     const size = disk.sectors * SECTOR_BYTES;
     const task: SevenZipTask = { args, size, shared };
@@ -178,7 +177,7 @@ class Run {
     if (output === undefined) return null;
     Atomics.sub(this.#words, Word.Unread, 1);
     Atomics.notify(this.#words, Word.Unread);
-    if (ended === null) this.#clock.start();
+    if (ended === null && !this.#isReading) this.#clock.start();
     return output;
   }
 
@@ -212,6 +211,7 @@ class Run {
     if (this.#ended !== null) return;
     if (message.kind === "read") {
       this.#clock.pause();
+      this.#isReading = true;
       this.#serving = this.#serve(message.offset, message.length);
     } else if (message.kind === "output") {
       this.#outputs.push(message);
@@ -254,10 +254,22 @@ class Run {
       return this.fail(error);
     }
     if (this.#ended !== null) return;
+    this.#isReading = false;
     this.#clock.start();
     Atomics.store(this.#words, Word.Reading, 0);
     Atomics.notify(this.#words, Word.Reading);
   }
+}
+
+/** The worker did not start: its modules, or the package, cannot be had. */
+function workerError({ message, error }: ErrorEvent): DiskError {
+  return new DiskError(
+    /^Requires \w+ access/.test(message) ? "permission" : "platform",
+    `Cannot read files as the worker that reads them cannot run: ${
+      printable(message, 500)
+    }`,
+    { operation: "read", cause: error },
+  );
 }
 
 /** A clock that runs while 7-Zip computes. */

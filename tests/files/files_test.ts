@@ -1,0 +1,438 @@
+import { DiskError, VirtualDisk } from "@platter/disk";
+import {
+  extractFiles,
+  type FileEntry,
+  FileSystemError,
+  listFiles,
+  openFile,
+  readFile,
+} from "@platter/disk/files";
+import { faults, parseFaultRule } from "@platter/disk/testing";
+import { MemoryBackend } from "@platter/disk";
+import { assertEquals, assertRejects } from "@std/assert";
+import { LONG, needs, run, type TempDir, tempDir } from "../helpers.ts";
+import {
+  cpioOf,
+  hashOf,
+  makeExt,
+  makeTree,
+  type Thing,
+  thingsIn,
+} from "./trees.ts";
+
+/** A file system: how an image of a tree is made, and what it keeps of it. */
+interface Maker {
+  name: string;
+  tool: string;
+  isLong?: boolean;
+  make(image: string, tree: string): Promise<unknown>;
+  /** What of a thing the file system has. */
+  keeps(path: string, thing: Thing): Thing | null;
+}
+
+const all = (_path: string, thing: Thing): Thing => thing;
+
+const ext = (type: string): Maker => ({
+  name: type,
+  tool: "mke2fs",
+  isLong: type !== "ext4",
+  make: (image, tree) => makeExt(image, tree, type),
+  keeps: all,
+});
+
+/** FAT in the folder's own time zone, and without modes and links. */
+const fat = (bits: string, size: number): Maker => ({
+  name: `FAT${bits}`,
+  tool: "mcopy",
+  isLong: bits !== "32",
+  async make(image, tree) {
+    using file = await Deno.create(image);
+    await file.truncate(size);
+    await run("mkfs.vfat", ["-F", bits, image]);
+    // Its time has two seconds and no zone; its names have no stars.
+    const names = [
+      "folder",
+      "empty",
+      "hello.txt",
+      "nothing",
+      "ünï and more.txt",
+    ];
+    await run("env", [
+      ...["TZ=UTC", "LC_ALL=C.UTF-8", "mcopy", "-s", "-m", "-i", image],
+      ...names.map((name) => `${tree}/${name}`),
+      "::",
+    ]);
+  },
+  keeps(path, { type, size, hash, modified }) {
+    if (!/^(folder|empty|hello|nothing|ünï)/.test(path)) return null;
+    // mcopy follows links.
+    if (path === "folder/link") return { type: "file" };
+    if (type === "symlink") return null;
+    return type === "directory"
+      ? { type }
+      : { type, size: size!, hash: hash!, modified: modified! & ~1 };
+  },
+});
+
+const MAKERS: Maker[] = [
+  ...["ext2", "ext3", "ext4"].map(ext),
+  {
+    name: "SquashFS",
+    tool: "mksquashfs",
+    make: (image, tree) =>
+      run("mksquashfs", [tree, image, "-quiet", "-no-progress"]),
+    keeps: all,
+  },
+  {
+    name: "SquashFS by xz",
+    tool: "mksquashfs",
+    isLong: true,
+    make: (image, tree) =>
+      run("mksquashfs", [
+        ...[tree, image, "-quiet", "-no-progress", "-comp", "xz"],
+      ]),
+    keeps: all,
+  },
+  {
+    name: "ISO 9660 with Rock Ridge and Joliet",
+    tool: "genisoimage",
+    make: (image, tree) =>
+      run("genisoimage", ["-quiet", "-R", "-J", "-o", image, tree]),
+    keeps: all,
+  },
+  {
+    name: "UDF",
+    tool: "genisoimage",
+    isLong: true,
+    make: (image, tree) =>
+      run("genisoimage", ["-quiet", "-udf", "-o", image, tree]),
+    // That program writes no modes and no links of UDF, and names as Joliet's.
+    keeps: (path, { type, size, hash, modified }) =>
+      type === "symlink" || /[*]|^esc/.test(path)
+        ? null
+        : type === "directory"
+        ? { type }
+        : { type, size: size!, hash: hash!, modified: modified! },
+  },
+  {
+    name: "cpio",
+    tool: "cpio",
+    make: (image, tree) =>
+      run("sh", [
+        ...["-c", 'cd "$1" && find . | cpio -o -H newc --quiet > "$2"'],
+        ...["sh", tree, image],
+      ]),
+    keeps: all,
+  },
+  fat("12", 2 << 20),
+  fat("16", 32 << 20),
+  fat("32", 64 << 20),
+  {
+    name: "NTFS",
+    tool: "ntfscp",
+    async make(image, tree) {
+      using file = await Deno.create(image);
+      await file.truncate(8 << 20);
+      await run("mkntfs", ["-q", "-F", image]);
+      for (const name of ["folder/big.bin", "hello.txt", "ünï and more.txt"]) {
+        const target = name.split("/").at(-1)!;
+        await run("env", [
+          ...["LC_ALL=C.UTF-8", "ntfscp", image, `${tree}/${name}`, target],
+        ]);
+      }
+    },
+    // In its root directory only, and with times of its own.
+    keeps: (path, { type, size, hash }) =>
+      ["hello.txt", "ünï and more.txt"].includes(path)
+        ? { type, size: size!, hash: hash! }
+        : null,
+  },
+];
+
+/** What is asked of a thing that was taken out: as much as was kept. */
+function like(kept: Thing, found: Thing | undefined): Thing | undefined {
+  if (found === undefined) return undefined;
+  const keys = Object.keys(kept) as (keyof Thing)[];
+  const same: Record<string, unknown> = {};
+  for (const key of keys) same[key] = found[key];
+  return same as unknown as Thing;
+}
+
+for (const { name, tool, isLong = false, make, keeps } of MAKERS) {
+  if (isLong && !LONG) continue;
+  Deno.test(
+    `extractFiles() gives the tree that ${name} was made from`,
+    needs(tool),
+    async () => {
+      await using dir = await tempDir();
+      const [tree, image, out] = ["tree", "image", "out"].map(dir.join);
+      await makeTree(tree!);
+      await make(image!, tree!);
+      await padded(image!);
+      await using disk = await VirtualDisk.open(image!, { readOnly: true });
+      const entries: FileEntry[] = [];
+      const result = await extractFiles(disk, out!, {
+        onEntry: (entry) => void entries.push(entry),
+      });
+      assertEquals(result.skipped, []);
+      const wanted = await thingsIn(tree!);
+      const found = await thingsIn(out!);
+      let compared = 0;
+      for (const [path, thing] of wanted) {
+        const kept = keeps(path, thing);
+        if (kept === null) continue;
+        assertEquals(like(kept, found.get(path)), kept, path);
+        compared++;
+      }
+      assertEquals(compared >= 2, true);
+      const files = [...found.values()].filter(({ type }) => type === "file");
+      assertEquals(result.files, files.length);
+      assertEquals(
+        entries.filter(({ type }) => type === "file").length,
+        files.length,
+      );
+    },
+  );
+}
+
+/** Makes an image whole sectors. */
+async function padded(path: string): Promise<void> {
+  const { size } = await Deno.stat(path);
+  await Deno.truncate(path, Math.ceil(size / 512) * 512);
+}
+
+/** A disk in memory with an ext4 of a tree, and the tree. */
+async function extDisk(
+  dir: TempDir,
+): Promise<{ content: Uint8Array; tree: string }> {
+  await makeTree(dir.join("tree"));
+  await makeExt(dir.join("image"), dir.join("tree"), "ext4", "8M");
+  return {
+    content: await Deno.readFile(dir.join("image")),
+    tree: dir.join("tree"),
+  };
+}
+
+Deno.test("extractFiles() gives the tree that HFS+ was made from", {
+  ignore: !LONG || needs("xorriso").ignore,
+}, async () => {
+  await using dir = await tempDir();
+  const [tree, image, out] = ["tree", "image", "out"].map(dir.join);
+  await makeTree(tree!);
+  await run("xorriso", [
+    ...["-as", "mkisofs", "-quiet", "-hfsplus", "-o", image!, tree!],
+  ]);
+  await padded(image!);
+  // Inside the ISO 9660 image; its header is in its third sector.
+  const bytes = await Deno.readFile(image!);
+  const start = bytes.findIndex((_, at) =>
+        at % 512 === 0 && bytes[at] === 0x48 && bytes[at + 1] === 0x2b &&
+        bytes[at + 2] === 0 && bytes[at + 3] === 4
+      ) / 512 - 2;
+  await using whole = await VirtualDisk.open(image!, { readOnly: true });
+  const disk = whole.slice(start, whole.sectors - start);
+  const { skipped } = await extractFiles(disk, out!);
+  assertEquals(skipped, []);
+  // HFS+ has letters and their marks apart: TN1150, "Unicode Subtleties".
+  const apart = (path: string) =>
+    path.normalize("NFD");
+  const found = await thingsIn(`${out}/ISOIMAGE`);
+  for (const [path, thing] of await thingsIn(tree!)) {
+    assertEquals(found.get(apart(path)), thing, path);
+  }
+  assertEquals(
+    new TextDecoder().decode(await readFile(disk, "isoimage/WAY/link")),
+    "hello\n",
+  );
+});
+
+Deno.test("listFiles() lists ext4 on any disk", needs("mke2fs"), async () => {
+  await using dir = await tempDir();
+  const { content } = await extDisk(dir);
+  // A slice, in blocks of 4 KiB, not at the start of its disk.
+  await using whole = VirtualDisk.memory({ size: "9MiB", blockSize: 4096 });
+  await whole.write(2048, content);
+  const disk = whole.slice(2048, content.length / 512);
+  const found = await Array.fromAsync(
+    listFiles(disk),
+    ({ path, type, size, target }) => ({ path, type, size, target }),
+  );
+  const file = { type: "file", target: null };
+  const folder = { type: "directory", size: 0, target: null };
+  const link = { type: "symlink" };
+  assertEquals(
+    found.sort((a, b) => a.path < b.path ? -1 : 1),
+    [
+      { path: "- folder", ...file, size: 22 },
+      { path: "[x]@-i!", ...file, size: 1 },
+      { path: "absolute", ...link, size: 15, target: "/no/where//else" },
+      { path: "empty", ...folder },
+      { path: "esc\x1b[31m", ...file, size: 1 },
+      { path: "folder", ...folder },
+      { path: "folder/big.bin", ...file, size: 700_001 },
+      { path: "folder/link", ...link, size: 12, target: "../hello.txt" },
+      { path: "folder/sub", ...folder },
+      { path: "folder/sub/deep.txt", ...file, size: 5 },
+      { path: "hello.txt", ...file, size: 6 },
+      { path: "lost+found", ...folder },
+      { path: "nothing", ...file, size: 0 },
+      { path: "sp ace*?.txt", ...file, size: 1 },
+      { path: "way", ...link, size: 6, target: "folder" },
+      { path: "ünï and more.txt", ...file, size: 1 },
+    ].map((it) => it.path === "absolute" ? { ...it, size: 15 } : it),
+  );
+});
+
+async function refusal(
+  promise: Promise<unknown>,
+): Promise<[kind: string, message: string]> {
+  const error = await assertRejects(() => promise, FileSystemError);
+  return [error.kind, error.message];
+}
+
+Deno.test(
+  "readFile() and openFile() find files by any way, and refuse what is none",
+  needs("mke2fs"),
+  async () => {
+    await using dir = await tempDir();
+    const { content, tree } = await extDisk(dir);
+    await using disk = VirtualDisk.memory({ sectors: content.length / 512 });
+    await disk.write(0, content);
+    const text = new TextDecoder();
+    assertEquals(text.decode(await readFile(disk, "/hello.txt")), "hello\n");
+    // By a link to a folder, a link in it, and that leads up.
+    assertEquals(text.decode(await readFile(disk, "way//./link")), "hello\n");
+    const big = await Array.fromAsync(await openFile(disk, "folder/big.bin"));
+    const whole = await Deno.readFile(`${tree}/folder/big.bin`);
+    assertEquals(big.length > 1, true);
+    assertEquals(
+      await hashOf(
+        new Uint8Array(await new Blob(big as BlobPart[]).arrayBuffer()),
+      ),
+      await hashOf(whole),
+    );
+    const [kind, message] = await refusal(readFile(disk, "folder/no\x1b"));
+    assertEquals(kind, "not-found");
+    assertEquals(
+      message,
+      'Cannot read "folder/no\\u{1b}" as there is no "folder/no\\u{1b}" in the file system',
+    );
+    assertEquals((await refusal(readFile(disk, "way")))[0], "not-a-file");
+    const stream = (await openFile(disk, "[x]@-i!")).getReader();
+    assertEquals((await stream.read()).value?.length, 1);
+    await stream.cancel();
+    const limited = readFile(disk, "hello.txt", { maxBytes: 5 });
+    assertEquals((await refusal(limited))[0], "too-large");
+  },
+);
+
+Deno.test("extractFiles() keeps inside its directory whatever the names are", async () => {
+  await using dir = await tempDir();
+  const outside = dir.join("outside");
+  await Deno.mkdir(outside);
+  const image = cpioOf([
+    { name: "../evil", content: "no" },
+    { name: "a/../../evil", content: "no" },
+    { name: `${outside}/evil`, content: "no" },
+    { name: "way", mode: 0o120777, content: outside },
+    { name: "way/evil", content: "no" },
+    { name: "before/evil", content: "yes" },
+    { name: "before", mode: 0o120777, content: outside },
+    { name: "same", content: "first" },
+    { name: "same", content: "second" },
+    { name: "pipe", mode: 0o010644 },
+    { name: "there/evil", content: "no" },
+    { name: "good", mode: 0o104711, content: "good" },
+    { name: "line\nend", content: "one" },
+  ]);
+  await using disk = VirtualDisk.memory({ sectors: image.length / 512 });
+  await disk.write(0, image);
+  const out = dir.join("out");
+  await Deno.mkdir(out);
+  await Deno.symlink(outside, `${out}/there`);
+  const result = await extractFiles(disk, out);
+  const left = new Map(result.skipped.map((it) => [it.path, it.reason]));
+  const away = "its path leads out of the directory, or is none";
+  assertEquals(left.get("../evil"), away);
+  assertEquals(left.get("a/../../evil"), away);
+  assertEquals(left.get(`${outside}/evil`), away);
+  assertEquals(left.get("way/evil"), '"way" is no directory');
+  assertEquals(left.get("same"), "there is another one of that name");
+  assertEquals(left.get("pipe"), "it is a device, a pipe or a socket");
+  assertEquals(left.get("there/evil"), '"there" is there, and no directory');
+  assertEquals(await Array.fromAsync(Deno.readDir(outside)), []);
+  assertEquals(await Deno.readTextFile(`${out}/before/evil`), "yes");
+  assertEquals(await Deno.readTextFile(`${out}/same`), "first");
+  assertEquals(await Deno.readTextFile(`${out}/line_end`), "one");
+  assertEquals(await Deno.readLink(`${out}/way`), outside);
+  assertEquals((await Deno.stat(`${out}/good`)).mode! & 0o7777, 0o711);
+  const names = (await Array.fromAsync(Deno.readDir(out))).map(({ name }) =>
+    name
+  ).sort();
+  assertEquals(names, ["before", "good", "line_end", "same", "there", "way"]);
+  // Once more: nothing is touched, unless that is asked for.
+  await Deno.writeTextFile(`${out}/good`, "mine");
+  const [kind, message] = await refusal(
+    extractFiles(disk, out, { paths: ["good"] }),
+  );
+  assertEquals([kind, message.includes("good")], ["exists", true]);
+  assertEquals(await Deno.readTextFile(`${out}/good`), "mine");
+  await extractFiles(disk, out, { paths: ["/good"], overwrite: true });
+  assertEquals(await Deno.readTextFile(`${out}/good`), "good");
+  assertEquals(
+    (await refusal(extractFiles(disk, out, { paths: ["none"] })))[0],
+    "not-found",
+  );
+});
+
+Deno.test(
+  "listFiles() and extractFiles() fail as their disk does, time out and are aborted",
+  needs("mke2fs"),
+  async () => {
+    await using dir = await tempDir();
+    const { content } = await extDisk(dir);
+    const backend = new MemoryBackend({ sectors: content.length / 512 });
+    const faulty = faults(backend);
+    await using disk = VirtualDisk.over(faulty);
+    await disk.write(0, content);
+    const list = (options = {}) => Array.fromAsync(listFiles(disk, options));
+    assertEquals(await refusal(list({ timeoutMs: 1e-3 })), [
+      "timeout",
+      "Cannot read files as nothing has come of the file system within 0.001 ms: it may be damaged",
+    ]);
+    await assertRejects(() => list({ timeoutMs: 0 }), RangeError, "timeoutMs");
+    const reason = new Error("Enough");
+    const controller = new AbortController();
+    const aborted = async () => {
+      for await (const _ of listFiles(disk, controller)) {
+        controller.abort(reason);
+      }
+    };
+    assertEquals(await assertRejects(aborted, Error), reason);
+    assertEquals(await assertRejects(() => list(controller), Error), reason);
+    // The superblock is read twice: to know it, and by 7-Zip.
+    faulty.add(parseFaultRule("read sector=64.. error=EIO"));
+    const error = await assertRejects(() => list(), DiskError);
+    assertEquals([error.kind, error.code], ["io", "EIO"]);
+  },
+);
+
+Deno.test(
+  "readFile() and listFiles() say that a file system is damaged",
+  needs("mke2fs"),
+  async () => {
+    await using dir = await tempDir();
+    const { content } = await extDisk(dir);
+    const disk = VirtualDisk.memory({ sectors: content.length / 512 });
+    await using _ = disk;
+    // The table of inodes is random.
+    const broken = content.slice();
+    for (let at = 2048; at < 1 << 20; at++) broken[at] = at * 73 >> 3;
+    await disk.write(0, broken);
+    const [kind, message] = await refusal(Array.fromAsync(listFiles(disk)));
+    assertEquals([kind, message.includes("is damaged: 7-Zip")], [
+      "damaged",
+      true,
+    ]);
+  },
+);
