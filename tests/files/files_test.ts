@@ -117,6 +117,8 @@ const MAKERS: Maker[] = [
   {
     name: "cpio",
     tool: "cpio",
+    // Others are read below.
+    isLong: true,
     make: (image, tree) =>
       run("sh", [
         ...["-c", 'cd "$1" && find . | cpio -o -H newc --quiet > "$2"'],
