@@ -4,7 +4,9 @@
  *
  *     deno run -A bench/crash_states.ts
  *
- * The recovery reads 16 sectors of a 64 MiB image, each by a call of its own.
+ * The recovery reads 16 sectors of a 64 MiB image, each by a call of its own. A
+ * read makes memory, for which V8 takes 0.6 to 0.9 µs with its collector: a third
+ * of the first case, which the second one has not.
  *
  * @module
  */

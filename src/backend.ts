@@ -172,6 +172,17 @@ export interface Backend {
    */
   allocate(byteLength: number): Uint8Array<ArrayBuffer>;
   /**
+   * Changes the disk's size; what is new reads as zeroes, what is cut is gone. It
+   * is called while no request is in flight, with whole blocks, and not on a disk
+   * that is read-only. Without this method, the disk keeps its size.
+   *
+   * @param sectors Sectors that the disk has afterwards: `geometry` says so, once
+   * this is done.
+   * @returns When it is done; durable with the next flush.
+   * @throws {DiskError} If it cannot be; the disk is as it was then.
+   */
+  resize?(sectors: number): Promise<void>;
+  /**
    * Called when the disk begins to close: only requests that the queue has
    * taken already will still be submitted. A backend whose completions may never
    * come bounds the wait for them from now on.

@@ -29,6 +29,7 @@ import { plural } from "./plural.ts";
  * | `not-found` | no such image, or no such part of it |
  * | `exists` | there is an image already |
  * | `geometry` | the image cannot be a disk of that shape |
+ * | `format` | the image is not in the format that it would be opened as |
  * | `platform` | not to be had on this platform, file system or permission set |
  */
 export type DiskErrorKind =
@@ -49,6 +50,7 @@ export type DiskErrorKind =
   | "not-found"
   | "exists"
   | "geometry"
+  | "format"
   | "platform";
 
 /** Where an error happened and what the operating system said. */

@@ -69,6 +69,16 @@ export interface LockInfo {
   readonly reason: string | null;
 }
 
+/** A file that an image names, and that its disk takes sectors from. */
+export interface OtherFile {
+  /** What it is to the image. */
+  readonly role: "backing file" | "data file" | "extent";
+  /** Its name, as the image has it: whoever made the image chose it. */
+  readonly name: string;
+  /** Its format, as the image has it; `null` if it does not say. */
+  readonly format: string | null;
+}
+
 /** What a backend is and why. */
 export interface BackendInfo {
   /** `"direct"`, `"portable"`, `"memory"`, or a layer's name. */
@@ -87,6 +97,16 @@ export interface BackendInfo {
   readonly durability: DurabilityInfo;
   /** How the image is locked. */
   readonly lock: LockInfo;
+  /**
+   * What the image was opened as, such as `"raw"` or `"qcow2"`. Not there where
+   * there is no image.
+   */
+  readonly format?: string;
+  /**
+   * The files that a container takes sectors from, or names them as its own.
+   * Not there where it was opened as raw.
+   */
+  readonly otherFiles?: readonly OtherFile[];
   /**
    * The format that the content has the signature of, such as `"qcow2"`, though
    * it is taken as raw; `null` if it has none that is known. Not there where

@@ -40,8 +40,9 @@ import {
   refuseChanged,
   whyAsyncOnly,
 } from "./backend.ts";
-import type { DiskError } from "./errors.ts";
+import { DiskError } from "./errors.ts";
 import { isPowerOfTwo, SECTOR_BYTES, type SectorRange } from "./geometry.ts";
+import { plural } from "./plural.ts";
 import {
   isIntact,
   operationName,
@@ -57,6 +58,13 @@ import {
   latchedError,
   requestError,
 } from "./request_error.ts";
+
+import {
+  checkNewSize,
+  KEEPS_ITS_SIZE,
+  resizeError,
+  wouldLose,
+} from "./resize.ts";
 
 /** The most requests that a queue can hold. */
 export const MAX_QUEUE_SIZE = 1024;
@@ -182,6 +190,13 @@ interface Watch {
   readonly onAbort: () => void;
 }
 
+/** What keeps its place among requests and is none. */
+interface Step {
+  /** Whether it is a resize: what comes later waits for it. */
+  readonly resizes: boolean;
+  readonly start: () => void;
+}
+
 /** The owner of a merged request: the entries that it stands for. */
 class Merged {
   readonly parts: Entry[];
@@ -250,6 +265,36 @@ function append(segments: Uint8Array[], segment: Uint8Array): void {
   } else segments.push(segment);
 }
 
+/** What the overlap scan reads of the active requests, by their position. */
+interface Places {
+  readonly starts: Float64Array;
+  readonly ends: Float64Array;
+  readonly kinds: Uint8Array;
+}
+
+/** Closed queues of one size whose places are kept for the next ones, at most. */
+const MOST_KEPT = 4;
+
+/**
+ * Places of queues that were closed, by size. To make them takes longer than all
+ * else of a queue, and a program may open one disk after the other.
+ */
+const keptPlaces = new Map<number, Places[]>();
+
+function placesFor(size: number): Places {
+  return keptPlaces.get(size)?.pop() ?? {
+    starts: new Float64Array(size),
+    ends: new Float64Array(size),
+    kinds: new Uint8Array(size),
+  };
+}
+
+function keepPlaces(size: number, places: Places): void {
+  const kept = keptPlaces.get(size);
+  if (kept === undefined) keptPlaces.set(size, [places]);
+  else if (kept.length < MOST_KEPT) kept.push(places);
+}
+
 /** One request queue over one backend. */
 export class RequestQueue {
   readonly #backend: Backend;
@@ -304,7 +349,12 @@ export class RequestQueue {
   #closing: Promise<void> | null = null;
   /** Queries not answered yet: the backend is not closed under them. */
   readonly #queries = new Set<Promise<unknown>>();
-  #drained: (() => void) | null = null;
+  readonly #drained: (() => void)[] = [];
+  /** Since a resize was asked for: what came later, in order, to go on then. */
+  #held: (Entry | Step)[] | null = null;
+  /** The last resize that was asked for. */
+  #resizing: Promise<void> = Promise.resolve();
+  #onResized = new Set<(sectors: number) => void>();
   #room: PromiseWithResolvers<void> | null = null;
 
   /**
@@ -324,9 +374,10 @@ export class RequestQueue {
     this.#onSubmit = options.onSubmit;
     this.#throttle = options.throttle;
     this.size = size;
-    this.#starts = new Float64Array(size);
-    this.#ends = new Float64Array(size);
-    this.#kinds = new Uint8Array(size);
+    const { starts, ends, kinds } = placesFor(size);
+    this.#starts = starts;
+    this.#ends = ends;
+    this.#kinds = kinds;
   }
 
   /** What carries out the requests. */
@@ -349,8 +400,18 @@ export class RequestQueue {
     return this.#closing !== null;
   }
 
-  /** Requests that are active or in the backlog. */
+  /** Requests that are active, in the backlog, or wait for a resize. */
   get pending(): number {
+    return this.#taken + (this.#held?.length ?? 0);
+  }
+
+  /** Whether the disk is about to have another size. */
+  get resizing(): boolean {
+    return this.#held !== null;
+  }
+
+  /** Requests that are active or in the backlog. */
+  get #taken(): number {
     return this.#active.length + this.#backlog.length - this.#backlogHead;
   }
 
@@ -404,6 +465,10 @@ export class RequestQueue {
     request.status = undefined;
     request.error = null;
 
+    if (this.#held !== null && this.#closing === null) {
+      this.#hold(entry, signal);
+      return promise;
+    }
     const refused = this.#closing !== null
       ? closedError(request, this.#path)
       : refuse(
@@ -420,6 +485,45 @@ export class RequestQueue {
       this.#kickSoon();
     }
     return promise;
+  }
+
+  /** Keeps a request until the disk has its new size. */
+  #hold(entry: Entry, signal: AbortSignal | undefined): void {
+    const { request } = entry;
+    if (signal?.aborted) {
+      return this.#refuse(entry, this.#aborted(request!, signal));
+    }
+    if (signal) this.#watch(entry, signal);
+    this.#held!.push(entry);
+  }
+
+  /** Goes on with what has waited, up to the next resize. */
+  #letGo(): void {
+    const held = this.#held!;
+    for (let i = 0; i < held.length; i++) {
+      const next = held[i]!;
+      if (!(next instanceof Entry)) {
+        if (next.resizes) {
+          this.#held = held.slice(i + 1);
+          return next.start();
+        }
+        next.start();
+        continue;
+      }
+      const { request } = next;
+      // Aborted meanwhile.
+      if (request === null) {
+        this.#recycle(next);
+        continue;
+      }
+      const { geometry, abilities } = this.#backend;
+      const refused = refuse(request, geometry, abilities, this.#path);
+      if (refused !== null) this.#refuse(next, refused);
+      else this.#backlog.push(next);
+    }
+    this.#held = null;
+    this.#kickSoon();
+    this.#notifyWaiters();
   }
 
   /**
@@ -471,7 +575,7 @@ export class RequestQueue {
       return requestError("unsupported", request, why, { path: this.#path });
     }
     // Inside of a dispatch: a layer's callback asks, or one is being answered.
-    return this.pending > 0 || this.#dispatching
+    return this.pending > 0 || this.resizing || this.#dispatching
       ? busyError(request, this.#path)
       : this.#latched(request);
   }
@@ -558,6 +662,23 @@ export class RequestQueue {
     ask: (backend: Backend) => T | Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
+    const held = this.#held;
+    if (held !== null) {
+      // It sees the new size, as a request would.
+      return new Promise((resolve) => {
+        const start = () =>
+          resolve(this.#query({ sector, count }, ask, signal));
+        held.push({ resizes: false, start });
+      });
+    }
+    return this.#query({ sector, count }, ask, signal);
+  }
+
+  #query<T>(
+    { sector, count }: SectorRange,
+    ask: (backend: Backend) => T | Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
     const before = Promise.withResolvers<void>();
     let left = 1;
     const completed = () => {
@@ -579,6 +700,16 @@ export class RequestQueue {
     completed();
     const run = () => {
       signal?.throwIfAborted();
+      const { sectors } = this.#backend.geometry;
+      if (count > sectors || sector > sectors - count) {
+        throw new DiskError(
+          "range",
+          `Cannot map ${
+            plural(count, "sector")
+          } at sector ${sector} as the disk has ${plural(sectors, "sector")}`,
+          { operation: "map", path: this.#path, sector, count },
+        );
+      }
       return ask(this.#backend);
     };
     const answer = before.promise.then(() => {
@@ -603,6 +734,85 @@ export class RequestQueue {
   }
 
   /**
+   * Changes the disk's size, in the order of requests: after all that were
+   * submitted before, and before all that are submitted later, which are checked
+   * against the new size.
+   *
+   * @param sectors Sectors that the disk has afterwards.
+   * @param force Whether it may become smaller.
+   * @returns When it is done.
+   * @throws {DiskError} If it cannot be; the disk is as it was then.
+   * @throws {RangeError} If no disk of these blocks has so many sectors.
+   */
+  async resize(sectors: number, force: boolean): Promise<void> {
+    checkNewSize(sectors, this.#backend.geometry);
+    if (this.#closing !== null) {
+      throw resizeError("it is closed", this.#path ?? null, "closed");
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const start = () => {
+      this.#resizeNow(sectors, force).then(resolve, reject).finally(() =>
+        this.#letGo()
+      );
+    };
+    this.#resizing = promise.catch(() => {});
+    if (this.#held !== null) this.#held.push({ resizes: true, start });
+    else {
+      this.#held = [];
+      start();
+    }
+    await promise;
+  }
+
+  /**
+   * Calls a function whenever the disk has got another size.
+   *
+   * @param listener The function; it must not throw.
+   * @returns What ends that.
+   */
+  onResized(listener: (sectors: number) => void): () => void {
+    // One of its own, so that nobody else's ends with it.
+    const own = (sectors: number) => listener(sectors);
+    this.#onResized.add(own);
+    return () => this.#onResized.delete(own);
+  }
+
+  async #resizeNow(sectors: number, force: boolean): Promise<void> {
+    await this.#untilTakenAreDone();
+    const { geometry, abilities } = this.#backend;
+    const path = this.#path ?? null;
+    if (this.#failure !== null) {
+      const { operation = "flush", message } = this.#failure;
+      throw resizeError(
+        `an earlier ${operation} failed and what is durable is no longer known: ${message}`,
+        path,
+        "latched",
+      );
+    }
+    if (abilities.readOnly) {
+      throw resizeError("it is open for reading only", path, "read-only");
+    }
+    if (this.#backend.resize === undefined) {
+      throw resizeError(KEEPS_ITS_SIZE, path);
+    }
+    if (sectors < geometry.sectors && !force) {
+      throw wouldLose(sectors, geometry, path);
+    }
+    if (sectors === geometry.sectors) return;
+    await this.#backend.resize(sectors);
+    for (const listener of [...this.#onResized]) listener(sectors);
+  }
+
+  /** Waits for every request and query that was taken. */
+  async #untilTakenAreDone(): Promise<void> {
+    if (this.#taken > 0) {
+      this.#kickSoon();
+      await new Promise<void>((resolve) => this.#drained.push(resolve));
+    }
+    while (this.#queries.size > 0) await Promise.allSettled(this.#queries);
+  }
+
+  /**
    * Refuses new requests, waits for those that were taken, and closes the
    * backend. Does not flush. Idempotent.
    *
@@ -614,12 +824,15 @@ export class RequestQueue {
 
   async #close(): Promise<void> {
     this.#backend.closing?.();
-    if (this.pending > 0) {
-      const drained = new Promise<void>((resolve) => this.#drained = resolve);
-      this.#kickSoon();
-      await drained;
-    }
-    while (this.#queries.size > 0) await Promise.allSettled(this.#queries);
+    // Its last one lets go what waits for it.
+    while (this.#held !== null) await this.#resizing;
+    await this.#untilTakenAreDone();
+    // Nothing is active, and nothing will be.
+    keepPlaces(this.size, {
+      starts: this.#starts,
+      ends: this.#ends,
+      kinds: this.#kinds,
+    });
     await this.#backend.close();
   }
 
@@ -914,7 +1127,9 @@ export class RequestQueue {
       this.#room.resolve();
       this.#room = null;
     }
-    if (this.#drained !== null && this.pending === 0) this.#drained();
+    if (this.#drained.length > 0 && this.#taken === 0) {
+      for (const drained of this.#drained.splice(0)) drained();
+    }
   }
 
   /** Settles the promise of a request; its entry stays where it is. */

@@ -34,6 +34,7 @@ type AllRefused =
   | Refusing<platter.QueueOptions>
   | Refusing<platter.RequestErrorOptions>
   | Refusing<platter.RequestOptions>
+  | Refusing<platter.ResizeOptions>
   | Refusing<platter.StreamOptions>
   | Refusing<platter.SyncWriteOptions>
   | Refusing<platter.SyncZeroOptions>
@@ -57,6 +58,8 @@ type AllRefused =
   | Refusing<nbd.NbdListenOptions>
   | Refusing<nbd.NbdServerOptions>
   | Refusing<nbd.NbdTlsOptions>
+  | Refusing<testing.AssertDisksOptions>
+  | Refusing<testing.AssertGoldenOptions>
   | Refusing<testing.AssertMemoryOptions>
   | Refusing<testing.AssertSectorsOptions>
   | Refusing<testing.AttachOptions>
@@ -81,6 +84,8 @@ type AllRefused =
   | Refusing<testing.ObserveOptions>
   | Refusing<testing.NamedRange>
   | Refusing<testing.OverlayOptions>
+  | Refusing<testing.OverlayFileOptions>
+  | Refusing<testing.FileOverlayOptions>
   | Refusing<testing.ProtectOptions>
   | Refusing<testing.ReadaheadOptions>
   | Refusing<testing.ReplayOptions>
@@ -112,6 +117,8 @@ Deno.test("every option takes undefined for what is not said", async () => {
     readOnly: undefined,
     blockSize: undefined,
     lock: undefined,
+    format: undefined,
+    backingFiles: undefined,
     id: undefined,
     signal: undefined,
   };

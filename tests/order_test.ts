@@ -15,7 +15,7 @@ import { DiskError } from "../src/errors.ts";
 import type { OpenOptions } from "../src/disk/open.ts";
 import { Random } from "../src/random.ts";
 import type { Request } from "../src/request.ts";
-import { assertDisksEqual, assertZeroes } from "../src/testing/mod.ts";
+import { assertDisksEqual, assertZeroes } from "../src/crash/mod.ts";
 import {
   faults,
   latency,

@@ -14,6 +14,11 @@ export interface ImageOptions {
   readonly readOnly: boolean;
   /** Whether direct I/O is a condition, a wish, or unwanted. */
   readonly direct: "require" | "prefer" | "never";
+  /**
+   * `"raw"` insists on the bytes as they are; without it, what does not look raw
+   * is refused.
+   */
+  readonly format?: "raw";
   /** Whether to keep out writers: always, when writing, or never. */
   readonly lock: "exclusive" | "auto" | "none";
   /** Logical block size in bytes; the medium's own by default. */

@@ -66,7 +66,7 @@ function checkImageSize(
     `Cannot open "${path}" as a disk as ${
       format === null
         ? reason
-        : `its content looks like ${format}, and only raw images can be opened: make one of it first`
+        : `its content looks like ${format}, and only raw images have sectors: ${reason}`
     }`,
     { operation: "open", path },
   );

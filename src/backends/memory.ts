@@ -58,7 +58,9 @@ export interface MemoryBackendOptions extends DiskSize {
 /** A disk in memory. What was never written costs nothing. */
 export class MemoryBackend implements Backend {
   /** The disk's shape. */
-  readonly geometry: Geometry;
+  get geometry(): Geometry {
+    return this.#geometry;
+  }
   /** What it can do. */
   readonly abilities: Abilities;
   /** How large requests may get. */
@@ -71,6 +73,7 @@ export class MemoryBackend implements Backend {
     bounced: 0,
     readModifyWrites: 0,
   };
+  #geometry: Geometry;
   readonly #id: Uint8Array;
   /** What was written, by the index of its chunk; the rest are zeroes. */
   readonly #chunks = new Map<number, Uint8Array>();
@@ -85,7 +88,7 @@ export class MemoryBackend implements Backend {
    */
   constructor(options: MemoryBackendOptions) {
     const { blockSize, physicalBlockSize, id = "memory" } = options;
-    this.geometry = makeGeometry(
+    this.#geometry = makeGeometry(
       sectorsOf(options, "make a disk in memory"),
       blockSize,
       physicalBlockSize === undefined ? {} : { physicalBlockSize },
@@ -205,6 +208,23 @@ export class MemoryBackend implements Backend {
     }
     add(at, end, true);
     return extents;
+  }
+
+  /**
+   * Changes the disk's size.
+   *
+   * @param sectors Sectors that the disk has afterwards.
+   * @returns When it is done.
+   */
+  resize(sectors: number): Promise<void> {
+    const end = sectors * SECTOR_BYTES;
+    for (const [index, chunk] of this.#chunks) {
+      const start = index * CHUNK_BYTES;
+      if (start >= end) this.#chunks.delete(index);
+      else if (start + CHUNK_BYTES > end) chunk.fill(0, end - start);
+    }
+    this.#geometry = { ...this.#geometry, sectors };
+    return Promise.resolve();
   }
 
   /**

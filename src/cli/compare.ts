@@ -8,6 +8,7 @@ import { compareDisks } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import {
+  formatOption,
   IMAGE_OPTIONS,
   interruptible,
   NO_LOCK_OPTION,
@@ -43,6 +44,11 @@ export const compare: Verb = {
       summary: "Of B, this one, or 0 for all (default: the same)",
     },
     ...IMAGE_OPTIONS,
+    {
+      name: "with-format",
+      value: "NAME",
+      summary: "The format of B (default: the same)",
+    },
     NO_LOCK_OPTION,
   ],
   examples: [
@@ -67,7 +73,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const progress = new Progress(io, args.flag("quiet"));
   const found = await interruptible(io, async (signal) => {
     await using first = await VirtualDisk.open(a, { ...options, signal });
-    await using second = await VirtualDisk.open(b, { ...options, signal });
+    await using second = await VirtualDisk.open(b, {
+      ...options,
+      ...formatOption(args, "with-format"),
+      signal,
+    });
     await warn(io, a, first.info);
     await warn(io, b, second.info);
     const left = await partitionOf(first, args, signal);

@@ -91,7 +91,8 @@ function bash(verbs: readonly Verb[]): string {
         letter === undefined ? [`--${name}`] : [`--${name}`, `-${letter}`]
       );
     const values = options.flatMap((option) => {
-      if (option.value === undefined) return [];
+      // What may stand alone has its value in the same word.
+      if (option.value === undefined || option.optional) return [];
       const then = option.words !== undefined
         ? `words=${quoted(option.words.join(" "))}`
         : isFile(option)
@@ -147,13 +148,14 @@ function zsh(verbs: readonly Verb[]): string {
   const cases = verbs.flatMap((verb) => {
     const specs = optionsOf(verb).map((option) => {
       const { name, letter, value, words, summary, repeats } = option;
-      const what = value === undefined ? "" : `:${described(value)}:` +
+      const colon = option.optional ? "::" : ":";
+      const what = value === undefined ? "" : `${colon}${described(value)}:` +
         (words !== undefined
           ? `(${words.join(" ")})`
           : isFile(option)
           ? "_files"
           : " ");
-      const equals = value === undefined ? "" : "=";
+      const equals = value === undefined ? "" : option.optional ? "=-" : "=";
       const rest = `${equals}${quoted(`[${described(summary)}]${what}`)}`;
       const short = `${value === undefined ? "" : "+"}${
         quoted(`[${described(summary)}]${what}`)
@@ -220,7 +222,7 @@ function fish(verbs: readonly Verb[]): string {
     for (const option of optionsOf(verb)) {
       const { name, letter, value, words, summary } = option;
       const short = letter === undefined ? "" : ` -s ${letter}`;
-      const takes = value === undefined
+      const takes = value === undefined || option.optional
         ? ""
         : words !== undefined
         ? ` -x -a ${quoted(words.join(" "))}`

@@ -9,6 +9,7 @@
 import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { rescueDisk, RescueMap, RescueStatus } from "../image/mod.ts";
+import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { type CopyTarget, failCopy, openTarget } from "./copy_target.ts";
 import { duration } from "./format.ts";
@@ -121,7 +122,8 @@ async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
   const map = await knownMap(mapFile, bytes);
   const there = await identify(to);
   const rescued = map?.bytes(RescueStatus.Finished) ?? 0;
-  if (there === null && rescued > 0) {
+  // What a server has is always there.
+  if (there === null && !isNbdUri(to) && rescued > 0) {
     throw new CliError(
       `Cannot go on with "${to}" as there is no such file, but ` +
         `"${mapFile}" says that it has ${formatSize(rescued)}: give another ` +

@@ -82,9 +82,10 @@ export async function openTarget(
       before: null,
     };
   } catch (error) {
-    if (!(error instanceof DiskError) || error.kind !== "exists") {
-      throw ofTarget(error);
-    }
+    // Only raw ones are made; others may be there to be written to.
+    const isThere = error instanceof DiskError && (error.kind === "exists" ||
+      error.kind === "format" && await identify(path) !== null);
+    if (!isThere) throw ofTarget(error);
     if (!force) {
       throw new CliError(
         `Cannot copy onto "${path}" as it exists: overwrite its content with ` +
@@ -108,8 +109,15 @@ export async function openTarget(
   }
 }
 
-/** The options about locks are about the source alone. */
+/** The options about locks and the format are about the source alone. */
 function ofTarget(error: unknown): unknown {
+  if (error instanceof DiskError && error.kind === "format") {
+    const text = error.message.replaceAll(
+      /\bformat: "(\w+)"/g,
+      "--to-format $1",
+    );
+    return new CliError(text, { cause: error });
+  }
   if (!(error instanceof DiskError) || error.kind !== "locked") return error;
   return new CliError(inOptionsOf(error.message, []), { cause: error });
 }

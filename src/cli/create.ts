@@ -46,6 +46,11 @@ export const create: Verb = {
     { name: "force", letter: "f", summary: "Overwrite an existing file" },
     ...OUTCOME_OPTIONS,
     ...IMAGE_OPTIONS.filter(({ name }) => name === "backend"),
+    {
+      name: "format",
+      value: "NAME",
+      summary: "raw: also under a name that says otherwise",
+    },
   ],
   examples: [
     ["platter create disk.img 64MiB", "An image of 64 MiB"],

@@ -79,7 +79,6 @@ async function* gunzip(
   name: string,
 ): AsyncGenerator<Uint8Array, void> {
   const unzip = createGunzip({ chunkSize: CHUNK_BYTES });
-  // The end of the output is not seen before its last chunk is taken.
   const feeding = feed(source, {
     write: (bytes) =>
       new Promise((resolve, reject) =>
@@ -91,11 +90,10 @@ async function* gunzip(
   try {
     for await (const chunk of unzip) yield chunk;
   } catch (error) {
-    throw await feeding.failure() ??
-      damaged(name, "gzip", (error as Error).message);
+    throw feeding.failure ?? damaged(name, "gzip", (error as Error).message);
   } finally {
+    feeding.stop();
     unzip.destroy();
-    await feeding.stop();
   }
 }
 
@@ -144,12 +142,12 @@ async function* byProgram(
         // It has ended already.
       }
     }
-    await feeding.stop();
+    feeding.stop();
+    await input.abort().catch(() => {});
     await child.status;
     await complaint;
   }
-  const failure = await feeding.failure();
-  if (failure !== undefined) throw failure;
+  if (feeding.failure !== undefined) throw feeding.failure;
   const { success, code } = await child.status;
   if (!success) {
     const said = (await complaint).trim().split("\n")[0]!
@@ -169,18 +167,22 @@ interface Feed {
   fail(error: Error): Promise<void> | void;
 }
 
+/** A source on its way into a decompressor. */
+interface Feeding {
+  /** What the source failed with. */
+  readonly failure: Error | undefined;
+  /**
+   * Feeds no more. A read of the source may be left that never ends: whoever
+   * opened the source breaks it off.
+   */
+  stop(): void;
+}
+
 /** Moves a source into a decompressor until either ends. */
-function feed(source: AsyncIterable<Uint8Array>, into: Feed): {
-  /** What the source failed with, once it is over. */
-  failure(): Promise<Error | undefined>;
-  /** Ends it. */
-  stop(): Promise<void>;
-} {
+function feed(source: AsyncIterable<Uint8Array>, into: Feed): Feeding {
   const iterator = source[Symbol.asyncIterator]();
   let failure: Error | undefined;
   let stopped = false;
-  let stop = () => {};
-  const stopping = new Promise<void>((resolve) => stop = resolve);
   async function run(): Promise<void> {
     while (!stopped) {
       let next: IteratorResult<Uint8Array>;
@@ -192,21 +194,17 @@ function feed(source: AsyncIterable<Uint8Array>, into: Feed): {
       }
       if (stopped) return;
       if (next.done) return await into.end();
-      // What the decompressor refuses it says itself.
-      await Promise.race([into.write(next.value), stopping]);
+      await into.write(next.value);
     }
   }
-  const done = run().catch(() => {});
+  // What the decompressor refuses it says itself.
+  run().catch(() => {});
   return {
-    async failure() {
-      await done;
+    get failure() {
       return failure;
     },
-    async stop() {
+    stop() {
       stopped = true;
-      stop();
-      await iterator.return?.();
-      await done;
     },
   };
 }

@@ -6,6 +6,7 @@
  */
 
 import type { Extent } from "../backend.ts";
+import { CONTAINER_FORMATS } from "../content_format.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
@@ -33,7 +34,19 @@ export const IMAGE_OPTIONS: readonly VerbOption[] = [
     value: "SIZE",
     summary: "Logical block size (default: the device's, or 512)",
   },
+  {
+    name: "format",
+    value: "NAME",
+    summary: "Its format: raw, qcow2, vmdk, … (default: auto)",
+  },
+  {
+    name: "backing-files",
+    summary: "Open the files that a container names, too",
+  },
 ];
+
+/** What may be said of an image's format. */
+const FORMATS = ["auto", "raw", ...CONTAINER_FORMATS] as const;
 
 /** The option that reads an image which another program holds. */
 export const NO_LOCK_OPTION: VerbOption = {
@@ -68,8 +81,26 @@ export function openOptions(args: VerbArguments): OpenOptions {
     ...(direct === undefined ? {} : { direct }),
     ...(backend === undefined ? {} : { backend }),
     ...(blockSize === undefined ? {} : { blockSize }),
+    ...formatOption(args, "format"),
+    ...(args.flag("backing-files") ? { backingFiles: "allow" } : {}),
     ...(args.flag("no-lock") ? { lock: "none" } : {}),
   };
+}
+
+/**
+ * Reads an option that says what an image is.
+ *
+ * @param args What was typed.
+ * @param name The option.
+ * @returns The same for the library; nothing if it was not given.
+ * @throws {UsageError} If there is no such format.
+ */
+export function formatOption(
+  args: VerbArguments,
+  name: string,
+): Pick<OpenOptions, "format"> {
+  const format = args.choice(name, FORMATS);
+  return format === undefined ? {} : { format };
 }
 
 /**

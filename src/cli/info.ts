@@ -4,15 +4,19 @@
  * @module
  */
 
+import { type ContainerFacts, lookInside } from "../backends/container/mod.ts";
 import { type DiskInfo, VirtualDisk } from "../disk/disk.ts";
+import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import type { OtherFile } from "../info.ts";
 import type { PartitionTable } from "../image/partition_table.ts";
 import { readPartitions } from "../image/read_partitions.ts";
+import { printable } from "../printable.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { inOptionsOf } from "./option_words.ts";
-import { partitionLines, tableHeadline } from "./partition_lines.ts";
+import { jsonOf, partitionLines, tableHeadline } from "./partition_lines.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import {
   ExitCode,
@@ -32,7 +36,8 @@ export const info: Verb = {
     "Opens the image for reading only and without a lock, so it also works\n" +
     "while another program writes it. If direct I/O was not to be had, it\n" +
     "says why; and it says what a flush on this disk is worth. Partitions are\n" +
-    "listed, with what is wrong with their table.",
+    "listed, with what is wrong with their table. Of a container that is not\n" +
+    "opened it shows what its header says, and why it is not.",
   options: [
     { name: "json", summary: "Print JSON" },
     PARTITION_OPTION,
@@ -57,12 +62,22 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     ...openOptions(args),
     readOnly: true,
     lock: "none",
+  }).catch(async (error) => {
+    const facts = error instanceof DiskError ? lookInside(path) : null;
+    if (facts !== null) {
+      const text = args.flag("json")
+        ? `${JSON.stringify({ path, ...facts }, null, 2)}\n`
+        : describeFacts(path, facts);
+      await print(io.stdout, text);
+    }
+    // It says why the rest is not to be had.
+    throw error;
   });
   await warn(io, path, image.info);
   const disk = await partitionOf(image, args);
   const table = await readPartitions(disk);
   const text = args.flag("json")
-    ? `${JSON.stringify({ ...disk.info, partitionTable: table }, null, 2)}\n`
+    ? jsonOf({ ...disk.info, partitionTable: table })
     : describe(path, disk.info, info.options) + describeTable(table);
   await print(io.stdout, text);
   return ExitCode.Ok;
@@ -89,6 +104,7 @@ export function describe(
       `${formatSize(bytes)} (${formatCount(bytes)} bytes, ` +
       `${formatCount(info.sectors, "sector")})`,
     ],
+    ...formatRows(info),
     [
       "blocks",
       `${formatCount(info.blockSize)} bytes logical, ` +
@@ -135,6 +151,40 @@ export function describe(
       ),
     ]))
   }`;
+}
+
+/** What can be told of a container that is not opened. */
+function describeFacts(path: string, facts: ContainerFacts): string {
+  const { format, virtualBytes, otherFiles } = facts;
+  return `${path}\n${
+    listOf([
+      ["format", `${format}, by its content`],
+      [
+        "size",
+        virtualBytes === null
+          ? "not in its header"
+          : `${formatSize(virtualBytes)} (${formatCount(virtualBytes)} bytes)`,
+      ],
+      ...otherFiles.map(fileRow),
+    ])
+  }`;
+}
+
+function fileRow({ role, name, format }: OtherFile): [string, string] {
+  return [role, `${printable(name)}${format === null ? "" : ` (${format})`}`];
+}
+
+/** What the image was opened as, and what else it takes sectors from. */
+function formatRows(info: DiskInfo): Row[] {
+  const { format, contentFormat = null, otherFiles = [] } = info;
+  if (format === undefined) return [];
+  const content = contentFormat === null
+    ? ""
+    : `, though its content looks like ${contentFormat}`;
+  return [
+    ["format", `${format}${content}`],
+    ...otherFiles.map(fileRow),
+  ];
 }
 
 /** What a disk holds: one row, the partitions, and what is wrong. */

@@ -9,6 +9,7 @@
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
+import { overlay } from "../disk/overlay.ts";
 import { DiskError } from "../errors.ts";
 import { readPartitions } from "../image/read_partitions.ts";
 import type { FaultRule } from "../layers/fault_rule.ts";
@@ -17,7 +18,6 @@ import { FAULT_WORDS } from "../layers/fault_words.ts";
 import { type Faults, faults } from "../layers/faults.ts";
 import { type NamedRange, nameOfRange } from "../layers/named_range.ts";
 import { type Observe, observe } from "../layers/observe.ts";
-import { overlay } from "../layers/overlay.ts";
 import { type Protect, protect, type Violation } from "../layers/protect.ts";
 import { trace } from "../layers/trace.ts";
 import { plural } from "../plural.ts";
@@ -45,6 +45,12 @@ import {
 /** How often the file with rules is looked at, in ms. */
 const RULES_MS = 250;
 
+/** The option that takes a base which an overlay's file does not know again. */
+export const ACCEPT_BASE_OPTION: VerbOption = {
+  name: "accept-base",
+  summary: "Take an image that was modified since an overlay was begun over it",
+};
+
 /** The options that say which layers there are. */
 export const LAYER_OPTIONS: readonly VerbOption[] = [
   {
@@ -54,8 +60,12 @@ export const LAYER_OPTIONS: readonly VerbOption[] = [
   { name: "read-only", summary: "Refuse writes" },
   {
     name: "overlay",
-    summary: "Keep what is written in memory; the image stays as it is",
+    value: "FILE",
+    optional: true,
+    summary:
+      "Keep what is written in memory, or in FILE; the image stays as it is",
   },
+  ACCEPT_BASE_OPTION,
   {
     name: "fault",
     value: "RULE",
@@ -92,6 +102,10 @@ export const LAYER_OPTIONS: readonly VerbOption[] = [
 
 /** What the help of a verb says of these options. */
 export const LAYER_HELP: string =
+  "An overlay in a FILE lasts: served again with it, the disk has what was\n" +
+  'written, and "platter commit FILE" writes it to the image. The FILE is made\n' +
+  "if nothing is there.\n" +
+  "\n" +
   "A fault RULE is words: operations, conditions and one effect, such as\n" +
   '"write nth=3 error=EIO", "read sector=100..200 delay=20ms" or\n' +
   '"flush lost". A FILE of rules has one on each line; it is looked at again\n' +
@@ -109,6 +123,9 @@ export const LAYER_HELP: string =
 interface Layers {
   readonly readOnly: boolean;
   readonly isOverlay: boolean;
+  /** The overlay's file; in memory without one. */
+  readonly overlayPath: string | undefined;
+  readonly acceptBase: boolean;
   readonly rules: readonly FaultRule[];
   /** How many of the rules are in no file. */
   readonly fixed: number;
@@ -133,6 +150,12 @@ export async function readLayers(args: VerbArguments): Promise<Layers> {
   );
   const fixed = rules.length;
   const rulesPath = args.value("fault-file");
+  const overlayPath = args.value("overlay");
+  if (args.flag("accept-base") && overlayPath === undefined) {
+    throw new UsageError(
+      "Cannot use --accept-base as there must be an --overlay=FILE to go with it",
+    );
+  }
   if (rulesPath !== undefined) rules.push(...await readRules(rulesPath));
   const ranges = args.all("protect").map((text) =>
     parseAs("--protect", text, parseRange)
@@ -145,7 +168,9 @@ export async function readLayers(args: VerbArguments): Promise<Layers> {
   }
   return {
     readOnly: args.flag("read-only"),
-    isOverlay: args.flag("overlay"),
+    isOverlay: args.flag("overlay") || overlayPath !== undefined,
+    overlayPath,
+    acceptBase: args.flag("accept-base"),
     rules,
     fixed,
     rulesPath,
@@ -193,6 +218,7 @@ export class LayeredDisk implements AsyncDisposable {
     io: CliIo,
   ): Promise<LayeredDisk> {
     const { readOnly, isOverlay, rules, fixed, rulesPath, tracePath } = layers;
+    const { overlayPath, acceptBase } = layers;
     const { statsPath } = layers;
     await using parts = new AsyncDisposableStack();
     const base = await openBackend(path, {
@@ -213,6 +239,9 @@ export class LayeredDisk implements AsyncDisposable {
       "the file of rules": rulesPath === undefined
         ? null
         : await identify(rulesPath),
+      "the overlay": overlayPath === undefined
+        ? null
+        : await identify(overlayPath),
     };
     const { guarded, counted } = await findRanges(base, layers);
     if (tracePath !== undefined) {
@@ -227,7 +256,16 @@ export class LayeredDisk implements AsyncDisposable {
           ),
       );
     }
-    if (isOverlay) top = overlay(top, { readOnly });
+    if (overlayPath !== undefined) {
+      const { direct, backend } = openOptions(args);
+      top = await overlay(top, {
+        file: overlayPath,
+        readOnly,
+        acceptBase,
+        direct,
+        backend,
+      });
+    } else if (isOverlay) top = overlay(top, { readOnly });
     // Looked for before there are faults, and not part of the trace. The disk is
     // not closed, as what it is over stays.
     const { start, sectors } = await partitionOf(VirtualDisk.over(top), args);

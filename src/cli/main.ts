@@ -19,6 +19,7 @@
 import config from "../../deno.json" with { type: "json" };
 import { bmap } from "./bmap.ts";
 import { cat } from "./cat.ts";
+import { commit } from "./commit.ts";
 import { compare } from "./compare.ts";
 import { completionsOf } from "./completions.ts";
 import { copy } from "./copy.ts";
@@ -45,6 +46,7 @@ import { inOptionsOf } from "./option_words.ts";
 import { partitions } from "./partitions.ts";
 import { mount } from "./mount.ts";
 import { read } from "./read.ts";
+import { resize } from "./resize.ts";
 import { serve } from "./serve.ts";
 import { didYouMean } from "./suggestion.ts";
 import {
@@ -70,6 +72,7 @@ const VERBS: readonly Verb[] = [
   copy,
   compare,
   map,
+  resize,
   ls,
   cat,
   extract,
@@ -79,6 +82,7 @@ const VERBS: readonly Verb[] = [
   flush,
   bmap,
   serve,
+  commit,
   mount,
   crash,
   heat,

@@ -14,10 +14,15 @@ const WORDS: readonly (readonly [said: RegExp, name: string, typed: string])[] =
     [/direct: "(\w+)"/, "direct", "--direct $1"],
     [/backend: "(\w+)"/, "backend", "--backend $1"],
     [/blockSize: (\d+)/, "block-size", "--block-size $1"],
+    [/format: "(\w+)"/g, "format", "--format $1"],
+    [/backingFiles: "allow"/, "backing-files", "--backing-files"],
     [/overwrite: true/, "force", "--force"],
+    [/force: true/, "force", "--force"],
+    [/acceptBase: true/, "accept-base", "--accept-base"],
     [/readOnly: true/, "read-only", "--read-only"],
     [/allowNoProof: true/, "allow-no-proof", "--allow-no-proof"],
     [/(?:engine|writeCache): "\w+"/, "", ""],
+    [/reset: true/, "", ""],
     [/(?:stallMs|pollMs|queueSize|preallocate): \w+/, "", ""],
   ];
 
@@ -37,7 +42,7 @@ export function inOptionsOf(
     text = options.some((option) => option.name === name)
       ? text.replace(said, typed)
       : text.replace(
-        new RegExp(`(?:[,:;] |^)[^,:;]*${said.source}[^,:;]*`),
+        new RegExp(`(?:[,:;] |^)[^,:;]*${said.source}[^,:;]*`, said.flags),
         "",
       );
   }

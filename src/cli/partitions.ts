@@ -21,7 +21,7 @@ import {
   warn,
 } from "./images.ts";
 import { announce, type CliIo, print } from "./io.ts";
-import { partitionLines, tableHeadline } from "./partition_lines.ts";
+import { jsonOf, partitionLines, tableHeadline } from "./partition_lines.ts";
 import {
   ExitCode,
   parseAs,
@@ -151,7 +151,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     return table;
   });
   const text = args.flag("json")
-    ? `${JSON.stringify(table, null, 2)}\n`
+    ? jsonOf(table)
     : done + describeTable(path, table);
   if (done === "") await print(io.stdout, text);
   else await announce(io, text, `the table of "${path}" is written`);
@@ -183,6 +183,7 @@ async function checkEmpty(
   path: string,
   signal: AbortSignal,
 ): Promise<void> {
+  if (disk.sectors === 0) return;
   const head = await disk.read(0, Math.min(disk.sectors, HEAD_SECTORS), {
     signal,
   });

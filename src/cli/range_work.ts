@@ -20,6 +20,7 @@ import {
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import {
   ExitCode,
@@ -45,7 +46,8 @@ export const RANGE_OPTIONS: readonly VerbOption[] = [
     value: "SIZE",
     summary: "The same as a size: 1MiB, 0x1000",
   },
-  { name: "all", summary: "The whole disk, instead" },
+  { name: "all", summary: "The whole disk or partition, instead" },
+  PARTITION_OPTION,
 ];
 
 /** The options that follow a verb's own. */
@@ -98,11 +100,12 @@ export async function workThrough(
   let range: { sector: number; count: number };
   try {
     range = await interruptible(io, async (signal) => {
-      await using disk = await VirtualDisk.open(path, {
+      await using image = await VirtualDisk.open(path, {
         ...openOptions(args),
         signal,
       });
-      await warn(io, path, disk.info);
+      await warn(io, path, image.info);
+      const disk = await partitionOf(image, args, signal);
       const range = rangeOn(disk, asked, work.verb);
       await pass(disk, range, work, progress, signal);
       return range;
@@ -176,6 +179,7 @@ async function pass(
   signal: AbortSignal,
 ): Promise<void> {
   let done = 0;
+  const before = disk.counters.requests;
   try {
     const step = work.begin(disk, signal);
     while (done < count) {
@@ -187,7 +191,7 @@ async function pass(
     }
     if (disk.info.abilities.flush !== "none") await disk.flush({ signal });
   } catch (error) {
-    const left = disk.counters.requests === 0
+    const left = disk.counters.requests === before
       ? "nothing was changed"
       : `${work.done.toLowerCase()} ${
         formatSize(done * SECTOR_BYTES)

@@ -33,6 +33,8 @@ export interface VerbOption {
   readonly letter?: string;
   /** What its value is called in the help; without one it is a switch. */
   readonly value?: string;
+  /** Whether it may do without its value; with it, it is `--name=VALUE`. */
+  readonly optional?: boolean;
   /** The words that its value may be, if they are few. */
   readonly words?: readonly string[];
   /** Whether it may be given several times. */
@@ -242,7 +244,8 @@ export function readArguments(
   const options = [...verb.options, HELP];
   const see = `see "platter ${verb.name} --help"`;
   let unknown: string | undefined;
-  const parsed = parseArgs(joinDashes(args, options), {
+  const { bare, others } = takeBare(args, options);
+  const parsed = parseArgs(joinDashes(others, options), {
     boolean: options.filter((it) => it.value === undefined).map(nameOf),
     string: [
       "_",
@@ -261,7 +264,7 @@ export function readArguments(
   const operands = parsed._ as string[];
   const values = new Map<string, string | boolean | string[]>();
   for (const { name, value } of options) {
-    const given = parsed[name];
+    const given = parsed[name] ?? bare.has(name);
     if (
       typeof given === "string" || given === true || Array.isArray(given)
     ) values.set(name, given);
@@ -309,7 +312,11 @@ export function readArguments(
 export function helpOf(verb: Verb): string {
   const options = [...verb.options, HELP].map((option) => {
     const letter = option.letter === undefined ? "    " : `-${option.letter}, `;
-    const value = option.value === undefined ? "" : ` ${option.value}`;
+    const value = option.value === undefined
+      ? ""
+      : option.optional
+      ? `[=${option.value}]`
+      : ` ${option.value}`;
     return [`${letter}--${option.name}${value}`, option.summary] as const;
   });
   const codes = verb.exitCodes ?? [
@@ -342,6 +349,23 @@ export function listOf(
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, text]) => `  ${name.padEnd(width)}  ${text}\n`)
     .join("");
+}
+
+/** Takes out the options that come without the value that they may have. */
+function takeBare(
+  args: readonly string[],
+  options: readonly VerbOption[],
+): { bare: Set<string>; others: string[] } {
+  const names = options.filter((it) => it.optional === true).map(nameOf);
+  const bare = new Set<string>();
+  const end = args.indexOf("--");
+  const others = args.filter((arg, index) => {
+    const name = names.find((each) => arg === `--${each}`);
+    if (name === undefined || end >= 0 && index > end) return true;
+    bare.add(name);
+    return false;
+  });
+  return { bare, others };
 }
 
 /** Gives options their "-", which would be taken for an operand. */

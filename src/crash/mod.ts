@@ -30,6 +30,14 @@
  */
 
 export * from "../testing/mod.ts";
+export {
+  assertDisksEqual,
+  type AssertDisksOptions,
+} from "./assertions/assert_disks_equal.ts";
+export {
+  assertGolden,
+  type AssertGoldenOptions,
+} from "./assertions/assert_golden.ts";
 export { crashTest } from "./run_crash_test.ts";
 export { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
 export type { CrashTestOptions, CrashTestStep } from "./crash_test_options.ts";

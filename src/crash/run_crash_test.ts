@@ -340,7 +340,9 @@ class Test {
     }
     await makeFileSystem(fileSystem, path, recorder.device.blockSize);
     {
-      await using made = await VirtualDisk.open(path, { readOnly: true });
+      await using made = await VirtualDisk.open(path, {
+        ...{ readOnly: true, format: "raw" },
+      });
       await using disk = VirtualDisk.over(recorder.open());
       await copyDisk(made, disk, {
         targetIsZero: true,

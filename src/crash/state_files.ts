@@ -144,7 +144,7 @@ function writeBlocks(
 async function dataOf(path: string): Promise<Run[]> {
   const runs: { offset: number; length: number }[] = [];
   await using disk = await VirtualDisk.open(path, {
-    ...{ readOnly: true, direct: "never" },
+    ...{ readOnly: true, direct: "never", format: "raw" },
   });
   const buffer = new Uint8Array(COPY_BYTES);
   for (let at = 0; at < disk.sectors;) {

@@ -17,6 +17,7 @@ import {
   MemoryBackend,
   type MemoryBackendOptions,
 } from "../backends/memory.ts";
+import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { keepOnThread } from "../one_thread.ts";
@@ -95,6 +96,16 @@ export interface WriteZeroesOptions extends WriteOptions {
   unmap?: boolean | undefined;
 }
 
+/** How a disk may change its size. */
+export interface ResizeOptions {
+  /**
+   * Whether it may become smaller.
+   *
+   * @default {false}
+   */
+  force?: boolean | undefined;
+}
+
 /**
  * A virtual disk. Every address and count is in sectors of 512 bytes.
  *
@@ -124,7 +135,11 @@ export class VirtualDisk implements AsyncDisposable {
   readonly #start: number;
   readonly #owner: boolean;
   #closed = false;
-  /** Capacity in sectors of 512 bytes. */
+  /**
+   * Capacity in sectors of 512 bytes. It changes by
+   * {@linkcode VirtualDisk.resize} alone; that of a slice never does, whatever
+   * becomes of the disk.
+   */
   readonly sectors: number;
 
   private constructor(view: View) {
@@ -132,6 +147,11 @@ export class VirtualDisk implements AsyncDisposable {
     this.#start = view.start;
     this.#owner = view.owner;
     this.sectors = view.sectors;
+    if (this.#owner) {
+      view.queue.onResized((sectors) => {
+        (this as { sectors: number }).sectors = sectors;
+      });
+    }
     keepOnThread(this, "a VirtualDisk");
   }
 
@@ -533,6 +553,63 @@ export class VirtualDisk implements AsyncDisposable {
   }
 
   /**
+   * Changes the disk's size; what is new reads as zeroes. Only raw image files
+   * and disks in memory can, and layers over them that are no overlays.
+   *
+   * It keeps its place among requests: all that were made before are answered
+   * first, and all that are made later find the new size, awaited or not. The
+   * new size is durable with the next flush. Slices stay as they are: what lies
+   * beyond the disk's end is refused with an error of kind `range`.
+   *
+   * @param size The new size: sectors, or an object as for
+   * {@linkcode VirtualDisk.create}.
+   * @param options Whether the disk may become smaller, which loses what lies
+   * beyond its new end.
+   * @returns When it is done.
+   * @throws {DiskError} With kind `unsupported` if this disk keeps its size,
+   * `geometry` if it would become smaller without `force`, or as the system says
+   * no. The disk has its old size then.
+   * @throws {RangeError} If no disk of these blocks has that size.
+   *
+   * @example
+   * ```ts
+   * import { VirtualDisk } from "@platter/disk";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using disk = VirtualDisk.memory({ size: "1MiB" });
+   * await disk.resize({ size: "2MiB" });
+   * assertEquals(disk.sectors, 4096);
+   * ```
+   */
+  async resize(
+    size: number | DiskSize,
+    options: ResizeOptions = {},
+  ): Promise<void> {
+    const sectors = typeof size === "number"
+      ? size
+      : sectorsOf(size, "resize a disk");
+    if (!this.#owner) {
+      throw new DiskError(
+        "unsupported",
+        "Cannot resize a slice as its size is its own: resize the whole disk",
+        { operation: "resize" },
+      );
+    }
+    await this.#queue.resize(sectors, options.force ?? false);
+  }
+
+  /**
+   * Calls a function whenever the disk has got another size, for whoever shows
+   * it to others.
+   *
+   * @param listener The function, given the sectors; it must not throw.
+   * @returns A function that ends that.
+   */
+  onResized(listener: (sectors: number) => void): () => void {
+    return this.#queue.onResized(listener);
+  }
+
+  /**
    * The disk, or the slice, by calls that return when they are done: for
    * WebAssembly programs and small scripts, which cannot wait for a promise. It
    * shares the queue; while asynchronous requests are in flight, synchronous
@@ -795,14 +872,22 @@ export class VirtualDisk implements AsyncDisposable {
   ): DiskError | null {
     // Most are right, and a view costs something to make.
     if (sector >= 0 && count > 0 && sector + count <= this.sectors) return null;
+    // Its new size is not known yet: the queue checks it when it is.
+    if (this.#owner && sector >= 0 && count > 0 && this.#queue.resizing) {
+      return null;
+    }
     return refuseRange(this.#view, operation, sector, count);
   }
 
   get #view(): View {
+    const sectors = () => this.sectors;
     return {
       queue: this.#queue,
       start: this.#start,
-      sectors: this.sectors,
+      // Whoever keeps the view sees a new size as well.
+      get sectors() {
+        return sectors();
+      },
       owner: this.#owner,
     };
   }

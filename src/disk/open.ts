@@ -14,6 +14,8 @@ import {
   type EngineOptions,
   openDirect,
 } from "../backends/direct/mod.ts";
+import { openContainer } from "../backends/container/mod.ts";
+import { NotRawError, refuseRawName } from "../backends/image_format.ts";
 import type { ImageOptions } from "../backends/image_options.ts";
 import {
   DEFAULT_CLOSE_TIMEOUT_MS,
@@ -22,6 +24,11 @@ import {
 } from "../backends/nbd/mod.ts";
 import { openPortable } from "../backends/portable/mod.ts";
 import { captureStack } from "../call_site.ts";
+import {
+  CONTAINER_FORMATS,
+  type ContainerFormat,
+  type ImageFormat,
+} from "../content_format.ts";
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { DiskError } from "../errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
@@ -84,6 +91,27 @@ export interface OpenOptions extends QueueOptions {
    */
   blockSize?: number | undefined;
   /**
+   * What the image is. A container (qcow2, VMDK, VDI, VHD, VHDX, Parallels, …) is
+   * read and written by `qemu-nbd`, which must be installed and takes
+   * `--allow-run=qemu-nbd`. `"auto"` opens one where both the content's signature
+   * and the name's ending say so, refuses where only one of them does, and takes
+   * everything else for raw. `"raw"` insists on the bytes as they are: for disks
+   * whose content comes from somebody else, such as a guest. It is decided once;
+   * what is written later changes nothing.
+   *
+   * @default {"auto"}
+   */
+  format?: "auto" | ImageFormat | undefined;
+  /**
+   * Whether the files are opened that a container names: its backing file, for
+   * reading only; its data file, its extents. Whoever made the image chose these
+   * names, and could have chosen any file that this program may read. Those that
+   * are not files, and backing files without a format, are refused all the same.
+   *
+   * @default {"refuse"}
+   */
+  backingFiles?: "refuse" | "allow" | undefined;
+  /**
    * Whether to keep out other writers, by QEMU's own lock bytes where FFI is
    * allowed: `"auto"` does when it writes and reads beside a writer,
    * `"exclusive"` does when it reads, too (for a copy that must not change
@@ -100,15 +128,17 @@ export interface OpenOptions extends QueueOptions {
   /** Aborts opening. */
   signal?: AbortSignal | undefined;
   /**
-   * How long connecting to an NBD server and negotiating may take, in ms.
+   * How long connecting to an NBD server, or to the `qemu-nbd` of a container,
+   * and negotiating may take, in ms.
    *
    * @default {30000}
    */
   openTimeoutMs?: number | undefined;
   /**
-   * How long an NBD server may be silent while the disk is being closed, in ms.
-   * Then the connection is dropped, and what it has not answered fails. Each
-   * answer, and data that moves, begin the time anew.
+   * How long an NBD server may be silent while the disk is being closed, and
+   * `qemu-nbd` may take to close its image, in ms. Then the connection is
+   * dropped, and what it has not answered fails. Each answer, and data that
+   * moves, begin the time anew.
    *
    * @default {30000}
    */
@@ -225,6 +255,21 @@ async function open(
       }`,
     );
   }
+  const format = oneOf("format", options.format ?? "auto", [
+    "auto",
+    "raw",
+    ...CONTAINER_FORMATS,
+  ]);
+  if (create !== undefined) {
+    if (format !== "raw") refuseRawName(name, format);
+    if (format !== "raw" && format !== "auto") {
+      throw new DiskError(
+        "format",
+        `Cannot create "${name}" as ${format} as only raw images are made here: "qemu-img create" makes others`,
+        { operation: "create", path: name },
+      );
+    }
+  }
   const image: ImageOptions = {
     readOnly: options.readOnly ?? false,
     direct: oneOf("direct", options.direct ?? "prefer", [
@@ -242,6 +287,7 @@ async function open(
       : { blockSize: options.blockSize }),
     ...(options.id === undefined ? {} : { id: options.id }),
     ...(create === undefined ? {} : { create }),
+    ...(format === "raw" ? { format } : {}),
     ...(options.signal === undefined ? {} : { signal: options.signal }),
     openedAt,
   };
@@ -251,6 +297,27 @@ async function open(
     "portable",
   ]);
   const wanted = engineOptions(options);
+  const container = (is: ContainerFormat) =>
+    openInside(name, is, image, options);
+  if (format !== "auto" && format !== "raw") return await container(format);
+  try {
+    return await openRaw(name, image, backend, wanted, blocking);
+  } catch (error) {
+    if (!(error instanceof NotRawError) || error.container === null) {
+      throw error;
+    }
+    return await container(error.container);
+  }
+}
+
+/** Opens the bytes of an image as they are. */
+async function openRaw(
+  name: string,
+  image: ImageOptions,
+  backend: "auto" | "direct" | "portable",
+  wanted: EngineOptions,
+  blocking: boolean,
+): Promise<Backend> {
   // An engine that is asked for by name is one of the direct backend's.
   const insists = backend === "direct" || wanted.engine !== "auto";
   const engine: EngineOptions = blocking && wanted.engine === "auto"
@@ -274,30 +341,53 @@ async function open(
   }
 }
 
-/** Opens a disk behind an NBD server, which is no file and has no engine. */
-async function openRemote(
-  uri: string,
+/** Opens the disk inside a container, which has no engine of its own. */
+async function openInside(
+  path: string,
+  format: ContainerFormat,
+  image: ImageOptions,
   options: OpenOptions,
-  create?: ImageOptions["create"],
 ): Promise<Backend> {
+  const { direct: _, ...common } = image;
+  refuseFileOptions(
+    path,
+    `a disk inside ${format}, which qemu-nbd reads and writes,`,
+    options,
+  );
+  const backingFiles = oneOf(
+    "backingFiles",
+    options.backingFiles ?? "refuse",
+    ["refuse", "allow"],
+  );
+  return await openContainer(path, format, {
+    ...common,
+    backingFiles,
+    ...timeoutsOf(options),
+  });
+}
+
+/** Refuses what only files and devices can have. */
+function refuseFileOptions(
+  path: string,
+  what: string,
+  options: OpenOptions,
+): void {
   const { direct = "prefer", backend = "auto", engine = "auto" } = options;
-  const reason = create !== undefined
-    ? "be made"
-    : direct === "require"
+  const reason = direct === "require"
     ? "have direct I/O"
     : backend !== "auto" || engine !== "auto"
     ? "be opened with a backend or an engine for files"
     : null;
-  if (reason !== null) {
-    throw new DiskError(
-      "platform",
-      `Cannot open "${uri}" as a disk behind an NBD server cannot ${reason}`,
-      { operation: "open", path: uri },
-    );
-  }
-  const { readOnly = false, blockSize, id, signal } = options;
-  return await openNbd(uri, {
-    readOnly,
+  if (reason === null) return;
+  throw new DiskError(
+    "platform",
+    `Cannot open "${path}" as ${what} cannot ${reason}`,
+    { operation: "open", path },
+  );
+}
+
+function timeoutsOf(options: OpenOptions) {
+  return {
     openTimeoutMs: timeout(
       "openTimeoutMs",
       options.openTimeoutMs ?? DEFAULT_OPEN_TIMEOUT_MS,
@@ -306,6 +396,32 @@ async function openRemote(
       "closeTimeoutMs",
       options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS,
     ),
+  };
+}
+
+/** Opens a disk behind an NBD server, which is no file and has no engine. */
+async function openRemote(
+  uri: string,
+  options: OpenOptions,
+  create?: ImageOptions["create"],
+): Promise<Backend> {
+  const what = "a disk behind an NBD server";
+  const { format = "auto" } = options;
+  if (create !== undefined || (format !== "auto" && format !== "raw")) {
+    const reason = create !== undefined
+      ? "be made"
+      : "have a format other than raw, as the server has opened it already";
+    throw new DiskError(
+      "platform",
+      `Cannot open "${uri}" as ${what} cannot ${reason}`,
+      { operation: "open", path: uri },
+    );
+  }
+  refuseFileOptions(uri, what, options);
+  const { readOnly = false, blockSize, id, signal } = options;
+  return await openNbd(uri, {
+    readOnly,
+    ...timeoutsOf(options),
     ...(blockSize === undefined ? {} : { blockSize }),
     ...(id === undefined ? {} : { id }),
     ...(signal === undefined ? {} : { signal }),

@@ -190,7 +190,11 @@ export class SyncDisk implements AsyncDisposable {
   /**
    * Makes a disk of a view of an asynchronous one.
    *
-   * @ignore
+   * @param view The view.
+   * @param isGone Says whether it has been closed.
+   * @returns The disk, which closing leaves open.
+   * @throws {DiskError} If it is closed, or its backend has no blocking calls.
+   * @internal
    */
   static of(view: View, isGone: () => boolean): SyncDisk {
     const disk = new SyncDisk(view, isGone, false);
@@ -309,7 +313,7 @@ export class SyncDisk implements AsyncDisposable {
    * refused, as it is no longer known what is durable.
    */
   flush(): void {
-    this.#carryOut(RequestType.Flush, -this.#view.start, 0, 0, null);
+    this.#submit(new Request(RequestType.Flush, 0, 0));
   }
 
   /**
@@ -325,7 +329,7 @@ export class SyncDisk implements AsyncDisposable {
     this.#checkRange("write zeroes", sector, count);
     const flags = (options?.unmap ? RequestFlag.Unmap : 0) |
       (options?.fua ? RequestFlag.Fua : 0);
-    this.#carryOut(RequestType.WriteZeroes, sector, count, flags, null);
+    this.#carryOut(RequestType.WriteZeroes, sector, count, flags);
   }
 
   /**
@@ -338,7 +342,7 @@ export class SyncDisk implements AsyncDisposable {
    */
   discard(sector: number, count: number): void {
     this.#checkRange("discard", sector, count);
-    this.#carryOut(RequestType.Discard, sector, count, 0, null);
+    this.#carryOut(RequestType.Discard, sector, count, 0);
   }
 
   /**
@@ -349,7 +353,7 @@ export class SyncDisk implements AsyncDisposable {
    */
   id(): string {
     const bytes = new Uint8Array(ID_BYTES);
-    this.#carryOut(RequestType.GetId, -this.#view.start, 0, 0, bytes);
+    this.#submit(new Request(RequestType.GetId, 0, 0, 0, bytes));
     return decodeId(bytes);
   }
 
@@ -448,11 +452,15 @@ export class SyncDisk implements AsyncDisposable {
     sector: number,
     count: number,
     flags: number,
-    data: Uint8Array | null,
+    data: Uint8Array | null = null,
   ): void {
-    const { queue, start } = this.#view;
-    const request = new Request(type, start + sector, count, flags, data);
-    const error = this.#refuseOutside(request) ?? queue.submitSync(request);
+    const { start } = this.#view;
+    this.#submit(new Request(type, start + sector, count, flags, data));
+  }
+
+  #submit(request: Request): void {
+    const error = this.#refuseOutside(request) ??
+      this.#view.queue.submitSync(request);
     if (error !== null) throw error;
   }
 

@@ -22,6 +22,11 @@
  */
 
 export {
+  assertFile,
+  type ExpectedContent,
+  FileAssertionError,
+} from "./assert_file.ts";
+export {
   extractFiles,
   type ExtractOptions,
   type ExtractResult,

@@ -11,8 +11,9 @@
  *
  * A read-modify-write must be alone on its block, or one of two neighbours
  * would put back what the other has changed. So a write holds its blocks, and
- * whatever comes later and shares one waits; all views of one disk share these
- * locks. What is written to the disk past the views is not held back.
+ * whatever comes later and shares one waits. All views of one `VirtualDisk` share
+ * these locks. What is written past them, by the disk's own methods or through
+ * another slice of it, is not held back.
  *
  * @module
  */

@@ -3,6 +3,10 @@
  * where to start), and its bytes, as file-system libraries of npm want them
  * ({@linkcode ByteView}).
  *
+ * Maps beside images are read and written, too: which blocks have data
+ * ({@linkcode parseBmap}, {@linkcode makeBmap}), and which sectors of a failing disk
+ * were read ({@linkcode RescueMap}, {@linkcode rescueDisk}).
+ *
  * @module
  */
 

@@ -240,7 +240,7 @@ function placeOf(
     );
     sectors = Math.floor(limit / alignment) * alignment - start;
     // A start of its own may leave no room for an aligned end.
-    if (sectors <= 0) sectors = limit - start;
+    if (sectors <= 0 && partition.start !== undefined) sectors = limit - start;
     sectors -= sectors % blockSectors;
   } else sectors = sectorsOf({ sectors: count, size }, "make a partition");
   if (start < usable.sector || sectors <= 0 || start + sectors > end) {

@@ -135,7 +135,7 @@ interface RepairStep {
 }
 
 function planRepair(
-  { mbr, gpt }: FoundTable,
+  { table, mbr, gpt }: FoundTable,
   from: "primary" | "backup",
   copy: GptCopy,
   sector: Uint8Array,
@@ -187,7 +187,8 @@ function planRepair(
     );
   }
   checkApart(order[0]!.patches, placesOfCopy(gpt!, from), TASK);
-  if (mbr.kind !== "hybrid") {
+  const isWrong = table.problems.some(({ kind }) => kind === "protective-mbr");
+  if (isWrong && mbr.kind !== "hybrid") {
     order.push({
       patches: [protectiveMbr(sector, mbr, blocks)],
       says: "The protective MBR was written",

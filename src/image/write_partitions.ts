@@ -151,6 +151,11 @@ export async function writePartitions(
       { operation: "write" },
     );
   }
+  if (disk.sectors === 0) {
+    throw new RangeError(
+      `Cannot ${TASK} as the disk must have at least one block: current value is 0 sectors`,
+    );
+  }
   const found = await findTable(disk, signal);
   const sector = (await disk.read(0, disk.blockSize / SECTOR_BYTES, { signal }))
     .subarray(0, MBR_BYTES);

@@ -122,7 +122,9 @@ export class Faults extends Layer {
       (sector, count) => this.#damage.rewritten(sector, count),
     );
     this.#rules = new FaultRules(this.#random, {
-      sectors: backend.geometry.sectors,
+      get sectors() {
+        return backend.geometry.sectors;
+      },
       dirty: (sector, count) => this.#cache.dirty(sector, count),
       onFault: options.onFault,
     });
@@ -231,6 +233,19 @@ export class Faults extends Layer {
    */
   powerCut(): void {
     this.#cache.powerCut();
+  }
+
+  /**
+   * Changes the disk's size.
+   *
+   * @param sectors Sectors that the disk has afterwards.
+   * @returns When it is done.
+   * @throws {DiskError} If it cannot be; the disk is as it was then.
+   */
+  override async resize(sectors: number): Promise<void> {
+    const before = this.geometry.sectors;
+    await super.resize(sectors);
+    if (sectors < before) this.#cache.forget(sectors, before - sectors);
   }
 
   /**

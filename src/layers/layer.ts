@@ -31,6 +31,7 @@ import type { BackendInfo } from "../info.ts";
 import type { Request } from "../request.ts";
 import { closedError } from "../request_error.ts";
 import { keepOnThread } from "../one_thread.ts";
+import { KEEPS_ITS_SIZE, resizeError } from "../resize.ts";
 
 /** Options of every layer. */
 export interface LayerOptions {
@@ -175,6 +176,22 @@ export abstract class Layer implements Backend {
   extents(sector: number, count: number): Extent[] {
     return this.backend.extents?.(sector, count) ??
       [{ sector, count, hole: false }];
+  }
+
+  /**
+   * Changes the size of what it lies over, unless that keeps its size. A layer
+   * that cannot follow overrides this.
+   *
+   * @param sectors Sectors that the disk has afterwards.
+   * @returns When it is done.
+   * @throws {DiskError} If it cannot be; the disk is as it was then.
+   */
+  async resize(sectors: number): Promise<void> {
+    const { backend } = this;
+    if (backend.resize === undefined) {
+      throw resizeError(KEEPS_ITS_SIZE, backend.info.path);
+    }
+    await backend.resize(sectors);
   }
 
   /**

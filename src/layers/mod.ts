@@ -4,6 +4,7 @@
  * | layer | what it is for |
  * | --- | --- |
  * | {@linkcode overlay} | changes that stay in memory, over a base that does not change |
+ * | {@linkcode FileOverlay} | the same, with the changes in a file that lasts |
  * | {@linkcode faults} | a disk that goes wrong by rules |
  * | {@linkcode trace} | every request and answer written down; {@linkcode replayTrace} does it again |
  * | {@linkcode latency} | a disk that is slow, or slow at times |
@@ -29,6 +30,11 @@ export type { NamedRange } from "./named_range.ts";
 export * from "./observe.ts";
 export type { DiskOperation } from "./operations.ts";
 export * from "./overlay.ts";
+export {
+  FileOverlay,
+  type OpenOverlayFile,
+  type OverlayFileOptions,
+} from "./file_overlay.ts";
 export * from "./protect.ts";
 export * from "./readahead.ts";
 export * from "./replay.ts";

@@ -11,7 +11,7 @@
  * | --- | --- |
  * | read | what was changed comes from memory, the rest from the base |
  * | write, write zeroes, discard | memory; the last two leave zeroes |
-| secure erase | unsupported: the base keeps what it has |
+ * | secure erase | unsupported: the base keeps what it has |
  * | flush | nowhere: a change is as safe as this process until it is committed |
  * | `commit()` | the changes go to the base, which is flushed, and leave memory |
  * | `commit(target)` | the changes go to another disk, and stay |
@@ -21,7 +21,7 @@
  */
 
 import type { Abilities, Backend, Complete, Extent } from "../backend.ts";
-import { DiskError } from "../errors.ts";
+import type { DiskError } from "../errors.ts";
 import type { BackendInfo } from "../info.ts";
 import {
   flushRequest,
@@ -29,10 +29,10 @@ import {
   RequestType,
   writeRequest,
 } from "../request.ts";
+import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { coverage, extentsOver, runsOf, SectorStore } from "./sector_store.ts";
-import { writeBack } from "./write_back.ts";
-import { plural } from "../plural.ts";
+import { refuseTarget, writeBack } from "./write_back.ts";
 
 /** How to make an {@linkcode Overlay}. */
 export interface OverlayOptions extends LayerOptions {
@@ -170,6 +170,25 @@ export class Overlay extends Layer {
   }
 
   /**
+   * Goes back to what a fork has. It copies nothing.
+   *
+   * @param fork An overlay with the same base.
+   * @returns When it is done: a commit in progress is waited for.
+   * @throws {TypeError} If the fork has another base.
+   */
+  async restore(fork: Overlay): Promise<void> {
+    if (fork.backend !== this.backend) {
+      throw new TypeError(
+        "Cannot restore an overlay as the fork must have the same base",
+      );
+    }
+    while (this.#committing !== null) await this.#committing;
+    fork.#freeze();
+    this.#stores = fork.#stores;
+    this.#own = null;
+  }
+
+  /**
    * Writes the changes to a disk and flushes it. Requests may go on meanwhile;
    * what they change is committed next time.
    *
@@ -208,6 +227,16 @@ export class Overlay extends Layer {
   /** Nothing is waited for but the base. */
   protected override get answersLate(): null {
     return null;
+  }
+
+  /**
+   * An overlay has the size of its base, which it leaves as it is.
+   *
+   * @returns Never.
+   * @throws {DiskError} Always, of kind `unsupported`.
+   */
+  override resize(): Promise<void> {
+    return Promise.reject(resizeError(OVERLAYS_KEEP, this.backend.info.path));
   }
 
   /**
@@ -310,26 +339,11 @@ export class Overlay extends Layer {
   }
 
   async #commit(target: Backend): Promise<void> {
-    const { sectors, blockSize } = this.geometry;
-    if (
-      target.abilities.readOnly || target.geometry.sectors < sectors ||
-      target.geometry.blockSize > blockSize
-    ) {
-      throw new DiskError(
-        target.abilities.readOnly ? "read-only" : "geometry",
-        `Cannot commit as the target must be writable, of at least ${
-          plural(sectors, "sector")
-        } and of blocks of at most ${blockSize} bytes: current value is ${
-          target.abilities.readOnly ? "read-only, " : ""
-        }${
-          plural(target.geometry.sectors, "sector")
-        }, blocks of ${target.geometry.blockSize} bytes`,
-        { operation: "commit" },
-      );
-    }
+    const refused = refuseTarget(target, this.geometry);
+    if (refused !== null) throw refused;
     this.#freeze();
     const stores = this.#stores;
-    const runs = runsOf(stores, 0, sectors);
+    const runs = runsOf(stores, 0, this.geometry.sectors);
     const error = await writeBack(stores, runs, target) ??
       (target.abilities.flush === "none"
         ? null

@@ -17,6 +17,7 @@ import type { Backend, Complete } from "../backend.ts";
 import type { SectorRange } from "../geometry.ts";
 import { operationName, type Request } from "../request.ts";
 import { requestError } from "../request_error.ts";
+import { resizeError } from "../resize.ts";
 import { Layer, type LayerOptions } from "./layer.ts";
 import { checkRanges, type NamedRange, nameOfRange } from "./named_range.ts";
 import type { DiskOperation } from "./operations.ts";
@@ -131,6 +132,30 @@ export class Protect extends Layer {
   /** Nothing is waited for but the base. */
   protected override get answersLate(): null {
     return null;
+  }
+
+  /**
+   * Changes the disk's size, unless that cuts off what is protected.
+   *
+   * @param sectors Sectors that the disk has afterwards.
+   * @returns When it is done.
+   * @throws {DiskError} With kind `protected` if it does, or as the base fails.
+   */
+  override async resize(sectors: number): Promise<void> {
+    const before = this.geometry.sectors;
+    const cut = before - sectors;
+    if (
+      this.enabled && this.#refuses && cut > 0 &&
+      this.#protected.first(sectors, cut) !== undefined
+    ) {
+      const { path } = this.backend.info;
+      throw resizeError(
+        "it would cut off what is protected",
+        path,
+        "protected",
+      );
+    }
+    await super.resize(sectors);
   }
 
   /**

@@ -200,6 +200,19 @@ export class Readahead extends Layer {
   }
 
   /**
+   * Changes the disk's size; what was read ahead is forgotten.
+   *
+   * @param sectors Sectors that the disk has afterwards.
+   * @returns When it is done.
+   * @throws {DiskError} If it cannot be; the disk is as it was then.
+   */
+  override async resize(sectors: number): Promise<void> {
+    for (const piece of [...this.#pieces]) this.#drop(piece);
+    this.#streams.length = 0;
+    await super.resize(sectors);
+  }
+
+  /**
    * Carries out requests that have been checked.
    *
    * @param batch The requests; the array is valid during the call only.

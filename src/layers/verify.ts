@@ -37,6 +37,7 @@ import { abortedError, requestError } from "../request_error.ts";
 import { Layer, type LayerOptions, submitAllThen } from "./layer.ts";
 import { SectorRanges } from "./sector_ranges.ts";
 import { plural } from "../plural.ts";
+import { resizeError } from "../resize.ts";
 
 /** Where two disks differ. */
 export interface Mismatch {
@@ -169,6 +170,17 @@ export class Verify extends Layer {
   /** What both can do. */
   override get abilities(): Abilities {
     return this.#abilities;
+  }
+
+  /**
+   * Two disks that must agree keep their size.
+   *
+   * @returns Never.
+   * @throws {DiskError} Always, of kind `unsupported`.
+   */
+  override resize(): Promise<void> {
+    const reason = "it is compared with another one of the same size";
+    return Promise.reject(resizeError(reason, this.backend.info.path));
   }
 
   /**

@@ -6,8 +6,9 @@
  */
 
 import type { Backend, Extent } from "../backend.ts";
-import type { DiskError } from "../errors.ts";
-import { SECTOR_BYTES } from "../geometry.ts";
+import { DiskError } from "../errors.ts";
+import { type Geometry, SECTOR_BYTES } from "../geometry.ts";
+import { plural } from "../plural.ts";
 import { Request, RequestFlag, RequestType } from "../request.ts";
 import { submitAllThen } from "./layer.ts";
 import { copyOut, type SectorStore } from "./sector_store.ts";
@@ -115,4 +116,32 @@ function piecesOf(runs: readonly Extent[], target: Backend): Extent[] {
     }
   }
   return pieces;
+}
+
+/**
+ * Checks whether the changes of an overlay can go to a disk.
+ *
+ * @param target The disk.
+ * @param geometry The shape of the overlay.
+ * @returns Why they cannot; `null` if they can.
+ */
+export function refuseTarget(
+  target: Backend,
+  { sectors, blockSize }: Geometry,
+): DiskError | null {
+  if (
+    !target.abilities.readOnly && target.geometry.sectors >= sectors &&
+    target.geometry.blockSize <= blockSize
+  ) return null;
+  return new DiskError(
+    target.abilities.readOnly ? "read-only" : "geometry",
+    `Cannot commit as the target must be writable, of at least ${
+      plural(sectors, "sector")
+    } and of blocks of at most ${blockSize} bytes: current value is ${
+      target.abilities.readOnly ? "read-only, " : ""
+    }${
+      plural(target.geometry.sectors, "sector")
+    }, blocks of ${target.geometry.blockSize} bytes`,
+    { operation: "commit" },
+  );
 }

@@ -220,6 +220,12 @@ export class WriteBackCache {
     this.#cuts++;
   }
 
+  /** Drops what it has of sectors that are no longer there. */
+  forget(sector: number, count: number): void {
+    this.#dirty.forget(sector, count);
+    this.#lost.forget(sector, count);
+  }
+
   /**
    * Writes what is held, without a flush.
    *

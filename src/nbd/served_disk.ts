@@ -63,8 +63,6 @@ export class ServedDisk {
   readonly name: string;
   /** A line about it. */
   readonly description: string;
-  /** Bytes that it has. */
-  readonly size: number;
   /**
    * Bytes of a block of the disk. Requests need not be multiples of it, but it
    * takes a read before each write to change a part of a block.
@@ -94,7 +92,6 @@ export class ServedDisk {
     this.disk = disk;
     this.name = from.name ?? "";
     this.description = from.description ?? "";
-    this.size = disk.sectors * SECTOR_BYTES;
     this.blockSize = disk.blockSize;
     this.preferredSize = Math.max(4096, disk.blockSize, physicalBlockSize);
     this.readOnly = disk.readOnly || (from.readOnly ?? false);
@@ -119,6 +116,14 @@ export class ServedDisk {
       }
     }
     this.flags = flags;
+  }
+
+  /**
+   * Bytes that it has now. A client hears of it once, when it attaches: the
+   * protocol has no word for a disk that changes its size.
+   */
+  get size(): number {
+    return this.disk.sectors * SECTOR_BYTES;
   }
 
   /** Whether a place starts and ends on blocks. */

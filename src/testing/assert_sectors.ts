@@ -156,70 +156,11 @@ export async function assertZeroes(
   difference.end(null);
 }
 
-/**
- * Asserts that two disks hold the same, and shows the sectors that differ.
- *
- * @param actual The disk.
- * @param expected What it should be like.
- * @param options What to show.
- * @returns When they were read and are the same.
- * @throws {DiskAssertionError} If they differ.
- *
- * @example
- * ```ts
- * import { VirtualDisk } from "@platter/disk";
- * import { assertDisksEqual } from "@platter/disk/testing";
- * import { assertRejects } from "@std/assert";
- *
- * await using a = VirtualDisk.memory({ sectors: 4096 });
- * await using b = VirtualDisk.memory({ sectors: 4096 });
- * await assertDisksEqual(a, b);
- * await a.write(4000, new Uint8Array(512).fill(1));
- * await assertRejects(() => assertDisksEqual(a, b), Error, "sector 4000");
- * ```
- */
-export async function assertDisksEqual(
-  actual: VirtualDisk,
-  expected: VirtualDisk,
-  options: AssertSectorsOptions = {},
-): Promise<void> {
-  const difference = new Difference(options, actual.start);
-  const end = Math.min(actual.sectors, expected.sectors);
-  for (let sector = 0; sector < end; sector += CHUNK_SECTORS) {
-    const count = Math.min(CHUNK_SECTORS, end - sector);
-    if (
-      await isHole(actual, sector, count) &&
-      await isHole(expected, sector, count)
-    ) continue;
-    const [a, b] = await Promise.all([
-      actual.read(sector, count),
-      expected.read(sector, count),
-    ]);
-    difference.add(sector, a, b);
-  }
-  difference.end(
-    actual.sectors === expected.sectors
-      ? null
-      : `The disk has ${
-        plural(actual.sectors, "sector")
-      }, and should have ${expected.sectors}`,
-  );
-}
-
 /** Sectors that are read at once: whole blocks of any disk. */
-const CHUNK_SECTORS = 2048;
+export const CHUNK_SECTORS = 2048;
 
 /** Bytes of a line of a dump. */
 const LINE_BYTES = 16;
-
-async function isHole(
-  disk: VirtualDisk,
-  sector: number,
-  count: number,
-): Promise<boolean> {
-  const extents = await disk.extents(sector, count);
-  return extents.every(({ hole }) => hole);
-}
 
 /** Sectors in a row that differ in the same way. */
 interface Run {
@@ -230,7 +171,7 @@ interface Run {
 }
 
 /** Gathers what differs. */
-class Difference {
+export class Difference {
   readonly #most: number;
   readonly #message: string | undefined;
   /** The sector of the whole disk that counting begins at. */
@@ -242,12 +183,30 @@ class Difference {
   /** Those of them that go on as the last one shown. */
   #alike = 0;
 
+  /**
+   * Constructs a new instance.
+   *
+   * @param options What to show.
+   * @param start The sector of the whole disk that counting begins at.
+   */
   constructor({ maxSectors, message }: AssertSectorsOptions, start = 0) {
     this.#most = maxSectors ?? 4;
     this.#message = message;
     this.#start = start;
   }
 
+  /** The sectors that differ so far. */
+  get sectors(): readonly number[] {
+    return this.#sectors;
+  }
+
+  /**
+   * Compares some sectors.
+   *
+   * @param sector The first of them.
+   * @param actual What is there.
+   * @param expected What should be there.
+   */
   add(sector: number, actual: Uint8Array, expected: Uint8Array): void {
     const length = Math.min(actual.length, expected.length);
     for (let at = 0; at < length; at += SECTOR_BYTES) {
@@ -273,7 +232,14 @@ class Difference {
     }
   }
 
-  end(lengths: string | null): void {
+  /**
+   * Throws if anything differed.
+   *
+   * @param lengths What is wrong with the lengths.
+   * @param where Lines that say where that is.
+   * @throws {DiskAssertionError} If anything differed, or the lengths.
+   */
+  end(lengths: string | null, where: readonly string[] = []): void {
     const count = this.#sectors.length;
     if (count === 0 && lengths === null) return;
     const lines = this.#message === undefined ? [] : [this.#message];
@@ -283,6 +249,7 @@ class Difference {
         `${count} ${
           count === 1 ? "sector differs" : "sectors differ"
         } (- is there, + should be):`,
+        ...where,
         ...this.#runs.flatMap((run) => [this.#heading(run), ...dump(run)]),
       );
     }

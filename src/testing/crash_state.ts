@@ -35,6 +35,13 @@ export interface DurableContents {
   /** What each written block was before. */
   readonly initial: InitialContents;
   /**
+   * The blocks that a request may have changed: of those of `initial`, which
+   * has what was prepared as well, mostly few.
+   *
+   * @returns Their numbers, each once.
+   */
+  changed(): Iterable<number>;
+  /**
    * What is durable of a block.
    *
    * @param block The block, one of those that were written.
@@ -245,7 +252,7 @@ export class FrozenImage implements BlockSource {
     const changes = this.#source instanceof FrozenImage
       ? this.#source.changes()
       : new Map<number, Uint8Array>();
-    for (const [block] of initial.entries()) {
+    for (const block of this.#contents.changed()) {
       const version = this.#version(block)!;
       if (isSameContent(version, initial.version(block))) continue;
       changes.set(block, version.bytes);

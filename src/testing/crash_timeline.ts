@@ -12,6 +12,7 @@
 
 import { RequestType } from "../request.ts";
 import { BlockHistory, countUpTo } from "./block_history.ts";
+import { BlockTable } from "./block_table.ts";
 import {
   type BlockVersion,
   isSameContent,
@@ -95,6 +96,8 @@ export class CrashTimeline implements DurableContents {
   /** By id: the point from which on it is not pending any more. */
   readonly #until: Int32Array;
   readonly #history = new BlockHistory();
+  /** The blocks that requests change; made when it is asked for. */
+  #changed: BlockTable | null = null;
   /** Durable discards whose result is unspecified, and from which point on. */
   readonly #discarded = new Map<number, number>();
   readonly #checkpoints: Checkpoint[] = [{ point: 0, open: [], submitted: 0 }];
@@ -289,6 +292,17 @@ export class CrashTimeline implements DurableContents {
   durable(block: number, point: number): BlockVersion {
     const id = this.#history.find(block, (id) => this.#until[id]! <= point);
     return id < 0 ? this.#recording.initial.version(block) : this.#version(id);
+  }
+
+  /** The blocks that a request changes. */
+  *changed(): Iterable<number> {
+    if (this.#changed === null) {
+      this.#changed = new BlockTable();
+      for (const { firstBlock, blocks } of this.#recording.requests) {
+        for (let i = 0; i < blocks; i++) this.#changed.set(firstBlock + i, 0);
+      }
+    }
+    for (const [block] of this.#changed.entries()) yield block;
   }
 
   /** The blocks that are open at a point. */

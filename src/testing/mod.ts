@@ -27,9 +27,21 @@
  * @module
  */
 
+// In the place of the layer's own, which knows memory alone.
+export { type FileOverlayOptions, overlay } from "../disk/overlay.ts";
 export * from "../layers/mod.ts";
 export * from "../random.ts";
-export * from "./assert_sectors.ts";
+export * from "./assert_only_changed.ts";
+export * from "./assert_partitions.ts";
+export {
+  type AssertMemoryOptions,
+  assertSectors,
+  assertSectorsEqual,
+  type AssertSectorsOptions,
+  assertZeroes,
+  DiskAssertionError,
+} from "./assert_sectors.ts";
+export type { ImageRange } from "./image_range.ts";
 export type { BlockSource } from "./block_source.ts";
 export type { BlockVersion, RecordedRequest, Tear } from "./block_version.ts";
 export type { CompleteCrashDevice, CrashDevice } from "./crash_device.ts";

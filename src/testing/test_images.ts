@@ -13,6 +13,9 @@ import type { QueueOptions } from "../queue.ts";
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 
+/** What was made here is raw, whatever a program under test writes into it. */
+const RAW = { format: "raw" } as const;
+
 /** A disk for a test. */
 export interface TestImage extends AsyncDisposable {
   /** The disk. */
@@ -112,7 +115,7 @@ export async function temporaryImage(
   const { dir, content, sectors: _sectors, size: _size, ...open } = options;
   const sectors = sizeOf(options);
   return await inFolder(dir, "disk.img", async (path) => {
-    const writable = { ...open, readOnly: false };
+    const writable = { ...open, ...RAW, readOnly: false };
     {
       await using disk = await VirtualDisk.create(path, {
         ...writable,
@@ -123,13 +126,13 @@ export async function temporaryImage(
         await disk.flush();
       }
     }
-    return await VirtualDisk.open(path, open);
+    return await VirtualDisk.open(path, { ...open, ...RAW });
   }, open);
 }
 
 /**
  * Makes a disk of a copy of an image that is kept for tests: the fixture stays
- * as it is.
+ * as it is. The copy is raw, whatever the fixture is.
  *
  * @param fixture Its path, or a `file:` URL.
  * @param options How to open the copy, and where to make it.
@@ -151,22 +154,24 @@ export async function fixtureImage(
   fixture: string | URL,
   options: OpenOptions & { dir?: string | undefined } = {},
 ): Promise<TestImage> {
-  const { dir, ...open } = options;
+  const { dir, format, ...open } = options;
   const source = typeof fixture === "string" ? fixture : fileURLToPath(fixture);
   return await inFolder(dir, basename(source), async (path) => {
     await using from = await VirtualDisk.open(source, {
       readOnly: true,
       lock: "none",
       direct: "never",
+      format,
     });
     {
       await using copy = await VirtualDisk.create(path, {
         sectors: from.sectors,
         direct: "never",
+        ...RAW,
       });
       await copyDisk(from, copy, { targetIsZero: true });
     }
-    return await VirtualDisk.open(path, open);
+    return await VirtualDisk.open(path, { ...open, ...RAW });
   }, open);
 }
 
@@ -195,7 +200,7 @@ async function inFolder(
     path,
     async reopen(options = open) {
       await disk.close();
-      return disk = await VirtualDisk.open(path, options);
+      return disk = await VirtualDisk.open(path, { ...options, ...RAW });
     },
     async [Symbol.asyncDispose]() {
       await disk.close();

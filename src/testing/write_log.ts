@@ -126,7 +126,9 @@ export async function readWriteLog(
   if (typeof log !== "string" && !(log instanceof URL)) {
     return await readLog(VirtualDisk.over(log), options);
   }
-  const backend = await openBackend(log, { readOnly: true, direct: "never" });
+  const backend = await openBackend(log, {
+    ...{ readOnly: true, direct: "never", format: "raw" },
+  });
   await using disk = VirtualDisk.over(backend);
   return await readLog(disk, options);
 }

@@ -93,6 +93,7 @@ export class VhostServer implements AsyncDisposable {
   readonly #bounces = new BouncePool();
   readonly #counters: VhostCounters = noCounts();
   readonly #finished = Promise.withResolvers<void>();
+  readonly #forget: () => void;
   #frontEnd: FrontEnd | null = null;
   #closing: Promise<void> | null = null;
   #retry: ReturnType<typeof setTimeout> | undefined;
@@ -127,6 +128,7 @@ export class VhostServer implements AsyncDisposable {
     this.#listener = listener;
     this.#identity = identify(path);
     this.#watched = watcher.socket(listener, () => this.#accept());
+    this.#forget = options.disk.onResized(() => this.announceConfig());
     this.#listen();
   }
 
@@ -173,7 +175,7 @@ export class VhostServer implements AsyncDisposable {
   /**
    * Tells the front end that the disk has changed in what it says of itself, so
    * that it asks again. QEMU hands on a new capacity to its guest, and nothing
-   * else.
+   * else. When the disk is resized this is done by itself.
    */
   announceConfig(): void {
     this.#frontEnd?.announceConfig();
@@ -204,6 +206,7 @@ export class VhostServer implements AsyncDisposable {
 
   async #close(graceMs: number): Promise<void> {
     clearTimeout(this.#retry);
+    this.#forget();
     this.#watched.close();
     // With it go connections that nobody has accepted, and what they have sent.
     const closed = closeOffThread(this.#libc, [this.#listener]);

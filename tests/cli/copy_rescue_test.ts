@@ -39,7 +39,10 @@ Deno.test("platter copy --rescue lists what is bad, keeps a map, and goes on", a
   assertEquals([first.code, first.err], [1, ""]);
   assertMatch(
     first.out,
-    /^Rescued 2 MiB of 2 MiB in .*: 3 sectors cannot be read\n {2}sector 100, 2 sectors\n {2}sector 3000, 1 sector\n$/,
+    new RegExp(
+      "^Rescued 2 MiB of 2 MiB in .*: 3 sectors cannot be read\n" +
+        "  sector 100, 2 sectors\n  sector 3000, 1 sector\n$",
+    ),
   );
   const map = RescueMap.parse(await Deno.readTextFile(mapFile));
   assertEquals(map.blocks("-").map(({ size }) => size), [1024, 512]);

@@ -10,8 +10,11 @@ import { type TempDir, tempDir } from "../helpers.ts";
 
 /** What a command is given, and how it behaves. */
 export interface Conditions {
-  /** Standard input, in pieces; it never ends if the last is `"wait"`. */
-  stdin?: (Uint8Array | "wait")[];
+  /**
+   * Standard input, in pieces, after which it ends, or interrupts if the last is
+   * `"wait"`; or all that it is.
+   */
+  stdin?: (Uint8Array | "wait")[] | ReadableStream<Uint8Array>;
   /** Whether the outputs are terminals. */
   terminal?: boolean;
   /** Called with everything that is written, to do things at a moment. */
@@ -85,9 +88,10 @@ export async function platter(
 }
 
 function streamOf(
-  pieces: (Uint8Array | "wait")[],
+  pieces: (Uint8Array | "wait")[] | ReadableStream<Uint8Array>,
   interrupt: () => void,
 ): ReadableStream<Uint8Array> {
+  if (pieces instanceof ReadableStream) return pieces;
   const rest = [...pieces];
   return new ReadableStream({
     async pull(controller) {

@@ -11,6 +11,7 @@ const VERBS = [
   "copy",
   "compare",
   "map",
+  ...["fill", "zero", "discard", "flush", "bmap"],
 ];
 
 for (const args of [["--help"], ["-h"], ["help"]]) {
@@ -80,7 +81,11 @@ for (const verb of VERBS) {
       write: [],
     };
     const more = operands[verb as keyof typeof operands] ?? [];
-    const place = verb === "write" ? ["--sector", "0"] : [];
+    const place = verb === "write"
+      ? ["--sector", "0"]
+      : ["fill", "zero", "discard"].includes(verb)
+      ? ["--all"]
+      : [];
     const path = "/nowhere/at/all.img";
     const { code, out, err } = await platter([verb, path, ...more, ...place]);
     assertEquals([code, out], [2, ""]);
@@ -121,6 +126,7 @@ const MISTAKES: [args: string[], err: RegExp][] = [
     /--direct as it must be "never" or "prefer" or "require": current value is "maybe"/,
   ],
   [["copy", "x", "y", "--depth", "0"], /Cannot use --depth as .* above 0/],
+  [["copy", "x", "y", "--depth", "0x"], /Cannot use --depth as .* above 0/],
   [["write", "x"], /nothing says where to: give --sector or --offset/],
   [["create", "x", "lots"], /Cannot use SIZE as it must be a number/],
   [["create", "x", "1000"], /whole blocks of 512 bytes: current value is 1000/],

@@ -76,8 +76,11 @@ function theirs(
   text: string,
   { problems }: PartitionTable,
 ): { kind: string; partitions: unknown[][] } {
-  if (text === "") return { kind: "none", partitions: [] };
-  const { partitiontable: table } = JSON.parse(text) as Sfdisk;
+  // What it says of empty records comes first.
+  if (!text.includes("{")) return { kind: "none", partitions: [] };
+  const { partitiontable: table } = JSON.parse(
+    text.slice(text.indexOf("{")),
+  ) as Sfdisk;
   if (table === undefined) return { kind: "none", partitions: [] };
   const isGpt = table.label === "gpt";
   const refused = problems.filter(({ kind }) => kind === "entry")

@@ -216,6 +216,32 @@ Deno.test("Overlay.fork() of forks of forks stays shallow", async () => {
   for (let i = 0; i < 100; i++) assertEquals(data[i * 512], i);
 });
 
+Deno.test("Overlay.restore() goes back to what a fork has", async () => {
+  const base = memory();
+  const changes = overlay(base);
+  changes.put(0, sector(1, 8));
+  const middle = changes.fork();
+  changes.put(0, sector(2));
+  middle.put(3, sector(3));
+  await changes.restore(middle);
+  // Both go their own way again.
+  middle.put(0, sector(4));
+  changes.put(1, sector(5));
+  const seen = async (disk: typeof changes) => {
+    const data = await readSectors(disk, 0, 4);
+    return [0, 1, 2, 3].map((i) => data[i * 512]);
+  };
+  assertEquals(await seen(changes), [1, 5, 1, 3]);
+  assertEquals(await seen(middle), [4, 1, 1, 3]);
+  await changes.restore(changes);
+  assertEquals(await seen(changes), [1, 5, 1, 3]);
+  await assertRejects(
+    () => changes.restore(overlay(memory())),
+    TypeError,
+    "the same base",
+  );
+});
+
 Deno.test("Overlay.commit() moves changes to the base and flushes it", async () => {
   const lines: string[] = [];
   const base = trace(memory(), (line) => lines.push(line));

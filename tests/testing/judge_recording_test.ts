@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { VirtualDisk } from "@platter/disk";
 import {
   type CrashFindings,
   type CrashRecording,
@@ -14,7 +15,12 @@ import {
   judgeRecording,
   recordWorkload,
 } from "@platter/disk/testing";
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertNotEquals,
+  assertRejects,
+} from "@std/assert";
 import { failureKind } from "../../src/testing/failure_kind.ts";
 
 const SOUND: CrashVerdict = { outcome: "sound" };
@@ -307,6 +313,45 @@ Deno.test("judgeRecording() gives each judge a state of its own", async () => {
       return SOUND;
     },
   });
+});
+
+Deno.test("judgeRecording() tells all that a state has changed of what was prepared, and no more", async () => {
+  const write = (disk: VirtualDisk, sector: number, value: number) =>
+    disk.write(sector, new Uint8Array(2 * 512).fill(value));
+  await using recording = await recordWorkload({
+    device: { sectors: 64 },
+    async prepare(disk) {
+      for (const sector of [0, 8, 16]) await write(disk, sector, 1);
+    },
+    async workload(disk) {
+      // One over what is there, one beside it, and one that changes nothing.
+      for (const [sector, value] of [[1, 2], [24, 2], [16, 1]] as const) {
+        await write(disk, sector, value);
+      }
+      await disk.flush();
+      await disk.discard(8, 1);
+      await write(disk, 24, 3);
+    },
+  });
+  const before = new Uint8Array(64 * 512);
+  for (const sector of [0, 8, 16]) {
+    before.fill(1, sector * 512, (sector + 2) * 512);
+  }
+  const seen = new Set<number>();
+  await findingsOf(recording, {
+    async judge(state) {
+      const image = before.slice();
+      for (const [block, bytes] of state.changes()) {
+        assertNotEquals(bytes, before.subarray(block * 512, block * 512 + 512));
+        image.set(bytes, block * 512);
+        seen.add(block);
+      }
+      await using disk = state.open();
+      assertEquals(image, await disk.read(0, 64));
+      return SOUND;
+    },
+  });
+  assertEquals([...seen].sort((a, b) => a - b), [1, 2, 8, 24, 25]);
 });
 
 Deno.test("judgeRecording() says how far it is", async () => {

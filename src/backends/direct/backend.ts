@@ -46,6 +46,7 @@ import {
   latchedError,
   requestError,
 } from "../../request_error.ts";
+import { DEVICES_KEEP, resizeError } from "../../resize.ts";
 import { encodeId } from "../../virtio.ts";
 import {
   type AlignmentPlanner,
@@ -54,7 +55,9 @@ import {
   Way,
 } from "../alignment_plan.ts";
 import { expectFileSizeSignal } from "../file_size_signal.ts";
+import { asDiskError } from "../image_options.ts";
 import { RangeLock } from "../range_lock.ts";
+import { truncateImage } from "../truncate_image.ts";
 import { SharedFlush } from "../shared_flush.ts";
 import { BlockingCalls } from "./blocking_calls.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
@@ -90,7 +93,9 @@ export class DirectBackend implements Backend {
   readonly #transfers: Transfer[] = [];
   /** Those in flight that may take several operations. */
   readonly #long = new Set<Transfer>();
-  readonly #planners: Planners;
+  #planners: Planners;
+  #tailFd: number;
+  #geometry: Geometry;
   /** Present when a block of the disk can be less than what the host writes. */
   readonly #rangeLock: RangeLock | null;
   readonly #writeZeroesModes = { punch: true, zero: true };
@@ -116,8 +121,6 @@ export class DirectBackend implements Backend {
   readonly #inFlight = new InFlight();
   #bounced = 0;
   #readModifyWrites = 0;
-  /** The disk's shape. */
-  readonly geometry: Geometry;
   /** How large requests may get. */
   readonly limits: Limits = {
     maxSegments: MAX_SEGMENTS,
@@ -139,7 +142,8 @@ export class DirectBackend implements Backend {
     this.#libc = libc;
     this.#image = image;
     this.#bounces = new BouncePool(libc);
-    this.geometry = image.geometry;
+    this.#geometry = image.geometry;
+    this.#tailFd = image.tailFd;
     this.#id = encodeId(image.info.id);
     this.#abilities = image.abilities;
     this.#durableWrites = image.durableWrites;
@@ -153,6 +157,11 @@ export class DirectBackend implements Backend {
     this.#blockingCalls = new BlockingCalls(libc, complete);
     this.#lendsCallerMemory = !inWorker || this.#engine.info.name === "sync";
     keepOnThread(this, "a backend");
+  }
+
+  /** The disk's shape. */
+  get geometry(): Geometry {
+    return this.#geometry;
   }
 
   /** What it can do. */
@@ -242,6 +251,35 @@ export class DirectBackend implements Backend {
       : [{ sector, count, hole: false }];
   }
 
+  /** Changes the size of a file; a device keeps its own. */
+  async resize(sectors: number): Promise<void> {
+    const { fd, regularFile, writeAlignment, info } = this.#image;
+    if (!regularFile) throw resizeError(DEVICES_KEEP, info.path);
+    const sizeBytes = sectors * SECTOR_BYTES;
+    const needsTail = sizeBytes % writeAlignment !== 0 && this.#tailFd < 0;
+    let tailFd = this.#tailFd;
+    try {
+      if (needsTail) tailFd = this.#image.openTail();
+      await truncateImage(fd, info.path!, this.#size, sizeBytes);
+    } catch (error) {
+      if (needsTail && tailFd >= 0) closeSync(tailFd);
+      throw asDiskError(error, info.path!, "resize");
+    }
+    this.#tailFd = tailFd;
+    this.#geometry = { ...this.#geometry, sectors };
+    this.#planners = plannersOf({
+      ...this.#image,
+      tailFd,
+      geometry: this.#geometry,
+    });
+    if (!needsTail) return;
+    // The tail is buffered, and its failures are reported to the next sync.
+    this.#durableWrites = false;
+    if (this.#abilities.fua === "native") {
+      this.#abilities = { ...this.#abilities, fua: "emulated" };
+    }
+  }
+
   /** Waits for everything submitted, then closes the descriptors. */
   close(): Promise<void> {
     return this.#inFlight.close(() => this.#release());
@@ -252,7 +290,7 @@ export class DirectBackend implements Backend {
     this.#bounces.close();
     this.#zeroes?.release();
     this.#image.claim?.release();
-    if (this.#image.tailFd >= 0) closeSync(this.#image.tailFd);
+    if (this.#tailFd >= 0) closeSync(this.#tailFd);
     closeSync(this.#image.fd);
     await this.#image.signal?.release();
   }
@@ -416,7 +454,7 @@ export class DirectBackend implements Backend {
     const piece = this.#plannerOf(request)
       .plan(position, position + total - done, address);
     transfer.piece = piece.length;
-    transfer.fd = piece.inTail ? this.#image.tailFd : this.#image.fd;
+    transfer.fd = piece.inTail ? this.#tailFd : this.#image.fd;
     // One call makes a whole write durable; pieces are synced together.
     transfer.durable = request.fua && request.writes && this.#durableWrites &&
       piece.length === total && piece.way !== Way.Modify;

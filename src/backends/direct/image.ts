@@ -37,6 +37,8 @@ export interface DirectImage {
    * host's alignment; −1 when there is no such end.
    */
   readonly tailFd: number;
+  /** Opens such a descriptor, for a file that is to have such an end. */
+  readonly openTail: () => number;
   /** The disk's shape. */
   readonly geometry: Geometry;
   /** What it can do. */

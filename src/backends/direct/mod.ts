@@ -39,6 +39,7 @@ import {
   type TakenLock,
 } from "../held_image.ts";
 import { lockedError } from "../holder.ts";
+import { refuseOtherFormats } from "../image_format.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
 import { type FastSpace, NewContent } from "../new_content.ts";
 import { imageGeometry } from "../image_size.ts";
@@ -113,7 +114,15 @@ async function openListening(
     options,
     () => {
       const file = openFile(libc, path, options);
-      return { ...file, seen: look(libc, file.fd, options) };
+      try {
+        const seen = look(libc, file.fd, options);
+        // Before it is locked: whoever opens it otherwise locks it otherwise.
+        refuseOtherFormats(path, seen.contentFormat, options);
+        return { ...file, seen };
+      } catch (error) {
+        closeSync(file.fd);
+        throw error;
+      }
     },
     ({ fd }) => takeLock(libc, fd, path, options),
   );
@@ -155,6 +164,11 @@ async function openListening(
         fd,
         geometry,
         signal,
+        openTail: () => {
+          const tail = openAgain(path, fd, libc.abi.open.O_RDWR);
+          if (tail === null) throw replaced(path);
+          return tail;
+        },
       },
       chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
     );
@@ -361,7 +375,7 @@ function describe(
   options: ImageOptions,
   probed: Probed,
   { tailFd, lock, seen }: { tailFd: number; lock: TakenLock; seen: Seen },
-): Omit<DirectImage, "fd" | "geometry" | "signal"> {
+): Omit<DirectImage, "fd" | "geometry" | "signal" | "openTail"> {
   const blockDevice = probed.medium !== "file";
   const linux = libc.abi.os === "linux";
   // On a raw device, even a buffered one takes blocks only: smaller requests
@@ -396,6 +410,7 @@ function describe(
         ? { ...probed.durability, fua: "RWF_DSYNC" }
         : probed.durability,
       lock: lock.info,
+      format: "raw",
       ...seen,
       id: options.id ?? `platter-${probed.inode.toString(16)}`.slice(0, 20),
     },

@@ -60,6 +60,7 @@ import {
   latchedError,
   requestError,
 } from "../../request_error.ts";
+import { DEVICES_KEEP, resizeError } from "../../resize.ts";
 import { encodeId } from "../../virtio.ts";
 import {
   AlignmentPlanner,
@@ -72,9 +73,11 @@ import {
 } from "../alignment_plan.ts";
 import type { FileClaim } from "../file_claim.ts";
 import type { SignalListener } from "../file_size_signal.ts";
+import { asDiskError } from "../image_options.ts";
 import { RangeLock } from "../range_lock.ts";
 import { SharedFlush } from "../shared_flush.ts";
 import { systemCode } from "../system_error.ts";
+import { truncateImage } from "../truncate_image.ts";
 import {
   addressInPages,
   Arena,
@@ -115,6 +118,8 @@ export interface PortableImage {
   readonly pool: DescriptorPool;
   /** For what is beyond the last whole host block; empty if nothing is. */
   readonly tail: DescriptorPool;
+  /** Opens one that is not empty, for a file that is to have a tail. */
+  readonly openTail: () => DescriptorPool;
   /** A lock that ends with the backend. */
   readonly claim: FileClaim | null;
   /** What keeps a limit on file sizes from ending the program. */
@@ -123,8 +128,6 @@ export interface PortableImage {
 
 /** A disk on a raw image or a block device, without FFI. */
 export class PortableBackend implements Backend {
-  /** The disk's shape. */
-  readonly geometry: Geometry;
   /** What it can do. */
   readonly abilities: Abilities;
   /** How large requests may get. */
@@ -140,13 +143,16 @@ export class PortableBackend implements Backend {
   readonly #path: string;
   readonly #id: Uint8Array;
   readonly #alignment: number;
+  readonly #limits: HostLimits;
   readonly #reads: AlignmentPlanner;
-  readonly #writes: AlignmentPlanner;
+  #writes: AlignmentPlanner;
+  #geometry: Geometry;
   /** Bytes that a file must have; 0 for a device, which cannot be cut. */
-  readonly #fileSize: number;
+  #fileSize: number;
   readonly #flushDescriptor: number;
   readonly #pool: DescriptorPool;
-  readonly #tail: DescriptorPool;
+  #tail: DescriptorPool;
+  readonly #openTail: () => DescriptorPool;
   readonly #claim: FileClaim | null;
   readonly #signal: SignalListener | null;
   readonly #arena: Arena | null;
@@ -173,7 +179,7 @@ export class PortableBackend implements Backend {
    * @param opened The open image; the backend closes its descriptors.
    */
   constructor(opened: PortableImage) {
-    this.geometry = opened.geometry;
+    this.#geometry = opened.geometry;
     this.info = opened.info;
     this.abilities = {
       readOnly: opened.readOnly,
@@ -186,7 +192,7 @@ export class PortableBackend implements Backend {
     this.#path = opened.info.path!;
     this.#id = encodeId(opened.info.id);
     this.#alignment = opened.alignment;
-    const limits: HostLimits = {
+    this.#limits = {
       writes: false,
       alignment: opened.alignment,
       // Whatever less the host would take.
@@ -196,17 +202,13 @@ export class PortableBackend implements Backend {
       maxBounceBytes: BOUNCE_BYTES,
       maxSegments: 1,
     };
-    this.#reads = new AlignmentPlanner(limits);
-    this.#writes = new AlignmentPlanner({
-      ...limits,
-      writes: true,
-      tailStart: roundDown(opened.size, opened.alignment),
-      maxStraightBytes: BOUNCE_BYTES,
-    });
+    this.#reads = new AlignmentPlanner(this.#limits);
+    this.#writes = this.#plannerOfWrites(opened.size);
     this.#fileSize = opened.info.medium === "file" ? opened.size : 0;
     this.#flushDescriptor = opened.flushDescriptor;
     this.#pool = opened.pool;
     this.#tail = opened.tail;
+    this.#openTail = opened.openTail;
     this.#claim = opened.claim;
     this.#signal = opened.signal;
     this.#arena = opened.alignment === 1 ? null : new Arena();
@@ -214,6 +216,11 @@ export class PortableBackend implements Backend {
       ? new RangeLock(opened.alignment)
       : null;
     keepOnThread(this, "a backend");
+  }
+
+  /** The disk's shape. */
+  get geometry(): Geometry {
+    return this.#geometry;
   }
 
   /**
@@ -281,6 +288,40 @@ export class PortableBackend implements Backend {
    */
   allocate(byteLength: number): Uint8Array<ArrayBuffer> {
     return this.#arena?.allocate(byteLength) ?? offsetMemory(byteLength);
+  }
+
+  /**
+   * Changes the size of a file; a device keeps its own.
+   *
+   * @param sectors Sectors that the disk has afterwards.
+   * @returns When it is done.
+   */
+  async resize(sectors: number): Promise<void> {
+    const path = this.#path;
+    if (this.info.medium !== "file") throw resizeError(DEVICES_KEEP, path);
+    const size = sectors * SECTOR_BYTES;
+    const needsTail = size % this.#alignment !== 0 && this.#tail.size === 0;
+    let tail = this.#tail;
+    try {
+      if (needsTail) tail = this.#openTail();
+      await truncateImage(this.#flushDescriptor, path, this.#fileSize, size);
+    } catch (error) {
+      if (needsTail) tail.close();
+      throw asDiskError(error, path, "resize");
+    }
+    this.#tail = tail;
+    this.#geometry = { ...this.#geometry, sectors };
+    this.#fileSize = size;
+    this.#writes = this.#plannerOfWrites(size);
+  }
+
+  #plannerOfWrites(size: number): AlignmentPlanner {
+    return new AlignmentPlanner({
+      ...this.#limits,
+      writes: true,
+      tailStart: roundDown(size, this.#alignment),
+      maxStraightBytes: BOUNCE_BYTES,
+    });
   }
 
   /**

@@ -20,6 +20,7 @@ import {
   replaced,
   type TakenLock,
 } from "../held_image.ts";
+import { refuseOtherFormats } from "../image_format.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
 import { imageGeometry } from "../image_size.ts";
 import { mediumOf, noDisk } from "../medium.ts";
@@ -135,16 +136,17 @@ export async function openPortable(
     if (tail !== null) undo.push(() => fs.closeSync(tail));
     // Such as /dev/null.
     if (medium === "character device" && size === 0) throw noDisk(path);
+    const seen = lookAt(
+      first,
+      options.create === undefined ? size : 0,
+      scratchOf(Math.max(alignment, PAGE_BYTES)),
+    );
+    refuseOtherFormats(path, seen.contentFormat, wanted);
     const geometry = imageGeometry(
       path,
       size,
       options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
       isDevice ? device : {},
-    );
-    const seen = lookAt(
-      first,
-      options.create === undefined ? size : 0,
-      scratchOf(Math.max(alignment, PAGE_BYTES)),
     );
     await content?.cut();
     if (content !== null) keepName(path, flushDescriptor);
@@ -160,6 +162,7 @@ export async function openPortable(
         () => mayOpen(path, readOnly) ? openSame(direct.flag) : null,
       ),
       tail: new DescriptorPool(tail === null ? [] : [tail], 1, () => null),
+      openTail: () => new DescriptorPool([openSure(0)], 1, () => null),
       claim: lock.claim,
       signal,
       info: {
@@ -175,6 +178,7 @@ export async function openPortable(
         direct: direct.info,
         durability: durabilityOf(isDevice, fileSystem, device),
         lock: lock.info,
+        format: "raw",
         ...seen,
         id: options.id ??
           `platter-${image.ino.toString(16)}`.slice(0, ID_BYTES),

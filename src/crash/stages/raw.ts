@@ -76,5 +76,7 @@ export const raw: Stage = {
 };
 
 async function backendOf(disk: AttachedDisk): Promise<Backend> {
-  return "backend" in disk ? disk.backend : await openBackend(disk.file);
+  return "backend" in disk
+    ? disk.backend
+    : await openBackend(disk.file, { format: "raw" });
 }

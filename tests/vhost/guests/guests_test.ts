@@ -137,6 +137,18 @@ Deno.test({
         return useFileSystem(guest, fileSystem, disks.get(fileSystem.device)!);
       });
     }
+    await step("a disk that grows is larger in the guest at once", async () => {
+      const disk = disks.get("vdd")!;
+      const sectors = disk.info.sectors + 64 * MIB / 512;
+      await disk.resize(sectors);
+      const size = "cat /sys/block/vdd/size";
+      await guest.run(
+        `for i in $(seq 300); do [ $(${size}) = ${sectors} ] && break; sleep 0.1; done`,
+      );
+      assertEquals(await guest.run(size), String(sectors));
+      const last = `seek=${sectors - 8} oflag=direct conv=notrunc`;
+      await guest.run(`dd if=/dev/zero of=/dev/vdd bs=512 count=8 ${last}`);
+    });
     await step("the guest stops", () => guest.stop());
     for (const { name, device, check: [command, ...args] } of FILE_SYSTEMS) {
       await step(`${name} is sound without the guest`, async () => {

@@ -112,6 +112,11 @@ export class ServedDisk implements AsyncDisposable {
     return this.#disk.info;
   }
 
+  /** Changes its size. */
+  resize(sectors: number): Promise<void> {
+    return this.#disk.resize(sectors);
+  }
+
   /** Counts what happens from now on. */
   startCounting(): void {
     this.#counting.counts = noCounts();

@@ -1,0 +1,71 @@
+/**
+ * `platter resize`: another size for a raw image file.
+ *
+ * @module
+ */
+
+import { VirtualDisk } from "../disk/disk.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
+import { formatSize, parseSize } from "../units.ts";
+import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
+import type { CliIo } from "./io.ts";
+import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import {
+  ExitCode,
+  parseAs,
+  UsageError,
+  type Verb,
+  type VerbArguments,
+} from "./verb.ts";
+
+/** The verb. */
+export const resize: Verb = {
+  name: "resize",
+  summary: "Give a raw image file another size",
+  operands: "IMAGE SIZE",
+  operandCount: [2, 2],
+  description:
+    "SIZE is in bytes, or has a unit: 64MiB, 2048s. What is new reads as zeroes and\n" +
+    "takes no space. An image becomes smaller with --force alone, which loses what\n" +
+    "lies beyond its new end. The new size is durable when this is done. What is\n" +
+    "on the disk stays as it is: partitions and file systems have tools of their\n" +
+    "own to grow, and to shrink before the image does.",
+  options: [
+    { name: "force", letter: "f", summary: "Cut off what lies beyond SIZE" },
+    ...IMAGE_OPTIONS,
+    ...OUTCOME_OPTIONS,
+  ],
+  examples: [
+    ["platter resize disk.img 2GiB", "Room for more"],
+    ["platter resize disk.img 1GiB --force", "Cut off all after 1 GiB"],
+  ],
+  run,
+};
+
+async function run(args: VerbArguments, io: CliIo): Promise<number> {
+  const path = args.operand(0);
+  const bytes = parseAs("SIZE", args.operand(1), parseSize);
+  if (bytes % SECTOR_BYTES !== 0) {
+    throw new UsageError(
+      `Cannot resize "${path}" as its size must be whole sectors of ` +
+        `${SECTOR_BYTES} bytes: current value is ${bytes}`,
+    );
+  }
+  const disk = await VirtualDisk.open(path, openOptions(args));
+  let before: number;
+  {
+    await using opened = disk;
+    void warn(io, path, opened.info);
+    before = opened.sectors;
+    await opened.resize(bytes / SECTOR_BYTES, { force: args.flag("force") });
+    await opened.flush();
+  }
+  await tell(args, io, {
+    text: `Resized ${path}: ${formatSize(before * SECTOR_BYTES)} to ${
+      formatSize(bytes)
+    }`,
+    json: { image: path, bytes, bytesBefore: before * SECTOR_BYTES },
+    done: `"${path}" was resized`,
+  });
+  return ExitCode.Ok;
+}

@@ -1,0 +1,92 @@
+/**
+ * What tells one base of an overlay from another one, or from itself after it
+ * was changed: a digest of samples of its content, and for a file the time at
+ * which it was modified last.
+ *
+ * The samples are the first and the last 64 KiB, where tables and superblocks
+ * are, and as much at each of 16 places between. A change to a device, or to
+ * what is behind an NBD server, that leaves all of these as they are is not
+ * noticed.
+ *
+ * @module
+ */
+
+import { statSync } from "node:fs";
+import { crc32 } from "node:zlib";
+import type { Backend } from "../../backend.ts";
+import { MAX_BLOCK_SIZE, SECTOR_BYTES } from "../../geometry.ts";
+import { Request, RequestType } from "../../request.ts";
+import { submitAll } from "../layer.ts";
+
+/** The largest block: 64 KiB. */
+const SAMPLE_SECTORS = MAX_BLOCK_SIZE / SECTOR_BYTES;
+const SAMPLES = 18;
+
+/** What tells a base from another one. */
+export interface BaseIdentity {
+  /** SHA-256 of the samples. */
+  readonly digest: Uint8Array;
+  /** When it was modified last, in ns since 1970; 0 if not known. */
+  readonly modified: bigint;
+}
+
+/**
+ * Tells what a base is.
+ *
+ * @param base The base, which is read.
+ * @returns What tells it from another one.
+ */
+export async function identityOf(base: Backend): Promise<BaseIdentity> {
+  const sums: number[] = [];
+  for (const [sector, count] of samplesOf(base)) {
+    const data = base.allocate(count * SECTOR_BYTES);
+    const request = new Request(RequestType.In, sector, count, 0, data);
+    const error = await submitAll(base, [request]);
+    // What cannot be read has no content to compare.
+    sums.push(sector, count, error === null ? crc32(data) : -1);
+  }
+  const text = new TextEncoder().encode(sums.join(" "));
+  return {
+    digest: new Uint8Array(await crypto.subtle.digest("SHA-256", text)),
+    modified: modifiedAt(base),
+  };
+}
+
+/**
+ * Makes the time of a base's last change durable, as an overlay's file is about
+ * to remember it: a flush of data may leave it behind.
+ *
+ * @param base The base.
+ * @returns When it is, or cannot be.
+ */
+export async function keepModified(base: Backend): Promise<void> {
+  const { path, medium } = base.info;
+  if (path === null || medium !== "file") return;
+  try {
+    using file = await Deno.open(path);
+    await file.sync();
+  } catch {
+    // The time is a precaution, and may be refused later at worst.
+  }
+}
+
+function modifiedAt(base: Backend): bigint {
+  const { path, medium } = base.info;
+  if (path === null || medium !== "file") return 0n;
+  try {
+    return BigInt.asUintN(64, statSync(path, { bigint: true }).mtimeNs);
+  } catch {
+    return 0n;
+  }
+}
+
+/** Places to look at, as first sector and count: whole blocks of any size. */
+function samplesOf({ geometry: { sectors } }: Backend): [number, number][] {
+  const pieces = Math.ceil(sectors / SAMPLE_SECTORS);
+  const few = Math.min(pieces, SAMPLES);
+  return Array.from({ length: few }, (_, i) => {
+    const piece = few === 1 ? 0 : Math.floor((pieces - 1) * i / (few - 1));
+    const sector = piece * SAMPLE_SECTORS;
+    return [sector, Math.min(SAMPLE_SECTORS, sectors - sector)];
+  });
+}
