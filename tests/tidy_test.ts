@@ -54,7 +54,7 @@ const BACKEND_ROOM = /^src\/backends\/[^/]+\/(?!mod\.ts$)/;
 const ROOM_USERS = /^src\/backends\//;
 
 /** Who may have what reads file systems: nobody else is to download it. */
-const FILES_WORKER = "src/files/seven_zip_worker.ts";
+const FILES_READERS = /^src\/files\/seven_zip(_worker)?\.ts$/;
 const FILES_PACKAGE =
   /^npm:7z-wasm@\d+\.\d+\.\d+\/7zz\.es6\.js$|^data:text\/javascript,import source /;
 
@@ -183,7 +183,7 @@ function packageFault(from: string, name: string): string | undefined {
   if (from.startsWith("ffi/")) return "ffi/ imports nothing outside ffi/";
   if (name.startsWith("node:")) return undefined;
   if (from.startsWith("src/cli/") && name.startsWith("@std/")) return undefined;
-  if (from === FILES_WORKER && FILES_PACKAGE.test(name)) return undefined;
+  if (FILES_READERS.test(from) && FILES_PACKAGE.test(name)) return undefined;
   return "the library depends on no package";
 }
 

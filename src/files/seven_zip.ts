@@ -83,7 +83,7 @@ export async function* runSevenZip(
     );
   }
   signal?.throwIfAborted();
-  const run = new Run(found, args, timeoutMs);
+  const run = new Run(found, args, await program(), timeoutMs);
   const onAbort = () => run.fail(signal!.reason);
   signal?.addEventListener("abort", onAbort);
   const reader = new Reader();
@@ -105,6 +105,31 @@ export async function* runSevenZip(
       `Cannot read all files as the file system is damaged: 7-Zip says ${
         reader.complaints || `no more than its exit code, ${run.code}`
       }`,
+    );
+  }
+}
+
+let loaded: Promise<{ default: WebAssembly.Module }> | null = null;
+
+/**
+ * 7-Zip itself, compiled once for all workers. It comes as a module and not as a
+ * file, so that no permission is needed to read it; TypeScript does not know yet
+ * how that is written.
+ */
+async function program(): Promise<WebAssembly.Module> {
+  loaded ??= import(
+    "data:text/javascript,import source program from 'npm:7z-wasm@1.2.0/7zz.wasm'; export default program;"
+  );
+  try {
+    return (await loaded).default;
+  } catch (error) {
+    loaded = null;
+    throw new DiskError(
+      "platform",
+      `Cannot read files as the npm package 7z-wasm cannot be loaded: ${
+        printable(error instanceof Error ? error.message : String(error), 500)
+      }`,
+      { operation: "read", cause: error },
     );
   }
 }
@@ -132,6 +157,7 @@ class Run {
   constructor(
     { disk, mask }: FoundFileSystem,
     args: readonly string[],
+    program: WebAssembly.Module,
     timeoutMs: number,
   ) {
     this.#disk = disk;
@@ -161,7 +187,7 @@ class Run {
       this.fail(workerError(event));
     };
     const size = disk.sectors * SECTOR_BYTES;
-    const task: SevenZipTask = { args, size, shared };
+    const task: SevenZipTask = { program, args, size, shared };
     this.#worker.postMessage(task);
     this.#clock.start();
   }

@@ -44,6 +44,8 @@ export const MOST_UNREAD = 8;
 
 /** What the worker is to do, once. */
 export interface SevenZipTask {
+  /** 7-Zip itself. */
+  readonly program: WebAssembly.Module;
   /** 7-Zip's command line. The disk is `/image`. */
   readonly args: readonly string[];
   /** The disk's size in bytes. */

@@ -91,7 +91,7 @@ scope.onmessage = async ({ data: task }) => {
   try {
     const words = new Int32Array(task.shared, 0, WORDS_BYTES / 4);
     const output = new Output(words);
-    const started = await start(heap, output);
+    const started = await start(task.program, heap, output);
     showImage(started, new Disk(task, words));
     const code = started.callMain(task.args);
     output.send();
@@ -107,15 +107,12 @@ scope.onmessage = async ({ data: task }) => {
   scope.close();
 };
 
-/**
- * Makes 7-Zip ready to run. The program comes as a module and not as a file, so
- * that no permission is needed to read it; TypeScript does not know yet how
- * that is written.
- */
-async function start(heap: Heap, output: Output): Promise<Runtime> {
-  const { default: program } = await import(
-    "data:text/javascript,import source program from 'npm:7z-wasm@1.2.0/7zz.wasm'; export default program;"
-  ) as { default: WebAssembly.Module };
+/** Makes 7-Zip ready to run. */
+async function start(
+  program: WebAssembly.Module,
+  heap: Heap,
+  output: Output,
+): Promise<Runtime> {
   // To Emscripten this is a browser then: else it would set the exit code of
   // the process, and look for the file.
   Object.assign(process, { type: "renderer" });

@@ -49,8 +49,12 @@ Deno.test("readFile() needs no permission but to read the image, and leaves noth
 
 Deno.test("what reads file systems is of one version wherever it is named", async () => {
   const read = (path: string) => Deno.readTextFile(new URL(path, ROOT));
-  const worker = await read("src/files/seven_zip_worker.ts");
-  const versions = [...worker.matchAll(/npm:7z-wasm@([\d.]+)\//g)];
+  const sources = await Promise.all(
+    ["seven_zip.ts", "seven_zip_worker.ts"].map((it) =>
+      read(`src/files/${it}`)
+    ),
+  );
+  const versions = [...sources.join().matchAll(/npm:7z-wasm@([\d.]+)\//g)];
   assertEquals(versions.length, 2);
   const page = (await read("docs/files.md")).replace(/\s+/g, " ");
   for (const [, version] of versions) {

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, fail } from "@std/assert";
 import { openSync } from "node:fs";
 import { openLibc } from "../../../ffi/libc.ts";
 import { DirectBackend } from "../../../src/backends/direct/backend.ts";
@@ -58,6 +58,7 @@ function backendOver(
   const image: DirectImage = {
     fd,
     tailFd: -1,
+    openTail: () => fail("It has no tail"),
     geometry: makeGeometry(sectors, 512),
     abilities: {
       readOnly: false,
