@@ -7,13 +7,16 @@
 import { announce, type CliIo } from "./io.ts";
 import type { VerbArguments, VerbOption } from "./verb.ts";
 
+/** The option that leaves out the sentence. */
+export const QUIET_OPTION: VerbOption = {
+  name: "quiet",
+  letter: "q",
+  summary: "Say nothing of what was done, and show no progress",
+};
+
 /** The options that choose. */
 export const OUTCOME_OPTIONS: readonly VerbOption[] = [
-  {
-    name: "quiet",
-    letter: "q",
-    summary: "Say nothing of what was done, and show no progress",
-  },
+  QUIET_OPTION,
   { name: "json", summary: "Say what was done as JSON" },
 ];
 
