@@ -14,7 +14,7 @@
  */
 
 import { copyDisk, type CopyPhase } from "../disk/copy.ts";
-import { VirtualDisk } from "../disk/disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import type { OpenOptions } from "../disk/open.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { type Bmap, parseBmap } from "../image/mod.ts";
@@ -38,6 +38,7 @@ import {
   warn,
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
+import { type OpenedImage, openImage } from "./opened_image.ts";
 import { type Outcome, OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
@@ -290,32 +291,21 @@ function checkOptions(args: VerbArguments, io: CliIo): void {
   }
 }
 
-/** The source as a disk. */
-interface Source extends AsyncDisposable {
-  /** What is copied: the disk, or a partition of it. */
-  readonly disk: VirtualDisk;
-}
-
-async function openSource({ args, io, signal }: Way): Promise<Source> {
+async function openSource({ args, io, signal }: Way): Promise<OpenedImage> {
   const from = args.operand(0);
-  const whole = await VirtualDisk.open(from, {
-    // What changes while it is copied is copied torn.
-    lock: "exclusive",
-    ...openOptions(args),
-    signal,
-    readOnly: true,
-  });
-  try {
-    await warn(io, from, whole.info);
-    const disk = await partitionOf(whole, args, signal);
-    if (disk.sectors === 0) {
-      throw new CliError(`Cannot copy "${from}" as it is empty`);
-    }
-    return { disk, [Symbol.asyncDispose]: () => whole.close() };
-  } catch (error) {
-    await whole.close();
-    throw error;
+  await using parts = new AsyncDisposableStack();
+  const opened = parts.use(
+    await openImage(args, io, from, {
+      // What changes while it is copied is copied torn.
+      lock: args.flag("no-lock") ? "none" : "exclusive",
+      ...{ readOnly: true, signal },
+    }),
+  );
+  if (opened.disk.sectors === 0) {
+    throw new CliError(`Cannot copy "${from}" as it is empty`);
   }
+  parts.move();
+  return opened;
 }
 
 /** How the target is opened; options about locks and the format are the source's. */

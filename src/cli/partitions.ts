@@ -5,7 +5,7 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import type { PartitionTable } from "../image/partition_table.ts";
 import type { NewPartition } from "../image/plan_partitions.ts";
 import { readPartitions } from "../image/read_partitions.ts";
@@ -16,12 +16,12 @@ import {
   CliError,
   IMAGE_OPTIONS,
   interruptible,
-  openOptions,
   parsePlainSectors,
-  warn,
 } from "./images.ts";
 import { announce, type CliIo, print } from "./io.ts";
-import { jsonOf, partitionLines, tableHeadline } from "./partition_lines.ts";
+import { formatJson } from "./json.ts";
+import { openImage } from "./opened_image.ts";
+import { partitionLines, tableHeadline } from "./partition_lines.ts";
 import {
   ExitCode,
   parseAs,
@@ -122,12 +122,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   let done = "";
   const table = await interruptible(io, async (signal) => {
     const isReading = kind === undefined && !isRepair;
-    await using disk = await VirtualDisk.open(path, {
-      ...openOptions(args),
+    await using opened = await openImage(args, io, path, {
       signal,
       ...(isReading ? { readOnly: true, lock: "none" as const } : {}),
     });
-    await warn(io, path, disk.info);
+    const { disk } = opened;
     if (isRepair) {
       const { table, repaired } = await repairPartitions(disk, {
         from,
@@ -151,7 +150,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     return table;
   });
   const text = args.flag("json")
-    ? jsonOf(table)
+    ? `${formatJson(table)}\n`
     : done + describeTable(path, table);
   if (done === "") await print(io.stdout, text);
   else await announce(io, text, `the table of "${path}" is written`);
