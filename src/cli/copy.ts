@@ -28,7 +28,6 @@ import { DiskSource } from "./disk_source.ts";
 import { ImageStream } from "./image_stream.ts";
 import {
   CliError,
-  fileError,
   formatOption,
   IMAGE_OPTIONS,
   interruptible,
@@ -42,6 +41,7 @@ import { type OpenedImage, openImage } from "./opened_image.ts";
 import { type Outcome, OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
+import { readText } from "./text_file.ts";
 import {
   ExitCode,
   parseCount,
@@ -574,20 +574,7 @@ async function rescue(way: Way) {
 }
 
 async function readBmap(path: string): Promise<Bmap> {
-  let text: string;
-  try {
-    const { size } = await Deno.stat(path);
-    if (size > MAX_BMAP_BYTES) {
-      throw new CliError(
-        `Cannot use "${path}" as a bmap must have ${MAX_BMAP_BYTES} bytes at ` +
-          `most: current value is ${size}`,
-      );
-    }
-    text = await Deno.readTextFile(path);
-  } catch (error) {
-    if (error instanceof CliError) throw error;
-    throw fileError("read", path, error);
-  }
+  const text = await readText(path, MAX_BMAP_BYTES);
   try {
     return parseBmap(text);
   } catch (error) {
