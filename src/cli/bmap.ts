@@ -4,7 +4,6 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { makeBmap } from "../image/mod.ts";
 import {
@@ -13,10 +12,9 @@ import {
   IMAGE_OPTIONS,
   interruptible,
   NO_LOCK_OPTION,
-  openOptions,
-  warn,
 } from "./images.ts";
 import { type CliIo, print, writeAll } from "./io.ts";
+import { openImage } from "./opened_image.ts";
 import { QUIET_OPTION, tell } from "./outcome.ts";
 import { Progress } from "./progress.ts";
 import { identify, identityOf, isSameFile, takeBack } from "./same_file.ts";
@@ -74,13 +72,9 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   let text: string;
   try {
     text = await interruptible(io, async (signal) => {
-      await using disk = await VirtualDisk.open(path, {
-        ...openOptions(args),
-        readOnly: true,
-        signal,
-      });
-      await warn(io, path, disk.info);
-      return await makeBmap(disk, {
+      const options = { readOnly: true, signal };
+      await using opened = await openImage(args, io, path, options);
+      return await makeBmap(opened.disk, {
         signal,
         onProgress: (done, total) =>
           progress.update(

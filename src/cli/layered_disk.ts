@@ -28,11 +28,12 @@ import {
   rangesOf,
   type TypedRange,
 } from "./disk_range.ts";
-import { fileError, openOptions, warn } from "./images.ts";
+import { openOptions, warn } from "./images.ts";
 import { type CliIo, printError } from "./io.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { identify } from "./same_file.ts";
 import { StatsFile } from "./stats_file.ts";
+import { readText } from "./text_file.ts";
 import { TraceFile } from "./trace_file.ts";
 import {
   listOf,
@@ -331,21 +332,6 @@ export class LayeredDisk implements AsyncDisposable {
   /** Closes the disk, its layers and the image. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#parts.disposeAsync();
-  }
-}
-
-/**
- * Reads a file that was named on the command line.
- *
- * @param path Its path.
- * @returns Its text.
- * @throws {CliError} If it cannot be read.
- */
-export async function readText(path: string): Promise<string> {
-  try {
-    return await Deno.readTextFile(path);
-  } catch (error) {
-    throw fileError("read", path, error);
   }
 }
 

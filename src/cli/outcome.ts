@@ -5,6 +5,7 @@
  */
 
 import { announce, type CliIo } from "./io.ts";
+import { formatJson } from "./json.ts";
 import type { VerbArguments, VerbOption } from "./verb.ts";
 
 /** The option that leaves out the sentence. */
@@ -46,6 +47,6 @@ export async function tell(
   { text, json, done }: Outcome,
 ): Promise<void> {
   if (args.flag("json")) {
-    await announce(io, `${JSON.stringify(json, null, 2)}\n`, done);
+    await announce(io, `${formatJson(json)}\n`, done);
   } else if (!args.flag("quiet")) await announce(io, `${text}\n`, done);
 }

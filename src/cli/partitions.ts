@@ -5,7 +5,7 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import type {
   PartitionProblemKind,
   PartitionTable,
@@ -19,12 +19,12 @@ import {
   CliError,
   IMAGE_OPTIONS,
   interruptible,
-  openOptions,
   parsePlainSectors,
-  warn,
 } from "./images.ts";
 import { announce, type CliIo, print } from "./io.ts";
-import { jsonOf, partitionLines, tableHeadline } from "./partition_lines.ts";
+import { formatJson } from "./json.ts";
+import { openImage } from "./opened_image.ts";
+import { partitionLines, tableHeadline } from "./partition_lines.ts";
 import {
   ExitCode,
   parseAs,
@@ -140,12 +140,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   let outcome: { repaired?: readonly string[] } = {};
   const table = await interruptible(io, async (signal) => {
     const isReading = kind === undefined && !isRepair;
-    await using disk = await VirtualDisk.open(path, {
-      ...openOptions(args),
+    await using opened = await openImage(args, io, path, {
       signal,
       ...(isReading ? { readOnly: true, lock: "none" as const } : {}),
     });
-    await warn(io, path, disk.info);
+    const { disk } = opened;
     if (isRepair) {
       const { table, repaired } = await repairPartitions(disk, {
         from,
@@ -170,7 +169,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     return table;
   });
   const text = args.flag("json")
-    ? jsonOf({ ...table, ...outcome })
+    ? `${formatJson({ ...table, ...outcome })}\n`
     : done + describeTable(path, table);
   if (done === "") await print(io.stdout, text);
   else if (!args.flag("quiet") || args.flag("json")) {

@@ -4,11 +4,11 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatSize, parseSize } from "../units.ts";
-import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
+import { IMAGE_OPTIONS } from "./images.ts";
 import type { CliIo } from "./io.ts";
+import { openImage } from "./opened_image.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import {
   ExitCode,
@@ -56,14 +56,13 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
         `${SECTOR_BYTES} bytes: current value is ${bytes}`,
     );
   }
-  const disk = await VirtualDisk.open(path, openOptions(args));
   let before: number;
   {
-    await using opened = disk;
-    void warn(io, path, opened.info);
-    before = opened.sectors;
-    await opened.resize(bytes / SECTOR_BYTES, { force: args.flag("force") });
-    await opened.flush();
+    await using opened = await openImage(args, io, path, {});
+    const { disk } = opened;
+    before = disk.sectors;
+    await disk.resize(bytes / SECTOR_BYTES, { force: args.flag("force") });
+    await disk.flush();
   }
   await tell(args, io, {
     text: `Resized ${path}: ${formatSize(before * SECTOR_BYTES)} to ${

@@ -34,8 +34,8 @@ import {
   LAYER_OPTIONS,
   LayeredDisk,
   readLayers,
-  readText,
 } from "./layered_disk.ts";
+import { readText } from "./text_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
