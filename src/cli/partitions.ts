@@ -5,6 +5,7 @@
  * @module
  */
 
+import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import type { PartitionTable } from "../image/partition_table.ts";
 import type { NewPartition } from "../image/plan_partitions.ts";
@@ -186,7 +187,7 @@ async function checkEmpty(
   const head = await disk.read(0, Math.min(disk.sectors, HEAD_SECTORS), {
     signal,
   });
-  if (head.every((byte) => byte === 0)) return;
+  if (isZero(head)) return;
   const { kind, partitions } = await readPartitions(disk, { signal });
   throw new CliError(
     kind === "none"

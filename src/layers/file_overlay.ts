@@ -37,6 +37,7 @@ import type {
   Extent,
   Limits,
 } from "../backend.ts";
+import { isSame } from "../bytes.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
@@ -626,9 +627,7 @@ export class FileOverlay extends Layer {
   /** Throws if the base is another one than that of the changes, or has changed. */
   async #checkBase(options: OverlayFileOptions): Promise<void> {
     const { digest, modified } = await identityOf(this.backend);
-    const same = digest.every((byte, i) =>
-      byte === this.#headers.header.digest[i]
-    );
+    const same = isSame(digest, this.#headers.header.digest);
     // One of both may be no file.
     const known = modified !== 0n && this.#headers.header.modified !== 0n;
     if (same && (!known || modified === this.#headers.header.modified)) return;
