@@ -29,8 +29,8 @@ export const commit: Verb = {
     "neither old nor new.",
   options: [
     ACCEPT_BASE_OPTION,
-    ...IMAGE_OPTIONS.filter(({ name }) => name !== "block-size"),
     ...OUTCOME_OPTIONS,
+    ...IMAGE_OPTIONS.filter(({ name }) => name !== "block-size"),
   ],
   examples: [
     ["platter serve disk.img --overlay=try.overlay", "Try something"],

@@ -125,6 +125,7 @@ export const copy: Verb = {
       value: "N",
       summary: "Transfers in flight (default: 8; of 2 MiB)",
     },
+    ...OUTCOME_OPTIONS,
     {
       ...PARTITION_OPTION,
       summary: "Of the source, only this partition",
@@ -134,7 +135,6 @@ export const copy: Verb = {
       value: "N",
       summary: "Into this partition of an existing target",
     },
-    ...OUTCOME_OPTIONS,
     ...IMAGE_OPTIONS.map((option) =>
       option.name === "format"
         ? { ...option, summary: "The source's format: raw, qcow2, vmdk, …" }
@@ -266,7 +266,7 @@ function checkOptions(args: VerbArguments, io: CliIo): void {
     }
   }
   if (isGiven("retries") && !isGiven("rescue")) {
-    throw new UsageError("Cannot use --retries as there is no --rescue");
+    throw new UsageError("Cannot use --retries as it needs --rescue FILE");
   }
   if (from === "-" && (to === "-" || isGiven("rescue"))) {
     throw new UsageError(

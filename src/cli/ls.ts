@@ -35,7 +35,7 @@ export const ls: Verb = {
     {
       name: "recursive",
       letter: "R",
-      summary: "All that is below, with paths, in the file system's order",
+      summary: "All that is below, with paths, unsorted",
     },
     { name: "json", summary: "Print JSON" },
     PARTITION_OPTION,

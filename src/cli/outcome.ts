@@ -8,7 +8,7 @@ import { announce, type CliIo } from "./io.ts";
 import { formatJson } from "./json.ts";
 import type { VerbArguments, VerbOption } from "./verb.ts";
 
-/** The option that chooses nothing. */
+/** The option that leaves out the sentence. */
 export const QUIET_OPTION: VerbOption = {
   name: "quiet",
   letter: "q",

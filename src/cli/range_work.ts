@@ -46,12 +46,12 @@ export const RANGE_OPTIONS: readonly VerbOption[] = [
     summary: "The same as a size: 1MiB, 0x1000",
   },
   { name: "all", summary: "The whole disk or partition, instead" },
-  PARTITION_OPTION,
 ];
 
 /** The options that follow a verb's own. */
 export const WORK_OPTIONS: readonly VerbOption[] = [
   ...OUTCOME_OPTIONS,
+  PARTITION_OPTION,
   ...IMAGE_OPTIONS,
 ];
 

@@ -107,7 +107,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const raw = args.flag("raw") || output !== undefined;
   const file = output === "-" ? undefined : output;
   if (args.flag("json") && file === undefined) {
-    throw new UsageError("Cannot use --json as there is no --output FILE");
+    throw new UsageError("Cannot use --json as it needs --output FILE");
   }
   if (
     raw && file === undefined && io.stdout.isTerminal && !args.flag("force")

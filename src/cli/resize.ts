@@ -25,18 +25,23 @@ export const resize: Verb = {
   operands: "IMAGE SIZE",
   operandCount: [2, 2],
   description:
-    "SIZE is in bytes, or has a unit: 64MiB, 2048s. What is new reads as zeroes and\n" +
-    "takes no space. An image becomes smaller with --force alone, which loses what\n" +
-    "lies beyond its new end. The new size is durable when this is done. What is\n" +
-    "on the disk stays as it is: partitions and file systems have tools of their\n" +
-    "own to grow, and to shrink before the image does.",
+    "SIZE is in bytes, or has a unit: 64MiB, 2048s. What is new reads as zeroes\n" +
+    "and takes no space. An image becomes smaller with --force alone, which loses\n" +
+    "what lies beyond its new end. The new size is durable when this is done.\n" +
+    'What is on the disk stays as it is. "platter partitions --repair" gives a GPT\n' +
+    "the new room; partitions and file systems have tools of their own to grow,\n" +
+    "and to shrink before the image does.",
   options: [
     { name: "force", letter: "f", summary: "Cut off what lies beyond SIZE" },
-    ...IMAGE_OPTIONS,
     ...OUTCOME_OPTIONS,
+    ...IMAGE_OPTIONS,
   ],
   examples: [
     ["platter resize disk.img 2GiB", "Room for more"],
+    [
+      "platter resize disk.img 2GiB && platter partitions disk.img --repair",
+      "Room for more, on a disk with a GPT",
+    ],
     ["platter resize disk.img 1GiB --force", "Cut off all after 1 GiB"],
   ],
   run,
