@@ -5,6 +5,7 @@
  * @module
  */
 
+import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import type {
   PartitionProblemKind,
@@ -210,7 +211,7 @@ async function checkEmpty(
   const head = await disk.read(0, Math.min(disk.sectors, HEAD_SECTORS), {
     signal,
   });
-  if (head.every((byte) => byte === 0)) return;
+  if (isZero(head)) return;
   const { kind, partitions } = await readPartitions(disk, { signal });
   throw new CliError(
     kind === "none"
