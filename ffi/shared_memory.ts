@@ -10,11 +10,18 @@
  */
 
 import type { Libc } from "./libc.ts";
-import { lentMemoryAt } from "./memory.ts";
+import { lentMemoryAt, structMemory } from "./memory.ts";
 import { statfsType } from "./statx.ts";
 
 // include/uapi/linux/fcntl.h.
+const F_SEAL_SEAL = 0x1;
 const F_SEAL_SHRINK = 0x2;
+const F_SEAL_GROW = 0x4;
+
+// include/uapi/linux/memfd.h.
+const MFD_CLOEXEC = 0x1;
+const MFD_ALLOW_SEALING = 0x2;
+const MAX_NAME_BYTES = 249;
 
 // include/uapi/linux/magic.h.
 const TMPFS_MAGIC = 0x01021994;
@@ -50,6 +57,43 @@ export function memoryFile(libc: Libc, fd: number): MemoryFile | null {
   const sizeBytes = libc.lseek(fd, 0, libc.abi.whence.SEEK_END);
   if (sizeBytes < 0) return null;
   return { sizeBytes, cannotShrink: (seals & F_SEAL_SHRINK) !== 0 };
+}
+
+/**
+ * Makes a file in memory that keeps its size for ever, memfd_create(2).
+ *
+ * @param libc The C library.
+ * @param name Its name, of ASCII alone, as `/proc` has it.
+ * @param byteLength Its size, at least one byte; all of it is zero.
+ * @returns Its descriptor, or −errno.
+ */
+export function makeMemoryFile(
+  libc: Libc,
+  name: string,
+  byteLength: number,
+): number {
+  const { syscalls, fcntl, errno } = libc.abi;
+  if (syscalls === undefined || fcntl.F_ADD_SEALS === undefined) {
+    return -errno.ENOSYS;
+  }
+  if (name.length > MAX_NAME_BYTES) return -errno.EINVAL;
+  const { address, view } = structMemory(name.length + 1);
+  new TextEncoder().encodeInto(
+    name,
+    new Uint8Array(view.buffer, view.byteOffset, name.length),
+  );
+  const fd = libc.syscall(
+    syscalls.memfd_create,
+    address,
+    MFD_CLOEXEC | MFD_ALLOW_SEALING,
+  );
+  if (fd < 0) return fd;
+  const seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW;
+  let result = libc.ftruncate(fd, byteLength);
+  if (result >= 0) result = libc.fcntl(fd, fcntl.F_ADD_SEALS, seals);
+  if (result >= 0) return fd;
+  libc.close(fd);
+  return result;
 }
 
 /** A part of a file in memory, mapped. */

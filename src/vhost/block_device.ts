@@ -126,8 +126,9 @@ export class BlockDevice {
   reset(features: bigint): void {
     // A front end may say the same again while the driver is at work.
     if (features === this.#features) return;
+    // With the first ones, it may go on for a driver that has set it already.
+    if (this.#features !== 0n) this.#writeback = true;
     this.#features = features;
-    this.#writeback = true;
   }
 
   /**
@@ -160,9 +161,25 @@ export class BlockDevice {
       !hasFeature(this.#features, VirtioFeature.ConfigWce) ||
       offset !== WRITEBACK_AT || bytes.length !== 1 || value! > 1
     ) return false;
+    return await this.setWriteback(value === 1);
+  }
+
+  /** Whether the driver has the write cache on. */
+  get writeback(): boolean {
+    return this.#writeback;
+  }
+
+  /**
+   * Turns the write cache on or off, from now on.
+   *
+   * @param on Whether it is on.
+   * @returns When what was answered before is durable, if it is off: whether it
+   * is.
+   */
+  async setWriteback(on: boolean): Promise<boolean> {
     const before = this.#writeback;
-    this.#writeback = value === 1;
-    if (!before || this.#writeback) return true;
+    this.#writeback = on;
+    if (!before || on) return true;
     try {
       await this.#disk.flush();
       return true;

@@ -17,27 +17,32 @@ import {
 } from "../../ffi/foreign_descriptor.ts";
 import type { Libc } from "../../ffi/libc.ts";
 import { alignedMemory } from "../../ffi/memory.ts";
+import { makeMemoryFile } from "../../ffi/shared_memory.ts";
 import { MessageSocket } from "../../ffi/unix_socket.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { featureBits, hasFeature, VirtioFeature } from "../virtio.ts";
 import { BlockDevice, type BlockDeviceOptions } from "./block_device.ts";
 import type { BouncePool } from "./bounce_pool.ts";
 import type { VhostCounters } from "./counters.ts";
+import { checkInflight, inflightBytes, InflightRegion } from "./inflight.ts";
 import { GuestFault, MemoryMap, overlap, type Region } from "./memory_map.ts";
 import {
   BackEndMessage,
   formatConfig,
+  formatInflight,
   formatMessage,
   formatU64,
   formatVringState,
   FrontEndMessage,
   type Header,
   HEADER_BYTES,
+  type InflightMessage,
   MAX_DESCRIPTORS,
   MAX_PAYLOAD_BYTES,
   parseConfig,
   parseEmpty,
   parseHeader,
+  parseInflight,
   parseMemoryTable,
   parseU64,
   parseVringAddresses,
@@ -68,6 +73,7 @@ const PROTOCOL_FEATURES = protocolBits(
   ProtocolFeature.ReplyAck,
   ProtocolFeature.BackendReq,
   ProtocolFeature.Config,
+  ProtocolFeature.InflightShmfd,
   ProtocolFeature.ResetDevice,
 );
 
@@ -103,6 +109,8 @@ export class FrontEnd implements VringDevice {
   readonly block: BlockDevice;
   /** The guest's memory now; `null` as long as there is none. */
   memory: MemoryMap | null = null;
+  /** Where requests in flight are noted; `null` if they are not. */
+  inflight: InflightRegion | null = null;
   /** What the guest had before, and requests still use. */
   readonly #earlier = new Set<MemoryMap>();
 
@@ -121,6 +129,8 @@ export class FrontEnd implements VringDevice {
   #received = 0;
   #header: Header | null = null;
   #descriptors: number[] = [];
+  /** A descriptor of ours that goes with the next answer. */
+  #attachment: number | undefined;
   /** Descriptors of whatever kind that are to be closed. */
   #unwanted: number[] = [];
   /** When those that were to be closed so far are. */
@@ -227,6 +237,8 @@ export class FrontEnd implements VringDevice {
     await Promise.all(this.#vrings.map((vring) => vring.close()));
     this.memory?.release();
     this.memory = null;
+    this.inflight?.release();
+    this.inflight = null;
     await this.#closeDescriptors();
     await closeOffThread(this.#options.libc, sockets);
     this.#ended.resolve();
@@ -303,7 +315,7 @@ export class FrontEnd implements VringDevice {
       // What was taken is no longer among them.
       await this.#closeDescriptors();
     }
-    if (this.#gone) return;
+    if (this.#gone) return this.#dropAttachment();
     const acknowledges = header.needsReply && !isReplied(header.request) &&
       this.#agreed(ProtocolFeature.ReplyAck);
     if (failure !== null) {
@@ -319,7 +331,11 @@ export class FrontEnd implements VringDevice {
       true,
       answer,
     );
-    const sent = this.#socket.send(this.#outgoing.subarray(0, length));
+    const sent = this.#socket.send(
+      this.#outgoing.subarray(0, length),
+      this.#attachment,
+    );
+    this.#dropAttachment();
     const { EPIPE, ECONNRESET } = this.#options.libc.abi.errno;
     // It has hung up without waiting for the answer.
     if (sent === -EPIPE || sent === -ECONNRESET) return await this.end();
@@ -422,9 +438,16 @@ export class FrontEnd implements VringDevice {
       case message.SetConfig: {
         const { offset, bytes } = parseConfig(payload);
         // The guest's mistake is none of the front end's.
-        await this.block.setConfig(offset, bytes);
+        const done = this.block.setConfig(offset, bytes);
+        this.inflight?.noteWriteback(this.block.writeback);
+        await done;
         return null;
       }
+      case message.GetInflightFd:
+        return this.#makeInflight(payload);
+      case message.SetInflightFd:
+        await this.#setInflight(parseInflight(payload));
+        return null;
       default:
         throw new VhostProtocolError(
           `Cannot take message ${request} as it was not agreed on`,
@@ -474,6 +497,57 @@ export class FrontEnd implements VringDevice {
     }
     this.#features = 0n;
     this.block.reset(0n);
+    this.inflight?.release();
+    this.inflight = null;
+  }
+
+  /** Makes memory for requests in flight, for the front end to keep. */
+  #makeInflight(payload: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    const { queues, queueSize } = checkInflight(parseInflight(payload));
+    const byteLength = inflightBytes({ queues, queueSize });
+    const fd = makeMemoryFile(this.#options.libc, "inflight", byteLength);
+    if (fd < 0) {
+      throw new Error(
+        `Cannot make memory for requests in flight: errno ${-fd}`,
+      );
+    }
+    this.#attachment = fd;
+    const message = { byteLength, fileOffset: 0, queues, queueSize };
+    return formatInflight(message, payload.length);
+  }
+
+  /** Notes in the front end's memory what is in flight, from the next start on. */
+  async #setInflight(message: InflightMessage): Promise<void> {
+    if (this.#vrings.some(({ started }) => started)) {
+      throw new VhostProtocolError(
+        "Cannot set the memory for requests in flight as all rings must be stopped first",
+      );
+    }
+    const memory = openRegionMemory(
+      this.#options.libc,
+      this.#takeDescriptor(),
+      message,
+      (fd) => this.#unwanted.push(fd),
+    );
+    let inflight: InflightRegion;
+    let writeback: boolean | null;
+    try {
+      inflight = new InflightRegion(memory, message);
+      writeback = inflight.writeback;
+      inflight.noteWriteback(writeback ?? this.block.writeback);
+    } catch (error) {
+      memory.release();
+      throw error;
+    }
+    this.inflight?.release();
+    this.inflight = inflight;
+    if (writeback !== null) await this.block.setWriteback(writeback);
+  }
+
+  #dropAttachment(): void {
+    if (this.#attachment === undefined) return;
+    this.#options.libc.close(this.#attachment);
+    this.#attachment = undefined;
   }
 
   async #setMemory(messages: RegionMessage[]): Promise<void> {
@@ -561,7 +635,7 @@ function isReplied(request: number): boolean {
   return request === message.GetFeatures ||
     request === message.GetProtocolFeatures ||
     request === message.GetQueueNum || request === message.GetVringBase ||
-    request === message.GetConfig;
+    request === message.GetConfig || request === message.GetInflightFd;
 }
 
 /** Two regions must not have an address in common. */

@@ -56,6 +56,10 @@ export const FrontEndMessage = {
   GetConfig: 24,
   /** Write it. */
   SetConfig: 25,
+  /** Memory to note requests in flight in. */
+  GetInflightFd: 31,
+  /** The memory that they are noted in from now on. */
+  SetInflightFd: 32,
   /** Back to the start. */
   ResetDevice: 34,
 } as const;
@@ -76,6 +80,8 @@ export const ProtocolFeature = {
   BackendReq: 5,
   /** The configuration space. */
   Config: 9,
+  /** Requests in flight are noted in memory that the front end keeps. */
+  InflightShmfd: 12,
   /** ResetDevice. */
   ResetDevice: 13,
 } as const;
@@ -151,6 +157,18 @@ export interface VringDescriptor {
   readonly index: number;
   /** Whether a descriptor comes with the message. */
   readonly hasDescriptor: boolean;
+}
+
+/** Memory in which requests in flight are noted. */
+export interface InflightMessage {
+  /** Bytes that it has: `mmap_size`. */
+  readonly byteLength: number;
+  /** Where it is in the file that comes with it: `mmap_offset`. */
+  readonly fileOffset: number;
+  /** Rings that are noted. */
+  readonly queues: number;
+  /** Descriptors of each. */
+  readonly queueSize: number;
 }
 
 /** A part of the configuration space. */
@@ -339,6 +357,48 @@ export function parseVringDescriptor(
     index: value & VRING_INDEX_MASK,
     hasDescriptor: (value & VRING_NO_DESCRIPTOR) === 0,
   };
+}
+
+/**
+ * Reads what is said of memory for requests in flight.
+ *
+ * @param payload The payload.
+ * @returns What it says.
+ * @throws {VhostProtocolError} If it is shorter, or has a number that is no safe
+ * integer.
+ */
+export function parseInflight(
+  payload: Uint8Array<ArrayBuffer>,
+): InflightMessage {
+  // u64 mmap_size@0, u64 mmap_offset@8, u16 num_queues@16, u16 queue_size@18.
+  // QEMU sends its struct as it lies in memory, with four bytes more.
+  const view = atLeast(payload, 20);
+  return {
+    byteLength: safeU64(view, 0),
+    fileOffset: safeU64(view, 8),
+    queues: view.getUint16(16, true),
+    queueSize: view.getUint16(18, true),
+  };
+}
+
+/**
+ * Writes what is to be known of memory for requests in flight.
+ *
+ * @param message What is to be known.
+ * @param length Bytes of the payload: as many as those of what is answered.
+ * @returns The payload.
+ */
+export function formatInflight(
+  { byteLength, fileOffset, queues, queueSize }: InflightMessage,
+  length: number,
+): Uint8Array<ArrayBuffer> {
+  const payload = new Uint8Array(length);
+  const view = viewOf(payload);
+  view.setBigUint64(0, BigInt(byteLength), true);
+  view.setBigUint64(8, BigInt(fileOffset), true);
+  view.setUint16(16, queues, true);
+  view.setUint16(18, queueSize, true);
+  return payload;
 }
 
 /**

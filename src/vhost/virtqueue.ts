@@ -75,6 +75,41 @@ export interface Chain {
   readonly writable: Piece[];
 }
 
+/** Where a queue's chains in flight are noted, by their heads. */
+export interface InflightLog {
+  /**
+   * Begins, or goes on where another one ended.
+   *
+   * @param used The ring's index of what is used.
+   * @returns The chains that are in flight, in the order in which they were taken;
+   * `null` if nothing was noted so far.
+   * @throws {VirtqueueError} If what is noted cannot be.
+   * @throws {GuestFault} If the memory has gone.
+   */
+  recover(used: number): number[] | null;
+  /**
+   * Notes that a chain was taken.
+   *
+   * @param head Its name, below the ring's size.
+   * @throws {GuestFault} If the memory has gone.
+   */
+  begin(head: number): void;
+  /**
+   * Notes that a chain was put back, and is to be shown with the next ones.
+   *
+   * @param head Its name.
+   * @throws {GuestFault} If the memory has gone.
+   */
+  end(head: number): void;
+  /**
+   * Notes that the driver sees what was put back.
+   *
+   * @param used The ring's index of what is used.
+   * @throws {GuestFault} If the memory has gone.
+   */
+  settle(used: number): void;
+}
+
 /** One split virtqueue in a guest's memory. */
 export class Virtqueue {
   readonly #memory: MemoryMap;
@@ -95,6 +130,10 @@ export class Virtqueue {
   #told = false;
   /** Chains that were taken and not put back, by head. */
   readonly #taken: Uint8Array;
+  /** Chains that a device before this one took, which are given once more. */
+  readonly #again: number[];
+  /** Where what is in flight is noted; `null` if it is not. */
+  readonly #inflight: InflightLog | null;
   readonly #element = alignedMemory(DESC_BYTES, 16);
   readonly #view = new DataView(
     this.#element.buffer,
@@ -111,17 +150,18 @@ export class Virtqueue {
    *
    * @param memory The guest's memory; it is held by whoever has the queue.
    * @param options Where the queue lies and how it is used.
-   * @param nextAvailable Where it goes on.
-   * @param taken Heads of chains that an earlier instance took and that are put
-   * back to this one.
+   * @param from Where it goes on: the index of the next chain; or an instance
+   * before it, whose chains are put back to this one.
+   * @param inflight Where what is in flight is noted. What a device before this
+   * one had in flight comes first, and says where it goes on.
    * @throws {VirtqueueError} If its size or an address is none that there can be.
    * @throws {GuestFault} If it is not in the guest's memory.
    */
   constructor(
     memory: MemoryMap,
     options: VirtqueueOptions,
-    nextAvailable: number,
-    taken: Uint8Array = new Uint8Array(options.size),
+    from: number | Virtqueue,
+    inflight: InflightLog | null = null,
   ) {
     const { size, descriptors, available, used } = options;
     if (
@@ -147,21 +187,27 @@ export class Virtqueue {
     this.#descriptors = memory.findByUser(descriptors, DESC_BYTES * size);
     this.#available = memory.findByUser(available, this.#usedEventAt + 2);
     this.#used = memory.findByUser(used, this.#availEventAt + 2);
-    this.#nextAvailable = nextAvailable & 0xffff;
-    this.#taken = taken;
     const { memory: usedMemory, at } = this.#used;
     this.#nextUsed = usedMemory.loadU16(at + 2);
     this.#published = this.#nextUsed;
+    this.#inflight = inflight;
+    if (typeof from !== "number") {
+      this.#nextAvailable = from.#nextAvailable;
+      this.#taken = from.#taken;
+      this.#again = from.#again;
+      return;
+    }
+    const again = inflight?.recover(this.#nextUsed) ?? null;
+    // Whatever was taken is either used or in flight.
+    const next = again === null ? from : this.#nextUsed + again.length;
+    this.#nextAvailable = next & 0xffff;
+    this.#taken = new Uint8Array(size);
+    this.#again = again ?? [];
   }
 
   /** Where the queue goes on: the index of the next chain, 16 bits. */
   get nextAvailable(): number {
     return this.#nextAvailable;
-  }
-
-  /** Chains that were taken and not put back, by head. */
-  get taken(): Uint8Array {
-    return this.#taken;
   }
 
   /**
@@ -172,6 +218,8 @@ export class Virtqueue {
    * @throws {GuestFault} If a buffer is not in the guest's memory.
    */
   take(): Chain | null {
+    const again = this.#again.shift();
+    if (again !== undefined) return this.#follow(again);
     const { memory, at } = this.#available;
     const index = memory.loadU16(at + 2);
     const ahead = (index - this.#nextAvailable) & 0xffff;
@@ -194,9 +242,8 @@ export class Virtqueue {
         `Cannot take a chain as descriptor ${head} must not be in use already`,
       );
     }
-    const chain: Chain = { head, readable: [], writable: [] };
-    this.#walk(chain);
-    this.#taken[head] = 1;
+    const chain = this.#follow(head);
+    this.#inflight?.begin(head);
     this.#nextAvailable = (this.#nextAvailable + 1) & 0xffff;
     return chain;
   }
@@ -216,6 +263,7 @@ export class Virtqueue {
     const slot = this.#nextUsed & this.#mask;
     const { memory, at } = this.#used;
     memory.write(at + RING_AT + USED_BYTES * slot, this.#usedElement);
+    this.#inflight?.end(head);
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
   }
 
@@ -231,6 +279,7 @@ export class Virtqueue {
     if (before === now) return false;
     this.#published = now;
     this.#used.memory.storeU16(this.#used.at + 2, now);
+    this.#inflight?.settle(now);
     const first = !this.#told;
     this.#told = true;
     const { memory, at } = this.#available;
@@ -266,6 +315,13 @@ export class Virtqueue {
     } else memory.storeU16(at, 0);
     return this.#available.memory.loadU16(this.#available.at + 2) !==
       this.#nextAvailable;
+  }
+
+  #follow(head: number): Chain {
+    const chain: Chain = { head, readable: [], writable: [] };
+    this.#walk(chain);
+    this.#taken[head] = 1;
+    return chain;
   }
 
   /** Follows a chain from its head to its end, into tables and out of memory. */

@@ -15,10 +15,12 @@
 import { clearImmediate, setImmediate } from "node:timers";
 import type { BlockDevice } from "./block_device.ts";
 import type { VhostCounters } from "./counters.ts";
+import type { InflightRegion } from "./inflight.ts";
 import { GuestFault, type MemoryMap } from "./memory_map.ts";
 import { VhostProtocolError, type VringAddresses } from "./messages.ts";
 import {
   type Chain,
+  type InflightLog,
   MAX_VIRTQUEUE_SIZE,
   Virtqueue,
   VirtqueueError,
@@ -40,6 +42,8 @@ export interface VringDevice {
   readonly watcher: Watcher;
   /** The guest's memory now; `null` as long as there is none. */
   readonly memory: MemoryMap | null;
+  /** Where requests in flight are noted; `null` if they are not. */
+  readonly inflight: InflightRegion | null;
   /** Whether used_event and avail_event are in use. */
   readonly eventIndex: boolean;
   /** Whether descriptors may lie in tables of their own. */
@@ -73,6 +77,8 @@ export class Vring {
   #error: Owned<Signal> | null = null;
   /** There while the ring was started, until it is stopped or breaks. */
   #queue: Virtqueue | null = null;
+  /** Where its requests in flight are noted since it was started. */
+  #inflight: InflightLog | null = null;
   #started = false;
   /** Times that it was started: answers are for the driver that asked. */
   #starts = 0;
@@ -160,9 +166,13 @@ export class Vring {
           `Cannot start ring ${this.#index} as it must have a size, addresses and memory`,
         );
       }
+      const { inflight } = this.#device;
+      this.#inflight = inflight?.queue(this.#index, this.#size) ?? null;
       this.#started = true;
       this.#starts++;
-      this.#open(undefined);
+      this.#open(this.#base);
+      // A device before this one may have ended between an answer and its call.
+      if (this.#inflight !== null) this.#call?.use.raise();
     }
     use.arm();
     this.#run();
@@ -202,6 +212,11 @@ export class Vring {
     this.#run();
   }
 
+  /** Whether it was started, and not stopped since. */
+  get started(): boolean {
+    return this.#started;
+  }
+
   /** Finds its memory anew, as it or its addresses have changed. */
   relocate(): void {
     const before = this.#queue;
@@ -212,7 +227,7 @@ export class Vring {
       // The memory that it lay in has gone.
     }
     this.#base = before.nextAvailable;
-    this.#open(before.taken);
+    this.#open(before);
     this.#run();
   }
 
@@ -251,15 +266,15 @@ export class Vring {
   }
 
   /** Looks for the queue in the guest's memory. */
-  #open(taken: Uint8Array | undefined): void {
+  #open(from: number | Virtqueue): void {
     const { memory, eventIndex, indirect } = this.#device;
     this.#queue = null;
     this.#guard(() => {
       this.#queue = new Virtqueue(
         memory!,
         { size: this.#size, ...this.#addresses!, eventIndex, indirect },
-        this.#base,
-        taken,
+        from,
+        this.#inflight,
       );
     });
   }

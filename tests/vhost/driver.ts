@@ -52,11 +52,12 @@ import {
   type VirtioConfig,
   VirtioFeature,
 } from "../../src/virtio.ts";
-import { FrontEnd } from "./front_end.ts";
-import { Kernel, Poller, Seal } from "./kernel.ts";
+import { FrontEnd, HungUp } from "./front_end.ts";
+import { Kernel, KernelError, Poller, Seal } from "./kernel.ts";
 import { GUARD, GuestMemory, PAGE_BYTES } from "./memory.ts";
 import {
   configPart,
+  inflight,
   memoryTable,
   Message,
   PROTOCOL_FEATURES,
@@ -66,6 +67,9 @@ import {
   u64,
 } from "./messages.ts";
 import { type Buffer, Ring } from "./ring.ts";
+
+/** How long a device that hung up may take to come back, in ms. */
+const RECONNECT_MS = 60_000;
 
 /** How long a device may take for a request, in ms. */
 const REQUEST_MS = 30_000;
@@ -129,6 +133,13 @@ export interface DriverOptions {
    * @default {false}
    */
   spareLibvhostUser?: boolean;
+  /**
+   * Whether to go on with the next device when this one hangs up: requests in
+   * flight are noted in memory that the driver keeps.
+   *
+   * @default {false}
+   */
+  reconnect?: boolean;
 }
 
 /** A request of the disk's, and what is left of it. */
@@ -192,10 +203,14 @@ export class VhostDriver implements Backend {
   #closing: Promise<void> | null = null;
   #drained: (() => void) | null = null;
   #running = false;
+  /** What the device notes of its requests, and its descriptor. */
+  #inflight: { message: Uint8Array<ArrayBuffer>; fd: number } | null = null;
+  /** Devices that it went on with. */
+  reconnects = 0;
   /** The kernel. */
   readonly kernel: Kernel;
   /** The connection. */
-  readonly frontEnd: FrontEnd;
+  frontEnd: FrontEnd;
   /** The guest's memory. */
   readonly memory: GuestMemory;
   /** The queues, once there are any. */
@@ -288,6 +303,7 @@ export class VhostDriver implements Backend {
         ProtocolFeature.MultiQueue,
         ProtocolFeature.ReplyAck,
         ProtocolFeature.Config,
+        ...this.#options.reconnect ? [ProtocolFeature.InflightShmfd] : [],
       ];
       this.protocolFeatures = use.reduce(
         (bits, bit) => bits | protocol & 1n << BigInt(bit),
@@ -392,12 +408,66 @@ export class VhostDriver implements Backend {
       error: kernel.eventfd(),
       flights: new Map(),
     }));
+    if (this.hasProtocol(ProtocolFeature.InflightShmfd)) {
+      const { payload, fds } = await frontEnd.ask(
+        Message.GetInflightFd,
+        inflight(0, count, size),
+      );
+      this.#inflight = {
+        message: new Uint8Array(payload.buffer),
+        fd: fds[0]!,
+      };
+      this.#tellInflight();
+    }
     this.resume();
     await frontEnd.settled();
   }
 
-  /** Starts the rings where they are. */
-  resume(): void {
+  #tellInflight(): void {
+    const { message, fd } = this.#inflight!;
+    this.frontEnd.tell(Message.SetInflightFd, message, [fd]);
+  }
+
+  /** Goes on with the next device that lives long enough. */
+  async #reconnect(): Promise<void> {
+    const end = performance.now() + RECONNECT_MS;
+    for (;;) {
+      try {
+        const next = new FrontEnd(this.kernel, this.#path);
+        await this.frontEnd.close();
+        this.frontEnd = next;
+        await this.#attach();
+        this.reconnects++;
+        return;
+      } catch (error) {
+        const isGone = error instanceof HungUp || error instanceof KernelError;
+        if (!isGone || performance.now() > end) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+    }
+  }
+
+  /** Says what a device must know to go on, in the order that QEMU has. */
+  async #attach(): Promise<void> {
+    const { frontEnd } = this;
+    await frontEnd.number(Message.GetFeatures);
+    await frontEnd.number(Message.GetProtocolFeatures);
+    frontEnd.tell(Message.SetProtocolFeatures, u64(this.protocolFeatures));
+    frontEnd.tell(Message.SetOwner);
+    frontEnd.setFeatures(this.features);
+    this.#tellInflight();
+    await this.tellMemory();
+    this.resume((ring) => ring.usedIndex);
+    await frontEnd.settled();
+  }
+
+  /**
+   * Starts the rings where they are.
+   *
+   * @param base Where that is: what the device said when it stopped, or what the
+   * driver knows of one that did not say.
+   */
+  resume(base: (ring: Ring) => number = (ring) => ring.nextAvailable): void {
     const { frontEnd, memory } = this;
     for (const { index, ring, kick, call, error } of this.queues) {
       const { descriptors, used, available } = ring.parts;
@@ -406,7 +476,7 @@ export class VhostDriver implements Backend {
       frontEnd.tell(Message.SetVringNum, ringState(index, ring.size));
       frontEnd.tell(
         Message.SetVringBase,
-        ringState(index, ring.nextAvailable),
+        ringState(index, base(ring)),
       );
       frontEnd.tell(
         Message.SetVringAddr,
@@ -561,6 +631,7 @@ export class VhostDriver implements Backend {
     for (const { kick, call, error } of this.queues) {
       for (const fd of [kick, call, error]) this.kernel.libc.close(fd);
     }
+    if (this.#inflight !== null) this.kernel.libc.close(this.#inflight.fd);
     let beside: unknown = null;
     try {
       this.memory.checkGuards();
@@ -894,7 +965,8 @@ export class VhostDriver implements Backend {
         }
         this.#pump();
         if (fds.includes(this.frontEnd.fd)) {
-          throw new Error("The device hung up");
+          if (this.#inflight === null) throw new Error("The device hung up");
+          await this.#reconnect();
         }
       }
     } catch (error) {

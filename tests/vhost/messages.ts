@@ -166,3 +166,17 @@ export function configPart(
   bytes.set(content, 12);
   return bytes;
 }
+
+/** The payload of memory for requests in flight, as long as QEMU's. */
+export function inflight(
+  byteLength: number,
+  queues: number,
+  queueSize: number,
+): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(24);
+  const view = new DataView(bytes.buffer);
+  view.setBigUint64(0, BigInt(byteLength), true);
+  view.setUint16(16, queues, true);
+  view.setUint16(18, queueSize, true);
+  return bytes;
+}

@@ -93,7 +93,7 @@ Deno.test("VhostServer tells its features, in replies that QEMU takes", {
     assertEquals(bits >> BigInt(bit) & 1n, 1n, `bit ${bit}`);
   }
   const protocol = (await ask(conn, 15))!.getBigUint64(12, true);
-  assertEquals(protocol, 0b10_0010_0010_1001n);
+  assertEquals(protocol, 0b11_0010_0010_1001n);
   assertEquals((await ask(conn, 17))!.getBigUint64(12, true), 4n);
   assertEquals(served.errors, []);
   assertEquals(served.server.counters.frontEnds, 1);

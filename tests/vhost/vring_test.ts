@@ -47,6 +47,7 @@ class Bench {
         ...watcher,
       },
       memory: this.memory,
+      inflight: null,
       eventIndex: false,
       indirect: true,
       counters: noCounts(),
