@@ -438,6 +438,8 @@ export interface SyscallNumbers {
   readonly io_uring_enter: number;
   /** io_uring_register(fd, operation, argument, count). */
   readonly io_uring_register: number;
+  /** uname(buffer), as newer than the first two of that name. */
+  readonly uname: number;
   /** cachestat(fd, range, result, flags) (Linux 6.5). */
   readonly cachestat: number;
 }
@@ -596,6 +598,7 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     fallocate: 285,
     eventfd2: 290,
     dup3: 292,
+    uname: 63,
     socket: 41,
     sendmsg: 46,
     recvmsg: 47,
@@ -627,6 +630,7 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     epoll_ctl: 21,
     epoll_pwait: 22,
     dup3: 24,
+    uname: 160,
     socket: 198,
     socketpair: 199,
     getsockopt: 209,

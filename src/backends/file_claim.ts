@@ -35,7 +35,8 @@ export function claimFile(
 ): FileClaim | null {
   let file: Deno.FsFile;
   try {
-    file = Deno.openSync(path, { read: true });
+    // Over NFS an exclusive lock needs a descriptor for writing: flock(2).
+    file = Deno.openSync(path, { read: true, write: !readOnly });
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) throw new ReplacedError(path);
     throw error;

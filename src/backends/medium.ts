@@ -85,16 +85,41 @@ export interface FileSystem {
   readonly magic: number;
   /** Its name. */
   readonly name: string;
+  /** The name of the file system below an overlay, if that is known. */
+  readonly below: string | null;
+  /**
+   * Whether the device that stat(2) names is the one that it is on, and not a
+   * number that was made up for it.
+   */
+  readonly onDevice: boolean;
   /** Whether it is on a disk of this machine, so that a flush reaches it. */
   readonly local: boolean;
+  /** Whether it was mounted so that a flush does nothing. */
+  readonly volatile: boolean;
   /** Whether O_DIRECT is taken and has no effect at all. */
   readonly ignoresDirect: boolean;
   /** Whether what O_DIRECT is asked for may be buffered all the same. */
   readonly buffers: boolean;
+  /**
+   * Whether it is direct after all where statx(2) says how to align it: that it
+   * buffers is then true of some files, versions or settings only, and those
+   * have no STATX_DIOALIGN.
+   */
+  readonly statxTells: boolean;
   /** What limits direct I/O, said of its name; `null` if nothing does. */
   readonly limit: string | null;
   /** Whether direct I/O must be aligned to the device's logical block size. */
   readonly alignedAsDevice: boolean;
+  /**
+   * Whether a range that fallocate(2) gave up or zeroed is known to read as
+   * zeroes at once, by direct I/O as well. It was tried on each of these.
+   */
+  readonly zeroesRanges: boolean;
+  /**
+   * Whether a file that is cut to nothing and made long again is known to read as
+   * zeroes.
+   */
+  readonly cutsToZeroes: boolean;
 }
 
 function fileSystem(
@@ -105,14 +130,25 @@ function fileSystem(
   return {
     magic,
     name,
+    below: null,
+    onDevice: false,
     local: true,
+    volatile: false,
     ignoresDirect: false,
     buffers: false,
+    statxTells: false,
     limit: null,
     alignedAsDevice: false,
+    zeroesRanges: false,
+    cutsToZeroes: true,
     ...more,
   };
 }
+
+/** What statfs(2) says of 9p, unless the server says something else. */
+const NINE_P_MAGIC = 0x0102_1997;
+
+const OVERLAY_MAGIC = 0x794c_7630;
 
 /** mm/shmem.c and fs/ramfs of Linux: the page cache is all there is. */
 const IN_MEMORY = {
@@ -133,40 +169,58 @@ const NETWORK = {
  */
 export const FILE_SYSTEMS: readonly FileSystem[] = [
   // ext2, ext3 and ext4 share one number.
-  fileSystem(0xef53, "ext4", { alignedAsDevice: true }),
-  fileSystem(0x5846_5342, "xfs", { alignedAsDevice: true }),
+  fileSystem(0xef53, "ext4", {
+    onDevice: true,
+    alignedAsDevice: true,
+    zeroesRanges: true,
+  }),
+  fileSystem(0x5846_5342, "xfs", {
+    onDevice: true,
+    alignedAsDevice: true,
+    zeroesRanges: true,
+  }),
   // fs/btrfs/direct-io.c, since Linux 6.14.
   fileSystem(0x9123_683e, "btrfs", {
     buffers: true,
     limit:
       "buffers writes to files with data checksums: all but those that were made NOCOW (chattr +C) while empty",
+    zeroesRanges: true,
   }),
-  fileSystem(0x0102_1994, "tmpfs", IN_MEMORY),
+  fileSystem(0x0102_1994, "tmpfs", { ...IN_MEMORY, zeroesRanges: true }),
   fileSystem(0x8584_58f6, "ramfs", IN_MEMORY),
+  // module/os/linux/zfs/zpl_inode.c, `zpl_getattr`: STATX_DIOALIGN since 2.3,
+  // unless direct I/O is switched off. A direct read may find what a range held
+  // before it was given up or zeroed (version 2.3.9).
   fileSystem(0x2fc1_2fc1, "zfs", {
     buffers: true,
+    statxTells: true,
+    cutsToZeroes: false,
     limit:
       "ignores O_DIRECT before version 2.3 and buffers what is not whole records since",
   }),
   fileSystem(0x6969, "nfs", NETWORK),
   fileSystem(0xff53_4d42, "cifs", NETWORK),
   fileSystem(0xfe53_4d42, "smb2", NETWORK),
-  fileSystem(0x0102_1997, "9p", NETWORK),
+  fileSystem(NINE_P_MAGIC, "9p", NETWORK),
   fileSystem(0x00c3_6400, "ceph", NETWORK),
   fileSystem(0x6573_5546, "fuse", {
     local: false,
     buffers: true,
     limit: "hands O_DIRECT to a user-space file system that may buffer",
   }),
-  // Above tmpfs, or mounted with `-o volatile`, nothing is durable.
-  fileSystem(0x794c_7630, "overlay", {
+  // fs/overlayfs/inode.c, `ovl_getattr`: STATX_DIOALIGN is that of the file
+  // below. cachestat(2) asks the overlay's own cache, in which nothing is.
+  fileSystem(OVERLAY_MAGIC, "overlay", {
     local: false,
-    limit: "leaves direct I/O and flushes to the file system below",
+    buffers: true,
+    statxTells: true,
+    limit:
+      "leaves direct I/O and flushes to the file system below, which cannot be told from here",
   }),
-  fileSystem(0xf2f5_2010, "f2fs"),
+  fileSystem(0xf2f5_2010, "f2fs", { onDevice: true }),
   fileSystem(0xca45_1a4e, "bcachefs"),
-  fileSystem(0x4d44, "vfat"),
-  fileSystem(0x2011_bab0, "exfat"),
+  fileSystem(0x4d44, "vfat", { onDevice: true }),
+  fileSystem(0x2011_bab0, "exfat", { onDevice: true }),
 ];
 
 /**
@@ -180,8 +234,94 @@ export function fileSystemOf(magic: number): FileSystem {
   return FILE_SYSTEMS.find((known) => known.magic === magic) ??
     fileSystem(magic, `0x${magic.toString(16)}`, {
       local: false,
+      buffers: true,
+      statxTells: true,
+      cutsToZeroes: false,
       limit: "is a file system that is not known here, so it may buffer",
     });
+}
+
+/**
+ * What is known of an overlay (overlayfs of Linux) by the file system that its
+ * files are written to.
+ *
+ * @param upper That file system; `null` if it is not known.
+ * @param volatile Whether it was mounted with `-o volatile`: fs/overlayfs/file.c,
+ * `ovl_fsync`, then does nothing.
+ * @returns What the overlay does.
+ */
+export function overlayAbove(
+  upper: FileSystem | null,
+  volatile: boolean,
+): FileSystem {
+  const overlay = fileSystemOf(OVERLAY_MAGIC);
+  if (upper === null) return { ...overlay, volatile };
+  return {
+    ...upper,
+    magic: overlay.magic,
+    name: overlay.name,
+    below: upper.name,
+    volatile,
+    statxTells: overlay.statxTells,
+    onDevice: false,
+    // The device that stat(2) names is not the one below.
+    alignedAsDevice: false,
+  };
+}
+
+/**
+ * What is known of a file that is served by 9p.
+ *
+ * @returns What 9p does.
+ */
+export function nineP(): FileSystem {
+  return fileSystemOf(NINE_P_MAGIC);
+}
+
+/** Whether a file system is an overlay of which nothing more is known yet. */
+export function isOverlay({ magic, below }: FileSystem): boolean {
+  return magic === OVERLAY_MAGIC && below === null;
+}
+
+/** A file system's name in a sentence. */
+function titleOf({ name, below }: FileSystem): string {
+  return below === null ? name : `${name} above ${below}`;
+}
+
+/**
+ * What limits direct I/O on a file system.
+ *
+ * @param fileSystem The file system.
+ * @returns The beginning of a sentence; `null` if nothing does.
+ */
+export function directLimit(fileSystem: FileSystem): string | null {
+  const { limit } = fileSystem;
+  return limit === null ? null : `${titleOf(fileSystem)} ${limit}`;
+}
+
+/** What there is to judge by whether I/O on a file is direct. */
+export interface DirectEvidence {
+  /** Whether statx(2) says how to align direct I/O (STATX_DIOALIGN). */
+  readonly statxAligns: boolean;
+  /** Whether btrfs keeps no checksums of the file (NOCOW). */
+  readonly noCow: boolean;
+}
+
+/**
+ * Why what O_DIRECT is asked for may be buffered all the same.
+ *
+ * @param fileSystem The file system that a file is on.
+ * @param evidence What the kernel says of the file.
+ * @returns Why; `null` if nothing speaks for it.
+ */
+export function bufferingReason(
+  fileSystem: FileSystem,
+  { statxAligns, noCow }: DirectEvidence,
+): string | null {
+  const direct = !fileSystem.buffers ||
+    fileSystem.statxTells && statxAligns ||
+    noCow && (fileSystem.below ?? fileSystem.name) === "btrfs";
+  return direct && !fileSystem.ignoresDirect ? null : directLimit(fileSystem);
 }
 
 /**
@@ -191,14 +331,21 @@ export function fileSystemOf(magic: number): FileSystem {
  * @returns How far, and why no farther.
  */
 export function flushReach(
-  { name, local, ignoresDirect }: FileSystem,
+  fileSystem: FileSystem,
 ): Pick<DurabilityInfo, "flush" | "reason"> {
-  if (local) return { flush: "media", reason: null };
-  return ignoresDirect
-    ? { flush: "page cache", reason: `${name} keeps its data in memory` }
+  const title = titleOf(fileSystem);
+  if (fileSystem.volatile) {
+    return {
+      flush: "page cache",
+      reason: `${title} is mounted volatile, so that a flush does nothing`,
+    };
+  }
+  if (fileSystem.local) return { flush: "media", reason: null };
+  return fileSystem.ignoresDirect
+    ? { flush: "page cache", reason: `${title} keeps its data in memory` }
     : {
       flush: "unknown",
-      reason: `what a flush reaches on ${name} is not to be told from here`,
+      reason: `what a flush reaches on ${title} is not to be told from here`,
     };
 }
 

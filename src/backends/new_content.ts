@@ -25,10 +25,16 @@ export interface FastSpace {
   reserve(sizeBytes: number): boolean;
   /** Makes it zeroes from the start, and keeps the space. */
   zero(sizeBytes: number): boolean;
+  /** Whether a file that is cut and made long again reads as zeroes. */
+  readonly cutsToZeroes: boolean;
 }
 
-/** No system that can do any of it. */
-const NO_FAST_SPACE: FastSpace = { reserve: () => false, zero: () => false };
+/** No system that can do more than any can. */
+export const NO_FAST_SPACE: FastSpace = {
+  reserve: () => false,
+  zero: () => false,
+  cutsToZeroes: true,
+};
 
 /** An image that is to get new content. */
 export class NewContent {
@@ -98,14 +104,18 @@ export class NewContent {
     if (this.#oldSize === 0) return;
     this.#cutting = true;
     try {
-      if (!preallocate) {
+      if (!preallocate && this.#space.cutsToZeroes) {
         fs.ftruncateSync(this.#fd, 0);
         fs.ftruncateSync(this.#fd, sizeBytes);
         return;
       }
       fs.ftruncateSync(this.#fd, sizeBytes);
-      if (this.#space.zero(sizeBytes)) return;
-      await this.#each(sizeBytes, (file, piece, at) => {
+      if (preallocate && this.#space.zero(sizeBytes)) return;
+      // What was beyond its end reads as zeroes, having its space or not.
+      const bytes = preallocate
+        ? sizeBytes
+        : Math.min(sizeBytes, this.#oldSize);
+      await this.#each(bytes, (file, piece, at) => {
         if (!isZero(piece)) writeAll(file, piece.fill(0), at);
       });
     } catch (error) {

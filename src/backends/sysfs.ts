@@ -5,6 +5,11 @@
  * @module
  */
 
+import { isPowerOfTwo } from "../geometry.ts";
+
+/** No host is known to want more of offsets and lengths, in bytes. */
+export const MAX_ALIGNMENT = 65_536;
+
 /** What is known of the block device that an image lies on. */
 export interface QueueAttributes {
   /** `"write back"` or `"write through"`. */
@@ -59,6 +64,17 @@ export function splitDevice(device: bigint): { major: number; minor: number } {
   const major = device >> 8n & 0xfffn | device >> 32n & 0xffff_f000n;
   const minor = device & 0xffn | device >> 12n & 0xffff_ff00n;
   return { major: Number(major), minor: Number(minor) };
+}
+
+/**
+ * Whether a number of sysfs can be an alignment.
+ *
+ * @param bytes The number.
+ * @returns Whether it is a power of two from 512 to 64 KiB.
+ */
+export function isAlignment(bytes: number | undefined): bytes is number {
+  return bytes !== undefined && isPowerOfTwo(bytes) && bytes >= 512 &&
+    bytes <= MAX_ALIGNMENT;
 }
 
 function readGranted(path: string): string | undefined {

@@ -1,8 +1,12 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
+  bufferingReason,
+  directLimit,
   FILE_SYSTEMS,
   fileSystemOf,
   flushReach,
+  isOverlay,
+  overlayAbove,
 } from "../../src/backends/medium.ts";
 
 Deno.test("fileSystemOf() has the numbers of statfs(2)", () => {
@@ -27,7 +31,10 @@ Deno.test("fileSystemOf() relies on nothing of a file system that it does not kn
   const unknown = fileSystemOf(0x1234);
   assertEquals([unknown.name, unknown.local], ["0x1234", false]);
   assertEquals(unknown.alignedAsDevice, false);
+  assertEquals([unknown.zeroesRanges, unknown.cutsToZeroes], [false, false]);
   assertMatch(unknown.limit!, /not known/);
+  // The Nanos unikernel says nothing.
+  assertEquals(fileSystemOf(0).name, "0x0");
 });
 
 Deno.test("FILE_SYSTEMS says why of each that buffers", () => {
@@ -46,4 +53,68 @@ Deno.test("flushReach() promises the medium where a file system has its own disk
     assertMatch(reach(name).reason!, new RegExp(name));
   }
   assertEquals(flushReach(fileSystemOf(0x1234)).flush, "unknown");
+});
+
+const NOTHING = { statxAligns: false, noCow: false };
+const ALIGNS = { statxAligns: true, noCow: false };
+const named = (name: string) =>
+  FILE_SYSTEMS.find((known) => known.name === name)!;
+
+Deno.test("bufferingReason() takes the word of statx where that tells, and of no other", () => {
+  for (const name of ["ext4", "xfs"]) {
+    assertEquals(bufferingReason(named(name), NOTHING), null);
+  }
+  // ZFS from 2.3 on, an overlay above ext4, the Nanos unikernel.
+  for (const one of [named("zfs"), named("overlay"), fileSystemOf(0)]) {
+    assertMatch(bufferingReason(one, NOTHING)!, new RegExp(`^${one.name} `));
+    assertEquals(bufferingReason(one, ALIGNS), null);
+  }
+  for (const name of ["nfs", "cifs", "smb2", "9p", "ceph", "fuse", "tmpfs"]) {
+    assertMatch(bufferingReason(named(name), ALIGNS)!, new RegExp(`^${name} `));
+  }
+  const btrfs = named("btrfs");
+  assertMatch(bufferingReason(btrfs, NOTHING)!, /checksums/);
+  assertEquals(bufferingReason(btrfs, { ...NOTHING, noCow: true }), null);
+  // The flag means nothing elsewhere.
+  const elsewhere = { ...NOTHING, noCow: true };
+  assertMatch(bufferingReason(named("nfs"), elsewhere)!, /^nfs /);
+});
+
+Deno.test("overlayAbove() is as good as what is below", () => {
+  assert(isOverlay(named("overlay")));
+  const above = (name: string) => overlayAbove(named(name), false);
+  for (const { name } of FILE_SYSTEMS) {
+    const overlay = above(name);
+    assertEquals([overlay.name, overlay.below], ["overlay", name]);
+    assertEquals(isOverlay(overlay), false);
+    assertEquals(overlay.zeroesRanges, named(name).zeroesRanges);
+    assertEquals(overlay.alignedAsDevice, false);
+    assertEquals(flushReach(overlay).flush, flushReach(named(name)).flush);
+    assertEquals(
+      bufferingReason(overlay, NOTHING) === null,
+      bufferingReason(named(name), NOTHING) === null,
+    );
+    const volatile = flushReach(overlayAbove(named(name), true));
+    assertEquals(volatile.flush, "page cache");
+    assertMatch(volatile.reason!, /mounted volatile/);
+  }
+  assertEquals(flushReach(above("ext4")), { flush: "media", reason: null });
+  assertMatch(flushReach(above("tmpfs")).reason!, /^overlay above tmpfs /);
+  assertMatch(directLimit(above("btrfs"))!, /^overlay above btrfs buffers/);
+  assertMatch(bufferingReason(above("tmpfs"), ALIGNS)!, /in memory/);
+  const noCow = { ...NOTHING, noCow: true };
+  assertEquals(bufferingReason(above("btrfs"), noCow), null);
+  const unseen = overlayAbove(null, false);
+  assertEquals(flushReach(unseen).flush, "unknown");
+  assertMatch(bufferingReason(unseen, NOTHING)!, /cannot be told from here/);
+  assertEquals(flushReach(overlayAbove(null, true)).flush, "page cache");
+});
+
+Deno.test("FILE_SYSTEMS gives ranges up where that was tried, and cuts where that holds", () => {
+  const zeroing = FILE_SYSTEMS.filter(({ zeroesRanges }) => zeroesRanges);
+  assertEquals(zeroing.map(({ name }) => name), [
+    ...["ext4", "xfs", "btrfs", "tmpfs"],
+  ]);
+  const keeping = FILE_SYSTEMS.filter(({ cutsToZeroes }) => !cutsToZeroes);
+  assertEquals(keeping.map(({ name }) => name), ["zfs"]);
 });

@@ -14,6 +14,7 @@ import type { ContainerFormat } from "../../content_format.ts";
 import { DiskError } from "../../errors.ts";
 import { ID_BYTES } from "../../request.ts";
 import { claimFile } from "../file_claim.ts";
+import { fileSystemAt } from "../file_system.ts";
 import { type HeldImage, holdImage, type TakenLock } from "../held_image.ts";
 import { lockedError, nameHolder } from "../holder.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
@@ -24,7 +25,7 @@ import {
   DEFAULT_CLOSE_TIMEOUT_MS,
   DEFAULT_OPEN_TIMEOUT_MS,
 } from "../nbd/options.ts";
-import { deviceAttributes, fileSystemAt } from "../portable/host.ts";
+import { deviceAttributes } from "../portable/host.ts";
 import { durabilityOf } from "../portable/probe.ts";
 import { ContainerBackend } from "./backend.ts";
 import { graphOf } from "./graph.ts";
@@ -144,7 +145,7 @@ async function serve(
     await child.hide();
     const medium = mediumOfStat(fs.fstatSync(fd))!;
     const isDevice = medium !== "file";
-    const fileSystem = isDevice ? null : fileSystemAt(path);
+    const fileSystem = isDevice ? null : fileSystemAt(path, fd);
     return new ContainerBackend({
       ...{ below, child, closeTimeoutMs, release: held.close },
       info: {

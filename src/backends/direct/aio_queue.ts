@@ -12,6 +12,7 @@ import { errnoName, RWF } from "../../../ffi/abi.ts";
 import { AioContext } from "../../../ffi/aio.ts";
 import type { Libc } from "../../../ffi/libc.ts";
 import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
+import { makeMemoryFile } from "../../../ffi/shared_memory.ts";
 import { waitReadable } from "../../../ffi/poll.ts";
 import { type Operation, OperationCode } from "./engine.ts";
 import {
@@ -38,6 +39,11 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
   #stuckSince = 0;
   /** Why the context is of no use any more; `null` as long as it is. */
   broken: string | null = null;
+  /**
+   * Whether it can sync: Linux before 4.18 cannot (fs/aio.c, `aio_fsync`), nor
+   * can the Nanos unikernel. Then a blocking call does.
+   */
+  syncs = true;
   /** Operations that may be in flight at once. */
   readonly depth: number;
 
@@ -70,7 +76,9 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
 
   /**
    * Makes sure that operations come back: reads at the end of an image, for
-   * which its medium is not asked.
+   * which its medium is not asked. And finds out whether it can sync, on a file
+   * in memory: the image's own sync might take long, and a failure that it has to
+   * tell belongs to whoever flushes.
    *
    * @param fd The image's descriptor.
    * @param sizeBytes Its size in bytes.
@@ -81,16 +89,38 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
     const memory = alignedMemory(TRIAL_BYTES);
     const offset = Math.ceil(sizeBytes / TRIAL_BYTES) * TRIAL_BYTES;
     context.prepareRead(fd, addressOf(memory), TRIAL_BYTES, offset, 0);
+    const read = this.#try();
+    if (this.broken !== null) return this.broken;
+    if (read === undefined) return "io_getevents gives nothing back";
+    if (read === NOT_TAKEN) return "io_submit does not take a read";
+    const synced = this.#trySync();
+    if (synced === undefined) return "io_getevents gives nothing back";
+    this.syncs = synced === 0;
+    return this.broken;
+  }
+
+  /** Syncs a file in memory, which is over at once. */
+  #trySync(): number | undefined {
+    const file = makeMemoryFile(this.#libc);
+    if (file < 0) return NOT_TAKEN;
+    try {
+      this.#context.prepareFdatasync(file, 0);
+      return this.#try();
+    } finally {
+      this.#libc.close(file);
+    }
+  }
+
+  /** The result of the operation that is prepared, once it is there. */
+  #try(): number | undefined {
     for (let tries = 0; tries < MOST_TRIALS; tries++) {
       // What is not taken for lack of memory, or for a signal, is taken later.
       this.enter(1, TRIAL_US);
       let result: number | undefined;
       this.drain((_slot, value) => result = value);
-      if (this.broken !== null) return this.broken;
-      if (result === NOT_TAKEN) return "io_submit does not take a read";
-      if (result !== undefined) return null;
+      if (this.broken !== null || result !== undefined) return result;
     }
-    return "io_getevents gives nothing back";
+    return undefined;
   }
 
   /** Calls into the kernel so far. */
@@ -122,6 +152,7 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
         context.prepareWritev(fd, address, vectorCount, offset, rwFlags, slot);
         return true;
       case OperationCode.Sync:
+        if (!this.syncs) return false;
         context.prepareFdatasync(fd, slot);
         return true;
       default:

@@ -98,7 +98,7 @@ export class DirectBackend implements Backend {
   #geometry: Geometry;
   /** Present when a block of the disk can be less than what the host writes. */
   readonly #rangeLock: RangeLock | null;
-  readonly #writeZeroesModes = { punch: true, zero: true };
+  readonly #writeZeroesModes: { punch: boolean; zero: boolean };
   /**
    * Whether the kernel may have the caller's memory while this thread goes on.
    * A Worker can be terminated at any time, and its memory goes to others while
@@ -147,6 +147,10 @@ export class DirectBackend implements Backend {
     this.#id = encodeId(image.info.id);
     this.#abilities = image.abilities;
     this.#durableWrites = image.durableWrites;
+    this.#writeZeroesModes = {
+      punch: image.zeroesRanges,
+      zero: image.zeroesRanges,
+    };
     this.#planners = plannersOf(image);
     this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0
       ? null

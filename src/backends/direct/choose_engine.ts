@@ -107,7 +107,9 @@ export function chooseEngine<T extends Operation>(
     const queue = engine === "io_uring"
       ? IoUringQueue.open<T>(libc, depth, blocks)
       : openAio<T>(libc, fd, probed, depth);
-    if (typeof queue !== "string") return over(engine, queue, asked);
+    if (typeof queue !== "string") {
+      return over(engine, queue, [asked, ...lackOf(queue)].join("; "));
+    }
     throw new DiskError(
       "platform",
       `Cannot open "${path}" with engine "${engine}" as ${queue}`,
@@ -125,8 +127,19 @@ export function chooseEngine<T extends Operation>(
     return sync(`${ring}; AIO without direct I/O blocks as well`);
   }
   const aio = openAio<T>(libc, fd, probed, depth);
-  if (typeof aio !== "string") return over("libaio", aio, ring);
+  if (typeof aio !== "string") {
+    return over("libaio", aio, [ring, ...lackOf(aio)].join("; "));
+  }
   return sync(`${ring}; ${aio}`);
+}
+
+/** What a queue cannot do, in words. */
+function lackOf(
+  queue: IoUringQueue<Operation> | AioQueue<Operation>,
+): string[] {
+  return queue instanceof AioQueue && !queue.syncs
+    ? ["this AIO has no fdatasync: a blocking call flushes"]
+    : [];
 }
 
 /** A queue of Linux AIO that has carried out a read; or why there is none. */

@@ -53,6 +53,11 @@ export interface DirectImage {
   readonly regularFile: boolean;
   /** Whether RWF_DSYNC is known to make a write durable. */
   readonly durableWrites: boolean;
+  /**
+   * Whether the system can zero a range without data, and reads of it then are
+   * known to find zeroes.
+   */
+  readonly zeroesRanges: boolean;
   /** A lock that ends with the backend. */
   readonly claim: FileClaim | null;
   /** What keeps a limit on file sizes from ending the program. */

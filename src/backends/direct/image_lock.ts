@@ -95,6 +95,17 @@ export function lockImage(
   return null;
 }
 
+/**
+ * Gives back what {@linkcode lockImage} took.
+ *
+ * @param libc The C library.
+ * @param fd The descriptor.
+ */
+export function unlockImage(libc: Libc, fd: number): void {
+  const length = SHARED_BASE + RESIZE + 1 - PERMISSION_BASE;
+  setLock(libc, fd, libc.abi.flock.F_UNLCK, PERMISSION_BASE, length);
+}
+
 function conflict(
   fd: number,
   path: string,

@@ -15,6 +15,7 @@ import { alignedMemory } from "../../../ffi/memory.ts";
 import { captureStack } from "../../call_site.ts";
 import { errnoText } from "../../errno.ts";
 import { DiskError, kindOfCode } from "../../errors.ts";
+import { takeBoth } from "./both_locks.ts";
 import {
   chooseEngine,
   DEFAULT_POLL_MS,
@@ -24,9 +25,14 @@ import {
 import { DirectBackend } from "./backend.ts";
 import type { DirectImage } from "./image.ts";
 import { syncFile } from "./kernel.ts";
-import { lockImage } from "./image_lock.ts";
+import { lockImage, unlockImage } from "./image_lock.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";
-import { type OpenedFor, probe, type Probed } from "./probe.ts";
+import {
+  fileSystemOfFile,
+  type OpenedFor,
+  probe,
+  type Probed,
+} from "./probe.ts";
 import { claimFile, type FileClaim } from "../file_claim.ts";
 import {
   listenForFileSizeSignal,
@@ -45,6 +51,7 @@ import { type FastSpace, NewContent } from "../new_content.ts";
 import { imageGeometry } from "../image_size.ts";
 import { mediumOf, noDisk, notDirect } from "../medium.ts";
 import { keepName } from "../new_name.ts";
+import { MAX_ALIGNMENT } from "../sysfs.ts";
 import { lookAt, type Seen } from "../warnings.ts";
 
 export {
@@ -59,9 +66,6 @@ export interface DirectOptions extends ImageOptions {
   /** How an engine is wanted. */
   readonly engine?: EngineOptions;
 }
-
-/** No host is known to want more of offsets and lengths, in bytes. */
-const MAX_ALIGNMENT = 65_536;
 
 /** How an engine is wanted by default. */
 const DEFAULT_ENGINE: EngineOptions = {
@@ -216,7 +220,16 @@ function fastSpace(libc: Libc, fd: number): FastSpace {
       });
     }
   };
-  return { reserve: allocate(0), zero: allocate(FALLOCATE.ZERO_RANGE) };
+  const found = fileSystemOfFile(libc, fd);
+  const fileSystem = typeof found === "number" ? null : found;
+  return {
+    reserve: allocate(0),
+    zero: fileSystem?.zeroesRanges
+      ? allocate(FALLOCATE.ZERO_RANGE)
+      : () => false,
+    cutsToZeroes: libc.abi.os !== "linux" ||
+      (fileSystem?.cutsToZeroes ?? false),
+  };
 }
 
 /** Finds out what an image is, and whether that will do. */
@@ -347,10 +360,16 @@ function takeLock(
   const hold = (claim: FileClaim | null) => claim !== null && held.push(claim);
   let missing: string | null;
   try {
-    // This one first: of two who ask at once it takes exactly one, while QEMU's
-    // are taken by both, to be found by each other.
-    if (!readOnly || exclusive) hold(claimFile(path, fd, readOnly));
-    missing = lockImage(libc, fd, path, readOnly, exclusive);
+    const lockBytes = () => lockImage(libc, fd, path, readOnly, exclusive);
+    if (!readOnly || exclusive) {
+      const both = takeBoth({
+        claim: () => claimFile(path, fd, readOnly),
+        lockBytes,
+        unlockBytes: () => unlockImage(libc, fd),
+      });
+      hold(both.claim);
+      missing = both.missing;
+    } else missing = lockBytes();
     if (!readOnly) hold(claimDevice(libc, fd, path));
   } catch (error) {
     release();
@@ -390,7 +409,7 @@ function describe(
       flush: "native",
       fua: durableWrites ? "native" : "emulated",
       discard: linux && probed.discards !== false ? "native" : "none",
-      writeZeroes: linux ? "native" : "emulated",
+      writeZeroes: linux && probed.zeroesRanges ? "native" : "emulated",
       secureErase: probed.erases ? "native" : "none",
     },
     writeAlignment: Math.max(probed.direct.offsetAlignment, least),
@@ -398,6 +417,7 @@ function describe(
     blockDevice,
     regularFile: !blockDevice,
     durableWrites,
+    zeroesRanges: probed.zeroesRanges,
     claim: lock.claim,
     info: {
       backend: "direct",

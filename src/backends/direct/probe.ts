@@ -15,6 +15,7 @@ import {
   physicalBlockSize,
   secureErase,
 } from "../../../ffi/block_device.ts";
+import { isKernelSince } from "../../../ffi/kernel_release.ts";
 import type { Libc } from "../../../ffi/libc.ts";
 import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
 import { cachedPages } from "../../../ffi/page_cache.ts";
@@ -25,8 +26,11 @@ import {
   xfsDirectIo,
 } from "../../../ffi/statx.ts";
 import type { DirectInfo, DurabilityInfo } from "../../info.ts";
+import { identify } from "../file_system.ts";
 import {
   bufferedInfo,
+  bufferingReason,
+  directLimit,
   type FileSystem,
   fileSystemOf,
   flushReach,
@@ -34,10 +38,12 @@ import {
   mediumOfStat,
 } from "../medium.ts";
 import {
+  isAlignment,
   type QueueAttributes,
   queueAttributes,
   splitDevice,
 } from "../sysfs.ts";
+import { LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import { writesDurably } from "./durable_write.ts";
 import { syncMethod } from "./kernel.ts";
 
@@ -68,8 +74,13 @@ export interface Probed {
   readonly durability: DurabilityInfo;
   /** Whether RWF_DSYNC is known to make a write durable. */
   readonly durableWrites: boolean;
-  /** Whether the device takes discards; `undefined` if that is not known. */
+  /** Whether the medium takes discards; `undefined` if that is not known. */
   readonly discards: boolean | undefined;
+  /**
+   * Whether the system can zero a range without data, and reads of it then are
+   * known to find zeroes.
+   */
+  readonly zeroesRanges: boolean;
   /** Whether the device erases securely. */
   readonly erases: boolean;
 }
@@ -109,8 +120,8 @@ export function probe(
       positive(status.dioOffsetAlign ?? 0) ?? ASSUMED_ALIGNMENT,
     512,
   );
-  const magic = isDevice || libc.abi.os !== "linux" ? 0 : statfsType(libc, fd);
-  const fileSystem = magic > 0 ? fileSystemOf(magic) : null;
+  const found = isDevice ? null : fileSystemOfFile(libc, fd);
+  const fileSystem = typeof found === "number" ? null : found;
   const direct = directInfo(
     libc,
     fd,
@@ -118,6 +129,7 @@ export function probe(
     status,
     fileSystem,
     isDevice ? logical : undefined,
+    queue.logicalBlockSize,
     sizeBytes,
   );
   return {
@@ -136,7 +148,7 @@ export function probe(
     fileSystem: fileSystem?.name ?? null,
     inode: status.inode,
     direct,
-    durability: durabilityInfo(libc, medium, magic, queue),
+    durability: durabilityInfo(libc, medium, found, queue),
     durableWrites: writesDurably(
       libc.abi.os,
       medium,
@@ -144,8 +156,9 @@ export function probe(
       direct,
     ),
     erases: medium === "block device" && takesSecureErase(libc, fd),
+    zeroesRanges: isDevice || (fileSystem?.zeroesRanges ?? false),
     discards: !isDevice
-      ? fileSystem?.name === "nfs" ? undefined : true
+      ? fileSystem?.zeroesRanges ?? false
       : queue.discardMaxBytes === undefined
       ? undefined
       : queue.discardMaxBytes > 0,
@@ -153,12 +166,31 @@ export function probe(
 }
 
 /**
+ * The file system that a file is on.
+ *
+ * @param libc The C library.
+ * @param fd The file's descriptor.
+ * @returns What is known of it, or −errno; `null` where there is no table of
+ * them, which is everywhere but on Linux.
+ */
+export function fileSystemOfFile(
+  libc: Libc,
+  fd: number,
+): FileSystem | number | null {
+  if (libc.abi.os !== "linux") return null;
+  const magic = statfsType(libc, fd);
+  if (magic < 0) return magic;
+  return identify(fileSystemOf(magic), fd);
+}
+
+/**
  * Asks a device to erase what no device can: half a sector. One that erases
  * finds fault with the range, one that does not with the request: block/ioctl.c,
- * `blk_ioctl_secure_erase`.
+ * `blk_ioctl_secure_erase`. Before Linux 5.19 the range was looked at first, so
+ * that this told nothing, and nothing else tells.
  */
 function takesSecureErase(libc: Libc, fd: number): boolean {
-  return libc.abi.os === "linux" &&
+  return isKernelSince(libc, 5, 19) &&
     secureErase(libc, fd, 1, 1) === -libc.abi.errno.EINVAL;
 }
 
@@ -211,6 +243,7 @@ function directInfo(
   status: Status,
   fileSystem: FileSystem | null,
   deviceBlockSize: number | undefined,
+  blockSizeBelow: number | undefined,
   sizeBytes: number,
 ): DirectInfo {
   if (opened.method === null) return bufferedInfo(opened.reason);
@@ -220,8 +253,7 @@ function directInfo(
       "statx says that direct I/O is not supported on this file",
     );
   }
-  const limit = fileSystem && `${fileSystem.name} ${fileSystem.limit}`;
-  if (fileSystem?.ignoresDirect) return bufferedInfo(limit);
+  if (fileSystem?.ignoresDirect) return bufferedInfo(directLimit(fileSystem));
 
   let memoryAlignment: number;
   let offsetAlignment: number;
@@ -242,24 +274,44 @@ function directInfo(
     alignmentSource = "ioctl";
   } else if (libc.abi.os === "linux") {
     const tried = tryReads(libc, fd, sizeBytes);
-    alignmentSource = tried === undefined ? "assumed" : "trial reads";
+    const below = fileSystem?.alignedAsDevice ? blockSizeBelow : undefined;
+    alignmentSource = tried !== undefined
+      ? "trial reads"
+      : isAlignment(below)
+      ? "sysfs"
+      : "assumed";
     memoryAlignment = offsetAlignment = readOffsetAlignment = tried ??
-      ASSUMED_ALIGNMENT;
+      (isAlignment(below) ? below : ASSUMED_ALIGNMENT);
   } else {
     // FreeBSD's O_DIRECT and macOS' F_NOCACHE are hints: what is not aligned is
     // buffered and never refused. Whole sectors stay on the direct path.
     memoryAlignment = offsetAlignment = readOffsetAlignment = 1;
     alignmentSource = "none";
   }
-  const buffers = fileSystem?.buffers &&
-    !(fileSystem.name === "btrfs" && isNoCow(libc, fd));
-  const reason = buffers
-    ? limit
-    : silentlyBuffered(libc, fd, sizeBytes, readOffsetAlignment);
+  const statxAligns = alignmentSource === "statx";
+  const atOnce = Math.max(offsetAlignment, readOffsetAlignment);
+  const tooLarge = atOnce > LARGE_BOUNCE_BYTES;
+  if (tooLarge) {
+    // Such as records of ZFS, which buffers whole pages that are no whole record.
+    offsetAlignment = readOffsetAlignment = ASSUMED_ALIGNMENT;
+    alignmentSource = "assumed";
+  }
+  const reason = tooLarge
+    ? `statx wants direct I/O in multiples of ${atOnce} bytes, and at most ${LARGE_BOUNCE_BYTES} can be rewritten at once`
+    : fileSystem !== null
+    ? bufferingReason(fileSystem, {
+      statxAligns,
+      noCow: fileSystem.buffers && isNoCow(libc, fd),
+    })
+    : libc.abi.os === "linux" && deviceBlockSize === undefined && !statxAligns
+    ? "which file system this is cannot be told, so it may buffer"
+    : null;
+  const buffered = reason ??
+    silentlyBuffered(libc, fd, sizeBytes, readOffsetAlignment);
   return {
-    active: reason === null,
+    active: buffered === null,
     method: opened.method,
-    reason,
+    reason: buffered,
     memoryAlignment,
     offsetAlignment,
     readOffsetAlignment,
@@ -339,20 +391,20 @@ function silentlyBuffered(
 function durabilityInfo(
   libc: Libc,
   medium: Medium | null,
-  magic: number,
+  fileSystem: FileSystem | number | null,
   queue: QueueAttributes,
 ): DurabilityInfo {
   const method = syncMethod(libc);
   const { os } = libc.abi;
-  const reach = magic < 0
+  const reach = typeof fileSystem === "number"
     ? {
       flush: "unknown",
       reason: `which file system this is cannot be told: fstatfs failed with ${
-        errnoName(libc.abi, -magic)
+        errnoName(libc.abi, -fileSystem)
       }`,
     } as const
-    : magic > 0
-    ? flushReach(fileSystemOf(magic))
+    : fileSystem !== null
+    ? flushReach(fileSystem)
     : os === "freebsd" && medium !== "file"
     ? {
       flush: "device cache",

@@ -1,16 +1,15 @@
 /**
  * What can be learnt of the host without FFI, and without a permission prompt:
- * file systems, block devices, and what they demand of direct I/O.
+ * block devices, and what they and files demand of direct I/O.
  *
  * @module
  */
 
 import fs from "node:fs";
 import { isZero } from "../../buffer.ts";
-import { isPowerOfTwo } from "../../geometry.ts";
 import { roundDown } from "../alignment_plan.ts";
-import { type FileSystem, fileSystemOf } from "../medium.ts";
 import {
+  MAX_ALIGNMENT,
   type QueueAttributes,
   queueAttributes,
   splitDevice,
@@ -19,9 +18,6 @@ import { Arena } from "./aligned_memory.ts";
 
 /** What to assume of a host that does not say: right for nearly every disk. */
 const ASSUMED_ALIGNMENT = 4096;
-
-/** The largest alignment tried. */
-const MAX_ALIGNMENT = 65_536;
 
 /**
  * `O_DIRECT` by operating system and architecture: Linux
@@ -47,30 +43,6 @@ export function directFlag(): number | null {
   const known = O_DIRECT[`${os} ${arch}`];
   if (known !== undefined) return known;
   return os === "linux" ? fs.constants.O_DIRECT ?? null : null;
-}
-
-/**
- * The file system that a path is on.
- *
- * @param path A path.
- * @returns What is known of it; `null` if it cannot be asked for without a prompt
- * (`--allow-sys=statfs`).
- */
-export function fileSystemAt(path: string): FileSystem | null {
-  if (Deno.build.os !== "linux") return null;
-  try {
-    const descriptor = { name: "sys", kind: "statfs" } as const;
-    const { state } = Deno.permissions.querySync(
-      descriptor as Deno.PermissionDescriptor,
-    );
-    if (state !== "granted") return null;
-    // Magic numbers above 2^31 may come sign-extended.
-    return fileSystemOf(
-      Number(BigInt.asUintN(32, BigInt(fs.statfsSync(path).type))),
-    );
-  } catch {
-    return null;
-  }
 }
 
 /**
@@ -147,15 +119,4 @@ export function tryAlignment(
     bytes *= 2;
   }
   return { bytes, source: "assumed", takesAnything: false };
-}
-
-/**
- * Whether a number of sysfs can be an alignment.
- *
- * @param bytes The number.
- * @returns Whether it is a power of two from 512 to 64 KiB.
- */
-export function isAlignment(bytes: number | undefined): bytes is number {
-  return bytes !== undefined && isPowerOfTwo(bytes) && bytes >= 512 &&
-    bytes <= MAX_ALIGNMENT;
 }

@@ -14,6 +14,7 @@ import { ID_BYTES } from "../../request.ts";
 import { encodeId } from "../../virtio.ts";
 import { claimFile } from "../file_claim.ts";
 import { listenForFileSizeSignal } from "../file_size_signal.ts";
+import { fileSystemAt } from "../file_system.ts";
 import {
   holdImage,
   openAgain,
@@ -24,13 +25,13 @@ import { refuseOtherFormats } from "../image_format.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
 import { imageGeometry } from "../image_size.ts";
 import { mediumOf, noDisk } from "../medium.ts";
-import { NewContent } from "../new_content.ts";
+import { NewContent, NO_FAST_SPACE } from "../new_content.ts";
 import { keepName } from "../new_name.ts";
 import { lookAt } from "../warnings.ts";
 import { Arena, PAGE_BYTES } from "./aligned_memory.ts";
 import { PortableBackend } from "./backend.ts";
 import { DescriptorPool } from "./descriptors.ts";
-import { deviceAttributes, fileSystemAt } from "./host.ts";
+import { deviceAttributes } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
 
 /** Descriptors by default: more gained nothing (measured in `./backend.ts`). */
@@ -99,7 +100,10 @@ export async function openPortable(
     const flushDescriptor = held.image.fd;
     const content = options.create === undefined
       ? null
-      : new NewContent(path, flushDescriptor, wanted);
+      : new NewContent(path, flushDescriptor, wanted, {
+        ...NO_FAST_SPACE,
+        cutsToZeroes: fileSystemAt(path, flushDescriptor)?.cutsToZeroes ?? true,
+      });
     undo.push(() => content?.undo());
     await content?.makeRoom();
     const image = fs.fstatSync(flushDescriptor, { bigint: true });
@@ -114,7 +118,7 @@ export async function openPortable(
       return descriptor;
     };
     const device = deviceAttributes(isDevice ? image.rdev : image.dev);
-    const fileSystem = isDevice ? null : fileSystemAt(path);
+    const fileSystem = isDevice ? null : fileSystemAt(path, flushDescriptor);
     const direct = probeDirect({
       path,
       want: options.direct ?? "prefer",

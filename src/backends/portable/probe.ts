@@ -10,13 +10,14 @@ import fs from "node:fs";
 import type { DirectInfo, DurabilityInfo } from "../../info.ts";
 import {
   bufferedInfo,
+  directLimit,
   type FileSystem,
   flushReach,
   notDirect,
 } from "../medium.ts";
-import type { QueueAttributes } from "../sysfs.ts";
+import { isAlignment, type QueueAttributes } from "../sysfs.ts";
 import { PAGE_BYTES } from "./aligned_memory.ts";
-import { directFlag, isAlignment, tryAlignment } from "./host.ts";
+import { directFlag, tryAlignment } from "./host.ts";
 
 /** What {@linkcode probeDirect} is to look at. */
 export interface DirectQuestion {
@@ -83,7 +84,7 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
     );
   }
   if (fileSystem?.ignoresDirect) {
-    return fallBack(`${fileSystem.name} ${fileSystem.limit}`, PAGE_BYTES);
+    return fallBack(directLimit(fileSystem)!, PAGE_BYTES);
   }
   let descriptor: number | null;
   try {
@@ -106,8 +107,9 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
     return fallBack("it was not asked for", tried.bytes);
   }
   const reasons: string[] = [];
-  if (!isDevice && fileSystem?.limit) {
-    reasons.push(`${fileSystem.name} ${fileSystem.limit}`);
+  const limit = fileSystem === null ? null : directLimit(fileSystem);
+  if (!isDevice && limit !== null) {
+    reasons.push(limit);
   } else if (tried.takesAnything) {
     reasons.push("the file system takes unaligned reads, so it may buffer");
   } else if (fileSystem === null && !isDevice) {

@@ -58,7 +58,11 @@ function backendOver(
   const image: DirectImage = {
     fd,
     tailFd: -1,
+<<<<<<< HEAD
     openTail: () => fail("It has no tail"),
+=======
+    openTail: () => -1,
+>>>>>>> x/truth
     geometry: makeGeometry(sectors, 512),
     abilities: {
       readOnly: false,
@@ -73,6 +77,7 @@ function backendOver(
     blockDevice: false,
     regularFile: true,
     durableWrites: true,
+    zeroesRanges: true,
     claim: null,
     signal: null,
     info: {

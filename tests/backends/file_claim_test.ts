@@ -1,0 +1,65 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { closeSync, constants, openSync } from "node:fs";
+import { claimFile } from "../../src/backends/file_claim.ts";
+import { DiskError } from "../../src/errors.ts";
+import { tempDir } from "../helpers.ts";
+
+/** How the descriptors of this process that lock a file are open. */
+function lockingAccess(inode: number): number[] {
+  const found: number[] = [];
+  for (const { name } of Deno.readDirSync("/proc/self/fdinfo")) {
+    let info: string;
+    try {
+      info = Deno.readTextFileSync(`/proc/self/fdinfo/${name}`);
+    } catch {
+      // The one that listed them.
+      continue;
+    }
+    if (!new RegExp(`^lock:.*FLOCK.*:${inode} `, "m").test(info)) continue;
+    found.push(parseInt(/^flags:\s*([0-7]+)$/m.exec(info)![1]!, 8) & 3);
+  }
+  return found;
+}
+
+Deno.test({
+  name:
+    "claimFile() locks for writing by a descriptor for writing, as NFS wants it",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 4096);
+    const inode = Deno.statSync(path).ino!;
+    const fd = openSync(path, constants.O_RDWR);
+    try {
+      for (const readOnly of [false, true]) {
+        const claim = claimFile(path, fd, readOnly)!;
+        assertEquals(lockingAccess(inode), [
+          readOnly ? constants.O_RDONLY : constants.O_RDWR,
+        ]);
+        assertThrows(() => claimFile(path, fd, false), DiskError, path);
+        claim.release();
+        assertEquals(lockingAccess(inode), []);
+      }
+    } finally {
+      closeSync(fd);
+    }
+  },
+});
+
+Deno.test({
+  name: "claimFile() locks for reading what may not be written",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 4096);
+    await Deno.chmod(path, 0o444);
+    const fd = openSync(path, constants.O_RDONLY);
+    try {
+      const [one, other] = [true, true].map(() => claimFile(path, fd, true)!);
+      one!.release();
+      other!.release();
+    } finally {
+      closeSync(fd);
+    }
+  },
+});
