@@ -4,6 +4,7 @@
  * @module
  */
 
+import { partsOf } from "../files/file_path.ts";
 import type { FileEntry } from "../files/mod.ts";
 import { printable } from "../printable.ts";
 import {
@@ -94,10 +95,6 @@ async function* childrenOf(
   for (const entry of found) {
     yield { ...entry, path: partsOf(entry.path).at(-1) ?? entry.path };
   }
-}
-
-function partsOf(path: string): string[] {
-  return path.split("/").filter((part) => part !== "" && part !== ".");
 }
 
 async function printJson(

@@ -6,6 +6,7 @@
 
 import type { VirtualDisk } from "../disk/disk.ts";
 import { type FileEntry, ListingReader } from "./file_entry.ts";
+import { partsOf } from "./file_path.ts";
 import { findFileSystem, type FoundFileSystem } from "./find_file_system.ts";
 import { type FilesOptions, runSevenZip } from "./seven_zip.ts";
 
@@ -58,9 +59,7 @@ export async function* listFiles(
  * @returns The same without what means nothing; none if the root is among them.
  */
 export function plainPaths(paths: readonly string[]): string[] {
-  const plain = paths.map((path) =>
-    path.split("/").filter((part) => part !== "" && part !== ".").join("/")
-  );
+  const plain = paths.map((path) => partsOf(path).join("/"));
   return plain.includes("") ? [] : plain;
 }
 

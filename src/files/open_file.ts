@@ -7,6 +7,7 @@
 import type { VirtualDisk } from "../disk/disk.ts";
 import { printable } from "../printable.ts";
 import type { FileEntry } from "./file_entry.ts";
+import { partsOf } from "./file_path.ts";
 import { FileSystemError } from "./file_system_error.ts";
 import { findFileSystem, type FoundFileSystem } from "./find_file_system.ts";
 import { listing } from "./list_files.ts";
@@ -215,10 +216,6 @@ async function targetOf(
     target += decoder.decode(bytes, { stream: true });
   }
   return target;
-}
-
-function partsOf(path: string): string[] {
-  return path.split("/").filter((part) => part !== "" && part !== ".");
 }
 
 function notAFile(path: string, what: string): FileSystemError {

@@ -39,7 +39,6 @@ import type {
 } from "../backend.ts";
 import { isSame } from "../bytes.ts";
 import { DiskError } from "../errors.ts";
-import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { flushRequest, Request, RequestFlag, RequestType } from "../request.ts";
 import { latchedError, requestError } from "../request_error.ts";
@@ -58,7 +57,9 @@ import {
   OverlayState,
   PAGE_BITS,
 } from "./overlay_file/format.ts";
+import { Gate, Held } from "./overlay_file/gate.ts";
 import { HeaderFile, notOverlay } from "./overlay_file/header_file.ts";
+import { StoredData } from "./overlay_file/stored_data.ts";
 import { sliceRequest } from "./slice_request.ts";
 import { refuseTarget } from "./write_back.ts";
 
@@ -91,23 +92,6 @@ const PIECE_SECTORS = 32 * PAGE_BITS;
 
 /** Sectors of which the space is given up at once, about: 1 GiB. */
 const MOST_GIVEN_UP = 2 ** 21;
-
-/** Sectors that are copied at once: 1 MiB. */
-const COPY_SECTORS = 2048;
-
-/** So many of them at a time. */
-const PIECES_IN_FLIGHT = 4;
-
-/** What waits while something is at work. */
-const Gate = {
-  /** Nothing. */
-  Open: 0,
-  /** What changes the disk, and flushes. */
-  Writes: 1,
-  /** Everything. */
-  All: 2,
-} as const;
-type Gate = typeof Gate[keyof typeof Gate];
 
 /** One of a user's requests that is carried out in several. */
 class Job {
@@ -164,6 +148,7 @@ export class FileOverlay extends Layer {
   readonly #number = made++;
   readonly #layout: OverlayLayout;
   readonly #map: ChangeMap;
+  readonly #data: StoredData;
   readonly #readOnly: boolean;
   readonly #openFile: OpenOverlayFile;
   readonly #headers: HeaderFile;
@@ -173,15 +158,9 @@ export class FileOverlay extends Layer {
   #missing: DiskError | null = null;
   #flushing: Promise<unknown> = Promise.resolve();
   #nextFlush: Promise<DiskError | null> | null = null;
-  #gate: Gate = Gate.Open;
-  readonly #held: [Request, Complete][] = [];
-  /** Requests at work: all of them, and those that a closed gate holds back. */
-  #atWork = 0;
-  #changesAtWork = 0;
-  #drained: (() => void) | null = null;
-  /** The last of what takes turns, and how many have not ended. */
-  #turn: Promise<unknown> = Promise.resolve();
-  #turns = 0;
+  readonly #gate = new Gate((request, complete) =>
+    this.carryOut([request], complete)
+  );
 
   private constructor(
     base: Backend,
@@ -195,6 +174,7 @@ export class FileOverlay extends Layer {
     this.#readOnly = options.readOnly ?? false;
     this.#layout = layoutOf(base.geometry.sectors);
     this.#map = new ChangeMap(file, base.geometry.sectors, this.#layout);
+    this.#data = new StoredData(file, this.#layout.dataSector);
     this.#headers = headers;
     this.#openFile = openFile;
   }
@@ -286,7 +266,7 @@ export class FileOverlay extends Layer {
   ): Promise<Extent[]> {
     const runs: { sector: number; count: number; hole: boolean }[] = [];
     await this.#eachRun(sector, count, (run) => {
-      for (const extent of this.#stored(run.sector, run.count)) {
+      for (const extent of this.#data.extents(run)) {
         const last = runs.at(-1);
         if (
           last !== undefined && last.hole === extent.hole &&
@@ -315,7 +295,7 @@ export class FileOverlay extends Layer {
           "a commit was begun, and the base has some of the changes: commit again",
         );
       }
-      await this.#close(Gate.All);
+      await this.#close(Held.All);
       await this.#empty();
     });
   }
@@ -343,7 +323,7 @@ export class FileOverlay extends Layer {
       if (refused !== null) throw refused;
       const moves = target === this.backend;
       if (moves) this.#checkWritable("commit");
-      await this.#close(Gate.Writes);
+      await this.#close(Held.Changes);
       if (!this.changed) return;
       if (moves) {
         await this.#flushOrThrow();
@@ -352,14 +332,14 @@ export class FileOverlay extends Layer {
         }
       }
       await this.#eachRun(0, this.geometry.sectors, async (run) => {
-        await this.#copyRun(run, target, 0, signal);
+        await this.#data.copy(run, target, 0, signal);
       });
       if (target.abilities.flush !== "none") {
         const error = await submitAll(target, [flushRequest()]);
         if (error !== null) throw error;
       }
       if (!moves) return;
-      await this.#close(Gate.All);
+      await this.#close(Held.All);
       await this.#empty();
     });
   }
@@ -381,7 +361,7 @@ export class FileOverlay extends Layer {
     options?: LayerOptions,
   ): Promise<FileOverlay> {
     return this.#alone(async () => {
-      await this.#close(Gate.Writes);
+      await this.#close(Held.Changes);
       const fork = await this.#openFile(this.backend, file, {
         ownsBase: false,
         ...options,
@@ -426,8 +406,8 @@ export class FileOverlay extends Layer {
           "a commit was begun, and the base has some of the changes: commit again",
         );
       }
-      await fork.#close(Gate.Writes);
-      await this.#close(Gate.All);
+      await fork.#close(Held.Changes);
+      await this.#close(Held.All);
       this.#missing = this.#error(
         "read",
         "a restore failed: restore again, or discard",
@@ -457,7 +437,7 @@ export class FileOverlay extends Layer {
     }
     const runEnd = this.#map.runEnd(sector, end);
     return this.#map.isChanged(sector)
-      ? this.#stored(sector, runEnd - sector, true)
+      ? this.#data.extents({ sector, count: runEnd - sector }, true)
       : super.extents(sector, runEnd - sector);
   }
 
@@ -503,19 +483,11 @@ export class FileOverlay extends Layer {
     let toFile: Request[] | null = null;
     for (let i = 0; i < batch.length; i++) {
       const request = batch[i]!;
-      const changes = request.writes || request.type === RequestType.Flush;
       if (this.#missing !== null && request.type !== RequestType.GetId) {
         complete(request, this.#wrap(request, this.#missing));
         continue;
       }
-      if (
-        this.#gate === Gate.All || this.#gate === Gate.Writes && changes
-      ) {
-        this.#held.push([request, complete]);
-        continue;
-      }
-      this.#atWork++;
-      if (changes) this.#changesAtWork++;
+      if (!this.#gate.admit(request, complete)) continue;
       const { type, sector, count } = request;
       switch (type) {
         case RequestType.GetId:
@@ -523,13 +495,13 @@ export class FileOverlay extends Layer {
           continue;
         case RequestType.Flush:
           void this.#flush().then((error) =>
-            this.#done(request, this.#latched(request, error), complete)
+            this.#gate.answer(request, this.#latched(request, error), complete)
           );
           continue;
       }
       if (
         count > PIECE_SECTORS || !this.#map.has(sector, count) ||
-        changes && this.#map.crowded
+        request.writes && this.#map.crowded
       ) {
         void this.#inPieces(request, complete);
         continue;
@@ -555,7 +527,7 @@ export class FileOverlay extends Layer {
     if (below !== null) {
       this.backend.submit(
         below,
-        (request, error) => this.#done(request, error, complete),
+        (request, error) => this.#gate.answer(request, error, complete),
       );
     }
     if (toFile !== null) this.file.submit(toFile, this.#fileDone);
@@ -586,7 +558,7 @@ export class FileOverlay extends Layer {
    * @returns When it is done.
    */
   protected override async release(): Promise<void> {
-    await this.#turn;
+    await this.#gate.turn;
     let error: DiskError | null = null;
     if (!this.#readOnly && this.#failure === null && this.#map.dirty) {
       error = await this.#flush();
@@ -665,7 +637,7 @@ export class FileOverlay extends Layer {
         cause: error,
       });
     }
-    this.#done(request, error, complete);
+    this.#gate.answer(request, error, complete);
   }
 
   async #piece(request: Request): Promise<DiskError | null> {
@@ -684,8 +656,7 @@ export class FileOverlay extends Layer {
     const { promise, resolve } = Promise.withResolvers<DiskError | null>();
     const answer: Complete = (_, error) => resolve(error);
     // Counted once, by the request that this is a part of.
-    this.#atWork++;
-    if (request.writes) this.#changesAtWork++;
+    this.#gate.enter(request);
     if (type === RequestType.In) {
       this.#readMixed(request, answer);
       this.#map.release(pages);
@@ -745,7 +716,9 @@ export class FileOverlay extends Layer {
     const job = part.owner as Job;
     part.owner = null;
     job.error ??= error;
-    if (--job.left === 0) this.#done(job.request, job.error, job.complete);
+    if (--job.left === 0) {
+      this.#gate.answer(job.request, job.error, job.complete);
+    }
   };
 
   readonly #fileDone: Complete = (part, error) => {
@@ -754,7 +727,7 @@ export class FileOverlay extends Layer {
     const { request, complete, pages } = job;
     job.error ??= error === null ? null : this.#wrap(request, error);
     if (--job.left > 0) return;
-    if (pages === null) return this.#done(request, job.error, complete);
+    if (pages === null) return this.#gate.answer(request, job.error, complete);
     const settled = part.fua;
     if (job.error === null) {
       this.#map.mark(pages, request.sector, request.count);
@@ -765,28 +738,16 @@ export class FileOverlay extends Layer {
       this.#failure ??= job.error;
     }
     if (job.error !== null || !request.fua || settled) {
-      return this.#done(request, job.error, complete);
+      return this.#gate.answer(request, job.error, complete);
     }
     void this.#flush().then((failed) =>
-      this.#done(
+      this.#gate.answer(
         request,
         failed === null ? null : this.#latched(request, failed),
         complete,
       )
     );
   };
-
-  #done(request: Request, error: DiskError | null, complete: Complete): void {
-    this.#atWork--;
-    if (request.writes || request.type === RequestType.Flush) {
-      this.#changesAtWork--;
-    }
-    try {
-      complete(request, error);
-    } finally {
-      this.#drained?.();
-    }
-  }
 
   /** What failed in the file, as the failure of a request. */
   #wrap(request: Request, error: DiskError): DiskError {
@@ -918,7 +879,7 @@ export class FileOverlay extends Layer {
     await from.#eachRun(
       0,
       this.geometry.sectors,
-      (run) => from.#copyRun(run, this.file, this.#layout.dataSector),
+      (run) => from.#data.copy(run, this.file, this.#layout.dataSector),
       async ({ sector, count }) => {
         if (this.#map.crowded) await this.#flushOrThrow();
         const pages = await this.#map.hold(sector, count);
@@ -943,46 +904,6 @@ export class FileOverlay extends Layer {
       // What went wrong before counts.
     }
     await this.close().catch(() => {});
-  }
-
-  /** Copies a run of changed sectors, a few pieces at once. */
-  async #copyRun(
-    run: { sector: number; count: number },
-    target: Backend,
-    shift: number,
-    signal?: AbortSignal,
-  ): Promise<void> {
-    const pieces = [...piecesOf(this.#stored(run.sector, run.count))];
-    for (let i = 0; i < pieces.length; i += PIECES_IN_FLIGHT) {
-      signal?.throwIfAborted();
-      const errors = await Promise.all(
-        pieces.slice(i, i + PIECES_IN_FLIGHT).map((piece) =>
-          this.#copyPiece(piece, target, shift)
-        ),
-      );
-      for (const error of errors) if (error !== null) throw error;
-    }
-  }
-
-  async #copyPiece(
-    { sector, count, hole }: Extent,
-    target: Backend,
-    shift: number,
-  ): Promise<DiskError | null> {
-    const to = sector + shift;
-    if (hole && target.abilities.writeZeroes !== "none") {
-      const { Unmap } = RequestFlag;
-      return await submitAll(target, [
-        new Request(RequestType.WriteZeroes, to, count, Unmap),
-      ]);
-    }
-    const data = target.allocate(count * SECTOR_BYTES);
-    const from = this.#layout.dataSector + sector;
-    return await submitAll(this.file, [
-      new Request(RequestType.In, from, count, 0, data),
-    ]) ?? await submitAll(target, [
-      new Request(RequestType.Out, to, count, 0, data),
-    ]);
   }
 
   /** Visits the runs of changed sectors in a range, and each page of them after. */
@@ -1010,30 +931,6 @@ export class FileOverlay extends Layer {
     }
   }
 
-  /** Data and holes among changed sectors, as the file has them. */
-  #stored(sector: number, count: number, first = false): Extent[] {
-    const { dataSector } = this.#layout;
-    const found: Extent[] = [];
-    for (let at = sector; at < sector + count;) {
-      const rest = sector + count - at;
-      const extents = this.file.extents?.(dataSector + at, rest) ?? [];
-      for (const extent of extents) {
-        found.push({ ...extent, sector: extent.sector - dataSector });
-      }
-      const last = extents.at(-1);
-      const next = last === undefined
-        ? at
-        : last.sector + last.count - dataSector;
-      if (next <= at) {
-        found.push({ sector: at, count: rest, hole: false });
-        break;
-      }
-      at = next;
-      if (first) break;
-    }
-    return found;
-  }
-
   /** Does something while nothing else of its kind is done. */
   #alone<T>(work: () => Promise<T>): Promise<T> {
     if (this.closed) {
@@ -1043,36 +940,13 @@ export class FileOverlay extends Layer {
         }),
       );
     }
-    const take = async () => {
-      try {
-        return await work();
-      } finally {
-        this.#turns--;
-        this.#open();
-      }
-    };
-    // At once if it can be: it keeps its place among requests then.
-    const turn = this.#turns++ === 0 ? take() : this.#turn.then(take);
-    this.#turn = turn.catch(() => {});
-    return turn;
+    return this.#gate.alone(work);
   }
 
   /** Holds back what comes, and waits until what came before is done. */
-  async #close(gate: Gate): Promise<void> {
-    this.#gate = gate;
-    const left = () => gate === Gate.All ? this.#atWork : this.#changesAtWork;
-    while (left() > 0) {
-      await new Promise<void>((resolve) => this.#drained = resolve);
-    }
-    this.#drained = null;
+  async #close(holds: Held): Promise<void> {
+    await this.#gate.close(holds);
     await this.#flushing;
-  }
-
-  /** Lets everything go on. */
-  #open(): void {
-    this.#gate = Gate.Open;
-    const held = this.#held.splice(0);
-    for (const [request, complete] of held) this.carryOut([request], complete);
   }
 
   #checkWritable(operation: string): void {
@@ -1111,18 +985,5 @@ function basePathOf({ info: { path } }: Backend): string {
   } catch {
     // It is behind an NBD server, or what leads to it may not be read.
     return "";
-  }
-}
-
-function* piecesOf(extents: readonly Extent[]): Generator<Extent, void> {
-  for (const { sector, count, hole } of extents) {
-    const most = hole ? count : COPY_SECTORS;
-    for (let done = 0; done < count; done += most) {
-      yield {
-        sector: sector + done,
-        count: Math.min(most, count - done),
-        hole,
-      };
-    }
   }
 }
