@@ -42,7 +42,7 @@ export {
   openBackend,
   type OpenOptions,
 } from "./src/disk/open.ts";
-export type { QueueCounters, QueueOptions } from "./src/queue.ts";
+export type { QueueCounters, QueueOptions } from "./src/queue_options.ts";
 export * from "./src/request.ts";
 export {
   abortedError,

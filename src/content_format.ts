@@ -6,6 +6,8 @@
  * @module
  */
 
+import { hasText } from "./bytes.ts";
+
 /** Bytes of an image's start, and of its end, that tell its format. */
 export const FORMAT_BYTES = 512;
 
@@ -76,8 +78,10 @@ const SIGNATURES: readonly Signature[] = [
 /** A VMDK's descriptor without its first comment, as QEMU takes it as well. */
 const VMDK_TEXT = /^(?:[ \t]*\r?\n|#[^\n]*\n)*version=[123]\r?\n/;
 
-/** Formats of one stream: what is written into it makes it unreadable. */
-const COMPRESSED: readonly string[] = ["gzip", "xz", "zstd"];
+/** A format of one stream: what is written into it makes it unreadable. */
+export type Compression = "gzip" | "xz" | "zstd";
+
+const COMPRESSED: readonly Compression[] = ["gzip", "xz", "zstd"];
 
 /** Names that say what is inside, and which formats go by that name. */
 const NAMES: Readonly<Record<string, readonly ContainerFormat[]>> = {
@@ -116,6 +120,7 @@ export function contentFormatOf(
       );
   });
   if (found !== undefined) return found.format;
+  if (isSkippable(head)) return "zstd";
   return VMDK_TEXT.test(new TextDecoder("latin1").decode(head)) ? "VMDK" : null;
 }
 
@@ -131,13 +136,22 @@ export function containerOf(found: string | null): ContainerFormat | null {
 }
 
 /**
- * Whether content is compressed.
+ * A frame of zstd that is skipped, with which parallel compressors begin: RFC
+ * 8878, section 3.1.2.
+ */
+function isSkippable(head: Uint8Array): boolean {
+  return head.length >= 4 && (head[0]! & 0xf0) === 0x50 &&
+    hasText(head, 1, "\x2a\x4d\x18");
+}
+
+/**
+ * How content is compressed.
  *
  * @param found What {@linkcode contentFormatOf} found.
- * @returns Whether it is.
+ * @returns The format; `null` if it is not.
  */
-export function isCompressed(found: string | null): boolean {
-  return found !== null && COMPRESSED.includes(found);
+export function compressionOf(found: string | null): Compression | null {
+  return COMPRESSED.find((format) => format === found) ?? null;
 }
 
 /**

@@ -17,7 +17,7 @@ const MOST = 200;
  * Sources: Unicode, general categories Cc, Cf, Cs, Zl and Zp; UTR 36, section
  * 2.5 (bidirectional text spoofing).
  */
-const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+export const UNPRINTABLE: RegExp = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
 /**
  * Makes text from elsewhere fit for messages, logs and terminals. What is no

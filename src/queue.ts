@@ -36,13 +36,21 @@
 import {
   type Backend,
   type Complete,
+  type Limits,
   refuse,
   refuseChanged,
   whyAsyncOnly,
 } from "./backend.ts";
 import { DiskError } from "./errors.ts";
-import { isPowerOfTwo, SECTOR_BYTES, type SectorRange } from "./geometry.ts";
+import { SECTOR_BYTES, type SectorRange } from "./geometry.ts";
 import { plural } from "./plural.ts";
+import { keepPlaces, placesFor } from "./queue_places.ts";
+import {
+  checkQueueOptions,
+  DEFAULT_QUEUE_SIZE,
+  type QueueCounters,
+  type QueueOptions,
+} from "./queue_options.ts";
 import {
   isIntact,
   operationName,
@@ -58,90 +66,12 @@ import {
   latchedError,
   requestError,
 } from "./request_error.ts";
-
 import {
   checkNewSize,
   KEEPS_ITS_SIZE,
   resizeError,
   wouldLose,
 } from "./resize.ts";
-
-/** The most requests that a queue can hold. */
-export const MAX_QUEUE_SIZE = 1024;
-
-/** The queue size of a disk that is opened without one. */
-export const DEFAULT_QUEUE_SIZE = 128;
-
-/** How a queue is set up. */
-export interface QueueOptions {
-  /**
-   * Requests that the backend may have at once, a power of two up to 1,024.
-   *
-   * @default {128}
-   */
-  queueSize?: number | undefined;
-  /**
-   * `"writethrough"` makes every write durable when it completes.
-   *
-   * @default {"writeback"}
-   */
-  writeCache?: "writeback" | "writethrough" | undefined;
-  /**
-   * Called with each request that is submitted, inside the caller's own call:
-   * the place to learn who made it. It must neither throw nor submit.
-   */
-  onSubmit?: ((request: Request) => void) | undefined;
-  /**
-   * Called before the queue settles a promise without its backend having been
-   * given a request: one that is refused, or a question after extents. The
-   * promise settles at once if it returns `null`, else once the returned promise
-   * settles; if that rejects, a question after extents rejects with the same
-   * reason. So a caller that only ever asks for what is refused can be kept from
-   * starving the event loop.
-   */
-  throttle?: (() => Promise<void> | null) | undefined;
-}
-
-/**
- * Checks how a queue is to be set up, before there is anything to close again.
- *
- * @param options How.
- * @throws {RangeError} If the queue size is no power of two up to 1,024.
- * @throws {TypeError} If the write cache is none that there is.
- */
-export function checkQueueOptions(options: QueueOptions): void {
-  const { queueSize = DEFAULT_QUEUE_SIZE, writeCache = "writeback" } = options;
-  if (!isPowerOfTwo(queueSize) || queueSize > MAX_QUEUE_SIZE) {
-    throw new RangeError(
-      `Cannot make a queue as its size must be a power of two up to ${MAX_QUEUE_SIZE}: current value is ${queueSize}`,
-    );
-  }
-  if (writeCache !== "writeback" && writeCache !== "writethrough") {
-    throw new TypeError(
-      `Cannot make a queue as writeCache must be one of "writeback", "writethrough": current value is ${
-        JSON.stringify(writeCache)
-      }`,
-    );
-  }
-}
-
-/** What a queue counted since it was made. */
-export interface QueueCounters {
-  /** Requests completed. */
-  requests: number;
-  /** Batches handed to the backend. */
-  batches: number;
-  /** Requests that travelled inside a merged one. */
-  merged: number;
-  /** Flushes that the backend carried out (several requests may share one). */
-  flushes: number;
-  /** Bytes that completed reads returned. */
-  bytesRead: number;
-  /** Bytes that completed writes took, zeroes without data not counted. */
-  bytesWritten: number;
-  /** Requests that failed. */
-  errors: number;
-}
 
 /** What the promise of a request settles with. */
 export const Outcome = {
@@ -263,36 +193,6 @@ function append(segments: Uint8Array[], segment: Uint8Array): void {
       last.length + segment.length,
     );
   } else segments.push(segment);
-}
-
-/** What the overlap scan reads of the active requests, by their position. */
-interface Places {
-  readonly starts: Float64Array;
-  readonly ends: Float64Array;
-  readonly kinds: Uint8Array;
-}
-
-/** Closed queues of one size whose places are kept for the next ones, at most. */
-const MOST_KEPT = 4;
-
-/**
- * Places of queues that were closed, by size. To make them takes longer than all
- * else of a queue, and a program may open one disk after the other.
- */
-const keptPlaces = new Map<number, Places[]>();
-
-function placesFor(size: number): Places {
-  return keptPlaces.get(size)?.pop() ?? {
-    starts: new Float64Array(size),
-    ends: new Float64Array(size),
-    kinds: new Uint8Array(size),
-  };
-}
-
-function keepPlaces(size: number, places: Places): void {
-  const kept = keptPlaces.get(size);
-  if (kept === undefined) keptPlaces.set(size, [places]);
-  else if (kept.length < MOST_KEPT) kept.push(places);
 }
 
 /** One request queue over one backend. */
@@ -941,6 +841,8 @@ export class RequestQueue {
     this.#runnable = this.#spare ?? [];
     this.#spare = null;
     const batch = this.#batch;
+    // Asked once: through layers it is a chain of calls.
+    const { limits } = this.#backend;
     for (let i = 0; i < ready.length;) {
       const entry = ready[i]!;
       const request = entry.request;
@@ -953,7 +855,7 @@ export class RequestQueue {
       }
       if (entry === this.#openFlush) this.#openFlush = null;
       if (request.type === RequestType.Flush) this.counters.flushes++;
-      const next = this.#groupEnd(ready, i);
+      const next = this.#groupEnd(ready, i, limits);
       if (next === i + 1) {
         entry.dispatched = true;
         batch.push(request);
@@ -979,8 +881,11 @@ export class RequestQueue {
   }
 
   /** The end of the run of entries from `from` that can go as one request. */
-  #groupEnd(ready: Entry[], from: number): number {
-    const { maxSegments, maxBytes } = this.#backend.limits;
+  #groupEnd(
+    ready: Entry[],
+    from: number,
+    { maxSegments, maxBytes }: Limits,
+  ): number {
     const first = ready[from]!;
     const { type, flags } = first.request!;
     if (

@@ -358,3 +358,11 @@ Deno.test({
     }
   },
 });
+
+Deno.test("contentFormatOf() knows zstd by a frame that is skipped, as parallel compressors begin", () => {
+  const head = Uint8Array.of(0x5a, 0x2a, 0x4d, 0x18, 4, 0, 0, 0);
+  assertEquals(contentFormatOf(head, new Uint8Array()), "zstd");
+  assertEquals(contentFormatOf(head.subarray(0, 3), new Uint8Array()), null);
+  head[0] = 0x6a;
+  assertEquals(contentFormatOf(head, new Uint8Array()), null);
+});

@@ -27,7 +27,8 @@ import { MemoryBackend } from "../src/backends/memory.ts";
 import { DiskError, type DiskErrorKind } from "../src/errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../src/geometry.ts";
 import type { BackendInfo } from "../src/info.ts";
-import { Outcome, type QueueOptions, RequestQueue } from "../src/queue.ts";
+import { Outcome, RequestQueue } from "../src/queue.ts";
+import type { QueueOptions } from "../src/queue_options.ts";
 import {
   discardRequest,
   flushRequest,

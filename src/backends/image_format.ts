@@ -20,10 +20,10 @@
  */
 
 import {
+  compressionOf,
   type ContainerFormat,
   containerOf,
   formatsOfName,
-  isCompressed,
 } from "../content_format.ts";
 import { DiskError } from "../errors.ts";
 import type { ImageOptions } from "./image_options.ts";
@@ -82,7 +82,7 @@ export function refuseOtherFormats(
       `its content looks like ${found}, which its name does not say, and whoever wrote to the disk may have made it look so: if it is, open it with format: "${container}", and if it is not, with format: "raw"`,
     );
   }
-  if (isCompressed(found) && !options.readOnly) {
+  if (compressionOf(found) !== null && !options.readOnly) {
     throw new NotRawError(
       path,
       `its content looks like ${found}, and what is written into compressed data makes it unreadable: unpack it first, or insist with format: "raw"`,

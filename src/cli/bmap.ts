@@ -4,7 +4,6 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { makeBmap } from "../image/mod.ts";
 import {
@@ -13,13 +12,13 @@ import {
   IMAGE_OPTIONS,
   interruptible,
   NO_LOCK_OPTION,
-  openOptions,
-  warn,
 } from "./images.ts";
-import { announce, type CliIo, print, writeAll } from "./io.ts";
+import { type CliIo, print, writeAll } from "./io.ts";
+import { openImage } from "./opened_image.ts";
+import { QUIET_OPTION, tell } from "./outcome.ts";
 import { Progress } from "./progress.ts";
-import { identityOf, takeBack } from "./same_file.ts";
-import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
+import { identify, identityOf, isSameFile, takeBack } from "./same_file.ts";
+import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
 export const bmap: Verb = {
@@ -30,7 +29,7 @@ export const bmap: Verb = {
   description:
     'The map is XML of version 2.0, as bmaptool\'s; "copy --bmap" and\n' +
     '"bmaptool copy" flash by it. A block is in it unless all of it is a hole.\n' +
-    "An existing file is refused.",
+    "An existing file is refused unless --force.",
   options: [
     {
       name: "output",
@@ -38,11 +37,9 @@ export const bmap: Verb = {
       value: "FILE|-",
       summary: "Where to (default: standard output)",
     },
-    {
-      name: "quiet",
-      letter: "q",
-      summary: "Say nothing of what was done, and show no progress",
-    },
+    { name: "force", letter: "f", summary: "Over an existing file, too" },
+    QUIET_OPTION,
+    { name: "json", summary: "With --output: say what was done as JSON" },
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
   ],
@@ -64,17 +61,20 @@ export const bmap: Verb = {
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const path = args.operand(0);
   const output = args.value("output") ?? "-";
+  const force = args.flag("force");
+  if (args.flag("json") && output === "-") {
+    throw new UsageError("Cannot use --json as it needs --output FILE");
+  }
+  if (output !== "-" && await isSameFile(path, output)) {
+    throw new CliError(`Cannot write the map of "${path}" onto itself`);
+  }
   const progress = new Progress(io, args.flag("quiet"));
   let text: string;
   try {
     text = await interruptible(io, async (signal) => {
-      await using disk = await VirtualDisk.open(path, {
-        ...openOptions(args),
-        readOnly: true,
-        signal,
-      });
-      await warn(io, path, disk.info);
-      return await makeBmap(disk, {
+      const options = { readOnly: true, signal };
+      await using opened = await openImage(args, io, path, options);
+      return await makeBmap(opened.disk, {
         signal,
         onProgress: (done, total) =>
           progress.update(
@@ -91,31 +91,47 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     await print(io.stdout, text);
     return ExitCode.Ok;
   }
-  await save(output, text);
-  if (!args.flag("quiet")) {
-    const done = `"${output}" has all of it`;
-    await announce(io, `Saved the block map to ${output}\n`, done);
-  }
+  await save(output, text, force);
+  await tell(args, io, {
+    text: `Saved the block map to ${output}`,
+    json: {
+      image: path,
+      file: output,
+      bytes: new TextEncoder().encode(text).length,
+    },
+    done: `"${output}" has all of it`,
+  });
   return ExitCode.Ok;
 }
 
-/** A new file with all of it, or none. */
-async function save(path: string, text: string): Promise<void> {
+/** A new file with all of it, or none; one that is there is cut last. */
+async function save(path: string, text: string, force: boolean): Promise<void> {
+  const there = force ? await identify(path) : null;
+  if (there?.isBlockDevice) {
+    throw new CliError(`Cannot write to "${path}" as it is a block device`);
+  }
   let file: Deno.FsFile;
   try {
-    file = await Deno.open(path, { write: true, createNew: true });
+    file = await Deno.open(
+      path,
+      there === null ? { write: true, createNew: true } : { write: true },
+    );
   } catch (error) {
-    throw error instanceof Deno.errors.AlreadyExists
-      ? new CliError(`Cannot write to "${path}" as it exists`, { cause: error })
-      : fileError("write to", path, error);
+    throw fileError("write to", path, error);
   }
   using _open = file;
   const identity = identityOf(await file.stat(), path);
   try {
-    await writeAll(file, new TextEncoder().encode(text));
-    await file.sync();
+    const bytes = new TextEncoder().encode(text);
+    await writeAll(file, bytes);
+    if (identity.isFile) {
+      await file.truncate(bytes.length);
+      await file.sync();
+    }
   } catch (error) {
-    const left = await takeBack(path, identity);
+    const left = there === null
+      ? await takeBack(path, identity)
+      : `"${path}" is incomplete`;
     const { message } = fileError("write to", path, error);
     throw new CliError(`${message}: ${left}`, { cause: error });
   }

@@ -4,17 +4,11 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
 import { printable } from "../printable.ts";
-import {
-  IMAGE_OPTIONS,
-  interruptible,
-  NO_LOCK_OPTION,
-  openOptions,
-  warn,
-} from "./images.ts";
+import { IMAGE_OPTIONS, interruptible, NO_LOCK_OPTION } from "./images.ts";
 import { type CliIo, print, send } from "./io.ts";
-import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
+import { openImage } from "./opened_image.ts";
+import { PARTITION_OPTION } from "./partition_option.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -39,16 +33,11 @@ export const cat: Verb = {
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const [image = "", ...paths] = args.operands;
   await interruptible(io, async (signal) => {
-    await using disk = await VirtualDisk.open(image, {
-      ...openOptions(args),
-      readOnly: true,
-      signal,
-    });
-    await warn(io, image, disk.info);
-    const part = await partitionOf(disk, args, signal);
+    const options = { readOnly: true, signal };
+    await using opened = await openImage(args, io, image, options);
     const { openFile } = await import("../files/mod.ts");
     for (const path of paths) {
-      const file = await openFile(part, path, { signal });
+      const file = await openFile(opened.disk, path, { signal });
       if (io.stdout.isTerminal) await show(file, io);
       else for await (const bytes of file) await send(io.stdout, bytes);
     }

@@ -29,8 +29,8 @@ export const commit: Verb = {
     "neither old nor new.",
   options: [
     ACCEPT_BASE_OPTION,
-    ...IMAGE_OPTIONS.filter(({ name }) => name !== "block-size"),
     ...OUTCOME_OPTIONS,
+    ...IMAGE_OPTIONS.filter(({ name }) => name !== "block-size"),
   ],
   examples: [
     ["platter serve disk.img --overlay=try.overlay", "Try something"],
@@ -61,14 +61,15 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     );
   }
   const base = printable(basePath);
-  const { direct, backend } = openOptions(args);
-  const options = { direct, backend };
+  const options = openOptions(args);
+  const { direct, backend } = options;
   await using parts = new AsyncDisposableStack();
   const below = await openBackend(basePath, options);
   parts.defer(() => below.close());
   void warn(io, base, below.info);
   const changes = await overlay(below, {
-    ...options,
+    direct,
+    backend,
     file,
     create: false,
     ownsBase: false,

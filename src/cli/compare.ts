@@ -5,18 +5,17 @@
  */
 
 import { compareDisks } from "../disk/copy.ts";
-import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import {
   formatOption,
   IMAGE_OPTIONS,
   interruptible,
   NO_LOCK_OPTION,
-  openOptions,
-  warn,
 } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
-import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
+import { formatJson } from "./json.ts";
+import { openImage } from "./opened_image.ts";
+import { PARTITION_OPTION } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -69,24 +68,19 @@ export const compare: Verb = {
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const [a, b] = [args.operand(0), args.operand(1)];
-  const options = { ...openOptions(args), readOnly: true };
   const progress = new Progress(io, args.flag("quiet"));
   const found = await interruptible(io, async (signal) => {
-    await using first = await VirtualDisk.open(a, { ...options, signal });
-    await using second = await VirtualDisk.open(b, {
-      ...options,
-      ...formatOption(args, "with-format"),
-      signal,
-    });
-    await warn(io, a, first.info);
-    await warn(io, b, second.info);
-    const left = await partitionOf(first, args, signal);
-    const of = args.value("with-partition") === undefined
-      ? "partition"
-      : "with-partition";
-    const right = args.value(of) === "0"
-      ? second
-      : await partitionOf(second, args, signal, of);
+    const options = { readOnly: true, signal };
+    await using first = await openImage(args, io, a, options);
+    const part = args.value("with-partition");
+    await using second = await openImage(
+      args,
+      io,
+      b,
+      { ...options, ...formatOption(args, "with-format") },
+      part === undefined ? "partition" : part === "0" ? null : "with-partition",
+    );
+    const [left, right] = [first.disk, second.disk];
     try {
       const difference = await compareDisks(left, right, {
         signal,
@@ -112,7 +106,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   });
   if (args.flag("json")) {
     const json = { a, b, equal: found === null, ...found?.difference };
-    await print(io.stdout, `${JSON.stringify(json, null, 2)}\n`);
+    await print(io.stdout, `${formatJson(json)}\n`);
   } else if (found !== null && !args.flag("quiet")) {
     await print(io.stdout, `${found.line}\n`);
   }

@@ -9,6 +9,7 @@ import { type CliIo, print } from "./io.ts";
 import {
   ExitCode,
   HELP,
+  orList,
   UsageError,
   type Verb,
   type VerbArguments,
@@ -39,8 +40,8 @@ export function completionsOf(verbs: () => readonly Verb[]): Verb {
     operandCount: [1, 1],
     operandWords: NAMES,
     description:
-      "SHELL is bash, zsh or fish. The command must be called platter. Where\n" +
-      "the lines below put it, it lasts.",
+      "SHELL is bash, zsh or fish. The command must be called platter. The\n" +
+      "examples put it where the shell finds it from then on.",
     options: [],
     examples: [
       [
@@ -58,7 +59,7 @@ export function completionsOf(verbs: () => readonly Verb[]): Verb {
       if (!Object.hasOwn(SHELLS, name)) {
         throw new UsageError(
           `Cannot print completions as SHELL must be ${
-            NAMES.map((it) => `"${it}"`).join(" or ")
+            orList(NAMES)
           }: current value is "${name}"${didYouMean(name, NAMES)}`,
         );
       }

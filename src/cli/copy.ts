@@ -14,7 +14,7 @@
  */
 
 import { copyDisk, type CopyPhase } from "../disk/copy.ts";
-import { VirtualDisk } from "../disk/disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import type { OpenOptions } from "../disk/open.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { type Bmap, parseBmap } from "../image/mod.ts";
@@ -28,7 +28,6 @@ import { DiskSource } from "./disk_source.ts";
 import { ImageStream } from "./image_stream.ts";
 import {
   CliError,
-  fileError,
   formatOption,
   IMAGE_OPTIONS,
   interruptible,
@@ -38,9 +37,11 @@ import {
   warn,
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
+import { type OpenedImage, openImage } from "./opened_image.ts";
 import { type Outcome, OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
+import { readText } from "./text_file.ts";
 import {
   ExitCode,
   parseCount,
@@ -124,6 +125,7 @@ export const copy: Verb = {
       value: "N",
       summary: "Transfers in flight (default: 8; of 2 MiB)",
     },
+    ...OUTCOME_OPTIONS,
     {
       ...PARTITION_OPTION,
       summary: "Of the source, only this partition",
@@ -133,7 +135,6 @@ export const copy: Verb = {
       value: "N",
       summary: "Into this partition of an existing target",
     },
-    ...OUTCOME_OPTIONS,
     ...IMAGE_OPTIONS.map((option) =>
       option.name === "format"
         ? { ...option, summary: "The source's format: raw, qcow2, vmdk, …" }
@@ -265,7 +266,7 @@ function checkOptions(args: VerbArguments, io: CliIo): void {
     }
   }
   if (isGiven("retries") && !isGiven("rescue")) {
-    throw new UsageError("Cannot use --retries as there is no --rescue");
+    throw new UsageError("Cannot use --retries as it needs --rescue FILE");
   }
   if (from === "-" && (to === "-" || isGiven("rescue"))) {
     throw new UsageError(
@@ -290,32 +291,21 @@ function checkOptions(args: VerbArguments, io: CliIo): void {
   }
 }
 
-/** The source as a disk. */
-interface Source extends AsyncDisposable {
-  /** What is copied: the disk, or a partition of it. */
-  readonly disk: VirtualDisk;
-}
-
-async function openSource({ args, io, signal }: Way): Promise<Source> {
+async function openSource({ args, io, signal }: Way): Promise<OpenedImage> {
   const from = args.operand(0);
-  const whole = await VirtualDisk.open(from, {
-    // What changes while it is copied is copied torn.
-    lock: "exclusive",
-    ...openOptions(args),
-    signal,
-    readOnly: true,
-  });
-  try {
-    await warn(io, from, whole.info);
-    const disk = await partitionOf(whole, args, signal);
-    if (disk.sectors === 0) {
-      throw new CliError(`Cannot copy "${from}" as it is empty`);
-    }
-    return { disk, [Symbol.asyncDispose]: () => whole.close() };
-  } catch (error) {
-    await whole.close();
-    throw error;
+  await using parts = new AsyncDisposableStack();
+  const opened = parts.use(
+    await openImage(args, io, from, {
+      // What changes while it is copied is copied torn.
+      lock: args.flag("no-lock") ? "none" : "exclusive",
+      ...{ readOnly: true, signal },
+    }),
+  );
+  if (opened.disk.sectors === 0) {
+    throw new CliError(`Cannot copy "${from}" as it is empty`);
   }
+  parts.move();
+  return opened;
 }
 
 /** How the target is opened; options about locks and the format are the source's. */
@@ -584,20 +574,7 @@ async function rescue(way: Way) {
 }
 
 async function readBmap(path: string): Promise<Bmap> {
-  let text: string;
-  try {
-    const { size } = await Deno.stat(path);
-    if (size > MAX_BMAP_BYTES) {
-      throw new CliError(
-        `Cannot use "${path}" as a bmap must have ${MAX_BMAP_BYTES} bytes at ` +
-          `most: current value is ${size}`,
-      );
-    }
-    text = await Deno.readTextFile(path);
-  } catch (error) {
-    if (error instanceof CliError) throw error;
-    throw fileError("read", path, error);
-  }
+  const text = await readText(path, MAX_BMAP_BYTES);
   try {
     return parseBmap(text);
   } catch (error) {

@@ -171,7 +171,11 @@ function outcomeOf(
     count: size / SECTOR_BYTES,
   }));
   const lines = [
-    `Rescued ${formatSize(rescued)} of ${formatSize(map.size)} in ` +
+    `Rescued ${
+      rescued === map.size
+        ? ""
+        : `all but ${formatSize(map.size - rescued)} of `
+    }${formatSize(map.size)} in ` +
     `${duration(ms)}${
       before > 0 ? `, ${formatSize(before)} of it before` : ""
     }`,

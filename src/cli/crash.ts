@@ -21,6 +21,7 @@ import { parseSize } from "../units.ts";
 import { clock } from "./format.ts";
 import { CliError, fileError, Interrupted, interruptible } from "./images.ts";
 import { announce, type CliIo, print, printError } from "./io.ts";
+import { formatJson } from "./json.ts";
 import { Progress } from "./progress.ts";
 import { identify, isSameFile } from "./same_file.ts";
 import {
@@ -250,7 +251,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     }
   }
   if (args.flag("json")) {
-    await print(io.stdout, `${JSON.stringify(report, null, 2)}\n`);
+    await print(io.stdout, `${formatJson(report)}\n`);
   } else await announce(io, `${reportText(report)}\n`, report.verdict);
   if (unwritten !== null) throw unwritten;
   switch (report.verdict) {

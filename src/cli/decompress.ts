@@ -11,13 +11,8 @@
  */
 
 import { createGunzip } from "node:zlib";
+import type { Compression } from "../content_format.ts";
 import { CliError } from "./images.ts";
-
-/** A format of compressed data. */
-export type Compression = "gzip" | "xz" | "zstd";
-
-/** Bytes from the start that tell the format. */
-export const MAGIC_BYTES = 6;
 
 /** Bytes of one chunk that comes out. */
 const CHUNK_BYTES = 2 ** 18;
@@ -36,23 +31,6 @@ const PROGRAMS: Readonly<
   // Its own limit is a window of 128 MiB.
   zstd: { args: ["--decompress", "--stdout", "--quiet"], package: "zstd" },
 };
-
-/**
- * Tells compressed data by its first bytes (RFC 1952, RFC 8878, the .xz format).
- *
- * @param head The first {@linkcode MAGIC_BYTES} bytes, or all there are.
- * @returns The format; `null` if it is none.
- */
-export function compressionOf(head: Uint8Array): Compression | null {
-  const starts = (...bytes: number[]) =>
-    head.length >= bytes.length && bytes.every((byte, i) => head[i] === byte);
-  if (starts(0x1f, 0x8b, 0x08)) return "gzip";
-  if (starts(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) return "xz";
-  // A frame, or one that is skipped: parallel compressors begin with these.
-  const isSkipped = head.length >= 4 && (head[0]! & 0xf0) === 0x50 &&
-    head[1] === 0x2a && head[2] === 0x4d && head[3] === 0x18;
-  return starts(0x28, 0xb5, 0x2f, 0xfd) || isSkipped ? "zstd" : null;
-}
 
 /**
  * Decompresses a stream.

@@ -16,8 +16,9 @@ export type TypedRange = NamedRange | { readonly partition: number };
 
 /** What a range may be, for a help. */
 export const RANGE_HELP: string =
-  "A RANGE is sectors as in sector=100..200, sector=100.. or sector=100+8, bytes\n" +
-  "as in offset=1MiB..2MiB or offset=1MiB+64KiB, or a partition as in partition=2.";
+  "A RANGE is sectors as in sector=100..200, sector=100.. or sector=100+8,\n" +
+  "bytes as in offset=1MiB..2MiB or offset=1MiB+64KiB, or a partition as in\n" +
+  "partition=2.";
 
 /**
  * Reads a range.

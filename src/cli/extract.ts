@@ -4,19 +4,13 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
 import { printable } from "../printable.ts";
 import { formatCount, formatSize } from "../units.ts";
-import {
-  IMAGE_OPTIONS,
-  interruptible,
-  NO_LOCK_OPTION,
-  openOptions,
-  warn,
-} from "./images.ts";
+import { IMAGE_OPTIONS, interruptible, NO_LOCK_OPTION } from "./images.ts";
 import { type CliIo, printError } from "./io.ts";
+import { openImage } from "./opened_image.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
-import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
+import { PARTITION_OPTION } from "./partition_option.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -63,16 +57,13 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     throw new UsageError("Cannot extract as --output must say where to");
   }
   const result = await interruptible(io, async (signal) => {
-    await using disk = await VirtualDisk.open(image, {
-      ...openOptions(args),
-      readOnly: true,
-      signal,
-    });
-    await warn(io, image, disk.info);
-    const part = await partitionOf(disk, args, signal);
+    const options = { readOnly: true, signal };
+    await using opened = await openImage(args, io, image, options);
     const { extractFiles } = await import("../files/mod.ts");
     const overwrite = args.flag("force");
-    return await extractFiles(part, directory, { paths, overwrite, signal });
+    return await extractFiles(opened.disk, directory, {
+      ...{ paths, overwrite, signal },
+    });
   });
   const { files, directories, symlinks, bytes, skipped, skippedCount } = result;
   for (const { path, reason } of skipped) {

@@ -6,6 +6,7 @@
 
 import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { settleAll } from "../settle_all.ts";
 import type { CliIo } from "./io.ts";
 import { RANGE_OPTIONS, WORK_OPTIONS, workThrough } from "./range_work.ts";
 import { UsageError, type Verb, type VerbArguments } from "./verb.ts";
@@ -84,7 +85,7 @@ async function writeAll(
 ): Promise<void> {
   const end = sector + count;
   let at = sector;
-  const outcomes = await Promise.allSettled(
+  await settleAll(
     Array.from({ length: DEPTH }, async () => {
       while (at < end) {
         const from = at;
@@ -100,9 +101,6 @@ async function writeAll(
       }
     }),
   );
-  for (const outcome of outcomes) {
-    if (outcome.status === "rejected") throw outcome.reason;
-  }
 }
 
 function patternOf(text: string): Uint8Array {

@@ -4,9 +4,9 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
-import { IMAGE_OPTIONS, interruptible, openOptions, warn } from "./images.ts";
+import { IMAGE_OPTIONS, interruptible } from "./images.ts";
 import type { CliIo } from "./io.ts";
+import { openImage } from "./opened_image.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -31,11 +31,8 @@ export const flush: Verb = {
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const path = args.operand(0);
   const durability = await interruptible(io, async (signal) => {
-    await using disk = await VirtualDisk.open(path, {
-      ...openOptions(args),
-      signal,
-    });
-    await warn(io, path, disk.info);
+    await using opened = await openImage(args, io, path, { signal });
+    const { disk } = opened;
     await disk.flush({ signal });
     return disk.info.durability;
   });

@@ -10,7 +10,8 @@ import { parseTraceLine } from "../layers/trace.ts";
 import { HeatMap } from "./heat_map.ts";
 import { drawHeat } from "./heat_picture.ts";
 import { CliError, fileError, interruptible } from "./images.ts";
-import { announce, type CliIo, print } from "./io.ts";
+import { type CliIo, print } from "./io.ts";
+import { QUIET_OPTION, tell } from "./outcome.ts";
 import { isSameFile } from "./same_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -33,6 +34,8 @@ export const heat: Verb = {
       summary: "Where to: a new file (default: standard output)",
     },
     { name: "force", letter: "f", summary: "Over an existing file, too" },
+    QUIET_OPTION,
+    { name: "json", summary: "With --output: say what was done as JSON" },
   ],
   examples: [
     [
@@ -52,6 +55,9 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       "Cannot draw to a terminal: redirect the picture, or use --output FILE",
     );
   }
+  if (output === "-" && args.flag("json")) {
+    throw new UsageError("Cannot use --json as it needs --output FILE");
+  }
   if (output !== "-" && await isSameFile(path, output)) {
     throw new CliError(`Cannot draw "${path}" onto itself`);
   }
@@ -66,11 +72,15 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   } catch (error) {
     throw fileError("write", output, error);
   }
-  await announce(
-    io,
-    `Drew ${output}\n`,
-    `"${output}" has all of it`,
-  );
+  await tell(args, io, {
+    text: `Drew ${output}`,
+    json: {
+      trace: path,
+      file: output,
+      bytes: new TextEncoder().encode(picture).length,
+    },
+    done: `"${output}" has all of it`,
+  });
   return ExitCode.Ok;
 }
 
@@ -96,7 +106,9 @@ async function gather(path: string, signal: AbortSignal): Promise<HeatMap> {
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     // A trace that is cut off ends with the last whole line.
-    if (error instanceof TypeError) throw new CliError(error.message);
+    if (error instanceof TypeError) {
+      throw new CliError(`Cannot draw "${path}": ${error.message}`);
+    }
     throw fileError("read", path, error);
   }
   if (map.sectors === 0) {

@@ -5,14 +5,14 @@
  * @module
  */
 
-import { contentFormatOf } from "../content_format.ts";
-import { formatSize } from "../units.ts";
 import {
   type Compression,
   compressionOf,
-  decompress,
-  MAGIC_BYTES,
-} from "./decompress.ts";
+  contentFormatOf,
+  FORMAT_BYTES,
+} from "../content_format.ts";
+import { formatSize } from "../units.ts";
+import { decompress } from "./decompress.ts";
 import { CliError, fileError } from "./images.ts";
 import type { CliIo } from "./io.ts";
 
@@ -96,9 +96,8 @@ export class ImageStream implements ByteSource, AsyncDisposable {
     if (path !== "-") return isRaw ? null : await fromFile(path, signal);
     const raw = new RawBytes(io.stdin(), "standard input", signal);
     try {
-      const head = await raw.head(512);
-      const compression = isRaw ? null : compressionOf(head);
-      const format = contentFormatOf(head, new Uint8Array());
+      const format = await raw.format();
+      const compression = isRaw ? null : compressionOf(format);
       if (!isRaw && compression === null && format !== null) {
         throw new CliError(
           `Cannot copy standard input as it must be a raw or compressed ` +
@@ -128,7 +127,7 @@ export class ImageStream implements ByteSource, AsyncDisposable {
       }
       const name = `"${path}"`;
       const raw = new RawBytes(streamOf(file, path), name, signal);
-      const compression = compressionOf(await raw.head(MAGIC_BYTES));
+      const compression = compressionOf(await raw.format());
       if (compression === null) {
         await raw.close();
         return null;
@@ -218,23 +217,23 @@ class RawBytes {
     signal.addEventListener("abort", this.#cancel);
   }
 
-  /** The first bytes, without taking them. */
-  async head(bytes: number): Promise<Uint8Array> {
+  /** What they look like by the first of them, without taking these. */
+  async format(): Promise<string | null> {
     let length = 0;
-    while (length < bytes) {
+    while (length < FORMAT_BYTES) {
       const next = await this.#next();
       if (next === undefined) break;
       this.#ahead.push(next);
       length += next.length;
     }
-    const head = new Uint8Array(Math.min(length, bytes));
+    const head = new Uint8Array(Math.min(length, FORMAT_BYTES));
     let at = 0;
     for (const piece of this.#ahead) {
       const part = piece.subarray(0, head.length - at);
       head.set(part, at);
       at += part.length;
     }
-    return head;
+    return contentFormatOf(head, new Uint8Array());
   }
 
   async *all(): AsyncGenerator<Uint8Array, void> {

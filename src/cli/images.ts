@@ -37,7 +37,7 @@ export const IMAGE_OPTIONS: readonly VerbOption[] = [
   {
     name: "format",
     value: "NAME",
-    summary: "Its format: raw, qcow2, vmdk, … (default: auto)",
+    summary: "Image format: raw, qcow2, vmdk, … (default: auto)",
   },
   {
     name: "backing-files",

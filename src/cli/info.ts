@@ -15,8 +15,9 @@ import { printable } from "../printable.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
+import { formatJson } from "./json.ts";
 import { inOptionsOf } from "./option_words.ts";
-import { jsonOf, partitionLines, tableHeadline } from "./partition_lines.ts";
+import { partitionLines, tableHeadline } from "./partition_lines.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import {
   ExitCode,
@@ -66,7 +67,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     const facts = error instanceof DiskError ? lookInside(path) : null;
     if (facts !== null) {
       const text = args.flag("json")
-        ? `${JSON.stringify({ path, ...facts }, null, 2)}\n`
+        ? `${formatJson({ path, ...facts })}\n`
         : describeFacts(path, facts);
       await print(io.stdout, text);
     }
@@ -77,7 +78,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const disk = await partitionOf(image, args);
   const table = await readPartitions(disk);
   const text = args.flag("json")
-    ? jsonOf({ ...disk.info, partitionTable: table })
+    ? `${formatJson({ ...disk.info, partitionTable: table })}\n`
     : describe(path, disk.info, info.options) + describeTable(table);
   await print(io.stdout, text);
   return ExitCode.Ok;

@@ -28,11 +28,12 @@ import {
   rangesOf,
   type TypedRange,
 } from "./disk_range.ts";
-import { fileError, openOptions, warn } from "./images.ts";
+import { openOptions, warn } from "./images.ts";
 import { type CliIo, printError } from "./io.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { identify } from "./same_file.ts";
 import { StatsFile } from "./stats_file.ts";
+import { readText } from "./text_file.ts";
 import { TraceFile } from "./trace_file.ts";
 import {
   listOf,
@@ -48,22 +49,21 @@ const RULES_MS = 250;
 /** The option that takes a base which an overlay's file does not know again. */
 export const ACCEPT_BASE_OPTION: VerbOption = {
   name: "accept-base",
-  summary: "Take an image that was modified since an overlay was begun over it",
+  summary: "Even if the image was modified since it was begun",
 };
 
 /** The options that say which layers there are. */
 export const LAYER_OPTIONS: readonly VerbOption[] = [
   {
     ...PARTITION_OPTION,
-    summary: "Not the whole disk, but this partition; layers see all of it",
+    summary: "Only this partition; layers see the whole disk",
   },
   { name: "read-only", summary: "Refuse writes" },
   {
     name: "overlay",
     value: "FILE",
     optional: true,
-    summary:
-      "Keep what is written in memory, or in FILE; the image stays as it is",
+    summary: "Keep writes in memory or FILE; the image stays",
   },
   ACCEPT_BASE_OPTION,
   {
@@ -81,8 +81,7 @@ export const LAYER_OPTIONS: readonly VerbOption[] = [
     name: "protect",
     value: "RANGE",
     repeats: true,
-    summary:
-      "Refuse what would change sectors there; may be given several times",
+    summary: "Refuse changes there; may be given several times",
   },
   {
     name: "protect-note",
@@ -91,7 +90,7 @@ export const LAYER_OPTIONS: readonly VerbOption[] = [
   {
     name: "stats",
     value: "FILE",
-    summary: "Keep figures of what was asked, by partition, as JSON",
+    summary: "Keep figures of requests, by partition, as JSON",
   },
   {
     name: "trace",
@@ -102,7 +101,7 @@ export const LAYER_OPTIONS: readonly VerbOption[] = [
 
 /** What the help of a verb says of these options. */
 export const LAYER_HELP: string =
-  "An overlay in a FILE lasts: served again with it, the disk has what was\n" +
+  "An overlay in a FILE lasts: with it the next time, the disk has what was\n" +
   'written, and "platter commit FILE" writes it to the image. The FILE is made\n' +
   "if nothing is there.\n" +
   "\n" +
@@ -110,14 +109,18 @@ export const LAYER_HELP: string =
   '"write nth=3 error=EIO", "read sector=100..200 delay=20ms" or\n' +
   '"flush lost". A FILE of rules has one on each line; it is looked at again\n' +
   "whenever it changes, so that faults come and go while the disk is in use.\n" +
-  "The words of a rule, in any order:\n" +
-  `${listOf(FAULT_WORDS.flatMap(({ forms }) => forms))}\n` +
+  'Its words: "platter help faults".\n' +
+  "\n" +
   `${RANGE_HELP}\n` +
   "What touches a protected range fails as a whole, which is said.\n" +
   "Figures are written every second while something happens, and at the end;\n" +
   "the file is a whole one at any moment. Partitions are those at the beginning.\n" +
   "If a trace cannot be written any more, it ends there, which is said once;\n" +
   "the disk goes on.";
+
+/** What `platter help faults` says. */
+export const FAULT_HELP: string = "The words of a fault rule, in any order:\n" +
+  listOf(FAULT_WORDS.flatMap(({ forms }) => forms));
 
 /** Which layers were asked for. */
 interface Layers {
@@ -329,21 +332,6 @@ export class LayeredDisk implements AsyncDisposable {
   /** Closes the disk, its layers and the image. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#parts.disposeAsync();
-  }
-}
-
-/**
- * Reads a file that was named on the command line.
- *
- * @param path Its path.
- * @returns Its text.
- * @throws {CliError} If it cannot be read.
- */
-export async function readText(path: string): Promise<string> {
-  try {
-    return await Deno.readTextFile(path);
-  } catch (error) {
-    throw fileError("read", path, error);
   }
 }
 

@@ -4,7 +4,6 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
 import type { FileEntry } from "../files/mod.ts";
 import { printable } from "../printable.ts";
 import {
@@ -12,11 +11,11 @@ import {
   IMAGE_OPTIONS,
   interruptible,
   NO_LOCK_OPTION,
-  openOptions,
-  warn,
 } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
-import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
+import { formatJson } from "./json.ts";
+import { openImage } from "./opened_image.ts";
+import { PARTITION_OPTION } from "./partition_option.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -36,7 +35,7 @@ export const ls: Verb = {
     {
       name: "recursive",
       letter: "R",
-      summary: "All that is below, with paths, in the file system's order",
+      summary: "All that is below, with paths, unsorted",
     },
     { name: "json", summary: "Print JSON" },
     PARTITION_OPTION,
@@ -60,15 +59,10 @@ const MOST_LINES = 256;
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const [image = "", path = "/"] = args.operands;
   await interruptible(io, async (signal) => {
-    await using disk = await VirtualDisk.open(image, {
-      ...openOptions(args),
-      readOnly: true,
-      signal,
-    });
-    await warn(io, image, disk.info);
-    const part = await partitionOf(disk, args, signal);
+    const options = { readOnly: true, signal };
+    await using opened = await openImage(args, io, image, options);
     const { listFiles } = await import("../files/mod.ts");
-    const files = listFiles(part, { paths: [path], signal });
+    const files = listFiles(opened.disk, { paths: [path], signal });
     const wanted = args.flag("recursive") ? files : childrenOf(path, files);
     await (args.flag("json") ? printJson(wanted, io) : printLines(wanted, io));
   });
@@ -114,7 +108,7 @@ async function printJson(
   let text = "";
   let count = 0;
   for await (const entry of files) {
-    text += `${before}\n  ${JSON.stringify(entry)}`;
+    text += `${before}\n  ${formatJson(entry, 0)}`;
     before = ",";
     if (++count % MOST_LINES !== 0) continue;
     await print(io.stdout, text);

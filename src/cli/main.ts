@@ -40,6 +40,7 @@ import {
   printError,
   processIo,
 } from "./io.ts";
+import { FAULT_HELP } from "./layered_disk.ts";
 import { ls } from "./ls.ts";
 import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
@@ -122,7 +123,11 @@ async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
     return ExitCode.Trouble;
   }
   if (name === "--help" || name === "-h" || name === "help") {
-    const text = rest[0] === undefined ? help() : helpOf(verbOf(rest[0]));
+    const text = rest[0] === undefined
+      ? help()
+      : rest[0] === "faults"
+      ? FAULT_HELP
+      : helpOf(verbOf(rest[0]));
     await print(io.stdout, text);
     return ExitCode.Ok;
   }
@@ -185,11 +190,13 @@ function help(): string {
         ["-V, --version", "Show the version"],
       ])
     }`,
-    "An IMAGE is a raw disk image, a block device, or what an NBD server has:\n" +
-    "nbd://HOST/NAME, nbds://HOST/NAME (by TLS), nbd+unix:///NAME?socket=PATH.\n" +
+    "An IMAGE is a raw disk image, a block device, a container such as a qcow2\n" +
+    "(through qemu-nbd), or what an NBD server has: nbd://HOST/NAME,\n" +
+    "nbds://HOST/NAME (by TLS), nbd+unix:///NAME?socket=PATH.\n" +
     "A SIZE is in bytes, or has a unit: 512, 4KiB, 64MiB, 1.5GiB, 10MB (powers\n" +
     "of 1,000), 2048s (sectors of 512 bytes). Options that count sectors take a\n" +
-    "plain number as sectors. Numbers may be hexadecimal: 0x800.\n",
+    "plain number as sectors. Numbers may be hexadecimal: 0x800.\n" +
+    'The words of a fault RULE: "platter help faults".\n',
     `Exit codes:\n${
       listOf([
         ["0", "done, or equal"],

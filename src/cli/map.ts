@@ -4,12 +4,13 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatCount, formatSize } from "../units.ts";
-import { extentsOf, IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
+import { extentsOf, IMAGE_OPTIONS } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
-import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
+import { openImage } from "./opened_image.ts";
+import { PARTITION_OPTION } from "./partition_option.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -38,13 +39,10 @@ export const map: Verb = {
 };
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
-  await using image = await VirtualDisk.open(args.operand(0), {
-    ...openOptions(args),
-    readOnly: true,
-    lock: "none",
+  await using opened = await openImage(args, io, args.operand(0), {
+    ...{ readOnly: true, lock: "none" },
   });
-  await warn(io, args.operand(0), image.info);
-  const disk = await partitionOf(image, args);
+  const { disk } = opened;
   await (args.flag("json") ? printJson(disk, io) : printTable(disk, io));
   return ExitCode.Ok;
 }

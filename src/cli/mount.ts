@@ -42,7 +42,8 @@ export const mount: Verb = {
     {
       name: "tool",
       value: "NAME",
-      summary: "nbdfuse or qemu-storage-daemon (default: what there is)",
+      words: ["nbdfuse", "qemu-storage-daemon"],
+      summary: "nbdfuse or qemu-storage-daemon (default: any)",
     },
     ...LAYER_OPTIONS,
     ...IMAGE_OPTIONS,
@@ -63,7 +64,7 @@ export const mount: Verb = {
     [ExitCode.Ok, "unmounted, everything flushed"],
     [
       ExitCode.Trouble,
-      "wrong usage, or it failed, or the tool did, or trace or figures are not whole",
+      "wrong usage, it or the tool failed, or trace or figures are not whole",
     ],
     [ExitCode.BrokenPipe, "the same, but nobody reads what it prints"],
   ],

@@ -5,15 +5,19 @@
  */
 
 import { announce, type CliIo } from "./io.ts";
+import { formatJson } from "./json.ts";
 import type { VerbArguments, VerbOption } from "./verb.ts";
+
+/** The option that leaves out the sentence. */
+export const QUIET_OPTION: VerbOption = {
+  name: "quiet",
+  letter: "q",
+  summary: "Say nothing of what was done, and show no progress",
+};
 
 /** The options that choose. */
 export const OUTCOME_OPTIONS: readonly VerbOption[] = [
-  {
-    name: "quiet",
-    letter: "q",
-    summary: "Say nothing of what was done, and show no progress",
-  },
+  QUIET_OPTION,
   { name: "json", summary: "Say what was done as JSON" },
 ];
 
@@ -43,6 +47,6 @@ export async function tell(
   { text, json, done }: Outcome,
 ): Promise<void> {
   if (args.flag("json")) {
-    await announce(io, `${JSON.stringify(json, null, 2)}\n`, done);
+    await announce(io, `${formatJson(json)}\n`, done);
   } else if (!args.flag("quiet")) await announce(io, `${text}\n`, done);
 }

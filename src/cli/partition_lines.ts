@@ -58,25 +58,6 @@ export function partitionLines({ partitions }: PartitionTable): string[] {
   );
 }
 
-/**
- * JSON of what was found on a disk. Characters that a terminal would obey are
- * written as escapes, as JSON itself does with the first 32.
- *
- * @param value Plain data.
- * @returns JSON that reads as the same, ending in a newline.
- */
-export function jsonOf(value: unknown): string {
-  const text = JSON.stringify(value, null, 2);
-  return `${
-    text.replace(/(?!\n)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (found) =>
-      Array.from(
-        { length: found.length },
-        (_, i) =>
-          `\\u${found.charCodeAt(i).toString(16).padStart(4, "0")}`,
-      ).join(""))
-  }\n`;
-}
-
 /** What a partition is, and what it is called. */
 function described(partition: Partition): string {
   const { type, typeName, name, bootable, role } = partition;

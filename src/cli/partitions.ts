@@ -5,8 +5,12 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
-import type { PartitionTable } from "../image/partition_table.ts";
+import { isZero } from "../buffer.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
+import type {
+  PartitionProblemKind,
+  PartitionTable,
+} from "../image/partition_table.ts";
 import type { NewPartition } from "../image/plan_partitions.ts";
 import { readPartitions } from "../image/read_partitions.ts";
 import { repairPartitions } from "../image/repair_partitions.ts";
@@ -16,12 +20,12 @@ import {
   CliError,
   IMAGE_OPTIONS,
   interruptible,
-  openOptions,
   parsePlainSectors,
-  warn,
 } from "./images.ts";
 import { announce, type CliIo, print } from "./io.ts";
-import { jsonOf, partitionLines, tableHeadline } from "./partition_lines.ts";
+import { formatJson } from "./json.ts";
+import { openImage } from "./opened_image.ts";
+import { partitionLines, tableHeadline } from "./partition_lines.ts";
 import {
   ExitCode,
   parseAs,
@@ -58,8 +62,12 @@ export const partitions: Verb = {
     "\n" +
     "A power cut at any moment leaves the old table or the new one.",
   options: [
-    { name: "json", summary: "Print JSON" },
-    { name: "make", value: "KIND", summary: "Write a new table: gpt or mbr" },
+    {
+      name: "make",
+      value: "KIND",
+      words: ["gpt", "mbr"],
+      summary: "Write a new table: gpt or mbr",
+    },
     {
       name: "add",
       value: "PARTITION",
@@ -85,7 +93,17 @@ export const partitions: Verb = {
     {
       name: "from",
       value: "COPY",
+      words: ["primary", "backup"],
       summary: "With --repair: by this one, primary or backup",
+    },
+    {
+      name: "quiet",
+      letter: "q",
+      summary: "With --make or --repair: say nothing of what was done",
+    },
+    {
+      name: "json",
+      summary: "Print the table as JSON, with what was repaired",
     },
     ...IMAGE_OPTIONS,
   ],
@@ -120,19 +138,20 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const alignment = args.parsed("align", parsePlainSectors);
   const id = args.value("id");
   let done = "";
+  let outcome: { repaired?: readonly string[] } = {};
   const table = await interruptible(io, async (signal) => {
     const isReading = kind === undefined && !isRepair;
-    await using disk = await VirtualDisk.open(path, {
-      ...openOptions(args),
+    await using opened = await openImage(args, io, path, {
       signal,
       ...(isReading ? { readOnly: true, lock: "none" as const } : {}),
     });
-    await warn(io, path, disk.info);
+    const { disk } = opened;
     if (isRepair) {
       const { table, repaired } = await repairPartitions(disk, {
         from,
         signal,
       });
+      outcome = { repaired };
       done = repaired.length === 0
         ? "Nothing was repaired\n"
         : repaired.map((line) => `${line}\n`).join("");
@@ -151,10 +170,12 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     return table;
   });
   const text = args.flag("json")
-    ? jsonOf(table)
+    ? `${formatJson({ ...table, ...outcome })}\n`
     : done + describeTable(path, table);
   if (done === "") await print(io.stdout, text);
-  else await announce(io, text, `the table of "${path}" is written`);
+  else if (!args.flag("quiet") || args.flag("json")) {
+    await announce(io, text, `the table of "${path}" is written`);
+  }
   return ExitCode.Ok;
 }
 
@@ -164,16 +185,19 @@ function checkTogether(
   isRepair: boolean,
 ): void {
   const refuse = (message: string) => {
-    throw new UsageError(`Cannot do that as ${message}`);
+    throw new UsageError(`Cannot use ${message}`);
   };
-  if (isMake && isRepair) refuse("--make and --repair exclude each other");
+  if (isMake && isRepair) refuse("--make and --repair together");
   const ofMake = ["add", "align", "id", "force"].find((name) =>
     args.flag(name) || args.value(name) !== undefined ||
     args.all(name).length > 0
   );
-  if (!isMake && ofMake !== undefined) refuse(`--${ofMake} needs --make`);
+  if (!isMake && ofMake !== undefined) refuse(`--${ofMake} as it needs --make`);
   if (!isRepair && args.value("from") !== undefined) {
-    refuse("--from needs --repair");
+    refuse("--from as it needs --repair");
+  }
+  if (!isMake && !isRepair && args.flag("quiet")) {
+    refuse("--quiet as it needs --make or --repair");
   }
 }
 
@@ -187,7 +211,7 @@ async function checkEmpty(
   const head = await disk.read(0, Math.min(disk.sectors, HEAD_SECTORS), {
     signal,
   });
-  if (head.every((byte) => byte === 0)) return;
+  if (isZero(head)) return;
   const { kind, partitions } = await readPartitions(disk, { signal });
   throw new CliError(
     kind === "none"
@@ -245,12 +269,27 @@ function describeTable(path: string, table: PartitionTable): string {
   ].map((line) => `${line}\n`).join("");
 }
 
-function problemLines({ problems }: PartitionTable): string[] {
-  return problems.length === 0 ? [] : [
+/** What `--repair` mends, if one copy of a GPT can be used. */
+const REPAIRABLE: ReadonlySet<PartitionProblemKind> = new Set([
+  "primary",
+  "backup",
+  "copies-differ",
+  "backup-place",
+  "protective-mbr",
+]);
+
+function problemLines({ copy, problems }: PartitionTable): string[] {
+  if (problems.length === 0) return [];
+  const count = problems.filter(({ kind }) => REPAIRABLE.has(kind)).length;
+  // A disk that was cut has no room for a backup.
+  const isCut = problems.some(({ kind }) => kind === "outside");
+  const what = count === problems.length ? "that" : `${count} of them`;
+  return [
     "",
     `${plural(problems.length, "problem")}:`,
-    ...problems.map(
-      ({ message }) => `  ${message}`,
-    ),
+    ...problems.map(({ message }) => `  ${message}`),
+    ...(count === 0 || typeof copy !== "string" || isCut
+      ? []
+      : [`--repair mends ${what}`]),
   ];
 }

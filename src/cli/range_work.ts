@@ -6,7 +6,7 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatCount, formatSize } from "../units.ts";
 import {
@@ -15,12 +15,11 @@ import {
   IMAGE_OPTIONS,
   Interrupted,
   interruptible,
-  openOptions,
-  warn,
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
+import { openImage } from "./opened_image.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
-import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
+import { PARTITION_OPTION } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import {
   ExitCode,
@@ -47,12 +46,12 @@ export const RANGE_OPTIONS: readonly VerbOption[] = [
     summary: "The same as a size: 1MiB, 0x1000",
   },
   { name: "all", summary: "The whole disk or partition, instead" },
-  PARTITION_OPTION,
 ];
 
 /** The options that follow a verb's own. */
 export const WORK_OPTIONS: readonly VerbOption[] = [
   ...OUTCOME_OPTIONS,
+  PARTITION_OPTION,
   ...IMAGE_OPTIONS,
 ];
 
@@ -100,12 +99,8 @@ export async function workThrough(
   let range: { sector: number; count: number };
   try {
     range = await interruptible(io, async (signal) => {
-      await using image = await VirtualDisk.open(path, {
-        ...openOptions(args),
-        signal,
-      });
-      await warn(io, path, image.info);
-      const disk = await partitionOf(image, args, signal);
+      await using opened = await openImage(args, io, path, { signal });
+      const { disk } = opened;
       const range = rangeOn(disk, asked, work.verb);
       await pass(disk, range, work, progress, signal);
       return range;

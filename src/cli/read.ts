@@ -5,7 +5,7 @@
  */
 
 import { keepNameOf } from "../backends/new_name.ts";
-import { VirtualDisk } from "../disk/disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatSize } from "../units.ts";
@@ -19,12 +19,11 @@ import {
   Interrupted,
   interruptible,
   NO_LOCK_OPTION,
-  openOptions,
-  warn,
 } from "./images.ts";
 import { type CliIo, print, send, writeAll } from "./io.ts";
+import { openImage } from "./opened_image.ts";
 import { tell } from "./outcome.ts";
-import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
+import { PARTITION_OPTION } from "./partition_option.ts";
 import {
   type FileIdentity,
   identify,
@@ -108,7 +107,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const raw = args.flag("raw") || output !== undefined;
   const file = output === "-" ? undefined : output;
   if (args.flag("json") && file === undefined) {
-    throw new UsageError("Cannot use --json as there is no --output FILE");
+    throw new UsageError("Cannot use --json as it needs --output FILE");
   }
   if (
     raw && file === undefined && io.stdout.isTerminal && !args.flag("force")
@@ -122,12 +121,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     from: bytesOf(args, "sector", "offset") ?? 0,
     length: bytesOf(args, "count", "length"),
   };
-  const options = { ...openOptions(args), readOnly: true };
   const path = args.operand(0);
   const saved = await interruptible(io, async (signal) => {
-    await using image = await VirtualDisk.open(path, { ...options, signal });
-    await warn(io, path, image.info);
-    const disk = await partitionOf(image, args, signal);
+    const options = { readOnly: true, signal };
+    await using opened = await openImage(args, io, path, options);
+    const { disk } = opened;
     const range = rangeOf(disk, asked.from, asked.length);
     if (!raw) await dump(disk, range, io, signal);
     else if (file === undefined) {

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { isSame } from "../bytes.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -64,8 +65,4 @@ export async function readBack(
   // Every one begun is finished: the first on the disk is the answer.
   const [first] = failures.sort((a, b) => a.sector - b.sector);
   if (first !== undefined) throw first.error;
-}
-
-function isSame(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }

@@ -1,15 +1,13 @@
 /**
- * A rescue's map file on the disk. It is replaced as a whole: written beside
- * itself, synced, then renamed over the old one, so that a power cut leaves one
- * or the other.
+ * A rescue's map file on the disk, which is replaced as a whole.
  *
  * @module
  */
 
-import { keepNameOf } from "../backends/new_name.ts";
+import { replaceFile } from "../backends/replace_file.ts";
 import { RescueMap } from "../image/mod.ts";
 import { CliError, fileError } from "./images.ts";
-import { writeAll } from "./io.ts";
+import { readText } from "./text_file.ts";
 
 /** Bytes of a map file at most. */
 const MAX_BYTES = 2 ** 27;
@@ -24,18 +22,11 @@ const MAX_BYTES = 2 ** 27;
 export async function readRescueFile(path: string): Promise<RescueMap | null> {
   let text: string;
   try {
-    const { isFile, size } = await Deno.stat(path);
-    if (!isFile || size > MAX_BYTES) {
-      throw new CliError(
-        `Cannot use "${path}" as it must be a map file of ${MAX_BYTES} bytes ` +
-          `at most`,
-      );
-    }
-    text = await Deno.readTextFile(path);
+    text = await readText(path, MAX_BYTES);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
-    if (error instanceof CliError) throw error;
-    throw fileError("read", path, error);
+    const { cause } = error as CliError;
+    if (cause instanceof Deno.errors.NotFound) return null;
+    throw error;
   }
   try {
     return RescueMap.parse(text);
@@ -59,21 +50,8 @@ export async function writeRescueFile(
   path: string,
   map: RescueMap,
 ): Promise<void> {
-  // Through a link, the file that it leads to.
-  const place = await Deno.realPath(path).catch(() => path);
-  const beside = `${place}.${crypto.randomUUID().slice(0, 8)}.new`;
-  const bytes = new TextEncoder().encode(map.format());
   try {
-    using file = await Deno.open(beside, { write: true, createNew: true });
-    try {
-      await writeAll(file, bytes);
-      await file.sync();
-      await Deno.rename(beside, place);
-    } catch (error) {
-      await Deno.remove(beside).catch(() => {});
-      throw error;
-    }
-    keepNameOf(place);
+    await replaceFile(path, map.format(), { durable: true });
   } catch (error) {
     throw fileError("write", path, error);
   }

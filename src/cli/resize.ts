@@ -4,11 +4,11 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatSize, parseSize } from "../units.ts";
-import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
+import { IMAGE_OPTIONS } from "./images.ts";
 import type { CliIo } from "./io.ts";
+import { openImage } from "./opened_image.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import {
   ExitCode,
@@ -25,18 +25,23 @@ export const resize: Verb = {
   operands: "IMAGE SIZE",
   operandCount: [2, 2],
   description:
-    "SIZE is in bytes, or has a unit: 64MiB, 2048s. What is new reads as zeroes and\n" +
-    "takes no space. An image becomes smaller with --force alone, which loses what\n" +
-    "lies beyond its new end. The new size is durable when this is done. What is\n" +
-    "on the disk stays as it is: partitions and file systems have tools of their\n" +
-    "own to grow, and to shrink before the image does.",
+    "SIZE is in bytes, or has a unit: 64MiB, 2048s. What is new reads as zeroes\n" +
+    "and takes no space. An image becomes smaller with --force alone, which loses\n" +
+    "what lies beyond its new end. The new size is durable when this is done.\n" +
+    'What is on the disk stays as it is. "platter partitions --repair" gives a GPT\n' +
+    "the new room; partitions and file systems have tools of their own to grow,\n" +
+    "and to shrink before the image does.",
   options: [
     { name: "force", letter: "f", summary: "Cut off what lies beyond SIZE" },
-    ...IMAGE_OPTIONS,
     ...OUTCOME_OPTIONS,
+    ...IMAGE_OPTIONS,
   ],
   examples: [
     ["platter resize disk.img 2GiB", "Room for more"],
+    [
+      "platter resize disk.img 2GiB && platter partitions disk.img --repair",
+      "Room for more, on a disk with a GPT",
+    ],
     ["platter resize disk.img 1GiB --force", "Cut off all after 1 GiB"],
   ],
   run,
@@ -51,14 +56,13 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
         `${SECTOR_BYTES} bytes: current value is ${bytes}`,
     );
   }
-  const disk = await VirtualDisk.open(path, openOptions(args));
   let before: number;
   {
-    await using opened = disk;
-    void warn(io, path, opened.info);
-    before = opened.sectors;
-    await opened.resize(bytes / SECTOR_BYTES, { force: args.flag("force") });
-    await opened.flush();
+    await using opened = await openImage(args, io, path, {});
+    const { disk } = opened;
+    before = disk.sectors;
+    await disk.resize(bytes / SECTOR_BYTES, { force: args.flag("force") });
+    await disk.flush();
   }
   await tell(args, io, {
     text: `Resized ${path}: ${formatSize(before * SECTOR_BYTES)} to ${

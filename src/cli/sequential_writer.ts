@@ -7,8 +7,9 @@
  */
 
 import type { VirtualDisk } from "../disk/disk.ts";
-import { allOf, runsOf, Zeroes } from "../disk/sparse.ts";
+import { runsOf, Zeroes } from "../disk/sparse.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { settleAll } from "../settle_all.ts";
 
 /** Sectors of one write: 1 MiB. */
 const CHUNK_SECTORS = 2048;
@@ -180,7 +181,7 @@ export class SequentialWriter {
     const data = buffer.subarray(0, bytes);
     const work = [this.#put(sector, data)];
     if (this.#options.sums) work.push(this.#sumUp(sector, data));
-    const done = allOf(work).then(() => void this.#free.push(buffer));
+    const done = settleAll(work).then(() => void this.#free.push(buffer));
     // It is waited for later, in order; until then it must not count as lost.
     done.catch(() => {});
     this.#pending.push({ bytes, done });
@@ -198,7 +199,7 @@ export class SequentialWriter {
       return;
     }
     // All are waited for, even if one fails: they share the buffer.
-    await allOf(
+    await settleAll(
       runsOf(data).map(async (run) => {
         const from = run.sector * SECTOR_BYTES;
         const bytes = data.subarray(from, from + run.count * SECTOR_BYTES);

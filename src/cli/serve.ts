@@ -34,8 +34,8 @@ import {
   LAYER_OPTIONS,
   LayeredDisk,
   readLayers,
-  readText,
 } from "./layered_disk.ts";
+import { readText } from "./text_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -68,7 +68,7 @@ export const serve: Verb = {
     {
       name: "port",
       value: "NUMBER",
-      summary: `Listen on a TCP port (default ${NBD_PORT}; 0: any free one)`,
+      summary: `Listen on a TCP port (default: ${NBD_PORT}; 0: any)`,
     },
     {
       name: "host",
@@ -78,8 +78,7 @@ export const serve: Verb = {
     {
       name: "vhost",
       value: "PATH",
-      summary:
-        "Be a virtio disk, at a Unix socket that must not exist yet (Linux)",
+      summary: "Be a virtio disk, at a new Unix socket (Linux)",
     },
     {
       name: "export",
@@ -95,7 +94,7 @@ export const serve: Verb = {
     {
       name: "tls-client-ca",
       value: "FILE",
-      summary: "Serve only clients with a certificate from there (PEM)",
+      summary: "Only clients with a certificate from there (PEM)",
     },
     { name: "once", summary: "Leave with the last client" },
     ...LAYER_OPTIONS,

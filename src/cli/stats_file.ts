@@ -7,6 +7,7 @@
  * @module
  */
 
+import { replaceFile } from "../backends/replace_file.ts";
 import { CliError, fileError } from "./images.ts";
 import { type FileIdentity, identify, identityOf } from "./same_file.ts";
 
@@ -121,25 +122,17 @@ export class StatsFile {
     // Time passes also where nothing happens.
     const news = text.replace(/"seconds": [\d.]+,/, "");
     if (news === this.#last && !this.#isLast) return;
-    const beside = `${this.#path}.${crypto.randomUUID().slice(0, 8)}.tmp`;
-    await using undo = new AsyncDisposableStack();
-    {
-      using file = await Deno.open(beside, { write: true, createNew: true });
-      undo.defer(() => Deno.remove(beside));
-      const bytes = new TextEncoder().encode(text);
-      for (let at = 0; at < bytes.length;) {
-        at += await file.write(bytes.subarray(at));
-      }
-      const there = await identify(this.#path);
-      if (there?.key !== this.#identity.key) {
-        throw new CliError(
-          `Cannot write --stats "${this.#path}" as it is another file by now`,
-        );
-      }
-      this.#identity = identityOf(await file.stat(), beside);
-    }
-    await Deno.rename(beside, this.#path);
-    undo.move();
+    await replaceFile(this.#path, text, {
+      check: async (made) => {
+        const there = await identify(this.#path);
+        if (there?.key !== this.#identity.key) {
+          throw new CliError(
+            `Cannot write --stats "${this.#path}" as it is another file by now`,
+          );
+        }
+        this.#identity = identityOf(made, this.#path);
+      },
+    });
     this.#last = news;
   }
 }

@@ -274,7 +274,7 @@ export function readArguments(
     const empty = given === "" || (Array.isArray(given) && given.includes(""));
     if (value !== undefined && empty && !parsed.help) {
       throw new UsageError(
-        `Cannot ${verb.name} as --${name} needs its ${value}: ${see}`,
+        `Cannot run "${verb.name}" as --${name} needs its ${value}: ${see}`,
       );
     }
   }
@@ -284,13 +284,13 @@ export function readArguments(
       const names = options.map(({ name }) => `--${name}`);
       const meant = didYouMean(unknown.replace(/=.*/s, ""), names);
       throw new UsageError(
-        `Cannot ${verb.name} as there is no option "${unknown}"${meant}: ${see}`,
+        `Cannot run "${verb.name}" as there is no option "${unknown}"${meant}: ${see}`,
       );
     }
     if (operands.length < least || operands.length > most) {
       const count = operands.length < least ? "few" : "many";
       throw new UsageError(
-        `Cannot ${verb.name} as there are too ${count} arguments for ` +
+        `Cannot run "${verb.name}" as there are too ${count} arguments for ` +
           `"${usageOf(verb)}": ${see}`,
       );
     }
@@ -392,7 +392,7 @@ function dashError(verb: Verb, name: string, what: string): UsageError {
     ? `${verb.instead}, or `
     : "";
   return new UsageError(
-    `Cannot ${verb.name} as ${name} must be the name of a ${what} and no ` +
+    `Cannot run "${verb.name}" as ${name} must be the name of a ${what} and no ` +
       `stream: current value is "-" (use ${instead}"./-" for a file of that ` +
       `name)`,
   );
@@ -406,6 +406,13 @@ function nameOf(option: VerbOption): string {
   return option.name;
 }
 
-function orList(words: readonly string[]): string {
-  return words.map((word) => `"${word}"`).join(" or ");
+/**
+ * Words as a choice: `"a", "b" or "c"`.
+ *
+ * @param words The words.
+ * @returns The text.
+ */
+export function orList(words: readonly string[]): string {
+  const quoted = words.map((word) => `"${word}"`);
+  return quoted.join(", ").replace(/, ("[^"]*")$/, " or $1");
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { VirtualDisk } from "../disk/disk.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatCount, formatSize } from "../units.ts";
@@ -15,12 +15,11 @@ import {
   IMAGE_OPTIONS,
   Interrupted,
   interruptible,
-  openOptions,
-  warn,
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
+import { openImage } from "./opened_image.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
-import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
+import { PARTITION_OPTION } from "./partition_option.ts";
 import { isSameFile } from "./same_file.ts";
 import { SequentialWriter } from "./sequential_writer.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
@@ -93,12 +92,8 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     }
     const input = await openInput(name, io);
     try {
-      await using image = await VirtualDisk.open(path, {
-        ...openOptions(args),
-        signal,
-      });
-      await warn(io, args.operand(0), image.info);
-      const disk = await partitionOf(image, args, signal);
+      await using opened = await openImage(args, io, path, { signal });
+      const { disk } = opened;
       const pad = args.flag("pad");
       checkPlace(disk, offset, input, pad);
       const writer = new SequentialWriter(disk, {

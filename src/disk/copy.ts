@@ -9,7 +9,8 @@ import type { VirtualDisk } from "./disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
-import { allOf, GRANULE_SECTORS, type Run, runsOf, Zeroes } from "./sparse.ts";
+import { settleAll } from "../settle_all.ts";
+import { GRANULE_SECTORS, type Run, runsOf, Zeroes } from "./sparse.ts";
 
 /** Sectors of one transfer unless said otherwise: 1 MiB. */
 const DEFAULT_CHUNK_SECTORS = 2048;
@@ -179,7 +180,7 @@ export async function copyDisk(
       return;
     }
     // All are waited for, even if one fails: they share the buffer.
-    await allOf(
+    await settleAll(
       runsOf(data).map(async (run) => {
         const sector = piece.sector + run.sector;
         if (run.hole) return await clear(sector, run.count);
@@ -280,7 +281,7 @@ async function firstDifference(
         left ??= a.allocate(chunk);
         right ??= b.allocate(chunk);
         const bytes = piece.count * SECTOR_BYTES;
-        await allOf([
+        await settleAll([
           readBlocks(a, piece, left),
           readBlocks(b, piece, right),
         ]);

@@ -28,12 +28,8 @@ import {
   type OpenOptions,
 } from "./open.ts";
 import { plural } from "../plural.ts";
-import {
-  checkQueueOptions,
-  Outcome,
-  type QueueOptions,
-  RequestQueue,
-} from "../queue.ts";
+import { Outcome, RequestQueue } from "../queue.ts";
+import { checkQueueOptions, type QueueOptions } from "../queue_options.ts";
 import {
   ID_BYTES,
   Request,
@@ -149,6 +145,7 @@ export class VirtualDisk implements AsyncDisposable {
     this.sectors = view.sectors;
     if (this.#owner) {
       view.queue.onResized((sectors) => {
+        // One of its own, as JSON shows it, and nobody else's to change.
         (this as { sectors: number }).sectors = sectors;
       });
     }
@@ -632,15 +629,7 @@ export class VirtualDisk implements AsyncDisposable {
    * ```
    */
   sync(): SyncDisk {
-    // deno-lint-ignore no-this-alias
-    const disk = this;
-    const view: View = {
-      ...this.#view,
-      get sectors() {
-        return disk.sectors;
-      },
-    };
-    return SyncDisk.of(view, () => this.#closed);
+    return SyncDisk.of(this.#view, () => this.#closed);
   }
 
   /**

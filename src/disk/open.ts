@@ -33,7 +33,7 @@ import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { DiskError } from "../errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
-import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "../queue.ts";
+import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "../queue_options.ts";
 
 /** How to open an image or a block device. */
 export interface OpenOptions extends QueueOptions {

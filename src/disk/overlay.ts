@@ -131,7 +131,11 @@ async function inFile(
  * @throws {DiskError} If it is none of an overlay, or cannot be opened.
  */
 export async function basePathOf(path: string): Promise<string | null> {
-  const file = await openBackend(path, { readOnly: true, lock: "exclusive" });
+  const file = await openBackend(path, {
+    readOnly: true,
+    lock: "exclusive",
+    format: "raw",
+  });
   try {
     const { state, basePath } = await readOverlayHeader(file);
     return state === OverlayState.Empty ? null : basePath;
@@ -167,7 +171,10 @@ async function openFile(
       ...open,
       readOnly,
       // Nobody may write while it is read, either.
-      ...(isNbdUri(file) ? {} : { lock: "exclusive", blockSize: SECTOR_BYTES }),
+      // What it is, its own header says.
+      ...(isNbdUri(file)
+        ? {}
+        : { lock: "exclusive", blockSize: SECTOR_BYTES, format: "raw" }),
     }),
     made: false,
   };

@@ -103,15 +103,3 @@ export class Zeroes {
     }
   }
 }
-
-/**
- * Waits for all of them, then throws what the first to fail failed with.
- *
- * @param promises What is waited for.
- * @returns When all are settled.
- */
-export async function allOf(promises: Promise<void>[]): Promise<void> {
-  for (const outcome of await Promise.allSettled(promises)) {
-    if (outcome.status === "rejected") throw outcome.reason;
-  }
-}

@@ -26,11 +26,8 @@ import {
 import { DiskError } from "../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../geometry.ts";
 import { keepOnThread } from "../one_thread.ts";
-import {
-  checkQueueOptions,
-  type QueueOptions,
-  RequestQueue,
-} from "../queue.ts";
+import { RequestQueue } from "../queue.ts";
+import { checkQueueOptions, type QueueOptions } from "../queue_options.ts";
 import {
   ID_BYTES,
   Request,

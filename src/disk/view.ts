@@ -11,7 +11,8 @@ import { describeValue, DiskError } from "../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { plural } from "../plural.ts";
-import type { QueueCounters, RequestQueue } from "../queue.ts";
+import type { RequestQueue } from "../queue.ts";
+import type { QueueCounters } from "../queue_options.ts";
 import { isBytes } from "../request.ts";
 import { formatSize } from "../units.ts";
 

@@ -122,6 +122,14 @@ export async function extractFiles(
       `Cannot extract "${printable(path)}" as there is none in the file system`,
     );
   }
+  const there = await lstat(directory);
+  // Where it is a link, that is meant: the person has named it.
+  if (there !== null && !(await Deno.stat(directory)).isDirectory) {
+    throw new FileSystemError(
+      "exists",
+      `Cannot extract to "${printable(directory)}" as it must be a directory`,
+    );
+  }
   const target = new Target(directory, options.overwrite ?? false);
   const wanted = new Set<FileEntry>();
   for (const entry of entries) {
@@ -221,17 +229,17 @@ class Target {
 
   async open(entry: FileEntry, isWanted: boolean): Promise<void> {
     if (!isWanted) return;
-    if (entry.type === "directory") {
-      await this.#makeDirectory(entry.path);
-      this.#directories.push(entry);
-    } else if (entry.type === "symlink") {
-      this.#open = new OpenFile(entry, null, "", "");
-    } else {
-      try {
+    try {
+      if (entry.type === "directory") {
+        await this.#makeDirectory(entry.path);
+        this.#directories.push(entry);
+      } else if (entry.type === "symlink") {
+        this.#open = new OpenFile(entry, null, "", "");
+      } else {
         this.#open = await this.#create(entry);
-      } catch (error) {
-        this.skip(entry.path, messageOf(error));
       }
+    } catch (error) {
+      this.skip(entry.path, messageOf(error));
     }
   }
 
@@ -244,7 +252,11 @@ class Target {
       ? `${this.#pathOf(parent)}/.platter-${crypto.randomUUID()}`
       : final;
     // O_EXCL: neither another's file nor what a link leads to.
-    const file = await Deno.open(path, { write: true, createNew: true });
+    const file = await Deno.open(path, {
+      ...{ write: true, createNew: true },
+      // What nobody else may read is not to be read meanwhile.
+      mode: entry.mode === null ? 0o666 : 0o600,
+    });
     return new OpenFile(entry, file, path, final);
   }
 
@@ -254,17 +266,22 @@ class Target {
 
   async close(): Promise<FileEntry | null> {
     const open = this.#open;
-    this.#open = null;
     if (open === null) return null;
     if (open.file === null) {
       // With ISO 9660 it stands in the listing, and else only there whole.
       const target = open.text || open.entry.target || "";
       this.#links.push({ entry: open.entry, target });
     } else {
-      await open.keep();
+      try {
+        await open.keep();
+      } catch (error) {
+        await this.drop(messageOf(error));
+        return null;
+      }
       this.#files++;
       this.#bytes += open.length;
     }
+    this.#open = null;
     return open.entry;
   }
 
@@ -300,7 +317,7 @@ class Target {
     for (const { path, mode, modified } of this.#directories.reverse()) {
       // Links are there now, and could be in the place of one.
       const place = this.#pathOf(path);
-      if (!(await Deno.lstat(place)).isDirectory) continue;
+      if (!(await lstat(place))?.isDirectory) continue;
       await setMode(place, mode);
       if (modified !== null) await Deno.utime(place, modified, modified);
     }
@@ -379,6 +396,7 @@ class OpenFile {
   readonly file: Deno.FsFile | null;
   readonly #path: string;
   readonly #final: string;
+  #isClosed = false;
   readonly #decoder = new TextDecoder();
   text = "";
   length = 0;
@@ -411,13 +429,10 @@ class OpenFile {
   /** It is all there. */
   async keep(): Promise<void> {
     const { mode, modified } = this.entry;
-    try {
-      // Zeroes at the end were left out.
-      await this.file!.truncate(this.length);
-      if (modified !== null) await this.file!.utime(modified, modified);
-    } finally {
-      this.file!.close();
-    }
+    // Zeroes at the end were left out.
+    await this.file!.truncate(this.length);
+    if (modified !== null) await this.file!.utime(modified, modified);
+    this.#close();
     await setMode(this.#path, mode);
     if (this.#path !== this.#final) await Deno.rename(this.#path, this.#final);
   }
@@ -425,8 +440,14 @@ class OpenFile {
   /** It is not: a file that this has made is removed. */
   async remove(): Promise<void> {
     if (this.file === null) return;
-    this.file.close();
+    this.#close();
     await Deno.remove(this.#path);
+  }
+
+  #close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.file!.close();
   }
 }
 

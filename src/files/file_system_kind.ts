@@ -6,6 +6,7 @@
  * @module
  */
 
+import { hasText, viewOf } from "../bytes.ts";
 import type { RequestOptions, VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 
@@ -92,7 +93,7 @@ export async function fileSystemOf(
   const block = disk.blockSize / SECTOR_BYTES;
   const wanted = Math.ceil(LOOKED_AT_BYTES / SECTOR_BYTES / block) * block;
   const bytes = await disk.read(0, Math.min(disk.sectors, wanted), options);
-  const has = ([offset, text]: Signature) => textAt(bytes, offset, text);
+  const has = ([offset, text]: Signature) => hasText(bytes, offset, text);
   for (const [kind, ...signatures] of SIGNATURES) {
     if (signatures.every(has)) return kind;
   }
@@ -111,22 +112,14 @@ function unreadable(name: string): FileSystemKind {
   return { name, reader: null, ignoresCase: false };
 }
 
-/** Whether bytes stand somewhere, given as the characters of their numbers. */
-function textAt(bytes: Uint8Array, offset: number, text: string): boolean {
-  for (let index = 0; index < text.length; index++) {
-    if (bytes[offset + index] !== text.charCodeAt(index)) return false;
-  }
-  return true;
-}
-
 /** Features of ext: those that only ext4 has, and a journal. From ext4.h. */
 const EXT4_INCOMPATIBLE = 0x3c0; // extents, 64bit, mmp, flex_bg
 const EXT4_READ_ONLY = 0x478; // huge_file, gdt_csum, dir_nlink, extra_isize, metadata_csum
 const EXT_JOURNAL = 0x4;
 
 function extOf(bytes: Uint8Array): FileSystemKind | null {
-  if (!textAt(bytes, 1024 + 56, "\x53\xef")) return null;
-  const view = new DataView(bytes.buffer, bytes.byteOffset + 1024);
+  if (!hasText(bytes, 1024 + 56, "\x53\xef")) return null;
+  const view = viewOf(bytes.subarray(1024));
   const isExt4 = view.getUint32(96, true) & EXT4_INCOMPATIBLE ||
     view.getUint32(100, true) & EXT4_READ_ONLY;
   const hasJournal = view.getUint32(92, true) & EXT_JOURNAL;
@@ -143,10 +136,10 @@ function extOf(bytes: Uint8Array): FileSystemKind | null {
 function opticalOf(bytes: Uint8Array): FileSystemKind | null {
   let iso = false;
   for (let at = 16 * 2048; at + 6 <= bytes.length; at += 2048) {
-    if (textAt(bytes, at + 1, "NSR02") || textAt(bytes, at + 1, "NSR03")) {
+    if (hasText(bytes, at + 1, "NSR02") || hasText(bytes, at + 1, "NSR03")) {
       return readable("UDF", "Udf");
     }
-    if (textAt(bytes, at + 1, "CD001")) iso = true;
+    if (hasText(bytes, at + 1, "CD001")) iso = true;
   }
   return iso ? readable("ISO 9660", "Iso") : null;
 }
@@ -157,8 +150,8 @@ function opticalOf(bytes: Uint8Array): FileSystemKind | null {
  * FAT32 File System Specification 1.03, "Boot Sector and BPB").
  */
 function fatOf(bytes: Uint8Array): FileSystemKind | null {
-  if (bytes.length < 512 || !textAt(bytes, 510, "\x55\xaa")) return null;
-  const view = new DataView(bytes.buffer, bytes.byteOffset, 512);
+  if (bytes.length < 512 || !hasText(bytes, 510, "\x55\xaa")) return null;
+  const view = viewOf(bytes);
   const sector = view.getUint16(11, true);
   const cluster = view.getUint8(13);
   const isPossible = [512, 1024, 2048, 4096].includes(sector) &&

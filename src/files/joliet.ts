@@ -8,6 +8,7 @@
  * @module
  */
 
+import { viewOf } from "../bytes.ts";
 import type { RequestOptions, VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 
@@ -52,7 +53,7 @@ export async function hiddenJoliet(
     if (type === SUPPLEMENTARY) mask.set(number * ISO_SECTOR + ESCAPE, 0);
     if (type !== PRIMARY) continue;
     // The record of the root directory, and in it where that is: 8.4.18, 9.1.
-    const root = new DataView(bytes.buffer, bytes.byteOffset + 156, 34);
+    const root = viewOf(bytes.subarray(156, 190));
     const first = await readIsoSector(disk, root.getUint32(2, true), options);
     hasRockRidge ||= first !== null && hasSystemUse(first);
   }

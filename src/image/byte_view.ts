@@ -24,6 +24,7 @@ import { describeValue, DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
 import { isBytes } from "../request.ts";
+import { settleAll } from "../settle_all.ts";
 
 /** What a read of a {@linkcode ByteView} resolves with. */
 export interface ByteReadResult<T extends Uint8Array = Uint8Array> {
@@ -167,7 +168,7 @@ export class ByteView {
       const [start, end] = parts.middle;
       const middle = memory.subarray(start - fileOffset, end - fileOffset);
       await this.#change(fileOffset, length, () =>
-        all([
+        settleAll([
           ...edges.map((edge) => this.#modify(edge.start, edge.bytes)),
           ...(start === end ? [] : [this.#disk.write(sectorOf(start), middle)]),
         ]));
@@ -223,7 +224,7 @@ export class ByteView {
       target.length,
     );
     const length = target.length;
-    await all([
+    await settleAll([
       ...edges.map(async ([from, to]) => {
         const block = await this.#blockAt(from);
         // Detached or resized meanwhile; whole blocks are checked by the disk.
@@ -323,13 +324,6 @@ interface Parts {
 
 function sectorOf(byte: number): number {
   return byte / SECTOR_BYTES;
-}
-
-/** Waits for all of them, also after one has failed: they use the memory. */
-async function all(work: readonly Promise<void>[]): Promise<void> {
-  const failed = (await Promise.allSettled(work))
-    .find(({ status }) => status === "rejected");
-  if (failed !== undefined) throw (failed as PromiseRejectedResult).reason;
 }
 
 function partOf(

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { hasText, viewOf } from "./bytes.ts";
+import { hasText, viewOf } from "../bytes.ts";
 import {
   decodeEntries,
   isExtended,

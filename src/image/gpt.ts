@@ -10,11 +10,10 @@
  */
 
 import { crc32 } from "node:zlib";
-import { viewOf } from "./bytes.ts";
+import { hasText, viewOf } from "../bytes.ts";
 import { decodeGuid, encodeGuid } from "./guid.ts";
 
-/** `EFI PART` in ASCII. */
-const SIGNATURE = [0x45, 0x46, 0x49, 0x20, 0x50, 0x41, 0x52, 0x54];
+const SIGNATURE = "EFI PART";
 
 /** Bytes of a header at least: all fields that revision 1.0 has. */
 const HEADER_BYTES = 92;
@@ -33,6 +32,9 @@ export const ENTRIES_BYTES = 16_384;
  * has more is taken for damage, so that a header cannot fill memory.
  */
 export const MAX_ENTRIES_BYTES = 1_048_576;
+
+/** Attribute bit 2: legacy firmware boots from it. */
+export const LEGACY_BOOT = 4n;
 
 /** Characters (UTF-16 code units) of a name. */
 export const NAME_UNITS = 36;
@@ -89,7 +91,7 @@ export interface GptEntry {
  * @returns Whether it has the signature.
  */
 export function hasGptSignature(block: Uint8Array): boolean {
-  return SIGNATURE.every((byte, i) => block[i] === byte);
+  return hasText(block, 0, SIGNATURE);
 }
 
 /**
@@ -153,7 +155,7 @@ export function encodeHeader(header: GptHeader, block: Uint8Array): void {
   const view = viewOf(block);
   if (!hasGptSignature(block)) {
     block.fill(0);
-    block.set(SIGNATURE);
+    block.set(new TextEncoder().encode(SIGNATURE));
     view.setUint32(12, HEADER_BYTES, true);
   }
   view.setUint32(8, header.revision, true);

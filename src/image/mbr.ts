@@ -9,7 +9,7 @@
  * @module
  */
 
-import { hasText, viewOf } from "./bytes.ts";
+import { hasText, viewOf } from "../bytes.ts";
 
 /** Bytes of a record, whatever the sector size. */
 export const MBR_BYTES = 512;

@@ -4,7 +4,8 @@
  *
  * Partitions are placed in the order in which they are given. One without a
  * start begins at the first aligned sector after the one before it; one without
- * a length reaches as far as there is room, to an aligned end.
+ * a length reaches as far as there is room, to an aligned end where
+ * that leaves something.
  *
  * @module
  */
@@ -239,8 +240,11 @@ function placeOf(
       ...[...next, ...placed].filter((it) => it > start),
     );
     sectors = Math.floor(limit / alignment) * alignment - start;
-    // A start of its own may leave no room for an aligned end.
-    if (sectors <= 0 && partition.start !== undefined) sectors = limit - start;
+    // A start of its own, or a small disk, may leave no room for an aligned end.
+    const isFirst = before === undefined;
+    if (sectors <= 0 && (isFirst || partition.start !== undefined)) {
+      sectors = limit - start;
+    }
     sectors -= sectors % blockSectors;
   } else sectors = sectorsOf({ sectors: count, size }, "make a partition");
   if (start < usable.sector || sectors <= 0 || start + sectors > end) {

@@ -31,6 +31,7 @@ import {
   GPT_REVISION,
   type GptEntry,
   type GptHeader,
+  LEGACY_BOOT,
 } from "./gpt.ts";
 import {
   decodeMbr,
@@ -47,9 +48,6 @@ import type {
 } from "./partition_table.ts";
 import { partitionTypeName } from "./partition_types.ts";
 import { TableReader } from "./table_reader.ts";
-
-/** GPT's attribute bit 2: legacy firmware boots from it. */
-const LEGACY_BOOT = 4n;
 
 /** A table, and the structures that it was read from. */
 export interface FoundTable {

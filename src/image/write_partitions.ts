@@ -20,8 +20,15 @@ import type { RequestOptions, VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { usedCopyOf } from "./find_gpt.ts";
-import { encodeEntries, entriesCrc, GPT_REVISION } from "./gpt.ts";
-import { ENTRY_BYTES, type GptHeader, MAX_ENTRIES_BYTES } from "./gpt.ts";
+import {
+  encodeEntries,
+  entriesCrc,
+  ENTRY_BYTES,
+  GPT_REVISION,
+  type GptHeader,
+  LEGACY_BOOT,
+  MAX_ENTRIES_BYTES,
+} from "./gpt.ts";
 import {
   copyPatches,
   entryBlocksOf,
@@ -30,7 +37,7 @@ import {
   protectiveMbr,
 } from "./gpt_layout.ts";
 import { isGuid } from "./guid.ts";
-import { viewOf } from "./bytes.ts";
+import { viewOf } from "../bytes.ts";
 import {
   BOOT_CODE_BYTES,
   encodeEntries as encodeMbrEntries,
@@ -59,9 +66,6 @@ const ALIGNMENT_BYTES = 2 ** 20;
 
 /** Type of the extended partition that is made around logical ones. */
 const EXTENDED_LBA = 0x0f;
-
-/** GPT's attribute bit 2: legacy firmware boots from it. */
-const LEGACY_BOOT = 4n;
 
 /** What is being done, as errors name it. */
 const TASK = "write the table of partitions";

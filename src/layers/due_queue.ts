@@ -7,12 +7,10 @@
  */
 
 import { clearImmediate, setImmediate } from "node:timers";
+import { sleepSync } from "../sleep_sync.ts";
 
 /** The last stretch before a call, in ms, in which a timer would be too late. */
 const POLL_MS = 2;
-
-/** Nobody wakes who waits for it. */
-const NEVER = new Int32Array(new SharedArrayBuffer(4));
 
 /**
  * Stops this thread until a moment: what a slow disk does to a caller that waits
@@ -24,7 +22,7 @@ export function sleepUntil(dueMs: number): void {
   for (;;) {
     const leftMs = dueMs - performance.now();
     if (leftMs <= 0) return;
-    Atomics.wait(NEVER, 0, 0, leftMs);
+    sleepSync(leftMs);
   }
 }
 

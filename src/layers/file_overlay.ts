@@ -37,6 +37,7 @@ import type {
   Extent,
   Limits,
 } from "../backend.ts";
+import { isSame } from "../bytes.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
@@ -52,6 +53,7 @@ import {
 import { ChangeMap, type MapPage } from "./overlay_file/change_map.ts";
 import {
   layoutOf,
+  type OverlayHeader,
   type OverlayLayout,
   OverlayState,
   PAGE_BITS,
@@ -194,7 +196,6 @@ export class FileOverlay extends Layer {
     this.#layout = layoutOf(base.geometry.sectors);
     this.#map = new ChangeMap(file, base.geometry.sectors, this.#layout);
     this.#headers = headers;
-    headers.flush = () => this.#flushFile();
     this.#openFile = openFile;
   }
 
@@ -347,7 +348,7 @@ export class FileOverlay extends Layer {
       if (moves) {
         await this.#flushOrThrow();
         if (this.#headers.header.state !== OverlayState.Committing) {
-          await this.#headers.write({ state: OverlayState.Committing });
+          await this.#writeHeader({ state: OverlayState.Committing });
         }
       }
       await this.#eachRun(0, this.geometry.sectors, async (run) => {
@@ -620,15 +621,13 @@ export class FileOverlay extends Layer {
     else await this.#map.resume(epoch);
     if (state === OverlayState.Changed) await this.#checkBase(options);
     // The copies differ after a power cut between the two.
-    if (!this.#readOnly && this.#headers.differ) await this.#headers.write({});
+    if (!this.#readOnly && this.#headers.differ) await this.#writeHeader({});
   }
 
   /** Throws if the base is another one than that of the changes, or has changed. */
   async #checkBase(options: OverlayFileOptions): Promise<void> {
     const { digest, modified } = await identityOf(this.backend);
-    const same = digest.every((byte, i) =>
-      byte === this.#headers.header.digest[i]
-    );
+    const same = isSame(digest, this.#headers.header.digest);
     // One of both may be no file.
     const known = modified !== 0n && this.#headers.header.modified !== 0n;
     if (same && (!known || modified === this.#headers.header.modified)) return;
@@ -857,11 +856,16 @@ export class FileOverlay extends Layer {
     if (error !== null) throw error;
   }
 
+  /** Writes what changes in the header, durably. */
+  #writeHeader(changes: Partial<OverlayHeader>): Promise<void> {
+    return this.#headers.write(changes, () => this.#flushFile());
+  }
+
   /** Remembers of which base there are changes, before the first one is durable. */
   async #bindBase(): Promise<void> {
     await keepModified(this.backend);
     const identity: BaseIdentity = await identityOf(this.backend);
-    await this.#headers.write({
+    await this.#writeHeader({
       ...identity,
       state: OverlayState.Changed,
       basePath: basePathOf(this.backend),
@@ -881,7 +885,7 @@ export class FileOverlay extends Layer {
       else parts.push(part);
     }
     try {
-      await this.#headers.write({
+      await this.#writeHeader({
         epoch,
         state,
         modified: 0n,
@@ -928,7 +932,7 @@ export class FileOverlay extends Layer {
     if (this.#headers.header.state !== OverlayState.Restoring) return;
     await (this.changed
       ? this.#bindBase()
-      : this.#headers.write({ state: OverlayState.Empty }));
+      : this.#writeHeader({ state: OverlayState.Empty }));
   }
 
   /** Ends a fork that came to nothing. */

@@ -148,6 +148,8 @@ const SIZES = 54;
 export class Observe extends Layer {
   readonly #ranges: readonly NamedRange[];
   readonly #cells: number;
+  /** Those of the base, which keeps them under this layer. */
+  readonly #sectors: number;
   #areas: Area[] = [];
   #written: SectorBits;
   #unflushed: UnflushedSectors;
@@ -177,6 +179,7 @@ export class Observe extends Layer {
     }
     this.#ranges = ranges;
     this.#cells = cells;
+    this.#sectors = sectors;
     this.#written = new SectorBits(sectors);
     this.#unflushed = new UnflushedSectors(sectors);
     this.reset();
@@ -184,7 +187,7 @@ export class Observe extends Layer {
 
   /** Forgets what was counted: a new phase begins. */
   reset(): void {
-    const { sectors } = this.backend.geometry;
+    const sectors = this.#sectors;
     this.#areas = [
       new Area("disk", 0, sectors, this.#cells),
       ...this.#ranges.map((range) => {
@@ -256,7 +259,7 @@ export class Observe extends Layer {
     complete: Complete,
   ): void {
     const areas = this.#areas;
-    const { sectors } = this.backend.geometry;
+    const sectors = this.#sectors;
     for (let i = 0; i < batch.length; i++) {
       const request = batch[i]!;
       const { type, sector, count } = request;
@@ -267,7 +270,7 @@ export class Observe extends Layer {
       }
       const kind = kindOf(type);
       if (kind < 0 || !isPlace(sector, count, sectors)) continue;
-      if (type === RequestType.Out || type === RequestType.WriteZeroes) {
+      if (isWrite(type)) {
         this.#written.set(sector, count);
       }
       for (let j = 0; j < areas.length; j++) {
@@ -280,8 +283,11 @@ export class Observe extends Layer {
     if (this.#asked !== complete) {
       this.#asked = complete;
       this.#answer = (request, error) => {
-        if (error !== null || request.type !== RequestType.In) {
+        const { type } = request;
+        if (error !== null || type === RequestType.Flush) {
           this.#ended(request, error);
+        } else if (isWrite(type) && !request.fua) {
+          this.#unflushed.add(request.sector, request.count);
         }
         this.answer(request, error, complete);
       };
@@ -289,6 +295,7 @@ export class Observe extends Layer {
     this.backend.submit(batch, this.#answer);
   }
 
+  /** A flush has ended, or something has failed. */
   #ended(request: Request, error: DiskError | null): void {
     const { type, sector, count } = request;
     if (type === RequestType.Flush) {
@@ -297,14 +304,9 @@ export class Observe extends Layer {
       return;
     }
     const kind = kindOf(type);
-    const { sectors } = this.backend.geometry;
-    if (kind < 0 || !isPlace(sector, count, sectors)) return;
+    if (kind < 0 || !isPlace(sector, count, this.#sectors)) return;
     // What failed may be there in part.
-    if (
-      (type === RequestType.Out || type === RequestType.WriteZeroes) &&
-      !(request.fua && error === null)
-    ) this.#unflushed.add(sector, count);
-    if (error === null) return;
+    if (isWrite(type)) this.#unflushed.add(sector, count);
     for (const area of this.#areas) {
       if (sector < area.end && sector + count > area.sector) {
         area.fail(kind);
@@ -313,10 +315,15 @@ export class Observe extends Layer {
   }
 }
 
+/** Whether a request leaves something at its place. */
+function isWrite(type: RequestType): boolean {
+  return type === RequestType.Out || type === RequestType.WriteZeroes;
+}
+
 /** Whether a request has a place on the disk; the base refuses one without. */
 function isPlace(sector: number, count: number, sectors: number): boolean {
-  return Number.isSafeInteger(sector) && Number.isSafeInteger(count) &&
-    sector >= 0 && count > 0 && sector <= sectors - count;
+  return sector >= 0 && count > 0 && sector <= sectors - count &&
+    Number.isInteger(sector) && Number.isInteger(count);
 }
 
 /** The logarithm of a size. */

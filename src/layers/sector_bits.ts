@@ -13,24 +13,24 @@ export class SectorBits {
   /** Sectors of a grain, a power of two. */
   readonly grainSectors: number;
   readonly #sectors: number;
-  readonly #words: Uint32Array;
+  readonly #grainBits: number;
+  readonly #words: Int32Array;
 
   /** @param sectors Sectors of the disk. */
   constructor(sectors: number) {
     this.#sectors = sectors;
-    this.grainSectors = grainOf(sectors);
-    this.#words = new Uint32Array(wordsOf(sectors));
+    this.#grainBits = grainBitsOf(sectors);
+    this.grainSectors = 2 ** this.#grainBits;
+    this.#words = new Int32Array(wordsOf(sectors));
   }
 
   /** Takes sectors in; what is beyond the disk is left out. */
   set(sector: number, count: number): void {
     const words = this.#words;
-    const grain = this.grainSectors;
     const end = Math.min(sector + count, this.#sectors);
     if (!(sector >= 0 && sector < end)) return;
-    // There are fewer than 2^31 grains: integers do.
-    let bit = Math.floor(sector / grain) | 0;
-    const last = Math.ceil(end / grain) | 0;
+    let bit = grainAt(sector, this.#grainBits);
+    const last = grainAt(end - 1, this.#grainBits) + 1;
     while (bit < last) {
       const next = Math.min(last, (bit | 31) + 1);
       words[bit >>> 5]! |= maskOf(bit & 31, next - bit);
@@ -41,16 +41,16 @@ export class SectorBits {
   /** How many of some sectors are in, in whole grains. */
   countIn(sector: number, count: number): number {
     const words = this.#words;
-    const grain = this.grainSectors;
+    if (count === 0) return 0;
     let bits = 0;
-    let bit = Math.floor(sector / grain);
-    const last = Math.ceil((sector + count) / grain);
+    let bit = grainAt(sector, this.#grainBits);
+    const last = grainAt(sector + count - 1, this.#grainBits) + 1;
     while (bit < last) {
       const next = Math.min(last, (bit | 31) + 1);
       bits += bitsOf(words[bit >>> 5]! & maskOf(bit & 31, next - bit));
       bit = next;
     }
-    return bits * grain;
+    return bits * this.grainSectors;
   }
 }
 
@@ -60,8 +60,8 @@ type Taken = Map<number, number>;
 /** Sectors that were written and that no flush has covered. */
 export class UnflushedSectors {
   readonly #sectors: number;
-  readonly #grainSectors: number;
-  readonly #words: Uint32Array;
+  readonly #grainBits: number;
+  readonly #words: Int32Array;
   /** Words that have a bit. */
   #used: number[] = [];
   /** What flushes in flight have taken, by the flush. */
@@ -70,18 +70,17 @@ export class UnflushedSectors {
   /** @param sectors Sectors of the disk. */
   constructor(sectors: number) {
     this.#sectors = sectors;
-    this.#grainSectors = grainOf(sectors);
-    this.#words = new Uint32Array(wordsOf(sectors));
+    this.#grainBits = grainBitsOf(sectors);
+    this.#words = new Int32Array(wordsOf(sectors));
   }
 
   /** Takes in what was written; what is beyond the disk is left out. */
   add(sector: number, count: number): void {
     const words = this.#words;
-    const grain = this.#grainSectors;
     const end = Math.min(sector + count, this.#sectors);
     if (!(sector >= 0 && sector < end)) return;
-    let bit = Math.floor(sector / grain) | 0;
-    const last = Math.ceil(end / grain) | 0;
+    let bit = grainAt(sector, this.#grainBits);
+    const last = grainAt(end - 1, this.#grainBits) + 1;
     while (bit < last) {
       const next = Math.min(last, (bit | 31) + 1);
       this.#put(bit >>> 5, words[bit >>> 5]!, maskOf(bit & 31, next - bit));
@@ -119,16 +118,17 @@ export class UnflushedSectors {
         all.set(index, (all.get(index) ?? 0) | mask);
       }
     }
-    const grain = this.#grainSectors;
-    const first = Math.floor(sector / grain);
-    const end = Math.ceil((sector + count) / grain);
+    const first = grainAt(sector, this.#grainBits);
+    const end = count === 0
+      ? first
+      : grainAt(sector + count - 1, this.#grainBits) + 1;
     let bits = 0;
     for (const [index, word] of all) {
       const from = Math.max(0, first - index * 32);
       const to = Math.min(32, end - index * 32);
       if (from < to) bits += bitsOf(word & maskOf(from, to - from));
     }
-    return bits * grain;
+    return bits * 2 ** this.#grainBits;
   }
 
   #put(index: number, word: number, mask: number): void {
@@ -137,14 +137,20 @@ export class UnflushedSectors {
   }
 }
 
-function grainOf(sectors: number): number {
-  let grain = 1;
-  while (sectors / grain > MAX_BITS) grain *= 2;
-  return grain;
+/** The sectors of a grain, as a power of two. */
+function grainBitsOf(sectors: number): number {
+  let bits = 0;
+  while (sectors / 2 ** bits > MAX_BITS) bits++;
+  return bits;
 }
 
 function wordsOf(sectors: number): number {
-  return Math.ceil(sectors / grainOf(sectors) / 32);
+  return Math.ceil(sectors / 2 ** grainBitsOf(sectors) / 32);
+}
+
+/** Which grain a sector is in: a shift, which costs little, where it can be one. */
+function grainAt(sector: number, bits: number): number {
+  return sector < 2 ** 31 ? sector >> bits : Math.floor(sector / 2 ** bits);
 }
 
 /** Some bits of a word from one on. */

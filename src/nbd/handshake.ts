@@ -9,7 +9,8 @@
  */
 
 import type { StreamWriter } from "../protocol/nbd/writer.ts";
-import { viewOf, writeU64 } from "../protocol/nbd/big_endian.ts";
+import { viewOf } from "../bytes.ts";
+import { writeU64 } from "../protocol/nbd/big_endian.ts";
 import {
   BASE_ALLOCATION,
   ExportFlag,

@@ -5,7 +5,8 @@
  * @module
  */
 
-import { viewOf, writeU64 } from "../protocol/nbd/big_endian.ts";
+import { viewOf } from "../bytes.ts";
+import { writeU64 } from "../protocol/nbd/big_endian.ts";
 import {
   Allocation,
   CHUNK_BYTES,

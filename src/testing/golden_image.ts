@@ -25,6 +25,7 @@
 import { Buffer } from "node:buffer";
 import { deflateRawSync, inflateRawSync } from "node:zlib";
 import { isZero } from "../buffer.ts";
+import { isSame } from "../bytes.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatSize } from "../units.ts";
@@ -186,8 +187,4 @@ function decode(text: string, length: number): Uint8Array | null {
   } catch {
     return null;
   }
-}
-
-function isSame(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }

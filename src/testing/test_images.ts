@@ -9,7 +9,7 @@ import { VirtualDisk } from "../disk/disk.ts";
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { OpenOptions } from "../disk/open.ts";
-import type { QueueOptions } from "../queue.ts";
+import type { QueueOptions } from "../queue_options.ts";
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 

@@ -22,6 +22,7 @@
  * @module
  */
 
+import { isSame, viewOf } from "../bytes.ts";
 import fs from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Backend } from "../backend.ts";
@@ -425,7 +426,7 @@ async function writeInitial(
   for (const block of blocks.sort((a, b) => a - b)) {
     const bytes = initial.bytes(block)!;
     const below = source.peek(block) ?? await source.fetch(block);
-    if (bytes.every((byte, i) => byte === below[i])) continue;
+    if (isSame(bytes, below)) continue;
     any = true;
     log.entry(block * device.blockSize, bytes.length, 0);
     log.data(bytes);
@@ -596,8 +597,4 @@ class LogWriter {
       done += fs.writeSync(this.#fd, bytes, done, left, offset + done);
     }
   }
-}
-
-function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

@@ -8,6 +8,8 @@
  * @module
  */
 
+import { viewOf } from "../bytes.ts";
+
 /** The front end broke the protocol. */
 export class VhostProtocolError extends Error {
   /** Always `"VhostProtocolError"`. */
@@ -449,10 +451,6 @@ export function formatConfig(
  */
 export function protocolBits(...features: number[]): bigint {
   return features.reduce((bits, bit) => bits | 1n << BigInt(bit), 0n);
-}
-
-function viewOf(bytes: Uint8Array<ArrayBuffer>): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
 }
 
 function exactly(payload: Uint8Array<ArrayBuffer>, length: number): DataView {

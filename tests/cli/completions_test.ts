@@ -85,7 +85,7 @@ Deno.test(
 Deno.test("platter completions knows its three shells", async () => {
   const { code, out, err } = await platter(["completions", "fsih"]);
   assertEquals([code, out], [2, ""]);
-  assertStringIncludes(err, '"bash" or "zsh" or "fish"');
+  assertStringIncludes(err, '"bash", "zsh" or "fish"');
   assertStringIncludes(err, '(did you mean "fish"?)');
 });
 

@@ -40,7 +40,7 @@ Deno.test("platter copy --rescue lists what is bad, keeps a map, and goes on", a
   assertMatch(
     first.out,
     new RegExp(
-      "^Rescued 2 MiB of 2 MiB in .*: 3 sectors cannot be read\n" +
+      "^Rescued all but 1.5 KiB of 2 MiB in .*: 3 sectors cannot be read\n" +
         "  sector 100, 2 sectors\n  sector 3000, 1 sector\n$",
     ),
   );

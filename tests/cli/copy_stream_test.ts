@@ -513,7 +513,7 @@ const MISTAKES: [args: string[], err: RegExp][] = [
   [["a", "b", "--rescue", "m", "--verify"], /--rescue and --verify together/],
   [["a", "b", "--bmap", "m", "--from", "1"], /--bmap and --from together/],
   [["-", "b", "--partition", "1"], /Cannot use --partition as standard input/],
-  [["a", "b", "--retries", "1"], /there is no --rescue/],
+  [["a", "b", "--retries", "1"], /--retries as it needs --rescue FILE/],
   [["a", "-", "--verify"], /Cannot use --verify as TARGET must be the name/],
   [["a", "-", "--bmap", "m"], /Cannot use --bmap as TARGET must be the name/],
   [["-", "b", "--rescue", "m"], /source of a rescue must be the name/],

@@ -14,6 +14,12 @@ const VERBS = [
   ...["fill", "zero", "discard", "flush", "bmap"],
 ];
 
+/** The others, whose lines of help are held as well. */
+const MORE_VERBS = [
+  ...["resize", "ls", "cat", "extract", "serve", "commit", "mount", "heat"],
+  "completions",
+];
+
 for (const args of [["--help"], ["-h"], ["help"]]) {
   Deno.test(`platter ${args} lists every verb and the exit codes`, async () => {
     const { code, out, err } = await platter(args);
@@ -59,7 +65,7 @@ for (const verb of VERBS) {
     assertEquals(bogus.code, 2);
     assertEquals(
       bogus.err,
-      `platter: Cannot ${verb} as there is no option "--bogus": ` +
+      `platter: Cannot run "${verb}" as there is no option "--bogus": ` +
         `see "platter ${verb} --help"\n`,
     );
   });
@@ -96,6 +102,28 @@ for (const verb of VERBS) {
   });
 }
 
+for (const verb of [...VERBS, ...MORE_VERBS]) {
+  Deno.test(`platter ${verb} --help has short lines, and its options in order`, async () => {
+    const { code, out, err } = await platter([verb, "--help"]);
+    assertEquals([code, err], [0, ""]);
+    assertMatch(out, new RegExp(`Examples:\n(.*\n)+  .*platter ${verb} `));
+    for (const line of out.split("\n")) assertLess(line.length, 80, line);
+    // What a verb has of its own comes first, what opens images last.
+    const order = ["quiet", "json", "partition", "direct", "no-lock"]
+      .map((name) => out.search(new RegExp(`^ .*--${name}\\b(?!-)`, "m")))
+      .filter((at) => at >= 0);
+    assertEquals(order, order.toSorted((a, b) => a - b));
+  });
+}
+
+Deno.test("platter help faults lists the words of a fault rule", async () => {
+  const { code, out, err } = await platter(["help", "faults"]);
+  assertEquals([code, err], [0, ""]);
+  for (const word of ["nth=3", "error=EIO", "torn=0,2,5", "flush=late"]) {
+    assertMatch(out, new RegExp(`^  ${word} `, "m"));
+  }
+});
+
 Deno.test("platter --version prints the version of the package", async () => {
   const { code, out } = await platter(["--version"]);
   assertEquals([code, out], [0, `platter ${config.version}\n`]);
@@ -123,7 +151,7 @@ const MISTAKES: [args: string[], err: RegExp][] = [
   ],
   [
     ["info", "x", "--direct", "maybe"],
-    /--direct as it must be "never" or "prefer" or "require": current value is "maybe"/,
+    /--direct as it must be "never", "prefer" or "require": current value is "maybe"/,
   ],
   [["copy", "x", "y", "--depth", "0"], /Cannot use --depth as .* above 0/],
   [["copy", "x", "y", "--depth", "0x"], /Cannot use --depth as .* above 0/],

@@ -116,9 +116,9 @@ Deno.test("platter partitions --repair mends a copy, and moves the backup of a g
 Deno.test("platter partitions refuses options that do not go together, and partitions that are none", async () => {
   await using image = await made();
   const cases: [args: string[], says: string][] = [
-    [["--make", "gpt", "--repair"], "exclude each other"],
-    [["--add", "type=linux"], "--add needs --make"],
-    [["--from", "backup"], "--from needs --repair"],
+    [["--make", "gpt", "--repair"], "Cannot use --make and --repair together"],
+    [["--add", "type=linux"], "Cannot use --add as it needs --make"],
+    [["--from", "backup"], "Cannot use --from as it needs --repair"],
     [["--make", "bsd"], '"gpt" or "mbr"'],
     [["--make", "gpt", "--add", "size=1"], "must have a type"],
     [["--make", "gpt", "--add", "type=linux,colour=red"], "its words are"],

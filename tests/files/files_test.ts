@@ -340,6 +340,8 @@ Deno.test("extractFiles() keeps inside its directory whatever the names are", as
     { name: "way/evil", content: "no" },
     { name: "before/evil", content: "yes" },
     { name: "before", mode: 0o120777, content: outside },
+    { name: "under/it", content: "yes" },
+    { name: "under", content: "no" },
     { name: "same", content: "first" },
     { name: "same", content: "second" },
     { name: "pipe", mode: 0o010644 },
@@ -364,6 +366,8 @@ Deno.test("extractFiles() keeps inside its directory whatever the names are", as
   assertEquals(left.get("there/evil"), '"there" is there, and no directory');
   assertEquals(await Array.fromAsync(Deno.readDir(outside)), []);
   assertEquals(await Deno.readTextFile(`${out}/before/evil`), "yes");
+  assertEquals(left.has("before") && left.has("under"), true);
+  assertEquals(await Deno.readTextFile(`${out}/under/it`), "yes");
   assertEquals(await Deno.readTextFile(`${out}/same`), "first");
   assertEquals(await Deno.readTextFile(`${out}/line_end`), "one");
   assertEquals(await Deno.readLink(`${out}/way`), outside);
@@ -371,7 +375,15 @@ Deno.test("extractFiles() keeps inside its directory whatever the names are", as
   const names = (await Array.fromAsync(Deno.readDir(out))).map(({ name }) =>
     name
   ).sort();
-  assertEquals(names, ["before", "good", "line_end", "same", "there", "way"]);
+  assertEquals(names, [
+    "before",
+    "good",
+    "line_end",
+    "same",
+    "there",
+    "under",
+    "way",
+  ]);
   // Once more: nothing is touched, unless that is asked for.
   await Deno.writeTextFile(`${out}/good`, "mine");
   const [kind, message] = await refusal(
@@ -379,7 +391,11 @@ Deno.test("extractFiles() keeps inside its directory whatever the names are", as
   );
   assertEquals([kind, message.includes("good")], ["exists", true]);
   assertEquals(await Deno.readTextFile(`${out}/good`), "mine");
-  await extractFiles(disk, out, { paths: ["/good"], overwrite: true });
+  const paths = ["/good", "under"];
+  const replaced = await extractFiles(disk, out, { paths, overwrite: true });
+  assertEquals(replaced.skipped.map(({ path }) => path), ["under"]);
+  const file = await refusal(extractFiles(disk, `${out}/good`));
+  assertEquals(file[0], "exists");
   assertEquals(await Deno.readTextFile(`${out}/good`), "good");
   assertEquals(
     (await refusal(extractFiles(disk, out, { paths: ["none"] })))[0],
@@ -436,5 +452,38 @@ Deno.test(
       "damaged",
       true,
     ]);
+  },
+);
+
+Deno.test(
+  "extractFiles() leaves out a file that is damaged, and readFile() refuses it",
+  needs("mksquashfs"),
+  async () => {
+    await using dir = await tempDir();
+    await Deno.mkdir(dir.join("tree"));
+    const content = crypto.getRandomValues(new Uint8Array(60_000));
+    // What cannot be pressed is stored: the middle of it, by gzip.
+    content.fill(7, 20_000, 40_000);
+    await Deno.writeFile(dir.join("tree/bad"), content);
+    await Deno.writeTextFile(dir.join("tree/good"), "good");
+    await run("mksquashfs", [
+      ...[dir.join("tree"), dir.join("image"), "-quiet", "-no-progress"],
+      "-no-fragments",
+    ]);
+    const image = await Deno.readFile(dir.join("image"));
+    image.fill(0xff, 20_000, 20_100);
+    await Deno.writeFile(dir.join("image"), image);
+    await padded(dir.join("image"));
+    await using disk = await VirtualDisk.open(dir.join("image"), {
+      readOnly: true,
+    });
+    const out = dir.join("out");
+    const { files, skipped } = await extractFiles(disk, out);
+    assertEquals([files, skipped.map(({ path }) => path)], [1, ["bad"]]);
+    const names = await Array.fromAsync(Deno.readDir(out), ({ name }) => name);
+    assertEquals(names, ["good"]);
+    const [kind, message] = await refusal(readFile(disk, "bad"));
+    assertEquals(kind, "damaged");
+    assertEquals(message.startsWith('Cannot read "bad" as'), true, message);
   },
 );

@@ -295,6 +295,16 @@ for (const [what, options, says] of REFUSED) {
   });
 }
 
+Deno.test("writePartitions() gives the only partition of a small disk what there is", async () => {
+  await using disk = memory(4096 * 512);
+  const { partitions: [only] } = await writePartitions(disk, {
+    kind: "gpt",
+    partitions: [{ type: "linux" }],
+  });
+  // Up to the 33 blocks of the backup, as 2 MiB is no aligned end.
+  assertEquals([only!.start, only!.sectors], [2048, 4096 - 33 - 2048]);
+});
+
 Deno.test("writePartitions() refuses disks that are too small or read-only, and kinds that are none", async () => {
   await using small = memory(64 * 512);
   const gpt = { kind: "gpt", partitions: [] } as const;

@@ -96,10 +96,11 @@ Deno.test("observe() counts what fails, and keeps it unflushed", async () => {
 function held(): Backend & { end(): void } {
   const below = memory({ sectors: 64 });
   const waiting: [Request, Complete][] = [];
-  return Object.assign(Object.create(below), {
-    geometry: below.geometry,
-    info: below.info,
-    abilities: below.abilities,
+  const { geometry, info, abilities, limits, counters } = below;
+  return {
+    ...{ geometry, info, abilities, limits, counters },
+    allocate: (bytes) => below.allocate(bytes),
+    close: () => below.close(),
     submit(batch: readonly Request[], complete: Complete) {
       for (const request of batch) waiting.push([request, complete]);
     },
@@ -107,7 +108,7 @@ function held(): Backend & { end(): void } {
       const [request, complete] = waiting.shift()!;
       complete(request, null);
     },
-  });
+  };
 }
 
 Deno.test("observe() takes for flushed only what completed before the flush came", () => {

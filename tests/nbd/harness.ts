@@ -7,7 +7,8 @@
 
 import type { VirtualDisk } from "../../src/disk/disk.ts";
 import { NbdServer, type NbdServerOptions } from "../../src/nbd/mod.ts";
-import { viewOf, writeU64 } from "../../src/protocol/nbd/big_endian.ts";
+import { viewOf } from "../../src/bytes.ts";
+import { writeU64 } from "../../src/protocol/nbd/big_endian.ts";
 import {
   Magic,
   Option,

@@ -9,7 +9,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
-import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
+import { viewOf } from "../../src/bytes.ts";
 import {
   Command,
   CommandFlag,

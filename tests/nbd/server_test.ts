@@ -9,7 +9,8 @@ import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
-import { readU64, viewOf } from "../../src/protocol/nbd/big_endian.ts";
+import { viewOf } from "../../src/bytes.ts";
+import { readU64 } from "../../src/protocol/nbd/big_endian.ts";
 import {
   Command,
   CommandFlag,

@@ -10,7 +10,7 @@ import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { NbdServer } from "../../src/nbd/server.ts";
-import { viewOf } from "../../src/protocol/nbd/big_endian.ts";
+import { viewOf } from "../../src/bytes.ts";
 import { ChunkType, Command, Option } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import { altered, holding } from "../fake_backend.ts";

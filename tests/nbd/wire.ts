@@ -5,7 +5,8 @@
  * @module
  */
 
-import { viewOf, writeU64 } from "../../src/protocol/nbd/big_endian.ts";
+import { viewOf } from "../../src/bytes.ts";
+import { writeU64 } from "../../src/protocol/nbd/big_endian.ts";
 
 /** A socket, message by message. */
 export class Wire {

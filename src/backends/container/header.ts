@@ -11,7 +11,9 @@
  * @module
  */
 
+import { viewOf } from "../../bytes.ts";
 import type { ContainerFormat } from "../../content_format.ts";
+import { SECTOR_BYTES } from "../../geometry.ts";
 import type { OtherFile } from "../../info.ts";
 import { plural } from "../../plural.ts";
 
@@ -38,8 +40,6 @@ const MAX_DESCRIPTOR_BYTES = 1_048_575;
 
 /** Extents of one descriptor: files of 2 GiB make 8 TiB of them. */
 const MAX_EXTENTS = 4096;
-
-const SECTOR_BYTES = 512;
 
 /** Header extensions of a qcow2: qcow2.rst, "Header extensions". */
 const QCOW2_BACKING_FORMAT = 0xe279_2aca;
@@ -111,14 +111,14 @@ export function otherFilesOf(
 }
 
 function ofQcow2(read: ReadAt): OtherFile[] {
-  const header = viewOf(read, 0, 72);
+  const header = fieldsAt(read, 0, 72);
   const version = header.getUint32(4);
   if (version !== 2 && version !== 3) {
     throw new HeaderError(
       `its version must be 2 or 3: current value is ${version}`,
     );
   }
-  const features = version === 3 ? viewOf(read, 72, 32) : null;
+  const features = version === 3 ? fieldsAt(read, 72, 32) : null;
   const extensions = qcow2Extensions(
     read,
     features?.getUint32(28) ?? 72,
@@ -169,7 +169,7 @@ export function virtualBytesOf(
   const start = at < 0 ? sizeBytes + at : at;
   const head = textOf(read(0, 4));
   if (start < 0 || (magic !== undefined && head !== magic)) return null;
-  const bytes = Number(viewOf(read, start, 8).getBigUint64(0, littleEndian)) *
+  const bytes = Number(fieldsAt(read, start, 8).getBigUint64(0, littleEndian)) *
     unit;
   return Number.isSafeInteger(bytes) ? bytes : null;
 }
@@ -199,7 +199,7 @@ function qcow2Extensions(
     ? MAX_EXTENSION_BYTES
     : Math.min(backingAt, MAX_EXTENSION_BYTES);
   const bytes = read(0, end);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const view = viewOf(bytes);
   const found = new Map<number, string>();
   for (let at = from; at + 8 <= bytes.length;) {
     const type = view.getUint32(at);
@@ -220,7 +220,7 @@ function qcow2Extensions(
 }
 
 function ofQcow(read: ReadAt): OtherFile[] {
-  const header = viewOf(read, 0, 20);
+  const header = fieldsAt(read, 0, 20);
   const name = nameAt(
     read,
     Number(header.getBigUint64(8)),
@@ -230,7 +230,7 @@ function ofQcow(read: ReadAt): OtherFile[] {
 }
 
 function ofQed(read: ReadAt): OtherFile[] {
-  const header = viewOf(read, 0, 64);
+  const header = fieldsAt(read, 0, 64);
   const features = header.getUint32(16, true);
   if ((features & QED_BACKING_FILE) === 0) return [];
   const name = nameAt(
@@ -251,7 +251,7 @@ function ofVhd(read: ReadAt, sizeBytes: number): OtherFile[] {
     if (footer.length < 511 || textOf(footer.subarray(0, 8)) !== "conectix") {
       continue;
     }
-    const type = new DataView(footer.buffer, footer.byteOffset).getUint32(60);
+    const type = viewOf(footer).getUint32(60);
     if (type !== VHD_DIFFERENCING) return [];
     throw new HeaderError(
       "it has only what differs from a parent, which QEMU does not read",
@@ -270,7 +270,7 @@ function ofVmdk(read: ReadAt, sizeBytes: number): OtherFile[] {
       true,
     );
   }
-  const header = viewOf(read, 0, 44);
+  const header = fieldsAt(read, 0, 44);
   const capacity = header.getBigUint64(12, true);
   const at = Number(header.getBigUint64(28, true)) * SECTOR_BYTES;
   const length = Number(header.getBigUint64(36, true)) * SECTOR_BYTES;
@@ -332,10 +332,11 @@ function checkName(name: string): string {
   throw new HeaderError("it names a file without saying which");
 }
 
-function viewOf(read: ReadAt, at: number, length: number): DataView {
+/** Numbers of a header that must be there. */
+function fieldsAt(read: ReadAt, at: number, length: number): DataView {
   const bytes = read(at, length);
   if (bytes.length < length) throw new HeaderError("it ends within its header");
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  return viewOf(bytes);
 }
 
 function textOf(bytes: Uint8Array): string {

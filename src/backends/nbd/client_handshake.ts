@@ -10,7 +10,8 @@
 
 import { DiskError, type DiskErrorKind } from "../../errors.ts";
 import { isPowerOfTwo, MAX_BLOCK_SIZE } from "../../geometry.ts";
-import { readU64, viewOf } from "../../protocol/nbd/big_endian.ts";
+import { viewOf } from "../../bytes.ts";
+import { readU64 } from "../../protocol/nbd/big_endian.ts";
 import {
   Command,
   ExportFlag,

@@ -6,6 +6,7 @@
 
 import fs from "node:fs";
 import { roundDown } from "../alignment_plan.ts";
+import { sleepSync } from "../../sleep_sync.ts";
 import { Pool } from "../pool.ts";
 
 /** How often, and how long apart in milliseconds, EAGAIN is tried again. */
@@ -254,13 +255,10 @@ function retrySync(step: () => number): number {
       return step();
     } catch (error) {
       if (mayRetry(error, tries)) continue;
-      Atomics.wait(NEVER, 0, 0, RETRY_MS);
+      sleepSync(RETRY_MS);
     }
   }
 }
-
-/** Nobody wakes who waits for it. */
-const NEVER = new Int32Array(new SharedArrayBuffer(4));
 
 /** Whether to try again at once (or later); throws what is to stay. */
 function mayRetry(error: unknown, tries: number): boolean {

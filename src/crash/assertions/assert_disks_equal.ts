@@ -9,9 +9,8 @@
 import type { VirtualDisk } from "../../disk/disk.ts";
 import { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../../geometry.ts";
-import { readPartitions } from "../../image/read_partitions.ts";
+import { findTable } from "../../image/read_partitions.ts";
 import { plural } from "../../plural.ts";
-import { printable } from "../../printable.ts";
 import {
   type AssertSectorsOptions,
   CHUNK_SECTORS,
@@ -19,6 +18,7 @@ import {
 } from "../../testing/assert_sectors.ts";
 import { type ImageRange, ImageRanges } from "../../testing/image_range.ts";
 import { explainSectors } from "../report/explain/explain.ts";
+import { partsOf as tableParts } from "../report/explain/partitions.ts";
 
 /** How to compare disks. */
 export interface AssertDisksOptions extends AssertSectorsOptions {
@@ -187,14 +187,9 @@ async function explained(
 async function partsOf(disks: readonly VirtualDisk[]): Promise<Place[]> {
   for (const disk of disks.toReversed()) {
     try {
-      const { partitions } = await readPartitions(disk);
-      const parts = partitions.filter(({ role }) => role !== "extended").map(
-        ({ number, name, start, sectors }) => ({
-          sector: start,
-          count: sectors,
-          path: [`partition ${number}${name && ` (${printable(name, 36)})`}`],
-        }),
-      );
+      const parts = tableParts(await findTable(disk))
+        .filter(({ partition }) => partition)
+        .map(({ name, sector, count }) => ({ sector, count, path: [name] }));
       if (parts.length > 0) return parts;
     } catch (error) {
       if (!(error instanceof DiskError)) throw error;

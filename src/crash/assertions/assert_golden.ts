@@ -7,6 +7,7 @@
 
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
+import { replaceFile } from "../../backends/replace_file.ts";
 import type { VirtualDisk } from "../../disk/disk.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
 import { printable } from "../../printable.ts";
@@ -104,15 +105,7 @@ async function update(
   };
   const text = await formatGolden(disk, hide, old);
   await Deno.mkdir(dirname(file), { recursive: true });
-  // Beside it first: it is the old one or the new one, and never a half.
-  const beside = `${file}.${crypto.randomUUID().slice(0, 8)}.tmp`;
-  try {
-    await Deno.writeTextFile(beside, text, { createNew: true });
-    await Deno.rename(beside, file);
-  } catch (error) {
-    await Deno.remove(beside).catch(() => {});
-    throw error;
-  }
+  await replaceFile(file, text);
 }
 
 /** The golden image in a file; `null` if there is none. */

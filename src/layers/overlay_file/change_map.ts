@@ -14,6 +14,7 @@
  */
 
 import type { Backend } from "../../backend.ts";
+import { isZero } from "../../buffer.ts";
 import { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
 import { Request, RequestType } from "../../request.ts";
@@ -100,7 +101,7 @@ export class ChangeMap {
 
   /** Whether nothing was changed. */
   get empty(): boolean {
-    return this.#dirty.size === 0 && this.#stored.every((byte) => byte === 0);
+    return this.#dirty.size === 0 && isZero(this.#stored);
   }
 
   /** Whether so much waits to be written that it must be, before more is. */

@@ -48,6 +48,7 @@
 
 import { crc32 } from "node:zlib";
 import { isZero } from "../../buffer.ts";
+import { hasText, viewOf } from "../../bytes.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
 
 /** The version that is written and read. */
@@ -82,7 +83,7 @@ const DATA_ALIGNMENT = 2048;
 /** The file is whole 4 KiB, for direct I/O, and ends with as much of nothing. */
 const END_SECTORS = 8;
 
-const MAGIC = new TextEncoder().encode("PLTOVLAY");
+const MAGIC = "PLTOVLAY";
 const PATH_AT = 96;
 const MOST_PATH_BYTES = HEADER_BYTES - PATH_AT;
 
@@ -160,7 +161,7 @@ export function layoutOf(sectors: number): OverlayLayout {
  * @returns Whether they do.
  */
 export function hasOverlayMagic(bytes: Uint8Array): boolean {
-  return MAGIC.every((byte, i) => bytes[i] === byte);
+  return hasText(bytes, 0, MAGIC);
 }
 
 /**
@@ -171,8 +172,8 @@ export function hasOverlayMagic(bytes: Uint8Array): boolean {
  */
 export function encodeHeader(header: OverlayHeader): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(HEADER_BYTES);
-  const view = new DataView(bytes.buffer);
-  bytes.set(MAGIC);
+  const view = viewOf(bytes);
+  bytes.set(new TextEncoder().encode(MAGIC));
   view.setUint32(8, OVERLAY_VERSION, true);
   view.setBigUint64(16, BigInt(header.sequence), true);
   view.setBigUint64(24, BigInt(header.epoch), true);
@@ -199,7 +200,7 @@ export function encodeHeader(header: OverlayHeader): Uint8Array<ArrayBuffer> {
  */
 export function decodeHeader(bytes: Uint8Array): OverlayHeader {
   if (!hasOverlayMagic(bytes)) fail("it must begin as one does");
-  const view = new DataView(bytes.buffer, bytes.byteOffset, HEADER_BYTES);
+  const view = viewOf(bytes);
   const version = view.getUint32(8, true);
   if (version !== OVERLAY_VERSION) {
     fail(
@@ -249,7 +250,7 @@ export function encodePage(
   bits: Uint8Array,
   target: Uint8Array,
 ): void {
-  const view = new DataView(target.buffer, target.byteOffset, PAGE_BYTES);
+  const view = viewOf(target);
   for (let part = 0; part < PAGE_SECTORS; part++) {
     const at = part * SECTOR_BYTES;
     view.setUint32(at + 4, 0, true);
@@ -281,7 +282,7 @@ export function decodePage(
   end: number,
 ): Uint8Array<ArrayBuffer> {
   const bits = new Uint8Array(PAGE_BIT_BYTES);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, PAGE_BYTES);
+  const view = viewOf(bytes);
   for (let part = 0; part < PAGE_SECTORS; part++) {
     const at = part * SECTOR_BYTES;
     const own = bytes.subarray(at, at + SECTOR_BYTES);
@@ -308,7 +309,7 @@ export function decodePage(
 }
 
 const scratch = new Uint8Array(SECTOR_BYTES - 4 + 8);
-const scratchView = new DataView(scratch.buffer);
+const scratchView = viewOf(scratch);
 
 function checksumOf(part: Uint8Array, number: number): number {
   scratch.set(part.subarray(4));

@@ -35,8 +35,6 @@ export class HeaderFile {
   readonly isNew: boolean;
   /** Whether the copies differ: the power was cut between the two. */
   readonly differ: boolean;
-  /** Flushes the file. */
-  flush: () => Promise<void> = () => Promise.resolve();
 
   private constructor(
     file: Backend,
@@ -125,10 +123,14 @@ export class HeaderFile {
    * Writes both copies, durably.
    *
    * @param changes What it says from now on.
+   * @param flush Flushes the file.
    * @returns When it is durable.
    * @throws {DiskError} If it fails: either may be there then.
    */
-  async write(changes: Partial<OverlayHeader>): Promise<void> {
+  async write(
+    changes: Partial<OverlayHeader>,
+    flush: () => Promise<void>,
+  ): Promise<void> {
     const sequence = this.#header.sequence + 1;
     const next = { ...this.#header, ...changes, sequence };
     const bytes = this.#file.allocate(HEADER_BYTES);
@@ -140,7 +142,7 @@ export class HeaderFile {
         new Request(RequestType.Out, sector, count, 0, bytes),
       ]);
       if (error !== null) throw error;
-      await this.flush();
+      await flush();
     }
     this.#header = next;
     this.#firstCopy = 0;

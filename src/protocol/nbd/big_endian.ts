@@ -30,13 +30,3 @@ export function writeU64(view: DataView, at: number, value: number): void {
   view.setUint32(at, Math.floor(value / TWO_32));
   view.setUint32(at + 4, value % TWO_32);
 }
-
-/**
- * The view of some bytes that reads and writes numbers.
- *
- * @param bytes The bytes.
- * @returns The view.
- */
-export function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-}

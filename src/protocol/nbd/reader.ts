@@ -11,7 +11,7 @@
  */
 
 import type { ByteStream } from "./byte_stream.ts";
-import { viewOf } from "./big_endian.ts";
+import { viewOf } from "../../bytes.ts";
 
 /** Bytes that are read from a socket at once, but for large payloads. */
 export const RECEIVE_BYTES = 65_536;

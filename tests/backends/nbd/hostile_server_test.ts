@@ -20,7 +20,7 @@ import {
   trace,
   verify,
 } from "../../../src/layers/mod.ts";
-import { viewOf } from "../../../src/protocol/nbd/big_endian.ts";
+import { viewOf } from "../../../src/bytes.ts";
 import {
   ChunkType,
   Command,

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { readU64, viewOf } from "../../../src/protocol/nbd/big_endian.ts";
+import { viewOf } from "../../../src/bytes.ts";
+import { readU64 } from "../../../src/protocol/nbd/big_endian.ts";
 import {
   CHUNK_BYTES,
   CHUNK_DONE,

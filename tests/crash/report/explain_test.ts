@@ -263,7 +263,6 @@ Deno.test(
     assertEquals(JSON.parse(text), {
       ranges: [{ sector: 2, count: 2, path: ["ext4"] }],
       notes: [
-        "Partitions are not told: sfdisk is missing (Debian package fdisk).",
         "What is where on ext4 is not told: debugfs is missing (Debian package e2fsprogs).",
       ],
     });

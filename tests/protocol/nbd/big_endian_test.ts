@@ -1,9 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import {
-  readU64,
-  viewOf,
-  writeU64,
-} from "../../../src/protocol/nbd/big_endian.ts";
+import { viewOf } from "../../../src/bytes.ts";
+import { readU64, writeU64 } from "../../../src/protocol/nbd/big_endian.ts";
 
 Deno.test("readU64() reads what writeU64() writes, the most significant byte first", () => {
   const bytes = new Uint8Array(24).subarray(3);

@@ -46,13 +46,3 @@ export function textAt(
 ): string {
   return String.fromCharCode(...bytes.subarray(offset, offset + length));
 }
-
-/**
- * A view on bytes, for numbers.
- *
- * @param bytes The bytes.
- * @returns The view.
- */
-export function viewOf(bytes: Uint8Array<ArrayBuffer>): DataView<ArrayBuffer> {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-}

@@ -132,12 +132,7 @@ async function lookInto(
   notes: Set<string>,
 ): Promise<Meaning> {
   const meaning: Meaning = new Map();
-  let parts: DiskPart[] = [];
-  try {
-    parts = await partsOf(volume);
-  } catch (error) {
-    note(error, "partitions are not told", notes);
-  }
+  const parts = partsOf(await volume.table());
   const whole: DiskPart = {
     name: "",
     sector: 0,

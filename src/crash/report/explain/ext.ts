@@ -9,9 +9,10 @@
  * @module
  */
 
+import { viewOf } from "../../../bytes.ts";
 import { SECTOR_BYTES } from "../../../geometry.ts";
 import { printable } from "../../../printable.ts";
-import { type Content, viewOf } from "./content.ts";
+import type { Content } from "./content.ts";
 import { runTool } from "./tool.ts";
 import type { Volume } from "./volume.ts";
 

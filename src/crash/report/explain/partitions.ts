@@ -1,15 +1,14 @@
 /**
- * Where the partitions of a disk are, and where their table is, as sfdisk reads
- * it.
+ * Where the partitions of a disk are, and where their table is.
  *
  * @module
  */
 
 import { SECTOR_BYTES } from "../../../geometry.ts";
+import { usedCopyOf } from "../../../image/find_gpt.ts";
+import { entryBlocksOf } from "../../../image/gpt_layout.ts";
+import type { FoundTable } from "../../../image/read_partitions.ts";
 import { printable } from "../../../printable.ts";
-import { textAt, viewOf } from "./content.ts";
-import { runTool } from "./tool.ts";
-import type { Volume } from "./volume.ts";
 
 /** A part of a disk with a name. */
 export interface DiskPart {
@@ -23,66 +22,57 @@ export interface DiskPart {
   readonly partition: boolean;
 }
 
-/** What sfdisk prints as JSON, as far as it matters. */
-interface Printed {
-  readonly partitiontable?: {
-    readonly label: string;
-    readonly sectorsize?: number;
-    readonly partitions?: readonly {
-      readonly start: number;
-      readonly size: number;
-      readonly name?: string;
-    }[];
-  };
+/**
+ * The parts of a disk.
+ *
+ * @param found Its table.
+ * @returns Table and partitions; none if there is no table.
+ */
+export function partsOf(found: FoundTable): DiskPart[] {
+  const { kind, partitions } = found.table;
+  if (kind === "none") return [];
+  return [
+    ...(kind === "gpt" ? gptParts(found) : [
+      {
+        ...{ name: "partition table (MBR)", sector: 0, count: 1 },
+        partition: false,
+      },
+    ]),
+    ...partitions.filter(({ role }) => role !== "extended").map((
+      { number, start, sectors, name },
+    ) => ({
+      name: `partition ${number}${name && ` (${printable(name, 36)})`}`,
+      sector: start,
+      count: sectors,
+      partition: true,
+    })),
+  ];
 }
 
 /**
- * Finds the partitions of a disk.
- *
- * @param volume The disk.
- * @returns Parts of the disk; none if there is no table.
- * @throws {MissingTool} If there is no sfdisk.
+ * UEFI 2.10, section 5.3: a protective MBR, the header, the entries; at the end
+ * the entries again, and the header after them.
  */
-export async function partsOf(volume: Volume): Promise<DiskPart[]> {
-  const text = await runTool("sfdisk", "fdisk", "-J", await volume.ends());
-  if (text.trim() === "") return [];
-  const { partitiontable: table } = JSON.parse(text) as Printed;
-  if (table === undefined || (table.sectorsize ?? 512) !== 512) return [];
-  const parts: DiskPart[] = [];
-  const add = (name: string, sector: number, count: number) =>
-    parts.push({ name, sector, count, partition: false });
-  if (table.label === "gpt") {
-    // UEFI 2.10, section 5.3: a protective MBR, the header, the entries; at the
-    // end the entries again, and the header after them.
-    const entries = await entrySectors(volume);
-    const last = volume.sectors - 1;
-    add("protective MBR", 0, 1);
-    add("primary GPT header", 1, 1);
-    add("primary GPT entries", 2, entries);
-    add("backup GPT entries", last - entries, entries);
-    add("backup GPT header", last, 1);
-  } else add(`partition table (${printable(table.label, 16)})`, 0, 1);
-  for (const [i, { start, size, name }] of (table.partitions ?? []).entries()) {
-    parts.push({
-      name: `partition ${i + 1}${name ? ` (${printable(name, 36)})` : ""}`,
-      sector: start,
-      count: size,
-      partition: true,
-    });
-  }
-  return parts;
-}
-
-/** How many sectors the entries of a GPT take, as one of its headers says. */
-async function entrySectors(volume: Volume): Promise<number> {
-  for (const sector of [1, volume.sectors - 1]) {
-    const header = await volume.read(sector * SECTOR_BYTES, SECTOR_BYTES);
-    if (textAt(header, 0, 8) !== "EFI PART") continue;
-    const view = viewOf(header);
-    const bytes = view.getUint32(80, true) * view.getUint32(84, true);
-    const sectors = Math.ceil(bytes / SECTOR_BYTES);
-    if (sectors > 0 && sectors < volume.sectors / 2) return sectors;
-  }
-  // 128 entries of 128 bytes, which the specification wants at least.
-  return 32;
+function gptParts({ gpt }: FoundTable): DiskPart[] {
+  const { sectorSize, blocks } = gpt!;
+  const each = sectorSize / SECTOR_BYTES;
+  const used = usedCopyOf(gpt!);
+  const copy = used === null ? null : gpt![used];
+  // Without a header, the 16 KiB that the specification wants at least.
+  const size = copy?.sound ? copy.header : { entryCount: 0, entryBytes: 0 };
+  const entries = entryBlocksOf(size, sectorSize);
+  const last = Number(blocks) - 1;
+  const part = (name: string, block: number, count: number): DiskPart => ({
+    name,
+    sector: block * each,
+    count: count * each,
+    partition: false,
+  });
+  return [
+    part("protective MBR", 0, 1),
+    part("primary GPT header", 1, 1),
+    part("primary GPT entries", 2, entries),
+    part("backup GPT entries", last - entries, entries),
+    part("backup GPT header", last, 1),
+  ];
 }

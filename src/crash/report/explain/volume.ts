@@ -8,12 +8,10 @@
 import { copyDisk } from "../../../disk/copy.ts";
 import { VirtualDisk } from "../../../disk/disk.ts";
 import { SECTOR_BYTES } from "../../../geometry.ts";
+import { findTable, type FoundTable } from "../../../image/read_partitions.ts";
 
 /** Bytes of data that a private file may have. */
 const MOST_FILE_BYTES = 2 ** 31;
-
-/** Sectors at either end of a disk that a partition table may be in: 1 MiB. */
-const TABLE_SECTORS = 2048;
 
 /** A volume is too large to be copied for a program. */
 export class VolumeTooLarge extends Error {
@@ -54,6 +52,16 @@ export class Volume {
     } catch {
       return null;
     }
+  }
+
+  /**
+   * Reads its table of partitions.
+   *
+   * @returns The table; one of kind `"none"` if it has none.
+   * @throws {DiskError} If it cannot be read.
+   */
+  table(): Promise<FoundTable> {
+    return findTable(this.#disk);
   }
 
   /**
@@ -98,20 +106,6 @@ export class Volume {
         );
       }
       await copyDisk(this.#disk, target, { targetIsZero: true });
-    });
-  }
-
-  /**
-   * A private file with both ends only, in which a partition table is.
-   *
-   * @returns Its path.
-   */
-  ends(): Promise<string> {
-    return this.#copy(async (target) => {
-      const count = Math.min(TABLE_SECTORS, this.sectors);
-      for (const sector of new Set([0, this.sectors - count])) {
-        await target.write(sector, await this.#disk.read(sector, count));
-      }
     });
   }
 

@@ -10,8 +10,9 @@
  * @module
  */
 
+import { viewOf } from "../../../bytes.ts";
 import { isPowerOfTwo, SECTOR_BYTES } from "../../../geometry.ts";
-import { type Content, textAt, viewOf } from "./content.ts";
+import { type Content, textAt } from "./content.ts";
 import type { Volume } from "./volume.ts";
 
 /** Offsets in bytes within the super block. */
