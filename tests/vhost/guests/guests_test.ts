@@ -15,8 +15,9 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
-import { needs, run, type TempDir, tempDir } from "../../helpers.ts";
+import { needs, pause, run, type TempDir, tempDir } from "../../helpers.ts";
 import type { Guest } from "../../../src/crash/guests/guest.ts";
+import { MortalServer } from "./mortal_server.ts";
 import { startQemu } from "./qemu_guest.ts";
 import { GUEST_TOOLS, rootImage } from "./root_image.ts";
 import { ServedDisk } from "./served_disk.ts";
@@ -156,6 +157,88 @@ Deno.test({
         await run(command, [...args, dir.join(`${device}.img`)]);
       });
     }
+  },
+});
+
+/** Writes, flushes and verifies on all of a device, with many in flight. */
+const FIO_OVER_RESTARTS = [
+  "fio --minimal --name=verify --filename=/dev/vdb --numjobs=1",
+  "--ioengine=libaio --direct=1 --iodepth=32 --size=48m",
+  "--rw=randwrite --bsrange=4k-64k --verify=crc32c --verify_fatal=1",
+  "--fsync=32 --rate=4m --do_verify=1",
+].join(" ");
+
+/** Times that the device is killed meanwhile. */
+const RESTARTS = 4;
+
+Deno.test({
+  name: "QEMU's Linux loses nothing while its disk is killed and served again",
+  ignore: !WANTED || needs(
+    "apt-get",
+    "busybox",
+    "dpkg-deb",
+    "ldd",
+    "qemu-system-x86_64",
+    ...GUEST_TOOLS,
+  ).ignore,
+  async fn(t) {
+    await using stack = new AsyncDisposableStack();
+    const dir = stack.use(await tempDir());
+    const root = stack.use(
+      await ServedDisk.open(await rootImage(dir.path), dir.join("root.sock"), {
+        readOnly: true,
+      }),
+    );
+    const image = await dir.file("mortal.img", 64 * MIB);
+    const socket = dir.join("mortal.sock");
+    const server = stack.use(await MortalServer.start(image, socket));
+    const guest = stack.use(
+      await startQemu({
+        directory: dir.path,
+        sockets: [root.server.path],
+        args: [
+          ...["-chardev", `socket,id=mortal,path=${socket},reconnect=1`],
+          ...["-device", "vhost-user-blk-pci,chardev=mortal,num-queues=2"],
+        ],
+      }),
+    );
+    const step = (name: string, body: () => Promise<void>) =>
+      takeStep(t, name, body);
+
+    await step("what was written and verified over restarts", async () => {
+      let over = false;
+      const verified = guest.run(FIO_OVER_RESTARTS).finally(() => over = true);
+      for (let i = 0; i < RESTARTS; i++) {
+        await pause(2000);
+        assert(!over, "the device was to be killed in the middle");
+        await server.restart();
+      }
+      await verified;
+    });
+    await step("a file has one sum in the guest and on the host", async () => {
+      const writing = guest.run(
+        "/usr/bin/dd if=/dev/urandom of=/dev/vdb bs=64k count=512 oflag=direct conv=fsync",
+      );
+      await pause(500);
+      await server.restart();
+      await writing;
+      const sum = (text: string) => text.trim().split(/\s+/)[0];
+      const here = sum(
+        await run("sh", ["-c", `head -c ${32 * MIB} ${image} | sha256sum`]),
+      );
+      await server.restart();
+      const there = sum(
+        await guest.run(
+          "/usr/bin/dd if=/dev/vdb bs=64k count=512 iflag=direct | sha256sum 2>/dev/null",
+        ).then((text) => text.split("\n").find((line) => / -$/.test(line))!),
+      );
+      assertEquals(there, here);
+    });
+    await step("the kernel heard of no error", async () => {
+      const messages = await guest.run("dmesg");
+      assertEquals(messages.match(/I\/O error.*vdb/g), null);
+    });
+    await step("the guest stops", () => guest.stop());
   },
 });
 
