@@ -283,7 +283,7 @@ function whyNotOpened(
   const reason = code === "EROFS"
     ? "it is on a read-only file system"
     : code === "EPERM" && Deno.build.os === "linux" && !isDevice(path)
-    ? "the file or its folder is immutable or append-only (see lsattr)"
+    ? "the file or its directory is immutable or append-only (see lsattr)"
     : null;
   if (reason === null) return failure;
   return new DiskError(

@@ -65,9 +65,12 @@ export function asDiskError(
   const found = systemCode(error);
   if (found !== null) {
     const { code, errno } = found;
+    const reason = code === "ENOENT" && operation === "open"
+      ? ` as ${whyMissing(path)}`
+      : `: ${(error as Error).message}`;
     return new DiskError(
       kindOfCode(code),
-      `Cannot ${operation} "${path}": ${(error as Error).message}`,
+      `Cannot ${operation} "${path}"${reason}`,
       { ...place, code, ...(errno === undefined ? {} : { errno }) },
     );
   }
@@ -78,4 +81,11 @@ export function asDiskError(
     }`,
     place,
   );
+}
+
+function whyMissing(path: string): string {
+  const missing = "there is no such file or directory";
+  return /^[a-z][a-z\d+.-]*:\/\//i.test(path)
+    ? `${missing}, and a URI must begin with nbd:, nbds:, nbd+unix: or nbds+unix:`
+    : missing;
 }

@@ -5,7 +5,11 @@
  */
 
 import fs from "node:fs";
-import { contentFormatOf, FORMAT_BYTES } from "../content_format.ts";
+import {
+  contentFormatOf,
+  FORMAT_BYTES,
+  isCompressed,
+} from "../content_format.ts";
 import { DiskError } from "../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
@@ -66,7 +70,9 @@ function checkImageSize(
     `Cannot open "${path}" as a disk as ${
       format === null
         ? reason
-        : `its content looks like ${format}, and only raw images have sectors: ${reason}`
+        : `its content looks like ${format}, and only raw images have sectors: ${
+          isCompressed(format) ? "unpack it first" : reason
+        }`
     }`,
     { operation: "open", path },
   );

@@ -192,7 +192,7 @@ export function fileError(
   error: unknown,
 ): CliError {
   const reason = error instanceof Deno.errors.NotFound
-    ? "there is no such file or folder"
+    ? "there is no such file or directory"
     : error instanceof Deno.errors.AlreadyExists
     ? "it exists: use --force to overwrite it"
     : error instanceof Deno.errors.PermissionDenied

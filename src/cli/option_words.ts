@@ -18,6 +18,7 @@ const WORDS: readonly (readonly [said: RegExp, name: string, typed: string])[] =
     [/backingFiles: "allow"/, "backing-files", "--backing-files"],
     [/overwrite: true/, "force", "--force"],
     [/force: true/, "force", "--force"],
+    [/openPartition\(disk, number\)/, "partition", "--partition NUMBER"],
     [/acceptBase: true/, "accept-base", "--accept-base"],
     [/readOnly: true/, "read-only", "--read-only"],
     [/allowNoProof: true/, "allow-no-proof", "--allow-no-proof"],

@@ -138,7 +138,7 @@ async function openInput(name: string, io: CliIo): Promise<Input> {
   } catch (error) {
     throw fileError("read", name, error);
   }
-  throw new CliError(`Cannot read "${name}" as it is a folder`);
+  throw new CliError(`Cannot read "${name}" as it is a directory`);
 }
 
 /** Refuses what can be known to fail before anything is written. */

@@ -68,7 +68,8 @@ export async function findFileSystem(
     "partitioned",
     `Cannot read files as the disk has ${
       plural(partitions.length, "partition")
-    }, of which one must be chosen: ${lines.join(", ")}${all ? "" : ", …"}`,
+    }, of which one must be chosen: ${lines.join(", ")}${all ? "" : ", …"}` +
+      ": choose it with openPartition(disk, number)",
   );
 }
 

@@ -130,7 +130,7 @@ Deno.test("platter copy --rescue overwrites nothing that its map does not speak 
   );
   await refused(
     scratch.of("no/such/map"),
-    /there is no such file or folder: ".*n.img" was removed again/,
+    /there is no such file or directory: ".*n.img" was removed again/,
     scratch.of("n.img"),
   );
   await refused(source, /Cannot read a rescue map/);

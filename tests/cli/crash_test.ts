@@ -84,7 +84,7 @@ Deno.test("crash writes no report over another file of its own, a folder or nowh
     [["--record", one, "--junit", alias], "as it is what --record makes"],
     [["--html", one, "--junit", alias], "as it is that of --html"],
     [["--html", dir.of("no")], "as it is no file"],
-    [["--html", dir.of("none/x")], "as there is no such file or folder"],
+    [["--html", dir.of("none/x")], "as there is no such file or directory"],
   ];
   for (const [args, words] of REFUSED) {
     const { code, out, err } = await platter([

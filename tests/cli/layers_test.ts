@@ -115,7 +115,7 @@ Deno.test("platter serve --stats overwrites nothing but figures", async () => {
     [dir.join("link"), "it is the image"],
     [other, "it has content that is no figures"],
     [dir.join("folder"), "it is no file"],
-    [dir.join("none/stats"), "there is no such file or folder"],
+    [dir.join("none/stats"), "there is no such file or directory"],
   ];
   for (const [path, words] of cases) {
     const { code, err } = await platter(

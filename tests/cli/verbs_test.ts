@@ -432,7 +432,7 @@ Deno.test("platter write refuses a file that does not fit, before it writes", as
     [[ragged, "--sector", "0"], /its 1000 bytes are not whole blocks of 512/],
     [[ragged, "--sector", "16", "--pad"], /the disk has 16 sectors/],
     [[ragged, "--offset", "100", "--pad"], /writes start on blocks of 512/],
-    [[scratch.path, "--sector", "0"], /as it is a folder/],
+    [[scratch.path, "--sector", "0"], /as it is a directory/],
     [[scratch.of("none"), "--sector", "0"], /there is no such file/],
   ];
   for (const [args, expected] of cases) {

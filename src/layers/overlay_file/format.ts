@@ -199,8 +199,10 @@ export function encodeHeader(header: OverlayHeader): Uint8Array<ArrayBuffer> {
  * @throws {OverlayFormatError} If it is none, or of another version.
  */
 export function decodeHeader(bytes: Uint8Array): OverlayHeader {
-  if (!hasOverlayMagic(bytes)) fail("it must begin as one does");
-  const view = viewOf(bytes);
+  if (!hasOverlayMagic(bytes)) {
+    fail("it must begin as one does, and is something else");
+  }
+  const view = new DataView(bytes.buffer, bytes.byteOffset, HEADER_BYTES);
   const version = view.getUint32(8, true);
   if (version !== OVERLAY_VERSION) {
     fail(

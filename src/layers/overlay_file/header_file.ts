@@ -221,7 +221,9 @@ function whyNone(
   );
   return notOverlay(
     path,
-    typeof reason === "string" ? reason : "it must begin as one does",
+    typeof reason === "string"
+      ? reason
+      : "it must begin as one does, and is something else",
   );
 }
 

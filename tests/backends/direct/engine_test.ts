@@ -58,11 +58,7 @@ function backendOver(
   const image: DirectImage = {
     fd,
     tailFd: -1,
-<<<<<<< HEAD
     openTail: () => fail("It has no tail"),
-=======
-    openTail: () => -1,
->>>>>>> x/truth
     geometry: makeGeometry(sectors, 512),
     abilities: {
       readOnly: false,
