@@ -586,14 +586,30 @@ async function rescue(way: Way) {
 async function readBmap(path: string): Promise<Bmap> {
   let text: string;
   try {
-    const { size } = await Deno.stat(path);
-    if (size > MAX_BMAP_BYTES) {
-      throw new CliError(
-        `Cannot use "${path}" as a bmap must have ${MAX_BMAP_BYTES} bytes at ` +
-          `most: current value is ${size}`,
-      );
+    // A pipe has no size, and a device no end.
+    using file = await Deno.open(path);
+    const pieces: Uint8Array[] = [];
+    let size = 0;
+    for (;;) {
+      const piece = new Uint8Array(2 ** 16);
+      const length = await file.read(piece);
+      if (length === null) break;
+      pieces.push(piece.subarray(0, length));
+      size += length;
+      if (size > MAX_BMAP_BYTES) {
+        throw new CliError(
+          `Cannot use "${path}" as a bmap must have ${MAX_BMAP_BYTES} bytes ` +
+            `at most`,
+        );
+      }
     }
-    text = await Deno.readTextFile(path);
+    const bytes = new Uint8Array(size);
+    let at = 0;
+    for (const piece of pieces) {
+      bytes.set(piece, at);
+      at += piece.length;
+    }
+    text = new TextDecoder().decode(bytes);
   } catch (error) {
     if (error instanceof CliError) throw error;
     throw fileError("read", path, error);
