@@ -29,20 +29,6 @@ const TMPFS_MAGIC = 0x01021994;
 /** Bytes of a page on every architecture that has a table. */
 const PAGE_BYTES = 4096;
 
-/**
- * Makes an empty file in memory: memfd_create(2).
- *
- * @param libc The C library.
- * @returns Its descriptor, which the caller closes, or −errno.
- */
-export function makeMemoryFile(libc: Libc): number {
-  const number = libc.abi.syscalls?.memfd_create;
-  if (number === undefined) return -libc.abi.errno.ENOSYS;
-  // What it is called, in /proc: nothing, and the NUL that ends it.
-  const { address } = structMemory(1);
-  return libc.syscall(number, address, MFD_CLOEXEC);
-}
-
 /** A file in memory. */
 export interface MemoryFile {
   /** Its size in bytes. */

@@ -6,7 +6,9 @@
  * @module
  */
 
+import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
+import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { rescueDisk, RescueMap, RescueStatus } from "../image/mod.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
@@ -22,6 +24,12 @@ import { identify, isSameFile } from "./same_file.ts";
 
 /** Bad ranges that are listed; all are in the map file. */
 const MAX_LISTED = 20;
+
+/** Places at which source and target are compared before a rescue goes on. */
+const SAMPLES = 32;
+
+/** Bytes of each of them, at least. */
+const SAMPLE_BYTES = 4096;
 
 /** Milliseconds between two looks at how far it came. */
 const LOOK_MS = 100;
@@ -79,6 +87,7 @@ export async function copyRescue(copy: RescueCopy): Promise<RescueOutcome> {
     }
     // Read under the target's lock: another rescue may just have ended.
     const map = await knownMap(mapFile, bytes) ?? new RescueMap(bytes);
+    if (!target.isNew) await checkGoesOn(copy, disk, map);
     const before = map.bytes(RescueStatus.Finished);
     // A map that cannot be written should be known before the work.
     await writeRescueFile(mapFile, map);
@@ -140,6 +149,69 @@ async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
     sectors: source.sectors,
     inputs: [source.info.path],
   });
+}
+
+/**
+ * Refuses to go on where the target has other bytes than the source in most of
+ * the places that the map calls finished: it is the map of another disk, or that
+ * is another target. A few may differ, as a source may be in use.
+ */
+async function checkGoesOn(
+  { source, from, to, mapFile, signal }: RescueCopy,
+  target: VirtualDisk,
+  map: RescueMap,
+): Promise<void> {
+  let compared = 0;
+  let different = 0;
+  for (const [sector, count] of samplesOf(map, source, target)) {
+    let there: Uint8Array;
+    let here: Uint8Array;
+    try {
+      there = await source.read(sector, count, { signal });
+      here = await target.read(sector, count, { signal });
+    } catch (error) {
+      signal.throwIfAborted();
+      // What was read once may be bad by now.
+      if (error instanceof DiskError && error.kind === "io") continue;
+      throw error;
+    }
+    if (isZero(there) && isZero(here)) continue;
+    compared++;
+    if (there.some((byte, i) => byte !== here[i])) different++;
+  }
+  if (different * 2 <= compared) return;
+  throw new CliError(
+    `Cannot go on with "${to}" as it has other content than "${from}" where ` +
+      `"${mapFile}" says that it was read: give the map of this rescue, or ` +
+      `another name to begin anew`,
+  );
+}
+
+/** Places all over what is finished, as first sector and count: whole blocks. */
+function* samplesOf(
+  map: RescueMap,
+  source: VirtualDisk,
+  target: VirtualDisk,
+): Generator<[number, number], void> {
+  const bytes = Math.max(SAMPLE_BYTES, source.blockSize, target.blockSize);
+  const finished = map.blocks(RescueStatus.Finished).map((
+    { position, size },
+  ) => {
+    const first = Math.ceil(position / bytes) * bytes;
+    return { first, pieces: Math.floor((position + size - first) / bytes) };
+  }).filter(({ pieces }) => pieces > 0);
+  const all = finished.reduce((sum, { pieces }) => sum + pieces, 0);
+  const wanted = Math.min(all, SAMPLES);
+  let before = 0;
+  let next = 0;
+  for (const { first, pieces } of finished) {
+    for (; next < wanted; next++) {
+      const piece = Math.floor(next * all / wanted) - before;
+      if (piece >= pieces) break;
+      yield [(first + piece * bytes) / SECTOR_BYTES, bytes / SECTOR_BYTES];
+    }
+    before += pieces;
+  }
 }
 
 async function knownMap(

@@ -140,3 +140,49 @@ Deno.test("platter copy --rescue overwrites nothing that its map does not speak 
   );
   assertMatch((await platter(["read", target, "--count", "1"])).out, /source/);
 });
+
+Deno.test("platter copy --rescue goes on with no map of another disk", async () => {
+  await using scratch = await Scratch.make();
+  const size = SECTORS * 512;
+  const mapFile = scratch.of("t.map");
+  const map = new RescueMap(size);
+  map.set(0, size / 2, "+");
+  await Deno.writeTextFile(mapFile, map.format());
+  const path = (name: string) => scratch.of(`${name}.img`);
+  const content = (seed: number) => new Random(seed).bytes(size);
+  const source = content(1);
+  await Deno.writeFile(path("source"), source);
+  // Half of it was rescued; the source was written to in one place since.
+  const begun = source.slice();
+  begun.fill(0, size / 2);
+  begun.fill(7, 0, 4096);
+  await Deno.writeFile(path("begun"), begun);
+  await Deno.writeFile(path("precious"), content(2));
+  await Deno.writeFile(path("another"), content(3));
+  const rescue = (from: string, to: string, ...more: string[]) =>
+    platter(["copy", path(from), path(to), "--rescue", mapFile, ...more]);
+
+  for (
+    const [from, to, ...more] of [
+      ["source", "precious"],
+      ["source", "precious", "--force"],
+      ["another", "begun"],
+    ] as const
+  ) {
+    const { code, err } = await rescue(from, to, ...more);
+    assertEquals(code, 2);
+    assertMatch(
+      err,
+      /Cannot go on with ".*" as it has other content than ".*" where ".*t.map" says that it was read: .*: ".*" is as it was\n$/,
+    );
+    assertEquals(await Deno.readTextFile(mapFile), map.format());
+  }
+  assertEquals(await Deno.readFile(path("precious")), content(2));
+  assertEquals(await Deno.readFile(path("begun")), begun);
+
+  assertEquals((await rescue("source", "begun")).code, 0);
+  assertEquals(
+    (await Deno.readFile(path("begun"))).slice(4096),
+    source.slice(4096),
+  );
+});

@@ -543,3 +543,16 @@ Deno.test("platter copy shows how far a stream is without an end in sight", asyn
   });
   assert(/Copying {2}[\d.]+ [KM]iB {2}[\d.]+ .?i?B\/s/.test(err), err);
 });
+
+Deno.test("platter copy --bmap refuses a map that has no end", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using scratch = await Scratch.make();
+  const source = await scratch.image("s.img", 4096, { 0: "source" });
+  const target = scratch.of("t.img");
+  const args = ["copy", source, target, "--bmap", "/dev/zero"];
+  const { code, err } = await platter(args);
+  assertEquals(code, 2);
+  assertMatch(err, /"\/dev\/zero" as a bmap must have 67108864 bytes at most/);
+  assertEquals(await exists(target), false);
+});

@@ -101,7 +101,7 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
 
   /** Syncs a file in memory, which is over at once. */
   #trySync(): number | undefined {
-    const file = makeMemoryFile(this.#libc);
+    const file = makeMemoryFile(this.#libc, "aio", 1);
     if (file < 0) return NOT_TAKEN;
     try {
       this.#context.prepareFdatasync(file, 0);
