@@ -6,9 +6,9 @@
 
 import fs from "node:fs";
 import {
+  compressionOf,
   contentFormatOf,
   FORMAT_BYTES,
-  isCompressed,
 } from "../content_format.ts";
 import { DiskError } from "../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
@@ -71,7 +71,7 @@ function checkImageSize(
       format === null
         ? reason
         : `its content looks like ${format}, and only raw images have sectors: ${
-          isCompressed(format) ? "unpack it first" : reason
+          compressionOf(format) !== null ? "unpack it first" : reason
         }`
     }`,
     { operation: "open", path },

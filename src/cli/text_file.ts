@@ -7,32 +7,45 @@
 import { formatSize } from "../units.ts";
 import { CliError, fileError } from "./images.ts";
 
+/** What a file may have where nothing else is said, in bytes. */
+const MOST_BYTES = 64 * 1_048_576;
+
+/** What is read at once, in bytes. */
+const PIECE_BYTES = 65_536;
+
 /**
- * Reads a text file.
+ * Reads a text file, or a pipe.
  *
  * @param path Its path.
- * @param maxBytes What it may have at most; without it, it may be a pipe.
+ * @param maxBytes What it may have at most.
  * @returns Its text.
- * @throws {CliError} If it cannot be read, or is larger than that.
+ * @throws {CliError} If it cannot be read, or has more than that.
  */
 export async function readText(
   path: string,
-  maxBytes?: number,
+  maxBytes: number = MOST_BYTES,
 ): Promise<string> {
   try {
-    if (maxBytes !== undefined) await checkSize(path, maxBytes);
-    return await Deno.readTextFile(path);
+    // A pipe has no size, and a device no end.
+    using file = await Deno.open(path);
+    const decoder = new TextDecoder();
+    const piece = new Uint8Array(PIECE_BYTES);
+    let text = "";
+    for (let size = 0;;) {
+      const length = await file.read(piece);
+      if (length === null) return text + decoder.decode();
+      size += length;
+      if (size > maxBytes) {
+        throw new CliError(
+          `Cannot read "${path}" as it must have ${
+            formatSize(maxBytes)
+          } at most`,
+        );
+      }
+      text += decoder.decode(piece.subarray(0, length), { stream: true });
+    }
   } catch (error) {
     if (error instanceof CliError) throw error;
     throw fileError("read", path, error);
   }
-}
-
-async function checkSize(path: string, maxBytes: number): Promise<void> {
-  const { isFile, size } = await Deno.stat(path);
-  if (isFile && size <= maxBytes) return;
-  throw new CliError(
-    `Cannot read "${path}" as it must be a file of ${formatSize(maxBytes)} ` +
-      `at most${isFile ? `: current value is ${formatSize(size)}` : ""}`,
-  );
 }

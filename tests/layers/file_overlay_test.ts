@@ -682,11 +682,12 @@ Deno.test("overlay() in a file that is none leaves it as it is", async () => {
     }
   }
   await Deno.remove(file);
-  await assertRejects(
+  const missing = await assertRejects(
     () => open(base, file, { create: false }),
     DiskError,
-    "ENOENT",
+    "no such file",
   );
+  assertEquals([missing.kind, missing.code], ["not-found", "ENOENT"]);
   await assertRejects(() => open(base, file, { readOnly: true }), DiskError);
   await assertRejects(
     () => open(base, dir.join("none/x.overlay")),
