@@ -246,19 +246,6 @@ export class LayeredDisk implements AsyncDisposable {
         ? null
         : await identify(overlayPath),
     };
-    const { guarded, counted } = await findRanges(base, layers);
-    if (tracePath !== undefined) {
-      // Says that it ended early itself, and at once.
-      sink = await TraceFile.open(
-        tracePath,
-        others,
-        (error) =>
-          void printError(
-            io,
-            `platter: ${error.message}: the trace ends there\n`,
-          ),
-      );
-    }
     if (overlayPath !== undefined) {
       const { direct, backend } = openOptions(args);
       top = await overlay(top, {
@@ -272,6 +259,20 @@ export class LayeredDisk implements AsyncDisposable {
     // Looked for before there are faults, and not part of the trace. The disk is
     // not closed, as what it is over stays.
     const { start, sectors } = await partitionOf(VirtualDisk.over(top), args);
+    // A table is the one that is served: an overlay may have another than its base.
+    const { guarded, counted } = await findRanges(top, layers);
+    if (tracePath !== undefined) {
+      // Says that it ended early itself, and at once.
+      sink = await TraceFile.open(
+        tracePath,
+        others,
+        (error) =>
+          void printError(
+            io,
+            `platter: ${error.message}: the trace ends there\n`,
+          ),
+      );
+    }
     if (rules.length > 0 || rulesPath !== undefined) {
       const faulty = faults(top, rules);
       top = faulty;
@@ -337,12 +338,12 @@ export class LayeredDisk implements AsyncDisposable {
 
 /** Finds what is protected and what is counted by itself. */
 async function findRanges(
-  base: Backend,
+  backend: Backend,
   layers: Layers,
 ): Promise<{ guarded: NamedRange[]; counted: NamedRange[] }> {
-  // A view of the base for this alone, which is not closed with it.
+  // A view for this alone, with which the backend is not closed.
   await using disk = VirtualDisk.over(
-    overlay(base, { ownsBase: false, readOnly: true }),
+    overlay(backend, { ownsBase: false, readOnly: true }),
   );
   const guarded = await placeRanges(layers.protected, disk);
   if (layers.statsPath === undefined) return { guarded, counted: [] };

@@ -12,6 +12,8 @@ import {
   assertThrows,
 } from "@std/assert";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import { openBackend } from "../../src/disk/open.ts";
+import { overlay } from "../../src/disk/overlay.ts";
 import { writePartitions } from "../../src/image/write_partitions.ts";
 import { parseRange, placeRanges } from "../../src/cli/disk_range.ts";
 import { StatsFile } from "../../src/cli/stats_file.ts";
@@ -101,6 +103,34 @@ Deno.test("platter serve --protect refuses, --stats counts by partition", async 
   const { ranges } = JSON.parse(await Deno.readTextFile(stats));
   assertEquals(ranges[0].rewrittenBytes, 0);
   assertEquals((await Array.fromAsync(Deno.readDir(dir.path))).length, 2);
+});
+
+Deno.test("platter serve --protect takes partitions of the overlay, not of its base", async () => {
+  await using dir = await tempDir();
+  const [image, changes] = [dir.join("disk.img"), dir.join("disk.overlay")];
+  await partitioned(image);
+  {
+    await using disk = VirtualDisk.over(
+      await overlay(await openBackend(image), { file: changes }),
+    );
+    const partitions = [{ type: "linux", start: 8192 }];
+    await writePartitions(disk, { kind: "gpt", partitions });
+    await disk.flush();
+  }
+  const kinds: string[] = [];
+  const { code, err } = await serving(
+    [image, `--overlay=${changes}`, "--protect", "partition=1"],
+    async (disk) => {
+      for (const sector of [2048, 8192]) {
+        await disk.write(sector, ones).then(
+          () => kinds.push("done"),
+          (error) => kinds.push(error.code),
+        );
+      }
+    },
+  );
+  assertEquals(code, 0, err);
+  assertEquals(kinds, ["done", "EPERM"]);
 });
 
 Deno.test("platter serve --stats overwrites nothing but figures", async () => {
