@@ -340,9 +340,11 @@ async function tlsOptions(
   const paths = ["tls-cert", "tls-key", "tls-client-ca"].map((name) =>
     args.value(name)
   );
-  const [cert, key, clientCa] = await Promise.all(
-    paths.map((path) => path === undefined ? undefined : readText(path)),
-  );
+  const texts: (string | undefined)[] = [];
+  for (const path of paths) {
+    texts.push(path === undefined ? undefined : await readText(path));
+  }
+  const [cert, key, clientCa] = texts;
   if (cert !== undefined && key !== undefined) {
     return { cert, key, clientCa };
   }
