@@ -403,6 +403,10 @@ export class PortableBackend implements Backend {
       if (piece.way === Way.Modify) modified = true;
       position += piece.length;
     }
+    this.#countMoves(request, bounced, modified);
+  }
+
+  #countMoves(request: Request, bounced: boolean, modified: boolean): void {
     if (bounced && request.type !== RequestType.WriteZeroes) {
       this.counters.bounced++;
     }
@@ -505,10 +509,7 @@ export class PortableBackend implements Backend {
       if (piece.way === Way.Modify) modified = true;
       position += piece.length;
     }
-    if (bounced && request.type !== RequestType.WriteZeroes) {
-      this.counters.bounced++;
-    }
-    if (modified) this.counters.readModifyWrites++;
+    this.#countMoves(request, bounced, modified);
   }
 
   #moveStraightSync(
