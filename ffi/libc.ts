@@ -10,6 +10,7 @@
 
 import { type Abi, abiFor, whyNoAbi } from "./abi.ts";
 import { FfiError } from "./ffi_error.ts";
+import { foreign } from "./foreign/mod.ts";
 import {
   ensureFfiPermission,
   type LibcFunctions,
@@ -96,7 +97,7 @@ export class Libc {
    */
   constructor(abi: Abi, functions: LibcFunctions) {
     const location = functions.errnoLocation();
-    if (location === null) {
+    if (location === 0n) {
       throw new FfiError(
         "library",
         "Cannot open libc as it does not say where errno is: use the portable backend",
@@ -105,7 +106,7 @@ export class Libc {
     this.abi = abi;
     // errno stays in one place for as long as the thread lives.
     this.#errno = new Int32Array(
-      Deno.UnsafePointerView.getArrayBuffer(location, 4),
+      foreign.memoryAt(location, 4),
     );
     this.#enosys = -abi.errno.ENOSYS;
     this.#open = functions.open;
