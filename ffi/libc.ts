@@ -8,6 +8,7 @@
  * @module
  */
 
+import { arch, os } from "../src/platform/system.ts";
 import { type Abi, abiFor, whyNoAbi } from "./abi.ts";
 import { FfiError } from "./ffi_error.ts";
 import { foreign } from "./foreign/mod.ts";
@@ -106,7 +107,7 @@ export class Libc {
     this.abi = abi;
     // errno stays in one place for as long as the thread lives.
     this.#errno = new Int32Array(
-      foreign.memoryAt(location, 4),
+      foreign().memoryAt(location, 4),
     );
     this.#enosys = -abi.errno.ENOSYS;
     this.#open = functions.open;
@@ -572,7 +573,6 @@ let shared: Libc | undefined;
  */
 export function openLibc(): Libc {
   if (shared === undefined) {
-    const { os, arch } = Deno.build;
     const abi = abiFor(os, arch);
     if (abi === undefined) {
       throw new FfiError(

@@ -6,6 +6,8 @@
  * @module
  */
 
+import { isNotCapable } from "../src/platform/permissions.ts";
+import { runtimeName } from "../src/platform/system.ts";
 import type { Abi } from "./abi.ts";
 import { FfiError } from "./ffi_error.ts";
 import type {
@@ -304,7 +306,7 @@ function bindFunctions(
  */
 export function openLibcFunctions(
   abi: Abi,
-  openLibrary: OpenLibrary = foreign.openLibrary,
+  openLibrary: OpenLibrary = foreign().openLibrary,
 ): LibcFunctions {
   const symbols = libcSymbols(abi);
   const fileNames = libcFileNames(abi);
@@ -314,10 +316,10 @@ export function openLibcFunctions(
     try {
       library = openLibrary(fileName, symbols);
     } catch (cause) {
-      if (cause instanceof Deno.errors.NotCapable) {
+      if (isNotCapable(cause)) {
         throw new FfiError(
           "permission",
-          `Cannot open libc as Deno does not allow "${fileName}": run with --allow-ffi`,
+          `Cannot open libc as ${runtimeName} does not allow "${fileName}": run with --allow-ffi`,
           { cause },
         );
       }
@@ -347,7 +349,7 @@ export function openLibcFunctions(
  */
 export function ensureFfiPermission(
   abi: Abi,
-  permissions: FfiPermissions = foreign.permissions,
+  permissions: FfiPermissions = foreign().permissions,
 ): void {
   const everything = { name: "ffi" } as const;
   let state = permissions.querySync(everything).state;

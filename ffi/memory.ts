@@ -33,7 +33,7 @@ const WASM_PAGE_BYTES = 65_536;
 const baseAddresses = new WeakMap<ArrayBuffer, number>();
 
 function addressOfBuffer(buffer: ArrayBuffer): number {
-  const address = Number(foreign.addressOf(buffer));
+  const address = Number(foreign().addressOf(buffer));
   if (!Number.isSafeInteger(address)) {
     throw new RangeError(
       `Cannot use memory as its address must be a safe integer: current value is ${address}`,
@@ -158,7 +158,7 @@ export function memoryAt(address: number, byteLength: number): ArrayBuffer {
   if (address === 0) {
     throw new TypeError("Cannot show memory as its address must not be 0");
   }
-  return foreign.memoryAt(BigInt(address), byteLength);
+  return foreign().memoryAt(BigInt(address), byteLength);
 }
 
 /**

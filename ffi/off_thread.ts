@@ -38,7 +38,7 @@ export function openOffThread(
   const names = libcFileNames(libc.abi);
   for (const [i, name] of names.entries()) {
     try {
-      return foreign.openLibrary(name, functions) as OffThreadLibrary;
+      return foreign().openLibrary(name, functions) as OffThreadLibrary;
     } catch (error) {
       if (i === names.length - 1) throw error;
     }

@@ -8,6 +8,8 @@
  * @module
  */
 
+import type { Permissions } from "../../src/platform/permissions.ts";
+
 /**
  * Types of arguments and results, each with the value that stands for it: a
  * number for 32 bits, a bigint for 64, and a buffer's address for `"buffer"`.
@@ -45,11 +47,8 @@ export type OpenLibrary = (
   functions: ForeignFunctions,
 ) => OpenedLibrary;
 
-/** The part of `Deno.permissions` that is needed here. */
-export type FfiPermissions = Pick<
-  Deno.Permissions,
-  "querySync" | "requestSync"
->;
+/** What says whether foreign functions may be used. */
+export type FfiPermissions = Pick<Permissions, "querySync" | "requestSync">;
 
 /** A runtime's foreign function interface. */
 export interface Foreign {
@@ -61,4 +60,37 @@ export interface Foreign {
   memoryAt(address: bigint, byteLength: number): ArrayBuffer;
   /** Who says whether it may be used. */
   readonly permissions: FfiPermissions;
+}
+
+/**
+ * Binds the functions of a library one by one, for a runtime that refuses all of
+ * them where one is missing.
+ *
+ * @param functions How they are called.
+ * @param bind Takes one out of the library by its name there, or throws.
+ * @param hasThreads Whether it can be told to call it on another thread.
+ * @returns The functions; `null` for an optional one that could not be taken.
+ * @throws {Error} As `bind` does for one that is not optional, or if it is to be
+ * called on another thread, and the runtime cannot.
+ */
+export function bindEach(
+  functions: ForeignFunctions,
+  bind: (name: string, signature: ForeignFunction) => unknown,
+  hasThreads = false,
+): Record<string, unknown> {
+  const symbols: Record<string, unknown> = {};
+  for (const [key, signature] of Object.entries(functions)) {
+    if (signature.nonblocking && !hasThreads) {
+      throw new Error(
+        `Cannot call ${key} on another thread as this runtime has no such calls`,
+      );
+    }
+    try {
+      symbols[key] = bind(signature.name ?? key, signature);
+    } catch (error) {
+      if (signature.optional !== true) throw error;
+      symbols[key] = null;
+    }
+  }
+  return symbols;
 }
