@@ -80,6 +80,7 @@ export class Libc {
   readonly #fdatasync: LibcFunctions["fsync"];
   readonly #fsync: LibcFunctions["fsync"];
   readonly #fallocate: LibcFunctions["fallocate"];
+  readonly #flock: LibcFunctions["flock"];
   readonly #ftruncate: LibcFunctions["ftruncate"];
   readonly #lseek: LibcFunctions["lseek"];
   readonly #ioctl: LibcFunctions["ioctl"];
@@ -121,6 +122,7 @@ export class Libc {
     this.#fdatasync = functions.fdatasync ?? functions.fsync;
     this.#fsync = functions.fsync;
     this.#fallocate = functions.fallocate;
+    this.#flock = functions.flock;
     this.#ftruncate = functions.ftruncate;
     this.#lseek = functions.lseek;
     this.#ioctl = functions.ioctl;
@@ -381,6 +383,18 @@ export class Libc {
     put(0, offset);
     put(1, length);
     const result = this.#fallocate(fd, mode, words[0]!, words[1]!);
+    return result < 0 ? -this.#errno[0]! : result;
+  }
+
+  /**
+   * Locks a whole file: `int flock(int fd, int operation)`.
+   *
+   * @param fd File descriptor.
+   * @param operation LOCK_SH or LOCK_EX, with LOCK_NB so as not to wait.
+   * @returns 0, or −errno (−EAGAIN if another open file has it).
+   */
+  flock(fd: number, operation: number): number {
+    const result = this.#flock(fd, operation);
     return result < 0 ? -this.#errno[0]! : result;
   }
 

@@ -87,6 +87,8 @@ export interface LibcFunctions {
   readonly fallocate:
     | ((fd: number, mode: number, offset: bigint, length: bigint) => number)
     | undefined;
+  /** `int flock(int fd, int operation)`. */
+  readonly flock: (fd: number, operation: number) => number;
   /** `int ftruncate(int fd, off_t length)`. */
   readonly ftruncate: (fd: number, length: bigint) => number;
   /** `off_t lseek(int fd, off_t offset, int whence)`. */
@@ -209,6 +211,8 @@ export function libcSymbols(abi: Abi): ForeignFunctions {
     },
     // int fsync(int fd)
     fsync: { parameters: ["i32"], result: "i32" },
+    // int flock(int fd, int operation)
+    flock: { parameters: ["i32", "i32"], result: "i32" },
     // int ftruncate(int fd, off_t length)
     ftruncate: { parameters: ["i32", "i64"], result: "i32" },
     // off_t lseek(int fd, off_t offset, int whence)

@@ -19,7 +19,7 @@ import { claimFile, type FileClaim, ReplacedError } from "./file_claim.ts";
 import { patiently, rememberOpening } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
-import { openHeld } from "../platform/held_file.ts";
+import { loadLocks, openHeld } from "../platform/held_file.ts";
 import { os } from "../platform/system.ts";
 
 /** What has been opened. */
@@ -70,6 +70,7 @@ export async function holdImage<T extends OpenedImage>(
   open: () => T,
   lock: (image: T) => TakenLock,
 ): Promise<HeldImage<T>> {
+  await loadLocks();
   for (let tries = 1;; tries++) {
     try {
       return await tryToHold(path, options, open, lock);

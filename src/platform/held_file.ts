@@ -1,7 +1,7 @@
 /**
  * A file that is open for its lock alone, flock(2). Deno's files have that, and
- * `deno test` sees when one is left open; Node.js and Bun have no flock, so that
- * nobody is locked out by it there.
+ * `deno test` sees when one is left open; Node.js and Bun have no flock but by FFI,
+ * and without that nobody is locked out there.
  *
  * @module
  */
@@ -25,6 +25,17 @@ export interface HeldFile {
   close(): void;
 }
 
+let flock: ((fd: number, exclusive: boolean) => boolean) | null = null;
+
+/**
+ * Loads what locks files where the runtime itself cannot; to be called before
+ * {@linkcode openHeld}.
+ */
+export async function loadLocks(): Promise<void> {
+  if (runtime === "deno") return;
+  ({ tryFlock: flock } = await import("../../ffi/flock.ts"));
+}
+
 /**
  * Opens a file.
  *
@@ -38,7 +49,8 @@ export function openHeld(path: string, write = false): HeldFile {
   const fd = fs.openSync(path, write ? "r+" : "r");
   return {
     statSync: () => fs.fstatSync(fd),
-    tryLockSync() {
+    tryLockSync(exclusive) {
+      if (flock !== null) return flock(fd, exclusive);
       throw new Error("Cannot lock a file as this runtime has no flock");
     },
     close: () => fs.closeSync(fd),

@@ -10,7 +10,7 @@ import { TESTS, transform } from "./transform.ts";
 registerHooks({
   load(url, context, next) {
     const loaded = next(url, context);
-    if (!TESTS.test(url) || loaded.source == null) return loaded;
+    if (!TESTS.test(url) || !loaded.source) return loaded;
     return { ...loaded, source: transform(String(loaded.source)) };
   },
 });

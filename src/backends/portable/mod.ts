@@ -35,7 +35,7 @@ import { deviceAttributes } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
 import { endOf } from "../../platform/device_size.ts";
 import { isGranted } from "../../platform/permissions.ts";
-import { os } from "../../platform/system.ts";
+import { os, runtime, runtimeName } from "../../platform/system.ts";
 
 /** Descriptors by default: more gained nothing (measured in `./backend.ts`). */
 const DEFAULT_MAX_DESCRIPTORS = 32;
@@ -234,7 +234,13 @@ function takeLock(
     );
   }
   const claim = claimFile(path, fd, readOnly);
-  if (claim === null) return none("the file system has no flock");
+  if (claim === null) {
+    return none(
+      runtime === "deno"
+        ? "the file system has no flock"
+        : `the file system has no flock, or ${runtimeName} has no FFI to lock by`,
+    );
+  }
   return {
     claim,
     info: {
