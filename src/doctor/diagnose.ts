@@ -7,19 +7,16 @@
  * @module
  */
 
-import os from "node:os";
+import { availableParallelism, release } from "node:os";
+import process from "node:process";
 import config from "../../deno.json" with { type: "json" };
 import { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
+import { isGranted, permissions } from "../platform/permissions.ts";
+import { arch, os, runtime, runtimeName } from "../platform/system.ts";
 import type { Diagnosis, Finding, GrantedPermissions } from "./diagnosis.ts";
 import { finding, judge, type Seen, type Trial } from "./findings.ts";
-import {
-  isGranted,
-  lackOf,
-  makeScratch,
-  type Place,
-  placeOf,
-} from "./place.ts";
+import { lackOf, makeScratch, type Place, placeOf } from "./place.ts";
 import { findTools } from "./tools.ts";
 import {
   countFlushes,
@@ -77,14 +74,12 @@ export async function diagnose(
     form: 1,
     platter: config.version,
     runtime: {
-      name: "Deno",
-      version: Deno.version.deno,
-      os: Deno.build.os,
-      arch: Deno.build.arch,
-      kernel: isGranted({ name: "sys", kind: "osRelease" })
-        ? os.release()
-        : null,
-      processors: navigator.hardwareConcurrency,
+      name: runtimeName,
+      version: process.versions[runtime] ?? "unknown",
+      os,
+      arch,
+      kernel: isGranted({ name: "sys", kind: "osRelease" }) ? release() : null,
+      processors: availableParallelism(),
     },
     permissions: grantedPermissions(),
     path: place.path,
@@ -216,7 +211,7 @@ async function socketFinding(at?: string): Promise<Finding> {
       "unknown",
       "not tried",
       null,
-      "Deno may not use the network",
+      `${runtimeName} may not use the network`,
       at === undefined ? "--allow-net=127.0.0.1" : "--allow-net",
     );
   }
@@ -228,7 +223,7 @@ async function socketFinding(at?: string): Promise<Finding> {
 
 function grantedPermissions(): GrantedPermissions {
   const state = (name: keyof GrantedPermissions): string => {
-    const { state, partial } = Deno.permissions.querySync({ name });
+    const { state, partial } = permissions.querySync({ name });
     return partial ? "partial" : state;
   };
   return {

@@ -13,6 +13,8 @@ import { fileURLToPath } from "node:url";
 import { asDiskError } from "../backends/image_options.ts";
 import { mediumOfStat, noDisk } from "../backends/medium.ts";
 import { DiskError } from "../errors.ts";
+import { isGranted, isNotCapable } from "../platform/permissions.ts";
+import { runtimeName } from "../platform/system.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
 
 /** Why there is no scratch file. */
@@ -36,16 +38,6 @@ export interface Place {
 }
 
 /**
- * Whether something is allowed, without asking for it.
- *
- * @param descriptor What.
- * @returns Whether it is.
- */
-export function isGranted(descriptor: Deno.PermissionDescriptor): boolean {
-  return Deno.permissions.querySync(descriptor).state === "granted";
-}
-
-/**
  * Finds out where a path leads.
  *
  * @param given The path, or a `file:` URL.
@@ -61,7 +53,7 @@ export function placeOf(given: string | URL): Place {
   }
   const path = typeof given === "string" ? given : fileURLToPath(given);
   const lacking = (permission: "read" | "write", where: string) => ({
-    reason: `Deno may not ${permission} "${where}"`,
+    reason: `${runtimeName} may not ${permission} "${where}"`,
     remedy: permission === "read"
       ? `--allow-read=${where} --allow-write=${where}`
       : `--allow-write=${where}`,
@@ -84,7 +76,7 @@ export function placeOf(given: string | URL): Place {
         { operation: "diagnose", path, cause: error },
       );
     }
-    if (!(error instanceof Deno.errors.NotCapable)) throw why;
+    if (!isNotCapable(error)) throw why;
     // Deno gives /dev, /proc and others to programs with --allow-all alone.
     const lack = { reason: why.message, remedy: "--allow-all" };
     return { path, folder: null, isImage: false, lack };

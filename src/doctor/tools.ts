@@ -7,8 +7,9 @@
 
 import fs from "node:fs";
 import { findProgram, searchPath } from "../crash/programs.ts";
+import { isGranted } from "../platform/permissions.ts";
+import { os } from "../platform/system.ts";
 import type { Tool } from "./diagnosis.ts";
-import { isGranted } from "./place.ts";
 
 /** The name, what it is for, and the package of Debian that has it. */
 const PROGRAMS: readonly (readonly [
@@ -72,7 +73,7 @@ const DEVICES: readonly (readonly [
 export async function findTools(): Promise<readonly Tool[] | null> {
   // Programs of Windows have other names.
   if (
-    Deno.build.os === "windows" ||
+    os === "windows" ||
     !isGranted({ name: "env", variable: "PATH" }) ||
     !searchPath().split(":").every((path) =>
       path === "" || isGranted({ name: "read", path })
@@ -88,7 +89,7 @@ export async function findTools(): Promise<readonly Tool[] | null> {
       : `--allow-run=${name}`;
     return { name, path, purpose, remedy };
   });
-  const devices = Deno.build.os === "linux" ? DEVICES : [];
+  const devices = os === "linux" ? DEVICES : [];
   return [
     ...await Promise.all(programs),
     ...devices.map(([name, purpose, remedy]) => {
