@@ -260,7 +260,9 @@ export class FileOverlay extends Layer {
    * an error or a power cut, is repeated: until the base has all of them and has
    * been flushed, the overlay has them all as well, and reads right. The base
    * alone is neither old nor new then, and the overlay says so: from then on it
-   * takes a base that was modified, and `discard()` is refused.
+   * takes a base that was modified, and `discard()` is refused. Forks and other
+   * overlays of the base see what is committed, and where they have a file, it is
+   * refused the next time, as that of a base that was modified.
    *
    * @param to Where to, if not to the base: the changes are copied then.
    * @param signal Interrupts it; it rejects with the signal's reason.
@@ -277,6 +279,7 @@ export class FileOverlay extends Layer {
       const moves = target === this.backend;
       if (moves) this.#checkWritable("commit");
       await this.#close(Held.Changes);
+      this.#checkWhole("commit");
       if (!this.changed) return;
       if (moves) {
         await this.#metadata.flushOrThrow();
@@ -292,6 +295,7 @@ export class FileOverlay extends Layer {
         if (error !== null) throw error;
       }
       if (!moves) return;
+      await this.#metadata.lookAtBase();
       await this.#close(Held.All);
       await this.#empty();
     });
@@ -315,6 +319,7 @@ export class FileOverlay extends Layer {
   ): Promise<FileOverlay> {
     return this.#alone(async () => {
       await this.#close(Held.Changes);
+      this.#checkWhole("fork");
       const fork = await this.#openFile(this.backend, file, {
         ownsBase: false,
         ...options,
@@ -360,6 +365,7 @@ export class FileOverlay extends Layer {
         );
       }
       await fork.#close(Held.Changes);
+      fork.#checkWhole("restore");
       await this.#close(Held.All);
       this.#missing = this.#error(
         "read",
@@ -448,8 +454,16 @@ export class FileOverlay extends Layer {
    */
   protected override describe(info: BackendInfo): BackendInfo {
     const { durability, lock, path } = this.file.info;
+    const { otherFiles = [] } = info;
     return {
       ...info,
+      ...(path === null ? {} : {
+        otherFiles: [...otherFiles, {
+          role: "overlay",
+          name: path,
+          format: null,
+        }],
+      }),
       backend: `overlay in ${
         path === null ? "a file" : `"${path}"`
       } over ${info.backend}`,
@@ -558,6 +572,15 @@ export class FileOverlay extends Layer {
   async #close(holds: Held): Promise<void> {
     await this.#gate.close(holds);
     await this.#metadata.flushed;
+  }
+
+  /** Throws if a restore failed: there is a part of the fork's changes only. */
+  #checkWhole(operation: string): void {
+    if (this.#missing === null) return;
+    throw this.#error(
+      operation,
+      "a restore failed: restore again, or discard",
+    );
   }
 
   #checkWritable(operation: string): void {

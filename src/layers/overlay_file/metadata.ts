@@ -5,7 +5,7 @@
  * | what | in which order |
  * | --- | --- |
  * | flush | the data is flushed, then the marks that tell of it are written, then they are flushed |
- * | the first mark | before it, the header says which base it goes with |
+ * | the first mark | before it, the header says which base it goes with, as it was when the overlay was opened |
  * | emptying the map | one header with a new epoch, whatever the map has; then the space is given up |
  *
  * So a mark is never durable before what it tells of. A flush that failed is
@@ -21,7 +21,11 @@ import { DiskError } from "../../errors.ts";
 import { flushRequest, Request, RequestType } from "../../request.ts";
 import { latchedError } from "../../request_error.ts";
 import { submitAll } from "../layer.ts";
-import { identityOf, keepModified } from "./base_identity.ts";
+import {
+  type BaseIdentity,
+  identityOf,
+  keepModified,
+} from "./base_identity.ts";
 import { ChangeMap } from "./change_map.ts";
 import {
   layoutOf,
@@ -54,6 +58,8 @@ export class OverlayMetadata {
   readonly #file: Backend;
   readonly #headers: HeaderFile;
   readonly #readOnly: boolean;
+  /** The base as it was when it was looked at. */
+  #seen: BaseIdentity | null = null;
   /** Why nothing is made durable any more. */
   #failure: DiskError | null = null;
   #flushing: Promise<unknown> = Promise.resolve();
@@ -118,6 +124,7 @@ export class OverlayMetadata {
     }
     const { isNew } = this.#headers;
     if (isNew && this.#readOnly) throw this.#error("open", "it has no header");
+    await this.lookAtBase();
     if (options.reset || isNew) return await this.empty();
     if (state === OverlayState.Restoring) {
       throw this.#error(
@@ -134,7 +141,7 @@ export class OverlayMetadata {
 
   /** Throws if the base is another one than that of the changes, or has changed. */
   async #checkBase({ acceptBase }: MetadataOptions): Promise<void> {
-    const { digest, modified } = await identityOf(this.#base);
+    const { digest, modified } = this.#seen!;
     const same = isSame(digest, this.header.digest);
     // One of both may be no file.
     const known = modified !== 0n && this.header.modified !== 0n;
@@ -225,7 +232,18 @@ export class OverlayMetadata {
   }
 
   /**
-   * Remembers of which base there are changes, before the first one is durable.
+   * Looks at the base, which is from now on the one that changes are to: when the
+   * overlay is opened, and when it has changed the base itself. If somebody else
+   * changes it in between, the next to open the overlay is told so.
+   *
+   * @returns When it is known.
+   */
+  async lookAtBase(): Promise<void> {
+    this.#seen = await identityOf(this.#base);
+  }
+
+  /**
+   * Writes down of which base there are changes, before the first one is durable.
    *
    * @returns When that is durable.
    * @throws {DiskError} If it fails.
@@ -233,7 +251,7 @@ export class OverlayMetadata {
   async bindBase(): Promise<void> {
     await keepModified(this.#base);
     await this.writeHeader({
-      ...await identityOf(this.#base),
+      ...this.#seen!,
       state: OverlayState.Changed,
       basePath: basePathOf(this.#base),
     });
