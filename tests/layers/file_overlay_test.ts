@@ -791,7 +791,10 @@ Deno.test("overlay() takes no link to another file for its own, and none that le
   assertEquals(missing.kind, "not-found");
   await base.close();
   assertEquals(await Deno.readFile(image), sector(5, 4096));
-  const left = Array.from(Deno.readDirSync(dir.path), ({ name }) => name);
+  const left = await Array.fromAsync(
+    Deno.readDir(dir.path),
+    ({ name }) => name,
+  );
   assertEquals(left.sort(), ["base.img", "dangling", "link", "name"]);
 });
 

@@ -146,7 +146,10 @@ export class OverlayMetadata {
     // One of both may be no file.
     const known = modified !== 0n && this.header.modified !== 0n;
     if (same && (!known || modified === this.header.modified)) return;
-    if (acceptBase) return this.#readOnly ? undefined : this.bindBase();
+    if (acceptBase) {
+      if (!this.#readOnly) await this.bindBase();
+      return;
+    }
     throw this.#error(
       "open",
       `its changes are to a base as it was, and the base was modified since${
