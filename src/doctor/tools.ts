@@ -26,7 +26,7 @@ const PROGRAMS: readonly (readonly [
     "platter mount, in place of nbdfuse",
     "qemu-system-common",
   ],
-  ["losetup", "loop devices: mount --loop, crash --in host", "mount"],
+  ["losetup", "loop devices: attachLoop(), platter crash --in host", "mount"],
   ["setpriv", "ends a child when this process is killed", "util-linux"],
   [
     "linux.uml",
