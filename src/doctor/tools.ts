@@ -26,16 +26,16 @@ const PROGRAMS: readonly (readonly [
     "platter mount, in place of nbdfuse",
     "qemu-system-common",
   ],
-  ["losetup", "loop devices: mount --loop, crash --stage host", "mount"],
+  ["losetup", "loop devices: attachLoop(), platter crash --in host", "mount"],
   ["setpriv", "ends a child when this process is killed", "util-linux"],
   [
     "linux.uml",
-    "platter crash --stage uml: User Mode Linux",
+    "platter crash --in uml: User Mode Linux",
     "user-mode-linux",
   ],
   [
     "qemu-system-x86_64",
-    "platter crash --stage qemu; guests on vhost-user disks",
+    "platter crash --in qemu; guests on vhost-user disks",
     "qemu-system-x86",
   ],
   ["busybox", "the system in guests of platter crash", "busybox-static"],
@@ -59,7 +59,7 @@ const DEVICES: readonly (readonly [
   ],
   [
     "/dev/kvm",
-    "faster guests of platter crash --stage qemu",
+    "faster guests of platter crash --in qemu",
     "a processor with virtualization (of a container: --device /dev/kvm)",
   ],
 ];
