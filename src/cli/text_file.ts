@@ -17,15 +17,17 @@ const PIECE_BYTES = 65_536;
  * Reads a text file, or a pipe.
  *
  * @param path Its path.
- * @param maxBytes What it may have at most.
- * @param signal Gives up: a pipe opens when somebody writes to it.
+ * @param limits Bytes that it may have at most, and what gives up: a pipe opens
+ * when somebody writes to it.
  * @returns Its text.
  * @throws {CliError} If it cannot be read, or has more than that.
  */
 export async function readText(
   path: string,
-  maxBytes: number = MOST_BYTES,
-  signal?: AbortSignal,
+  { maxBytes = MOST_BYTES, signal }: {
+    maxBytes?: number;
+    signal?: AbortSignal;
+  } = {},
 ): Promise<string> {
   try {
     // A pipe has no size, and a device no end.
