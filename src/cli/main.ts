@@ -16,6 +16,8 @@
  * @module
  */
 
+import process from "node:process";
+import { programArguments } from "../platform/terminal.ts";
 import config from "../../deno.json" with { type: "json" };
 import { bmap } from "./bmap.ts";
 import { cat } from "./cat.ts";
@@ -215,5 +217,5 @@ function help(): string {
 
 if (import.meta.main) {
   // Not exitCode: a read of standard input may be left that would never end.
-  Deno.exit(await main(Deno.args, processIo()));
+  process.exit(await main(programArguments(), processIo()));
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { openFile } from "../platform/files.ts";
 import { formatSize } from "../units.ts";
 import { CliError, fileError } from "./images.ts";
 
@@ -27,7 +28,7 @@ export async function readText(
 ): Promise<string> {
   try {
     // A pipe has no size, and a device no end.
-    using file = await Deno.open(path);
+    using file = await openFile(path);
     const decoder = new TextDecoder();
     const piece = new Uint8Array(PIECE_BYTES);
     let text = "";

@@ -812,8 +812,8 @@ export class VirtualDisk implements AsyncDisposable {
    * @returns For example `VirtualDisk { path: "disk.img", sectors: 2048, … }`.
    */
   [Symbol.for("Deno.customInspect")](
-    inspect: typeof Deno.inspect,
-    options: Deno.InspectOptions,
+    inspect: (value: unknown, options: object) => string,
+    options: object,
   ): string {
     const shown = shownOf(this.#view, this.#closed || this.#queue.closed);
     return `VirtualDisk ${inspect(shown, options)}`;

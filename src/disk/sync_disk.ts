@@ -419,8 +419,8 @@ export class SyncDisk implements AsyncDisposable {
    * @returns For example `SyncDisk { path: "disk.img", sectors: 2048, … }`.
    */
   [Symbol.for("Deno.customInspect")](
-    inspect: typeof Deno.inspect,
-    options: Deno.InspectOptions,
+    inspect: (value: unknown, options: object) => string,
+    options: object,
   ): string {
     const shown = shownOf(this.#view, this.closed);
     return `SyncDisk ${inspect(shown, options)}`;
