@@ -819,6 +819,23 @@ export class VirtualDisk implements AsyncDisposable {
     return `VirtualDisk ${inspect(shown, options)}`;
   }
 
+  /**
+   * The same for Node.js and Bun.
+   *
+   * @param _depth How deep it is shown; all of it is.
+   * @param options How.
+   * @param inspect Shows a value.
+   * @returns As above.
+   */
+  [Symbol.for("nodejs.util.inspect.custom")](
+    _depth: number,
+    options: object,
+    inspect: (value: unknown, options: object) => string,
+  ): string {
+    const shown = shownOf(this.#view, this.#closed || this.#queue.closed);
+    return `VirtualDisk ${inspect(shown, options)}`;
+  }
+
   /** Closes the disk, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
