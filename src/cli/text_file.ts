@@ -4,6 +4,7 @@
  * @module
  */
 
+import { openFile, type OpenedFile } from "../platform/files.ts";
 import { formatSize } from "../units.ts";
 import { CliError, fileError } from "./images.ts";
 
@@ -56,8 +57,8 @@ export async function readText(
 async function openUnless(
   signal: AbortSignal | undefined,
   path: string,
-): Promise<Deno.FsFile> {
-  const opening = Deno.open(path);
+): Promise<OpenedFile> {
+  const opening = openFile(path);
   try {
     return await unless(signal, opening);
   } catch (error) {
