@@ -12,7 +12,7 @@ import { AioQueue } from "./aio_queue.ts";
 import { AsyncEngine } from "./async_engine.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import { IoUringQueue } from "./io_uring_queue.ts";
-import { perform } from "./kernel.ts";
+import type { Host } from "./host.ts";
 import { type Probed, writtenOffset } from "./probe.ts";
 import { SyncEngine } from "./sync_engine.ts";
 
@@ -65,7 +65,8 @@ const TRIALS = 9;
 /**
  * Chooses an engine for an open image.
  *
- * @param libc The C library.
+ * @param host The operating system.
+ * @param libc Its C library.
  * @param fd The image's descriptor.
  * @param path The image's path, for the error.
  * @param probed What the image is.
@@ -75,6 +76,7 @@ const TRIALS = 9;
  * not to be had here.
  */
 export function chooseEngine<T extends Operation>(
+  host: Host,
   libc: Libc,
   fd: number,
   path: string,
@@ -86,7 +88,7 @@ export function chooseEngine<T extends Operation>(
   // Where threads of the kernel do the work, they need the processors.
   const pollMs = blocks ? 0 : options.pollMs;
   const sync = (reason: string | null): MakeEngine<T> => (complete) =>
-    new SyncEngine(libc, complete, { info: { name: "sync", reason }, stallMs });
+    new SyncEngine(host, complete, { info: { name: "sync", reason }, stallMs });
   const over = (
     name: string,
     queue: IoUringQueue<T> | AioQueue<T>,
@@ -94,10 +96,10 @@ export function chooseEngine<T extends Operation>(
   ): MakeEngine<T> =>
   (complete) =>
     new AsyncEngine<T>(
-      libc,
+      host,
       queue,
       complete,
-      (operation) => perform(libc, operation),
+      (operation) => host.perform(operation),
       { info: { name, reason }, stallMs, pollMs },
     );
 

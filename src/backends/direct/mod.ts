@@ -25,6 +25,7 @@ import {
 import { DirectBackend } from "./backend.ts";
 import type { DirectImage } from "./image.ts";
 import { syncFile } from "./kernel.ts";
+import { PosixHost } from "./posix_host.ts";
 import { lockImage, unlockImage } from "./image_lock.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";
 import {
@@ -157,8 +158,9 @@ async function openListening(
       if (reopened === null) throw replaced(path);
       tailFd = reopened;
     }
+    const host = new PosixHost(libc);
     backend = new DirectBackend(
-      libc,
+      host,
       {
         ...describe(libc, path, options, probed, {
           tailFd,
@@ -174,7 +176,14 @@ async function openListening(
           return tail;
         },
       },
-      chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
+      chooseEngine(
+        host,
+        libc,
+        fd,
+        path,
+        probed,
+        options.engine ?? DEFAULT_ENGINE,
+      ),
     );
     await content?.cut();
     if (content !== null) {

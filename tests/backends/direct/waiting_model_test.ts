@@ -15,6 +15,7 @@
 import { assert, assertEquals, assertFalse } from "@std/assert";
 import { setImmediate } from "node:timers";
 import { openLibc } from "../../../ffi/libc.ts";
+import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
 import { AsyncEngine } from "../../../src/backends/direct/async_engine.ts";
 import {
   Operation,
@@ -333,7 +334,7 @@ class Model {
   constructor(watches: boolean, { pollMs, depth }: Variant) {
     this.kernel = new ModelKernel(this.thread, watches, depth);
     this.engine = new AsyncEngine<Operation>(
-      openLibc(),
+      new PosixHost(openLibc()),
       this.kernel,
       (operation) => {
         assert(this.#unanswered.delete(operation), "answered twice");
