@@ -121,7 +121,10 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     const stallUs = Math.max(1, Math.round(options.stallMs * 1000));
     this.#later = runtime.later;
     this.#clock = runtime.clock;
-    this.#policy = new WaitPolicy(options.pollMs * 1000);
+    this.#policy = new WaitPolicy(
+      options.pollMs * 1000,
+      queue.waitsElsewhere ? 1 : undefined,
+    );
     this.#waiting = new Waiting(this, this.#policy, stallUs, runtime);
     this.#slots = new Array(queue.depth).fill(null);
     this.#free = Int32Array.from({ length: queue.depth }, (_, i) => i);
@@ -196,6 +199,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   /** When operations were last submitted, in ms. */
   get submittedAt(): number {
     return this.#submittedAt;
+  }
+
+  /** Whether the queue waits on another thread alone. */
+  get waitsElsewhere(): boolean {
+    return this.#queue.waitsElsewhere === true;
   }
 
   /** Whether the queue can watch the event loop. */

@@ -144,7 +144,7 @@ export class DirectBackend implements Backend {
     this.#durableWrites = image.durableWrites;
     this.#writeZeroesModes = {
       punch: image.zeroesRanges,
-      zero: image.zeroesRanges,
+      zero: image.zeroesInPlace ?? image.zeroesRanges,
     };
     this.#planners = plannersOf(image);
     this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0

@@ -17,7 +17,7 @@ import { type Probed, writtenOffset } from "./probe.ts";
 import { SyncEngine } from "./sync_engine.ts";
 
 /** The engines there are, and the choice among them. */
-export type EngineName = "auto" | "io_uring" | "libaio" | "sync";
+export type EngineName = "auto" | "io_uring" | "libaio" | "iocp" | "sync";
 
 /**
  * The longest that one wait may hold the event loop, in ms, by default.
@@ -106,7 +106,9 @@ export function chooseEngine<T extends Operation>(
   const asked = `asked for: engine: "${engine}"`;
   if (engine === "sync") return sync(asked);
   if (engine !== "auto") {
-    const queue = engine === "io_uring"
+    const queue = engine === "iocp"
+      ? "only Windows has completion ports"
+      : engine === "io_uring"
       ? IoUringQueue.open<T>(libc, depth, blocks)
       : openAio<T>(libc, fd, probed, depth);
     if (typeof queue !== "string") {

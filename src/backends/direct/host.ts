@@ -6,16 +6,31 @@
  * @module
  */
 
-import type { ErrnoTable } from "../../../ffi/errno.ts";
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
 import type { Extent } from "../../backend.ts";
 import type { Operation } from "./engine.ts";
 import type { Turns } from "./loop_turn.ts";
 
+/** Error numbers that are told apart. */
+export type HostErrno = Readonly<
+  Record<
+    | "EPERM"
+    | "EINTR"
+    | "EIO"
+    | "EAGAIN"
+    | "EBUSY"
+    | "EINVAL"
+    | "ENOSYS"
+    | "EOPNOTSUPP"
+    | "ECANCELED",
+    number
+  >
+>;
+
 /** An operating system. Numbers returned are −errno where negative. */
 export interface Host {
   /** Its error numbers by name. */
-  readonly errno: ErrnoTable;
+  readonly errno: HostErrno;
   /**
    * The name of an error number.
    *

@@ -27,6 +27,7 @@ import type { DirectImage } from "./image.ts";
 import { syncFile } from "./kernel.ts";
 import { PosixHost } from "./posix_host.ts";
 import { lockImage, unlockImage } from "./image_lock.ts";
+import { openOnWindows } from "./windows/mod.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";
 import {
   fileSystemOfFile,
@@ -93,6 +94,9 @@ export async function openDirect(
   options: DirectOptions,
 ): Promise<DirectBackend> {
   options = { openedAt: captureStack(), ...options };
+  if (Deno.build.os === "windows") {
+    return await openOnWindows(path, options, options.engine ?? DEFAULT_ENGINE);
+  }
   const libc = loadLibc(path);
   // Without a limit there is no signal, and no need of a thread for it.
   const signal = options.readOnly || fileSizeLimit(libc) === Infinity

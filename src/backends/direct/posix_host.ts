@@ -6,14 +6,13 @@
 
 import { closeSync } from "node:fs";
 import { errnoName } from "../../../ffi/abi.ts";
-import type { ErrnoTable } from "../../../ffi/errno.ts";
 import type { Libc } from "../../../ffi/libc.ts";
 import { mapMemory, type MappedMemory } from "../../../ffi/mapped_memory.ts";
 import type { Extent } from "../../backend.ts";
 import { truncateImage } from "../truncate_image.ts";
 import type { Operation } from "./engine.ts";
 import { extentsOf } from "./extents.ts";
-import type { Host } from "./host.ts";
+import type { Host, HostErrno } from "./host.ts";
 import { perform } from "./kernel.ts";
 import { LoopTurn, type Turns } from "./loop_turn.ts";
 
@@ -21,7 +20,7 @@ import { LoopTurn, type Turns } from "./loop_turn.ts";
 export class PosixHost implements Host {
   readonly #libc: Libc;
   /** Its error numbers by name. */
-  readonly errno: ErrnoTable;
+  readonly errno: HostErrno;
 
   /**
    * Constructs a new instance.
