@@ -13,6 +13,7 @@
 
 import fs from "node:fs";
 import { resolve, toNamespacedPath } from "node:path";
+import { FfiError } from "../../../../ffi/ffi_error.ts";
 import { openWindows, type Windows } from "../../../../ffi/windows.ts";
 import {
   ACCESS,
@@ -33,6 +34,23 @@ const LOCK_AT = 2 ** 53 - 1;
 export const SHARE_ALL = SHARE.READ | SHARE.WRITE | SHARE.DELETE;
 
 /**
+ * Windows, for a backend that does without it where FFI is not allowed: nobody is
+ * asked.
+ *
+ * @returns Windows; `null` if it is not to be had.
+ */
+export function windowsIfAllowed(): Windows | null {
+  const { state } = Deno.permissions.querySync({ name: "ffi" });
+  if (state !== "granted") return null;
+  try {
+    return openWindows();
+  } catch (error) {
+    if (error instanceof FfiError) return null;
+    throw error;
+  }
+}
+
+/**
  * Locks a file against other programs that lock it so.
  *
  * @param path The file.
@@ -47,7 +65,7 @@ export function claimOnWindows(
   path: string,
   fd: number,
   readOnly: boolean,
-  windows: Windows = openWindows(),
+  windows: Windows,
 ): FileClaim | null {
   const handle = openSame(windows, path, fd, ACCESS.GENERIC_READ, SHARE_ALL);
   if (handle < 0) throw openError(path, -handle);

@@ -19,7 +19,6 @@ import { readU64 } from "../../../../ffi/memory.ts";
 import type { Windows } from "../../../../ffi/windows.ts";
 import {
   ACCESS,
-  CONTROL,
   FILE_FLAG,
   FILE_INFORMATION,
   SHARE,
@@ -46,6 +45,7 @@ import { DirectBackend } from "../backend.ts";
 import type { EngineOptions } from "../choose_engine.ts";
 import { chooseWindowsEngine } from "./choose_engine.ts";
 import { WindowsHost } from "./host.ts";
+import { makeSparse } from "./sparse.ts";
 import { claimOnWindows, openError, openSame, SHARE_ALL } from "./lock.ts";
 import { type OpenedFile, type ProbedFile, probeFile } from "./probe.ts";
 
@@ -336,11 +336,6 @@ class Content {
   }
 }
 
-/** Has what is never written to a file take no place. */
-function makeSparse(windows: Windows, handle: number): void {
-  windows.control("file system", handle, CONTROL.FSCTL_SET_SPARSE);
-}
-
 /** What Windows can do for new content. */
 function spaceOf(
   windows: Windows,
@@ -358,23 +353,4 @@ function spaceOf(
       zeroesRanges && windows.zero(handle, 0, sizeBytes) >= 0,
     cutsToZeroes: true,
   };
-}
-
-/**
- * Has what is never written to a file take no place, for the portable backend.
- *
- * @param path The file.
- * @param fd A descriptor of `node:fs` of it.
- * @param windows Windows.
- */
-export function makeSparseOnWindows(
-  path: string,
-  fd: number,
-  windows: Windows,
-): void {
-  const { GENERIC_WRITE } = ACCESS;
-  const handle = openSame(windows, path, fd, GENERIC_WRITE, SHARE_ALL);
-  if (handle < 0) return;
-  makeSparse(windows, handle);
-  windows.close(handle);
 }
