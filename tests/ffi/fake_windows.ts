@@ -149,6 +149,27 @@ export class FakeWindows {
     return this.#memory.size;
   }
 
+  /**
+   * Opens a file for another program.
+   *
+   * @returns What closes it.
+   */
+  openElsewhere(path: string, access: number, share: number): () => void {
+    const units = [...path, "\0"].map((c) => c.charCodeAt(0));
+    const bytes = new Uint8Array(new Uint16Array(units).buffer);
+    const handle = this.CreateFileW(bytes, access, share, 0n, 3, 0);
+    return () => {
+      this.CloseHandle(handle);
+    };
+  }
+
+  /** Puts a completion into every port that nothing stands behind. */
+  post(context: bigint): void {
+    for (const port of this.#ports.values()) {
+      this.#queue(port, { context, status: 0, information: 512 });
+    }
+  }
+
   /** How a path was opened last. */
   flagsOf(path: string): { access: number; share: number; flags: number } {
     return [...this.#handles.values()].findLast((one) => one.path === path)!;
@@ -235,7 +256,9 @@ export class FakeWindows {
     const file = device?.content ?? name;
     const stat = fs.statSync(file, { bigint: true, throwIfNoEntry: false });
     if (stat === undefined) return this.#fail(ERROR.FILE_NOT_FOUND);
-    const key = device === null ? `${stat.dev}:${stat.ino}` : name;
+    const key = device === null
+      ? `${stat.dev}:${stat.ino}:${stat.birthtimeNs}`
+      : name;
     const wants = shareFor(access);
     for (const other of this.#handles.values()) {
       if (other.key !== key) continue;

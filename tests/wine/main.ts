@@ -64,7 +64,7 @@ async function setUp(): Promise<string> {
   const folder = `${home}/deno-${Deno.version.deno}`;
   const program = `${folder}/package/deno.exe`;
   try {
-    if (Deno.statSync(`${folder}/ready`).isFile) return program;
+    if ((await Deno.stat(`${folder}/ready`)).isFile) return program;
   } catch {
     await Deno.mkdir(folder, { recursive: true });
   }

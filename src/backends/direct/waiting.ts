@@ -239,7 +239,7 @@ export class Waiting {
     policy.asked();
     if (from === "thread" && work.waitsElsewhere) {
       this.#submit();
-      return work.prepared > 0 ? "turning" : "thread";
+      return work.prepared > 0 || work.drained > 0 ? "turning" : "thread";
     }
     if (from === "idle" || from === "thread") {
       // In a turn that is not ours, what the loop was wanted for is being done.

@@ -22,7 +22,7 @@ import {
 } from "../../../../ffi/windows_abi.ts";
 import { windowsErrnoName } from "../../../../ffi/windows_errno.ts";
 import { type Operation, OperationCode } from "../engine.ts";
-import { type KernelQueue, type Visit } from "../kernel_queue.ts";
+import type { KernelQueue, Visit } from "../kernel_queue.ts";
 import type { WindowsHost } from "./host.ts";
 
 /** What is begun for an operation; its own again for the next one in its slot. */
