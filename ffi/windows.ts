@@ -9,7 +9,8 @@
  * @module
  */
 
-import type { OpenLibrary } from "./library.ts";
+import type { OpenLibrary } from "./foreign/interface.ts";
+import { foreign } from "./foreign/mod.ts";
 import type { MappedMemory } from "./mapped_memory.ts";
 import { memoryAt, readU64, writeU64 } from "./memory.ts";
 import {
@@ -27,7 +28,6 @@ import {
 import {
   ensureWindowsPermission,
   type OffThreadFunctions,
-  openByRuntime,
   openOffThreadFunctions,
   openWindowsFunctions,
   type WindowsFunctions,
@@ -147,10 +147,10 @@ export class Windows {
   /**
    * Constructs a new instance. Most callers want {@linkcode openWindows}.
    *
-   * @param openLibrary What opens a library; tests put a fake in its place.
+   * @param openLibrary What opens a library; the runtime unless given.
    * @throws {FfiError} If Windows is not to be had.
    */
-  constructor(openLibrary: OpenLibrary = openByRuntime) {
+  constructor(openLibrary: OpenLibrary = foreign().openLibrary) {
     this.#openLibrary = openLibrary;
     this.#functions = openWindowsFunctions(openLibrary);
     this.#memory = new OperationMemory(this, 1);

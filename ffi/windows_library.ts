@@ -10,8 +10,15 @@
  * @module
  */
 
+import { isNotCapable } from "../src/platform/permissions.ts";
+import { runtimeName } from "../src/platform/system.ts";
 import { FfiError } from "./ffi_error.ts";
-import type { FfiPermissions, OpenedLibrary, OpenLibrary } from "./library.ts";
+import type {
+  FfiPermissions,
+  OpenedLibrary,
+  OpenLibrary,
+} from "./foreign/interface.ts";
+import { foreign } from "./foreign/mod.ts";
 
 /** The parameters of `NtReadFile` and `NtWriteFile`, in words. */
 type Transfer = (
@@ -253,16 +260,6 @@ const OFF_THREAD = {
 } as const;
 
 /**
- * Opens a library as this runtime does.
- *
- * @param fileName Its name.
- * @param symbols What is to be called in it.
- * @returns The library.
- */
-export const openByRuntime: OpenLibrary = (fileName, symbols) =>
-  Deno.dlopen(fileName, symbols) as OpenedLibrary;
-
-/**
  * Takes the functions of Windows. The libraries are let go of at once: a process
  * is made of these two and never loses them.
  *
@@ -271,7 +268,7 @@ export const openByRuntime: OpenLibrary = (fileName, symbols) =>
  * @throws {FfiError} If they cannot be had, or Deno forbids it.
  */
 export function openWindowsFunctions(
-  openLibrary: OpenLibrary = openByRuntime,
+  openLibrary: OpenLibrary,
 ): WindowsFunctions {
   const functions: Record<string, unknown> = {};
   for (const [fileName, symbols] of Object.entries(LIBRARIES)) {
@@ -279,10 +276,10 @@ export function openWindowsFunctions(
     try {
       library = openLibrary(fileName, symbols);
     } catch (cause) {
-      throw cause instanceof Deno.errors.NotCapable
+      throw isNotCapable(cause)
         ? new FfiError(
           "permission",
-          `Cannot open ${fileName} as Deno does not allow it: run with --allow-ffi`,
+          `Cannot open ${fileName} as ${runtimeName} does not allow it: run with --allow-ffi`,
           { cause },
         )
         : new FfiError(
@@ -316,12 +313,12 @@ export function openOffThreadFunctions(
 /**
  * Makes sure that FFI is allowed, asking the user if it may be asked.
  *
- * @param permissions What knows the permissions; `Deno.permissions` unless given.
+ * @param permissions What knows the permissions; the runtime unless given.
  * @throws {FfiError} If FFI is not allowed, or for certain paths only: that
  * forbids addresses.
  */
 export function ensureWindowsPermission(
-  permissions: FfiPermissions = Deno.permissions,
+  permissions: FfiPermissions = foreign().permissions,
 ): void {
   const everything = { name: "ffi" } as const;
   let { state } = permissions.querySync(everything);

@@ -5,10 +5,10 @@
  * @module
  */
 
-import type { OpenLibrary } from "../../ffi/library.ts";
+import type { OpenLibrary } from "../../ffi/foreign/interface.ts";
 import { memoryAt } from "../../ffi/memory.ts";
 import { FILE_FLAG, STATUS } from "../../ffi/windows_abi.ts";
-import { openByRuntime } from "../../ffi/windows_library.ts";
+import { foreign } from "../../ffi/foreign/mod.ts";
 
 /** What was checked. */
 export interface Checked {
@@ -33,7 +33,7 @@ export function checkedWindows(sector: number): Checked {
     direct: 0,
     refused: 0,
     openLibrary: ((fileName, symbols) => {
-      const library = openByRuntime(fileName, symbols);
+      const library = foreign().openLibrary(fileName, symbols);
       const real = library.symbols as Record<string, Call>;
       const inFront: Record<string, Call> = {
         CreateFileW(...args) {

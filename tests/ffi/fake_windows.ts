@@ -14,7 +14,7 @@
  */
 
 import fs from "node:fs";
-import type { OpenLibrary } from "../../ffi/library.ts";
+import type { OpenLibrary } from "../../ffi/foreign/interface.ts";
 import { addressOf, alignedMemory, memoryAt } from "../../ffi/memory.ts";
 import {
   ACCESS,
@@ -183,7 +183,7 @@ export class FakeWindows {
     >;
     const functions: Record<string, unknown> = {};
     for (const [name, signature] of Object.entries(symbols)) {
-      const { nonblocking, parameters } = signature as Deno.ForeignFunction;
+      const { nonblocking, parameters } = signature;
       if (typeof here[name] !== "function") {
         throw new Error(`${fileName} has no ${name}`);
       }

@@ -13,6 +13,7 @@ import { fileSizeLimit } from "../../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { alignedMemory } from "../../../ffi/memory.ts";
 import { captureStack } from "../../call_site.ts";
+import { os } from "../../platform/system.ts";
 import { errnoText } from "../../errno.ts";
 import { DiskError, kindOfCode } from "../../errors.ts";
 import { takeBoth } from "./both_locks.ts";
@@ -94,7 +95,7 @@ export async function openDirect(
   options: DirectOptions,
 ): Promise<DirectBackend> {
   options = { openedAt: captureStack(), ...options };
-  if (Deno.build.os === "windows") {
+  if (os === "windows") {
     return await openOnWindows(path, options, options.engine ?? DEFAULT_ENGINE);
   }
   const libc = loadLibc(path);

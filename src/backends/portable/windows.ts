@@ -8,6 +8,7 @@
 
 import { claimOnWindows, windowsIfAllowed } from "../direct/windows/lock.ts";
 import { makeSparseOnWindows } from "../direct/windows/sparse.ts";
+import { os } from "../../platform/system.ts";
 import type { TakenLock } from "../held_image.ts";
 
 /**
@@ -49,7 +50,7 @@ export function takeWindowsLock(
  * @param fd Its descriptor.
  */
 export function takeNoSpace(path: string, fd: number): void {
-  if (Deno.build.os !== "windows") return;
+  if (os !== "windows") return;
   const windows = windowsIfAllowed();
   if (windows !== null) makeSparseOnWindows(path, fd, windows);
 }

@@ -24,6 +24,7 @@ import {
 import { windowsErrnoName } from "../../../../ffi/windows_errno.ts";
 import { DiskError, kindOfCode } from "../../../errors.ts";
 import { errnoText } from "../../../errno.ts";
+import { isGranted } from "../../../platform/permissions.ts";
 import { type FileClaim, ReplacedError } from "../../file_claim.ts";
 import { lockedError, nameHolder } from "../../holder.ts";
 
@@ -40,8 +41,7 @@ export const SHARE_ALL = SHARE.READ | SHARE.WRITE | SHARE.DELETE;
  * @returns Windows; `null` if it is not to be had.
  */
 export function windowsIfAllowed(): Windows | null {
-  const { state } = Deno.permissions.querySync({ name: "ffi" });
-  if (state !== "granted") return null;
+  if (!isGranted({ name: "ffi" })) return null;
   try {
     return openWindows();
   } catch (error) {

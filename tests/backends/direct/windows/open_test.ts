@@ -71,7 +71,7 @@ function test(
       const fake = new FakeWindows(options);
       const windows = new Windows(fake.openLibrary);
       const path = dir.join("disk.img");
-      const open = (more: Partial<ImageOptions> = {}, engine?: EngineName) =>
+      const open = (more?: Partial<ImageOptions>, engine?: EngineName) =>
         openOnWindows(
           path,
           { readOnly: false, direct: "prefer", lock: "auto", ...more },
