@@ -474,6 +474,7 @@ function engineOptions(options: OpenOptions): EngineOptions {
       "auto",
       "io_uring",
       "libaio",
+      "iocp",
       "sync",
     ]),
     depth: options.queueSize ?? DEFAULT_QUEUE_SIZE,
