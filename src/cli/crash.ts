@@ -4,6 +4,7 @@
  * @module
  */
 
+import { realpath, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { ProgramError } from "../crash/programs.ts";
 import { CrashTestError } from "../crash/crash_test_error.ts";
@@ -250,7 +251,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   let unwritten: CliError | null = null;
   for (const [path, write] of files) {
     try {
-      await Deno.writeTextFile(path, write(report));
+      await writeFile(path, write(report));
     } catch (error) {
       unwritten ??= fileError("write", path, error);
     }
@@ -317,7 +318,7 @@ async function outputs(
 
 /** A name in its folder, which must be there. */
 async function placeOf(path: string): Promise<string> {
-  return join(await Deno.realPath(dirname(path)), basename(path));
+  return join(await realpath(dirname(path)), basename(path));
 }
 
 function testOptions(args: VerbArguments): CrashTestOptions {

@@ -16,6 +16,8 @@
  * @module
  */
 
+import process from "node:process";
+import { programArguments } from "../platform/terminal.ts";
 import config from "../../deno.json" with { type: "json" };
 import { Interrupted } from "./images.ts";
 import {
@@ -201,5 +203,5 @@ async function help(): Promise<string> {
 
 if (import.meta.main) {
   // Not exitCode: a read of standard input may be left that would never end.
-  Deno.exit(await main(Deno.args, processIo()));
+  process.exit(await main(programArguments(), processIo()));
 }

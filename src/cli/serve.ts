@@ -205,7 +205,7 @@ function listenAt(
     return NbdServer.listen({ ...listen, ...options });
   } catch (error) {
     if (error instanceof RangeError || error instanceof TypeError) throw error;
-    const inUse = error instanceof Deno.errors.AddrInUse;
+    const inUse = (error as { code?: unknown }).code === "EADDRINUSE";
     if ("path" in listen) {
       throw inUse
         ? nameInUse(listen.path, error)

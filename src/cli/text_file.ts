@@ -4,6 +4,7 @@
  * @module
  */
 
+import { type OpenedFile, openFile } from "../platform/files.ts";
 import { formatSize } from "../units.ts";
 import { CliError, fileError } from "./images.ts";
 
@@ -17,16 +18,16 @@ const PIECE_BYTES = 65_536;
  * Reads a text file, or a pipe.
  *
  * @param path Its path.
- * @param limits Bytes that it may have at most, and what gives up: a pipe opens
- * when somebody writes to it.
+ * @param options What it may have at most; and what gives up: a pipe opens when
+ * somebody writes to it.
  * @returns Its text.
  * @throws {CliError} If it cannot be read, or has more than that.
  */
 export async function readText(
   path: string,
   { maxBytes = MOST_BYTES, signal }: {
-    maxBytes?: number;
-    signal?: AbortSignal;
+    readonly maxBytes?: number;
+    readonly signal?: AbortSignal;
   } = {},
 ): Promise<string> {
   try {
@@ -58,8 +59,8 @@ export async function readText(
 async function openUnless(
   signal: AbortSignal | undefined,
   path: string,
-): Promise<Deno.FsFile> {
-  const opening = Deno.open(path);
+): Promise<OpenedFile> {
+  const opening = openFile(path);
   try {
     return await unless(signal, opening);
   } catch (error) {

@@ -138,6 +138,13 @@ export interface OpenOptions extends QueueOptions {
    * @default {30000}
    */
   closeTimeoutMs?: number | undefined;
+  /**
+   * How long an NBD server, or the `qemu-nbd` of a container, may be silent while
+   * requests wait for it, in ms. Then the connection is dropped, and what it has
+   * not answered fails. 600,000 for a container if not given, for which the
+   * slowest medium has no need; a server is waited for without a bound.
+   */
+  requestTimeoutMs?: number | undefined;
 }
 
 /** How to make an image; how large, by `sectors` or by `size`. */
@@ -404,6 +411,9 @@ async function timeoutsOf(options: OpenOptions) {
       "closeTimeoutMs",
       options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS,
     ),
+    ...(options.requestTimeoutMs === undefined ? {} : {
+      requestTimeoutMs: timeout("requestTimeoutMs", options.requestTimeoutMs),
+    }),
   };
 }
 
@@ -464,6 +474,7 @@ function engineOptions(options: OpenOptions): EngineOptions {
       "auto",
       "io_uring",
       "libaio",
+      "iocp",
       "sync",
     ]),
     depth: options.queueSize ?? DEFAULT_QUEUE_SIZE,
