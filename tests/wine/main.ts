@@ -34,6 +34,9 @@ const FILES = [
   "tests/ffi/memory_test.ts",
 ];
 
+/** How long one file of tests may take: Wine is slow, and a machine may be busy. */
+const DEADLINE_MS = 20 * 60_000;
+
 const root = new URL("../..", import.meta.url).pathname;
 const temporary = Deno.env.get("TMPDIR") ?? "/var/tmp";
 const home = Deno.env.get("PLATTER_WINE_DIR") ?? `${temporary}/platter-wine`;
@@ -106,6 +109,7 @@ async function output(
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
+    signal: AbortSignal.timeout(DEADLINE_MS),
   }).output();
   const decoder = new TextDecoder();
   return { text: decoder.decode(stdout) + decoder.decode(stderr), ok: success };
