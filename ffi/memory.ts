@@ -17,6 +17,7 @@
  */
 
 import process from "node:process";
+import { foreign } from "./foreign/mod.ts";
 import { assertFfiGranted } from "./permission.ts";
 
 /** 2^32, to split a safe integer into two 32-bit halves. */
@@ -31,8 +32,8 @@ const WASM_PAGE_BYTES = 65_536;
 // Address of the first byte of each ArrayBuffer made here.
 const baseAddresses = new WeakMap<ArrayBuffer, number>();
 
-function pointerToNumber(pointer: Deno.PointerValue): number {
-  const address = Number(Deno.UnsafePointer.value(pointer));
+function addressOfBuffer(buffer: ArrayBuffer): number {
+  const address = Number(foreign().addressOf(buffer));
   if (!Number.isSafeInteger(address)) {
     throw new RangeError(
       `Cannot use memory as its address must be a safe integer: current value is ${address}`,
@@ -70,19 +71,48 @@ function findMark(): Mark | null {
 
 let mark: Mark | null | undefined;
 
-/** Makes zeroed memory that cannot be detached. */
-function undetachable(byteLength: number): ArrayBuffer {
+/** Zeroed memory that cannot be detached, and where it may be taken from. */
+interface Block {
+  readonly buffer: ArrayBuffer;
+  readonly base: number;
+  used: number;
+}
+
+/** Bytes of a block that many share where memory is dear. */
+const SHARED_BLOCK_BYTES = 1 << 20;
+
+let shared: Block | null = null;
+
+/** Makes zeroed memory that cannot be detached, or takes what is left of it. */
+function undetachable(byteLength: number): Block {
   if (mark === undefined) mark = findMark();
   if (mark !== null) {
     const buffer = new ArrayBuffer(byteLength);
     mark(buffer);
-    return buffer;
+    return blockOf(buffer);
   }
-  // The memory of a module cannot be detached but by growing it, and nobody has
-  // the object that could (WebAssembly JavaScript Interface §5.3).
+  if (byteLength > SHARED_BLOCK_BYTES / 4) return ofModule(byteLength);
+  // Bun collects garbage for every one of them (some 2 ms) where there are many.
+  if (shared === null || shared.used + byteLength > SHARED_BLOCK_BYTES) {
+    shared = ofModule(SHARED_BLOCK_BYTES);
+  }
+  return shared;
+}
+
+/**
+ * The memory of a module. It cannot be detached but by growing it, and nobody has
+ * the object that could (WebAssembly JavaScript Interface §5.3).
+ */
+function ofModule(byteLength: number): Block {
   const pages = Math.ceil(byteLength / WASM_PAGE_BYTES);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-  return memory.buffer as ArrayBuffer;
+  return blockOf(memory.buffer as ArrayBuffer);
+}
+
+function blockOf(buffer: ArrayBuffer): Block {
+  const base = addressOfBuffer(buffer);
+  baseAddresses.set(buffer, base);
+  return { buffer, base, used: 0 };
 }
 
 /**
@@ -121,12 +151,12 @@ export function alignedMemory(
   // At worst the whole alignment is skipped, and 1 byte at least. An ArrayBuffer
   // made directly is never kept inside the garbage-collected heap, as a small
   // typed array can be.
-  const buffer = undetachable(byteLength + alignment);
-  const base = pointerToNumber(Deno.UnsafePointer.of(buffer));
-  baseAddresses.set(buffer, base);
+  const block = undetachable(byteLength + alignment);
+  const { buffer, base, used } = block;
   // Addresses are below 2^53, and % is exact there.
-  const skip = alignment - base % alignment;
-  return new Uint8Array(buffer, skip, byteLength);
+  const skip = alignment - (base + used) % alignment;
+  block.used += skip + byteLength;
+  return new Uint8Array(buffer, used + skip, byteLength);
 }
 
 /**
@@ -154,11 +184,10 @@ export function addressOf(view: ArrayBufferView): number {
  */
 export function memoryAt(address: number, byteLength: number): ArrayBuffer {
   assertFfiGranted();
-  const pointer = Deno.UnsafePointer.create(BigInt(address));
-  if (pointer === null) {
+  if (address === 0) {
     throw new TypeError("Cannot show memory as its address must not be 0");
   }
-  return Deno.UnsafePointerView.getArrayBuffer(pointer, byteLength);
+  return foreign().memoryAt(BigInt(address), byteLength);
 }
 
 /**

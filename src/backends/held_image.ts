@@ -16,9 +16,11 @@ import { DiskError } from "../errors.ts";
 import type { LockInfo } from "../info.ts";
 import { isReadOnlyDevice, refuseInUse } from "./device_use.ts";
 import { claimFile, type FileClaim, ReplacedError } from "./file_claim.ts";
-import { patiently, rememberOpening } from "./holder.ts";
+import { lockedError, patiently, rememberOpening } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
+import { loadLocks, openHeld } from "../platform/held_file.ts";
+import { os } from "../platform/system.ts";
 
 /** What has been opened. */
 export interface OpenedImage {
@@ -68,6 +70,7 @@ export async function holdImage<T extends OpenedImage>(
   open: () => T,
   lock: (image: T) => TakenLock,
 ): Promise<HeldImage<T>> {
+  await loadLocks();
   for (let tries = 1;; tries++) {
     try {
       return await tryToHold(path, options, open, lock);
@@ -152,7 +155,7 @@ async function tryToHold<T extends OpenedImage>(
  */
 function marker(path: string): FileClaim | null {
   try {
-    const file = Deno.openSync(path, { read: true });
+    const file = openHeld(path);
     return { release: () => file.close() };
   } catch {
     return null;
@@ -276,13 +279,20 @@ function whyNotOpened(
   options: { readonly readOnly: boolean },
 ): DiskError {
   const failure = asDiskError(error, path);
+  // How Windows says that others have it open, and do not share it.
+  if (failure.code === "EBUSY" && os === "windows") {
+    return lockedError(path, options.readOnly ? "reading" : "writing", {
+      holder: null,
+      holds: "has it open and does not share it",
+    });
+  }
   if (options.readOnly || failure === error) return failure;
   const { code, errno } = failure;
   // An open for writing is not permitted by mode (EACCES) or by attribute
   // (EPERM): fs/namei.c, inode_permission. A device may be out of bounds.
   const reason = code === "EROFS"
     ? "it is on a read-only file system"
-    : code === "EPERM" && Deno.build.os === "linux" && !isDevice(path)
+    : code === "EPERM" && os === "linux" && !isDevice(path)
     ? "the file or its directory is immutable or append-only (see lsattr)"
     : null;
   if (reason === null) return failure;

@@ -56,7 +56,7 @@ import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { printable } from "../../printable.ts";
-import type { ByteStream } from "../../protocol/nbd/byte_stream.ts";
+import type { ByteStream } from "../../platform/byte_stream.ts";
 import { writeU64 } from "../../protocol/nbd/big_endian.ts";
 import {
   Command,

@@ -33,6 +33,10 @@ import { PortableBackend } from "./backend.ts";
 import { DescriptorPool } from "./descriptors.ts";
 import { deviceAttributes } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
+import { takeNoSpace, takeWindowsLock } from "./windows.ts";
+import { endOf } from "../../platform/device_size.ts";
+import { isGranted } from "../../platform/permissions.ts";
+import { os, runtime, runtimeName } from "../../platform/system.ts";
 
 /** Descriptors by default: more gained nothing (measured in `./backend.ts`). */
 const DEFAULT_MAX_DESCRIPTORS = 32;
@@ -98,6 +102,10 @@ export async function openPortable(
     const { lock } = held;
     // First of all, so that every failed write-back is reported to it.
     const flushDescriptor = held.image.fd;
+    // Before it gets its size: NTFS would give it place for all of it.
+    if (options.create !== undefined && !options.create.preallocate) {
+      takeNoSpace(path, flushDescriptor);
+    }
     const content = options.create === undefined
       ? null
       : new NewContent(path, flushDescriptor, wanted, {
@@ -109,7 +117,7 @@ export async function openPortable(
     const image = fs.fstatSync(flushDescriptor, { bigint: true });
     // It may be cut yet.
     const size = options.create?.sizeBytes ??
-      (isDevice ? await deviceSize(path) : Number(image.size));
+      (isDevice ? endOf(path) : Number(image.size));
     const openSame = (flags: number) =>
       openAgain(path, flushDescriptor, access | flags);
     const openSure = (flags: number): number => {
@@ -202,9 +210,7 @@ export async function openPortable(
 /** Whether Deno would open a file without asking the user in the midst of I/O. */
 function mayOpen(path: string, readOnly: boolean): boolean {
   const names = readOnly ? ["read"] as const : ["read", "write"] as const;
-  return names.every((name) =>
-    Deno.permissions.querySync({ name, path }).state === "granted"
-  );
+  return names.every((name) => isGranted({ name, path }));
 }
 
 /** Memory to look at an image with, which costs something to align. */
@@ -213,16 +219,6 @@ let scratch = new Uint8Array();
 function scratchOf(byteLength: number): Uint8Array {
   if (scratch.length < byteLength) scratch = new Arena().allocate(byteLength);
   return scratch.subarray(0, byteLength);
-}
-
-/** `node:fs` cannot seek, and a device's size is where its end is. */
-async function deviceSize(path: string): Promise<number> {
-  const file = await Deno.open(path);
-  try {
-    return await file.seek(0, Deno.SeekMode.End);
-  } finally {
-    file.close();
-  }
 }
 
 function takeLock(
@@ -237,13 +233,15 @@ function takeLock(
   });
   if (want === "none") return none('not wanted: lock: "none"');
   if (readOnly && want === "auto") return none("a reader locks nobody out");
-  if (Deno.build.os === "windows") {
+  if (os === "windows") return takeWindowsLock(path, fd, readOnly);
+  const claim = claimFile(path, fd, readOnly);
+  if (claim === null) {
     return none(
-      "locks are mandatory on Windows and would keep out our own descriptors",
+      runtime === "deno"
+        ? "the file system has no flock"
+        : `the file system has no flock, or ${runtimeName} has no FFI to lock by`,
     );
   }
-  const claim = claimFile(path, fd, readOnly);
-  if (claim === null) return none("the file system has no flock");
   return {
     claim,
     info: {
