@@ -245,6 +245,17 @@ export class VirtualDisk implements AsyncDisposable {
     return this.#start;
   }
 
+  /**
+   * What a disk and its slices have in common, and no other disk has.
+   *
+   * @param disk One of them.
+   * @returns It, to be compared.
+   * @internal
+   */
+  static identityOf(disk: VirtualDisk): object {
+    return disk.#queue;
+  }
+
   /** Logical block size in bytes: operations start and end on it. */
   get blockSize(): number {
     return this.#queue.backend.geometry.blockSize;
