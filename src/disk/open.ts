@@ -23,6 +23,11 @@ import {
   openNbd,
 } from "../backends/nbd/mod.ts";
 import { openPortable } from "../backends/portable/mod.ts";
+import {
+  DEFAULT_REQUEST_TIMEOUT_MS,
+  isRbdUri,
+  openRbd,
+} from "../backends/rbd/mod.ts";
 import { captureStack } from "../call_site.ts";
 import {
   CONTAINER_FORMATS,
@@ -128,8 +133,8 @@ export interface OpenOptions extends QueueOptions {
   /** Aborts opening. */
   signal?: AbortSignal | undefined;
   /**
-   * How long connecting to an NBD server, or to the `qemu-nbd` of a container,
-   * and negotiating may take, in ms.
+   * How long connecting to an NBD server, to the `qemu-nbd` of a container or to
+   * a Ceph cluster, and negotiating may take, in ms.
    *
    * @default {30000}
    */
@@ -138,11 +143,20 @@ export interface OpenOptions extends QueueOptions {
    * How long an NBD server may be silent while the disk is being closed, and
    * `qemu-nbd` may take to close its image, in ms. Then the connection is
    * dropped, and what it has not answered fails. Each answer, and data that
-   * moves, begin the time anew.
+   * moves, begin the time anew. For a Ceph cluster it is the time that requests
+   * in flight, and then closing the image, may still take.
    *
    * @default {30000}
    */
   closeTimeoutMs?: number | undefined;
+  /**
+   * How long a request may wait for a Ceph cluster, in ms: storage that is away
+   * comes back within a minute mostly. Then it fails with code ETIMEDOUT, and may
+   * still be carried out.
+   *
+   * @default {60000}
+   */
+  requestTimeoutMs?: number | undefined;
 }
 
 /** How to make an image; how large, by `sectors` or by `size`. */
@@ -247,14 +261,9 @@ async function open(
   options.signal?.throwIfAborted();
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
   if (isNbdUri(path)) return await openRemote(String(path), options, create);
+  if (isRbdUri(path)) return await openCluster(String(path), options, create);
   const name = typeof path === "string" ? path : fileURLToPath(path);
-  if (options.id !== undefined && !/^[\x20-\x7e]{1,20}$/.test(options.id)) {
-    throw new RangeError(
-      `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${
-        JSON.stringify(options.id)
-      }`,
-    );
-  }
+  checkId(name, options.id);
   const format = oneOf("format", options.format ?? "auto", [
     "auto",
     "raw",
@@ -426,6 +435,53 @@ async function openRemote(
     ...(id === undefined ? {} : { id }),
     ...(signal === undefined ? {} : { signal }),
   });
+}
+
+/** Opens or makes an image in a Ceph cluster. */
+async function openCluster(
+  uri: string,
+  options: OpenOptions,
+  create?: ImageOptions["create"],
+): Promise<Backend> {
+  const what = "an image in a Ceph cluster";
+  const { format = "auto", readOnly = false, blockSize, id, signal } = options;
+  const reason = format !== "auto" && format !== "raw"
+    ? "have a format other than raw"
+    : create?.preallocate
+    ? "have its space reserved"
+    : null;
+  if (reason !== null) {
+    throw new DiskError(
+      "platform",
+      `Cannot open "${uri}" as ${what} cannot ${reason}`,
+      { operation: "open", path: uri },
+    );
+  }
+  refuseFileOptions(uri, what, options);
+  checkId(uri, id);
+  return await openRbd(uri, {
+    readOnly,
+    lock: oneOf("lock", options.lock ?? "auto", ["exclusive", "auto", "none"]),
+    ...timeoutsOf(options),
+    requestTimeoutMs: timeout(
+      "requestTimeoutMs",
+      options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
+    ),
+    ...(blockSize === undefined ? {} : { blockSize }),
+    ...(id === undefined ? {} : { id }),
+    ...(signal === undefined ? {} : { signal }),
+    ...(create === undefined ? {} : { create }),
+  });
+}
+
+/** What a disk says of itself is up to 20 ASCII characters. */
+function checkId(name: string, id: string | undefined): void {
+  if (id === undefined || /^[\x20-\x7e]{1,20}$/.test(id)) return;
+  throw new RangeError(
+    `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${
+      JSON.stringify(id)
+    }`,
+  );
 }
 
 /** Timers hold no more than 31 bits. */
