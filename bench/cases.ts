@@ -74,6 +74,25 @@ export interface CaseOptions {
 }
 
 /**
+ * The same cases with another tree of Platter as the only peer.
+ *
+ * @param cases The cases.
+ * @param name What the other tree is called.
+ * @param root Where it is, as a URL that ends with a slash.
+ * @returns The cases, without bars.
+ */
+export function against(
+  cases: readonly Case[],
+  name: string,
+  root: string,
+): Case[] {
+  return cases.map(({ bar: _bar, notes: _notes, ...one }) => ({
+    ...one,
+    peers: [one.ours.inTree!(root, name)],
+  }));
+}
+
+/**
  * All cases.
  *
  * @param options What they depend on.
@@ -193,22 +212,22 @@ export function casesOf({ engines, full }: CaseOptions): Case[] {
   );
 
   return [
-    randomRead(1, { peer: psync.name, value: 0.95 }, [psync, denoFile()]),
+    randomRead(1, { peer: psync.name, value: 1.2 }, [psync, denoFile()]),
     randomRead(4, undefined, [], true),
     randomRead(16, undefined, [], true),
     randomRead(32, { peer: uring.name, value: 0.98 }, [
       nodeFs("Deno", 32),
       denoFile(),
     ]),
-    randomRead(128, { peer: uring.name, value: 0.95 }, []),
+    randomRead(128, { peer: uring.name, value: 0.98 }, []),
     {
-      ...randomRead(32, { peer: uring.name, value: 1.5 }, [nodeFs("Deno", 32)]),
+      ...randomRead(32, { peer: uring.name, value: 1.2 }, [nodeFs("Deno", 32)]),
       name: "cpu-32",
       title: "Processor time of a 4 KiB random read, 32 in flight",
       metric: CPU,
     },
-    ramDisk(1, psync, 0.5),
-    ramDisk(32, uring, 0.7),
+    ramDisk(1, psync, 0.85),
+    ramDisk(32, uring, 0.95),
     {
       ...randomRead(32, { peer: nodeFs("Deno").name, value: 6 }, []),
       name: "node-fs-deno-32",
@@ -272,7 +291,7 @@ export function casesOf({ engines, full }: CaseOptions): Case[] {
       true,
     ),
     {
-      ...randomRead(32, { peer: nodeFs("Deno").name, value: 3 }, []),
+      ...randomRead(32, { peer: nodeFs("Deno").name, value: 5 }, []),
       name: "portable-32",
       title: "4 KiB random reads without FFI, 32 in flight",
       ours: platter({ backend: "portable" }, "portable"),

@@ -31,6 +31,14 @@ export interface Contender {
    * @throws {Unavailable} If it cannot take part here.
    */
   measure(work: Work, signal: AbortSignal): Promise<Measurement>;
+  /**
+   * The same by another tree of Platter; only Platter has it.
+   *
+   * @param root Where the tree is, as a URL that ends with a slash.
+   * @param name What to call it.
+   * @returns The contender.
+   */
+  inTree?(root: string, name: string): Contender;
 }
 
 /** Runs a program to its end. */
@@ -111,6 +119,7 @@ export function platter(
   return {
     name: label === undefined ? "Platter" : `Platter, ${label}`,
     ...(target === undefined ? {} : { target }),
+    inTree: (root, name) => platter({ ...options, root }, name, target),
     async measure(work, signal) {
       const measured = await runDeno(
         "platter.ts",

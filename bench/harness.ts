@@ -6,7 +6,13 @@
  */
 
 import type { Contender, Target } from "./contenders.ts";
-import { median, ratio, summarize, type Summary } from "./statistics.ts";
+import {
+  median,
+  type Ratio,
+  ratio,
+  summarize,
+  type Summary,
+} from "./statistics.ts";
 import {
   type Latency,
   type Measurement,
@@ -97,7 +103,7 @@ export interface Score {
   /** Medians over the rounds. */
   readonly latency: Latency | null;
   /** Ours divided by this one, round by round; not for ours. */
-  readonly ratio?: Summary;
+  readonly ratio?: Ratio;
 }
 
 /** How a case ended. */
@@ -158,7 +164,9 @@ export async function runCase(
   let failed = false;
   const rounds = one.rounds ?? options.rounds;
   for (let round = 0; round < rounds; round++) {
-    for (const contender of contenders) {
+    // Both orders, as each leaves something behind for the next.
+    const turn = round % 2 === 0 ? contenders : contenders.toReversed();
+    for (const contender of turn) {
       if (out.has(contender)) continue;
       options.progress?.(
         `${one.name}: round ${round + 1} of ${rounds}, ${contender.name}`,

@@ -7,12 +7,13 @@
 import { parseArgs } from "@std/cli/parse-args";
 import type { EngineName } from "../mod.ts";
 import { parseSize } from "../src/units.ts";
-import { casesOf } from "./cases.ts";
+import { against, casesOf } from "./cases.ts";
 import { chart, seriesOf } from "./chart.ts";
 import { bold, dim, setColors } from "./color.ts";
 import { type Case, type CaseResult, runCase } from "./harness.ts";
 import { describeMachine } from "./machine.ts";
 import { asData, caseTable, header, summary } from "./report.ts";
+import { Revision, RevisionError } from "./revision.ts";
 import { Scratch } from "./scratch.ts";
 
 const HELP = `Measures Platter against fio, node:fs and Deno.FsFile.
@@ -24,6 +25,7 @@ Usage: deno task bench [options]
   --list            Names the cases and stops
   --rounds N        Rounds of each case (default 5)
   --seconds S       Seconds of each measurement (default 1.5)
+  --compare REV     This tree beside another revision of it, and nobody else
   --full            Takes the time that the long cases deserve
   --engine NAMES    Engines of the direct backend, with commas; the first is
                     compared to the peers, the others to it
@@ -67,6 +69,7 @@ async function main(args: string[]): Promise<number> {
       "size",
       "json",
       "svg",
+      "compare",
     ],
     boolean: ["list", "full", "help"],
     unknown: (name) => {
@@ -87,6 +90,8 @@ async function main(args: string[]): Promise<number> {
     ? "--rounds must be an integer from 1"
     : !(seconds > 0)
     ? "--seconds must be above 0"
+    : options.compare !== undefined && options.svg !== undefined
+    ? "--svg draws Platter beside its peers, which --compare leaves out"
     : !engines.every((engine) => ENGINES.includes(engine))
     ? `--engine takes ${ENGINES.join(", ")}`
     : null;
@@ -104,8 +109,8 @@ async function main(args: string[]): Promise<number> {
     }
     return 0;
   }
-  const cases = select(all, options.only, options.svg !== undefined);
-  if (cases.length === 0) {
+  const selected = select(all, options.only, options.svg !== undefined);
+  if (selected.length === 0) {
     console.error(`No case is called ${options.only}: see --list`);
     return 2;
   }
@@ -121,6 +126,12 @@ async function main(args: string[]): Promise<number> {
   for (const name of signals) Deno.addSignalListener(name, interrupt);
   const { signal } = interrupted;
   try {
+    await using old = options.compare === undefined
+      ? null
+      : await Revision.unpack(options.compare);
+    const cases = old === null
+      ? selected
+      : against(selected, `at ${old.name}`, old.root);
     await using scratch = await Scratch.make({
       ...(options.dir === undefined ? {} : { parent: options.dir }),
       bytes: parseSize(options.size ?? "1GiB"),
@@ -162,6 +173,10 @@ async function main(args: string[]): Promise<number> {
     }
     return results.some(({ verdict }) => verdict === "failed") ? 1 : 0;
   } catch (error) {
+    if (error instanceof RevisionError) {
+      console.error(`Cannot compare: ${error.message}`);
+      return 2;
+    }
     if (!(error instanceof Interrupted)) throw error;
     clearProgress();
     console.error("Interrupted; the scratch images are gone");

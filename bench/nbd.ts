@@ -20,8 +20,9 @@ import { join } from "node:path";
 import { parseSize } from "../src/units.ts";
 import { grouped } from "./format.ts";
 import { describeMachine } from "./machine.ts";
+import { Revision, RevisionError } from "./revision.ts";
 import { Scratch } from "./scratch.ts";
-import { ratio, summarize } from "./statistics.ts";
+import { describeRatio, ratio, summarize } from "./statistics.ts";
 import { Unavailable } from "./work.ts";
 
 const MIB = 1_048_576;
@@ -51,6 +52,7 @@ const HELP =
 Usage: deno task bench:nbd [options]
 
   --only NAMES      Cases, with commas
+  --compare REV     This tree beside another revision of it, and nobody else
   --rounds N        Rounds of each case (default 5)
   --seconds S       Seconds of each measurement (default 2)
   --dir DIR         Where the image goes, on the disk to be measured (default:
@@ -60,9 +62,14 @@ Usage: deno task bench:nbd [options]
   --help            Shows this
 `;
 
-const CLI = new URL("../src/cli/main.ts", import.meta.url).pathname;
+const HERE = new URL("..", import.meta.url).pathname;
 
-function platter(name: string, ...options: string[]): Contender {
+/** Platter, of the tree in a directory. */
+function platter(
+  name: string,
+  options: readonly string[] = [],
+  tree = HERE,
+): Contender {
   return {
     name,
     command: (image, socket) => [
@@ -71,7 +78,8 @@ function platter(name: string, ...options: string[]): Contender {
       "-A",
       "--no-check",
       "--quiet",
-      CLI,
+      ...["--config", join(tree, "deno.json")],
+      join(tree, "src/cli/main.ts"),
       "serve",
       image,
       "--socket",
@@ -250,7 +258,7 @@ async function bestQemu(image: string, socket: string): Promise<Contender> {
 async function main(): Promise<number> {
   const unknown: string[] = [];
   const options = parseArgs(Deno.args, {
-    string: ["rounds", "seconds", "only", "dir", "size", "json"],
+    string: ["rounds", "seconds", "only", "dir", "size", "json", "compare"],
     boolean: ["help"],
     default: { rounds: "5", seconds: "2", size: "1GiB" },
     unknown: (name) => {
@@ -283,6 +291,9 @@ async function main(): Promise<number> {
   }
   const interrupt = new AbortController();
   Deno.addSignalListener("SIGINT", () => interrupt.abort());
+  await using old = options.compare === undefined
+    ? null
+    : await Revision.unpack(options.compare);
   await using scratch = await Scratch.make({
     bytes: parseSize(options.size),
     signal: interrupt.signal,
@@ -291,12 +302,14 @@ async function main(): Promise<number> {
   const { path: image } = await scratch.place("image");
   const socket = join(scratch.directory, "nbd.sock");
   const machine = await describeMachine(scratch.directory);
-  const peers = [NBDKIT, await bestQemu(image, socket)];
-  const contenders = [
-    platter("platter"),
-    platter("platter, page cache", "--direct", "never"),
-    ...peers,
-  ];
+  const peers = old === null
+    ? [NBDKIT, await bestQemu(image, socket)]
+    : [platter(`platter at ${old.name}`, [], old.directory)];
+  const ours = [platter("platter")];
+  if (old === null) {
+    ours.push(platter("platter, page cache", ["--direct", "never"]));
+  }
+  const contenders = [...ours, ...peers];
   const cases = CASES.filter(({ name }) => only?.includes(name) ?? true);
   console.log(
     `${machine.cpu}, ${machine.cores} cores, ${machine.system}, ${machine.fileSystem} on ${machine.device}; ${rounds} rounds of ${seconds} s\n`,
@@ -326,18 +339,20 @@ async function main(): Promise<number> {
     const best = values.get(peers[0]!.name)!.map((value, i) =>
       Math.max(value, ...peers.map(({ name }) => values.get(name)![i]!))
     );
-    const bar = one.bar === undefined ? "" : `, bar ${one.bar.toFixed(1)}`;
+    const bar = one.bar === undefined || old !== null
+      ? ""
+      : `, bar ${one.bar.toFixed(1)}`;
     console.log(`${one.name} (${one.unit}${bar})`);
     for (const [name, list] of values) {
       const { median, spread } = summarize(list);
-      const quotients = [
-        ["the better peer", best],
-        ...peers.map(({ name }) => [name, values.get(name)!] as const),
-      ] as const;
-      const against = name.startsWith("platter")
-        ? quotients.map(([peer, theirs]) =>
-          `${ratio(list, theirs).median.toFixed(2)} of ${peer}`
-        ).join(", ")
+      const quotients: (readonly [string, readonly number[]])[] = peers
+        .map(({ name }) => [name, values.get(name)!]);
+      if (peers.length > 1) quotients.unshift(["the better peer", best]);
+      const against = ours.some((one) => one.name === name)
+        ? quotients.map(([peer, theirs]) => {
+          const quotient = ratio(list, theirs);
+          return `${describeRatio(quotient)} of ${peer}`;
+        }).join(", ")
         : "";
       console.log(
         `  ${name.padEnd(26)} ${grouped(median).padStart(9)}  ±${
@@ -356,4 +371,12 @@ async function main(): Promise<number> {
   return 0;
 }
 
-if (import.meta.main) Deno.exit(await main());
+if (import.meta.main) {
+  try {
+    Deno.exit(await main());
+  } catch (error) {
+    if (!(error instanceof RevisionError)) throw error;
+    console.error(`Cannot compare: ${error.message}`);
+    Deno.exit(2);
+  }
+}

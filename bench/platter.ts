@@ -6,7 +6,7 @@
  */
 
 import process from "node:process";
-import { type EngineName, VirtualDisk } from "../mod.ts";
+import type { EngineName, VirtualDisk } from "../mod.ts";
 import { placesOf, runLoop } from "./loop.mjs";
 import type { Measurement, Work } from "./work.ts";
 
@@ -14,6 +14,8 @@ import type { Measurement, Work } from "./work.ts";
 export interface PlatterOptions {
   /** Which backend. */
   backend: "direct" | "portable" | "memory";
+  /** The tree whose library is measured, as a URL; this one by default. */
+  root?: string;
   /** Which engine of the direct backend; the best one by default. */
   engine?: EngineName;
   /** One request at a time, a web stream, or many requests in one turn. */
@@ -31,6 +33,9 @@ const MAX_QUEUE_SIZE = 1024;
 
 const { work, options }: { work: Work; options: PlatterOptions } = JSON.parse(
   Deno.args[0]!,
+);
+const library: typeof import("../mod.ts") = await import(
+  new URL("mod.ts", options.root ?? new URL("../", import.meta.url)).href
 );
 const rss = () => Deno.memoryUsage().rss;
 
@@ -54,12 +59,12 @@ function open(): VirtualDisk | Promise<VirtualDisk> {
     MAX_QUEUE_SIZE,
   );
   if (options.backend === "memory") {
-    return VirtualDisk.memory({
+    return library.VirtualDisk.memory({
       sectors: work.bytes / SECTOR_BYTES,
       queueSize,
     });
   }
-  return VirtualDisk.open(work.path, {
+  return library.VirtualDisk.open(work.path, {
     backend: options.backend,
     direct: work.direct ? "require" : "never",
     readOnly: work.operation === "read",

@@ -8,6 +8,7 @@ import { bold, cyan, dim, green, red, yellow } from "./color.ts";
 import { duration, MIB } from "./format.ts";
 import type { Bar, CaseResult, Metric, Score } from "./harness.ts";
 import type { Machine } from "./machine.ts";
+import { mayBeNoise, type Ratio } from "./statistics.ts";
 
 const VALUE = 15;
 const SPREAD = 7;
@@ -50,7 +51,8 @@ export function header(
       }, ${options.seconds} s each, ` +
       `on ${
         gib(options.imageBytes)
-      }; ratios are Platter ÷ peer, round by round`,
+      }; ratios are Platter ÷ peer, round by round, ` +
+      `with 95 % intervals of their medians (bootstrap)`,
     ],
   ];
   const lines = rows.map(([key, text]) => `  ${dim(key!.padEnd(10))}${text}`);
@@ -116,11 +118,13 @@ function scoreLine(
       latency.p999,
     ].map((value) => duration(value).padStart(LATENCY)).join(""));
   const judged = bar !== null && bar.peer === (isOurs ? undefined : score.name);
-  const quotient = score.ratio === undefined ? "" : factor(score.ratio.median);
+  const quotient = score.ratio === undefined
+    ? "".padStart(9)
+    : quotientOf(score.ratio);
   const judgement = judged
     ? `  ${mark(verdict)} ${dim(limit(bar, metric))}`
     : "";
-  return `  ${isOurs ? bold(cells) : cells}${quotient.padStart(9)}${judgement}`;
+  return `  ${isOurs ? bold(cells) : cells}${quotient}${judgement}`;
 }
 
 /** A contender's name, and the engine that it used if it is Platter. */
@@ -128,6 +132,16 @@ function nameOf({ name, engine }: Score): string {
   const known = engine === undefined || name.includes(engine) ||
     ["memory", "node:fs"].includes(engine);
   return known ? name : `${name} (${engine})`;
+}
+
+/** A ratio, how sure it is, and whether it may as well be none. */
+function quotientOf(ratio: Ratio): string {
+  const { interval } = ratio;
+  const sure = interval === null
+    ? "(too few rounds)"
+    : `(${interval.map(factor).join(" to ")})`;
+  const noise = interval !== null && mayBeNoise(ratio) ? "  noise" : "";
+  return `${factor(ratio.median).padStart(9)} ${dim(sure.padEnd(17) + noise)}`;
 }
 
 function factor(value: number): string {
@@ -158,9 +172,11 @@ function mark(verdict: CaseResult["verdict"]): string {
  * @returns Lines.
  */
 export function summary(results: readonly CaseResult[]): string {
-  const lines = ["", bold("Bars"), ""];
-  for (const result of results) {
-    if (result.bar === null && result.ours !== null) continue;
+  const judged = results.filter(({ bar, ours }) =>
+    bar !== null || ours === null
+  );
+  const lines = judged.length === 0 ? [] : ["", bold("Bars"), ""];
+  for (const result of judged) {
     const { bar, metric, ours, peers, verdict } = result;
     const peer = peers.find(({ name }) => name === bar?.peer);
     const reached = bar === null || ours === null

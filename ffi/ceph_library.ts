@@ -11,6 +11,8 @@
  */
 
 import { FfiError } from "./ffi_error.ts";
+import type { ForeignFunctions, OpenedLibrary } from "./foreign/interface.ts";
+import { foreign } from "./foreign/mod.ts";
 import type { Libc } from "./libc.ts";
 import { libcFileNames } from "./library.ts";
 import { assertFfiGranted } from "./permission.ts";
@@ -204,20 +206,17 @@ function bind<const T extends Signatures>(
   fileName: string,
   signatures: T,
 ): Functions<T> {
-  const library = dlopen(fileName, signatures);
+  const library = open(fileName, signatures);
   if (pin(libc, fileName)) library.close();
   return library.symbols as unknown as Functions<T>;
 }
 
-/** Opens a library: the one place here that does. */
-function dlopen(
-  fileName: string,
-  signatures: Deno.ForeignLibraryInterface,
-): Deno.DynamicLibrary<Deno.ForeignLibraryInterface> {
+/** Opens one of the libraries. */
+function open(fileName: string, signatures: ForeignFunctions): OpenedLibrary {
   try {
-    return Deno.dlopen(fileName, signatures);
+    return foreign().openLibrary(fileName, signatures);
   } catch (cause) {
-    if (cause instanceof Deno.errors.NotCapable) throw cause;
+    if (cause instanceof Error && cause.name === "NotCapable") throw cause;
     const package_ = fileName === RADOS ? "librados2" : "librbd1";
     const text = cause instanceof Error ? cause.message : String(cause);
     const reason = /symbol/i.test(text)
@@ -237,12 +236,16 @@ function pin(libc: Libc, fileName: string): boolean {
   // In libc itself since glibc 2.34, and in musl's.
   for (const name of [...libcFileNames(libc.abi), "libdl.so.2"]) {
     try {
-      const library = Deno.dlopen(name, {
+      const library = foreign().openLibrary(name, {
         // void *dlopen(const char *, int)
         dlopen: { parameters: ["buffer", "i32"], result: "usize" },
       });
       const path = new TextEncoder().encode(`${fileName}\0`);
-      const handle = library.symbols.dlopen(path, RTLD_NOW | RTLD_NODELETE);
+      const dlopen = library.symbols.dlopen as (
+        path: Uint8Array,
+        flags: number,
+      ) => bigint;
+      const handle = dlopen(path, RTLD_NOW | RTLD_NODELETE);
       library.close();
       if (handle !== 0n) return true;
     } catch {
@@ -258,7 +261,7 @@ async function callWaiting(
 ): Promise<number> {
   assertFfiGranted();
   const { library: fileName, parameters } = WAITING[name];
-  const library = Deno.dlopen(fileName, {
+  const library = foreign().openLibrary(fileName, {
     call: {
       name,
       parameters: new Array<"u64">(parameters).fill("u64"),
@@ -266,8 +269,9 @@ async function callWaiting(
       nonblocking: true,
     },
   });
+  const call = library.symbols.call as (...args: bigint[]) => Promise<number>;
   try {
-    return await library.symbols.call(...args);
+    return await call(...args);
   } finally {
     library.close();
   }

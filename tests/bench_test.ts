@@ -6,7 +6,7 @@
  */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { casesOf } from "../bench/cases.ts";
+import { against, casesOf } from "../bench/cases.ts";
 import { chart, seriesOf, spread, ticks } from "../bench/chart.ts";
 import type { Contender } from "../bench/contenders.ts";
 import { duration, grouped } from "../bench/format.ts";
@@ -14,8 +14,9 @@ import { type Case, runCase } from "../bench/harness.ts";
 import { Histogram, placesOf } from "../bench/loop.mjs";
 import { fioArguments, parseFio } from "../bench/peers/fio.ts";
 import { asData, caseTable, summary } from "../bench/report.ts";
-import { median, ratio, summarize } from "../bench/statistics.ts";
+import { mayBeNoise, median, ratio, summarize } from "../bench/statistics.ts";
 import { type Measurement, Unavailable, type Work } from "../bench/work.ts";
+import { Random } from "../src/random.ts";
 
 const WORK: Work = {
   path: "/images/a:b.img",
@@ -107,6 +108,50 @@ Deno.test("ratio() compares round by round", () => {
   assertEquals(ratio([100, 10, 100], [50, 5, 50]).median, 2);
 });
 
+Deno.test("ratio() tells no interval of fewer than five rounds", () => {
+  assertEquals(ratio([1, 2, 3, 4], [1, 1, 1, 1]).interval, null);
+  assert(mayBeNoise(ratio([2, 2, 2, 2], [1, 1, 1, 1])));
+});
+
+Deno.test("ratio() has its interval around the median, the same each time", () => {
+  const random = new Random(1);
+  const ones = new Array<number>(40).fill(1);
+  const noise = ones.map(() => 0.9 + random.below(200) / 1000);
+  const { median, interval } = ratio(noise, ones);
+  assert(interval![0] < median && median < interval![1]);
+  assert(interval![0] > 0.93 && interval![1] < 1.07, `${interval}`);
+  assertEquals(ratio(noise, ones).interval, interval);
+});
+
+Deno.test("ratio() covers the true median in about 95 of 100 samples", () => {
+  const random = new Random(2);
+  const ones = new Array<number>(15).fill(1);
+  let covered = 0;
+  for (let i = 0; i < 60; i++) {
+    // Three dice: their median is 1 after scaling.
+    const sample = ones.map(() =>
+      [0, 0, 0].reduce((sum) => sum + random.below(1001), 0) / 1500
+    );
+    const [low, high] = ratio(sample, ones).interval!;
+    if (low <= 1 && high >= 1) covered++;
+  }
+  assert(covered >= 53, `${covered}`);
+});
+
+Deno.test("mayBeNoise() holds where 1 lies in the interval", () => {
+  const of = (...values: number[]) => ratio(values, values.map(() => 1));
+  assert(mayBeNoise(of(0.9, 1.1, 0.95, 1.05, 1.02, 0.97)));
+  assert(!mayBeNoise(of(0.9, 0.91, 0.92, 0.9, 0.93, 0.91)));
+});
+
+Deno.test("against() has the other tree as the only peer, and no bars", () => {
+  const cases = casesOf({ engines: ["io_uring", "sync"], full: false });
+  for (const one of against(cases, "at abc", "file:///old/")) {
+    assertEquals(one.peers.map(({ name }) => name), ["Platter, at abc"]);
+    assertEquals(one.bar, undefined);
+  }
+});
+
 Deno.test("Histogram.percentile() is right to 2%", () => {
   const histogram = new Histogram();
   for (let i = 1; i <= 100_000; i++) histogram.record(i * 37);
@@ -126,7 +171,7 @@ Deno.test("placesOf() stays on the image, and comes back to its start", () => {
   assertEquals([next(), next(), next()], [0, 1, 0]);
 });
 
-Deno.test("runCase() takes turns, and judges the bar", async () => {
+Deno.test("runCase() takes turns in both orders, and judges the bar", async () => {
   const log: string[] = [];
   const result = await runCase(
     caseOf(fake("Platter", [90, 95, 80], log), [
@@ -137,8 +182,8 @@ Deno.test("runCase() takes turns, and judges the bar", async () => {
   );
   assertEquals(
     log,
-    ["Platter", "fio", "node", "Platter", "fio", "node", "Platter", "fio"]
-      .concat("node"),
+    ["Platter", "fio", "node", "node", "fio", "Platter"]
+      .concat("Platter", "fio", "node"),
   );
   assertEquals(result.verdict, "pass");
   assertEquals(result.peers.map(({ ratio }) => ratio!.median), [0.9, 9]);

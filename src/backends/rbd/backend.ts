@@ -20,7 +20,13 @@
  * @module
  */
 
-import { Socket } from "node:net";
+import type { Socket } from "node:net";
+import {
+  clearInterval,
+  clearTimeout,
+  setInterval,
+  setTimeout,
+} from "node:timers";
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 import {
@@ -39,6 +45,7 @@ import { type Geometry, makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
+import { socketOf } from "../../platform/descriptor_socket.ts";
 import { type Request, RequestFlag, RequestType } from "../../request.ts";
 import {
   abortedError,
@@ -194,14 +201,14 @@ export class RbdBackend implements Backend {
       });
     }
     this.#pair = pair;
-    this.#socket = new Socket({ fd: pair.otherFd, readable: true });
+    this.#socket = socketOf(pair.otherFd);
     this.#socket.on("data", this.#onBytes);
     this.#socket.on("error", () => {});
     this.#socket.unref();
     session.image.notifyBy(pair.fd);
     if (!parts.isFixed) {
       this.#sizeTimer = setInterval(this.#lookAtSize, SIZE_MS);
-      Deno.unrefTimer(this.#sizeTimer);
+      this.#sizeTimer.unref();
     }
   }
 
@@ -483,7 +490,7 @@ export class RbdBackend implements Backend {
     const leftMs = Math.max(oldest.deadline - performance.now(), 0);
     this.#timer = setTimeout(this.#onTime, Math.ceil(leftMs));
     // What is in flight keeps the program alive by itself.
-    Deno.unrefTimer(this.#timer);
+    this.#timer.unref();
   }
 
   readonly #onTime = (): void => {

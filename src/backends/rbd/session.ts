@@ -10,6 +10,7 @@
  * @module
  */
 
+import { clearTimeout, setTimeout } from "node:timers";
 import { FfiError } from "../../../ffi/ffi_error.ts";
 import { type CephLibrary, openCeph } from "../../../ffi/ceph_library.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
@@ -21,6 +22,8 @@ import {
   removeRbd,
 } from "../../../ffi/rbd.ts";
 import { DiskError } from "../../errors.ts";
+import { permissions } from "../../platform/permissions.ts";
+import { runtime } from "../../platform/system.ts";
 import { codeOf, librarySays, openError } from "./errors.ts";
 import type { RbdOptions } from "./options.ts";
 import type { RbdTarget } from "./uri.ts";
@@ -126,7 +129,7 @@ async function over<T>(
     await new Promise((resolve) => {
       const timer = setTimeout(resolve, ms);
       // A program that is done does not wait for a cluster that is not there.
-      if (isLastWish && ms === LAST_LOOK_MS) Deno.unrefTimer(timer);
+      if (isLastWish && ms === LAST_LOOK_MS) timer.unref();
     });
   }
 }
@@ -181,7 +184,7 @@ export async function openSession(
   uri: string,
   options: RbdOptions,
 ): Promise<Session> {
-  await askPermissions(target, uri);
+  askPermissions(target, uri);
   const { libc, ceph } = load(uri);
   const cluster = configure(libc, ceph, target, uri, options);
   let pool: bigint | null = null;
@@ -210,7 +213,7 @@ export async function openSession(
  * FFI is no way around Deno's sandbox: a cluster is reached by network, and its
  * configuration is a file.
  */
-async function askPermissions(target: RbdTarget, uri: string): Promise<void> {
+function askPermissions(target: RbdTarget, uri: string): void {
   const wanted: Deno.PermissionDescriptor[] = [
     { name: "net" },
     target.conf === null
@@ -218,8 +221,7 @@ async function askPermissions(target: RbdTarget, uri: string): Promise<void> {
       : { name: "read", path: target.conf },
   ];
   for (const descriptor of wanted) {
-    const { state } = await Deno.permissions.request(descriptor);
-    if (state === "granted") continue;
+    if (permissions.requestSync(descriptor).state === "granted") continue;
     throw new DiskError(
       "permission",
       `Cannot open "${uri}" as Deno does not allow it: run with --allow-ffi, --allow-net and --allow-read`,
@@ -233,6 +235,12 @@ function load(uri: string): { libc: Libc; ceph: CephLibrary } {
     const libc = openLibc();
     if (libc.abi.os !== "linux") {
       throw new FfiError("platform", "Cannot reach Ceph as this is not Linux");
+    }
+    if (runtime !== "deno") {
+      throw new FfiError(
+        "platform",
+        "Cannot reach Ceph as this runtime calls no C functions on another thread: use Deno",
+      );
     }
     return { libc, ceph: openCeph(libc) };
   } catch (cause) {
