@@ -149,6 +149,8 @@ export class RbdBackend implements Backend {
   readonly #freeTags: number[] = [];
   #timer: ReturnType<typeof setTimeout> | null = null;
   #sizeTimer: ReturnType<typeof setInterval> | null = null;
+  /** Who is to hear that others have changed the size. */
+  #resized: (sectors: number) => void = () => {};
   /** Something that is asked of the image on another thread. */
   #asking: Promise<void> | null = null;
   /** Whether completions are taken: not once the image is being closed. */
@@ -264,6 +266,11 @@ export class RbdBackend implements Backend {
       await this.#readSize();
       if (result < 0) throw resizeError(librarySays(result), this.#uri, "io");
     });
+  }
+
+  /** Has somebody hear when others have changed the size. */
+  onResized(listener: (sectors: number) => void): void {
+    this.#resized = listener;
   }
 
   // ---- Requests ----
@@ -519,7 +526,9 @@ export class RbdBackend implements Backend {
 
   readonly #lookAtSize = (): void => {
     if (this.#asking !== null || this.#inFlight.closed) return;
-    this.#ask(() => this.#readSize()).catch(() => {});
+    this.#ask(async () => {
+      if (await this.#readSize()) this.#resized(this.#geometry.sectors);
+    }).catch(() => {});
   };
 
   /** Has something asked of the image on another thread, one at a time. */
@@ -532,13 +541,15 @@ export class RbdBackend implements Backend {
     return asking;
   }
 
-  async #readSize(): Promise<void> {
+  /** Looks how large the image is; tells whether that is news. */
+  async #readSize(): Promise<boolean> {
     const size = await this.#session.image.size();
     const { blockSize, sectors } = this.#geometry;
-    if (size < 0) return;
+    if (size < 0) return false;
     const now = Math.floor(size / blockSize) * (blockSize / SECTOR_BYTES);
-    if (now === sectors) return;
+    if (now === sectors) return false;
     this.#geometry = makeGeometry(now, blockSize, this.#geometry);
+    return true;
   }
 
   // ---- The end ----

@@ -14,7 +14,7 @@ import { DiskError } from "../../../src/errors.ts";
 import { SECTOR_BYTES } from "../../../src/geometry.ts";
 import { contractSuite } from "../../contract.ts";
 import { fuzz } from "../../fuzz.ts";
-import { LONG, needs, run, tempDir } from "../../helpers.ts";
+import { LONG, needs, pause, run, tempDir } from "../../helpers.ts";
 import { CephCluster, needsCeph } from "./cluster.ts";
 
 const { ignore } = needsCeph();
@@ -33,7 +33,7 @@ async function image(sizeMiB: number, ...more: string[]): Promise<string> {
 }
 
 async function subject(options: OpenOptions = {}, ...more: string[]) {
-  const name = await image(2, ...more);
+  const name = await image(8, ...more);
   const open = (): Promise<Backend> =>
     openBackend(cluster!.uri(name), { ...options });
   return { backend: await open(), reopen: open };
@@ -213,9 +213,12 @@ Deno.test({
   },
 });
 
-/** Waits until something is so; the test's own time ends it. */
+/** Waits until something is so, for a minute. */
 async function until(isSo: () => boolean): Promise<void> {
-  while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 50));
+  for (let attempts = 0; !isSo(); attempts++) {
+    assert(attempts < 1200, "it is not so after a minute");
+    await pause(50);
+  }
 }
 
 Deno.test({
