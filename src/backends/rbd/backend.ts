@@ -147,6 +147,8 @@ export class RbdBackend implements Backend {
   /** Pieces at librbd, by what their completions are known by. */
   readonly #pieces: (Piece | null)[] = [];
   readonly #freeTags: number[] = [];
+  /** The longest that a request may take from now on, in ms. */
+  #timeoutMs: number;
   #timer: ReturnType<typeof setTimeout> | null = null;
   #sizeTimer: ReturnType<typeof setInterval> | null = null;
   /** Who is to hear that others have changed the size. */
@@ -181,6 +183,7 @@ export class RbdBackend implements Backend {
     this.#parts = parts;
     this.#session = session;
     this.#uri = uri;
+    this.#timeoutMs = parts.requestTimeoutMs;
     this.#geometry = parts.geometry;
     this.info = info;
     this.#id = encodeId(info.id);
@@ -243,6 +246,8 @@ export class RbdBackend implements Backend {
   closing(): void {
     const { closeTimeoutMs } = this.#parts;
     const latest = performance.now() + closeTimeoutMs;
+    // The queue may still have some.
+    this.#timeoutMs = Math.min(this.#timeoutMs, closeTimeoutMs);
     for (const transfer of this.#waiting) {
       transfer.deadline = Math.min(transfer.deadline, latest);
     }
@@ -297,7 +302,7 @@ export class RbdBackend implements Backend {
       total: isFlush ? 0 : request.count * SECTOR_BYTES,
       pieceBytes: moves ? MAX_BOUNCE_BYTES : MAX_RANGE_BYTES,
       since,
-      deadline: since + this.#parts.requestTimeoutMs,
+      deadline: since + this.#timeoutMs,
       asked: 0,
       pieces: 0,
       flush: isFlush || request.writes && request.fua,

@@ -48,9 +48,7 @@ export async function openRbd(
     async (isLate) => {
       const session = await openSession(target, uri, options);
       try {
-        const backend = await openOn(session, target, uri, options);
-        if (isLate()) throw new Error("Nobody waits for it any more");
-        return backend;
+        return await openOn(session, target, uri, options, isLate);
       } catch (error) {
         await session.abandon();
         throw error;
@@ -66,8 +64,13 @@ async function openOn(
   target: RbdTarget,
   uri: string,
   options: RbdOptions,
+  isLate: () => boolean,
 ): Promise<RbdBackend> {
   const { cluster, image } = session;
+  const goOn = () => {
+    if (isLate()) throw new Error("Nobody waits for it any more");
+  };
+  goOn();
   const readOnly = options.readOnly || target.snapshot !== null;
   if (!session.isSeen && !readOnly) {
     throw openError(uri, "the key of this user may only read it", -1);
@@ -79,6 +82,7 @@ async function openOn(
   }
   const geometry = geometryOf(sizes, uri, options.blockSize);
   const facts = await askFacts(cluster, image);
+  goOn();
   const id = options.id ??
     (target.image.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "rbd");
   const warnings = session.isSeen || target.snapshot !== null ? [] : [UNSEEN];

@@ -189,6 +189,11 @@ osd memory target = 939524096
     this.#spawn("mon", "ceph-mon", ["-f", "-i", "a", "-c", this.conf]);
   }
 
+  /** The OSD's process. */
+  get osdPid(): number {
+    return this.#daemons.get("osd")!.pid;
+  }
+
   /** Holds the OSD up, or lets it go on: `"SIGSTOP"`, `"SIGCONT"`. */
   signalOsd(signal: "SIGSTOP" | "SIGCONT"): void {
     this.#daemons.get("osd")!.kill(signal);
