@@ -69,11 +69,14 @@ export interface LockInfo {
   readonly reason: string | null;
 }
 
-/** A file that an image names, and that its disk takes sectors from. */
+/** A file beside the image that its disk takes sectors from. */
 export interface OtherFile {
   /** What it is to the image. */
-  readonly role: "backing file" | "data file" | "extent";
-  /** Its name, as the image has it: whoever made the image chose it. */
+  readonly role: "backing file" | "data file" | "extent" | "overlay";
+  /**
+   * Its name, as the image has it: whoever made the image chose it. Of an overlay
+   * the path that it was opened by.
+   */
   readonly name: string;
   /** Its format, as the image has it; `null` if it does not say. */
   readonly format: string | null;
@@ -103,8 +106,8 @@ export interface BackendInfo {
    */
   readonly format?: string;
   /**
-   * The files that a container takes sectors from, or names them as its own.
-   * Not there where it was opened as raw.
+   * The files that a container takes sectors from, or names them as its own; and
+   * those of overlays. Not there where an image was opened as raw.
    */
   readonly otherFiles?: readonly OtherFile[];
   /**

@@ -26,6 +26,7 @@ import { copy } from "./copy.ts";
 import { crash } from "./crash.ts";
 import { create } from "./create.ts";
 import { discard } from "./discard.ts";
+import { doctor } from "./doctor.ts";
 import { extract } from "./extract.ts";
 import { fill } from "./fill.ts";
 import { flush } from "./flush.ts";
@@ -87,6 +88,7 @@ const VERBS: readonly Verb[] = [
   mount,
   crash,
   heat,
+  doctor,
   completionsOf(() => VERBS),
 ];
 
