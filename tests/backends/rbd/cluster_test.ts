@@ -14,7 +14,7 @@ import { DiskError } from "../../../src/errors.ts";
 import { SECTOR_BYTES } from "../../../src/geometry.ts";
 import { contractSuite } from "../../contract.ts";
 import { fuzz } from "../../fuzz.ts";
-import { LONG, needs, pause, run, tempDir } from "../../helpers.ts";
+import { LONG, pause, run, tempDir } from "../../helpers.ts";
 import { CephCluster, needsCeph } from "./cluster.ts";
 
 const { ignore } = needsCeph();
@@ -222,16 +222,20 @@ async function until(isSo: () => boolean): Promise<void> {
 }
 
 Deno.test({
-  name: "disk.info of an image says what a flush reaches",
+  name:
+    "disk.info of an image says what a flush reaches, and how the cluster is",
   ignore,
   async fn() {
+    await cluster!.ceph("osd", "set", "noout");
     await using disk = await VirtualDisk.open(cluster!.uri(await image(1)));
     const { durability, backend, warnings = [] } = disk.info;
     assertEquals(backend, "rbd");
     assertEquals(durability.flush, "media");
     assert(durability.reason!.includes("the pool rbd keeps one replica"));
     assert(durability.reason!.includes("librbd's cache is on (writearound)"));
-    assertEquals(warnings, []);
+    assertEquals(warnings.length, 1);
+    assert(/^the cluster said HEALTH_WARN .*noout/.test(warnings[0]!));
+    await cluster!.ceph("osd", "unset", "noout");
     assertEquals(disk.info.optimalIoSize, 4 << 20);
   },
 });
@@ -272,7 +276,7 @@ Deno.test({
 
 Deno.test({
   name: "platter copy, info and serve know images of a cluster",
-  ...(ignore ? { ignore } : needs("qemu-img")),
+  ignore,
   async fn() {
     await using dir = await tempDir();
     const content = crypto.getRandomValues(new Uint8Array(65_536));
