@@ -117,6 +117,18 @@ export class CallMemory {
     return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
   }
 
+  /**
+   * Copies bytes that lie in this memory.
+   *
+   * @param address Where they begin.
+   * @param byteLength How many.
+   * @returns The copy.
+   */
+  bytes(address: bigint, byteLength: number): Uint8Array<ArrayBuffer> {
+    const at = this.#at(address);
+    return this.#memory.bytes.slice(at, at + byteLength);
+  }
+
   /** Unmaps it: nobody writes into it any more. */
   release(): void {
     this.#memory.release();

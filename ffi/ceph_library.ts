@@ -98,9 +98,8 @@ const WAITING = {
   // int rados_mon_command(rados_t, const char **command, size_t count, const char *input,
   //   size_t length, char **output, size_t *length, char **status, size_t *length)
   rados_mon_command: { library: RADOS, parameters: 9 },
-  // int rados_exec(rados_ioctx_t, const char *object, const char *class, const char *method,
-  //   const char *input, size_t length, char *output, size_t length)
-  rados_exec: { library: RADOS, parameters: 8 },
+  // int rados_read(rados_ioctx_t, const char *object, char *, size_t length, uint64_t offset)
+  rados_read: { library: RADOS, parameters: 5 },
   // int rbd_create4(rados_ioctx_t, const char *name, uint64_t size, rbd_image_options_t)
   rbd_create4: { library: RBD, parameters: 4 },
   // int rbd_remove(rados_ioctx_t, const char *name)
@@ -113,6 +112,10 @@ const WAITING = {
   rbd_get_features: { library: RBD, parameters: 2 },
   // int rbd_get_id(rbd_image_t, char *, size_t)
   rbd_get_id: { library: RBD, parameters: 3 },
+  // int rbd_get_stripe_count(rbd_image_t, uint64_t *)
+  rbd_get_stripe_count: { library: RBD, parameters: 2 },
+  // int rbd_snap_get_id(rbd_image_t, const char *, uint64_t *)
+  rbd_snap_get_id: { library: RBD, parameters: 3 },
   // int rbd_get_overlap(rbd_image_t, uint64_t *)
   rbd_get_overlap: { library: RBD, parameters: 2 },
   // int rbd_get_flags(rbd_image_t, uint64_t *)

@@ -173,6 +173,37 @@ export class RadosCluster {
   }
 
   /**
+   * Reads an object.
+   *
+   * @param pool The pool's handle.
+   * @param name The object's name.
+   * @param byteLength Bytes that are read at most.
+   * @returns Its content, or −errno.
+   */
+  async read(
+    pool: bigint,
+    name: string,
+    byteLength: number,
+  ): Promise<Uint8Array | number> {
+    const memory = new CallMemory(this.#libc, byteLength + 4096);
+    try {
+      const object = memory.text(name);
+      const content = memory.take(byteLength);
+      const result = await this.#ceph.wait(
+        "rados_read",
+        pool,
+        object,
+        content,
+        BigInt(byteLength),
+        0n,
+      );
+      return result < 0 ? result : memory.bytes(content, result);
+    } finally {
+      memory.release();
+    }
+  }
+
+  /**
    * Asks a monitor.
    *
    * @param command What is asked, for JSON.

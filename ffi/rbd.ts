@@ -444,6 +444,31 @@ export class RbdImage {
     return this.#number("rbd_get_flags");
   }
 
+  /** Over how many objects each part of it is spread, or −errno. */
+  stripes(): Promise<number> {
+    return this.#number("rbd_get_stripe_count");
+  }
+
+  /**
+   * The number of a snapshot.
+   *
+   * @param name Its name.
+   * @returns The number, or −errno.
+   */
+  snapshotId(name: string): Promise<number> {
+    return this.#ask(async (memory) => {
+      const text = memory.text(name);
+      const out = memory.take(8);
+      const result = await this.#ceph.wait(
+        "rbd_snap_get_id",
+        this.#handle[0]!,
+        text,
+        out,
+      );
+      return result < 0 ? result : memory.number(out);
+    });
+  }
+
   /** Bytes that it shares with the image that it is a clone of, or −errno. */
   overlap(): Promise<number> {
     return this.#number("rbd_get_overlap");
@@ -576,6 +601,7 @@ export class RbdImage {
 
   #number(
     name:
+      | "rbd_get_stripe_count"
       | "rbd_get_size"
       | "rbd_get_features"
       | "rbd_get_flags"

@@ -34,6 +34,7 @@ import {
   type Backend,
   type BackendCounters,
   type Complete,
+  type Extent,
   type Limits,
   refuse,
   refuseChanged,
@@ -59,6 +60,7 @@ import { encodeId } from "../../virtio.ts";
 import { Abandoned } from "../abandoned.ts";
 import { Bounce, MAX_BOUNCE_BYTES } from "./bounce.ts";
 import { codeOf, failedError, librarySays, timeoutError } from "./errors.ts";
+import type { ObjectMap } from "./object_map.ts";
 import type { Session } from "./session.ts";
 
 /** Pieces of one request that are in flight at once. */
@@ -87,6 +89,8 @@ export interface RbdParts {
   readonly readOnly: boolean;
   /** Whether its size cannot change. */
   readonly isFixed: boolean;
+  /** Which objects there are; `null` if that is not known. */
+  readonly objectMap: ObjectMap | null;
   /** The longest that a change of its size may take, in ms, for each step. */
   readonly openTimeoutMs: number;
   /** The longest that a request may take, in ms. */
@@ -232,6 +236,12 @@ export class RbdBackend implements Backend {
     return offsetMemory(byteLength);
   }
 
+  /** Where objects are, if that is known: else everything counts as data. */
+  extents(sector: number, count: number): Extent[] {
+    return this.#parts.objectMap?.extents(sector, count) ??
+      [{ sector, count, hole: false }];
+  }
+
   /** Answers a request early. What librbd makes of it shows when it does. */
   cancel(request: Request): void {
     const held = this.#abandoned.withdraw(request);
@@ -296,6 +306,9 @@ export class RbdBackend implements Backend {
     const moves = request.type === RequestType.In ||
       request.type === RequestType.Out;
     if (moves) this.counters.bounced++;
+    if (request.writes) {
+      this.#parts.objectMap?.touch(request.sector, request.count);
+    }
     const transfer: Transfer = {
       request,
       complete,

@@ -12,6 +12,7 @@ import { RbdBackend } from "./backend.ts";
 import { librarySays, openError } from "./errors.ts";
 import { askFacts, describe } from "./facts.ts";
 import { lockImage } from "./lock.ts";
+import { readObjectMap } from "./object_map.ts";
 import type { RbdOptions } from "./options.ts";
 import { bounded, openSession, type Session } from "./session.ts";
 import { parseRbdUri, type RbdTarget } from "./uri.ts";
@@ -82,10 +83,16 @@ async function openOn(
   }
   const geometry = geometryOf(sizes, uri, options.blockSize);
   const facts = await askFacts(cluster, image);
+  const { snapshot } = target;
+  // Nobody else writes to it.
+  const isOurs = snapshot !== null || lock.method !== "none";
+  const { objectSize } = sizes;
+  const place = { cluster, pool: session.pool, image, snapshot, objectSize };
+  const objectMap = isOurs ? await readObjectMap(place) : null;
   goOn();
   const id = options.id ??
     (target.image.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "rbd");
-  const warnings = session.isSeen || target.snapshot !== null ? [] : [UNSEEN];
+  const warnings = session.isSeen || snapshot !== null ? [] : [UNSEEN];
   // From here on it is requests that have a bound.
   session.bound(null);
   return new RbdBackend({
@@ -94,7 +101,8 @@ async function openOn(
     info: describe({ uri: printable(uri), id, lock, facts, warnings }),
     uri,
     readOnly,
-    isFixed: target.snapshot !== null,
+    isFixed: snapshot !== null,
+    objectMap,
     openTimeoutMs: options.openTimeoutMs,
     requestTimeoutMs: options.requestTimeoutMs,
     closeTimeoutMs: options.closeTimeoutMs,

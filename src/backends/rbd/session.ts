@@ -73,6 +73,11 @@ export class Session {
     return this.#parts.cluster;
   }
 
+  /** The pool's handle. */
+  get pool(): bigint {
+    return this.#parts.pool;
+  }
+
   /** The image. */
   get image(): RbdImage {
     return this.#parts.image;

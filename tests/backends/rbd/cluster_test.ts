@@ -153,6 +153,48 @@ Deno.test({
 });
 
 Deno.test({
+  name: "disk.extents() of an image knows objects that there are not",
+  ignore,
+  async fn() {
+    const name = await image(16);
+    const map = async (disk: VirtualDisk) =>
+      (await disk.extents()).map(({ sector, count, hole }) =>
+        `${hole ? "hole" : "data"} ${sector}+${count}`
+      );
+    const written = ["hole 0+8192", "data 8192+8192", "hole 16384+16384"];
+    {
+      await using disk = await VirtualDisk.open(cluster!.uri(name));
+      assertEquals(await map(disk), ["hole 0+32768"]);
+      await disk.write(8192 + 5, new Uint8Array(512).fill(1));
+      assertEquals(await map(disk), written);
+    }
+    await cluster!.rbd("snap", "create", "--no-progress", `${name}@one`);
+    {
+      await using disk = await VirtualDisk.open(cluster!.uri(name));
+      assertEquals(await map(disk), written);
+      await disk.writeZeroes(0, 8);
+      assertEquals(await map(disk), [
+        "data 0+8192",
+        ...written.slice(1),
+      ]);
+    }
+    await using before = await VirtualDisk.open(cluster!.uri(`${name}@one`));
+    assertEquals(await map(before), written);
+    // Others may write to it meanwhile.
+    await using reader = await VirtualDisk.open(cluster!.uri(name), {
+      readOnly: true,
+    });
+    assertEquals(await map(reader), ["data 0+32768"]);
+    // What a clone has not, its parent may have.
+    await cluster!.rbd("snap", "protect", `${name}@one`);
+    await cluster!.rbd("clone", `${name}@one`, "clone");
+    await using clone = await VirtualDisk.open(cluster!.uri("clone"));
+    assertEquals(await map(clone), ["data 0+32768"]);
+    assertEquals((await clone.read(8192 + 5, 1))[0], 1);
+  },
+});
+
+Deno.test({
   name: "VirtualDisk.open() of an image in a namespace",
   ignore,
   async fn() {
