@@ -312,6 +312,47 @@ Deno.test({
 });
 
 Deno.test({
+  name: "writes to a pool that is full wait for room, for requestTimeoutMs",
+  ignore,
+  async fn() {
+    const { disk } = await openNew({ requestTimeoutMs: 2000 });
+    await disk.write(0, block(1));
+    await disk.flush();
+    const ratio = (name: string, value: string) =>
+      cluster!.ceph("osd", `set-${name}-ratio`, value);
+    await ratio("nearfull", "0.0001");
+    await ratio("backfillfull", "0.0001");
+    await ratio("full", "0.0001");
+    try {
+      while (!(await cluster!.ceph("health", "detail")).includes("OSD_FULL")) {
+        await pause(500);
+      }
+      const error = await assertRejects(async () => {
+        // Until this client has heard of it.
+        for (let i = 0; i < 100; i++) {
+          await disk.write(8 * i, block(2), { fua: true });
+          await pause(100);
+        }
+      }, DiskError);
+      assert(
+        error.code === "ETIMEDOUT" || error.kind === "no-space",
+        error.message,
+      );
+      // Reads go on, but for what the write left behind overlaps.
+      assertEquals((await disk.read(8192, 8)).length, 4096);
+    } finally {
+      await ratio("full", "0.95");
+      await ratio("backfillfull", "0.9");
+      await ratio("nearfull", "0.85");
+    }
+    while ((await cluster!.ceph("health", "detail")).includes("OSD_FULL")) {
+      await pause(500);
+    }
+    await disk.close();
+  },
+});
+
+Deno.test({
   name: "an image that is open cannot be removed",
   ignore,
   async fn() {
