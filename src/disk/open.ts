@@ -1,6 +1,7 @@
 /**
  * The default stack for an image: which backend, opened how. Any other stack is
- * built by hand and given to `VirtualDisk.over`.
+ * built by hand and given to `VirtualDisk.over`. Backends that few programs need
+ * are loaded when they are opened: with all of them a program starts later.
  *
  * @module
  */
@@ -14,20 +15,8 @@ import {
   type EngineOptions,
   openDirect,
 } from "../backends/direct/mod.ts";
-import { openContainer } from "../backends/container/mod.ts";
 import { NotRawError, refuseRawName } from "../backends/image_format.ts";
 import type { ImageOptions } from "../backends/image_options.ts";
-import {
-  DEFAULT_CLOSE_TIMEOUT_MS,
-  DEFAULT_OPEN_TIMEOUT_MS,
-  openNbd,
-} from "../backends/nbd/mod.ts";
-import { openPortable } from "../backends/portable/mod.ts";
-import {
-  DEFAULT_REQUEST_TIMEOUT_MS,
-  isRbdUri,
-  openRbd,
-} from "../backends/rbd/mod.ts";
 import { captureStack } from "../call_site.ts";
 import {
   CONTAINER_FORMATS,
@@ -38,6 +27,7 @@ import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { DiskError } from "../errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "../queue_options.ts";
 import { permissions } from "../platform/permissions.ts";
 
@@ -151,11 +141,14 @@ export interface OpenOptions extends QueueOptions {
    */
   closeTimeoutMs?: number | undefined;
   /**
-   * How long a request may wait for a Ceph cluster, in ms: storage that is away
-   * comes back within a minute mostly. Then it fails with code ETIMEDOUT, and may
-   * still be carried out.
+   * How long an NBD server, or the `qemu-nbd` of a container, may be silent while
+   * requests wait for it, in ms. Then the connection is dropped, and what it has
+   * not answered fails. 600,000 for a container if not given, for which the
+   * slowest medium has no need; a server is waited for without a bound.
    *
-   * @default {60000}
+   * How long each request may wait for a Ceph cluster: 60,000 if not given, as
+   * storage that was away is back by then mostly. Then it fails with code ETIMEDOUT,
+   * and may still be carried out.
    */
   requestTimeoutMs?: number | undefined;
 }
@@ -337,7 +330,7 @@ async function openRaw(
     return await openDirect(name, { ...image, engine });
   }
   if (backend === "portable" || !await ffiIsGranted()) {
-    return await openPortable(name, image);
+    return await openWithoutFfi(name, image);
   }
   try {
     return await openDirect(name, { ...image, engine });
@@ -347,8 +340,16 @@ async function openRaw(
       !(error instanceof DiskError) || error.kind !== "platform" ||
       image.direct === "require"
     ) throw error;
-    return await openPortable(name, image);
+    return await openWithoutFfi(name, image);
   }
+}
+
+async function openWithoutFfi(
+  name: string,
+  image: ImageOptions,
+): Promise<Backend> {
+  const { openPortable } = await import("../backends/portable/mod.ts");
+  return await openPortable(name, image);
 }
 
 /** Opens the disk inside a container, which has no engine of its own. */
@@ -369,10 +370,12 @@ async function openInside(
     options.backingFiles ?? "refuse",
     ["refuse", "allow"],
   );
+  const timeouts = await timeoutsOf(options);
+  const { openContainer } = await import("../backends/container/mod.ts");
   return await openContainer(path, format, {
     ...common,
     backingFiles,
-    ...timeoutsOf(options),
+    ...timeouts,
   });
 }
 
@@ -396,7 +399,10 @@ function refuseFileOptions(
   );
 }
 
-function timeoutsOf(options: OpenOptions) {
+async function timeoutsOf(options: OpenOptions) {
+  const { DEFAULT_CLOSE_TIMEOUT_MS, DEFAULT_OPEN_TIMEOUT_MS } = await import(
+    "../backends/nbd/mod.ts"
+  );
   return {
     openTimeoutMs: timeout(
       "openTimeoutMs",
@@ -406,6 +412,9 @@ function timeoutsOf(options: OpenOptions) {
       "closeTimeoutMs",
       options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS,
     ),
+    ...(options.requestTimeoutMs === undefined ? {} : {
+      requestTimeoutMs: timeout("requestTimeoutMs", options.requestTimeoutMs),
+    }),
   };
 }
 
@@ -429,9 +438,11 @@ async function openRemote(
   }
   refuseFileOptions(uri, what, options);
   const { readOnly = false, blockSize, id, signal } = options;
+  const timeouts = await timeoutsOf(options);
+  const { openNbd } = await import("../backends/nbd/mod.ts");
   return await openNbd(uri, {
     readOnly,
-    ...timeoutsOf(options),
+    ...timeouts,
     ...(blockSize === undefined ? {} : { blockSize }),
     ...(id === undefined ? {} : { id }),
     ...(signal === undefined ? {} : { signal }),
@@ -460,14 +471,17 @@ async function openCluster(
   }
   refuseFileOptions(uri, what, options);
   checkId(uri, id);
+  const lock = oneOf("lock", options.lock ?? "auto", [
+    "exclusive",
+    "auto",
+    "none",
+  ]);
+  const timeouts = await timeoutsOf(options);
+  const { openRbd } = await import("../backends/rbd/mod.ts");
   return await openRbd(uri, {
     readOnly,
-    lock: oneOf("lock", options.lock ?? "auto", ["exclusive", "auto", "none"]),
-    ...timeoutsOf(options),
-    requestTimeoutMs: timeout(
-      "requestTimeoutMs",
-      options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
-    ),
+    lock,
+    ...timeouts,
     ...(blockSize === undefined ? {} : { blockSize }),
     ...(id === undefined ? {} : { id }),
     ...(signal === undefined ? {} : { signal }),
@@ -511,6 +525,7 @@ function engineOptions(options: OpenOptions): EngineOptions {
       "auto",
       "io_uring",
       "libaio",
+      "iocp",
       "sync",
     ]),
     depth: options.queueSize ?? DEFAULT_QUEUE_SIZE,

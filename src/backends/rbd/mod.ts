@@ -4,6 +4,7 @@
  * @module
  */
 
+import { parseRbdUri, type RbdTarget } from "../../protocol/rbd/uri.ts";
 import { printable } from "../../printable.ts";
 import { makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
 import { DiskError } from "../../errors.ts";
@@ -13,12 +14,8 @@ import { librarySays, openError } from "./errors.ts";
 import { askFacts, describe } from "./facts.ts";
 import { lockImage } from "./lock.ts";
 import { readObjectMap } from "./object_map.ts";
-import type { RbdOptions } from "./options.ts";
+import { DEFAULT_REQUEST_TIMEOUT_MS, type RbdOptions } from "./options.ts";
 import { bounded, openSession, type Session } from "./session.ts";
-import { parseRbdUri, type RbdTarget } from "./uri.ts";
-
-export { DEFAULT_REQUEST_TIMEOUT_MS } from "./options.ts";
-export { isRbdUri } from "./uri.ts";
 
 /** What an image without a watch cannot promise. */
 const UNSEEN =
@@ -104,7 +101,7 @@ async function openOn(
     isFixed: snapshot !== null,
     objectMap,
     openTimeoutMs: options.openTimeoutMs,
-    requestTimeoutMs: options.requestTimeoutMs,
+    requestTimeoutMs: options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
     closeTimeoutMs: options.closeTimeoutMs,
   });
 }

@@ -21,8 +21,8 @@ export interface RbdOptions {
   readonly signal?: AbortSignal;
   /** Gives up opening after so many ms. */
   readonly openTimeoutMs: number;
-  /** Gives a request up after so many ms. */
-  readonly requestTimeoutMs: number;
+  /** Gives a request up after so many ms; 60,000 by default. */
+  readonly requestTimeoutMs?: number;
   /** Gives up closing after so many ms. */
   readonly closeTimeoutMs: number;
   /** Make it first; there must be none of that name. */

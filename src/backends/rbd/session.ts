@@ -24,9 +24,9 @@ import {
 import { DiskError } from "../../errors.ts";
 import { permissions } from "../../platform/permissions.ts";
 import { runtime } from "../../platform/system.ts";
+import type { RbdTarget } from "../../protocol/rbd/uri.ts";
 import { codeOf, librarySays, openError } from "./errors.ts";
 import type { RbdOptions } from "./options.ts";
-import type { RbdTarget } from "./uri.ts";
 
 /** How often something that librbd does is looked at, in ms: ever less often. */
 const FIRST_LOOK_MS = 1;

@@ -4,7 +4,7 @@ import {
   assertRejects,
   assertThrows,
 } from "@std/assert";
-import { isRbdUri, parseRbdUri } from "../../../src/backends/rbd/uri.ts";
+import { isRbdUri, parseRbdUri } from "../../../src/protocol/rbd/uri.ts";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { DiskError } from "../../../src/errors.ts";
 
