@@ -101,7 +101,7 @@ export async function closeOffThread(
     return;
   }
   try {
-    for (const fd of fds) await library.symbols.close(fd);
+    for (const fd of fds) await library.symbols.close!(fd);
   } finally {
     library.close();
   }

@@ -8,8 +8,10 @@
  * @module
  */
 
+import { arch, os } from "../src/platform/system.ts";
 import { type Abi, abiFor, whyNoAbi } from "./abi.ts";
 import { FfiError } from "./ffi_error.ts";
+import { foreign } from "./foreign/mod.ts";
 import {
   ensureFfiPermission,
   type LibcFunctions,
@@ -78,6 +80,7 @@ export class Libc {
   readonly #fdatasync: LibcFunctions["fsync"];
   readonly #fsync: LibcFunctions["fsync"];
   readonly #fallocate: LibcFunctions["fallocate"];
+  readonly #flock: LibcFunctions["flock"];
   readonly #ftruncate: LibcFunctions["ftruncate"];
   readonly #lseek: LibcFunctions["lseek"];
   readonly #ioctl: LibcFunctions["ioctl"];
@@ -96,7 +99,7 @@ export class Libc {
    */
   constructor(abi: Abi, functions: LibcFunctions) {
     const location = functions.errnoLocation();
-    if (location === null) {
+    if (location === 0n) {
       throw new FfiError(
         "library",
         "Cannot open libc as it does not say where errno is: use the portable backend",
@@ -105,7 +108,7 @@ export class Libc {
     this.abi = abi;
     // errno stays in one place for as long as the thread lives.
     this.#errno = new Int32Array(
-      Deno.UnsafePointerView.getArrayBuffer(location, 4),
+      foreign().memoryAt(location, 4),
     );
     this.#enosys = -abi.errno.ENOSYS;
     this.#open = functions.open;
@@ -119,6 +122,7 @@ export class Libc {
     this.#fdatasync = functions.fdatasync ?? functions.fsync;
     this.#fsync = functions.fsync;
     this.#fallocate = functions.fallocate;
+    this.#flock = functions.flock;
     this.#ftruncate = functions.ftruncate;
     this.#lseek = functions.lseek;
     this.#ioctl = functions.ioctl;
@@ -383,6 +387,18 @@ export class Libc {
   }
 
   /**
+   * Locks a whole file: `int flock(int fd, int operation)`.
+   *
+   * @param fd File descriptor.
+   * @param operation LOCK_SH or LOCK_EX, with LOCK_NB so as not to wait.
+   * @returns 0, or −errno (−EAGAIN if another open file has it).
+   */
+  flock(fd: number, operation: number): number {
+    const result = this.#flock(fd, operation);
+    return result < 0 ? -this.#errno[0]! : result;
+  }
+
+  /**
    * Sets a file's size: `int ftruncate(int fd, off_t length)`.
    *
    * @param fd File descriptor.
@@ -571,7 +587,6 @@ let shared: Libc | undefined;
  */
 export function openLibc(): Libc {
   if (shared === undefined) {
-    const { os, arch } = Deno.build;
     const abi = abiFor(os, arch);
     if (abi === undefined) {
       throw new FfiError(

@@ -6,22 +6,19 @@
  * @module
  */
 
+import { isNotCapable } from "../src/platform/permissions.ts";
+import { runtimeName } from "../src/platform/system.ts";
 import type { Abi } from "./abi.ts";
 import { FfiError } from "./ffi_error.ts";
-
-/** A library that has been opened: what `Deno.dlopen` gives. */
-export interface OpenedLibrary {
-  /** The functions by name; null for an optional one that is missing. */
-  readonly symbols: Readonly<Record<string, unknown>>;
-  /** Lets go of the library. */
-  close(): void;
-}
-
-/** Opens a library, as `Deno.dlopen` does; tests put a fake in its place. */
-export type OpenLibrary = (
-  fileName: string,
-  symbols: Deno.ForeignLibraryInterface,
-) => OpenedLibrary;
+import type {
+  FfiPermissions,
+  ForeignFunction,
+  ForeignFunctions,
+  NativeType,
+  OpenedLibrary,
+  OpenLibrary,
+} from "./foreign/interface.ts";
+import { foreign } from "./foreign/mod.ts";
 
 /**
  * The functions of libc, called alike on every system. Every 64-bit argument
@@ -31,7 +28,7 @@ export type OpenLibrary = (
  */
 export interface LibcFunctions {
   /** `int *__errno_location(void)` and its relatives. */
-  readonly errnoLocation: () => Deno.PointerValue;
+  readonly errnoLocation: () => bigint;
   /** `int open(const char *path, int flags, ...)`. */
   readonly open: (
     path: Uint8Array<ArrayBuffer>,
@@ -90,6 +87,8 @@ export interface LibcFunctions {
   readonly fallocate:
     | ((fd: number, mode: number, offset: bigint, length: bigint) => number)
     | undefined;
+  /** `int flock(int fd, int operation)`. */
+  readonly flock: (fd: number, operation: number) => number;
   /** `int ftruncate(int fd, off_t length)`. */
   readonly ftruncate: (fd: number, length: bigint) => number;
   /** `off_t lseek(int fd, off_t offset, int whence)`. */
@@ -156,11 +155,11 @@ const INTEGER_REGISTERS = 8;
  */
 function variadic(
   abi: Abi,
-  named: readonly Deno.NativeType[],
-  last: Deno.NativeType,
-): Deno.NativeType[] {
+  named: readonly NativeType[],
+  last: NativeType,
+): NativeType[] {
   if (!abi.variadicOnStack) return [...named, last];
-  const padding = new Array<Deno.NativeType>(INTEGER_REGISTERS - named.length)
+  const padding = new Array<NativeType>(INTEGER_REGISTERS - named.length)
     .fill("i32");
   return [...named, ...padding, last];
 }
@@ -169,15 +168,15 @@ function variadic(
  * The signatures of the functions of libc on a system.
  *
  * @param abi The system.
- * @returns What to give to `Deno.dlopen`.
+ * @returns What to open it with.
  */
-export function libcSymbols(abi: Abi): Deno.ForeignLibraryInterface {
-  const symbols: Record<string, Deno.ForeignFunction> = {
+export function libcSymbols(abi: Abi): ForeignFunctions {
+  const symbols: Record<string, ForeignFunction> = {
     // int *__errno_location(void), and what others call it.
     errnoLocation: {
       name: abi.os === "linux" ? "__errno_location" : "__error",
       parameters: [],
-      result: "pointer",
+      result: "usize",
     },
     // int open(const char *path, int flags, ... /* mode_t, promoted to int */)
     // Eight bytes wide on the stack; the upper half is not read.
@@ -212,6 +211,8 @@ export function libcSymbols(abi: Abi): Deno.ForeignLibraryInterface {
     },
     // int fsync(int fd)
     fsync: { parameters: ["i32"], result: "i32" },
+    // int flock(int fd, int operation)
+    flock: { parameters: ["i32", "i32"], result: "i32" },
     // int ftruncate(int fd, off_t length)
     ftruncate: { parameters: ["i32", "i64"], result: "i32" },
     // off_t lseek(int fd, off_t offset, int whence)
@@ -264,7 +265,7 @@ export function libcSymbols(abi: Abi): Deno.ForeignLibraryInterface {
       result: "i32",
     };
   }
-  return symbols as Deno.ForeignLibraryInterface;
+  return symbols;
 }
 
 type AnyFunction = (...args: unknown[]) => unknown;
@@ -303,14 +304,13 @@ function bindFunctions(
  * that the compiler made for those of the first.
  *
  * @param abi The system.
- * @param openLibrary What opens a library; `Deno.dlopen` unless given.
+ * @param openLibrary What opens a library; the runtime unless given.
  * @returns The functions.
  * @throws {FfiError} If the library cannot be opened, or Deno forbids it.
  */
 export function openLibcFunctions(
   abi: Abi,
-  openLibrary: OpenLibrary = (fileName, symbols) =>
-    Deno.dlopen(fileName, symbols) as OpenedLibrary,
+  openLibrary: OpenLibrary = foreign().openLibrary,
 ): LibcFunctions {
   const symbols = libcSymbols(abi);
   const fileNames = libcFileNames(abi);
@@ -320,10 +320,10 @@ export function openLibcFunctions(
     try {
       library = openLibrary(fileName, symbols);
     } catch (cause) {
-      if (cause instanceof Deno.errors.NotCapable) {
+      if (isNotCapable(cause)) {
         throw new FfiError(
           "permission",
-          `Cannot open libc as Deno does not allow "${fileName}": run with --allow-ffi`,
+          `Cannot open libc as ${runtimeName} does not allow "${fileName}": run with --allow-ffi`,
           { cause },
         );
       }
@@ -343,24 +343,17 @@ export function openLibcFunctions(
   );
 }
 
-/** The part of `Deno.permissions` that is needed here. */
-export type FfiPermissions = Pick<
-  Deno.Permissions,
-  "querySync" | "requestSync"
->;
-
 /**
  * Makes sure that FFI is allowed, asking the user if it may be asked.
  *
  * @param abi The system.
- * @param permissions What knows the permissions; `Deno.permissions` unless
- * given.
+ * @param permissions What knows the permissions; the runtime unless given.
  * @throws {FfiError} If FFI is not allowed, or only for certain paths: that
  * forbids addresses, without which nothing here works.
  */
 export function ensureFfiPermission(
   abi: Abi,
-  permissions: FfiPermissions = Deno.permissions,
+  permissions: FfiPermissions = foreign().permissions,
 ): void {
   const everything = { name: "ffi" } as const;
   let state = permissions.querySync(everything).state;

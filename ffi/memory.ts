@@ -17,6 +17,7 @@
  */
 
 import process from "node:process";
+import { foreign } from "./foreign/mod.ts";
 import { assertFfiGranted } from "./permission.ts";
 
 /** 2^32, to split a safe integer into two 32-bit halves. */
@@ -31,8 +32,8 @@ const WASM_PAGE_BYTES = 65_536;
 // Address of the first byte of each ArrayBuffer made here.
 const baseAddresses = new WeakMap<ArrayBuffer, number>();
 
-function pointerToNumber(pointer: Deno.PointerValue): number {
-  const address = Number(Deno.UnsafePointer.value(pointer));
+function addressOfBuffer(buffer: ArrayBuffer): number {
+  const address = Number(foreign().addressOf(buffer));
   if (!Number.isSafeInteger(address)) {
     throw new RangeError(
       `Cannot use memory as its address must be a safe integer: current value is ${address}`,
@@ -122,7 +123,7 @@ export function alignedMemory(
   // made directly is never kept inside the garbage-collected heap, as a small
   // typed array can be.
   const buffer = undetachable(byteLength + alignment);
-  const base = pointerToNumber(Deno.UnsafePointer.of(buffer));
+  const base = addressOfBuffer(buffer);
   baseAddresses.set(buffer, base);
   // Addresses are below 2^53, and % is exact there.
   const skip = alignment - base % alignment;
@@ -154,11 +155,10 @@ export function addressOf(view: ArrayBufferView): number {
  */
 export function memoryAt(address: number, byteLength: number): ArrayBuffer {
   assertFfiGranted();
-  const pointer = Deno.UnsafePointer.create(BigInt(address));
-  if (pointer === null) {
+  if (address === 0) {
     throw new TypeError("Cannot show memory as its address must not be 0");
   }
-  return Deno.UnsafePointerView.getArrayBuffer(pointer, byteLength);
+  return foreign().memoryAt(BigInt(address), byteLength);
 }
 
 /**

@@ -5,9 +5,21 @@
  * @module
  */
 
+import type { ForeignFunctions } from "./foreign/interface.ts";
+import { foreign } from "./foreign/mod.ts";
 import type { Libc } from "./libc.ts";
 import { libcFileNames } from "./library.ts";
 import { assertFfiGranted } from "./permission.ts";
+
+/** Functions that are called on another thread. */
+export interface OffThreadLibrary {
+  /** The functions by name, each with a number for its result. */
+  readonly symbols: Readonly<
+    Record<string, (...args: (number | bigint)[]) => Promise<number>>
+  >;
+  /** Lets go of the library. */
+  close(): void;
+}
 
 /**
  * Opens the C library once more, for a few calls (some 50 µs): one that stays
@@ -18,17 +30,15 @@ import { assertFfiGranted } from "./permission.ts";
  * @returns The library, to be closed.
  * @throws {Deno.errors.NotCapable} If FFI is not allowed.
  */
-export function openOffThread<
-  const Functions extends Deno.ForeignLibraryInterface,
->(
+export function openOffThread(
   libc: Libc,
-  functions: Functions,
-): Deno.DynamicLibrary<Functions> {
+  functions: ForeignFunctions,
+): OffThreadLibrary {
   assertFfiGranted();
   const names = libcFileNames(libc.abi);
   for (const [i, name] of names.entries()) {
     try {
-      return Deno.dlopen(name, functions);
+      return foreign().openLibrary(name, functions) as OffThreadLibrary;
     } catch (error) {
       if (i === names.length - 1) throw error;
     }

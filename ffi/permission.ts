@@ -6,6 +6,8 @@
  * @module
  */
 
+import { foreign } from "./foreign/mod.ts";
+
 let status: Deno.PermissionStatus | undefined;
 
 /**
@@ -15,7 +17,7 @@ let status: Deno.PermissionStatus | undefined;
  * @throws {Deno.errors.NotCapable} If FFI is not allowed.
  */
 export function assertFfiGranted(): void {
-  status ??= Deno.permissions.querySync({ name: "ffi" });
+  status ??= foreign().permissions.querySync({ name: "ffi" });
   if (status.state !== "granted") {
     throw new Deno.errors.NotCapable(
       "Cannot use FFI as it is not allowed any more: run with --allow-ffi, and keep it",

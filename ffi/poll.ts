@@ -48,7 +48,7 @@ export async function waitReadable(
     const view = new DataView(bytes.buffer);
     view.setInt32(0, fd, true);
     view.setInt16(4, POLLIN, true);
-    const count = await library.symbols.poll(BigInt(address), 1n, timeoutMs);
+    const count = await library.symbols.poll!(BigInt(address), 1n, timeoutMs);
     // errno belongs to the other thread, and is lost.
     if (count < 0) throw new Error(`Cannot wait for descriptor ${fd}`);
   } finally {

@@ -10,6 +10,7 @@
  */
 
 import { constants } from "node:os";
+import { os } from "./platform/system.ts";
 
 /**
  * Numbers that storage meets and `node:os` does not know. Linux:
@@ -61,7 +62,7 @@ const MORE: Readonly<Record<string, Readonly<Record<string, number>>>> = {
 const PREFERRED = ["EAGAIN", "EOPNOTSUPP"];
 
 const NUMBERS: ReadonlyMap<string, number> = new Map(
-  Object.entries({ ...constants.errno, ...MORE[Deno.build.os] }),
+  Object.entries({ ...constants.errno, ...MORE[os] }),
 );
 
 const NAMES: ReadonlyMap<number, string> = new Map([

@@ -9,6 +9,8 @@
 
 import fs from "node:fs";
 import { DiskError } from "../errors.ts";
+import { isGranted } from "../platform/permissions.ts";
+import { os } from "../platform/system.ts";
 
 /** A device's number: `8:1`. */
 type DeviceNumber = string;
@@ -74,8 +76,7 @@ export function isReadOnlyDevice(device: bigint): boolean {
 }
 
 function isReadable(): boolean {
-  return Deno.build.os === "linux" &&
-    Deno.permissions.querySync({ name: "read" }).state === "granted";
+  return os === "linux" && isGranted({ name: "read" });
 }
 
 /** Who uses a device, its parts or its whole, in words; `null` if none. */
@@ -131,7 +132,7 @@ function useOfOne(
 /** A device's name in the kernel: that of its folder. */
 function nameOf(directory: string): string {
   try {
-    return Deno.realPathSync(directory).split("/").at(-1)!;
+    return fs.realpathSync(directory).split("/").at(-1)!;
   } catch {
     return "";
   }
@@ -208,7 +209,7 @@ function exists(path: string): boolean {
 
 function list(path: string): string[] {
   try {
-    return [...Deno.readDirSync(path)].map(({ name }) => name);
+    return fs.readdirSync(path);
   } catch {
     return [];
   }
@@ -216,7 +217,7 @@ function list(path: string): string[] {
 
 function read(path: string): string | undefined {
   try {
-    return Deno.readTextFileSync(path).trim();
+    return fs.readFileSync(path, "utf8").trim();
   } catch {
     return undefined;
   }

@@ -8,6 +8,7 @@
 
 import fs from "node:fs";
 import { lockedError, nameHolder } from "./holder.ts";
+import { type HeldFile, openHeld } from "../platform/held_file.ts";
 
 /** A lock that is held. */
 export interface FileClaim {
@@ -33,12 +34,14 @@ export function claimFile(
   fd: number,
   readOnly: boolean,
 ): FileClaim | null {
-  let file: Deno.FsFile;
+  let file: HeldFile;
   try {
     // Over NFS an exclusive lock needs a descriptor for writing: flock(2).
-    file = Deno.openSync(path, { read: true, write: !readOnly });
+    file = openHeld(path, !readOnly);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) throw new ReplacedError(path);
+    if ((error as { code?: unknown }).code === "ENOENT") {
+      throw new ReplacedError(path);
+    }
     throw error;
   }
   let taken: boolean;

@@ -16,6 +16,9 @@
  * @module
  */
 
+import { listen, unlisten } from "../platform/signals.ts";
+import { os } from "../platform/system.ts";
+
 /** The longest wait for a pending signal, in ms. */
 const LATE_MS = 250;
 
@@ -51,8 +54,8 @@ export function expectFileSizeSignal(): void {
  */
 export function listenForFileSizeSignal(): SignalListener {
   // Windows has no such limit.
-  if (Deno.build.os === "windows") return { release: () => Promise.resolve() };
-  if (disks++ === 0) Deno.addSignalListener("SIGXFSZ", listener);
+  if (os === "windows") return { release: () => Promise.resolve() };
+  if (disks++ === 0) listen("SIGXFSZ", listener);
   let held = true;
   return {
     async release() {
@@ -61,7 +64,7 @@ export function listenForFileSizeSignal(): SignalListener {
       if (disks === 1 && expected) await signalOrLate();
       if (--disks > 0) return;
       expected = false;
-      Deno.removeSignalListener("SIGXFSZ", listener);
+      unlisten("SIGXFSZ", listener);
     },
   };
 }

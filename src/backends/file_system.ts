@@ -17,6 +17,8 @@
  */
 
 import fs from "node:fs";
+import { isGranted } from "../platform/permissions.ts";
+import { os } from "../platform/system.ts";
 import {
   type FileSystem,
   fileSystemOf,
@@ -61,13 +63,9 @@ function isMadeUp(device: bigint): boolean {
 
 /** What statfs(2) says of a path, if it may be asked. */
 function statfs(path: string): FileSystem | null {
-  if (Deno.build.os !== "linux") return null;
+  if (os !== "linux") return null;
   try {
-    const descriptor = { name: "sys", kind: "statfs" } as const;
-    const { state } = Deno.permissions.querySync(
-      descriptor as Deno.PermissionDescriptor,
-    );
-    if (state !== "granted") return null;
+    if (!isGranted({ name: "sys", kind: "statfs" })) return null;
     // Magic numbers above 2^31 may come sign-extended.
     return fileSystemOf(
       Number(BigInt.asUintN(32, BigInt(fs.statfsSync(path).type))),
@@ -91,14 +89,12 @@ function mountOf<T>(
   find: (mountInfo: string, id: number) => T | null,
 ): T | null {
   try {
-    if (Deno.permissions.querySync({ name: "read" }).state !== "granted") {
-      return null;
-    }
-    const info = Deno.readTextFileSync(`/proc/self/fdinfo/${fd}`);
+    if (!isGranted({ name: "read" })) return null;
+    const info = fs.readFileSync(`/proc/self/fdinfo/${fd}`, "utf8");
     const id = /^mnt_id:\s*(\d+)$/m.exec(info)?.[1];
     return id === undefined
       ? null
-      : find(Deno.readTextFileSync("/proc/self/mountinfo"), Number(id));
+      : find(fs.readFileSync("/proc/self/mountinfo", "utf8"), Number(id));
   } catch {
     // Deno gives /proc to programs with `--allow-all` alone.
     return null;
@@ -184,7 +180,7 @@ export function overlayOf(fd: number): FileSystem {
   const mount = mountOf(fd, findOverlay);
   if (mount === null) return overlayAbove(null, false);
   try {
-    const path = pathInUpper(mount, Deno.readLinkSync(`/proc/self/fd/${fd}`));
+    const path = pathInUpper(mount, fs.readlinkSync(`/proc/self/fd/${fd}`));
     const upper = path !== null && isSeenThrough(fd, path)
       ? statfs(path)
       : null;

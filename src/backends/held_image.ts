@@ -19,6 +19,8 @@ import { claimFile, type FileClaim, ReplacedError } from "./file_claim.ts";
 import { patiently, rememberOpening } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
+import { loadLocks, openHeld } from "../platform/held_file.ts";
+import { os } from "../platform/system.ts";
 
 /** What has been opened. */
 export interface OpenedImage {
@@ -68,6 +70,7 @@ export async function holdImage<T extends OpenedImage>(
   open: () => T,
   lock: (image: T) => TakenLock,
 ): Promise<HeldImage<T>> {
+  await loadLocks();
   for (let tries = 1;; tries++) {
     try {
       return await tryToHold(path, options, open, lock);
@@ -152,7 +155,7 @@ async function tryToHold<T extends OpenedImage>(
  */
 function marker(path: string): FileClaim | null {
   try {
-    const file = Deno.openSync(path, { read: true });
+    const file = openHeld(path);
     return { release: () => file.close() };
   } catch {
     return null;
@@ -282,7 +285,7 @@ function whyNotOpened(
   // (EPERM): fs/namei.c, inode_permission. A device may be out of bounds.
   const reason = code === "EROFS"
     ? "it is on a read-only file system"
-    : code === "EPERM" && Deno.build.os === "linux" && !isDevice(path)
+    : code === "EPERM" && os === "linux" && !isDevice(path)
     ? "the file or its directory is immutable or append-only (see lsattr)"
     : null;
   if (reason === null) return failure;

@@ -5,8 +5,11 @@
  */
 
 import fs from "node:fs";
+import process from "node:process";
 import { callSites } from "../call_site.ts";
 import { DiskError } from "../errors.ts";
+import { isGranted } from "../platform/permissions.ts";
+import { os, runtime } from "../platform/system.ts";
 
 /** What this thread has open and keeps others out of. */
 interface Opening {
@@ -61,15 +64,15 @@ export function nameHolder(
   for (const { origin } of here ?? []) {
     const [site] = callSites(origin);
     const place = site === undefined ? "" : `, opened at ${placeOf(site)}`;
-    return `this process, deno (process ${Deno.pid})${place},`;
+    return `this process, ${runtime} (process ${process.pid})${place},`;
   }
   const pid = findHolder(fd, type, byte);
   if (pid === null) return null;
-  if (pid === Deno.pid) {
-    return `another thread of this process, deno (process ${pid}),`;
+  if (pid === process.pid) {
+    return `another thread of this process, ${runtime} (process ${pid}),`;
   }
   try {
-    const command = Deno.readTextFileSync(`/proc/${pid}/comm`).trim();
+    const command = fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim();
     return `${command} (process ${pid})`;
   } catch {
     return null;
@@ -82,13 +85,13 @@ function placeOf({ file, line }: { file: string; line: number }): string {
 
 /** The process with a descriptor that has such a lock. */
 function findHolder(fd: number, type: LockType, byte: number): number | null {
-  if (Deno.build.os !== "linux") return null;
+  if (os !== "linux") return null;
   // Deno gives /proc to programs with `--allow-all` alone.
-  if (Deno.permissions.querySync({ name: "read" }).state !== "granted") {
+  if (!isGranted({ name: "read" })) {
     return null;
   }
   try {
-    const own = Deno.readTextFileSync(`/proc/self/fdinfo/${fd}`);
+    const own = fs.readFileSync(`/proc/self/fdinfo/${fd}`, "utf8");
     const inode = /^ino:\s*(\d+)$/m.exec(own)?.[1];
     if (inode === undefined) return null;
     // lock: 1: OFDLCK ADVISORY READ -1 fe:00:1234 100 101
@@ -96,13 +99,13 @@ function findHolder(fd: number, type: LockType, byte: number): number | null {
       `^lock:.*${type}\\s.*:${inode} (\\d+) (\\d+|EOF)$`,
       "gm",
     );
-    const others = [...Deno.readDirSync("/proc")].map(({ name }) => name);
-    for (const pid of [String(Deno.pid), ...others]) {
+    const others = fs.readdirSync("/proc");
+    for (const pid of [String(process.pid), ...others]) {
       if (!/^\d+$/.test(pid)) continue;
       try {
-        for (const { name } of Deno.readDirSync(`/proc/${pid}/fdinfo`)) {
-          if (Number(pid) === Deno.pid && Number(name) === fd) continue;
-          const text = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`);
+        for (const name of fs.readdirSync(`/proc/${pid}/fdinfo`)) {
+          if (Number(pid) === process.pid && Number(name) === fd) continue;
+          const text = fs.readFileSync(`/proc/${pid}/fdinfo/${name}`, "utf8");
           for (const [, from, to] of text.matchAll(line)) {
             if (Number(from) > byte) continue;
             if (to !== "EOF" && Number(to) < byte) continue;

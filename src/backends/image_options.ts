@@ -7,6 +7,7 @@
 
 import { DiskError, kindOfCode } from "../errors.ts";
 import { systemCode } from "./system_error.ts";
+import { isNotCapable } from "../platform/permissions.ts";
 
 /** How to open an image. */
 export interface ImageOptions {
@@ -55,7 +56,7 @@ export function asDiskError(
 ): DiskError {
   if (error instanceof DiskError) return error;
   const place = { operation, path, cause: error };
-  if (error instanceof Deno.errors.NotCapable) {
+  if (isNotCapable(error)) {
     return new DiskError(
       "permission",
       `Cannot ${operation} "${path}": ${error.message}`,

@@ -14,6 +14,7 @@
 import fs from "node:fs";
 import { dirname } from "node:path";
 import { DiskError, kindOfCode } from "../errors.ts";
+import { isGranted, isNotCapable } from "../platform/permissions.ts";
 
 /**
  * What systems say of a folder that cannot be opened or synced, whatever it
@@ -63,7 +64,7 @@ function refuse(path: string, code: string | null): void {
 
 function syncFolderByNode(folder: string): string | null {
   const query = { name: "read", path: folder } as const;
-  if (Deno.permissions.querySync(query).state !== "granted") return "EPERM";
+  if (!isGranted(query)) return "EPERM";
   return codeOf(() => {
     const descriptor = fs.openSync(folder, fs.constants.O_RDONLY);
     try {
@@ -80,7 +81,7 @@ function codeOf(act: () => void): string | null {
     act();
     return null;
   } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) return "EPERM";
+    if (isNotCapable(error)) return "EPERM";
     const code = (error as { code?: unknown }).code;
     if (typeof code !== "string") throw error;
     return code;

@@ -5,7 +5,9 @@
  * @module
  */
 
+import fs from "node:fs";
 import { isPowerOfTwo } from "../geometry.ts";
+import { isGranted } from "../platform/permissions.ts";
 
 /** No host is known to want more of offsets and lengths, in bytes. */
 export const MAX_ALIGNMENT = 65_536;
@@ -80,10 +82,10 @@ export function isAlignment(bytes: number | undefined): bytes is number {
 function readGranted(path: string): string | undefined {
   try {
     const permission = { name: "read", path } as const;
-    if (Deno.permissions.querySync(permission).state !== "granted") {
+    if (!isGranted(permission)) {
       return undefined;
     }
-    return Deno.readTextFileSync(path).trim();
+    return fs.readFileSync(path, "utf8").trim();
   } catch {
     return undefined;
   }

@@ -8,6 +8,7 @@
 
 import { canonicalCode, codeOfErrno, errnoOf } from "../errno.ts";
 import { expectFileSizeSignal } from "./file_size_signal.ts";
+import { os } from "../platform/system.ts";
 
 /** An error number and its name. */
 export interface SystemCode {
@@ -39,7 +40,7 @@ function find(error: unknown): SystemCode | null {
   }
   // Rust's std::io::Error. The numbers of Windows are others.
   const found = /\(os error (\d+)\)/.exec(error.message);
-  if (found === null || Deno.build.os === "windows") return null;
+  if (found === null || os === "windows") return null;
   const errno = Number(found[1]);
   return { code: codeOfErrno(errno) ?? `errno ${errno}`, errno };
 }

@@ -34,6 +34,7 @@ import { DiskError } from "../errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "../queue_options.ts";
+import { permissions } from "../platform/permissions.ts";
 
 /** How to open an image or a block device. */
 export interface OpenOptions extends QueueOptions {
@@ -463,7 +464,7 @@ function engineOptions(options: OpenOptions): EngineOptions {
 }
 
 async function ffiIsGranted(): Promise<boolean> {
-  const { state } = await Deno.permissions.query({ name: "ffi" });
+  const { state } = await permissions.query({ name: "ffi" });
   return state === "granted";
 }
 

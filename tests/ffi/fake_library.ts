@@ -57,7 +57,9 @@ export function fakeLibc(
     for (const [key, symbol] of Object.entries(symbols)) {
       const name = symbol.name ?? key;
       bound[key] = missing.includes(name) ? null : (...args: unknown[]) => {
-        if (symbol.result === "pointer") return Deno.UnsafePointer.of(errno);
+        if (key === "errnoLocation") {
+          return Deno.UnsafePointer.value(Deno.UnsafePointer.of(errno));
+        }
         // A buffer may be changed afterwards.
         calls.push({
           name,

@@ -7,9 +7,9 @@ import {
 } from "../../ffi/block_device.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
 import { getLock, setLock } from "../../ffi/file_lock.ts";
+import type { FfiPermissions } from "../../ffi/foreign/interface.ts";
 import {
   ensureFfiPermission,
-  type FfiPermissions,
   libcFileNames,
   libcSymbols,
   openLibcFunctions,

@@ -32,6 +32,7 @@ import {
   type ReadAt,
   virtualBytesOf,
 } from "./header.ts";
+import { endOf } from "../../platform/device_size.ts";
 
 /** A node as QEMU's `json:` file names have it. */
 export interface QemuNode {
@@ -326,6 +327,5 @@ function openOther(place: string, readOnly: boolean, path: string): number {
 function sizeOf(fd: number, path: string): number {
   const stat = fs.fstatSync(fd);
   if (stat.isFile()) return stat.size;
-  using file = Deno.openSync(path);
-  return file.seekSync(0, Deno.SeekMode.End);
+  return endOf(path);
 }

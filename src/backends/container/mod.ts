@@ -30,6 +30,7 @@ import { durabilityOf } from "../portable/probe.ts";
 import { ContainerBackend } from "./backend.ts";
 import { graphOf } from "./graph.ts";
 import { QemuNbd } from "./qemu_nbd.ts";
+import { os } from "../../platform/system.ts";
 
 export { type ContainerFacts, lookInside } from "./graph.ts";
 
@@ -67,7 +68,7 @@ export async function openContainer(
   options: ContainerOptions,
 ): Promise<ContainerBackend> {
   const { readOnly, lock, signal } = options;
-  if (Deno.build.os === "windows") {
+  if (os === "windows") {
     throw new DiskError(
       "platform",
       `Cannot open "${path}" as ${format} as qemu-nbd is not used on Windows: "qemu-img convert" makes a raw image of it`,

@@ -30,6 +30,7 @@ import { sharedBudget } from "./stall_budget.ts";
 import { SyncEngine } from "./sync_engine.ts";
 import { WaitPolicy } from "./wait_policy.ts";
 import { type Runtime, Waiting, type Work } from "./waiting.ts";
+import { clearTimeout, setTimeout } from "node:timers";
 
 /** How often a queue that is broken is drained, in ms. */
 const DRAIN_BROKEN_MS = 1;
@@ -46,15 +47,15 @@ export interface AsyncEngineOptions {
   readonly runtime?: Runtime;
 }
 
-/** What there is of Deno's threads. */
-function denoRuntime(libc: Libc): Runtime {
+/** What there is of this thread. */
+function threadRuntime(libc: Libc): Runtime {
   return {
     clock: () => performance.now(),
     budget: sharedBudget,
     makeTurns: (callback) => new LoopTurn(libc, callback),
     later: (callback, ms, keepsAlive) => {
       const timer = setTimeout(callback, ms);
-      if (!keepsAlive) Deno.unrefTimer(timer);
+      if (!keepsAlive) timer.unref();
       return () => clearTimeout(timer);
     },
   };
@@ -117,7 +118,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     this.#info = options.info;
     this.#trialCalls = queue.systemCalls;
     this.#stallMs = options.stallMs;
-    const runtime = options.runtime ?? denoRuntime(libc);
+    const runtime = options.runtime ?? threadRuntime(libc);
     const stallUs = Math.max(1, Math.round(options.stallMs * 1000));
     this.#later = runtime.later;
     this.#clock = runtime.clock;

@@ -74,6 +74,7 @@ import {
 import { AllocateMode, perform } from "./kernel.ts";
 import { Stage, Transfer } from "./transfer.ts";
 import { inWorker } from "./worker_descriptors.ts";
+import { isNotCapable } from "../../platform/permissions.ts";
 
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
@@ -243,7 +244,7 @@ export class DirectBackend implements Backend {
     try {
       return alignedMemory(byteLength);
     } catch (error) {
-      if (!(error instanceof Deno.errors.NotCapable)) throw error;
+      if (!(isNotCapable(error))) throw error;
       return offsetMemory(byteLength);
     }
   }

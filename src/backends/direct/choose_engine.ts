@@ -15,6 +15,7 @@ import { IoUringQueue } from "./io_uring_queue.ts";
 import { perform } from "./kernel.ts";
 import { type Probed, writtenOffset } from "./probe.ts";
 import { SyncEngine } from "./sync_engine.ts";
+import { runtime } from "../../platform/system.ts";
 
 /** The engines there are, and the choice among them. */
 export type EngineName = "auto" | "io_uring" | "libaio" | "sync";
@@ -118,6 +119,9 @@ export function chooseEngine<T extends Operation>(
   }
   if (libc.abi.os !== "linux") {
     return sync("only Linux has io_uring and AIO");
+  }
+  if (runtime === "bun") {
+    return sync("turns of Bun's event loop hold its timers up");
   }
   const inline = answersInline(libc, fd, probed);
   if (inline !== null) return sync(inline);

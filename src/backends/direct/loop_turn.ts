@@ -16,11 +16,12 @@
  * @module
  */
 
-import { Socket } from "node:net";
+import type { Socket } from "node:net";
 import { clearImmediate, setImmediate } from "node:timers";
 import type { Libc } from "../../../ffi/libc.ts";
 import { findReactor } from "../../../ffi/reactor.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
+import { socketOf } from "../../platform/descriptor_socket.ts";
 
 /**
  * After so many ms of immediate turns, one is made by a byte. Measured: with 0.5
@@ -204,7 +205,7 @@ export class LoopTurn implements Turns {
       this.#unavailable = true;
       return false;
     }
-    const socket = new Socket({ fd: pair.otherFd, readable: true });
+    const socket = socketOf(pair.otherFd);
     socket.on("data", this.#onData);
     // Whatever happens to it, immediate turns go on.
     socket.on("error", () => {

@@ -15,6 +15,7 @@ import {
   splitDevice,
 } from "../sysfs.ts";
 import { Arena } from "./aligned_memory.ts";
+import { arch, os } from "../../platform/system.ts";
 
 /** What to assume of a host that does not say: right for nearly every disk. */
 const ASSUMED_ALIGNMENT = 4096;
@@ -39,7 +40,6 @@ const O_DIRECT: Readonly<Record<string, number>> = {
  * @returns The flag, or `null` if this platform has none that is known.
  */
 export function directFlag(): number | null {
-  const { os, arch } = Deno.build;
   const known = O_DIRECT[`${os} ${arch}`];
   if (known !== undefined) return known;
   return os === "linux" ? fs.constants.O_DIRECT ?? null : null;
@@ -53,7 +53,7 @@ export function directFlag(): number | null {
  * programs with `--allow-all` alone, without a prompt.
  */
 export function deviceAttributes(device: bigint): Partial<QueueAttributes> {
-  if (Deno.build.os !== "linux") return {};
+  if (os !== "linux") return {};
   const { major, minor } = splitDevice(device);
   return queueAttributes(major, minor);
 }

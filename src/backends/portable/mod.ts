@@ -33,6 +33,9 @@ import { PortableBackend } from "./backend.ts";
 import { DescriptorPool } from "./descriptors.ts";
 import { deviceAttributes } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
+import { endOf } from "../../platform/device_size.ts";
+import { isGranted } from "../../platform/permissions.ts";
+import { os, runtime, runtimeName } from "../../platform/system.ts";
 
 /** Descriptors by default: more gained nothing (measured in `./backend.ts`). */
 const DEFAULT_MAX_DESCRIPTORS = 32;
@@ -109,7 +112,7 @@ export async function openPortable(
     const image = fs.fstatSync(flushDescriptor, { bigint: true });
     // It may be cut yet.
     const size = options.create?.sizeBytes ??
-      (isDevice ? await deviceSize(path) : Number(image.size));
+      (isDevice ? endOf(path) : Number(image.size));
     const openSame = (flags: number) =>
       openAgain(path, flushDescriptor, access | flags);
     const openSure = (flags: number): number => {
@@ -202,9 +205,7 @@ export async function openPortable(
 /** Whether Deno would open a file without asking the user in the midst of I/O. */
 function mayOpen(path: string, readOnly: boolean): boolean {
   const names = readOnly ? ["read"] as const : ["read", "write"] as const;
-  return names.every((name) =>
-    Deno.permissions.querySync({ name, path }).state === "granted"
-  );
+  return names.every((name) => isGranted({ name, path }));
 }
 
 /** Memory to look at an image with, which costs something to align. */
@@ -213,16 +214,6 @@ let scratch = new Uint8Array();
 function scratchOf(byteLength: number): Uint8Array {
   if (scratch.length < byteLength) scratch = new Arena().allocate(byteLength);
   return scratch.subarray(0, byteLength);
-}
-
-/** `node:fs` cannot seek, and a device's size is where its end is. */
-async function deviceSize(path: string): Promise<number> {
-  const file = await Deno.open(path);
-  try {
-    return await file.seek(0, Deno.SeekMode.End);
-  } finally {
-    file.close();
-  }
 }
 
 function takeLock(
@@ -237,13 +228,19 @@ function takeLock(
   });
   if (want === "none") return none('not wanted: lock: "none"');
   if (readOnly && want === "auto") return none("a reader locks nobody out");
-  if (Deno.build.os === "windows") {
+  if (os === "windows") {
     return none(
       "locks are mandatory on Windows and would keep out our own descriptors",
     );
   }
   const claim = claimFile(path, fd, readOnly);
-  if (claim === null) return none("the file system has no flock");
+  if (claim === null) {
+    return none(
+      runtime === "deno"
+        ? "the file system has no flock"
+        : `the file system has no flock, or ${runtimeName} has no FFI to lock by`,
+    );
+  }
   return {
     claim,
     info: {

@@ -17,6 +17,7 @@ import {
 } from "../medium.ts";
 import { isAlignment, type QueueAttributes } from "../sysfs.ts";
 import { PAGE_BYTES } from "./aligned_memory.ts";
+import { arch, os } from "../../platform/system.ts";
 import { directFlag, tryAlignment } from "./host.ts";
 
 /** What {@linkcode probeDirect} is to look at. */
@@ -79,7 +80,7 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
   }
   if (flag === null) {
     return fallBack(
-      `${Deno.build.os} on ${Deno.build.arch} has none without FFI`,
+      `${os} on ${arch} has none without FFI`,
       known ?? PAGE_BYTES,
     );
   }
@@ -146,7 +147,7 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
 
 /** What Rust's `File::sync_data` calls, which is what `fdatasync` is in Deno. */
 function flushMethod(): string {
-  switch (Deno.build.os) {
+  switch (os) {
     case "darwin":
       return "F_FULLFSYNC";
     case "windows":
@@ -180,7 +181,7 @@ export function durabilityOf(
     deviceCache: device.writeCache ?? "unknown",
     fua: `write + ${method}`,
   };
-  if (Deno.build.os !== "linux") {
+  if (os !== "linux") {
     // The other BSDs' fsync stops at the device, or not: it is not to be told.
     return method === "fdatasync" || method === "fsync"
       ? {

@@ -12,6 +12,7 @@
  */
 
 import { statSync } from "node:fs";
+import { open } from "node:fs/promises";
 import { crc32 } from "node:zlib";
 import type { Backend } from "../../backend.ts";
 import { MAX_BLOCK_SIZE, SECTOR_BYTES } from "../../geometry.ts";
@@ -63,7 +64,7 @@ export async function keepModified(base: Backend): Promise<void> {
   const { path, medium } = base.info;
   if (path === null || medium !== "file") return;
   try {
-    using file = await Deno.open(path);
+    await using file = await open(path);
     await file.sync();
   } catch {
     // The time is a precaution, and may be refused later at worst.

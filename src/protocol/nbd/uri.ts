@@ -8,6 +8,7 @@
 
 import { MAX_STRING_BYTES, NBD_PORT } from "./numbers.ts";
 import { printable } from "../../printable.ts";
+import { os } from "../../platform/system.ts";
 
 /** Where an NBD server listens. */
 export type NbdAddress =
@@ -51,7 +52,7 @@ export interface NbdTls {
  * Bytes that a socket's path may have: `sun_path` of sys/un.h holds 108 on Linux
  * and 104 elsewhere, with a zero at the end.
  */
-const MAX_SOCKET_PATH_BYTES = Deno.build.os === "linux" ? 107 : 103;
+const MAX_SOCKET_PATH_BYTES = os === "linux" ? 107 : 103;
 
 /**
  * Tells whether something names an NBD server and not a file: also if

@@ -1,0 +1,38 @@
+/**
+ * Which runtime, operating system and architecture this is, by Deno's names.
+ *
+ * @module
+ */
+
+import process from "node:process";
+
+/** A runtime that this is made for. */
+export type Runtime = "deno" | "node" | "bun";
+
+/** The runtime. */
+export const runtime: Runtime = typeof Deno !== "undefined"
+  ? "deno"
+  : process.versions.bun !== undefined
+  ? "bun"
+  : "node";
+
+/** What it calls itself. */
+export const runtimeName: string = {
+  deno: "Deno",
+  node: "Node.js",
+  bun: "Bun",
+}[runtime];
+
+/** Deno's names of what `process.platform` and `process.arch` call otherwise. */
+const NAMES: Readonly<Record<string, string>> = {
+  win32: "windows",
+  sunos: "illumos",
+  x64: "x86_64",
+  arm64: "aarch64",
+};
+
+/** The operating system, as in `Deno.build.os`. */
+export const os: string = NAMES[process.platform] ?? process.platform;
+
+/** The architecture, as in `Deno.build.arch`. */
+export const arch: string = NAMES[process.arch] ?? process.arch;

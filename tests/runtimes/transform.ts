@@ -1,0 +1,24 @@
+/**
+ * What a file of tests becomes on another runtime: it sees our `Deno` and an
+ * `@std/assert` that can be loaded there. Lines stay where they are.
+ *
+ * @module
+ */
+
+import process from "node:process";
+
+/** Files that are changed. */
+export const TESTS: RegExp = /\/tests\/(?!runtimes\/).*\.ts$/;
+
+/**
+ * Changes a file of tests.
+ *
+ * @param source Its source.
+ * @returns The changed source.
+ */
+export function transform(source: string): string {
+  const api = new URL("deno_api.ts", import.meta.url).href;
+  const assert = new URL(process.env.PLATTER_STD_ASSERT!, "file:").href;
+  return `import { Deno } from "${api}";` +
+    source.replaceAll('from "@std/assert"', `from "${assert}"`);
+}
