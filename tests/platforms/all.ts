@@ -4,11 +4,22 @@
  * @module
  */
 
+import { CONTAINERS } from "./containers.ts";
 import { GUESTS } from "./guests.ts";
 import type { Platform } from "./platform.ts";
+import { USER_MODE } from "./user_mode.ts";
 
 /** In the order in which they are run. */
-export const ALL: readonly Platform[] = [...GUESTS];
+export const ALL: readonly Platform[] = [
+  ...USER_MODE,
+  ...CONTAINERS,
+  ...GUESTS,
+];
 
 /** What CI runs. */
-export const SHORT: readonly string[] = ["6.1:ext4"];
+export const SHORT: readonly string[] = [
+  "arm64-user",
+  "docker",
+  "docker-20",
+  "6.1:ext4",
+];

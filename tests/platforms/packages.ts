@@ -225,6 +225,24 @@ export async function debianRoot(suite: Suite): Promise<string> {
   );
 }
 
+/** The package that has Docker's sources, and its default seccomp profile there. */
+const DOCKER = "golang-github-docker-docker-dev";
+const DOCKER_PROFILE =
+  "usr/share/gocode/src/github.com/docker/docker/profiles/seccomp/default.json";
+
+/**
+ * Docker's default seccomp profile.
+ *
+ * @param suite The release of Debian whose Docker is meant.
+ * @returns Its path.
+ */
+export async function dockerProfile(suite: Suite): Promise<string> {
+  const place = await kept(`docker-${suite.release}`, async (folder) => {
+    await (await Apt.of(suite)).unpack([DOCKER], folder);
+  });
+  return `${place}/${DOCKER_PROFILE}`;
+}
+
 /**
  * Deno for Linux on 64-bit ARM, of the version that runs this, from npm.
  *
