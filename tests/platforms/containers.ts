@@ -7,7 +7,7 @@
 
 import { fetched, needPrograms, REPOSITORY, warmCache } from "./guests.ts";
 import { dockerProfile } from "./packages.ts";
-import { Missing, type Platform, runPlace } from "./platform.ts";
+import { Missing, type Platform, type Run, runPlaces } from "./platform.ts";
 import { EVERYWHERE, type Shell } from "./suites.ts";
 
 /** A profile: its file, or `null` for podman's own. */
@@ -51,14 +51,12 @@ export const CONTAINERS: readonly Platform[] = PROFILES.map((profile) => ({
   name: profile.name,
   about: profile.about,
   places: Object.keys(FOLDERS),
-  run: (places, report, found) => runContainer(profile, places, report, found),
+  run: (run) => runContainer(profile, run),
 }));
 
 async function runContainer(
   { name, file }: Profile,
-  places: readonly string[],
-  report: Parameters<Platform["run"]>[1],
-  found: Parameters<Platform["run"]>[2],
+  wanted: Run,
 ): Promise<void> {
   await needPrograms("podman", "apt-get", "dpkg-deb");
   const profile = file === null ? null : await fetched(file);
@@ -107,11 +105,12 @@ async function runContainer(
     run: (command, timeoutMs) => run(["sh", "-c", command], timeoutMs),
   };
   const kernel = `Linux ${Deno.osRelease()}`;
-  for (const place of places) {
-    const folder = FOLDERS[place as keyof typeof FOLDERS];
-    const row = { name: place, folder, suites: EVERYWHERE };
-    found(await runPlace(shell, name, kernel, row, report));
-  }
+  const places = wanted.places.map((place) => ({
+    name: place,
+    where: FOLDERS[place as keyof typeof FOLDERS],
+    suites: EVERYWHERE,
+  }));
+  await runPlaces(shell, name, kernel, places, wanted);
 }
 
 /** A root whose programs are this machine's. */

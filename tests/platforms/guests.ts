@@ -13,8 +13,14 @@ import {
   type Kernel,
   type Suite,
 } from "./packages.ts";
-import { Missing, type Platform, runPlace } from "./platform.ts";
-import { EVERYWHERE, type Shell, type SuiteName, WHOLE } from "./suites.ts";
+import { Missing, type Platform, type Run, runPlaces } from "./platform.ts";
+import {
+  EVERYWHERE,
+  type Place,
+  type Shell,
+  type SuiteName,
+  WHOLE,
+} from "./suites.ts";
 
 const MIB = 1 << 20;
 
@@ -215,16 +221,15 @@ export const GUESTS: readonly Platform[] = Object.entries(KINDS).map((
   name,
   about: `Debian's kernel of ${kind.suite.release} for ${kind.flavour}, QEMU`,
   places: Object.keys(kind.places),
-  run: (places, report, found) => runGuest(name, kind, places, report, found),
+  run: (run) => runGuest(name, kind, run),
 }));
 
 async function runGuest(
   name: string,
   kind: GuestKind,
-  names: readonly string[],
-  report: Parameters<Platform["run"]>[1],
-  found: Parameters<Platform["run"]>[2],
+  run: Run,
 ): Promise<void> {
+  const { places: names, report, found } = run;
   const arm = kind.suite.architecture === "arm64";
   const architecture = arm ? "aarch64" : "x86_64";
   await needPrograms(
@@ -252,7 +257,15 @@ async function runGuest(
   stack.defer(() => Deno.remove(directory, { recursive: true }));
   const share = `${directory}/share`;
   await Deno.mkdir(share);
-  await warmCache(`${share}/deno`);
+  await warmCache(`${directory}/deno`);
+  // One file, as each costs much over 9p.
+  await runProgram("tar", [
+    "-C",
+    directory,
+    "-cf",
+    `${share}/deno.tar`,
+    "deno",
+  ]);
   const disks: GuestDisk[] = [];
   const places = names.map((place) => {
     const { disk } = PLACES[place]!;
@@ -287,13 +300,14 @@ async function runGuest(
       share,
     }),
   );
-  await guest.run("cp -r /tmp/share/deno /dev/shm/deno");
+  await guest.run("tar -C /dev/shm -xf /tmp/share/deno.tar");
   const shell: Shell = {
     deno: `${hostPrefix}${deno}`,
     repository: `${hostPrefix}${REPOSITORY}`,
     denoDir: "/dev/shm/deno",
     run: (command, timeoutMs) => guest.try(command, { timeoutMs }),
   };
+  const ready: Place[] = [];
   for (const { place, device } of places) {
     const { setUp, programs = [] } = PLACES[place]!;
     const row = { name: `${name}:${place}`, kernel: kernelName(kernel) };
@@ -315,15 +329,13 @@ async function runGuest(
         continue;
       }
     }
-    found(
-      await runPlace(shell, name, row.kernel, {
-        name: place,
-        ...(setUp === undefined ? { device } : { folder }),
-        suites: kind.places[place]!,
-      }, report),
-    );
-    if (guest.over) throw new Error("the guest was given up");
+    ready.push({
+      name: place,
+      where: setUp === undefined ? device : folder,
+      suites: kind.places[place]!,
+    });
   }
+  await runPlaces(shell, name, kernelName(kernel), ready, run);
   await guest.stop("busybox poweroff -f");
 }
 

@@ -6,6 +6,7 @@
  * deno task platforms --list          # what there is
  * deno task platforms                 # all of it: hours
  * deno task platforms 6.1 arm64:ext4  # some
+ * deno task platforms --suites facts,contract 6.1
  * deno task platforms --short         # what CI runs
  * ```
  *
@@ -20,11 +21,12 @@ import { Missing } from "./platform.ts";
 import type { Row } from "./platform.ts";
 import { ALL, SHORT } from "./all.ts";
 import { choose } from "./choose.ts";
+import { add, EVERYWHERE, NOTHING, SUITE_NAMES } from "./suites.ts";
 import { table } from "./table.ts";
 
-const { list, short, _: names } = parseArgs(Deno.args, {
+const { list, short, suites: only, _: names } = parseArgs(Deno.args, {
   boolean: ["list", "short"],
-  string: ["_"],
+  string: ["suites", "_"],
   unknown(name) {
     if (!name.startsWith("-")) return true;
     console.error(`Cannot take ${name} as there is no such option`);
@@ -50,6 +52,15 @@ if (typeof chosen === "string") {
   Deno.exit(2);
 }
 
+const suites = only?.split(",") ?? (short ? EVERYWHERE : undefined);
+for (const suite of suites ?? []) {
+  if ((SUITE_NAMES as readonly string[]).includes(suite)) continue;
+  console.error(
+    `Cannot run ${suite} as it must be one of ${SUITE_NAMES.join(", ")}`,
+  );
+  Deno.exit(2);
+}
+
 const rows: Row[] = [];
 const began = performance.now();
 const report = (line: string) =>
@@ -60,7 +71,8 @@ let broken = false;
 for (const { platform, places } of chosen) {
   const known = rows.length;
   try {
-    await platform.run(places, report, (row) => rows.push(row));
+    const found = (row: Row) => rows.push(row);
+    await platform.run({ places, suites, report, found });
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     report(`${platform.name}: ${reason}`);
@@ -83,5 +95,15 @@ const failed = rows.some(({ outcome }) =>
   outcome !== null && outcome.failed > 0
 );
 const missing = rows.some(({ outcome }) => outcome === null);
+const sum = rows.reduce(
+  (sum, row) => add(sum, row.outcome ?? NOTHING),
+  NOTHING,
+);
+// As deno test closes.
+console.log(
+  `\n${
+    sum.failed > 0 || broken ? "FAILED" : "ok"
+  } | ${sum.passed} passed | ${sum.failed} failed | ${sum.skipped} ignored`,
+);
 const strict = Deno.env.get("PLATTER_REQUIRE_TOOLS") === "1";
 Deno.exit(failed || broken || (missing && strict) ? 1 : 0);

@@ -6,10 +6,14 @@
 
 import {
   add,
+  hasSuite,
+  NOTHING,
   type Outcome,
   type Place,
-  runSuites,
+  readOutcome,
+  runSuite,
   type Shell,
+  type SuiteName,
 } from "./suites.ts";
 
 /** What came about in one place of a platform. */
@@ -24,8 +28,17 @@ export interface Row {
   readonly reason?: string;
 }
 
-/** What a platform tells while it runs. */
-export type Report = (line: string) => void;
+/** What is wanted of a platform, and who is told of it. */
+export interface Run {
+  /** Names of the places that are wanted. */
+  readonly places: readonly string[];
+  /** Names of the suites that are wanted; all if not given. */
+  readonly suites: readonly string[] | undefined;
+  /** Is told of progress. */
+  readonly report: (line: string) => void;
+  /** Is given each row when it is known. */
+  readonly found: (row: Row) => void;
+}
 
 /** Somewhere to run. */
 export interface Platform {
@@ -38,16 +51,9 @@ export interface Platform {
   /**
    * Runs it, and undoes whatever it started.
    *
-   * @param places Names of those that are wanted.
-   * @param report Is told of progress.
-   * @param found Is given each row when it is known.
    * @throws {Missing} If it cannot be had here.
    */
-  run(
-    places: readonly string[],
-    report: Report,
-    found: (row: Row) => void,
-  ): Promise<void>;
+  run(run: Run): Promise<void>;
 }
 
 /** A platform, or a place of it, that this machine cannot have. */
@@ -57,51 +63,58 @@ export class Missing extends Error {
 }
 
 /**
- * Runs the suites of a place.
+ * Runs the suites of places, and tells of their rows.
  *
  * @param shell Whose.
- * @param name The platform's.
+ * @param name The platform's name.
  * @param kernel Its kernel.
- * @param place The place.
- * @param report Is told of each suite, and of what failed.
- * @returns Its row.
+ * @param places The places.
+ * @param run Which suites, and who is told.
  */
-export async function runPlace(
+export async function runPlaces(
   shell: Shell,
   name: string,
   kernel: string,
-  place: Place,
-  report: Report,
-): Promise<Row> {
-  let known: Outcome = {
-    passed: 0,
-    failed: 0,
-    skipped: 0,
-    failures: [],
-    differences: [],
-  };
-  const title = `${name}:${place.name}`;
-  let began = performance.now();
-  try {
-    await runSuites(shell, place, (suite, outcome, output) => {
-      known = add(known, outcome);
-      const { passed, failed, skipped } = outcome;
-      const seconds = ((performance.now() - began) / 1000).toFixed(0);
-      began = performance.now();
-      report(
-        `${title} ${suite}: ${passed} passed, ${failed} failed, ${skipped} skipped in ${seconds} s`,
-      );
-      if (failed > 0) {
-        report(output.trimEnd().split("\n").slice(-400).join("\n"));
+  places: readonly Place[],
+  { suites, report, found }: Run,
+): Promise<void> {
+  const wanted = (suite: SuiteName) => suites?.includes(suite) ?? true;
+  const tell = (
+    title: string,
+    suite: SuiteName,
+    { passed, failed, skipped }: Outcome,
+  ) =>
+    report(
+      `${title} ${suite}: ${passed} passed, ${failed} failed, ${skipped} skipped`,
+    );
+  // A program of its own for each would take longer to start than to run.
+  const facts = wanted("facts") && places.length > 0
+    ? await runSuite(shell, "facts", ...places.map(({ where }) => where))
+    : null;
+  for (const place of places) {
+    const title = `${name}:${place.name}`;
+    let sum = NOTHING;
+    for (const suite of place.suites) {
+      if (!wanted(suite) || !hasSuite(place, suite)) continue;
+      let outcome: Outcome;
+      try {
+        const { code, output } = suite === "facts"
+          ? facts!
+          : await runSuite(shell, suite, place.where);
+        outcome = readOutcome(suite, code, output, place.where);
+        if (outcome.failed > 0) report(output.trimEnd());
+      } catch (error) {
+        const text = error instanceof Error ? error.message : String(error);
+        report(`${title}: ${text}`);
+        outcome = {
+          ...NOTHING,
+          failed: 1,
+          failures: [`${suite}: ${text.split("\n")[0]}`],
+        };
       }
-    });
-  } catch (error) {
-    const text = error instanceof Error ? error.message : String(error);
-    report(`${title}: ${text}`);
-    const failures = [text.split("\n")[0]!];
-    known = add(known, { ...known, ...NO_COUNTS, failed: 1, failures });
+      tell(title, suite, outcome);
+      sum = add(sum, outcome);
+    }
+    found({ name: title, kernel, outcome: sum });
   }
-  return { name: title, kernel, outcome: known };
 }
-
-const NO_COUNTS = { passed: 0, skipped: 0, differences: [] };

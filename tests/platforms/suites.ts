@@ -11,10 +11,8 @@ import { differences, type Facts } from "./differences.ts";
 export interface Place {
   /** What it is called in the table, such as `"ext4"`. */
   readonly name: string;
-  /** A folder for images. */
-  readonly folder?: string;
-  /** A device instead, whose content is destroyed. */
-  readonly device?: string;
+  /** A folder for images, or a device, whose content is destroyed. */
+  readonly where: string;
   /** The suites. */
   readonly suites: readonly SuiteName[];
 }
@@ -63,6 +61,9 @@ const SUITES = {
 /** The name of a suite. */
 export type SuiteName = keyof typeof SUITES;
 
+/** Names of all suites. */
+export const SUITE_NAMES = Object.keys(SUITES) as readonly SuiteName[];
+
 /** What every place runs. */
 export const EVERYWHERE: readonly SuiteName[] = [
   "facts",
@@ -83,40 +84,38 @@ export const WHOLE: readonly SuiteName[] = [
 const SUITE_MS = 20 * 60_000;
 
 /**
- * Runs the suites of a place, one after the other.
+ * Runs one suite, in one place or, if it takes several, in more.
  *
  * @param shell Whose.
- * @param place The place.
- * @param heard Called with the name of each suite, what came about, and all that
- * it printed.
- * @returns The sum.
+ * @param suite Its name.
+ * @param where Folders or devices.
+ * @returns How it ended, and what it printed.
  */
-export async function runSuites(
+export function runSuite(
   shell: Shell,
-  place: Place,
-  heard: (suite: SuiteName, outcome: Outcome, output: string) => void,
-): Promise<Outcome> {
-  const where = place.device ?? place.folder!;
-  const variable = place.device === undefined
-    ? `PLATTER_TEST_DIR=${where}`
-    : `PLATTER_TEST_DEVICE=${where}`;
-  let sum: Outcome = NOTHING;
-  for (const suite of place.suites) {
-    // The alignment example makes a file of its own.
-    if (suite === "alignment" && place.folder === undefined) continue;
-    const { code, output } = await shell.run(
-      `cd ${shell.repository} && NO_COLOR=1 DENO_NO_UPDATE_CHECK=1 DENO_DIR=${shell.denoDir} ${variable} ` +
-        `${shell.deno} ${SUITES[suite].replace("PLACE", where)} 2>&1`,
-      SUITE_MS,
-    );
-    const outcome = readOutcome(suite, code, output);
-    heard(suite, outcome, output);
-    sum = add(sum, outcome);
-  }
-  return sum;
+  suite: SuiteName,
+  ...where: readonly string[]
+): Promise<{ code: number; output: string }> {
+  const variable = where[0]!.startsWith("/dev/vd")
+    ? "PLATTER_TEST_DEVICE"
+    : "PLATTER_TEST_DIR";
+  return shell.run(
+    `cd ${shell.repository} && ` +
+      `NO_COLOR=1 DENO_NO_UPDATE_CHECK=1 DENO_DIR=${shell.denoDir} ` +
+      `${variable}=${where[0]} ` +
+      `${shell.deno} ${SUITES[suite].replace("PLACE", where.join(" "))} 2>&1`,
+    SUITE_MS,
+  );
 }
 
-const NOTHING: Outcome = {
+/** Whether a suite has anything to do there: the example makes a file. */
+export function hasSuite({ where, suites }: Place, suite: SuiteName): boolean {
+  return suites.includes(suite) &&
+    !(suite === "alignment" && where.startsWith("/dev/vd"));
+}
+
+/** Nothing came about. */
+export const NOTHING: Outcome = {
   passed: 0,
   failed: 0,
   skipped: 0,
@@ -141,19 +140,23 @@ export function add(one: Outcome, other: Outcome): Outcome {
  * @param suite Its name.
  * @param code How it ended.
  * @param output What it printed.
+ * @param where The place, of several.
  * @returns What came about; what did not end as it must has failed.
  */
 export function readOutcome(
   suite: SuiteName,
   code: number,
   output: string,
+  where: string,
 ): Outcome {
   const outcome = suite === "facts"
-    ? readFacts(output)
+    ? readFacts(output, where)
     : suite === "alignment"
     ? readSteps(output)
     : readTests(output);
-  if (outcome !== null && (code === 0) === (outcome.failed === 0)) {
+  // The facts say what is wrong, and end well.
+  const failed = outcome !== null && outcome.failed > 0 && suite !== "facts";
+  if (outcome !== null && (code !== 0) === failed) {
     return {
       ...outcome,
       failures: outcome.failures.map((text) => `${suite}: ${text}`),
@@ -167,24 +170,26 @@ export function readOutcome(
   };
 }
 
-function readFacts(output: string): Outcome | null {
-  const line = /^FACTS (.*)$/m.exec(output)?.[1];
+function readFacts(output: string, where: string): Outcome | null {
+  const start = `FACTS ${where} `;
+  const line = output.split("\n").find((line) => line.startsWith(start));
   if (line === undefined) return null;
-  const { direct, portable }: { direct: Facts; portable: Facts } = JSON.parse(
-    line,
+  const found: Record<"direct" | "portable", Facts | string> = JSON.parse(
+    line.slice(start.length),
   );
-  const wrong = [
-    ...direct.wrong.map((text) => `direct: ${text}`),
-    ...portable.wrong.map((text) => `portable: ${text}`),
-  ];
+  const { direct, portable } = found;
+  const failures = Object.entries(found).flatMap(([backend, facts]) =>
+    (typeof facts === "string" ? [facts] : facts.wrong)
+      .map((text) => `${backend}: ${text}`)
+  );
   return {
-    passed: 2 - [direct, portable].filter((one) => one.wrong.length > 0).length,
-    // The program ends well: what is wrong is found here.
-    failed: 0,
-    skipped: 0,
-    failures: [],
-    differences: differences(direct, portable),
-    ...(wrong.length === 0 ? {} : { failed: wrong.length, failures: wrong }),
+    ...NOTHING,
+    passed: 2 - new Set(failures.map((text) => text.split(":")[0])).size,
+    failed: failures.length,
+    failures,
+    differences: typeof direct === "string" || typeof portable === "string"
+      ? []
+      : differences(direct, portable),
   };
 }
 

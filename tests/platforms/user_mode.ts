@@ -8,7 +8,7 @@
 
 import { fetched, needPrograms, REPOSITORY, warmCache } from "./guests.ts";
 import { arm64Deno, debianRoot } from "./packages.ts";
-import { type Platform, runPlace } from "./platform.ts";
+import { type Platform, runPlaces } from "./platform.ts";
 import { EVERYWHERE, type Shell } from "./suites.ts";
 
 /** Where QEMU's user mode is, as Debian names it. */
@@ -19,7 +19,7 @@ export const USER_MODE: readonly Platform[] = [{
   name: "arm64-user",
   about: "Deno for 64-bit ARM on this kernel, by QEMU's user mode",
   places: ["file"],
-  async run(_places, report, found) {
+  async run(run) {
     await needPrograms(QEMU, "npm", "apt-get", "dpkg-deb");
     const [root, deno] = await fetched(() =>
       Promise.all([
@@ -51,10 +51,10 @@ export const USER_MODE: readonly Platform[] = [{
     };
     const place = {
       name: "file",
-      folder: `${directory}/images`,
+      where: `${directory}/images`,
       suites: EVERYWHERE,
     };
     const kernel = `Linux ${Deno.osRelease()}`;
-    found(await runPlace(shell, this.name, kernel, place, report));
+    await runPlaces(shell, this.name, kernel, [place], run);
   },
 }];
