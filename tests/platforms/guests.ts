@@ -99,9 +99,10 @@ mount -t overlay -o lowerdir=$1.below/lower,upperdir=$1.below/upper,workdir=$1.b
     setUp: `mkdir /tmp/exported && mount -t ext4 $2 /tmp/exported &&
 mount -t tmpfs memory /run && mount -t tmpfs memory /var/lib/nfs &&
 touch /var/lib/nfs/etab /var/lib/nfs/rmtab && mkdir /var/lib/nfs/v4recovery &&
+# The third version would need a portmapper.
 mount -t nfsd nfsd /proc/fs/nfsd &&
 exportfs -i -o rw,no_root_squash,insecure,no_subtree_check,fsid=0 127.0.0.1:/tmp/exported &&
-rpc.mountd && rpc.nfsd 4 &&
+rpc.mountd --no-nfs-version 3 && rpc.nfsd --no-nfs-version 3 4 &&
 mount -i -t nfs4 -o addr=127.0.0.1,clientaddr=127.0.0.1,vers=4.2 127.0.0.1:/ $1`,
   },
   smb: {
@@ -111,7 +112,7 @@ mount -i -t nfs4 -o addr=127.0.0.1,clientaddr=127.0.0.1,vers=4.2 127.0.0.1:/ $1`
       ...["aes_generic", "sha256_generic", "sha512_generic", "ecb"],
       ...["des_generic", "nls_utf8", "cifs"],
     ],
-    programs: ["smbd"],
+    programs: ["smbd", "mount.cifs"],
     setUp: `mkdir -p /tmp/shared /tmp/samba && mount -t ext4 $2 /tmp/shared &&
 cat >/tmp/smb.conf <<END
 [global]
@@ -134,9 +135,9 @@ read only = no
 force user = root
 END
 smbd --configfile=/tmp/smb.conf --daemon </dev/null >/dev/null 2>&1
-for i in $(seq 60); do
-  mount -i -t cifs -o ip=127.0.0.1,unc=\\\\\\\\127.0.0.1\\\\shared,guest,vers=3.1.1 //127.0.0.1/shared $1 && break
-  sleep 1
+for i in 1 2 3 4 5 6; do
+  mount -t cifs -o guest,vers=3.1.1 //127.0.0.1/shared $1 && break
+  sleep 2
 done
 mountpoint -q $1`,
   },
