@@ -22,7 +22,10 @@ export type FlushReach =
 export interface DirectInfo {
   /** Whether I/O is direct. */
   readonly active: boolean;
-  /** How it was obtained (`"O_DIRECT"`, `"F_NOCACHE"`); `null` if it was not. */
+  /**
+   * How it was obtained (`"O_DIRECT"`, `"F_NOCACHE"`, `"FILE_FLAG_NO_BUFFERING"`);
+   * `null` if it was not.
+   */
   readonly method: string | null;
   /** Why it is not active, or what limits it; `null` if nothing does. */
   readonly reason: string | null;
@@ -32,7 +35,10 @@ export interface DirectInfo {
   readonly offsetAlignment: number;
   /** What the host demands of offsets and lengths of reads, in bytes. */
   readonly readOffsetAlignment: number;
-  /** Who said so: `"statx"`, `"ioctl"`, `"trial reads"`, `"assumed"`, `"none"`. */
+  /**
+   * Who said so: `"statx"`, `"ioctl"`, `"trial reads"`, `"volume"`, `"assumed"`,
+   * `"none"`.
+   */
   readonly alignmentSource: string;
 }
 
@@ -55,7 +61,7 @@ export interface DurabilityInfo {
  * by `"sync"`, and the reason says so.
  */
 export interface EngineInfo {
-  /** `"sync"`, `"libaio"`, `"io_uring"`, `"node:fs"`, `"memory"`, …. */
+  /** `"sync"`, `"libaio"`, `"io_uring"`, `"iocp"`, `"node:fs"`, `"memory"`, …. */
   readonly name: string;
   /** Why this one, and why not a better one; `null` if there is none. */
   readonly reason: string | null;
@@ -63,17 +69,23 @@ export interface EngineInfo {
 
 /** How the image is kept from a second writer. */
 export interface LockInfo {
-  /** `"OFD"`, `"flock"`, `"none"`. */
+  /**
+   * `"OFD"`, `"flock"`, `"none"`; on Windows `"share mode"`, `"LockFileEx"`,
+   * `"FSCTL_LOCK_VOLUME"`.
+   */
   readonly method: string;
   /** Why it is weaker than it should be; `null` if it is not. */
   readonly reason: string | null;
 }
 
-/** A file that an image names, and that its disk takes sectors from. */
+/** A file beside the image that its disk takes sectors from. */
 export interface OtherFile {
   /** What it is to the image. */
-  readonly role: "backing file" | "data file" | "extent";
-  /** Its name, as the image has it: whoever made the image chose it. */
+  readonly role: "backing file" | "data file" | "extent" | "overlay";
+  /**
+   * Its name, as the image has it: whoever made the image chose it. Of an overlay
+   * the path that it was opened by.
+   */
   readonly name: string;
   /** Its format, as the image has it; `null` if it does not say. */
   readonly format: string | null;
@@ -103,8 +115,8 @@ export interface BackendInfo {
    */
   readonly format?: string;
   /**
-   * The files that a container takes sectors from, or names them as its own.
-   * Not there where it was opened as raw.
+   * The files that a container takes sectors from, or names them as its own; and
+   * those of overlays. Not there where an image was opened as raw.
    */
   readonly otherFiles?: readonly OtherFile[];
   /**

@@ -6,6 +6,7 @@
 
 import * as platter from "@platter/disk";
 import { VirtualDisk } from "@platter/disk";
+import type * as doctor from "@platter/disk/doctor";
 import type * as files from "@platter/disk/files";
 import type * as image from "@platter/disk/image";
 import type * as mount from "@platter/disk/mount";
@@ -43,6 +44,7 @@ type AllRefused =
   | Refusing<platter.WriteZeroesOptions>
   | Refusing<platter.BadSectorOptions>
   | Refusing<platter.VirtioOptions>
+  | Refusing<doctor.DiagnoseOptions>
   | Refusing<files.ExtractOptions>
   | Refusing<files.FilesOptions>
   | Refusing<files.ListOptions>

@@ -35,6 +35,7 @@ const FLOORS: [name: string, members: string[]][] = [
   ["faces", ["src/nbd/", "src/testing/", "src/vhost/"]],
   ["mount", ["src/mount/"]],
   ["crash", ["src/crash/"]],
+  ["doctor", ["src/doctor/"]],
   ["cli", ["src/cli/"]],
   // Everything else directly in src/. Above the platform, though it is matched
   // last.

@@ -56,6 +56,28 @@ export function queueAttributes(major: number, minor: number): QueueAttributes {
 }
 
 /**
+ * How many flushes a block device has carried out since it is there: the 16th
+ * number of `stat` (Documentation/block/stat.rst, since Linux 5.5). They are
+ * counted for whole disks. Drivers above other devices (`dm`, `md`) hand flushes
+ * down and count none.
+ *
+ * @param major The device's major number.
+ * @param minor The device's minor number.
+ * @returns The count; `undefined` if it cannot be told.
+ */
+export function completedFlushes(
+  major: number,
+  minor: number,
+): number | undefined {
+  const device = `/sys/dev/block/${major}:${minor}`;
+  const has = (name: string) => readGranted(`${device}/${name}`) !== undefined;
+  if (has("dm/name") || has("md/level")) return undefined;
+  const disk = has("partition") ? `${device}/..` : device;
+  const count = readGranted(`${disk}/stat`)?.split(/\s+/)[15];
+  return count === undefined ? undefined : Number(count);
+}
+
+/**
  * The two halves of a device's number on Linux, each of which has a low and a
  * high part: `gnu_dev_major` and `gnu_dev_minor` of glibc's <sys/sysmacros.h>.
  *

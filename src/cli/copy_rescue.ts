@@ -6,11 +6,13 @@
  * @module
  */
 
+import { statFile } from "../platform/files.ts";
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
-import { rescueDisk, RescueMap, RescueStatus } from "../image/mod.ts";
+import { checkRescue, rescueDisk } from "../image/rescue.ts";
+import { RescueMap, RescueStatus } from "../image/rescue_map.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { type CopyTarget, failCopy, openTarget } from "./copy_target.ts";
@@ -88,6 +90,7 @@ export async function copyRescue(copy: RescueCopy): Promise<RescueOutcome> {
     // Read under the target's lock: another rescue may just have ended.
     const map = await knownMap(mapFile, bytes) ?? new RescueMap(bytes);
     if (!target.isNew) await checkGoesOn(copy, disk, map);
+    checkRescue(source, disk, map);
     const before = map.bytes(RescueStatus.Finished);
     // A map that cannot be written should be known before the work.
     await writeRescueFile(mapFile, map);
@@ -141,7 +144,7 @@ async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
   }
   // What a map says was begun is gone on with; a device is always asked for.
   const goesOn = map !== null && there?.isFile === true &&
-    (await Deno.stat(to)).size === bytes;
+    (await statFile(to)).size === bytes;
   return await openTarget(to, {
     open,
     force: force || goesOn,
@@ -155,9 +158,12 @@ async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
  * Refuses to go on where the target has other bytes than the source in most of
  * the places that the map calls finished: it is the map of another disk, or that
  * is another target. A few may differ, as a source may be in use.
+ *
+ * Where nothing tells, as nothing is finished or all of it reads as zeroes, the
+ * target must have nothing, or be overwritten by force.
  */
 async function checkGoesOn(
-  { source, from, to, mapFile, signal }: RescueCopy,
+  { source, from, to, mapFile, force, signal }: RescueCopy,
   target: VirtualDisk,
   map: RescueMap,
 ): Promise<void> {
@@ -179,12 +185,23 @@ async function checkGoesOn(
     compared++;
     if (there.some((byte, i) => byte !== here[i])) different++;
   }
+  if (compared === 0) {
+    if (force || await hasNothing(target)) return;
+    throw new CliError(
+      `Cannot go on with "${to}" as it has data, and nothing tells that it is ` +
+        `the target of "${mapFile}": overwrite it with --force`,
+    );
+  }
   if (different * 2 <= compared) return;
   throw new CliError(
     `Cannot go on with "${to}" as it has other content than "${from}" where ` +
       `"${mapFile}" says that it was read: give the map of this rescue, or ` +
       `another name to begin anew`,
   );
+}
+
+async function hasNothing(disk: VirtualDisk): Promise<boolean> {
+  return (await disk.extents()).every(({ hole }) => hole);
 }
 
 /** Places all over what is finished, as first sector and count: whole blocks. */

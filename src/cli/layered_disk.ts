@@ -6,10 +6,12 @@
  * @module
  */
 
+import { statSync } from "node:fs";
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
 import { overlay } from "../disk/overlay.ts";
+import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { DiskError } from "../errors.ts";
 import { readPartitions } from "../image/read_partitions.ts";
 import type { FaultRule } from "../layers/fault_rule.ts";
@@ -225,6 +227,8 @@ export class LayeredDisk implements AsyncDisposable {
     const { statsPath } = layers;
     await using parts = new AsyncDisposableStack();
     const base = await openBackend(path, {
+      // What an overlay lies over must not change.
+      ...(isOverlay && !isNbdUri(path) ? { lock: "exclusive" } : {}),
       ...openOptions(args),
       readOnly: isOverlay || readOnly,
     });
@@ -439,8 +443,8 @@ function followRules(
 /** What changes when a file does. */
 function stamp(path: string): string {
   try {
-    const { mtime, size, ino } = Deno.statSync(path);
-    return `${mtime?.getTime()} ${size} ${ino}`;
+    const { mtimeMs, size, ino } = statSync(path);
+    return `${mtimeMs} ${size} ${ino}`;
   } catch {
     return "";
   }

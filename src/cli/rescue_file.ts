@@ -25,7 +25,7 @@ export async function readRescueFile(path: string): Promise<RescueMap | null> {
     text = await readText(path, MAX_BYTES);
   } catch (error) {
     const { cause } = error as CliError;
-    if (cause instanceof Deno.errors.NotFound) return null;
+    if ((cause as { code?: unknown } | null)?.code === "ENOENT") return null;
     throw error;
   }
   try {

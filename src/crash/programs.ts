@@ -5,6 +5,9 @@
  * @module
  */
 
+import fs from "node:fs/promises";
+import process from "node:process";
+
 /** A program that did not do what it had to, or is not there. */
 export class ProgramError extends Error {
   /** Always `"ProgramError"`. */
@@ -17,7 +20,7 @@ export class ProgramError extends Error {
  * @returns Folders, for `PATH`.
  */
 export function searchPath(): string {
-  const path = Deno.env.get("PATH") ?? "/usr/local/bin:/usr/bin:/bin";
+  const path = process.env.PATH ?? "/usr/local/bin:/usr/bin:/bin";
   return `${path}:/usr/local/sbin:/usr/sbin:/sbin`;
 }
 
@@ -32,14 +35,11 @@ export async function findProgram(name: string): Promise<string | null> {
     if (folder === "") continue;
     try {
       const path = `${folder}/${name}`;
-      const { isFile, mode } = await Deno.stat(path);
-      if (isFile && ((mode ?? 0) & 0o111) !== 0) return path;
+      const stat = await fs.stat(path);
+      if (stat.isFile() && (stat.mode & 0o111) !== 0) return path;
     } catch (error) {
-      if (
-        !(error instanceof Deno.errors.NotFound ||
-          error instanceof Deno.errors.NotADirectory ||
-          error instanceof Deno.errors.PermissionDenied)
-      ) throw error;
+      const { code } = error as { code?: unknown };
+      if (!["ENOENT", "ENOTDIR", "EACCES"].includes(String(code))) throw error;
     }
   }
   return null;

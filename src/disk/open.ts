@@ -1,6 +1,7 @@
 /**
  * The default stack for an image: which backend, opened how. Any other stack is
- * built by hand and given to `VirtualDisk.over`.
+ * built by hand and given to `VirtualDisk.over`. Backends that few programs need
+ * are loaded when they are opened: with all of them a program starts later.
  *
  * @module
  */
@@ -14,15 +15,8 @@ import {
   type EngineOptions,
   openDirect,
 } from "../backends/direct/mod.ts";
-import { openContainer } from "../backends/container/mod.ts";
 import { NotRawError, refuseRawName } from "../backends/image_format.ts";
 import type { ImageOptions } from "../backends/image_options.ts";
-import {
-  DEFAULT_CLOSE_TIMEOUT_MS,
-  DEFAULT_OPEN_TIMEOUT_MS,
-  openNbd,
-} from "../backends/nbd/mod.ts";
-import { openPortable } from "../backends/portable/mod.ts";
 import { captureStack } from "../call_site.ts";
 import {
   CONTAINER_FORMATS,
@@ -144,6 +138,13 @@ export interface OpenOptions extends QueueOptions {
    * @default {30000}
    */
   closeTimeoutMs?: number | undefined;
+  /**
+   * How long an NBD server, or the `qemu-nbd` of a container, may be silent while
+   * requests wait for it, in ms. Then the connection is dropped, and what it has
+   * not answered fails. 600,000 for a container if not given, for which the
+   * slowest medium has no need; a server is waited for without a bound.
+   */
+  requestTimeoutMs?: number | undefined;
 }
 
 /** How to make an image; how large, by `sectors` or by `size`. */
@@ -328,7 +329,7 @@ async function openRaw(
     return await openDirect(name, { ...image, engine });
   }
   if (backend === "portable" || !await ffiIsGranted()) {
-    return await openPortable(name, image);
+    return await openWithoutFfi(name, image);
   }
   try {
     return await openDirect(name, { ...image, engine });
@@ -338,8 +339,16 @@ async function openRaw(
       !(error instanceof DiskError) || error.kind !== "platform" ||
       image.direct === "require"
     ) throw error;
-    return await openPortable(name, image);
+    return await openWithoutFfi(name, image);
   }
+}
+
+async function openWithoutFfi(
+  name: string,
+  image: ImageOptions,
+): Promise<Backend> {
+  const { openPortable } = await import("../backends/portable/mod.ts");
+  return await openPortable(name, image);
 }
 
 /** Opens the disk inside a container, which has no engine of its own. */
@@ -360,10 +369,12 @@ async function openInside(
     options.backingFiles ?? "refuse",
     ["refuse", "allow"],
   );
+  const timeouts = await timeoutsOf(options);
+  const { openContainer } = await import("../backends/container/mod.ts");
   return await openContainer(path, format, {
     ...common,
     backingFiles,
-    ...timeoutsOf(options),
+    ...timeouts,
   });
 }
 
@@ -387,7 +398,10 @@ function refuseFileOptions(
   );
 }
 
-function timeoutsOf(options: OpenOptions) {
+async function timeoutsOf(options: OpenOptions) {
+  const { DEFAULT_CLOSE_TIMEOUT_MS, DEFAULT_OPEN_TIMEOUT_MS } = await import(
+    "../backends/nbd/mod.ts"
+  );
   return {
     openTimeoutMs: timeout(
       "openTimeoutMs",
@@ -397,6 +411,9 @@ function timeoutsOf(options: OpenOptions) {
       "closeTimeoutMs",
       options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS,
     ),
+    ...(options.requestTimeoutMs === undefined ? {} : {
+      requestTimeoutMs: timeout("requestTimeoutMs", options.requestTimeoutMs),
+    }),
   };
 }
 
@@ -420,9 +437,11 @@ async function openRemote(
   }
   refuseFileOptions(uri, what, options);
   const { readOnly = false, blockSize, id, signal } = options;
+  const timeouts = await timeoutsOf(options);
+  const { openNbd } = await import("../backends/nbd/mod.ts");
   return await openNbd(uri, {
     readOnly,
-    ...timeoutsOf(options),
+    ...timeouts,
     ...(blockSize === undefined ? {} : { blockSize }),
     ...(id === undefined ? {} : { id }),
     ...(signal === undefined ? {} : { signal }),
@@ -455,6 +474,7 @@ function engineOptions(options: OpenOptions): EngineOptions {
       "auto",
       "io_uring",
       "libaio",
+      "iocp",
       "sync",
     ]),
     depth: options.queueSize ?? DEFAULT_QUEUE_SIZE,

@@ -60,7 +60,10 @@ export interface FileOverlayOptions
  *
  * const folder = await Deno.makeTempDir();
  * await (await VirtualDisk.create(`${folder}/disk.img`, { size: "64MiB" })).close();
- * const base = await openBackend(`${folder}/disk.img`, { readOnly: true });
+ * const base = await openBackend(`${folder}/disk.img`, {
+ *   readOnly: true,
+ *   lock: "exclusive", // Nobody may write to it meanwhile
+ * });
  * const changes = await overlay(base, { file: `${folder}/disk.overlay` });
  * await using disk = VirtualDisk.over(changes);
  * await disk.write(0, new Uint8Array(512).fill(1));

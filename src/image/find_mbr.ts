@@ -6,7 +6,7 @@
  * @module
  */
 
-import { hasText, viewOf } from "../bytes.ts";
+import { fileSystemNameOf } from "./file_system_signature.ts";
 import {
   decodeEntries,
   isExtended,
@@ -175,23 +175,8 @@ export async function sectorSizeOfMbr(
     return bytes !== null &&
       (first.role === "extended"
         ? decodeEntries(bytes) !== null
-        : isFileSystem(bytes));
+        : fileSystemNameOf(bytes) !== null);
   };
   if (await isThere(sectorSize)) return sectorSize;
   return await isThere(other) ? other : sectorSize;
-}
-
-/**
- * Whether a file system, swap space or encrypted volume begins here, as far as
- * its first 4 KiB tell. Sources: the formats' magic numbers in Linux,
- * include/uapi/linux/magic.h, and file(1).
- */
-function isFileSystem(bytes: Uint8Array): boolean {
-  return viewOf(bytes).getUint16(1080, true) === 0xef53 || // ext2, ext3, ext4
-    (bytes[510] === 0x55 && bytes[511] === 0xaa &&
-      (hasText(bytes, 3, "NTFS") || hasText(bytes, 3, "EXFAT") ||
-        hasText(bytes, 54, "FAT") || hasText(bytes, 82, "FAT"))) ||
-    hasText(bytes, 0, "XFSB") || hasText(bytes, 0, "LUKS\xba\xbe") ||
-    hasText(bytes, 0, "hsqs") || hasText(bytes, 512, "LABELONE") ||
-    hasText(bytes, 4086, "SWAPSPACE2") || hasText(bytes, 1024, "H+");
 }

@@ -12,6 +12,7 @@
 import type { RequestOptions, VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { fileSystemNameOf, SIGNATURE_BYTES } from "./file_system_signature.ts";
 import { type GptCopy, usedCopyOf } from "./find_gpt.ts";
 import type { GptHeader } from "./gpt.ts";
 import {
@@ -20,7 +21,7 @@ import {
   placesOfCopy,
   protectiveMbr,
 } from "./gpt_layout.ts";
-import { MBR_BYTES } from "./mbr.ts";
+import { decodeEntries, isUsed, MBR_BYTES, PROTECTIVE } from "./mbr.ts";
 import type { Partition, PartitionTable } from "./partition_table.ts";
 import { findTable, type FoundTable, partitionsOf } from "./read_partitions.ts";
 import {
@@ -63,7 +64,8 @@ export interface RepairedPartitions {
  * @returns The table, and what was repaired.
  * @throws {DiskError} With kind `not-found` if the disk has no GPT, or no copy
  * that can be used; `unsupported` if a partition lies where the table must go,
- * as on a disk that was cut; or as the disk fails. Nothing was written then.
+ * as on a disk that was cut, or if the first sector has no entry for a GPT and
+ * something else is there; or as the disk fails. Nothing was written then.
  *
  * @example A disk that grew
  * ```ts
@@ -114,6 +116,7 @@ export async function repairPartitions(
   }
   const sector = (await disk.read(0, disk.blockSize / SECTOR_BYTES, { signal }))
     .subarray(0, MBR_BYTES);
+  await refuseOther(disk, found, sector, signal);
   const repaired: string[] = [];
   for (const { patches, says } of planRepair(found, from, copy, sector)) {
     const changed: Patch[] = [];
@@ -126,6 +129,39 @@ export async function repairPartitions(
     repaired.push(says);
   }
   return { table: (await findTable(disk, signal)).table, repaired };
+}
+
+/**
+ * Refuses where the first sector does not say that the disk has a GPT, and
+ * something else is there: then what was found is left over from before, and its
+ * copies would be written over what the disk has now.
+ */
+async function refuseOther(
+  disk: VirtualDisk,
+  { mbr }: FoundTable,
+  sector: Uint8Array,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  if (mbr.kind === "protective" || mbr.kind === "hybrid") return;
+  // Of an MBR with a damaged entry, which counts as none, too.
+  const other = decodeEntries(sector)?.find((entry) =>
+    isUsed(entry) && entry.type !== PROTECTIVE
+  );
+  const bytes = Math.min(SIGNATURE_BYTES, disk.sectors * SECTOR_BYTES);
+  const whole = Math.floor(bytes / disk.blockSize) * disk.blockSize;
+  const name = fileSystemNameOf(
+    await disk.read(0, whole / SECTOR_BYTES, { signal }),
+  );
+  if (other === undefined && name === null) return;
+  throw new DiskError(
+    "unsupported",
+    `Cannot ${TASK} as the GPT may be left over: ${
+      name === null
+        ? "the first sector has other partitions and a damaged entry"
+        : `the disk begins with ${name}`
+    }, and no entry for a GPT`,
+    { operation: "write" },
+  );
 }
 
 /** One step, and what is said of it. */

@@ -116,7 +116,7 @@ export async function rescueDisk(
   map: RescueMap,
   options: RescueOptions = {},
 ): Promise<void> {
-  checkPlaces(source, target, map);
+  checkRescue(source, target, map);
   const rescue = new Rescue(source, target, map, options);
   try {
     await rescue.run();
@@ -318,7 +318,16 @@ function isOfMedium(error: unknown): boolean {
     error.code !== undefined && MEDIUM_CODES.has(error.code);
 }
 
-function checkPlaces(
+/**
+ * Checks whether a disk can be rescued to another one, and reads and writes
+ * nothing.
+ *
+ * @param source Where from.
+ * @param target Where to.
+ * @param map What is known already.
+ * @throws {DiskError} Kind `"range"` or `"geometry"`, as {@linkcode rescueDisk}.
+ */
+export function checkRescue(
   source: VirtualDisk,
   target: VirtualDisk,
   map: RescueMap,

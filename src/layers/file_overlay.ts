@@ -28,7 +28,6 @@
  * @module
  */
 
-import { realpathSync } from "node:fs";
 import type {
   Abilities,
   Backend,
@@ -37,30 +36,17 @@ import type {
   Extent,
   Limits,
 } from "../backend.ts";
-import { isSame } from "../bytes.ts";
 import { DiskError } from "../errors.ts";
 import type { BackendInfo } from "../info.ts";
-import { flushRequest, Request, RequestFlag, RequestType } from "../request.ts";
-import { latchedError, requestError } from "../request_error.ts";
+import { flushRequest, type Request, RequestType } from "../request.ts";
 import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
-import {
-  type BaseIdentity,
-  identityOf,
-  keepModified,
-} from "./overlay_file/base_identity.ts";
-import { ChangeMap, type MapPage } from "./overlay_file/change_map.ts";
-import {
-  layoutOf,
-  type OverlayHeader,
-  type OverlayLayout,
-  OverlayState,
-  PAGE_BITS,
-} from "./overlay_file/format.ts";
+import { DataPath, PIECE_SECTORS } from "./overlay_file/data_path.ts";
+import { OverlayState } from "./overlay_file/format.ts";
 import { Gate, Held } from "./overlay_file/gate.ts";
 import { HeaderFile, notOverlay } from "./overlay_file/header_file.ts";
+import { OverlayMetadata } from "./overlay_file/metadata.ts";
 import { StoredData } from "./overlay_file/stored_data.ts";
-import { sliceRequest } from "./slice_request.ts";
 import { refuseTarget } from "./write_back.ts";
 
 /** How to open a {@linkcode FileOverlay}. */
@@ -85,34 +71,6 @@ export interface OverlayFileOptions extends LayerOptions {
    * @default {false}
    */
   acceptBase?: boolean | undefined;
-}
-
-/** Sectors that a request may have to be carried out in one go: 496 MiB. */
-const PIECE_SECTORS = 32 * PAGE_BITS;
-
-/** Sectors of which the space is given up at once, about: 1 GiB. */
-const MOST_GIVEN_UP = 2 ** 21;
-
-/** One of a user's requests that is carried out in several. */
-class Job {
-  readonly request: Request;
-  readonly complete: Complete;
-  left: number;
-  error: DiskError | null = null;
-  /** Pages to mark when it is done; `null` for a read. */
-  readonly pages: readonly MapPage[] | null;
-
-  constructor(
-    request: Request,
-    complete: Complete,
-    left: number,
-    pages: readonly MapPage[] | null,
-  ) {
-    this.request = request;
-    this.complete = complete;
-    this.left = left;
-    this.pages = pages;
-  }
 }
 
 /** Overlays are numbered, so that two of them are always taken in one order. */
@@ -146,21 +104,16 @@ export class FileOverlay extends Layer {
   /** The backend of the file; the overlay closes it. */
   readonly file: Backend;
   readonly #number = made++;
-  readonly #layout: OverlayLayout;
-  readonly #map: ChangeMap;
+  readonly #metadata: OverlayMetadata;
   readonly #data: StoredData;
   readonly #readOnly: boolean;
   readonly #openFile: OpenOverlayFile;
-  readonly #headers: HeaderFile;
-  /** Why nothing is made durable any more. */
-  #failure: DiskError | null = null;
   /** What is missing after a restore that failed, which nothing may go by. */
   #missing: DiskError | null = null;
-  #flushing: Promise<unknown> = Promise.resolve();
-  #nextFlush: Promise<DiskError | null> | null = null;
   readonly #gate = new Gate((request, complete) =>
     this.carryOut([request], complete)
   );
+  readonly #path: DataPath;
 
   private constructor(
     base: Backend,
@@ -172,10 +125,9 @@ export class FileOverlay extends Layer {
     super("overlay", base, options);
     this.file = file;
     this.#readOnly = options.readOnly ?? false;
-    this.#layout = layoutOf(base.geometry.sectors);
-    this.#map = new ChangeMap(file, base.geometry.sectors, this.#layout);
-    this.#data = new StoredData(file, this.#layout.dataSector);
-    this.#headers = headers;
+    this.#metadata = new OverlayMetadata(base, file, headers, this.#readOnly);
+    this.#data = new StoredData(file, this.#metadata.layout.dataSector);
+    this.#path = new DataPath(base, file, this.#metadata, this.#gate);
     this.#openFile = openFile;
   }
 
@@ -201,7 +153,8 @@ export class FileOverlay extends Layer {
   ): Promise<FileOverlay> {
     const headers = await HeaderFile.open(file, base, isNew);
     const opened = new FileOverlay(base, file, options, headers, openFile);
-    await opened.#begin(options);
+    const { readOnly = false, reset = false, acceptBase = false } = options;
+    await opened.#metadata.begin({ readOnly, reset, acceptBase });
     return opened;
   }
 
@@ -240,7 +193,7 @@ export class FileOverlay extends Layer {
 
   /** Whether anything was changed. */
   get changed(): boolean {
-    return !this.#map.empty;
+    return !this.#metadata.map.empty;
   }
 
   /**
@@ -248,7 +201,7 @@ export class FileOverlay extends Layer {
    * alone; empty if it has no changes, or the base has no path.
    */
   get basePath(): string {
-    return this.#headers.header.basePath;
+    return this.#metadata.header.basePath;
   }
 
   /**
@@ -289,7 +242,7 @@ export class FileOverlay extends Layer {
   discard(): Promise<void> {
     return this.#alone(async () => {
       this.#checkWritable("discard");
-      if (this.#headers.header.state === OverlayState.Committing) {
+      if (this.#metadata.header.state === OverlayState.Committing) {
         throw this.#error(
           "discard",
           "a commit was begun, and the base has some of the changes: commit again",
@@ -307,7 +260,9 @@ export class FileOverlay extends Layer {
    * an error or a power cut, is repeated: until the base has all of them and has
    * been flushed, the overlay has them all as well, and reads right. The base
    * alone is neither old nor new then, and the overlay says so: from then on it
-   * takes a base that was modified, and `discard()` is refused.
+   * takes a base that was modified, and `discard()` is refused. Forks and other
+   * overlays of the base see what is committed, and where they have a file, it is
+   * refused the next time, as that of a base that was modified.
    *
    * @param to Where to, if not to the base: the changes are copied then.
    * @param signal Interrupts it; it rejects with the signal's reason.
@@ -324,11 +279,12 @@ export class FileOverlay extends Layer {
       const moves = target === this.backend;
       if (moves) this.#checkWritable("commit");
       await this.#close(Held.Changes);
+      this.#checkWhole("commit");
       if (!this.changed) return;
       if (moves) {
-        await this.#flushOrThrow();
-        if (this.#headers.header.state !== OverlayState.Committing) {
-          await this.#writeHeader({ state: OverlayState.Committing });
+        await this.#metadata.flushOrThrow();
+        if (this.#metadata.header.state !== OverlayState.Committing) {
+          await this.#metadata.writeHeader({ state: OverlayState.Committing });
         }
       }
       await this.#eachRun(0, this.geometry.sectors, async (run) => {
@@ -339,6 +295,7 @@ export class FileOverlay extends Layer {
         if (error !== null) throw error;
       }
       if (!moves) return;
+      await this.#metadata.lookAtBase();
       await this.#close(Held.All);
       await this.#empty();
     });
@@ -362,6 +319,7 @@ export class FileOverlay extends Layer {
   ): Promise<FileOverlay> {
     return this.#alone(async () => {
       await this.#close(Held.Changes);
+      this.#checkWhole("fork");
       const fork = await this.#openFile(this.backend, file, {
         ownsBase: false,
         ...options,
@@ -400,19 +358,20 @@ export class FileOverlay extends Layer {
     if (fork === this) return Promise.resolve();
     const restore = async () => {
       this.#checkWritable("restore");
-      if (this.#headers.header.state === OverlayState.Committing) {
+      if (this.#metadata.header.state === OverlayState.Committing) {
         throw this.#error(
           "restore",
           "a commit was begun, and the base has some of the changes: commit again",
         );
       }
       await fork.#close(Held.Changes);
+      fork.#checkWhole("restore");
       await this.#close(Held.All);
       this.#missing = this.#error(
         "read",
         "a restore failed: restore again, or discard",
       );
-      await this.#empty(OverlayState.Restoring);
+      await this.#metadata.empty(OverlayState.Restoring);
       await this.#take(fork);
       this.#missing = null;
     };
@@ -432,11 +391,11 @@ export class FileOverlay extends Layer {
    */
   override extents(sector: number, count: number): Extent[] {
     const end = Math.min(sector + count, sector + PIECE_SECTORS);
-    if (!this.#map.has(sector, end - sector)) {
+    if (!this.#metadata.map.has(sector, end - sector)) {
       return [{ sector, count: end - sector, hole: false }];
     }
-    const runEnd = this.#map.runEnd(sector, end);
-    return this.#map.isChanged(sector)
+    const runEnd = this.#metadata.map.runEnd(sector, end);
+    return this.#metadata.map.isChanged(sector)
       ? this.#data.extents({ sector, count: runEnd - sector }, true)
       : super.extents(sector, runEnd - sector);
   }
@@ -479,58 +438,12 @@ export class FileOverlay extends Layer {
     batch: readonly Request[],
     complete: Complete,
   ): void {
-    let below: Request[] | null = null;
-    let toFile: Request[] | null = null;
-    for (let i = 0; i < batch.length; i++) {
-      const request = batch[i]!;
-      if (this.#missing !== null && request.type !== RequestType.GetId) {
-        complete(request, this.#wrap(request, this.#missing));
-        continue;
-      }
-      if (!this.#gate.admit(request, complete)) continue;
-      const { type, sector, count } = request;
-      switch (type) {
-        case RequestType.GetId:
-          (below ??= []).push(request);
-          continue;
-        case RequestType.Flush:
-          void this.#flush().then((error) =>
-            this.#gate.answer(request, this.#latched(request, error), complete)
-          );
-          continue;
-      }
-      if (
-        count > PIECE_SECTORS || !this.#map.has(sector, count) ||
-        request.writes && this.#map.crowded
-      ) {
-        void this.#inPieces(request, complete);
-        continue;
-      }
-      if (type === RequestType.In) {
-        const end = sector + count;
-        if (this.#map.runEnd(sector, end) === end) {
-          if (!this.#map.isChanged(sector)) {
-            (below ??= []).push(request);
-            continue;
-          }
-          const translated = this.#translate(request);
-          translated.owner = new Job(request, complete, 1, null);
-          (toFile ??= []).push(translated);
-        } else this.#readMixed(request, complete);
-        continue;
-      }
-      const pages = this.#map.take(sector, count);
-      const translated = this.#translate(request);
-      translated.owner = new Job(request, complete, 1, pages);
-      (toFile ??= []).push(translated);
+    if (this.#missing === null) return this.#path.carryOut(batch, complete);
+    for (const request of batch) {
+      if (request.type === RequestType.GetId) {
+        this.#path.carryOut([request], complete);
+      } else complete(request, this.#path.wrap(request, this.#missing));
     }
-    if (below !== null) {
-      this.backend.submit(
-        below,
-        (request, error) => this.#gate.answer(request, error, complete),
-      );
-    }
-    if (toFile !== null) this.file.submit(toFile, this.#fileDone);
   }
 
   /**
@@ -541,8 +454,16 @@ export class FileOverlay extends Layer {
    */
   protected override describe(info: BackendInfo): BackendInfo {
     const { durability, lock, path } = this.file.info;
+    const { otherFiles = [] } = info;
     return {
       ...info,
+      ...(path === null ? {} : {
+        otherFiles: [...otherFiles, {
+          role: "overlay",
+          name: path,
+          format: null,
+        }],
+      }),
       backend: `overlay in ${
         path === null ? "a file" : `"${path}"`
       } over ${info.backend}`,
@@ -560,318 +481,21 @@ export class FileOverlay extends Layer {
   protected override async release(): Promise<void> {
     await this.#gate.turn;
     let error: DiskError | null = null;
-    if (!this.#readOnly && this.#failure === null && this.#map.dirty) {
-      error = await this.#flush();
+    if (
+      !this.#readOnly && this.#metadata.failure === null &&
+      this.#metadata.map.dirty
+    ) {
+      error = await this.#metadata.flush();
     }
     await this.file.close();
     await super.release();
     if (error !== null) throw error;
   }
 
-  /** Opens what was read, or writes the first header. */
-  async #begin(options: OverlayFileOptions): Promise<void> {
-    const { epoch, state } = this.#headers.header;
-    const committing = state === OverlayState.Committing;
-    if (options.reset && (this.#readOnly || committing)) {
-      throw this.#error(
-        "reset",
-        committing
-          ? "a commit was begun, and the base has some of the changes: commit again"
-          : "it is read-only",
-      );
-    }
-    const { isNew } = this.#headers;
-    if (isNew && this.#readOnly) throw this.#error("open", "it has no header");
-    if (options.reset || isNew) return await this.#empty();
-    if (state === OverlayState.Restoring) {
-      throw this.#error(
-        "open",
-        "a restore was interrupted: with reset: true it begins anew",
-      );
-    }
-    if (state === OverlayState.Empty) this.#map.reset(epoch);
-    else await this.#map.resume(epoch);
-    if (state === OverlayState.Changed) await this.#checkBase(options);
-    // The copies differ after a power cut between the two.
-    if (!this.#readOnly && this.#headers.differ) await this.#writeHeader({});
-  }
-
-  /** Throws if the base is another one than that of the changes, or has changed. */
-  async #checkBase(options: OverlayFileOptions): Promise<void> {
-    const { digest, modified } = await identityOf(this.backend);
-    const same = isSame(digest, this.#headers.header.digest);
-    // One of both may be no file.
-    const known = modified !== 0n && this.#headers.header.modified !== 0n;
-    if (same && (!known || modified === this.#headers.header.modified)) return;
-    if (options.acceptBase) {
-      return this.#readOnly ? undefined : this.#bindBase();
-    }
-    throw this.#error(
-      "open",
-      `its changes are to a base as it was, and the base was modified since${
-        same
-          ? ", or copied: samples of its content are the same"
-          : " or is another one"
-      }: acceptBase: true takes it all the same`,
-    );
-  }
-
-  /** Carries out a request whose pages are not at hand, or are many. */
-  async #inPieces(request: Request, complete: Complete): Promise<void> {
-    let error: DiskError | null = null;
-    const isWhole = request.count <= PIECE_SECTORS;
-    for (let done = 0; done < request.count && error === null;) {
-      const count = Math.min(PIECE_SECTORS, request.count - done);
-      error = await this.#piece(
-        isWhole ? request : sliceRequest(request, done, count),
-      );
-      done += count;
-    }
-    if (error !== null && !isWhole) {
-      const { kind, code, errno, message } = error;
-      const path = this.backend.info.path;
-      error = requestError(kind, request, `a part of it failed: ${message}`, {
-        path,
-        code,
-        errno,
-        cause: error,
-      });
-    }
-    this.#gate.answer(request, error, complete);
-  }
-
-  async #piece(request: Request): Promise<DiskError | null> {
-    const { type, sector, count } = request;
-    if (request.writes && this.#map.crowded) {
-      const error = await this.#flush();
-      if (error !== null) return this.#wrap(request, error);
-    }
-    let pages: MapPage[];
-    try {
-      pages = await this.#map.hold(sector, count);
-    } catch (error) {
-      if (!(error instanceof DiskError)) throw error;
-      return this.#wrap(request, error);
-    }
-    const { promise, resolve } = Promise.withResolvers<DiskError | null>();
-    const answer: Complete = (_, error) => resolve(error);
-    // Counted once, by the request that this is a part of.
-    this.#gate.enter(request);
-    if (type === RequestType.In) {
-      this.#readMixed(request, answer);
-      this.#map.release(pages);
-    } else {
-      const translated = this.#translate(request);
-      translated.owner = new Job(request, answer, 1, pages);
-      this.file.submit([translated], this.#fileDone);
-    }
-    return await promise;
-  }
-
-  /** Reads run by run, from the file and from the base. */
-  #readMixed(request: Request, complete: Complete): void {
-    const { sector, count } = request;
-    const below: Request[] = [];
-    const toFile: Request[] = [];
-    for (let at = sector; at < sector + count;) {
-      const end = this.#map.runEnd(at, sector + count);
-      const part = sliceRequest(request, at - sector, end - at);
-      if (this.#map.isChanged(at)) toFile.push(this.#translate(part));
-      else below.push(part);
-      at = end;
-    }
-    const job = new Job(request, complete, below.length + toFile.length, null);
-    for (const part of [...below, ...toFile]) part.owner = job;
-    if (below.length > 0) this.backend.submit(below, this.#baseDone);
-    if (toFile.length > 0) this.file.submit(toFile, this.#fileDone);
-  }
-
-  /** A request as one to the file; both kinds of zeroes become holes there. */
-  #translate(request: Request): Request {
-    const { type, sector, count, data, more } = request;
-    const at = this.#layout.dataSector + sector;
-    const zeroes = type === RequestType.WriteZeroes ||
-      type === RequestType.Discard;
-    const durable = request.fua && request.writes &&
-      this.file.abilities.fua !== "none" && this.#isSettled(sector, count);
-    const flags = (zeroes ? RequestFlag.Unmap : 0) |
-      (durable ? RequestFlag.Fua : 0);
-    return new Request(
-      zeroes ? RequestType.WriteZeroes : type,
-      at,
-      count,
-      flags,
-      data,
-      more,
-    );
-  }
-
-  /** Whether sectors are changed, and the file's map says so. */
-  #isSettled(sector: number, count: number): boolean {
-    return this.#map.isSettled(sector, count) && this.#map.isChanged(sector) &&
-      this.#map.runEnd(sector, sector + count) === sector + count;
-  }
-
-  readonly #baseDone: Complete = (part, error) => {
-    const job = part.owner as Job;
-    part.owner = null;
-    job.error ??= error;
-    if (--job.left === 0) {
-      this.#gate.answer(job.request, job.error, job.complete);
-    }
-  };
-
-  readonly #fileDone: Complete = (part, error) => {
-    const job = part.owner as Job;
-    part.owner = null;
-    const { request, complete, pages } = job;
-    job.error ??= error === null ? null : this.#wrap(request, error);
-    if (--job.left > 0) return;
-    if (pages === null) return this.#gate.answer(request, job.error, complete);
-    const settled = part.fua;
-    if (job.error === null) {
-      this.#map.mark(pages, request.sector, request.count);
-    }
-    this.#map.release(pages);
-    if (job.error !== null && settled && request.fua) {
-      // Whether anything is durable is not known any more.
-      this.#failure ??= job.error;
-    }
-    if (job.error !== null || !request.fua || settled) {
-      return this.#gate.answer(request, job.error, complete);
-    }
-    void this.#flush().then((failed) =>
-      this.#gate.answer(
-        request,
-        failed === null ? null : this.#latched(request, failed),
-        complete,
-      )
-    );
-  };
-
-  /** What failed in the file, as the failure of a request. */
-  #wrap(request: Request, error: DiskError): DiskError {
-    const { kind, code, errno, message } = error;
-    return requestError(kind, request, `its overlay says: ${message}`, {
-      path: this.backend.info.path,
-      code,
-      errno,
-      cause: error,
-    });
-  }
-
-  /** The error of a flush, for one of those who share it. */
-  #latched(request: Request, error: DiskError | null): DiskError | null {
-    if (error === null) return null;
-    return error.kind === "latched"
-      ? latchedError(request, this.#failure!, this.backend.info.path)
-      : this.#wrap(request, error);
-  }
-
-  /** Makes durable what was done when it begins; calls before that share it. */
-  #flush(): Promise<DiskError | null> {
-    return this.#nextFlush ??= this.#flushAfter(this.#flushing);
-  }
-
-  async #flushAfter(before: Promise<unknown>): Promise<DiskError | null> {
-    await before;
-    // From here on, whoever flushes needs the next one.
-    const flush = this.#flushNow();
-    this.#flushing = flush;
-    this.#nextFlush = null;
-    return await flush;
-  }
-
-  async #flushNow(): Promise<DiskError | null> {
-    if (this.#readOnly) return null;
-    if (this.#failure !== null) {
-      return latchedError(flushRequest(), this.#failure, this.file.info.path);
-    }
-    // As it is before the flush: what is marked later may not be durable then.
-    const marks = this.#map.snapshot();
-    try {
-      await this.#flushFile();
-      if (marks.count === 0) return null;
-      const { state } = this.#headers.header;
-      if (state === OverlayState.Empty) await this.#bindBase();
-      const error = await marks.write();
-      if (error !== null) throw error;
-      await this.#flushFile();
-      marks.settle();
-      return null;
-    } catch (error) {
-      if (!(error instanceof DiskError)) throw error;
-      return this.#failure = error;
-    }
-  }
-
-  async #flushFile(): Promise<void> {
-    if (this.file.abilities.flush === "none") return;
-    const error = await submitAll(this.file, [flushRequest()]);
-    // What the system kept of the data is not known any more: no second try.
-    if (error !== null) throw this.#failure = error;
-  }
-
-  async #flushOrThrow(): Promise<void> {
-    const error = await this.#flush();
-    if (error !== null) throw error;
-  }
-
-  /** Writes what changes in the header, durably. */
-  #writeHeader(changes: Partial<OverlayHeader>): Promise<void> {
-    return this.#headers.write(changes, () => this.#flushFile());
-  }
-
-  /** Remembers of which base there are changes, before the first one is durable. */
-  async #bindBase(): Promise<void> {
-    await keepModified(this.backend);
-    const identity: BaseIdentity = await identityOf(this.backend);
-    await this.#writeHeader({
-      ...identity,
-      state: OverlayState.Changed,
-      basePath: basePathOf(this.backend),
-    });
-  }
-
-  /** Empties the map, at once, and gives up the space of what it had. */
-  async #empty(state: OverlayState = OverlayState.Empty): Promise<void> {
-    const epoch = this.#headers.header.epoch + 1;
-    const parts: { sector: number; count: number }[] = [];
-    for (const part of this.#map.parts(0, this.geometry.sectors)) {
-      const last = parts.at(-1);
-      const joins = last !== undefined &&
-        last.sector + last.count === part.sector &&
-        last.count < MOST_GIVEN_UP;
-      if (joins) last.count += part.count;
-      else parts.push(part);
-    }
-    try {
-      await this.#writeHeader({
-        epoch,
-        state,
-        modified: 0n,
-        digest: new Uint8Array(32),
-        basePath: "",
-      });
-    } catch (error) {
-      // Whether the file is empty now is not known.
-      if (error instanceof DiskError) this.#failure ??= error;
-      throw error;
-    }
-    this.#map.reset(epoch);
-    if (state === OverlayState.Empty) this.#missing = null;
-    const { discard } = this.file.abilities;
-    if (discard !== "native") return;
-    for (const { sector, count } of parts) {
-      // Space that stays taken is overwritten one day.
-      await submitAll(this.file, [
-        new Request(
-          RequestType.Discard,
-          this.#layout.dataSector + sector,
-          count,
-        ),
-      ]);
-    }
+  /** Empties the map: nothing is missing in it then. */
+  async #empty(): Promise<void> {
+    await this.#metadata.empty();
+    this.#missing = null;
   }
 
   /** Takes in the changes of another overlay, durably. */
@@ -879,21 +503,22 @@ export class FileOverlay extends Layer {
     await from.#eachRun(
       0,
       this.geometry.sectors,
-      (run) => from.#data.copy(run, this.file, this.#layout.dataSector),
+      (run) =>
+        from.#data.copy(run, this.file, this.#metadata.layout.dataSector),
       async ({ sector, count }) => {
-        if (this.#map.crowded) await this.#flushOrThrow();
-        const pages = await this.#map.hold(sector, count);
+        if (this.#metadata.map.crowded) await this.#metadata.flushOrThrow();
+        const pages = await this.#metadata.map.hold(sector, count);
         await from.#eachRun(sector, count, (run) => {
-          this.#map.mark(pages, run.sector, run.count);
+          this.#metadata.map.mark(pages, run.sector, run.count);
         });
-        this.#map.release(pages);
+        this.#metadata.map.release(pages);
       },
     );
-    await this.#flushOrThrow();
-    if (this.#headers.header.state !== OverlayState.Restoring) return;
+    await this.#metadata.flushOrThrow();
+    if (this.#metadata.header.state !== OverlayState.Restoring) return;
     await (this.changed
-      ? this.#bindBase()
-      : this.#writeHeader({ state: OverlayState.Empty }));
+      ? this.#metadata.bindBase()
+      : this.#metadata.writeHeader({ state: OverlayState.Empty }));
   }
 
   /** Ends a fork that came to nothing. */
@@ -913,20 +538,20 @@ export class FileOverlay extends Layer {
     visit: (run: { sector: number; count: number }) => Promise<void> | void,
     after?: (part: { sector: number; count: number }) => Promise<void>,
   ): Promise<void> {
-    for (const part of this.#map.parts(sector, count)) {
-      const pages = await this.#map.hold(part.sector, part.count);
+    for (const part of this.#metadata.map.parts(sector, count)) {
+      const pages = await this.#metadata.map.hold(part.sector, part.count);
       try {
         const end = part.sector + part.count;
         for (let at = part.sector; at < end;) {
-          const runEnd = this.#map.runEnd(at, end);
-          if (this.#map.isChanged(at)) {
+          const runEnd = this.#metadata.map.runEnd(at, end);
+          if (this.#metadata.map.isChanged(at)) {
             await visit({ sector: at, count: runEnd - at });
           }
           at = runEnd;
         }
         await after?.(part);
       } finally {
-        this.#map.release(pages);
+        this.#metadata.map.release(pages);
       }
     }
   }
@@ -946,7 +571,16 @@ export class FileOverlay extends Layer {
   /** Holds back what comes, and waits until what came before is done. */
   async #close(holds: Held): Promise<void> {
     await this.#gate.close(holds);
-    await this.#flushing;
+    await this.#metadata.flushed;
+  }
+
+  /** Throws if a restore failed: there is a part of the fork's changes only. */
+  #checkWhole(operation: string): void {
+    if (this.#missing === null) return;
+    throw this.#error(
+      operation,
+      "a restore failed: restore again, or discard",
+    );
   }
 
   #checkWritable(operation: string): void {
@@ -976,14 +610,3 @@ export type OpenOverlayFile = (
   file: string | URL | Backend,
   options: OverlayFileOptions,
 ) => Promise<FileOverlay>;
-
-/** The path of a base from wherever one is; empty if it is no file or device. */
-function basePathOf({ info: { path } }: Backend): string {
-  if (path === null) return "";
-  try {
-    return realpathSync(path);
-  } catch {
-    // It is behind an NBD server, or what leads to it may not be read.
-    return "";
-  }
-}

@@ -5,6 +5,7 @@ import { RescueMap } from "../../src/image/mod.ts";
 import { faults } from "../../src/layers/mod.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
 import { Random } from "../../src/random.ts";
+import { loopDevice, needs } from "../helpers.ts";
 import { exists, platter, Scratch } from "./harness.ts";
 
 const SECTORS = 4096;
@@ -185,4 +186,58 @@ Deno.test("platter copy --rescue goes on with no map of another disk", async () 
     (await Deno.readFile(path("begun"))).slice(4096),
     source.slice(4096),
   );
+});
+
+Deno.test("platter copy --rescue takes no map for a target's of which it says nothing", async () => {
+  await using scratch = await Scratch.make();
+  const size = SECTORS * 512;
+  const mapFile = scratch.of("t.map");
+  const path = (name: string) => scratch.of(`${name}.img`);
+  // The source begins with zeroes, as disks often do.
+  const source = new Random(1).bytes(size).fill(0, 0, size / 2);
+  const precious = source.slice().fill(7, size - 4096);
+  await Deno.writeFile(path("source"), source);
+  await Deno.writeFile(path("precious"), precious);
+  await using empty = await Deno.create(path("empty"));
+  await empty.truncate(size);
+  const untried = new RescueMap(size);
+  const zeroes = new RescueMap(size);
+  zeroes.set(0, size / 2, "+");
+  const rescue = (to: string, ...more: string[]) =>
+    platter(["copy", path("source"), path(to), "--rescue", mapFile, ...more]);
+  for (const map of [untried, zeroes]) {
+    await Deno.writeTextFile(mapFile, map.format());
+    const { code, err } = await rescue("precious");
+    assertEquals(code, 2);
+    assertMatch(
+      err,
+      /has data, and nothing tells that it is the target of ".*t.map": overwrite it with --force: ".*" is as it was\n$/,
+    );
+    assertEquals(await Deno.readFile(path("precious")), precious);
+    assertEquals(await Deno.readTextFile(mapFile), map.format());
+  }
+  // What was begun and has nothing yet, and what is meant, is gone on with.
+  assertEquals((await rescue("empty")).code, 0);
+  await Deno.writeTextFile(mapFile, untried.format());
+  assertEquals((await rescue("precious", "--force")).code, 0);
+  assertEquals(await Deno.readFile(path("precious")), source);
+});
+
+Deno.test({
+  name:
+    "platter copy --rescue makes no map for a target of blocks that the source is not",
+  ...needs("root", "losetup"),
+  fn: async () => {
+    await using scratch = await Scratch.make();
+    const image = await scratch.image("4kn.img", 4096 * 512, { 0: "old" });
+    await using device = await loopDevice(image, 4096);
+    const mapFile = scratch.of("t.map");
+    const source = await scratch.image("s.img", 2049 * 512, { 0: "x" });
+    const { code, err } = await platter([
+      ...["copy", source, device.path, "--force", "--rescue", mapFile],
+    ]);
+    assertEquals(code, 2);
+    assertMatch(err, /takes whole blocks of 4096 bytes: ".*" is as it was\n$/);
+    assertEquals(await exists(mapFile), false);
+  },
 });

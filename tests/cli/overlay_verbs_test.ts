@@ -29,6 +29,10 @@ async function change(
         used = (async () => {
           await using disk = await VirtualDisk.open(text.trim());
           await disk.write(9, new Uint8Array(512).fill(value));
+          // What it lies over must not change meanwhile.
+          const { code, err } = await platter(["zero", image, "--all"]);
+          assertEquals(code, 2);
+          assertMatch(err, / holds it/);
         })().finally(interrupt);
         used.catch(() => {});
       },

@@ -1,4 +1,4 @@
-import { DiskError, MemoryBackend, VirtualDisk } from "@platter/disk";
+import { copyDisk, DiskError, MemoryBackend, VirtualDisk } from "@platter/disk";
 import {
   type NewPartition,
   readPartitions,
@@ -390,4 +390,72 @@ Deno.test("repairPartitions() leaves an MBR alone", async () => {
   await using disk = await diskOf(bytes);
   assertEquals((await repairPartitions(disk)).repaired, []);
   assertEquals(await disk.read(0, 2048), bytes);
+});
+
+Deno.test("repairPartitions() writes nothing where a GPT may be left over and something else is there", async () => {
+  const entry = (status: number, type: number, start: number, count: number) =>
+    [status, 0, 0, 0, type, 0, 0, 0]
+      .concat([start, count].flatMap((it) => [
+        ...new Uint8Array(new Uint32Array([it]).buffer),
+      ]));
+  const mbr = (...entries: number[][]) => {
+    const sector = new Uint8Array(512);
+    entries.forEach((it, i) => sector.set(it, 446 + 16 * i));
+    sector.set([0x55, 0xaa], 510);
+    return sector;
+  };
+  const text = (words: string, at = 0) => {
+    const bytes = new Uint8Array(8192);
+    bytes.set(new TextEncoder().encode(words), at);
+    return bytes;
+  };
+  const starts: [string, Uint8Array][] = [
+    ["a damaged entry", mbr(entry(0x12, 0x83, 2048, 2048))],
+    ["a damaged entry", mbr(entry(0, 0x83, 0, 64), entry(1, 0x0c, 64, 64))],
+    // A hybrid MBR, of which one byte was hit.
+    ["a damaged entry", mbr(entry(0, 0xee, 1, 33), entry(3, 0x83, 2048, 64))],
+    ["begins with XFS", text("XFSB")],
+    ["begins with swap space", text("SWAPSPACE2", 4086)],
+  ];
+  for (const from of ["primary", "backup"] as const) {
+    for (const [reason, start] of starts) {
+      // What is longer than a sector leaves no primary copy.
+      if (from === "primary" && start.length > 512) continue;
+      await using disk = memory();
+      await writePartitions(disk, {
+        kind: "gpt",
+        partitions: [{ type: "linux" }],
+      });
+      if (from === "backup") await disk.writeZeroes(1, 33);
+      else await disk.writeZeroes(disk.sectors - 33, 33);
+      await disk.write(0, start);
+      const before = await disk.read(0, disk.sectors);
+      const error = await assertRejects(
+        () => repairPartitions(disk),
+        DiskError,
+        reason,
+      );
+      assertEquals(error.kind, "unsupported");
+      assertEquals(await disk.read(0, disk.sectors), before);
+    }
+  }
+});
+
+Deno.test("repairPartitions() keeps a hybrid MBR, byte by byte, on a disk that grew", async () => {
+  await using small = memory(8 * MIB);
+  await writePartitions(small, {
+    kind: "gpt",
+    partitions: [{ type: "linux" }],
+  });
+  const sector = await small.read(0, 1);
+  // A second entry, beside that for the GPT: type 0x83 at 2048, 4096 sectors.
+  sector.set([0, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 16, 0, 0], 462);
+  await small.write(0, sector);
+  await using disk = memory(16 * MIB);
+  await copyDisk(small, disk);
+  await disk.writeZeroes(1, 1);
+  const { table, repaired } = await repairPartitions(disk);
+  assertEquals(repaired.length, 2);
+  assertEquals(table.problems.map(({ kind }) => kind), ["hybrid-mbr"]);
+  assertEquals(await disk.read(0, 1), sector);
 });

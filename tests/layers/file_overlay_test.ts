@@ -45,8 +45,17 @@ import { altered } from "../fake_backend.ts";
 import { LONG, tempDir } from "../helpers.ts";
 import { memory, SECTORS } from "./stacks.ts";
 
+/** Bytes of a base of which samples are not all. */
+const MANY_SAMPLES = 4 << 20;
+
 const sector = (value: number, count = 1) =>
   new Uint8Array(count * 512).fill(value);
+
+/** Makes sure that a change is seen where clocks tick slowly. */
+async function touch(path: string): Promise<void> {
+  const later = new Date(Date.now() + 60_000);
+  await Deno.utime(path, later, later);
+}
 
 /** A file in memory for the overlay of a disk; it stays when it is closed. */
 function fileFor(
@@ -434,6 +443,17 @@ Deno.test("FileOverlay.restore() that failed is refused to be read, until it is 
   await assertRejects(() => broken.restore(fork), DiskError, "EIO");
   const [error] = await submitAll(broken, [readRequest(0, sector(0))]);
   assertEquals(error?.message.includes("a restore failed"), true);
+  // A part of the fork's changes is no state of anything.
+  const target = fileFor().backend();
+  for (
+    const use of [
+      () => broken.commit(),
+      () => broken.commit(memory()),
+      () => broken.fork(target),
+      () => fork.restore(broken),
+    ]
+  ) await assertRejects(use, DiskError, "a restore failed");
+  assertEquals((await readSectors(base, 0, 1))[0], 1);
   bad.remove(rule);
   await broken.restore(fork);
   assertEquals((await readSectors(broken, 0, 1))[0], 2);
@@ -658,6 +678,124 @@ Deno.test("overlay() in a file is refused with another base, or one that was cha
   const any = await overlay(await openBase(), { file });
   assertEquals((await readSectors(any, 0, 1))[0], 5);
   await any.close();
+});
+
+Deno.test("overlay() in a file is refused with a base that was changed or replaced while it was open", async () => {
+  for (const way of ["before the first flush", "after it", "by another file"]) {
+    await using dir = await tempDir();
+    const image = dir.join("base.img");
+    await Deno.writeFile(image, new Uint8Array(MANY_SAMPLES));
+    const file = dir.join("disk.overlay");
+    const openBase = () => openBackend(image, { readOnly: true });
+    const changes = await overlay(await openBase(), { file });
+    if (way === "after it") {
+      await carryOut(changes, writeRequest(0, sector(7)), flushRequest());
+    }
+    // Where no sample is, so that nothing but the time tells.
+    if (way === "by another file") {
+      await Deno.writeFile(dir.join("new.img"), new Uint8Array(MANY_SAMPLES));
+      await Deno.rename(dir.join("new.img"), image);
+    } else {
+      using written = await Deno.open(image, { write: true });
+      await written.seek(100_000, Deno.SeekMode.Start);
+      await written.write(sector(9));
+    }
+    await touch(image);
+    await carryOut(changes, writeRequest(8, sector(7)), flushRequest());
+    await changes.close();
+    const again = await openBase();
+    await assertRejects(
+      () => overlay(again, { file }),
+      DiskError,
+      "the base was modified since",
+      way,
+    );
+    // Nothing is lost: the changes are there for who takes the base.
+    const taken = await overlay(again, { file, acceptBase: true });
+    assertEquals((await readSectors(taken, 8, 1))[0], 7);
+    await taken.close();
+  }
+});
+
+Deno.test("overlay() in a file knows its base again after a commit", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("base.img", MANY_SAMPLES);
+  const file = dir.join("disk.overlay");
+  {
+    const changes = await overlay(await openBackend(image), { file });
+    await carryOut(changes, writeRequest(200, sector(7)));
+    await changes.commit();
+    await carryOut(changes, writeRequest(201, sector(8)));
+    await changes.close();
+  }
+  const changes = await overlay(await openBackend(image), { file });
+  assertEquals((await readSectors(changes, 200, 2))[512], 8);
+  await changes.close();
+});
+
+Deno.test("overlay() in a file over another one is refused after that one has changed", async () => {
+  await using dir = await tempDir();
+  const image = await dir.file("base.img", MANY_SAMPLES);
+  const openInner = async () =>
+    await overlay(await openBackend(image, { readOnly: true }), {
+      file: dir.join("inner.overlay"),
+    });
+  const openOuter = async (base: FileOverlay) => {
+    try {
+      return await overlay(base, { file: dir.join("outer.overlay") });
+    } catch (error) {
+      await base.close();
+      throw error;
+    }
+  };
+  const outer = await openOuter(await openInner());
+  assertEquals(outer.info.otherFiles?.map(({ name }) => name), [
+    dir.join("inner.overlay"),
+    dir.join("outer.overlay"),
+  ]);
+  await carryOut(outer, writeRequest(200, sector(1)), flushRequest());
+  await outer.close();
+  const same = await openOuter(await openInner());
+  assertEquals((await readSectors(same, 200, 1))[0], 1);
+  await same.close();
+  const inner = await openInner();
+  await carryOut(inner, writeRequest(201, sector(2)), flushRequest());
+  await inner.close();
+  await touch(dir.join("inner.overlay"));
+  await assertRejects(
+    async () => await openOuter(await openInner()),
+    DiskError,
+    "the base was modified since",
+  );
+});
+
+Deno.test("overlay() takes no link to another file for its own, and none that leads nowhere", async () => {
+  await using dir = await tempDir();
+  const image = dir.join("base.img");
+  await Deno.writeFile(image, sector(5, 4096));
+  await Deno.symlink("base.img", dir.join("link"));
+  await Deno.link(image, dir.join("name"));
+  await Deno.symlink("nothing", dir.join("dangling"));
+  const base = await openBackend(image, { readOnly: true });
+  for (const file of ["base.img", "link", "name"]) {
+    await assertRejects(
+      () => overlay(base, { file: dir.join(file) }),
+      DiskError,
+      "must begin as one does",
+    );
+  }
+  const missing = await assertRejects(
+    () => overlay(base, { file: dir.join("dangling") }),
+    DiskError,
+  );
+  assertEquals(missing.kind, "not-found");
+  await base.close();
+  assertEquals(await Deno.readFile(image), sector(5, 4096));
+  const left = await Array.fromAsync(
+    Deno.readDir(dir.path),
+    ({ name }) => name,
+  );
+  assertEquals(left.sort(), ["base.img", "dangling", "link", "name"]);
 });
 
 Deno.test("overlay() in a file that is none leaves it as it is", async () => {

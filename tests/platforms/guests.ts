@@ -109,8 +109,14 @@ mount -i -t nfs4 -o addr=127.0.0.1,clientaddr=127.0.0.1,vers=4.2 127.0.0.1:/ $1`
     disk: { mebibytes: 256, make: EXT4 },
     modules: [
       ...[...EXT4_MODULES, "md4", "md5", "hmac", "cmac", "ccm", "gcm", "ctr"],
-      ...["aes_generic", "sha256_generic", "sha512_generic", "ecb"],
-      ...["des_generic", "nls_utf8", "cifs"],
+      ...[
+        "aes_generic",
+        "aes_x86_64",
+        "sha256_generic",
+        "sha512_generic",
+        "ecb",
+      ],
+      ...["ghash_generic", "seqiv", "des_generic", "nls_utf8", "cifs"],
     ],
     programs: ["smbd", "mount.cifs"],
     setUp: `mkdir -p /tmp/shared /tmp/samba && mount -t ext4 $2 /tmp/shared &&
@@ -325,7 +331,8 @@ async function runGuest(
       if (code !== 0) {
         const reason = output.split("\n").at(-1) ||
           `its setup ends with ${code}`;
-        report(`${row.name}: ${output}`);
+        const { output: messages } = await guest.try("dmesg | tail -n 8");
+        report(`${row.name}: ${output}\n${messages}`);
         found({ ...row, outcome: null, reason });
         continue;
       }

@@ -56,7 +56,7 @@ import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { printable } from "../../printable.ts";
-import type { ByteStream } from "../../protocol/nbd/byte_stream.ts";
+import type { ByteStream } from "../../platform/byte_stream.ts";
 import { writeU64 } from "../../protocol/nbd/big_endian.ts";
 import {
   Command,
@@ -127,7 +127,10 @@ export class NbdBackend implements Backend {
   #state: State = "open";
   readonly #inFlight = new InFlight();
   readonly #abandoned = new Abandoned();
+  /** Looks on while the disk is being closed. */
   readonly #silence: SilenceWatch;
+  /** Looks on from the beginning, if that was asked for. */
+  readonly #patience: SilenceWatch | null;
   /** Why the connection is broken. */
   #lost: DiskError | null = null;
   /** What the server said when it was to shut down. */
@@ -192,17 +195,27 @@ export class NbdBackend implements Backend {
       (error) => this.#lose(error),
     );
     const timeoutMs = options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS;
+    const look = (waits: boolean) => ({
+      answers: this.#answers,
+      bytes: this.#reader.receivedBytes + this.#writer.writtenBytes,
+      waits,
+    });
     this.#silence = new SilenceWatch(
       timeoutMs,
-      () => ({
-        answers: this.#answers,
-        bytes: this.#reader.receivedBytes + this.#writer.writtenBytes,
-      }),
+      () => look(true),
       () =>
         this.#lose(
           `the server answered nothing for ${timeoutMs} ms while the disk was to be closed`,
         ),
     );
+    const { requestTimeoutMs } = options;
+    this.#patience = requestTimeoutMs === undefined ? null : new SilenceWatch(
+      requestTimeoutMs,
+      () => look(this.#inFlight.count > 0),
+      () =>
+        this.#lose(`the server answered nothing for ${requestTimeoutMs} ms`),
+    );
+    this.#patience?.start();
     stream.unref?.();
     this.#replies = new Replies(
       this.#reader,
@@ -294,6 +307,7 @@ export class NbdBackend implements Backend {
     this.#hangUp();
     await this.#receiving;
     this.#silence.stop();
+    this.#patience?.stop();
   }
 
   /** Whether replies are ignored from here on. */
@@ -642,6 +656,7 @@ export class NbdBackend implements Backend {
     const text = cause instanceof Error ? cause.message : String(cause);
     this.#lost = new DiskError("io", text, { path: this.#uri, cause });
     this.#silence.stop();
+    this.#patience?.stop();
     this.#writer.abandon();
     this.#hangUp();
     const waits: Promise<void>[] = [];

@@ -6,7 +6,7 @@
  * The samples are the first and the last 64 KiB, where tables and superblocks
  * are, and as much at each of 16 places between. A change to a device, or to
  * what is behind an NBD server, that leaves all of these as they are is not
- * noticed.
+ * noticed; nor is one to the backing files of a container.
  *
  * @module
  */
@@ -71,11 +71,16 @@ export async function keepModified(base: Backend): Promise<void> {
   }
 }
 
-function modifiedAt(base: Backend): bigint {
-  const { path, medium } = base.info;
-  if (path === null || medium !== "file") return 0n;
+/** Of an overlay over another one, the times of both files are added. */
+function modifiedAt({ info }: Backend): bigint {
+  const { path, medium, otherFiles = [] } = info;
+  const paths = otherFiles.flatMap(({ role, name }) =>
+    role === "overlay" ? [name] : []
+  );
+  if (path !== null && medium === "file") paths.push(path);
   try {
-    return BigInt.asUintN(64, statSync(path, { bigint: true }).mtimeNs);
+    const times = paths.map((it) => statSync(it, { bigint: true }).mtimeNs);
+    return BigInt.asUintN(64, times.reduce((sum, time) => sum + time, 0n));
   } catch {
     return 0n;
   }

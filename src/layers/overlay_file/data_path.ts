@@ -1,0 +1,288 @@
+/**
+ * How requests get to the sectors of an overlay with a file: each sector of a
+ * read comes from the file if it is marked, and else from the base; what is
+ * written goes to its place in the file, and is marked when it is there.
+ *
+ * What goes to one of both only, and whose part of the map is at hand, is passed
+ * on at once. The rest is carried out in pieces, one after the other.
+ *
+ * @module
+ */
+
+import type { Backend, Complete } from "../../backend.ts";
+import { DiskError } from "../../errors.ts";
+import { Request, RequestFlag, RequestType } from "../../request.ts";
+import { latchedError, requestError } from "../../request_error.ts";
+import { sliceRequest } from "../slice_request.ts";
+import type { MapPage } from "./change_map.ts";
+import { PAGE_BITS } from "./format.ts";
+import type { Gate } from "./gate.ts";
+import type { OverlayMetadata } from "./metadata.ts";
+
+/** Sectors that a request may have to be carried out in one go: 496 MiB. */
+export const PIECE_SECTORS = 32 * PAGE_BITS;
+
+/** One of a user's requests that is carried out in several. */
+class Job {
+  readonly request: Request;
+  readonly complete: Complete;
+  left: number;
+  error: DiskError | null = null;
+  /** Pages to mark when it is done; `null` for a read. */
+  readonly pages: readonly MapPage[] | null;
+
+  constructor(
+    request: Request,
+    complete: Complete,
+    left: number,
+    pages: readonly MapPage[] | null,
+  ) {
+    this.request = request;
+    this.complete = complete;
+    this.left = left;
+    this.pages = pages;
+  }
+}
+
+/** The way of the requests of one overlay. */
+export class DataPath {
+  readonly #base: Backend;
+  readonly #file: Backend;
+  readonly #metadata: OverlayMetadata;
+  readonly #gate: Gate;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param base The base.
+   * @param file The file.
+   * @param metadata Which sectors the file has.
+   * @param gate Lets requests in, and is told when they are done.
+   */
+  constructor(
+    base: Backend,
+    file: Backend,
+    metadata: OverlayMetadata,
+    gate: Gate,
+  ) {
+    this.#base = base;
+    this.#file = file;
+    this.#metadata = metadata;
+    this.#gate = gate;
+  }
+
+  /**
+   * Carries out requests that have been checked.
+   *
+   * @param batch The requests; the array is valid during the call only.
+   * @param complete Called once for each of them.
+   */
+  carryOut(batch: readonly Request[], complete: Complete): void {
+    const { map } = this.#metadata;
+    let below: Request[] | null = null;
+    let toFile: Request[] | null = null;
+    for (let i = 0; i < batch.length; i++) {
+      const request = batch[i]!;
+      if (!this.#gate.admit(request, complete)) continue;
+      const { type, sector, count } = request;
+      switch (type) {
+        case RequestType.GetId:
+          (below ??= []).push(request);
+          continue;
+        case RequestType.Flush:
+          void this.#flush(request, complete);
+          continue;
+      }
+      if (
+        count > PIECE_SECTORS || !map.has(sector, count) ||
+        request.writes && map.crowded
+      ) {
+        void this.#inPieces(request, complete);
+        continue;
+      }
+      if (type === RequestType.In) {
+        const end = sector + count;
+        if (map.runEnd(sector, end) === end) {
+          if (!map.isChanged(sector)) {
+            (below ??= []).push(request);
+            continue;
+          }
+          const translated = this.#translate(request);
+          translated.owner = new Job(request, complete, 1, null);
+          (toFile ??= []).push(translated);
+        } else this.#readMixed(request, complete);
+        continue;
+      }
+      const pages = map.take(sector, count);
+      const translated = this.#translate(request);
+      translated.owner = new Job(request, complete, 1, pages);
+      (toFile ??= []).push(translated);
+    }
+    if (below !== null) {
+      this.#base.submit(
+        below,
+        (request, error) => this.#gate.answer(request, error, complete),
+      );
+    }
+    if (toFile !== null) this.#file.submit(toFile, this.#fileDone);
+  }
+
+  /**
+   * What failed in the file, as the failure of a request.
+   *
+   * @param request The request.
+   * @param error What the file says.
+   * @returns The error.
+   */
+  wrap(request: Request, error: DiskError): DiskError {
+    const { kind, code, errno, message } = error;
+    return requestError(kind, request, `its overlay says: ${message}`, {
+      path: this.#base.info.path,
+      code,
+      errno,
+      cause: error,
+    });
+  }
+
+  /** Makes all durable, and answers. */
+  async #flush(request: Request, complete: Complete): Promise<void> {
+    const error = await this.#metadata.flush();
+    const failed = error === null ? null : this.#latched(request, error);
+    this.#gate.answer(request, failed, complete);
+  }
+
+  /** The error of a flush, for one of those who share it. */
+  #latched(request: Request, error: DiskError): DiskError {
+    return error.kind === "latched"
+      ? latchedError(request, this.#metadata.failure!, this.#base.info.path)
+      : this.wrap(request, error);
+  }
+
+  /** Carries out a request whose pages are not at hand, or are many. */
+  async #inPieces(request: Request, complete: Complete): Promise<void> {
+    let error: DiskError | null = null;
+    const isWhole = request.count <= PIECE_SECTORS;
+    for (let done = 0; done < request.count && error === null;) {
+      const count = Math.min(PIECE_SECTORS, request.count - done);
+      error = await this.#piece(
+        isWhole ? request : sliceRequest(request, done, count),
+      );
+      done += count;
+    }
+    if (error !== null && !isWhole) {
+      const { kind, code, errno, message } = error;
+      const path = this.#base.info.path;
+      error = requestError(kind, request, `a part of it failed: ${message}`, {
+        path,
+        code,
+        errno,
+        cause: error,
+      });
+    }
+    this.#gate.answer(request, error, complete);
+  }
+
+  async #piece(request: Request): Promise<DiskError | null> {
+    const { type, sector, count } = request;
+    const { map } = this.#metadata;
+    if (request.writes && map.crowded) {
+      const error = await this.#metadata.flush();
+      if (error !== null) return this.wrap(request, error);
+    }
+    let pages: MapPage[];
+    try {
+      pages = await map.hold(sector, count);
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error;
+      return this.wrap(request, error);
+    }
+    const { promise, resolve } = Promise.withResolvers<DiskError | null>();
+    const answer: Complete = (_, error) => resolve(error);
+    // Counted once, by the request that this is a part of.
+    this.#gate.enter(request);
+    if (type === RequestType.In) {
+      this.#readMixed(request, answer);
+      map.release(pages);
+    } else {
+      const translated = this.#translate(request);
+      translated.owner = new Job(request, answer, 1, pages);
+      this.#file.submit([translated], this.#fileDone);
+    }
+    return await promise;
+  }
+
+  /** Reads run by run, from the file and from the base. */
+  #readMixed(request: Request, complete: Complete): void {
+    const { sector, count } = request;
+    const { map } = this.#metadata;
+    const below: Request[] = [];
+    const toFile: Request[] = [];
+    for (let at = sector; at < sector + count;) {
+      const end = map.runEnd(at, sector + count);
+      const part = sliceRequest(request, at - sector, end - at);
+      if (map.isChanged(at)) toFile.push(this.#translate(part));
+      else below.push(part);
+      at = end;
+    }
+    const job = new Job(request, complete, below.length + toFile.length, null);
+    for (const part of [...below, ...toFile]) part.owner = job;
+    if (below.length > 0) this.#base.submit(below, this.#baseDone);
+    if (toFile.length > 0) this.#file.submit(toFile, this.#fileDone);
+  }
+
+  /** A request as one to the file; both kinds of zeroes become holes there. */
+  #translate(request: Request): Request {
+    const { type, sector, count, data, more } = request;
+    const at = this.#metadata.layout.dataSector + sector;
+    const zeroes = type === RequestType.WriteZeroes ||
+      type === RequestType.Discard;
+    const durable = request.fua && request.writes &&
+      this.#file.abilities.fua !== "none" && this.#isSettled(sector, count);
+    const flags = (zeroes ? RequestFlag.Unmap : 0) |
+      (durable ? RequestFlag.Fua : 0);
+    return new Request(
+      zeroes ? RequestType.WriteZeroes : type,
+      at,
+      count,
+      flags,
+      data,
+      more,
+    );
+  }
+
+  /** Whether sectors are changed, and the file's map says so. */
+  #isSettled(sector: number, count: number): boolean {
+    const { map } = this.#metadata;
+    return map.isSettled(sector, count) && map.isChanged(sector) &&
+      map.runEnd(sector, sector + count) === sector + count;
+  }
+
+  readonly #baseDone: Complete = (part, error) => {
+    const job = part.owner as Job;
+    part.owner = null;
+    job.error ??= error;
+    if (--job.left === 0) {
+      this.#gate.answer(job.request, job.error, job.complete);
+    }
+  };
+
+  readonly #fileDone: Complete = (part, error) => {
+    const job = part.owner as Job;
+    part.owner = null;
+    const { request, complete, pages } = job;
+    job.error ??= error === null ? null : this.wrap(request, error);
+    if (--job.left > 0) return;
+    if (pages === null) return this.#gate.answer(request, job.error, complete);
+    const { map } = this.#metadata;
+    const settled = part.fua;
+    if (job.error === null) map.mark(pages, request.sector, request.count);
+    map.release(pages);
+    if (job.error !== null && settled && request.fua) {
+      this.#metadata.latch(job.error);
+    }
+    if (job.error !== null || !request.fua || settled) {
+      return this.#gate.answer(request, job.error, complete);
+    }
+    void this.#flush(request, complete);
+  };
+}

@@ -1,0 +1,130 @@
+import { VirtualDisk } from "@platter/disk";
+import { diagnose } from "@platter/disk/doctor";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { DiskError } from "../../src/errors.ts";
+import { needs, run, tempDir } from "../helpers.ts";
+
+const LINUX = Deno.build.os === "linux";
+const MAIN = new URL("../../src/cli/main.ts", import.meta.url).pathname;
+
+/** What is in a folder. */
+function namesIn(path: string): string[] {
+  return [...Deno.readDirSync(path)].map(({ name }) => name).sort();
+}
+
+Deno.test("diagnose() tells what disk.info tells there, tries it, and leaves nothing", async () => {
+  await using dir = await tempDir();
+  const { of, disk, findings, form } = await diagnose(dir.path);
+  assertEquals([form, of], [1, "scratch file"]);
+  assertEquals(namesIn(dir.path), []);
+  await using other = await VirtualDisk.create(dir.join("disk.img"), {
+    sectors: disk!.sectors,
+  });
+  await other.write(0, other.allocate(64).fill(1));
+  await other.flush();
+  const { abilities, backend, direct, durability, fileSystem, lock } =
+    other.info;
+  assertEquals(
+    [disk!.abilities, disk!.backend, disk!.durability, disk!.fileSystem],
+    [abilities, backend, durability, fileSystem],
+  );
+  assertEquals([disk!.direct.active, disk!.lock], [direct.active, lock]);
+  assertEquals(findings.scratch!.verdict, "good");
+  assertEquals(findings.lock!.basis, "trial: a second writer");
+  const wrong = Object.entries(findings).filter(([, { verdict }]) =>
+    verdict === "wrong"
+  );
+  assertEquals(wrong, []);
+});
+
+Deno.test("diagnose() makes its scratch file beside an image, which it does not touch", async () => {
+  await using dir = await tempDir();
+  const path = await dir.file("disk.img", new Uint8Array(8192).fill(7));
+  // Neither its lock nor its name is of any concern.
+  await using held = await VirtualDisk.open(path);
+  const before = await Deno.stat(path);
+  const { findings } = await diagnose(new URL(`file://${path}`));
+  assertEquals(findings.scratch!.answer.endsWith(dir.path), true);
+  assertEquals(namesIn(dir.path), ["disk.img"]);
+  assertEquals(await held.read(0, 16), new Uint8Array(8192).fill(7));
+  assertEquals((await Deno.stat(path)).mtime, before.mtime);
+});
+
+Deno.test("diagnose() refuses what is no place of disks", async () => {
+  await using dir = await tempDir();
+  const missing = await assertRejects(
+    () => diagnose(dir.join("none")),
+    DiskError,
+    "as there is no such file or directory",
+  );
+  assertEquals(missing.kind, "not-found");
+  await assertRejects(() => diagnose("nbd://localhost/x"), TypeError);
+});
+
+Deno.test("diagnose() that is aborted leaves nothing", async () => {
+  await using dir = await tempDir();
+  const reason = new Error("stopped");
+  for (const ms of [0, 5, 20]) {
+    const controller = new AbortController();
+    const found = diagnose(dir.path, { signal: controller.signal });
+    setTimeout(() => controller.abort(reason), ms);
+    // It may have been faster.
+    await found.catch((error) => assertEquals(error, reason));
+    assertEquals(namesIn(dir.path), []);
+  }
+  await assertRejects(
+    () => diagnose(dir.path, { signal: AbortSignal.abort(reason) }),
+    Error,
+    "stopped",
+  );
+});
+
+Deno.test({
+  name:
+    "diagnose() goes on where no file can be made, and only looks at devices",
+  ignore: !LINUX,
+  async fn() {
+    const folder = await diagnose("/sys/kernel");
+    assertEquals([folder.of, folder.disk], [null, null]);
+    assertEquals(folder.findings.scratch!.verdict, "missing");
+    assert(folder.findings.scratch!.remedy !== null);
+    assertEquals(folder.findings.tcp!.verdict, "good");
+    assert(folder.tools!.length > 10);
+    const device = await diagnose("/dev/null");
+    assertEquals(device.of, null);
+    assert(device.findings.scratch!.reason!.includes("nothing is written"));
+  },
+});
+
+Deno.test(
+  "diagnose() asks for no permission, and names the flag that would help",
+  { ...needs("script"), ...(LINUX ? {} : { ignore: true }) },
+  async () => {
+    await using dir = await tempDir();
+    /** With a terminal, so that Deno would ask. */
+    const json = async (...flags: string[]) => {
+      const text = await run("script", [
+        ...["-q", "-e", "-c"],
+        [Deno.execPath(), "run", "--no-check", ...flags, MAIN, "doctor"]
+          .concat(["--json", dir.path]).join(" "),
+        "/dev/null",
+      ]);
+      return JSON.parse(text);
+    };
+    const [none, portable] = await Promise.all([
+      json("--allow-read"),
+      json(`--allow-read=${dir.path}`, `--allow-write=${dir.path}`),
+    ]);
+    assertEquals(none.permissions.read, "granted");
+    assertEquals(none.permissions.ffi, "prompt");
+    assertEquals(none.findings.scratch.verdict, "missing");
+    assertEquals(none.findings.scratch.remedy, `--allow-write=${dir.path}`);
+    assertEquals([none.disk, none.tools], [null, null]);
+    const { backend, lock, tcp, zero } = portable.findings;
+    assertEquals([backend.answer, backend.remedy], ["portable", "--allow-ffi"]);
+    assertEquals([lock.verdict, lock.answer], ["limited", "flock"]);
+    assertEquals([zero.verdict, zero.answer], ["limited", "emulated"]);
+    assertEquals(tcp.remedy, "--allow-net=127.0.0.1");
+    assertEquals(namesIn(dir.path), []);
+  },
+);
