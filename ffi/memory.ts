@@ -71,19 +71,48 @@ function findMark(): Mark | null {
 
 let mark: Mark | null | undefined;
 
-/** Makes zeroed memory that cannot be detached. */
-function undetachable(byteLength: number): ArrayBuffer {
+/** Zeroed memory that cannot be detached, and where it may be taken from. */
+interface Block {
+  readonly buffer: ArrayBuffer;
+  readonly base: number;
+  used: number;
+}
+
+/** Bytes of a block that many share where memory is dear. */
+const SHARED_BLOCK_BYTES = 1 << 20;
+
+let shared: Block | null = null;
+
+/** Makes zeroed memory that cannot be detached, or takes what is left of it. */
+function undetachable(byteLength: number): Block {
   if (mark === undefined) mark = findMark();
   if (mark !== null) {
     const buffer = new ArrayBuffer(byteLength);
     mark(buffer);
-    return buffer;
+    return blockOf(buffer);
   }
-  // The memory of a module cannot be detached but by growing it, and nobody has
-  // the object that could (WebAssembly JavaScript Interface §5.3).
+  if (byteLength > SHARED_BLOCK_BYTES / 4) return ofModule(byteLength);
+  // Bun collects garbage for every one of them (some 2 ms) where there are many.
+  if (shared === null || shared.used + byteLength > SHARED_BLOCK_BYTES) {
+    shared = ofModule(SHARED_BLOCK_BYTES);
+  }
+  return shared;
+}
+
+/**
+ * The memory of a module. It cannot be detached but by growing it, and nobody has
+ * the object that could (WebAssembly JavaScript Interface §5.3).
+ */
+function ofModule(byteLength: number): Block {
   const pages = Math.ceil(byteLength / WASM_PAGE_BYTES);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-  return memory.buffer as ArrayBuffer;
+  return blockOf(memory.buffer as ArrayBuffer);
+}
+
+function blockOf(buffer: ArrayBuffer): Block {
+  const base = addressOfBuffer(buffer);
+  baseAddresses.set(buffer, base);
+  return { buffer, base, used: 0 };
 }
 
 /**
@@ -122,12 +151,12 @@ export function alignedMemory(
   // At worst the whole alignment is skipped, and 1 byte at least. An ArrayBuffer
   // made directly is never kept inside the garbage-collected heap, as a small
   // typed array can be.
-  const buffer = undetachable(byteLength + alignment);
-  const base = addressOfBuffer(buffer);
-  baseAddresses.set(buffer, base);
+  const block = undetachable(byteLength + alignment);
+  const { buffer, base, used } = block;
   // Addresses are below 2^53, and % is exact there.
-  const skip = alignment - base % alignment;
-  return new Uint8Array(buffer, skip, byteLength);
+  const skip = alignment - (base + used) % alignment;
+  block.used += skip + byteLength;
+  return new Uint8Array(buffer, used + skip, byteLength);
 }
 
 /**

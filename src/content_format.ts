@@ -42,6 +42,9 @@ export const CONTAINER_FORMATS: readonly ContainerFormat[] = [
   "dmg",
 ];
 
+/** What the file of an overlay is called: src/layers/overlay_file/format.ts. */
+export const OVERLAY_FILE = "an overlay's file";
+
 interface Signature {
   readonly format: string;
   readonly text: string;
@@ -73,6 +76,7 @@ const SIGNATURES: readonly Signature[] = [
   { format: "gzip", text: "\x1f\x8b\x08" },
   { format: "xz", text: "\xfd7zXZ\0" },
   { format: "zstd", text: "\x28\xb5\x2f\xfd" },
+  { format: OVERLAY_FILE, text: "PLTOVLAY" },
 ];
 
 /** A VMDK's descriptor without its first comment, as QEMU takes it as well. */
@@ -177,6 +181,9 @@ export function formatsOfName(path: string): readonly ContainerFormat[] {
 export function describeFormat(format: string): string {
   if (format === "LUKS") {
     return "Its content looks like LUKS and is taken as raw: sectors are those of the encrypted volume, which cryptsetup opens, and writing to its header may make all of it unreadable";
+  }
+  if (format === OVERLAY_FILE) {
+    return "Its content looks like an overlay's file and is taken as raw: sectors are those of the file, not those of the disk, and writing to them destroys its changes";
   }
   return `Its content looks like ${format} and is taken as raw: sectors are those of the ${format} data, not those of a disk inside, and writing to them may destroy it`;
 }

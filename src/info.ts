@@ -22,7 +22,10 @@ export type FlushReach =
 export interface DirectInfo {
   /** Whether I/O is direct. */
   readonly active: boolean;
-  /** How it was obtained (`"O_DIRECT"`, `"F_NOCACHE"`); `null` if it was not. */
+  /**
+   * How it was obtained (`"O_DIRECT"`, `"F_NOCACHE"`, `"FILE_FLAG_NO_BUFFERING"`);
+   * `null` if it was not.
+   */
   readonly method: string | null;
   /** Why it is not active, or what limits it; `null` if nothing does. */
   readonly reason: string | null;
@@ -32,7 +35,10 @@ export interface DirectInfo {
   readonly offsetAlignment: number;
   /** What the host demands of offsets and lengths of reads, in bytes. */
   readonly readOffsetAlignment: number;
-  /** Who said so: `"statx"`, `"ioctl"`, `"trial reads"`, `"assumed"`, `"none"`. */
+  /**
+   * Who said so: `"statx"`, `"ioctl"`, `"trial reads"`, `"volume"`, `"assumed"`,
+   * `"none"`.
+   */
   readonly alignmentSource: string;
 }
 
@@ -55,7 +61,7 @@ export interface DurabilityInfo {
  * by `"sync"`, and the reason says so.
  */
 export interface EngineInfo {
-  /** `"sync"`, `"libaio"`, `"io_uring"`, `"node:fs"`, `"memory"`, …. */
+  /** `"sync"`, `"libaio"`, `"io_uring"`, `"iocp"`, `"node:fs"`, `"memory"`, …. */
   readonly name: string;
   /** Why this one, and why not a better one; `null` if there is none. */
   readonly reason: string | null;
@@ -63,7 +69,10 @@ export interface EngineInfo {
 
 /** How the image is kept from a second writer. */
 export interface LockInfo {
-  /** `"OFD"`, `"flock"`, `"none"`. */
+  /**
+   * `"OFD"`, `"flock"`, `"none"`; on Windows `"share mode"`, `"LockFileEx"`,
+   * `"FSCTL_LOCK_VOLUME"`.
+   */
   readonly method: string;
   /** Why it is weaker than it should be; `null` if it is not. */
   readonly reason: string | null;

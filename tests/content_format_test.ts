@@ -12,6 +12,8 @@ import {
 } from "@std/assert";
 import { contentFormatOf } from "../src/content_format.ts";
 import { VirtualDisk } from "../src/disk/disk.ts";
+import { openBackend } from "../src/disk/open.ts";
+import { overlay } from "../src/disk/overlay.ts";
 import { DiskError } from "../src/errors.ts";
 import { Random } from "../src/random.ts";
 import { fixtureImage, temporaryImage } from "../src/testing/test_images.ts";
@@ -365,4 +367,26 @@ Deno.test("contentFormatOf() knows zstd by a frame that is skipped, as parallel 
   assertEquals(contentFormatOf(head.subarray(0, 3), new Uint8Array()), null);
   head[0] = 0x6a;
   assertEquals(contentFormatOf(head, new Uint8Array()), null);
+});
+
+Deno.test("an overlay's file is no disk, and is said to be one", async () => {
+  await using dir = await tempDir();
+  const base = await dir.file("disk.img", MIB);
+  const file = dir.join("changes");
+  await (await overlay(await openBackend(base), { file })).close();
+  for (const backend of BACKENDS) {
+    const error = await assertRejects(
+      () => VirtualDisk.open(file, { backend }),
+      DiskError,
+      "looks like an overlay's file",
+    );
+    assertEquals(error.kind, "format");
+    await using raw = await VirtualDisk.open(file, { backend, format: "raw" });
+    assertStringIncludes(raw.info.warnings![0]!, "destroys its changes");
+  }
+  for (const args of [["info"], ["copy", dir.join("new.img")], ["serve"]]) {
+    const { code, err } = await platter([args[0]!, file, ...args.slice(1)]);
+    assertEquals(code, 2);
+    assertMatch(err, /platter serve IMAGE --overlay=FILE.*--format raw/);
+  }
 });

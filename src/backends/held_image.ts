@@ -16,7 +16,7 @@ import { DiskError } from "../errors.ts";
 import type { LockInfo } from "../info.ts";
 import { isReadOnlyDevice, refuseInUse } from "./device_use.ts";
 import { claimFile, type FileClaim, ReplacedError } from "./file_claim.ts";
-import { patiently, rememberOpening } from "./holder.ts";
+import { lockedError, patiently, rememberOpening } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
 import { loadLocks, openHeld } from "../platform/held_file.ts";
@@ -279,6 +279,13 @@ function whyNotOpened(
   options: { readonly readOnly: boolean },
 ): DiskError {
   const failure = asDiskError(error, path);
+  // How Windows says that others have it open, and do not share it.
+  if (failure.code === "EBUSY" && os === "windows") {
+    return lockedError(path, options.readOnly ? "reading" : "writing", {
+      holder: null,
+      holds: "has it open and does not share it",
+    });
+  }
   if (options.readOnly || failure === error) return failure;
   const { code, errno } = failure;
   // An open for writing is not permitted by mode (EACCES) or by attribute

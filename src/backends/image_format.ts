@@ -11,6 +11,7 @@
  * | a container's | says nothing, or else | refused |
  * | no signature | says a container | refused |
  * | gzip, xz, zstd | any | raw for reading, refused for writing |
+ * | an overlay's file | any | refused |
  * | LUKS | says nothing | raw |
  *
  * What is refused here opens with the format's name: that is decided once, when
@@ -24,6 +25,7 @@ import {
   type ContainerFormat,
   containerOf,
   formatsOfName,
+  OVERLAY_FILE,
 } from "../content_format.ts";
 import { DiskError } from "../errors.ts";
 import type { ImageOptions } from "./image_options.ts";
@@ -80,6 +82,12 @@ export function refuseOtherFormats(
     throw new NotRawError(
       path,
       `its content looks like ${found}, which its name does not say, and whoever wrote to the disk may have made it look so: if it is, open it with format: "${container}", and if it is not, with format: "raw"`,
+    );
+  }
+  if (found === OVERLAY_FILE) {
+    throw new NotRawError(
+      path,
+      `its content looks like ${found}, which has the changes to another image: open that image with it, by overlay(base, { file }) or "platter serve IMAGE --overlay=FILE", or write the changes to it by "platter commit", and if it is a raw disk all the same, open it with format: "raw"`,
     );
   }
   if (compressionOf(found) !== null && !options.readOnly) {

@@ -6,6 +6,8 @@
  * @module
  */
 
+import { realpath, rename, unlink } from "node:fs/promises";
+import { type FileFacts, openFile } from "../platform/files.ts";
 import { keepNameOf } from "./new_name.ts";
 
 /** How a file is replaced. */
@@ -18,7 +20,7 @@ export interface Replacement {
    *
    * @param made What the system says of the new one.
    */
-  readonly check?: (made: Deno.FileInfo) => Promise<void>;
+  readonly check?: (made: FileFacts) => Promise<void>;
 }
 
 /**
@@ -36,20 +38,20 @@ export async function replaceFile(
   text: string,
   { durable = false, check }: Replacement = {},
 ): Promise<void> {
-  const place = await Deno.realPath(path).catch(() => path);
+  const place = await realpath(path).catch(() => path);
   const beside = `${place}.${crypto.randomUUID().slice(0, 8)}.tmp`;
   const bytes = new TextEncoder().encode(text);
   {
-    using file = await Deno.open(beside, { write: true, createNew: true });
+    using file = await openFile(beside, { write: true, createNew: true });
     try {
       for (let at = 0; at < bytes.length;) {
         at += await file.write(bytes.subarray(at));
       }
       if (durable) await file.sync();
       await check?.(await file.stat());
-      await Deno.rename(beside, place);
+      await rename(beside, place);
     } catch (error) {
-      await Deno.remove(beside).catch(() => {});
+      await unlink(beside).catch(() => {});
       throw error;
     }
   }

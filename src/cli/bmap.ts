@@ -4,6 +4,7 @@
  * @module
  */
 
+import { type OpenedFile, openFile } from "../platform/files.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { makeBmap } from "../image/mod.ts";
 import {
@@ -110,9 +111,9 @@ async function save(path: string, text: string, force: boolean): Promise<void> {
   if (there?.isBlockDevice) {
     throw new CliError(`Cannot write to "${path}" as it is a block device`);
   }
-  let file: Deno.FsFile;
+  let file: OpenedFile;
   try {
-    file = await Deno.open(
+    file = await openFile(
       path,
       there === null ? { write: true, createNew: true } : { write: true },
     );

@@ -32,7 +32,7 @@ const NAMES = Object.keys(SHELLS);
  * @param verbs The table of verbs, this one included; asked for when it runs.
  * @returns The verb.
  */
-export function completionsOf(verbs: () => readonly Verb[]): Verb {
+export function completionsOf(verbs: () => Promise<readonly Verb[]>): Verb {
   return {
     name: "completions",
     summary: "Print what makes bash, zsh or fish complete verbs and options",
@@ -63,7 +63,7 @@ export function completionsOf(verbs: () => readonly Verb[]): Verb {
           }: current value is "${name}"${didYouMean(name, NAMES)}`,
         );
       }
-      await print(io.stdout, SHELLS[name]!(verbs()));
+      await print(io.stdout, SHELLS[name]!(await verbs()));
       return ExitCode.Ok;
     },
   };

@@ -361,7 +361,9 @@ async function transfer(way: Way): Promise<Outcome> {
   const { args, io, signal } = way;
   const from = args.operand(0);
   const bmapFile = args.value("bmap");
-  const bmap = bmapFile === undefined ? undefined : await readBmap(bmapFile);
+  const bmap = bmapFile === undefined
+    ? undefined
+    : await readBmap(bmapFile, signal);
   const isRaw = args.value("format") === "raw";
   await using stream = await ImageStream.open(from, io, isRaw, signal);
   if (stream !== null) {
@@ -573,8 +575,8 @@ async function rescue(way: Way) {
   });
 }
 
-async function readBmap(path: string): Promise<Bmap> {
-  const text = await readText(path, MAX_BMAP_BYTES);
+async function readBmap(path: string, signal: AbortSignal): Promise<Bmap> {
+  const text = await readText(path, { maxBytes: MAX_BMAP_BYTES, signal });
   try {
     return parseBmap(text);
   } catch (error) {

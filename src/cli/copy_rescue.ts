@@ -6,6 +6,7 @@
  * @module
  */
 
+import { statFile } from "../platform/files.ts";
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
@@ -143,7 +144,7 @@ async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
   }
   // What a map says was begun is gone on with; a device is always asked for.
   const goesOn = map !== null && there?.isFile === true &&
-    (await Deno.stat(to)).size === bytes;
+    (await statFile(to)).size === bytes;
   return await openTarget(to, {
     open,
     force: force || goesOn,

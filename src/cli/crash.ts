@@ -4,6 +4,7 @@
  * @module
  */
 
+import { realpath, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { ProgramError } from "../crash/programs.ts";
 import { CrashTestError } from "../crash/crash_test_error.ts";
@@ -22,6 +23,7 @@ import { clock } from "./format.ts";
 import { CliError, fileError, Interrupted, interruptible } from "./images.ts";
 import { announce, type CliIo, print, printError } from "./io.ts";
 import { formatJson } from "./json.ts";
+import { QUIET_OPTION } from "./outcome.ts";
 import { Progress } from "./progress.ts";
 import { identify, isSameFile } from "./same_file.ts";
 import {
@@ -178,6 +180,7 @@ export const crash: Verb = {
     },
     { name: "junit", value: "FILE", summary: "Write a JUnit file" },
     { name: "json", summary: "Print all that was found as JSON" },
+    { ...QUIET_OPTION, summary: "Say what was found, and show no progress" },
   ],
   examples: [
     [
@@ -210,7 +213,8 @@ export const crash: Verb = {
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const options = testOptions(args);
   const files = await outputs(args);
-  const progress = new Progress(io);
+  const quiet = args.flag("quiet");
+  const progress = new Progress(io, quiet);
   const say = async (text: string) => {
     await progress.clear();
     await printError(io, `${text}\n`);
@@ -221,12 +225,14 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       runCrashTest({
         ...options,
         signal,
-        onStep: (step) =>
-          void say(`${step[0]!.toUpperCase()}${step.slice(1)} …`),
+        onStep: (step) => {
+          if (!quiet) void say(`${step[0]!.toUpperCase()}${step.slice(1)} …`);
+        },
         onWarning: (text) => void say(`platter: ${text}`),
         onProgress: (done) => progress.show(progressLine(done)),
-        onFailure: ({ message, token }) =>
-          void say(`Failed: ${message} (${token})`),
+        onFailure: ({ message, token }) => {
+          if (!quiet) void say(`Failed: ${message} (${token})`);
+        },
       }));
   } catch (error) {
     if (
@@ -245,7 +251,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   let unwritten: CliError | null = null;
   for (const [path, write] of files) {
     try {
-      await Deno.writeTextFile(path, write(report));
+      await writeFile(path, write(report));
     } catch (error) {
       unwritten ??= fileError("write", path, error);
     }
@@ -312,7 +318,7 @@ async function outputs(
 
 /** A name in its folder, which must be there. */
 async function placeOf(path: string): Promise<string> {
-  return join(await Deno.realPath(dirname(path)), basename(path));
+  return join(await realpath(dirname(path)), basename(path));
 }
 
 function testOptions(args: VerbArguments): CrashTestOptions {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { statFile } from "../platform/files.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
@@ -133,5 +134,5 @@ async function make(
 
 /** Whether there is something that --force would overwrite. */
 function isFile(path: string): Promise<boolean> {
-  return Deno.stat(path).then(({ isFile }) => isFile, () => false);
+  return statFile(path).then(({ isFile }) => isFile, () => false);
 }

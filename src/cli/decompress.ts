@@ -11,6 +11,8 @@
  */
 
 import { createGunzip } from "node:zlib";
+import { isNotCapable } from "../platform/permissions.ts";
+import { type Child, startChild } from "../platform/child_process.ts";
 import type { Compression } from "../content_format.ts";
 import { CliError } from "./images.ts";
 
@@ -81,22 +83,24 @@ async function* byProgram(
   name: string,
 ): AsyncGenerator<Uint8Array, void> {
   const { args, package: debian } = PROGRAMS[format];
-  let child: Deno.ChildProcess;
+  let child: Child;
   try {
-    child = new Deno.Command(format, {
-      args: [...args],
+    child = await startChild(format, {
+      args,
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
-    }).spawn();
+    });
   } catch (error) {
-    if (
-      !(error instanceof Deno.errors.NotFound) &&
-      !(error instanceof Deno.errors.NotCapable)
-    ) throw error;
+    const { code } = error as { code?: unknown };
+    if (code !== "ENOENT" && !isNotCapable(error)) throw error;
     throw new CliError(
       `Cannot read ${name} as it is ${format} and the program "${format}" ` +
-        `cannot be run: install it (Debian: ${debian}), or decompress it ` +
+        `cannot be run: ${
+          error instanceof Deno.errors.NotCapable
+            ? `allow it by --allow-run=${format}`
+            : `install it (Debian: ${debian})`
+        }, or decompress it ` +
         `elsewhere and pipe it in: ${format} -dc FILE | platter copy - TARGET`,
       { cause: error },
     );

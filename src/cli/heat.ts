@@ -5,6 +5,8 @@
  * @module
  */
 
+import { writeFile } from "node:fs/promises";
+import { openFile } from "../platform/files.ts";
 import { Lines } from "../crash/lines.ts";
 import { parseTraceLine } from "../layers/trace.ts";
 import { HeatMap } from "./heat_map.ts";
@@ -68,7 +70,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     return ExitCode.Ok;
   }
   try {
-    await Deno.writeTextFile(output, picture, { createNew: !force });
+    await writeFile(output, picture, { flag: force ? "w" : "wx" });
   } catch (error) {
     throw fileError("write", output, error);
   }
@@ -95,7 +97,7 @@ async function gather(path: string, signal: AbortSignal): Promise<HeatMap> {
     map.add(parseTraceLine(line.replace(/,"data":"[^"]*("\})?$/, "}"), number));
   });
   try {
-    using file = await Deno.open(path);
+    using file = await openFile(path);
     const buffer = new Uint8Array(65_536);
     for (;;) {
       signal.throwIfAborted();

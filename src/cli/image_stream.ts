@@ -5,6 +5,7 @@
  * @module
  */
 
+import { type OpenedFile, openFile, statFile } from "../platform/files.ts";
 import {
   type Compression,
   compressionOf,
@@ -114,13 +115,13 @@ export class ImageStream implements ByteSource, AsyncDisposable {
       path: string,
       signal: AbortSignal,
     ): Promise<ImageStream | null> {
-      let file: Deno.FsFile;
+      let file: OpenedFile;
       let size: number;
       try {
-        const stat = await Deno.stat(path);
+        const stat = await statFile(path);
         if (!stat.isFile) return null;
         size = stat.size;
-        file = await Deno.open(path);
+        file = await openFile(path);
       } catch {
         // Who opens it as a disk says it better.
         return null;
@@ -268,7 +269,7 @@ class RawBytes {
 
 /** A file as a stream, in larger pieces than its own has. */
 function streamOf(
-  file: Deno.FsFile,
+  file: OpenedFile,
   path: string,
 ): ReadableStream<Uint8Array> {
   return new ReadableStream({

@@ -191,11 +191,12 @@ export function fileError(
   path: string,
   error: unknown,
 ): CliError {
-  const reason = error instanceof Deno.errors.NotFound
+  const { code } = Object(error) as { code?: unknown };
+  const reason = code === "ENOENT"
     ? "there is no such file or directory"
-    : error instanceof Deno.errors.AlreadyExists
+    : code === "EEXIST"
     ? "it exists: use --force to overwrite it"
-    : error instanceof Deno.errors.PermissionDenied
+    : (code === "EACCES" || code === "EPERM")
     ? "the operating system does not permit it"
     : error instanceof Error
     ? error.message

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type ContainerFacts, lookInside } from "../backends/container/mod.ts";
+import type { ContainerFacts } from "../backends/container/mod.ts";
 import { type DiskInfo, VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -64,6 +64,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     readOnly: true,
     lock: "none",
   }).catch(async (error) => {
+    const { lookInside } = await import("../backends/container/mod.ts");
     const facts = error instanceof DiskError ? lookInside(path) : null;
     if (facts !== null) {
       const text = args.flag("json")

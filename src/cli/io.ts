@@ -5,6 +5,21 @@
  * @module
  */
 
+import { readFileSync } from "node:fs";
+import process from "node:process";
+import { listen, type Signal, unlisten } from "../platform/signals.ts";
+import { os } from "../platform/system.ts";
+import { isGranted } from "../platform/permissions.ts";
+import {
+  isFull,
+  isUnread,
+  type StandardOutput,
+  stderr,
+  stdin,
+  stdout,
+  terminalColumns,
+} from "../platform/terminal.ts";
+
 /** Somewhere that a command writes to. */
 export interface CliOutput {
   /** Whether a person is watching. */
@@ -65,7 +80,7 @@ export class OutputError extends Error {
    * @param done What was done all the same; nothing by default.
    */
   constructor(cause: unknown, done = "") {
-    const unread = cause instanceof Deno.errors.BrokenPipe;
+    const unread = isUnread(cause);
     const reason = unread
       ? "nobody reads it"
       : cause instanceof Error
@@ -164,25 +179,21 @@ export async function printError(io: CliIo, text: string): Promise<void> {
  */
 export function processIo(): CliIo {
   return {
-    stdout: outputOf(Deno.stdout),
-    stderr: outputOf(Deno.stderr),
+    stdout: outputOf(stdout),
+    stderr: outputOf(stderr),
     debug: wantsDebug(),
-    stdin: () => Deno.stdin.readable,
+    stdin,
     now: () => performance.now(),
     onInterrupt,
   };
 }
 
-function outputOf(stream: typeof Deno.stdout): CliOutput {
+function outputOf(stream: StandardOutput): CliOutput {
   return {
     isTerminal: stream.isTerminal(),
     get columns() {
-      try {
-        // A terminal whose size was never set says 0.
-        return Deno.consoleSize().columns || DEFAULT_COLUMNS;
-      } catch {
-        return DEFAULT_COLUMNS;
-      }
+      // A terminal whose size was never set says 0.
+      return terminalColumns() || DEFAULT_COLUMNS;
     },
     write: (bytes) => writeAll(stream, bytes),
   };
@@ -205,7 +216,7 @@ export async function writeAll(
     try {
       at += await stream.write(bytes.subarray(at));
     } catch (error) {
-      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      if (!isFull(error)) throw error;
       await new Promise((resolve) => setTimeout(resolve, FULL_MS));
     }
   }
@@ -214,21 +225,21 @@ export async function writeAll(
 /** Looks at PLATTER_DEBUG, but never asks for the permission to. */
 function wantsDebug(): boolean {
   const name = "PLATTER_DEBUG";
-  const { state } = Deno.permissions.querySync({ name: "env", variable: name });
-  return state === "granted" && Boolean(Deno.env.get(name));
+  return isGranted({ name: "env", variable: name }) &&
+    Boolean(process.env[name]);
 }
 
 function onInterrupt(listener: () => void): () => void {
   // Windows has no polite kill. A terminal that is closed says SIGHUP.
-  const signals: Deno.Signal[] = Deno.build.os === "windows"
+  const signals: Signal[] = os === "windows"
     ? ["SIGINT", "SIGBREAK"]
     : ["SIGINT", "SIGTERM"];
   // With the first listener Deno handles SIGHUP by itself, and ends by it even
   // if it was to be ignored: so that is done here.
-  if (ignoresHangUp()) Deno.addSignalListener("SIGHUP", () => {});
-  else if (Deno.build.os !== "windows") signals.push("SIGHUP");
+  if (ignoresHangUp()) listen("SIGHUP", () => {});
+  else if (os !== "windows") signals.push("SIGHUP");
   function forget(): void {
-    for (const signal of signals) Deno.removeSignalListener(signal, stop);
+    for (const signal of signals) unlisten(signal, stop);
   }
   // A second interrupt does not want to wait: without a listener it is the
   // end of the process.
@@ -236,7 +247,7 @@ function onInterrupt(listener: () => void): () => void {
     forget();
     listener();
   }
-  for (const signal of signals) Deno.addSignalListener(signal, stop);
+  for (const signal of signals) listen(signal, stop);
   return forget;
 }
 
@@ -247,9 +258,8 @@ function onInterrupt(listener: () => void): () => void {
 function ignoresHangUp(): boolean {
   const path = "/proc/self/status";
   try {
-    const { state } = Deno.permissions.querySync({ name: "read", path });
-    if (state !== "granted") return false;
-    const mask = /^SigIgn:\s*([0-9a-f]+)$/m.exec(Deno.readTextFileSync(path));
+    if (!isGranted({ name: "read", path })) return false;
+    const mask = /^SigIgn:\s*([0-9a-f]+)$/m.exec(readFileSync(path, "utf8"));
     return mask !== null && (BigInt(`0x${mask[1]}`) & 1n) === 1n;
   } catch {
     return false;

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { statSync } from "node:fs";
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
@@ -442,8 +443,8 @@ function followRules(
 /** What changes when a file does. */
 function stamp(path: string): string {
   try {
-    const { mtime, size, ino } = Deno.statSync(path);
-    return `${mtime?.getTime()} ${size} ${ino}`;
+    const { mtimeMs, size, ino } = statSync(path);
+    return `${mtimeMs} ${size} ${ino}`;
   } catch {
     return "";
   }

@@ -63,11 +63,32 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     const options = { readOnly: true, signal };
     await using opened = await openImage(args, io, image, options);
     const { listFiles } = await import("../files/mod.ts");
-    const files = listFiles(opened.disk, { paths: [path], signal });
+    const files = foundAt(
+      path,
+      listFiles(opened.disk, { paths: [path], signal }),
+    );
     const wanted = args.flag("recursive") ? files : childrenOf(path, files);
     await (args.flag("json") ? printJson(wanted, io) : printLines(wanted, io));
   });
   return ExitCode.Ok;
+}
+
+/** What is listed at a path, which must be there: a directory lists itself. */
+async function* foundAt(
+  path: string,
+  files: AsyncIterable<FileEntry>,
+): AsyncGenerator<FileEntry> {
+  let isThere = partsOf(path).length === 0;
+  for await (const entry of files) {
+    isThere = true;
+    yield entry;
+  }
+  if (isThere) return;
+  throw new CliError(
+    `Cannot list "${
+      printable(path)
+    }" as there is no such file or directory in the file system`,
+  );
 }
 
 /** What is in a directory and not below, by name; or the one file. */
@@ -78,18 +99,9 @@ async function* childrenOf(
   const root = partsOf(path).join("/");
   const depth = partsOf(path).length + 1;
   const found: FileEntry[] = [];
-  let isThere = root === "";
   for await (const entry of files) {
-    isThere = true;
     if (entry.path === root && entry.type !== "directory") found.push(entry);
     else if (partsOf(entry.path).length === depth) found.push(entry);
-  }
-  if (!isThere) {
-    throw new CliError(
-      `Cannot list "${
-        printable(path)
-      }" as there is no such file or directory in the file system`,
-    );
   }
   found.sort((a, b) => a.path < b.path ? -1 : a.path > b.path ? 1 : 0);
   for (const entry of found) {

@@ -16,23 +16,10 @@
  * @module
  */
 
+import process from "node:process";
+import { programArguments } from "../platform/terminal.ts";
 import config from "../../deno.json" with { type: "json" };
-import { bmap } from "./bmap.ts";
-import { cat } from "./cat.ts";
-import { commit } from "./commit.ts";
-import { compare } from "./compare.ts";
-import { completionsOf } from "./completions.ts";
-import { copy } from "./copy.ts";
-import { crash } from "./crash.ts";
-import { create } from "./create.ts";
-import { discard } from "./discard.ts";
-import { doctor } from "./doctor.ts";
-import { extract } from "./extract.ts";
-import { fill } from "./fill.ts";
-import { flush } from "./flush.ts";
-import { heat } from "./heat.ts";
 import { Interrupted } from "./images.ts";
-import { info } from "./info.ts";
 import {
   type CliIo,
   type CliOutput,
@@ -41,15 +28,7 @@ import {
   printError,
   processIo,
 } from "./io.ts";
-import { FAULT_HELP } from "./layered_disk.ts";
-import { ls } from "./ls.ts";
-import { map } from "./map.ts";
 import { inOptionsOf } from "./option_words.ts";
-import { partitions } from "./partitions.ts";
-import { mount } from "./mount.ts";
-import { read } from "./read.ts";
-import { resize } from "./resize.ts";
-import { serve } from "./serve.ts";
 import { didYouMean } from "./suggestion.ts";
 import {
   ExitCode,
@@ -60,37 +39,44 @@ import {
   type Verb,
   type VerbOption,
 } from "./verb.ts";
-import { write } from "./write.ts";
-import { zero } from "./zero.ts";
 
 export { type CliIo, type CliOutput, processIo };
 
-const VERBS: readonly Verb[] = [
-  info,
-  partitions,
-  create,
-  read,
-  write,
-  copy,
-  compare,
-  map,
-  resize,
-  ls,
-  cat,
-  extract,
-  fill,
-  zero,
-  discard,
-  flush,
-  bmap,
-  serve,
-  commit,
-  mount,
-  crash,
-  heat,
-  doctor,
-  completionsOf(() => VERBS),
-];
+/**
+ * The verbs by name, in the order of the help. Each is a module of its own, loaded
+ * when it is used: to load them all takes longer than most of them run.
+ */
+const VERBS: Readonly<Record<string, () => Promise<Verb>>> = {
+  info: async () => (await import("./info.ts")).info,
+  partitions: async () => (await import("./partitions.ts")).partitions,
+  create: async () => (await import("./create.ts")).create,
+  read: async () => (await import("./read.ts")).read,
+  write: async () => (await import("./write.ts")).write,
+  copy: async () => (await import("./copy.ts")).copy,
+  compare: async () => (await import("./compare.ts")).compare,
+  map: async () => (await import("./map.ts")).map,
+  resize: async () => (await import("./resize.ts")).resize,
+  ls: async () => (await import("./ls.ts")).ls,
+  cat: async () => (await import("./cat.ts")).cat,
+  extract: async () => (await import("./extract.ts")).extract,
+  fill: async () => (await import("./fill.ts")).fill,
+  zero: async () => (await import("./zero.ts")).zero,
+  discard: async () => (await import("./discard.ts")).discard,
+  flush: async () => (await import("./flush.ts")).flush,
+  bmap: async () => (await import("./bmap.ts")).bmap,
+  serve: async () => (await import("./serve.ts")).serve,
+  commit: async () => (await import("./commit.ts")).commit,
+  mount: async () => (await import("./mount.ts")).mount,
+  crash: async () => (await import("./crash.ts")).crash,
+  heat: async () => (await import("./heat.ts")).heat,
+  doctor: async () => (await import("./doctor.ts")).doctor,
+  completions: async () =>
+    (await import("./completions.ts")).completionsOf(loadAll),
+};
+
+function loadAll(): Promise<Verb[]> {
+  return Promise.all(Object.values(VERBS).map((load) => load()));
+}
 
 /**
  * Runs one command.
@@ -121,15 +107,15 @@ export async function main(
 async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
   const [name, ...rest] = args;
   if (name === undefined) {
-    await printError(io, help());
+    await printError(io, await help());
     return ExitCode.Trouble;
   }
   if (name === "--help" || name === "-h" || name === "help") {
     const text = rest[0] === undefined
-      ? help()
+      ? await help()
       : rest[0] === "faults"
-      ? FAULT_HELP
-      : helpOf(verbOf(rest[0]));
+      ? (await import("./layered_disk.ts")).FAULT_HELP
+      : helpOf(await verbOf(rest[0]));
     await print(io.stdout, text);
     return ExitCode.Ok;
   }
@@ -137,7 +123,7 @@ async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
     await print(io.stdout, `platter ${config.version}\n`);
     return ExitCode.Ok;
   }
-  const verb = verbOf(name);
+  const verb = await verbOf(name);
   const parsed = readArguments(verb, rest);
   if (parsed.flag("help")) {
     await print(io.stdout, helpOf(verb));
@@ -150,12 +136,11 @@ async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
   }
 }
 
-function verbOf(name: string): Verb {
-  const verb = VERBS.find((verb) => verb.name === name);
-  if (verb !== undefined) return verb;
+async function verbOf(name: string): Promise<Verb> {
+  if (Object.hasOwn(VERBS, name)) return await VERBS[name]!();
   const what = name.startsWith("-") ? "option" : "verb";
   const meant = didYouMean(name, [
-    ...VERBS.map(({ name }) => name),
+    ...Object.keys(VERBS),
     ...["--help", "--version"],
   ]);
   throw new UsageError(
@@ -181,11 +166,12 @@ async function report(
   return error instanceof Interrupted ? ExitCode.Interrupted : ExitCode.Trouble;
 }
 
-function help(): string {
+async function help(): Promise<string> {
+  const verbs = await loadAll();
   return [
     "Platter: virtual disks, sector by sector\n",
     "Usage: platter VERB [ARGUMENT…] [OPTION…]\n",
-    `Verbs:\n${listOf(VERBS.map(({ name, summary }) => [name, summary]))}`,
+    `Verbs:\n${listOf(verbs.map(({ name, summary }) => [name, summary]))}`,
     `Options:\n${
       listOf([
         ["-h, --help", 'Show this help; "platter VERB --help" that of a verb'],
@@ -217,5 +203,5 @@ function help(): string {
 
 if (import.meta.main) {
   // Not exitCode: a read of standard input may be left that would never end.
-  Deno.exit(await main(Deno.args, processIo()));
+  process.exit(await main(programArguments(), processIo()));
 }

@@ -16,6 +16,7 @@ import {
   LayeredDisk,
   readLayers,
 } from "./layered_disk.ts";
+import { QUIET_OPTION } from "./outcome.ts";
 import { ExitCode, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -45,6 +46,7 @@ export const mount: Verb = {
       words: ["nbdfuse", "qemu-storage-daemon"],
       summary: "nbdfuse or qemu-storage-daemon (default: any)",
     },
+    { ...QUIET_OPTION, summary: "Say where the file is, and nothing else" },
     ...LAYER_OPTIONS,
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
@@ -101,9 +103,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       }),
     );
     print(io.stdout, `${file.path}\n`).catch((error) => unheard = error);
-    void printError(io, headline(image, file, layered));
+    const quiet = args.flag("quiet");
+    if (!quiet) void printError(io, headline(image, file, layered));
     await Promise.race([stopped.promise, file.closed]);
-    void printError(io, "Stopping\n");
+    if (!quiet) void printError(io, "Stopping\n");
     end = await file.close();
     await layered.flush();
   }

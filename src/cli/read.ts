@@ -4,6 +4,7 @@
  * @module
  */
 
+import { type OpenedFile, openFile } from "../platform/files.ts";
 import { keepNameOf } from "../backends/new_name.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
@@ -290,9 +291,9 @@ async function save(
   }
 }
 
-async function openOutput(path: string, isNew: boolean): Promise<Deno.FsFile> {
+async function openOutput(path: string, isNew: boolean): Promise<OpenedFile> {
   try {
-    return await Deno.open(path, {
+    return await openFile(path, {
       write: true,
       ...(isNew ? { createNew: true } : { create: true }),
     });

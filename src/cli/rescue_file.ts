@@ -22,10 +22,10 @@ const MAX_BYTES = 2 ** 27;
 export async function readRescueFile(path: string): Promise<RescueMap | null> {
   let text: string;
   try {
-    text = await readText(path, MAX_BYTES);
+    text = await readText(path, { maxBytes: MAX_BYTES });
   } catch (error) {
     const { cause } = error as CliError;
-    if (cause instanceof Deno.errors.NotFound) return null;
+    if ((cause as { code?: unknown } | null)?.code === "ENOENT") return null;
     throw error;
   }
   try {

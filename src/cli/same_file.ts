@@ -6,6 +6,9 @@
  * @module
  */
 
+import { realpathSync } from "node:fs";
+import { type FileFacts, remove, statFile } from "../platform/files.ts";
+
 /** What two names share if they lead to one file. */
 export interface FileIdentity {
   /** Compared; it means nothing else. */
@@ -25,14 +28,14 @@ export interface FileIdentity {
  * @param path Its name, for systems that do not number their files.
  * @returns Its identity.
  */
-export function identityOf(stat: Deno.FileInfo, path: string): FileIdentity {
+export function identityOf(stat: FileFacts, path: string): FileIdentity {
   const isBlockDevice = stat.isBlockDevice === true;
   return {
     // Two nodes of one device have inodes of their own.
     key: isBlockDevice
       ? `device ${stat.rdev}`
       : stat.ino === null
-      ? `path ${Deno.realPathSync(path)}`
+      ? `path ${realpathSync(path)}`
       : `file ${stat.dev} ${stat.ino}`,
     isFile: stat.isFile,
     isStream: stat.isCharDevice === true || stat.isFifo === true ||
@@ -49,7 +52,7 @@ export function identityOf(stat: Deno.FileInfo, path: string): FileIdentity {
  */
 export async function identify(path: string): Promise<FileIdentity | null> {
   try {
-    return identityOf(await Deno.stat(path), path);
+    return identityOf(await statFile(path), path);
   } catch {
     return null;
   }
@@ -84,7 +87,7 @@ export async function takeBack(
   if (there.key !== made?.key) {
     return `"${path}" is another file by now and was left as it is`;
   }
-  return await Deno.remove(path).then(
+  return await remove(path).then(
     () => `"${path}" was removed again`,
     () => `"${path}" is incomplete and could not be removed`,
   );

@@ -35,6 +35,7 @@ import {
   LayeredDisk,
   readLayers,
 } from "./layered_disk.ts";
+import { QUIET_OPTION } from "./outcome.ts";
 import { readText } from "./text_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -97,6 +98,7 @@ export const serve: Verb = {
       summary: "Only clients with a certificate from there (PEM)",
     },
     { name: "once", summary: "Leave with the last client" },
+    { ...QUIET_OPTION, summary: "Say where it is served, and nothing else" },
     ...LAYER_OPTIONS,
     ...IMAGE_OPTIONS,
     NO_LOCK_OPTION,
@@ -180,9 +182,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     const { server } = served;
     cleanUp.use(server);
     print(io.stdout, `${served.name}\n`).catch((error) => unheard = error);
-    void printError(io, served.hints);
+    const quiet = args.flag("quiet");
+    if (!quiet) void printError(io, served.hints);
     await Promise.race([stopped.promise, server.finished]);
-    void printError(io, "Stopping\n");
+    if (!quiet) void printError(io, "Stopping\n");
     try {
       await server.close();
     } finally {
@@ -202,7 +205,7 @@ function listenAt(
     return NbdServer.listen({ ...listen, ...options });
   } catch (error) {
     if (error instanceof RangeError || error instanceof TypeError) throw error;
-    const inUse = error instanceof Deno.errors.AddrInUse;
+    const inUse = (error as { code?: unknown }).code === "EADDRINUSE";
     if ("path" in listen) {
       throw inUse
         ? nameInUse(listen.path, error)

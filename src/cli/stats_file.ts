@@ -7,6 +7,8 @@
  * @module
  */
 
+import { realpath } from "node:fs/promises";
+import { openFile } from "../platform/files.ts";
 import { replaceFile } from "../backends/replace_file.ts";
 import { CliError, fileError } from "./images.ts";
 import { type FileIdentity, identify, identityOf } from "./same_file.ts";
@@ -64,7 +66,7 @@ export class StatsFile {
     let identity: FileIdentity;
     try {
       // An empty one first, so that the name is taken by nobody else.
-      using file = await Deno.open(
+      using file = await openFile(
         path,
         there === null ? { write: true, createNew: true } : { read: true },
       );
@@ -75,7 +77,7 @@ export class StatsFile {
     await check(path, identity, others);
     // A name that leads elsewhere goes on to do so.
     const file = new StatsFile(
-      await Deno.realPath(path),
+      await realpath(path),
       identity,
       figures,
       onFailure,
@@ -169,7 +171,7 @@ async function check(
 /** Whether a file is empty or has figures in it. */
 async function hasFigures(path: string): Promise<boolean> {
   try {
-    using file = await Deno.open(path);
+    using file = await openFile(path);
     const start = new Uint8Array(START.length);
     const length = await file.read(start);
     return length === null ||

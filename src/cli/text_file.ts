@@ -4,6 +4,7 @@
  * @module
  */
 
+import { type OpenedFile, openFile } from "../platform/files.ts";
 import { formatSize } from "../units.ts";
 import { CliError, fileError } from "./images.ts";
 
@@ -17,22 +18,26 @@ const PIECE_BYTES = 65_536;
  * Reads a text file, or a pipe.
  *
  * @param path Its path.
- * @param maxBytes What it may have at most.
+ * @param options What it may have at most; and what gives up: a pipe opens when
+ * somebody writes to it.
  * @returns Its text.
  * @throws {CliError} If it cannot be read, or has more than that.
  */
 export async function readText(
   path: string,
-  maxBytes: number = MOST_BYTES,
+  { maxBytes = MOST_BYTES, signal }: {
+    readonly maxBytes?: number;
+    readonly signal?: AbortSignal;
+  } = {},
 ): Promise<string> {
   try {
     // A pipe has no size, and a device no end.
-    using file = await Deno.open(path);
+    using file = await openUnless(signal, path);
     const decoder = new TextDecoder();
     const piece = new Uint8Array(PIECE_BYTES);
     let text = "";
     for (let size = 0;;) {
-      const length = await file.read(piece);
+      const length = await unless(signal, file.read(piece));
       if (length === null) return text + decoder.decode();
       size += length;
       if (size > maxBytes) {
@@ -45,7 +50,37 @@ export async function readText(
       text += decoder.decode(piece.subarray(0, length), { stream: true });
     }
   } catch (error) {
-    if (error instanceof CliError) throw error;
+    if (error instanceof CliError || signal?.aborted) throw error;
     throw fileError("read", path, error);
+  }
+}
+
+/** Opens a file; what is opened too late is closed again. */
+async function openUnless(
+  signal: AbortSignal | undefined,
+  path: string,
+): Promise<OpenedFile> {
+  const opening = openFile(path);
+  try {
+    return await unless(signal, opening);
+  } catch (error) {
+    opening.then((file) => file.close(), () => {});
+    throw error;
+  }
+}
+
+/** What a promise gives, or the reason of a signal that fires before. */
+async function unless<T>(
+  signal: AbortSignal | undefined,
+  promise: Promise<T>,
+): Promise<T> {
+  const stopped = Promise.withResolvers<never>();
+  const stop = () => stopped.reject(signal?.reason);
+  signal?.addEventListener("abort", stop);
+  try {
+    signal?.throwIfAborted();
+    return await Promise.race([promise, stopped.promise]);
+  } finally {
+    signal?.removeEventListener("abort", stop);
   }
 }

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { type OpenedFile, openFile } from "../platform/files.ts";
 import { CliError, fileError } from "./images.ts";
 import { type FileIdentity, identify, identityOf } from "./same_file.ts";
 
@@ -26,7 +27,7 @@ const FIRST_LINE = '{"event":"disk"';
 
 /** A file that takes the lines of a trace. */
 export class TraceFile {
-  readonly #file: Deno.FsFile;
+  readonly #file: OpenedFile;
   readonly #path: string;
   readonly #onFailure: (error: CliError) => void;
   readonly #timer: ReturnType<typeof setInterval>;
@@ -35,7 +36,7 @@ export class TraceFile {
   #failure: CliError | null = null;
 
   private constructor(
-    file: Deno.FsFile,
+    file: OpenedFile,
     path: string,
     onFailure: (error: CliError) => void,
   ) {
@@ -61,9 +62,9 @@ export class TraceFile {
     onFailure: (error: CliError) => void,
   ): Promise<TraceFile> {
     await check(path, await identify(path), others);
-    let file: Deno.FsFile;
+    let file: OpenedFile;
     try {
-      file = await Deno.open(path, { write: true, create: true });
+      file = await openFile(path, { write: true, create: true });
     } catch (error) {
       throw fileError("write --trace", path, error);
     }
@@ -170,7 +171,7 @@ async function check(
 /** Whether a file is empty or has a trace in it. */
 async function mayBeCut(path: string): Promise<boolean> {
   try {
-    using file = await Deno.open(path);
+    using file = await openFile(path);
     const start = new Uint8Array(FIRST_LINE.length);
     const length = await file.read(start);
     return length === null ||

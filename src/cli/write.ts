@@ -4,6 +4,7 @@
  * @module
  */
 
+import { openFile } from "../platform/files.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -128,7 +129,7 @@ async function openInput(name: string, io: CliIo): Promise<Input> {
     return { name: "standard input", size: undefined, stream: io.stdin() };
   }
   try {
-    const file = await Deno.open(name);
+    const file = await openFile(name);
     const stat = await file.stat();
     const size = stat.isFile ? stat.size : undefined;
     if (!stat.isDirectory) {

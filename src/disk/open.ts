@@ -1,6 +1,7 @@
 /**
  * The default stack for an image: which backend, opened how. Any other stack is
- * built by hand and given to `VirtualDisk.over`.
+ * built by hand and given to `VirtualDisk.over`. Backends that few programs need
+ * are loaded when they are opened: with all of them a program starts later.
  *
  * @module
  */
@@ -14,15 +15,8 @@ import {
   type EngineOptions,
   openDirect,
 } from "../backends/direct/mod.ts";
-import { openContainer } from "../backends/container/mod.ts";
 import { NotRawError, refuseRawName } from "../backends/image_format.ts";
 import type { ImageOptions } from "../backends/image_options.ts";
-import {
-  DEFAULT_CLOSE_TIMEOUT_MS,
-  DEFAULT_OPEN_TIMEOUT_MS,
-  openNbd,
-} from "../backends/nbd/mod.ts";
-import { openPortable } from "../backends/portable/mod.ts";
 import { captureStack } from "../call_site.ts";
 import {
   CONTAINER_FORMATS,
@@ -33,6 +27,7 @@ import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { DiskError } from "../errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "../queue_options.ts";
 import { permissions } from "../platform/permissions.ts";
 
@@ -129,8 +124,8 @@ export interface OpenOptions extends QueueOptions {
   /** Aborts opening. */
   signal?: AbortSignal | undefined;
   /**
-   * How long connecting to an NBD server, or to the `qemu-nbd` of a container,
-   * and negotiating may take, in ms.
+   * How long connecting to an NBD server, to the `qemu-nbd` of a container or to
+   * a Ceph cluster, and negotiating may take, in ms.
    *
    * @default {30000}
    */
@@ -139,11 +134,23 @@ export interface OpenOptions extends QueueOptions {
    * How long an NBD server may be silent while the disk is being closed, and
    * `qemu-nbd` may take to close its image, in ms. Then the connection is
    * dropped, and what it has not answered fails. Each answer, and data that
-   * moves, begin the time anew.
+   * moves, begin the time anew. For a Ceph cluster it is the time that requests
+   * in flight, and then closing the image, may still take.
    *
    * @default {30000}
    */
   closeTimeoutMs?: number | undefined;
+  /**
+   * How long an NBD server, or the `qemu-nbd` of a container, may be silent while
+   * requests wait for it, in ms. Then the connection is dropped, and what it has
+   * not answered fails. 600,000 for a container if not given, for which the
+   * slowest medium has no need; a server is waited for without a bound.
+   *
+   * How long each request may wait for a Ceph cluster: 60,000 if not given, as
+   * storage that was away is back by then mostly. Then it fails with code ETIMEDOUT,
+   * and may still be carried out.
+   */
+  requestTimeoutMs?: number | undefined;
 }
 
 /** How to make an image; how large, by `sectors` or by `size`. */
@@ -248,14 +255,9 @@ async function open(
   options.signal?.throwIfAborted();
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
   if (isNbdUri(path)) return await openRemote(String(path), options, create);
+  if (isRbdUri(path)) return await openCluster(String(path), options, create);
   const name = typeof path === "string" ? path : fileURLToPath(path);
-  if (options.id !== undefined && !/^[\x20-\x7e]{1,20}$/.test(options.id)) {
-    throw new RangeError(
-      `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${
-        JSON.stringify(options.id)
-      }`,
-    );
-  }
+  checkId(name, options.id);
   const format = oneOf("format", options.format ?? "auto", [
     "auto",
     "raw",
@@ -328,7 +330,7 @@ async function openRaw(
     return await openDirect(name, { ...image, engine });
   }
   if (backend === "portable" || !await ffiIsGranted()) {
-    return await openPortable(name, image);
+    return await openWithoutFfi(name, image);
   }
   try {
     return await openDirect(name, { ...image, engine });
@@ -338,8 +340,16 @@ async function openRaw(
       !(error instanceof DiskError) || error.kind !== "platform" ||
       image.direct === "require"
     ) throw error;
-    return await openPortable(name, image);
+    return await openWithoutFfi(name, image);
   }
+}
+
+async function openWithoutFfi(
+  name: string,
+  image: ImageOptions,
+): Promise<Backend> {
+  const { openPortable } = await import("../backends/portable/mod.ts");
+  return await openPortable(name, image);
 }
 
 /** Opens the disk inside a container, which has no engine of its own. */
@@ -360,10 +370,12 @@ async function openInside(
     options.backingFiles ?? "refuse",
     ["refuse", "allow"],
   );
+  const timeouts = await timeoutsOf(options);
+  const { openContainer } = await import("../backends/container/mod.ts");
   return await openContainer(path, format, {
     ...common,
     backingFiles,
-    ...timeoutsOf(options),
+    ...timeouts,
   });
 }
 
@@ -387,7 +399,10 @@ function refuseFileOptions(
   );
 }
 
-function timeoutsOf(options: OpenOptions) {
+async function timeoutsOf(options: OpenOptions) {
+  const { DEFAULT_CLOSE_TIMEOUT_MS, DEFAULT_OPEN_TIMEOUT_MS } = await import(
+    "../backends/nbd/mod.ts"
+  );
   return {
     openTimeoutMs: timeout(
       "openTimeoutMs",
@@ -397,6 +412,9 @@ function timeoutsOf(options: OpenOptions) {
       "closeTimeoutMs",
       options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS,
     ),
+    ...(options.requestTimeoutMs === undefined ? {} : {
+      requestTimeoutMs: timeout("requestTimeoutMs", options.requestTimeoutMs),
+    }),
   };
 }
 
@@ -420,13 +438,65 @@ async function openRemote(
   }
   refuseFileOptions(uri, what, options);
   const { readOnly = false, blockSize, id, signal } = options;
+  const timeouts = await timeoutsOf(options);
+  const { openNbd } = await import("../backends/nbd/mod.ts");
   return await openNbd(uri, {
     readOnly,
-    ...timeoutsOf(options),
+    ...timeouts,
     ...(blockSize === undefined ? {} : { blockSize }),
     ...(id === undefined ? {} : { id }),
     ...(signal === undefined ? {} : { signal }),
   });
+}
+
+/** Opens or makes an image in a Ceph cluster. */
+async function openCluster(
+  uri: string,
+  options: OpenOptions,
+  create?: ImageOptions["create"],
+): Promise<Backend> {
+  const what = "an image in a Ceph cluster";
+  const { format = "auto", readOnly = false, blockSize, id, signal } = options;
+  const reason = format !== "auto" && format !== "raw"
+    ? "have a format other than raw"
+    : create?.preallocate
+    ? "have its space reserved"
+    : null;
+  if (reason !== null) {
+    throw new DiskError(
+      "platform",
+      `Cannot open "${uri}" as ${what} cannot ${reason}`,
+      { operation: "open", path: uri },
+    );
+  }
+  refuseFileOptions(uri, what, options);
+  checkId(uri, id);
+  const lock = oneOf("lock", options.lock ?? "auto", [
+    "exclusive",
+    "auto",
+    "none",
+  ]);
+  const timeouts = await timeoutsOf(options);
+  const { openRbd } = await import("../backends/rbd/mod.ts");
+  return await openRbd(uri, {
+    readOnly,
+    lock,
+    ...timeouts,
+    ...(blockSize === undefined ? {} : { blockSize }),
+    ...(id === undefined ? {} : { id }),
+    ...(signal === undefined ? {} : { signal }),
+    ...(create === undefined ? {} : { create }),
+  });
+}
+
+/** What a disk says of itself is up to 20 ASCII characters. */
+function checkId(name: string, id: string | undefined): void {
+  if (id === undefined || /^[\x20-\x7e]{1,20}$/.test(id)) return;
+  throw new RangeError(
+    `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${
+      JSON.stringify(id)
+    }`,
+  );
 }
 
 /** Timers hold no more than 31 bits. */
@@ -455,6 +525,7 @@ function engineOptions(options: OpenOptions): EngineOptions {
       "auto",
       "io_uring",
       "libaio",
+      "iocp",
       "sync",
     ]),
     depth: options.queueSize ?? DEFAULT_QUEUE_SIZE,

@@ -419,8 +419,25 @@ export class SyncDisk implements AsyncDisposable {
    * @returns For example `SyncDisk { path: "disk.img", sectors: 2048, … }`.
    */
   [Symbol.for("Deno.customInspect")](
-    inspect: typeof Deno.inspect,
-    options: Deno.InspectOptions,
+    inspect: (value: unknown, options: object) => string,
+    options: object,
+  ): string {
+    const shown = shownOf(this.#view, this.closed);
+    return `SyncDisk ${inspect(shown, options)}`;
+  }
+
+  /**
+   * The same for Node.js and Bun.
+   *
+   * @param _depth How deep it is shown; all of it is.
+   * @param options How.
+   * @param inspect Shows a value.
+   * @returns As above.
+   */
+  [Symbol.for("nodejs.util.inspect.custom")](
+    _depth: number,
+    options: object,
+    inspect: (value: unknown, options: object) => string,
   ): string {
     const shown = shownOf(this.#view, this.closed);
     return `SyncDisk ${inspect(shown, options)}`;

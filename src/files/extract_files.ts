@@ -10,6 +10,7 @@
  */
 
 import * as fs from "node:fs/promises";
+import { asDiskError } from "../backends/image_options.ts";
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { printable } from "../printable.ts";
@@ -83,7 +84,8 @@ const WINDOWS_NAME =
  * @throws {FileSystemError} With kind `exists`, before anything is written, if
  * there is something in the way; `not-found` if there is nothing of a path that
  * was asked for; or if the file system cannot be read.
- * @throws {DiskError} If the disk fails.
+ * @throws {DiskError} If the disk fails, or the directory does, which has what was
+ * taken out before then: kind `no-space`, if it is full.
  * @throws {RangeError} If the timeout is no number of ms.
  *
  * @example
@@ -178,6 +180,8 @@ class Target {
   readonly #missing = new Set<string>();
   readonly #directories: FileEntry[] = [];
   readonly #links: { entry: FileEntry; target: string }[] = [];
+  /** What was made, where names alone do not tell: with `overwrite`. */
+  readonly #made = new Set<string>();
   readonly #skipped: SkippedFile[] = [];
   #skippedCount = 0;
   #files = 0;
@@ -261,7 +265,11 @@ class Target {
   }
 
   async write(bytes: Uint8Array): Promise<void> {
-    await this.#open?.write(bytes);
+    try {
+      await this.#open?.write(bytes);
+    } catch (error) {
+      throw asDiskError(error, this.#pathOf(this.#open!.entry.path), "extract");
+    }
   }
 
   async close(): Promise<FileEntry | null> {
@@ -273,7 +281,10 @@ class Target {
       this.#links.push({ entry: open.entry, target });
     } else {
       try {
+        const final = this.#pathOf(open.entry.path);
+        if (this.#overwrite) await this.#refuseMade(final);
         await open.keep();
+        if (this.#overwrite) await this.#noteMade(final);
       } catch (error) {
         await this.drop(messageOf(error));
         return null;
@@ -304,8 +315,12 @@ class Target {
       }
       try {
         await this.#makeDirectory(parentOf(entry.path));
-        if (this.#overwrite) await removeFile(path);
+        if (this.#overwrite) {
+          await this.#refuseMade(path);
+          await removeFile(path);
+        }
         await Deno.symlink(target, path);
+        if (this.#overwrite) await this.#noteMade(path);
         if (entry.modified !== null) {
           await fs.lutimes(path, entry.modified, entry.modified);
         }
@@ -321,6 +336,20 @@ class Target {
       await setMode(place, mode);
       if (modified !== null) await Deno.utime(place, modified, modified);
     }
+  }
+
+  /** Throws where something of this image is: case may not count there. */
+  async #refuseMade(place: string): Promise<void> {
+    const there = await lstat(place);
+    if (there !== null && this.#made.has(keyOf(there))) {
+      throw new Error("there is another one of that name, but for case");
+    }
+  }
+
+  async #noteMade(place: string): Promise<void> {
+    const there = await lstat(place);
+    // Windows numbers no files.
+    if (there !== null && there.ino !== null) this.#made.add(keyOf(there));
   }
 
   #pathOf(path: string): string {
@@ -475,6 +504,10 @@ async function lstat(path: string): Promise<Deno.FileInfo | null> {
     if (error instanceof Deno.errors.NotFound) return null;
     throw error;
   }
+}
+
+function keyOf({ dev, ino }: Deno.FileInfo): string {
+  return `${dev} ${ino}`;
 }
 
 async function removeFile(path: string): Promise<void> {

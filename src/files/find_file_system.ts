@@ -43,6 +43,12 @@ export async function findFileSystem(
   disk: VirtualDisk,
   signal: AbortSignal | undefined,
 ): Promise<FoundFileSystem> {
+  if (disk.sectors === 0) {
+    throw new FileSystemError(
+      "none",
+      "Cannot read files as the disk is empty: it has 0 sectors",
+    );
+  }
   const kind = await fileSystemOf(disk, { signal });
   if (kind !== null) return await readable(disk, kind, signal);
   const { partitions } = await readPartitions(disk, { signal });

@@ -83,6 +83,8 @@ export const LINK_BYTES = 4096;
 class Items {
   readonly #listed: Iterator<FileEntry>;
   #current: FileEntry | null = null;
+  /** Whether what comes is of something that is not listed, such as the root. */
+  #isSkipping = false;
   #read = 0;
   #fault: string | null = null;
 
@@ -93,6 +95,7 @@ class Items {
   *read(event: SevenZipEvent): Generator<ItemEvent> {
     if (event.kind === "data") {
       if (event.bytes.length === 0) return;
+      if (this.#isSkipping) return;
       if (this.#current === null) throw outOfStep();
       this.#read += event.bytes.length;
       // A file must not grow for ever.
@@ -125,7 +128,9 @@ class Items {
   /** The next one of that name; what is skipped was not read. */
   #find(name: string): FileEntry | null {
     [this.#read, this.#fault] = [0, null];
-    if (!isInTree(name.replace(/\/$/, ""))) return null;
+    // A hostile root may have a content.
+    this.#isSkipping = !isInTree(name.replace(/\/$/, ""));
+    if (this.#isSkipping) return null;
     for (;;) {
       const { value, done } = this.#listed.next();
       if (done) throw outOfStep();

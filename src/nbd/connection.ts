@@ -24,7 +24,7 @@
  * @module
  */
 
-import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
+import type { ByteStream } from "../platform/byte_stream.ts";
 import { MessageReader, RECEIVE_BYTES } from "../protocol/nbd/reader.ts";
 import { StreamWriter } from "../protocol/nbd/writer.ts";
 import {

@@ -8,7 +8,7 @@
  * @module
  */
 
-export type { ByteStream } from "../protocol/nbd/byte_stream.ts";
+export type { ByteStream } from "../platform/byte_stream.ts";
 export {
   formatNbdUri,
   type NbdAddress,

@@ -4,7 +4,8 @@
  * @module
  */
 
-import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
+import type { ByteStream } from "../platform/byte_stream.ts";
+import { listenAt, type Listener } from "../platform/sockets.ts";
 import { formatNbdUri, type NbdAddress } from "../protocol/nbd/uri.ts";
 import { MAX_STRING_BYTES } from "../protocol/nbd/numbers.ts";
 import { Connection, type ConnectionOptions } from "./connection.ts";
@@ -144,7 +145,7 @@ const MAX_FAILURES = 64;
  * ```
  */
 export class NbdServer implements AsyncDisposable {
-  readonly #listener: Deno.Listener | null;
+  readonly #listener: Listener | null;
   readonly #address: NbdAddress | null;
   readonly #options: ConnectionOptions;
   readonly #maxConnections: number;
@@ -247,13 +248,16 @@ export class NbdServer implements AsyncDisposable {
       return;
     }
     if ("path" in listen) {
-      this.#listener = Deno.listen({ transport: "unix", path: listen.path });
       this.#address = { transport: "unix", path: listen.path };
+      this.#listener = listenAt(this.#address);
     } else {
       const { hostname = "127.0.0.1", port } = listen;
-      const listener = Deno.listen({ hostname, port });
-      this.#listener = listener;
-      this.#address = { transport: "tcp", hostname, port: listener.addr.port };
+      this.#listener = listenAt({ transport: "tcp", hostname, port });
+      this.#address = {
+        transport: "tcp",
+        hostname,
+        port: this.#listener.port,
+      };
     }
     this.#accepting = this.#accept(this.#listener);
   }
@@ -264,7 +268,8 @@ export class NbdServer implements AsyncDisposable {
    * @param options What to serve, where, and within which bounds.
    * @returns The server.
    * @throws {RangeError | TypeError} If an option is none that there can be.
-   * @throws {Error} As `Deno.listen` does.
+   * @throws {Error} If it cannot listen there, with the system's `code` where the
+   * runtime tells it at once: Deno does, and nothing tells of a port on Node.js.
    */
   static listen(options: NbdServerOptions & NbdListenOptions): NbdServer {
     return new NbdServer(options, options);
@@ -383,13 +388,13 @@ export class NbdServer implements AsyncDisposable {
     clearTimeout(timer);
   }
 
-  async #accept(listener: Deno.Listener): Promise<void> {
+  async #accept(listener: Listener): Promise<void> {
     let failures = 0;
     let short = false;
     while (this.#closing === null) {
-      let conn: Deno.Conn;
+      let stream: ByteStream;
       try {
-        conn = await listener.accept();
+        stream = await listener.accept();
       } catch (error) {
         if (this.#closing !== null) return;
         if (isShortage(error)) {
@@ -405,12 +410,7 @@ export class NbdServer implements AsyncDisposable {
         continue;
       }
       short = false;
-      try {
-        if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay();
-      } catch {
-        // It is gone, too, and so a read will say.
-      }
-      this.attach(conn);
+      this.attach(stream);
     }
   }
 

@@ -11,7 +11,8 @@
 
 import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
-import type { ByteStream } from "../protocol/nbd/byte_stream.ts";
+import type { ByteStream } from "../platform/byte_stream.ts";
+import { DuplexBytes } from "../platform/duplex_bytes.ts";
 import { printable } from "../printable.ts";
 import { ProtocolError } from "./handshake.ts";
 
@@ -104,79 +105,27 @@ function close(stream: ByteStream): void {
 }
 
 /** An encrypted connection. */
-class SecureStream implements ByteStream {
-  readonly #socket: TLSSocket;
+class SecureStream extends DuplexBytes {
   readonly #below: ByteStream;
-  readonly #agreed = Promise.withResolvers<void>();
-  /** What was decrypted and nobody took yet. */
-  #rest = new Uint8Array();
-  #ended = false;
-  #wake: (() => void) | null = null;
-  /** Ends the write that is waited for. */
-  #writing: ((error: Error) => void) | null = null;
+  /** When both sides have come to terms. */
+  readonly agreed: Promise<void>;
 
   constructor(socket: TLSSocket, below: ByteStream) {
-    this.#socket = socket;
+    const agreed = Promise.withResolvers<void>();
+    super(socket, (error) => {
+      const reason = error === null
+        ? "The connection has ended"
+        : printable(error.message);
+      agreed.reject(new ProtocolError(`There is no TLS: ${reason}`));
+      if (error !== null) this.close();
+    });
+    socket.on("secure", agreed.resolve);
+    this.agreed = agreed.promise;
     this.#below = below;
-    socket.on("secure", () => this.#agreed.resolve());
-    socket.on("readable", () => this.#resume());
-    for (const event of ["end", "close"]) {
-      socket.on(event, () => this.#end("The connection has ended"));
-    }
-    socket.on("error", (error: Error) => {
-      this.#end(printable(error.message));
-      this.close();
-    });
   }
 
-  /** When both sides have come to terms. */
-  get agreed(): Promise<void> {
-    return this.#agreed.promise;
-  }
-
-  async read(target: Uint8Array): Promise<number | null> {
-    while (this.#rest.length === 0) {
-      const found: Uint8Array<ArrayBuffer> | null = this.#socket.read();
-      if (found !== null) this.#rest = found;
-      else if (this.#ended) return null;
-      else await new Promise<void>((resolve) => this.#wake = resolve);
-    }
-    const count = Math.min(target.length, this.#rest.length);
-    target.set(this.#rest.subarray(0, count));
-    this.#rest = this.#rest.subarray(count);
-    return count;
-  }
-
-  write(source: Uint8Array): Promise<number> {
-    const piece = source.subarray(0, PIECE_BYTES);
-    return new Promise((resolve, reject) => {
-      if (this.#ended) return reject(new Deno.errors.BrokenPipe());
-      this.#writing = reject;
-      this.#socket.write(piece, (error) => {
-        this.#writing = null;
-        if (error) reject(error);
-        else resolve(piece.length);
-      });
-    });
-  }
-
-  close(): void {
-    this.#end("The connection was closed");
-    this.#socket.destroy();
+  override close(): void {
+    super.close();
     close(this.#below);
-  }
-
-  #end(reason: string): void {
-    this.#ended = true;
-    this.#agreed.reject(new ProtocolError(`There is no TLS: ${reason}`));
-    this.#writing?.(new Deno.errors.BrokenPipe());
-    this.#writing = null;
-    this.#resume();
-  }
-
-  #resume(): void {
-    const wake = this.#wake;
-    this.#wake = null;
-    wake?.();
   }
 }

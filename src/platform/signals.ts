@@ -7,6 +7,9 @@
 import process from "node:process";
 import { runtime } from "./system.ts";
 
+/** A signal. */
+export type Signal = "SIGBREAK" | "SIGHUP" | "SIGINT" | "SIGTERM" | "SIGXFSZ";
+
 /**
  * Has a function called when a signal comes, in place of what the signal does
  * by itself.
@@ -14,7 +17,7 @@ import { runtime } from "./system.ts";
  * @param name The signal.
  * @param listener The function.
  */
-export function listen(name: Deno.Signal, listener: () => void): void {
+export function listen(name: Signal, listener: () => void): void {
   if (runtime === "deno") Deno.addSignalListener(name, listener);
   else process.on(name, listener);
 }
@@ -25,7 +28,7 @@ export function listen(name: Deno.Signal, listener: () => void): void {
  * @param name The signal.
  * @param listener The function.
  */
-export function unlisten(name: Deno.Signal, listener: () => void): void {
+export function unlisten(name: Signal, listener: () => void): void {
   if (runtime === "deno") Deno.removeSignalListener(name, listener);
   else process.off(name, listener);
 }

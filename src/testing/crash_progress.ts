@@ -5,6 +5,8 @@
  * @module
  */
 
+import { stderr } from "../platform/terminal.ts";
+
 /** How far an exploration is. */
 export interface CrashProgress {
   /** States whose recovery was checked. */
@@ -33,7 +35,7 @@ export class Progress {
   /** @param progress Whether to report, or what to call. */
   constructor(progress: boolean | ((progress: CrashProgress) => void)) {
     this.#onProgress = typeof progress === "function" ? progress : null;
-    this.#terminal = progress === true && Deno.stderr.isTerminal();
+    this.#terminal = progress === true && stderr.isTerminal();
   }
 
   /** Reports how many states were checked. */
@@ -55,6 +57,6 @@ export class Progress {
   }
 
   #write(text: string): void {
-    Deno.stderr.writeSync(new TextEncoder().encode(text));
+    stderr.writeSync(new TextEncoder().encode(text));
   }
 }

@@ -11,6 +11,7 @@
  * @module
  */
 
+import { makeTempDir, remove } from "../platform/files.ts";
 import type { BlockSource } from "./block_source.ts";
 import { checkExploration } from "./crash_explorer.ts";
 import { CrashFailure } from "./crash_failure.ts";
@@ -50,13 +51,13 @@ export async function exploreInWorkers<Value>(
     );
   }
   options.signal?.throwIfAborted();
-  const folder = await Deno.makeTempDir({ prefix: "platter-workers-" });
+  const folder = await makeTempDir({ prefix: "platter-workers-" });
   try {
     const path = `${folder}/recording`;
     await recording.save(path, { withBase: true });
     return await new Workers(recording, options, recovery, jobs).run(path);
   } finally {
-    await Deno.remove(folder, { recursive: true });
+    await remove(folder, { recursive: true });
   }
 }
 

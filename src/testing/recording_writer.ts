@@ -13,6 +13,8 @@
 import fs from "node:fs";
 import { clearImmediate, setImmediate } from "node:timers";
 import { crc32 } from "node:zlib";
+import { isNotCapable } from "../platform/permissions.ts";
+import { inspected } from "../platform/inspect.ts";
 import { systemCode } from "../backends/system_error.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { RequestType } from "../request.ts";
@@ -264,7 +266,7 @@ export class RecordingWriter implements ContentFile {
     this.#failure ??= new DiskError("closed", "The recording was given up");
     const isThere = !this.#closed && this.#hasItsName();
     this.close();
-    if (isThere) Deno.removeSync(this.#path);
+    if (isThere) fs.unlinkSync(this.#path);
   }
 
   #hasItsName(): boolean {
@@ -364,7 +366,7 @@ function jsonOf(value: unknown): string {
   if (text !== undefined) return text;
   throw new TypeError(
     `Cannot acknowledge into a file as the value must be one for JSON: current value is ${
-      Deno.inspect(value)
+      inspected(value)
     }`,
     { cause },
   );
@@ -385,7 +387,7 @@ export function fileError(
 ): DiskError {
   if (cause instanceof DiskError) return cause;
   const { code, errno } = systemCode(cause) ?? {};
-  const denied = cause instanceof Deno.errors.NotCapable;
+  const denied = isNotCapable(cause);
   const text = cause instanceof Error ? cause.message : `${cause}`;
   return new DiskError(
     denied ? "permission" : kindOfCode(code ?? ""),

@@ -9,6 +9,7 @@
  * @module
  */
 
+import { inspected } from "../platform/inspect.ts";
 import { CrashExplorer } from "./crash_explorer.ts";
 import { CrashFailure } from "./crash_failure.ts";
 import type { ExploreRecordingOptions, Recovery } from "./crash_options.ts";
@@ -135,7 +136,7 @@ function cloneable(thrown: unknown): unknown {
     return structuredClone(thrown);
   } catch {
     return new Error(
-      thrown instanceof Error ? thrown.message : Deno.inspect(thrown),
+      thrown instanceof Error ? thrown.message : inspected(thrown),
     );
   }
 }

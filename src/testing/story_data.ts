@@ -10,6 +10,7 @@
  * @module
  */
 
+import { inspected } from "../platform/inspect.ts";
 import { describeOrigin } from "../call_site.ts";
 import { operationName, RequestType } from "../request.ts";
 import type { RecordedRequest } from "./block_version.ts";
@@ -345,11 +346,10 @@ function runsOf(
 }
 
 function showValue(value: unknown): string {
-  return Deno.inspect(value, {
-    breakLength: Infinity,
+  return inspected(value, {
     compact: true,
     depth: 3,
-    strAbbreviateSize: 60,
-    iterableLimit: 8,
+    maxText: 60,
+    maxElements: 8,
   });
 }

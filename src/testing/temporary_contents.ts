@@ -7,6 +7,10 @@
  */
 
 import fs from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { os } from "../platform/system.ts";
+import { isGranted } from "../platform/permissions.ts";
 import { readFullySync } from "../backends/read_fully_sync.ts";
 import type { ContentFile } from "./content_store.ts";
 
@@ -60,20 +64,21 @@ export class TemporaryContents implements ContentFile {
     if (this.#fd < 0) return;
     fs.closeSync(this.#fd);
     this.#fd = -1;
-    if (this.#path !== null) Deno.removeSync(this.#path);
+    if (this.#path !== null) fs.unlinkSync(this.#path);
     this.#path = null;
   }
 
   #open(): boolean {
     // Asked, not tried: trying would ask the user.
     const allowed = (["read", "write"] as const).every((name) =>
-      Deno.permissions.querySync({ name }).state === "granted"
+      isGranted({ name })
     );
     if (!allowed) return false;
-    const path = Deno.makeTempFileSync({ prefix: "platter-contents-" });
-    this.#fd = fs.openSync(path, "r+");
-    if (Deno.build.os === "windows") this.#path = path;
-    else Deno.removeSync(path);
+    const name = `platter-contents-${crypto.randomUUID()}`;
+    const path = join(tmpdir(), name);
+    this.#fd = fs.openSync(path, "wx+", 0o600);
+    if (os === "windows") this.#path = path;
+    else fs.unlinkSync(path);
     return true;
   }
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { makeTempDir, remove } from "../platform/files.ts";
 import { copyDisk } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
@@ -181,7 +182,7 @@ async function inFolder(
   make: (path: string) => Promise<VirtualDisk>,
   open: OpenOptions,
 ): Promise<TestImage> {
-  const folder = await Deno.makeTempDir({
+  const folder = await makeTempDir({
     prefix: "platter-",
     ...(dir === undefined ? {} : { dir }),
   });
@@ -190,7 +191,7 @@ async function inFolder(
   try {
     disk = await make(path);
   } catch (error) {
-    await Deno.remove(folder, { recursive: true });
+    await remove(folder, { recursive: true });
     throw error;
   }
   return {
@@ -204,7 +205,7 @@ async function inFolder(
     },
     async [Symbol.asyncDispose]() {
       await disk.close();
-      await Deno.remove(folder, { recursive: true });
+      await remove(folder, { recursive: true });
     },
   };
 }

@@ -19,6 +19,7 @@ import type { VirtualDisk } from "../disk/disk.ts";
 import { errnoText } from "../errno.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { keepOnThread } from "../one_thread.ts";
+import { permissions } from "../platform/permissions.ts";
 import { BouncePool } from "./bounce_pool.ts";
 import { noCounts, type VhostCounters } from "./counters.ts";
 import { FrontEnd } from "./front_end.ts";
@@ -321,7 +322,7 @@ function loadLibc(path: string): Libc {
 /** Asks for what `Deno.listen` would: FFI is no way around it. */
 function askForPath(path: string): void {
   for (const name of ["read", "write"] as const) {
-    const { state } = Deno.permissions.requestSync({ name, path });
+    const { state } = permissions.requestSync({ name, path });
     if (state === "granted") continue;
     throw new DiskError(
       "permission",

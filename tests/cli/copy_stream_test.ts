@@ -556,3 +556,21 @@ Deno.test("platter copy --bmap refuses a map that has no end", {
   assertMatch(err, /Cannot read "\/dev\/zero" as it must have 64 MiB at most/);
   assertEquals(await exists(target), false);
 });
+
+Deno.test(
+  "platter copy --bmap stops while nobody writes to a pipe",
+  needs("mkfifo"),
+  async () => {
+    await using scratch = await Scratch.make();
+    const image = await scratch.image("disk.img", 4096);
+    const pipe = scratch.of("pipe");
+    await run("mkfifo", [pipe]);
+    const { code, out } = await platter(
+      ["copy", image, scratch.of("copy.img"), "--bmap", pipe],
+      { onListening: (interrupt) => setTimeout(interrupt, 20) },
+    );
+    assertEquals([code, out], [130, ""]);
+    // What waits for a writer would do so until there is one.
+    (await Deno.open(pipe, { read: true, write: true })).close();
+  },
+);

@@ -46,12 +46,14 @@ Deno.test("platter ls, cat and extract show and take out files", async () => {
     ]),
     [["folder", null], ["folder/link", "../z"]],
   );
-  const none = await platter(["ls", image, "none", ...part]);
-  assertEquals([none.code, none.out, none.err], [
-    2,
-    "",
-    'platter: Cannot list "none" as there is no such file or directory in the file system\n',
-  ]);
+  for (const how of [[], ["-R"], ["-R", "--json"]]) {
+    const none = await platter(["ls", image, "none", ...part, ...how]);
+    assertEquals([none.code, none.out, none.err], [
+      2,
+      "",
+      'platter: Cannot list "none" as there is no such file or directory in the file system\n',
+    ]);
+  }
   const plain = await platter(["cat", image, "z", ...part]);
   assertEquals([plain.code, plain.out], [0, "one\ttab \x1b[31m\n"]);
   const shown = await platter(["cat", image, "z"], { terminal: true });
@@ -88,5 +90,10 @@ Deno.test("platter ls says which partition cannot be read", async () => {
   assertEquals([code, err], [
     2,
     "platter: Cannot read files as no file system was recognised on the disk\n",
+  ]);
+  const empty = await platter(["ls", await dir.file("empty.img", 0)]);
+  assertEquals([empty.code, empty.err], [
+    2,
+    "platter: Cannot read files as the disk is empty: it has 0 sectors\n",
   ]);
 });

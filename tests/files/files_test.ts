@@ -10,8 +10,9 @@ import {
 import { faults, parseFaultRule } from "@platter/disk/testing";
 import { MemoryBackend } from "@platter/disk";
 import { assertEquals, assertRejects } from "@std/assert";
-import { LONG, needs, run, type TempDir, tempDir } from "../helpers.ts";
+import { LONG, mount, needs, run, type TempDir, tempDir } from "../helpers.ts";
 import {
+  type CpioEntry,
   cpioOf,
   hashOf,
   makeExt,
@@ -325,6 +326,85 @@ Deno.test(
     await stream.cancel();
     const limited = readFile(disk, "hello.txt", { maxBytes: 5 });
     assertEquals((await refusal(limited))[0], "too-large");
+  },
+);
+
+/** A disk with a cpio archive. */
+async function cpioDisk(...entries: CpioEntry[]): Promise<VirtualDisk> {
+  const image = cpioOf(entries);
+  const disk = VirtualDisk.memory({ sectors: image.length / 512 });
+  await disk.write(0, image);
+  return disk;
+}
+
+Deno.test("extractFiles() takes out the rest where names are none, or the root's", async () => {
+  await using dir = await tempDir();
+  await using disk = await cpioDisk(
+    { name: "first", content: "1" },
+    // The root as a file, with a content.
+    { name: ".", content: "root" },
+    { name: "/", content: "root" },
+    { name: "x//y", content: "none" },
+    { name: "g".repeat(256), content: "longer than any system takes" },
+    { name: "- last", content: "2" },
+  );
+  const out = dir.join("out");
+  const { files, skipped } = await extractFiles(disk, out);
+  assertEquals([files, skipped.length], [2, 3]);
+  assertEquals(await Deno.readTextFile(`${out}/first`), "1");
+  assertEquals(await Deno.readTextFile(`${out}/- last`), "2");
+});
+
+Deno.test(
+  "extractFiles() into a full disk keeps whole files, and says that it is full",
+  needs("root", "mount"),
+  async () => {
+    await using dir = await tempDir();
+    await using place = await mount(
+      ...["none", dir.join("small"), "-t", "tmpfs", "-o", "size=256k"] as const,
+    );
+    const content = "x".repeat(100_000);
+    await using disk = await cpioDisk(
+      ...["a", "b", "c", "d"].map((name) => ({ name, content })),
+    );
+    for (const overwrite of [false, true]) {
+      const out = place.join(`out ${overwrite}`);
+      const error = await assertRejects(
+        () => extractFiles(disk, out, { overwrite }),
+        DiskError,
+        out,
+      );
+      assertEquals([error.kind, error.code], ["no-space", "ENOSPC"]);
+      const left = await thingsIn(`${out}/`);
+      assertEquals([...left.keys()].sort(), ["a", "b"]);
+      for (const { size } of left.values()) assertEquals(size, 100_000);
+      await Deno.remove(out, { recursive: true });
+    }
+  },
+);
+
+Deno.test(
+  "extractFiles() lets no name replace another where case does not count",
+  needs("root", "mkntfs", "lowntfs-3g"),
+  async () => {
+    await using dir = await tempDir();
+    const image = await dir.file("ntfs.img", 1 << 21);
+    await run("mkntfs", ["-q", "-F", image]);
+    await using place = await mount(
+      ...[image, dir.join("there"), "-t", "lowntfs-3g"] as const,
+      ...["-o", "ignore_case"],
+    );
+    await using disk = await cpioDisk(
+      { name: "A", content: "first" },
+      { name: "a", content: "second" },
+      { name: "B", content: "other" },
+    );
+    for (const overwrite of [false, true]) {
+      const out = place.join("out");
+      const { files, skipped } = await extractFiles(disk, out, { overwrite });
+      assertEquals([files, skipped.map(({ path }) => path)], [2, ["a"]]);
+      assertEquals(await Deno.readTextFile(`${out}/A`), "first");
+    }
   },
 );
 

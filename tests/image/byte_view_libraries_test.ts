@@ -133,8 +133,11 @@ Deno.test({
 
 /** A view as the class of `file-disk`, for libraries that ask for its instance. */
 class ViewDisk extends FileDisk {
-  constructor(readonly view: ByteView) {
+  readonly view: ByteView;
+
+  constructor(view: ByteView) {
     super();
+    this.view = view;
   }
 
   protected override _getCapacity() {

@@ -426,9 +426,9 @@ Deno.test("repairPartitions() writes nothing where a GPT may be left over and so
         kind: "gpt",
         partitions: [{ type: "linux" }],
       });
-      await disk.write(0, start);
       if (from === "backup") await disk.writeZeroes(1, 33);
       else await disk.writeZeroes(disk.sectors - 33, 33);
+      await disk.write(0, start);
       const before = await disk.read(0, disk.sectors);
       const error = await assertRejects(
         () => repairPartitions(disk),

@@ -33,10 +33,14 @@ Deno.test("serve prints a URI, serves, flushes and leaves", async () => {
   await using dir = await tempDir();
   const image = await dir.file("disk.img", 1 << 20);
   const data = new Uint8Array(4096).fill(7);
-  const outcome = await serving([image, "--port", "0"], async (uri) => {
+  const args = [image, "--port", "0"];
+  const outcome = await serving(args, async (uri) => {
     await using disk = await VirtualDisk.open(uri);
     await disk.write(8, data);
   });
+  const quiet = await serving([...args, "--quiet"], async () => {});
+  assertEquals([quiet.code, quiet.err], [0, ""]);
+  assert(quiet.out.startsWith("nbd://"), quiet.out);
   assertEquals(outcome.code, 0, outcome.err);
   assert(/^nbd:\/\/127\.0\.0\.1:\d+\/\n$/.test(outcome.out), outcome.out);
   assert(outcome.err.includes("nbdinfo"));

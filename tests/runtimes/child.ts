@@ -8,7 +8,7 @@
 import { writeSync } from "node:fs";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
-import { NeedsDeno, registered } from "./deno_api.ts";
+import { atEnd, NeedsDeno, registered } from "./deno_api.ts";
 
 /** How long one test may take. */
 const DEADLINE_MS = 120_000;
@@ -65,6 +65,13 @@ for (const file of process.argv.slice(2)) {
       say(file, name, "ok");
     } catch (error) {
       say(file, name, ...outcomeOf(error));
+    }
+  }
+  for (const end of atEnd.splice(0)) {
+    try {
+      await end();
+    } catch (error) {
+      say(file, "(after all)", ...outcomeOf(error));
     }
   }
 }

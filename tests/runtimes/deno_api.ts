@@ -3,16 +3,19 @@
  * run on Node.js and Bun. What is not here throws {@linkcode NeedsDeno}, and the
  * test that wants it is skipped: nothing passes because of a stand-in.
  *
- * Only tests see it (`hooks.ts` puts it before them); the library sees its
+ * Only tests see it (`node_hooks.ts` and `bun_hooks.ts` put it before them); the library sees its
  * runtime as it is.
  *
  * @module
  */
 
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import fs from "node:fs";
 import os from "node:os";
 import process from "node:process";
+import { Readable, Writable } from "node:stream";
 import { inspect } from "node:util";
+import { connectTo, listenAt } from "../../src/platform/sockets.ts";
 
 /** A test wants something that only Deno has. */
 export class NeedsDeno extends Error {}
@@ -56,6 +59,165 @@ function test(...args: unknown[]): void {
 }
 
 test.ignore = () => {};
+
+/** What is done once the tests of a file are over, last in first out. */
+export const atEnd: (() => unknown)[] = [];
+
+test.afterAll = (fn: () => unknown) => void atEnd.unshift(fn);
+
+interface CommandOptions {
+  args?: string[];
+  stdin?: "null" | "piped" | "inherit";
+  stdout?: "null" | "piped" | "inherit";
+  stderr?: "null" | "piped" | "inherit";
+  cwd?: string;
+  env?: Record<string, string>;
+  clearEnv?: boolean;
+  detached?: boolean;
+}
+
+/** Another program; what is not said of its streams is as in Deno. */
+class Command {
+  readonly #command: string;
+  readonly #options: CommandOptions;
+
+  constructor(command: string, options: CommandOptions = {}) {
+    this.#command = command;
+    this.#options = options;
+  }
+
+  #how(otherwise: "piped" | "inherit") {
+    const { stdin, stdout, stderr, cwd, env, clearEnv } = this.#options;
+    const stdio = [stdin ?? (otherwise === "piped" ? "null" : otherwise)]
+      .concat(stdout ?? otherwise, stderr ?? otherwise)
+      .map((each) =>
+        ({ null: "ignore", piped: "pipe" })[each as string] ?? each
+      );
+    return {
+      stdio: stdio as ("ignore" | "pipe" | "inherit")[],
+      cwd,
+      env: clearEnv ? env : { ...process.env, ...env },
+      detached: this.#options.detached ?? false,
+      maxBuffer: 1 << 30,
+    };
+  }
+
+  outputSync() {
+    const { args = [] } = this.#options;
+    const out = spawnSync(this.#command, args, this.#how("piped"));
+    if (out.error !== undefined) throw out.error;
+    return {
+      ...statusOf(out.status, out.signal),
+      stdout: new Uint8Array(out.stdout ?? []),
+      stderr: new Uint8Array(out.stderr ?? []),
+    };
+  }
+
+  async output() {
+    const child = childOf(
+      spawn(this.#command, this.#options.args ?? [], this.#how("piped")),
+    );
+    const [status, stdout, stderr] = await Promise.all([
+      child.status,
+      bytesFrom(child.stdout),
+      bytesFrom(child.stderr),
+    ]);
+    return { ...status, stdout, stderr };
+  }
+
+  spawn() {
+    const { args = [] } = this.#options;
+    return childOf(spawn(this.#command, args, this.#how("inherit")));
+  }
+}
+
+function statusOf(code: number | null, signal: string | null) {
+  return {
+    success: code === 0,
+    code: code ?? 128 +
+        os.constants.signals[signal as keyof typeof os.constants.signals],
+    signal,
+  };
+}
+
+async function bytesFrom(stream: ReadableStream<Uint8Array> | null) {
+  const pieces: Uint8Array[] = [];
+  for await (const piece of stream ?? []) pieces.push(piece);
+  return new Uint8Array(Buffer.concat(pieces));
+}
+
+function childOf(child: ChildProcess) {
+  const status = new Promise<ReturnType<typeof statusOf>>((resolve, reject) => {
+    child.once("exit", (code, signal) => resolve(statusOf(code, signal)));
+    child.once("error", reject);
+  });
+  status.catch(() => {});
+  return {
+    pid: child.pid,
+    status,
+    stdin: child.stdin && Writable.toWeb(child.stdin),
+    stdout: child.stdout &&
+      Readable.toWeb(child.stdout) as unknown as ReadableStream<Uint8Array>,
+    stderr: child.stderr &&
+      Readable.toWeb(child.stderr) as unknown as ReadableStream<Uint8Array>,
+    kill: (signal?: "SIGTERM" | "SIGKILL") => void child.kill(signal),
+    ref: () => child.ref(),
+    unref: () => child.unref(),
+    async output() {
+      const [stdout, stderr, ended] = await Promise.all([
+        bytesFrom(this.stdout),
+        bytesFrom(this.stderr),
+        status,
+      ]);
+      return { ...ended, stdout, stderr };
+    },
+    async [Symbol.asyncDispose]() {
+      child.kill();
+      await status;
+    },
+  };
+}
+
+interface Place {
+  transport?: "unix" | "tcp";
+  path?: string;
+  hostname?: string;
+  port?: number;
+}
+
+const addressOf = ({ path, hostname = "127.0.0.1", port }: Place) =>
+  path !== undefined
+    ? { transport: "unix", path } as const
+    : { transport: "tcp", hostname, port: port! } as const;
+
+/** A connection as the library makes it, with what Deno's has beside that. */
+function connectionOf(stream: Awaited<ReturnType<typeof connectTo>>) {
+  return Object.assign(stream, {
+    [Symbol.dispose]: () => stream.close(),
+    setNoDelay() {},
+  });
+}
+
+const connect = async (place: Place) =>
+  connectionOf(await connectTo(addressOf(place), new AbortController().signal));
+
+function listen(place: Place) {
+  const listener = listenAt(addressOf(place));
+  const accept = async () => connectionOf(await listener.accept());
+  return {
+    addr: { ...addressOf(place), port: listener.port },
+    accept,
+    close: () => listener.close(),
+    [Symbol.dispose]: () => listener.close(),
+    async *[Symbol.asyncIterator]() {
+      try {
+        for (;;) yield await accept();
+      } catch {
+        // It was closed.
+      }
+    },
+  };
+}
 
 /** An error class of Deno's, told by its code. */
 function errorOf(code: string) {
@@ -176,6 +338,11 @@ const SYNC = {
   chmodSync: fs.chmodSync,
   utimeSync: fs.utimesSync,
   makeTempDirSync: temporary,
+  makeTempFileSync: (options?: { dir?: string; prefix?: string }) => {
+    const path = `${temporary(options)}/file`;
+    fs.writeFileSync(path, "");
+    return path;
+  },
   openSync: (path: string, options?: OpenOptions) => new File(path, options),
   createSync: (path: string) =>
     new File(path, { write: true, create: true, truncate: true }),
@@ -194,6 +361,9 @@ const MACHINES: Record<string, string> = { x64: "x86_64", arm64: "aarch64" };
 
 const api = {
   test,
+  Command,
+  connect,
+  listen,
   build: {
     os: SYSTEMS[process.platform] ?? process.platform,
     arch: MACHINES[process.arch] ?? process.arch,
@@ -211,6 +381,10 @@ const api = {
     AlreadyExists: errorOf("EEXIST"),
     BrokenPipe: errorOf("EPIPE"),
     PermissionDenied: errorOf("EACCES"),
+    ConnectionRefused: errorOf("ECONNREFUSED"),
+    ConnectionReset: errorOf("ECONNRESET"),
+    AddrInUse: errorOf("EADDRINUSE"),
+    NotADirectory: errorOf("ENOTDIR"),
   },
   *readDirSync(path: string) {
     for (const entry of fs.readdirSync(path, { withFileTypes: true })) {

@@ -43,7 +43,16 @@ export interface ContainerOptions
   readonly openTimeoutMs?: number;
   /** How long closing may take, in ms; 30,000 by default. */
   readonly closeTimeoutMs?: number;
+  /**
+   * How long a child that owes answers may give none, in ms; 600,000 by default.
+   * That is far more than a disk takes, and less than for ever: it may have been
+   * stopped.
+   */
+  readonly requestTimeoutMs?: number;
 }
+
+/** How long a child may owe answers, in ms, if nothing else is said. */
+const DEFAULT_REQUEST_TIMEOUT_MS = 600_000;
 
 /**
  * The bytes that QEMU locks: block/file-posix.c, RAW_LOCK_PERM_BASE and
@@ -114,6 +123,7 @@ async function serve(
   const { fd } = held.image;
   const timeoutMs = options.openTimeoutMs ?? DEFAULT_OPEN_TIMEOUT_MS;
   const closeTimeoutMs = options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS;
+  const { requestTimeoutMs = DEFAULT_REQUEST_TIMEOUT_MS } = options;
   const wait = { timeoutMs, ...(signal === undefined ? {} : { signal }) };
   let child: QemuNbd;
   try {
@@ -137,7 +147,7 @@ async function serve(
       wait,
       (stream, negotiated) =>
         new NbdBackend(stream, negotiated, path, id, {
-          ...{ readOnly, closeTimeoutMs },
+          ...{ readOnly, closeTimeoutMs, requestTimeoutMs },
           ...(options.blockSize === undefined
             ? {}
             : { blockSize: options.blockSize }),

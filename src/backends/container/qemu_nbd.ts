@@ -16,6 +16,15 @@
  * @module
  */
 
+import { lstat } from "node:fs/promises";
+import { isGranted, isNotCapable } from "../../platform/permissions.ts";
+import { os } from "../../platform/system.ts";
+import { makeTempDir, remove } from "../../platform/files.ts";
+import {
+  type Child,
+  type ExitStatus,
+  startChild,
+} from "../../platform/child_process.ts";
 import { DiskError, type DiskErrorKind } from "../../errors.ts";
 import { printable } from "../../printable.ts";
 import { asDiskError } from "../image_options.ts";
@@ -61,17 +70,17 @@ const KINDS: readonly (readonly [said: RegExp, kind: DiskErrorKind])[] = [
 
 /** A child that serves an image. */
 export class QemuNbd {
-  readonly #child: Deno.ChildProcess;
+  readonly #child: Child;
   readonly #options: QemuNbdOptions;
   readonly #dir: string;
   readonly #json: string;
   #said = "";
   #hasEnded = false;
   /** When it has ended and all it said is known. Never rejects. */
-  readonly ended: Promise<Deno.CommandStatus>;
+  readonly ended: Promise<ExitStatus>;
 
   private constructor(
-    child: Deno.ChildProcess,
+    child: Child,
     dir: string,
     json: string,
     options: QemuNbdOptions,
@@ -109,9 +118,9 @@ export class QemuNbd {
         ...(readOnly ? ["--read-only"] : []),
         json,
       ];
-      nbd = new QemuNbd(spawn(args, options), dir, json, options);
+      nbd = new QemuNbd(await spawn(args, options), dir, json, options);
     } catch (error) {
-      await Deno.remove(dir, { recursive: true });
+      await remove(dir, { recursive: true });
       throw error;
     }
     try {
@@ -145,7 +154,7 @@ export class QemuNbd {
 
   /** Removes the folder with its socket: who is connected stays so. */
   async hide(): Promise<void> {
-    await Deno.remove(this.#dir, { recursive: true }).catch(() => {});
+    await remove(this.#dir, { recursive: true }).catch(() => {});
   }
 
   /**
@@ -154,7 +163,7 @@ export class QemuNbd {
    * @param patienceMs How long it may take by itself, in ms.
    * @returns How it ended; `null` if it had to be ended.
    */
-  async end(patienceMs: number): Promise<Deno.CommandStatus | null> {
+  async end(patienceMs: number): Promise<ExitStatus | null> {
     this.#child.ref();
     let status = await this.#within(patienceMs);
     if (status === null) {
@@ -190,7 +199,7 @@ export class QemuNbd {
     );
   }
 
-  async #within(ms: number): Promise<Deno.CommandStatus | null> {
+  async #within(ms: number): Promise<ExitStatus | null> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const status = await Promise.race([
       this.ended,
@@ -223,7 +232,7 @@ export class QemuNbd {
     }
   }
 
-  async #follow(): Promise<Deno.CommandStatus> {
+  async #follow(): Promise<ExitStatus> {
     const reader = this.#child.stderr.pipeThrough(new TextDecoderStream())
       .getReader();
     const reading = (async () => {
@@ -247,7 +256,7 @@ export class QemuNbd {
 /** Makes a folder that only this user may look into. */
 async function privateFolder(path: string): Promise<string> {
   try {
-    return await Deno.makeTempDir({ prefix: "platter-" });
+    return await makeTempDir({ prefix: "platter-" });
   } catch (error) {
     const reason = asDiskError(error, path);
     throw new DiskError(
@@ -261,34 +270,33 @@ async function privateFolder(path: string): Promise<string> {
 }
 
 /** Runs it, with a parent-death signal if that can be had. */
-function spawn(
+async function spawn(
   args: readonly string[],
   { path, format }: QemuNbdOptions,
-): Deno.ChildProcess {
+): Promise<Child> {
   const options = {
     stdin: "null",
     stdout: "null",
     stderr: "piped",
     detached: true,
   } as const;
-  if (Deno.build.os === "linux" && mayRun("setpriv") && mayRun("qemu-nbd")) {
+  if (os === "linux" && mayRun("setpriv") && mayRun("qemu-nbd")) {
     try {
-      return new Deno.Command("setpriv", {
+      return await startChild("setpriv", {
         args: ["--pdeathsig", "TERM", "--", "qemu-nbd", ...args],
         ...options,
-      }).spawn();
+      });
     } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      if ((error as { code?: unknown }).code !== "ENOENT") throw error;
     }
   }
   try {
-    return new Deno.Command("qemu-nbd", { args: [...args], ...options })
-      .spawn();
+    return await startChild("qemu-nbd", { args, ...options });
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) {
+    if ((error as { code?: unknown }).code === "ENOENT") {
       throw notInstalled(path, format);
     }
-    if (!(error instanceof Deno.errors.NotCapable)) {
+    if (!isNotCapable(error)) {
       throw asDiskError(error, path);
     }
     throw new DiskError(
@@ -300,8 +308,7 @@ function spawn(
 }
 
 function mayRun(command: string): boolean {
-  return Deno.permissions.querySync({ name: "run", command }).state ===
-    "granted";
+  return isGranted({ name: "run", command });
 }
 
 function notInstalled(path: string, format: string): DiskError {
@@ -314,7 +321,7 @@ function notInstalled(path: string, format: string): DiskError {
 
 async function isThere(path: string): Promise<boolean> {
   try {
-    await Deno.lstat(path);
+    await lstat(path);
     return true;
   } catch {
     return false;

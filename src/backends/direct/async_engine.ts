@@ -16,7 +16,6 @@
  * @module
  */
 
-import type { Libc } from "../../../ffi/libc.ts";
 import type { EngineInfo } from "../../info.ts";
 import {
   type Engine,
@@ -24,8 +23,9 @@ import {
   OperationCode,
   type OperationComplete,
 } from "./engine.ts";
+import type { Host } from "./host.ts";
 import { type KernelQueue, type LoopWatch, NOT_TAKEN } from "./kernel_queue.ts";
-import { type LoopDescriptor, LoopTurn } from "./loop_turn.ts";
+import type { LoopDescriptor } from "./loop_turn.ts";
 import { sharedBudget } from "./stall_budget.ts";
 import { SyncEngine } from "./sync_engine.ts";
 import { WaitPolicy } from "./wait_policy.ts";
@@ -48,11 +48,11 @@ export interface AsyncEngineOptions {
 }
 
 /** What there is of this thread. */
-function threadRuntime(libc: Libc): Runtime {
+function threadRuntime(host: Host): Runtime {
   return {
     clock: () => performance.now(),
     budget: sharedBudget,
-    makeTurns: (callback) => new LoopTurn(libc, callback),
+    makeTurns: (callback) => host.makeTurns(callback),
     later: (callback, ms, keepsAlive) => {
       const timer = setTimeout(callback, ms);
       if (!keepsAlive) timer.unref();
@@ -63,7 +63,7 @@ function threadRuntime(libc: Libc): Runtime {
 
 /** Carries out operations through a queue into the kernel. */
 export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
-  readonly #libc: Libc;
+  readonly #host: Host;
   readonly #info: EngineInfo;
   readonly #queue: KernelQueue<T>;
   readonly #complete: OperationComplete<T>;
@@ -97,7 +97,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   /**
    * Constructs a new instance.
    *
-   * @param libc The C library.
+   * @param host The operating system.
    * @param queue The queue into the kernel; the engine closes it.
    * @param complete Answers the operations.
    * @param perform Carries out an operation in a blocking call, for those that
@@ -105,24 +105,27 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
    * @param options How it is set up.
    */
   constructor(
-    libc: Libc,
+    host: Host,
     queue: KernelQueue<T>,
     complete: OperationComplete<T>,
     perform: (operation: T) => number,
     options: AsyncEngineOptions,
   ) {
-    this.#libc = libc;
+    this.#host = host;
     this.#queue = queue;
     this.#complete = complete;
     this.#perform = perform;
     this.#info = options.info;
     this.#trialCalls = queue.systemCalls;
     this.#stallMs = options.stallMs;
-    const runtime = options.runtime ?? threadRuntime(libc);
+    const runtime = options.runtime ?? threadRuntime(host);
     const stallUs = Math.max(1, Math.round(options.stallMs * 1000));
     this.#later = runtime.later;
     this.#clock = runtime.clock;
-    this.#policy = new WaitPolicy(options.pollMs * 1000);
+    this.#policy = new WaitPolicy(
+      options.pollMs * 1000,
+      queue.waitsElsewhere ? 1 : undefined,
+    );
     this.#waiting = new Waiting(this, this.#policy, stallUs, runtime);
     this.#slots = new Array(queue.depth).fill(null);
     this.#free = Int32Array.from({ length: queue.depth }, (_, i) => i);
@@ -197,6 +200,11 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   /** When operations were last submitted, in ms. */
   get submittedAt(): number {
     return this.#submittedAt;
+  }
+
+  /** Whether the queue waits on another thread alone. */
+  get waitsElsewhere(): boolean {
+    return this.#queue.waitsElsewhere === true;
   }
 
   /** Whether the queue can watch the event loop. */
@@ -294,7 +302,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     const reason = this.#queue.broken;
     if (reason === null || this.#fallback !== null) return;
     const { name } = this.#info;
-    this.#fallback = new SyncEngine(this.#libc, this.#complete, {
+    this.#fallback = new SyncEngine(this.#host, this.#complete, {
       info: { name: "sync", reason: `${name} broke in use: ${reason}` },
       stallMs: this.#stallMs,
     });
@@ -338,7 +346,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
       if (operation === null) continue;
       this.#release(slot, operation);
       if (operation.durable || operation.code === OperationCode.Sync) {
-        this.#complete(operation, -this.#libc.abi.errno.EIO);
+        this.#complete(operation, -this.#host.errno.EIO);
       } else this.#fallback!.push(operation);
     }
   }

@@ -15,10 +15,6 @@
  * @module
  */
 
-import { closeSync } from "node:fs";
-import { errnoName } from "../../../ffi/abi.ts";
-import type { Libc } from "../../../ffi/libc.ts";
-import { mapMemory } from "../../../ffi/mapped_memory.ts";
 import { addressOf, alignedMemory, IoVector } from "../../../ffi/memory.ts";
 import {
   type Abilities,
@@ -57,13 +53,12 @@ import {
 import { expectFileSizeSignal } from "../file_size_signal.ts";
 import { asDiskError } from "../image_options.ts";
 import { RangeLock } from "../range_lock.ts";
-import { truncateImage } from "../truncate_image.ts";
 import { SharedFlush } from "../shared_flush.ts";
 import { BlockingCalls } from "./blocking_calls.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import type { MakeEngine } from "./choose_engine.ts";
 import { type Engine, OperationCode } from "./engine.ts";
-import { extentsOf } from "./extents.ts";
+import type { Host } from "./host.ts";
 import {
   type DirectImage,
   MAX_SEGMENTS,
@@ -71,7 +66,7 @@ import {
   type Planners,
   plannersOf,
 } from "./image.ts";
-import { AllocateMode, perform } from "./kernel.ts";
+import { AllocateMode } from "./kernel.ts";
 import { Stage, Transfer } from "./transfer.ts";
 import { inWorker } from "./worker_descriptors.ts";
 import { isNotCapable } from "../../platform/permissions.ts";
@@ -84,7 +79,7 @@ const MAX_RETRIES = 1000;
 
 /** Requests over a descriptor. */
 export class DirectBackend implements Backend {
-  readonly #libc: Libc;
+  readonly #host: Host;
   readonly #image: DirectImage;
   /** What operations go to: the engine, or blocking calls meanwhile. */
   #engine: Engine<Transfer>;
@@ -131,18 +126,18 @@ export class DirectBackend implements Backend {
   /**
    * Constructs a new instance.
    *
-   * @param libc The C library.
+   * @param host The operating system.
    * @param image The open image; the backend closes its descriptors.
    * @param makeEngine Makes the engine.
    */
   constructor(
-    libc: Libc,
+    host: Host,
     image: DirectImage,
     makeEngine: MakeEngine<Transfer>,
   ) {
-    this.#libc = libc;
+    this.#host = host;
     this.#image = image;
-    this.#bounces = new BouncePool(libc);
+    this.#bounces = new BouncePool(host);
     this.#geometry = image.geometry;
     this.#tailFd = image.tailFd;
     this.#id = encodeId(image.info.id);
@@ -150,7 +145,7 @@ export class DirectBackend implements Backend {
     this.#durableWrites = image.durableWrites;
     this.#writeZeroesModes = {
       punch: image.zeroesRanges,
-      zero: image.zeroesRanges,
+      zero: image.zeroesInPlace ?? image.zeroesRanges,
     };
     this.#planners = plannersOf(image);
     this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0
@@ -159,7 +154,7 @@ export class DirectBackend implements Backend {
     const complete = (transfer: Transfer, result: number) =>
       this.#completed(transfer, result);
     this.#engine = this.#asyncEngine = makeEngine(complete);
-    this.#blockingCalls = new BlockingCalls(libc, complete);
+    this.#blockingCalls = new BlockingCalls(host, complete);
     this.#lendsCallerMemory = !inWorker || this.#engine.info.name === "sync";
     keepOnThread(this, "a backend");
   }
@@ -252,7 +247,7 @@ export class DirectBackend implements Backend {
   /** Where data is stored and where holes are. */
   extents(sector: number, count: number): Extent[] {
     return this.#image.regularFile
-      ? extentsOf(this.#libc, this.#image.fd, sector, count)
+      ? this.#host.extents(this.#image.fd, sector, count)
       : [{ sector, count, hole: false }];
   }
 
@@ -265,9 +260,9 @@ export class DirectBackend implements Backend {
     let tailFd = this.#tailFd;
     try {
       if (needsTail) tailFd = this.#image.openTail();
-      await truncateImage(fd, info.path!, this.#size, sizeBytes);
+      await this.#host.resize(fd, info.path!, this.#size, sizeBytes);
     } catch (error) {
-      if (needsTail && tailFd >= 0) closeSync(tailFd);
+      if (needsTail && tailFd >= 0) this.#host.close(tailFd);
       throw asDiskError(error, info.path!, "resize");
     }
     this.#tailFd = tailFd;
@@ -295,8 +290,8 @@ export class DirectBackend implements Backend {
     this.#bounces.close();
     this.#zeroes?.release();
     this.#image.claim?.release();
-    if (this.#tailFd >= 0) closeSync(this.#tailFd);
-    closeSync(this.#image.fd);
+    if (this.#tailFd >= 0) this.#host.close(this.#tailFd);
+    this.#host.close(this.#image.fd);
     await this.#image.signal?.release();
   }
 
@@ -403,7 +398,7 @@ export class DirectBackend implements Backend {
 
   /** Goes on after a sync, for all who share it. */
   #synced(first: Transfer, result: number): void {
-    const given = result === -this.#libc.abi.errno.ECANCELED && first.cancelled;
+    const given = result === -this.#host.errno.ECANCELED && first.cancelled;
     const cut = result >= 0 && this.#endsBefore(this.#size);
     const { group, refused } = given
       ? this.#flushes.giveUp()
@@ -573,7 +568,7 @@ export class DirectBackend implements Backend {
   /** Writes aligned zeroes from memory that all such writes share. */
   #writeZeroes(transfer: Transfer): void {
     try {
-      this.#zeroes ??= mapMemory(this.#libc, LARGE_BOUNCE_BYTES);
+      this.#zeroes ??= this.#host.mapMemory(LARGE_BOUNCE_BYTES);
     } catch (cause) {
       return this.#noMemory(transfer, cause);
     }
@@ -696,8 +691,8 @@ export class DirectBackend implements Backend {
   }
 
   #failed(transfer: Transfer, errno: number): void {
-    const { EINTR, EAGAIN, EBUSY, EINVAL, ECANCELED } = this.#libc.abi.errno;
-    const { EOPNOTSUPP, ENOSYS, EPERM } = this.#libc.abi.errno;
+    const { EINTR, EAGAIN, EBUSY, EINVAL, ECANCELED } = this.#host.errno;
+    const { EOPNOTSUPP, ENOSYS, EPERM } = this.#host.errno;
     const request = transfer.request!;
     if (errno === ECANCELED && transfer.cancelled) {
       // It was given up before it began. That is no failure of the medium: a
@@ -714,7 +709,7 @@ export class DirectBackend implements Backend {
         transfer.code !== OperationCode.Sync;
     if (performable && !transfer.tried) {
       transfer.tried = true;
-      return this.#completed(transfer, perform(this.#libc, transfer));
+      return this.#completed(transfer, this.#host.perform(transfer));
     }
     // A sync is never repeated: its second answer may be a lie.
     if (
@@ -768,8 +763,7 @@ export class DirectBackend implements Backend {
    */
   #endsBefore(byte: number): boolean {
     if (!this.#image.regularFile) return false;
-    const { SEEK_END } = this.#libc.abi.whence;
-    const size = this.#libc.lseek(this.#image.fd, 0, SEEK_END);
+    const size = this.#host.fileSize(this.#image.fd);
     return size >= 0 && size < byte;
   }
 
@@ -785,7 +779,7 @@ export class DirectBackend implements Backend {
   }
 
   #error(request: Request, errno: number): DiskError {
-    const code = errnoName(this.#libc.abi, errno);
+    const code = this.#host.errnoName(errno);
     if (code === "EFBIG") expectFileSizeSignal();
     const { path } = this.#image.info;
     return errnoError(request, code, "the system", { path, errno });

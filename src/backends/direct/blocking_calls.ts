@@ -8,14 +8,13 @@
  * @module
  */
 
-import type { Libc } from "../../../ffi/libc.ts";
 import type { EngineInfo } from "../../info.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
-import { perform } from "./kernel.ts";
+import type { Host } from "./host.ts";
 
 /** Carries out operations at once. */
 export class BlockingCalls<T extends Operation> implements Engine<T> {
-  readonly #libc: Libc;
+  readonly #host: Host;
   readonly #complete: OperationComplete<T>;
   readonly #taken: T[] = [];
   #running = false;
@@ -27,11 +26,11 @@ export class BlockingCalls<T extends Operation> implements Engine<T> {
   /**
    * Constructs a new instance.
    *
-   * @param libc The C library.
+   * @param host The operating system.
    * @param complete Answers the operations.
    */
-  constructor(libc: Libc, complete: OperationComplete<T>) {
-    this.#libc = libc;
+  constructor(host: Host, complete: OperationComplete<T>) {
+    this.#host = host;
     this.#complete = complete;
   }
 
@@ -49,7 +48,7 @@ export class BlockingCalls<T extends Operation> implements Engine<T> {
         const operation = this.#taken.pop();
         if (operation === undefined) return;
         this.systemCalls++;
-        this.#complete(operation, perform(this.#libc, operation));
+        this.#complete(operation, this.#host.perform(operation));
       }
     } finally {
       this.#running = false;

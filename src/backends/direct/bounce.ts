@@ -9,9 +9,9 @@
  * @module
  */
 
-import type { Libc } from "../../../ffi/libc.ts";
-import { mapMemory, type MappedMemory } from "../../../ffi/mapped_memory.ts";
+import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
 import { Pool } from "../pool.ts";
+import type { Host } from "./host.ts";
 
 /** Bytes of a small piece: what most requests of a database fit in. */
 const SMALL_BOUNCE_BYTES = 16_384;
@@ -37,11 +37,11 @@ export class BouncePool {
   /**
    * Constructs a new instance.
    *
-   * @param libc The C library.
+   * @param host The operating system.
    */
-  constructor(libc: Libc) {
+  constructor(host: Host) {
     const make = (bytes: number) => () => {
-      const bounce = mapMemory(libc, bytes);
+      const bounce = host.mapMemory(bytes);
       this.#made.push(bounce);
       return bounce;
     };

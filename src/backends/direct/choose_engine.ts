@@ -12,13 +12,12 @@ import { AioQueue } from "./aio_queue.ts";
 import { AsyncEngine } from "./async_engine.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import { IoUringQueue } from "./io_uring_queue.ts";
-import { perform } from "./kernel.ts";
+import type { Host } from "./host.ts";
 import { type Probed, writtenOffset } from "./probe.ts";
 import { SyncEngine } from "./sync_engine.ts";
-import { runtime } from "../../platform/system.ts";
 
 /** The engines there are, and the choice among them. */
-export type EngineName = "auto" | "io_uring" | "libaio" | "sync";
+export type EngineName = "auto" | "io_uring" | "libaio" | "iocp" | "sync";
 
 /**
  * The longest that one wait may hold the event loop, in ms, by default.
@@ -66,7 +65,8 @@ const TRIALS = 9;
 /**
  * Chooses an engine for an open image.
  *
- * @param libc The C library.
+ * @param host The operating system.
+ * @param libc Its C library.
  * @param fd The image's descriptor.
  * @param path The image's path, for the error.
  * @param probed What the image is.
@@ -76,6 +76,7 @@ const TRIALS = 9;
  * not to be had here.
  */
 export function chooseEngine<T extends Operation>(
+  host: Host,
   libc: Libc,
   fd: number,
   path: string,
@@ -87,7 +88,7 @@ export function chooseEngine<T extends Operation>(
   // Where threads of the kernel do the work, they need the processors.
   const pollMs = blocks ? 0 : options.pollMs;
   const sync = (reason: string | null): MakeEngine<T> => (complete) =>
-    new SyncEngine(libc, complete, { info: { name: "sync", reason }, stallMs });
+    new SyncEngine(host, complete, { info: { name: "sync", reason }, stallMs });
   const over = (
     name: string,
     queue: IoUringQueue<T> | AioQueue<T>,
@@ -95,17 +96,19 @@ export function chooseEngine<T extends Operation>(
   ): MakeEngine<T> =>
   (complete) =>
     new AsyncEngine<T>(
-      libc,
+      host,
       queue,
       complete,
-      (operation) => perform(libc, operation),
+      (operation) => host.perform(operation),
       { info: { name, reason }, stallMs, pollMs },
     );
 
   const asked = `asked for: engine: "${engine}"`;
   if (engine === "sync") return sync(asked);
   if (engine !== "auto") {
-    const queue = engine === "io_uring"
+    const queue = engine === "iocp"
+      ? "only Windows has completion ports"
+      : engine === "io_uring"
       ? IoUringQueue.open<T>(libc, depth, blocks)
       : openAio<T>(libc, fd, probed, depth);
     if (typeof queue !== "string") {
@@ -119,9 +122,6 @@ export function chooseEngine<T extends Operation>(
   }
   if (libc.abi.os !== "linux") {
     return sync("only Linux has io_uring and AIO");
-  }
-  if (runtime === "bun") {
-    return sync("turns of Bun's event loop hold its timers up");
   }
   const inline = answersInline(libc, fd, probed);
   if (inline !== null) return sync(inline);

@@ -47,6 +47,10 @@ export interface DirectImage {
   readonly writeAlignment: number;
   /** What offsets and lengths of reads must be multiples of. */
   readonly readAlignment: number;
+  /** Bytes of one call at most; as many as any host takes if not given. */
+  readonly maxCallBytes?: number;
+  /** Segments of one call at most; {@linkcode MAX_SEGMENTS} if not given. */
+  readonly maxSegments?: number;
   /** Whether it is a block device. */
   readonly blockDevice: boolean;
   /** Whether it is a regular file, where holes can be asked for. */
@@ -58,6 +62,8 @@ export interface DirectImage {
    * known to find zeroes.
    */
   readonly zeroesRanges: boolean;
+  /** Whether that keeps the space allocated; it does if not given. */
+  readonly zeroesInPlace?: boolean;
   /** A lock that ends with the backend. */
   readonly claim: FileClaim | null;
   /** What keeps a limit on file sizes from ending the program. */
@@ -85,14 +91,15 @@ export interface Planners {
  */
 export function plannersOf(image: DirectImage): Planners {
   const { readAlignment, writeAlignment, tailFd, geometry } = image;
+  const { maxCallBytes = MAX_CALL_BYTES, maxSegments = MAX_SEGMENTS } = image;
   const reads: HostLimits = {
     writes: false,
     alignment: readAlignment,
     memoryAlignment: MEMORY_ALIGNMENT,
     tailStart: Infinity,
-    maxStraightBytes: MAX_CALL_BYTES,
+    maxStraightBytes: maxCallBytes,
     maxBounceBytes: LARGE_BOUNCE_BYTES,
-    maxSegments: MAX_SEGMENTS,
+    maxSegments,
   };
   const writes: HostLimits = {
     ...reads,

@@ -1,6 +1,7 @@
 /**
- * The seam between the asynchronous engine and the kernel's two ways to take
- * operations now and to complete them later: io_uring and Linux AIO.
+ * The seam between the asynchronous engine and the kernels' ways to take
+ * operations now and to complete them later: io_uring and Linux AIO, and the
+ * completion ports of Windows.
  *
  * An operation goes to the kernel under a slot, and its completion is drained
  * under that slot. A queue never waits but where it is told to, calls nothing
@@ -75,6 +76,11 @@ export interface KernelQueue<T extends Operation> {
    * @returns The capability; `null` if the system refuses it.
    */
   watchLoop?(fd: number, pair: SocketPair): LoopWatch | null;
+  /**
+   * Whether it waits on another thread alone, which takes the completions:
+   * {@linkcode enter} never waits, and meanwhile nothing is to be drained.
+   */
+  readonly waitsElsewhere?: boolean;
   /**
    * Waits on another thread until there may be completions.
    *

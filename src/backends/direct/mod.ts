@@ -6,13 +6,14 @@
  */
 
 import { closeSync, fstatSync, openSync } from "node:fs";
-import { errnoName, FALLOCATE } from "../../../ffi/abi.ts";
+import { DIRECTIO_ON, errnoName, FALLOCATE } from "../../../ffi/abi.ts";
 import { blockDeviceSize } from "../../../ffi/block_device.ts";
 import { FfiError } from "../../../ffi/ffi_error.ts";
 import { fileSizeLimit } from "../../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { alignedMemory } from "../../../ffi/memory.ts";
 import { captureStack } from "../../call_site.ts";
+import { os } from "../../platform/system.ts";
 import { errnoText } from "../../errno.ts";
 import { DiskError, kindOfCode } from "../../errors.ts";
 import { takeBoth } from "./both_locks.ts";
@@ -25,7 +26,9 @@ import {
 import { DirectBackend } from "./backend.ts";
 import type { DirectImage } from "./image.ts";
 import { syncFile } from "./kernel.ts";
+import { PosixHost } from "./posix_host.ts";
 import { lockImage, unlockImage } from "./image_lock.ts";
+import { openOnWindows } from "./windows/mod.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";
 import {
   fileSystemOfFile,
@@ -92,6 +95,9 @@ export async function openDirect(
   options: DirectOptions,
 ): Promise<DirectBackend> {
   options = { openedAt: captureStack(), ...options };
+  if (os === "windows") {
+    return await openOnWindows(path, options, options.engine ?? DEFAULT_ENGINE);
+  }
   const libc = loadLibc(path);
   // Without a limit there is no signal, and no need of a thread for it.
   const signal = options.readOnly || fileSizeLimit(libc) === Infinity
@@ -157,8 +163,9 @@ async function openListening(
       if (reopened === null) throw replaced(path);
       tailFd = reopened;
     }
+    const host = new PosixHost(libc);
     backend = new DirectBackend(
-      libc,
+      host,
       {
         ...describe(libc, path, options, probed, {
           tailFd,
@@ -174,7 +181,14 @@ async function openListening(
           return tail;
         },
       },
-      chooseEngine(libc, fd, path, probed, options.engine ?? DEFAULT_ENGINE),
+      chooseEngine(
+        host,
+        libc,
+        fd,
+        path,
+        probed,
+        options.engine ?? DEFAULT_ENGINE,
+      ),
     );
     await content?.cut();
     if (content !== null) {
@@ -295,15 +309,21 @@ function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
     }
   }
   const file = buffered(null);
-  const result = F_NOCACHE === undefined
-    ? -1
-    : libc.fcntl(file.fd, F_NOCACHE, 1);
-  return result < 0
-    ? {
-      ...file,
-      opened: { method: null, reason: "this system has no direct I/O" },
-    }
-    : { ...file, opened: { method: "F_NOCACHE", reason: null } };
+  const [method, result] = F_NOCACHE === undefined
+    ? ["directio", libc.directio(file.fd, DIRECTIO_ON)]
+    : ["F_NOCACHE", libc.fcntl(file.fd, F_NOCACHE, 1)];
+  const { ENOSYS, ENOTTY } = libc.abi.errno;
+  const reason = result >= 0
+    ? null
+    : result === -ENOSYS
+    ? "this system has no direct I/O"
+    : result === -ENOTTY
+    ? "the file system has no direct I/O"
+    : `${method} failed with ${errnoName(libc.abi, -result)}`;
+  return {
+    ...file,
+    opened: { method: reason === null ? method : null, reason },
+  };
 }
 
 /**

@@ -3,17 +3,16 @@
  *
  * It holds the event loop while the kernel works, so it lets timers have their
  * turn whenever {@linkcode SyncEngineOptions.stallMs} have passed since they last
- * had one, and sockets in every third of these turns ({@linkcode LoopTurn}). A
+ * had one, and sockets in every third of these turns (`LoopTurn`). A
  * single call that takes longer than that cannot be interrupted.
  *
  * @module
  */
 
-import type { Libc } from "../../../ffi/libc.ts";
 import type { EngineInfo } from "../../info.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
-import { perform } from "./kernel.ts";
-import { LoopTurn } from "./loop_turn.ts";
+import type { Host } from "./host.ts";
+import type { Turns } from "./loop_turn.ts";
 
 /** How a synchronous engine is set up. */
 export interface SyncEngineOptions {
@@ -25,12 +24,12 @@ export interface SyncEngineOptions {
 
 /** Carries out operations with blocking calls. */
 export class SyncEngine<T extends Operation> implements Engine<T> {
-  readonly #libc: Libc;
+  readonly #host: Host;
   readonly #complete: OperationComplete<T>;
   #queue: T[] = [];
   #head = 0;
   #running = false;
-  readonly #turn: LoopTurn;
+  readonly #turn: Turns;
   /** Whether a turn has been asked for and has not come yet. */
   #turnPending = false;
   #turnStart = 0;
@@ -42,20 +41,20 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
   /**
    * Constructs a new instance.
    *
-   * @param libc The C library.
+   * @param host The operating system.
    * @param complete Answers the operations.
    * @param options How it is set up.
    */
   constructor(
-    libc: Libc,
+    host: Host,
     complete: OperationComplete<T>,
     options: SyncEngineOptions,
   ) {
-    this.#turn = new LoopTurn(libc, () => {
+    this.#turn = host.makeTurns(() => {
       this.#turnPending = false;
       this.kick();
     });
-    this.#libc = libc;
+    this.#host = host;
     this.#complete = complete;
     this.#stallMs = options.stallMs;
     this.info = options.info;
@@ -89,7 +88,7 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
         }
         const operation = this.#queue[this.#head++]!;
         this.#performed++;
-        this.#complete(operation, perform(this.#libc, operation));
+        this.#complete(operation, this.#host.perform(operation));
       }
       if (this.#head === this.#queue.length) {
         while (this.#queue.length > 0) this.#queue.pop();

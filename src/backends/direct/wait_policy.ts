@@ -17,7 +17,7 @@
  * A turn that waited and brought nothing is a miss. After 4 misses in a row, with
  * no new request between, the event loop may sleep for the device
  * ({@linkcode WaitPolicy.isSlow}); after 64, a thread may wait for it
- * ({@linkcode WaitPolicy.isVerySlow}).
+ * ({@linkcode WaitPolicy.isVerySlow}), and after 1 where nothing else can.
  *
  * @module
  */
@@ -87,6 +87,7 @@ export class BackOff {
 export class WaitPolicy {
   /** The longest poll; 0 for none. */
   readonly pollUs: number;
+  readonly #verySlowMisses: number;
   readonly #poll = new BackOff();
   readonly #idlePoll = new BackOff();
   /** From a submission to the first completion, the last time. */
@@ -100,9 +101,11 @@ export class WaitPolicy {
    * Constructs a new instance.
    *
    * @param pollUs The longest poll; 0 for none.
+   * @param verySlowMisses Misses in a row before a thread may wait.
    */
-  constructor(pollUs: number) {
+  constructor(pollUs: number, verySlowMisses: number = VERY_SLOW_MISSES) {
     this.pollUs = pollUs;
+    this.#verySlowMisses = verySlowMisses;
   }
 
   /** An operation was taken. */
@@ -190,7 +193,7 @@ export class WaitPolicy {
 
   /** Whether it is so slow that a hand-off to a thread does not matter. */
   get isVerySlow(): boolean {
-    return this.#misses >= VERY_SLOW_MISSES;
+    return this.#misses >= this.#verySlowMisses;
   }
 
   /**

@@ -8,7 +8,7 @@
  * | turning | in the event loop, which takes one turn first             | turn, wake; kick   |
  * | kernel  | within a kick or a turn, asleep in a call, for completions | one; the loop wanted; the time is up |
  * | loop    | in the event loop, asleep until completions wake it       | wake, watchdog; kick |
- * | thread  | on another thread in poll(2), 50 ms at a time             | thread; kick       |
+ * | thread  | on another thread, 50 ms at a time                        | thread; kick       |
  * | stopped | nowhere: closed, or the queue broke                       | –                  |
  *
  * | event    | what it is                                                          |
@@ -39,6 +39,10 @@
  * | turn: the device is slow (`WaitPolicy`), and there is a watch | loop    |
  * | turn: the device is very slow                                 | thread  |
  * | else                                                          | turning |
+ *
+ * On Windows a thread cannot sleep for less than a few ms. So the queue waits on
+ * another thread alone, after one miss; a kick in *thread* submits and changes
+ * nothing, as that thread takes what is over.
  *
  * While the loop cannot be made to sleep, *loop* is *turning* instead, or
  * *thread* for a device that is very slow.
@@ -100,6 +104,8 @@ export interface Work {
   drain(): number;
   /** Answers so many at most; returns how many. May throw. */
   deliver(most: number): number;
+  /** Whether it is waited for on another thread alone, which takes what is over. */
+  readonly waitsElsewhere: boolean;
   /** Whether the queue can watch the loop. */
   readonly canWatch: boolean;
   /** Watches the loop, if the queue can. */
@@ -231,6 +237,10 @@ export class Waiting {
     const from = this.#state;
     if (work.inFlight === 0) return from;
     policy.asked();
+    if (from === "thread" && work.waitsElsewhere) {
+      this.#submit();
+      return work.prepared > 0 || work.drained > 0 ? "turning" : "thread";
+    }
     if (from === "idle" || from === "thread") {
       // In a turn that is not ours, what the loop was wanted for is being done.
       // The next turn is asked for first: it passes while the device works.
@@ -405,7 +415,9 @@ export class Waiting {
     const start = this.#clock();
     // A slow device is waited for by the loop: no watch has to end our wait.
     if (this.#state !== "loop" && !policy.isSlow) this.#watch?.arm();
-    if (policy.polls) {
+    // What another thread takes is not found here.
+    const isTaken = work.waitsElsewhere && this.#offThread !== null;
+    if (policy.polls && !isTaken) {
       // One call submits and sleeps; only a poll needs one before.
       this.#submit();
       const few = policy.isFew(work.inFlight);

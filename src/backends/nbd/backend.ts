@@ -13,7 +13,7 @@
  * is aborted is answered at once, whatever becomes of it at the server: its
  * reply goes nowhere when it comes, what overlaps a write that was left there
  * waits for that reply, and flushes wait for all of them, so that the order of
- * writes and the failure of a flush survive (`abandoned.ts`). Only if the system
+ * writes and the failure of a flush survive (`../abandoned.ts`). Only if the system
  * still has the request's memory, as the server takes or sends no more of its
  * data, the connection is dropped for it. Closing has a bound
  * (`silence_watch.ts`).
@@ -56,7 +56,7 @@ import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { printable } from "../../printable.ts";
-import type { ByteStream } from "../../protocol/nbd/byte_stream.ts";
+import type { ByteStream } from "../../platform/byte_stream.ts";
 import { writeU64 } from "../../protocol/nbd/big_endian.ts";
 import {
   Command,
@@ -77,7 +77,7 @@ import {
   requestError,
 } from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
-import { Abandoned } from "./abandoned.ts";
+import { Abandoned } from "../abandoned.ts";
 import type { Negotiated } from "./client_handshake.ts";
 import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
 import type { Piece, Transfer } from "./piece.ts";
@@ -126,8 +126,11 @@ export class NbdBackend implements Backend {
   readonly #replies: Replies;
   #state: State = "open";
   readonly #inFlight = new InFlight();
-  readonly #abandoned = new Abandoned();
+  readonly #abandoned = new Abandoned<Transfer>();
+  /** Looks on while the disk is being closed. */
   readonly #silence: SilenceWatch;
+  /** Looks on from the beginning, if that was asked for. */
+  readonly #patience: SilenceWatch | null;
   /** Why the connection is broken. */
   #lost: DiskError | null = null;
   /** What the server said when it was to shut down. */
@@ -192,17 +195,27 @@ export class NbdBackend implements Backend {
       (error) => this.#lose(error),
     );
     const timeoutMs = options.closeTimeoutMs ?? DEFAULT_CLOSE_TIMEOUT_MS;
+    const look = (waits: boolean) => ({
+      answers: this.#answers,
+      bytes: this.#reader.receivedBytes + this.#writer.writtenBytes,
+      waits,
+    });
     this.#silence = new SilenceWatch(
       timeoutMs,
-      () => ({
-        answers: this.#answers,
-        bytes: this.#reader.receivedBytes + this.#writer.writtenBytes,
-      }),
+      () => look(true),
       () =>
         this.#lose(
           `the server answered nothing for ${timeoutMs} ms while the disk was to be closed`,
         ),
     );
+    const { requestTimeoutMs } = options;
+    this.#patience = requestTimeoutMs === undefined ? null : new SilenceWatch(
+      requestTimeoutMs,
+      () => look(this.#inFlight.count > 0),
+      () =>
+        this.#lose(`the server answered nothing for ${requestTimeoutMs} ms`),
+    );
+    this.#patience?.start();
     stream.unref?.();
     this.#replies = new Replies(
       this.#reader,
@@ -294,6 +307,7 @@ export class NbdBackend implements Backend {
     this.#hangUp();
     await this.#receiving;
     this.#silence.stop();
+    this.#patience?.stop();
   }
 
   /** Whether replies are ignored from here on. */
@@ -528,7 +542,13 @@ export class NbdBackend implements Backend {
     const { transfer } = piece;
     transfer.pieces--;
     if (transfer.answered) {
-      this.#abandoned.returned(piece, (waiting) => this.#resume(waiting));
+      const flushes = piece.command === Command.Flush ||
+        (transfer.flags & CommandFlag.Fua) !== 0;
+      this.#abandoned.returned(
+        transfer,
+        flushes ? piece.error : null,
+        (waiting) => this.#resume(waiting),
+      );
     } else this.#goOn(transfer, piece);
     if (this.#state === "leaving" && this.#pieces.size === 0) this.#depart();
   }
@@ -642,6 +662,7 @@ export class NbdBackend implements Backend {
     const text = cause instanceof Error ? cause.message : String(cause);
     this.#lost = new DiskError("io", text, { path: this.#uri, cause });
     this.#silence.stop();
+    this.#patience?.stop();
     this.#writer.abandon();
     this.#hangUp();
     const waits: Promise<void>[] = [];

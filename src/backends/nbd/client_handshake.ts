@@ -25,7 +25,7 @@ import {
   REQUEST_BYTES,
 } from "../../protocol/nbd/numbers.ts";
 import { printable } from "../../printable.ts";
-import type { ByteStream } from "../../protocol/nbd/byte_stream.ts";
+import type { ByteStream } from "../../platform/byte_stream.ts";
 
 /** What a server said of an export. */
 export interface Negotiated {

@@ -5,7 +5,10 @@
  * @module
  */
 
+import fs from "node:fs";
 import { DiskError } from "../../errors.ts";
+import type { ByteStream } from "../../platform/byte_stream.ts";
+import { beginTls, connectTo } from "../../platform/sockets.ts";
 import type { NbdAddress, NbdTarget } from "../../protocol/nbd/uri.ts";
 import { printable } from "../../printable.ts";
 import { asDiskError } from "../image_options.ts";
@@ -37,7 +40,7 @@ export async function connectNbd<T>(
   target: NbdTarget,
   uri: string,
   options: ConnectOptions,
-  use: (stream: Deno.Conn, negotiated: Negotiated) => T,
+  use: (stream: ByteStream, negotiated: Negotiated) => T,
 ): Promise<T> {
   const { signal, timeoutMs } = options;
   signal?.throwIfAborted();
@@ -61,19 +64,24 @@ export async function connectNbd<T>(
     () => given.reject(gate.signal.reason),
     { once: true },
   );
-  const connecting = connect(target.address, gate.signal);
-  let stream: Deno.Conn | null = null;
+  const connecting = connectTo(target.address, gate.signal);
+  let stream: ByteStream | null = null;
   let handshake: ClientHandshake | null = null;
   try {
     stream = await Promise.race([given.promise, connecting]);
     handshake = new ClientHandshake(stream, uri);
     const plain = stream;
     const upgrade = async () => {
-      const tls = await startTls(plain, target, uri);
-      stream = tls;
-      // It came too late to be closed elsewhere.
-      if (gate.signal.aborted) tls.close();
-      return await agree(tls, uri);
+      try {
+        const tls = await startTls(plain, target);
+        stream = tls.stream;
+        // It came too late to be closed elsewhere.
+        if (gate.signal.aborted) stream.close();
+        await tls.agreed;
+        return stream;
+      } catch (error) {
+        throw tlsError(error, uri);
+      }
     };
     const negotiated = await Promise.race([
       given.promise,
@@ -94,7 +102,7 @@ export async function connectNbd<T>(
 async function shakeHands(
   handshake: ClientHandshake,
   target: NbdTarget,
-  upgrade: () => Promise<Deno.TlsConn>,
+  upgrade: () => Promise<ByteStream>,
 ): Promise<Negotiated> {
   await handshake.greet();
   if (target.tls !== undefined) await handshake.startTls(upgrade);
@@ -102,36 +110,18 @@ async function shakeHands(
 }
 
 /**
- * Puts TLS over a connection. It is Deno's: `node:tls` would read and write by
- * buffers of its own. Deno's takes connections over a network only, and has no
- * certificate of the client's and no pre-shared keys.
+ * Puts TLS over a connection. Deno's takes connections over a network only, and
+ * has no certificate of the client's and no pre-shared keys; `node:tls` would
+ * read and write by buffers of its own there.
  */
-async function startTls(
-  plain: Deno.Conn,
-  { address, tls }: NbdTarget,
-  uri: string,
-): Promise<Deno.TlsConn> {
+function startTls(plain: ByteStream, { address, tls }: NbdTarget) {
   const directory = tls!.certificates;
-  try {
-    return await Deno.startTls(plain as Deno.TcpConn, {
-      hostname: address.transport === "tcp" ? address.hostname : "localhost",
-      ...(directory === undefined ? {} : {
-        caCerts: [await Deno.readTextFile(`${directory}/ca-cert.pem`)],
-      }),
-    });
-  } catch (error) {
-    throw tlsError(error, uri);
-  }
-}
-
-/** Has the server prove who it is. */
-async function agree(tls: Deno.TlsConn, uri: string): Promise<Deno.TlsConn> {
-  try {
-    await tls.handshake();
-    return tls;
-  } catch (error) {
-    throw tlsError(error, uri);
-  }
+  return beginTls(plain, {
+    hostname: address.transport === "tcp" ? address.hostname : "localhost",
+    ca: directory === undefined
+      ? undefined
+      : fs.readFileSync(`${directory}/ca-cert.pem`, "utf8"),
+  });
 }
 
 function tlsError(error: unknown, uri: string): DiskError {
@@ -148,23 +138,9 @@ function tlsError(error: unknown, uri: string): DiskError {
   );
 }
 
-async function connect(
-  address: NbdAddress,
-  signal: AbortSignal,
-): Promise<Deno.Conn> {
-  if (address.transport === "unix") {
-    return await Deno.connect({ transport: "unix", path: address.path });
-  }
-  const { hostname, port } = address;
-  const conn = await Deno.connect({ hostname, port, signal });
-  conn.setNoDelay();
-  conn.setKeepAlive();
-  return conn;
-}
-
 /** Says what there is to say, and does not wait for an answer. */
 async function hangUp(
-  stream: Deno.Conn,
+  stream: ByteStream,
   farewell: Uint8Array | null,
 ): Promise<void> {
   if (farewell !== null) {
@@ -188,17 +164,15 @@ function connectError(
   uri: string,
 ): DiskError {
   const place = { operation: "open", path: uri, cause: error };
-  if (error instanceof Deno.errors.NotFound && address.transport === "unix") {
+  const { code } = error as { code?: unknown };
+  if (code === "ENOENT" && address.transport === "unix") {
     return new DiskError(
       "not-found",
       `Cannot open "${uri}" as there is no such socket`,
       { ...place, code: "ENOENT" },
     );
   }
-  if (
-    error instanceof Deno.errors.ConnectionRefused &&
-    address.transport === "unix"
-  ) {
+  if (code === "ECONNREFUSED" && address.transport === "unix") {
     return new DiskError(
       "io",
       `Cannot open "${uri}" as nobody listens at its socket: the server has ended and left it behind, or it is no socket`,

@@ -27,4 +27,9 @@ export interface NbdOptions {
    * silent for so many ms; 30,000 by default.
    */
   readonly closeTimeoutMs?: number;
+  /**
+   * Drops the connection when requests wait and the server has been silent for so
+   * many ms; no bound by default.
+   */
+  readonly requestTimeoutMs?: number;
 }

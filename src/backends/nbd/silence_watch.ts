@@ -1,10 +1,15 @@
 /**
- * Ends a wait for a server that does nothing. A disk that is closed waits for
- * what is in flight, which may take long over a slow line, but not for a server
- * that neither answers nor moves bytes.
+ * Ends a wait for a server that does nothing. A disk waits for what is in flight,
+ * which may take long over a slow line, but not for a server that neither answers
+ * nor moves bytes: while it is closed, and before that if a bound was asked for.
+ *
+ * It keeps no program from ending: the connection does that, while it is waited
+ * for.
  *
  * @module
  */
+
+import { clearInterval, setInterval } from "node:timers";
 
 /** In so many steps is looked whether a server is silent. */
 const STEPS = 4;
@@ -18,6 +23,8 @@ export interface SignsOfLife {
   readonly answers: number;
   /** Bytes that moved so far, either way. */
   readonly bytes: number;
+  /** Whether anything is waited for: who owes nothing may be silent. */
+  readonly waits: boolean;
 }
 
 /** Looks for signs of life, while it is on. */
@@ -25,7 +32,7 @@ export class SilenceWatch {
   readonly #timeoutMs: number;
   readonly #look: () => SignsOfLife;
   readonly #onSilence: () => void;
-  #timer: ReturnType<typeof setInterval> | null = null;
+  #timer: NodeJS.Timeout | null = null;
 
   /**
    * Constructs a new instance, off.
@@ -52,12 +59,12 @@ export class SilenceWatch {
     let silent = 0;
     this.#timer = setInterval(() => {
       const now = this.#look();
-      const lives = now.answers !== seen.answers ||
+      const lives = !now.waits || now.answers !== seen.answers ||
         now.bytes - seen.bytes >= SIGN_OF_LIFE_BYTES;
       seen = now;
       silent = lives ? 0 : silent + 1;
       if (silent >= STEPS) this.#onSilence();
-    }, this.#timeoutMs / STEPS);
+    }, this.#timeoutMs / STEPS).unref();
   }
 
   /** Looks no more. */

@@ -33,6 +33,7 @@ import { PortableBackend } from "./backend.ts";
 import { DescriptorPool } from "./descriptors.ts";
 import { deviceAttributes } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
+import { takeNoSpace, takeWindowsLock } from "./windows.ts";
 import { endOf } from "../../platform/device_size.ts";
 import { isGranted } from "../../platform/permissions.ts";
 import { os, runtime, runtimeName } from "../../platform/system.ts";
@@ -101,6 +102,10 @@ export async function openPortable(
     const { lock } = held;
     // First of all, so that every failed write-back is reported to it.
     const flushDescriptor = held.image.fd;
+    // Before it gets its size: NTFS would give it place for all of it.
+    if (options.create !== undefined && !options.create.preallocate) {
+      takeNoSpace(path, flushDescriptor);
+    }
     const content = options.create === undefined
       ? null
       : new NewContent(path, flushDescriptor, wanted, {
@@ -228,11 +233,7 @@ function takeLock(
   });
   if (want === "none") return none('not wanted: lock: "none"');
   if (readOnly && want === "auto") return none("a reader locks nobody out");
-  if (os === "windows") {
-    return none(
-      "locks are mandatory on Windows and would keep out our own descriptors",
-    );
-  }
+  if (os === "windows") return takeWindowsLock(path, fd, readOnly);
   const claim = claimFile(path, fd, readOnly);
   if (claim === null) {
     return none(

@@ -85,7 +85,15 @@ export async function assertGolden(
     );
   }
   await using expected = await openGolden(golden);
-  await assertDisksEqual(disk, expected, compare);
+  try {
+    await assertDisksEqual(disk, expected, compare);
+  } catch (error) {
+    if (!(error instanceof DiskAssertionError)) throw error;
+    throw new DiskAssertionError(
+      `${error.message}\nIf that is right, make the golden image anew by "deno test -A -- --update"`,
+      error.sectors,
+    );
+  }
 }
 
 async function update(

@@ -10,7 +10,7 @@
  * @module
  */
 
-import type { ByteStream } from "./byte_stream.ts";
+import type { ByteStream } from "../../platform/byte_stream.ts";
 import { viewOf } from "../../bytes.ts";
 
 /** Bytes that are read from a socket at once, but for large payloads. */

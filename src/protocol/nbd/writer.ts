@@ -10,7 +10,7 @@
  * @module
  */
 
-import type { ByteStream } from "./byte_stream.ts";
+import type { ByteStream } from "../../platform/byte_stream.ts";
 
 /** Messages up to this are copied to travel together: a copy is cheaper than a call. */
 const COPY_BYTES = 16_384;

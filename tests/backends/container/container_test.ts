@@ -17,7 +17,16 @@ import { VirtualDisk } from "../../../src/disk/disk.ts";
 import type { OpenOptions } from "../../../src/disk/open.ts";
 import { DiskError } from "../../../src/errors.ts";
 import { Random } from "../../../src/random.ts";
-import { LONG, needs, run, type TempDir, tempDir } from "../../helpers.ts";
+import { isSame } from "../../../src/bytes.ts";
+import {
+  LONG,
+  needs,
+  pause,
+  run,
+  type TempDir,
+  tempDir,
+} from "../../helpers.ts";
+import { dmgOf } from "./dmg.ts";
 
 const TOOLS = needs("qemu-img", "qemu-nbd");
 const MIB = 1_048_576;
@@ -506,6 +515,51 @@ Deno.test({
     );
     assertEquals(refused.kind, "read-only");
     await disk.close();
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk.open() reads a DMG, and refuses to write to one",
+  ...TOOLS,
+  async fn() {
+    await using dir = await tempDir();
+    const model = content(new Random(7));
+    const path = await dir.file("disk.dmg", dmgOf(model));
+    const error = await assertRejects(() => VirtualDisk.open(path), DiskError);
+    assertEquals(error.kind, "read-only");
+    await using disk = await VirtualDisk.open(path, { readOnly: true });
+    assertEquals([disk.info.format, disk.sectors], ["dmg", SECTORS]);
+    assertEquals(isSame(await disk.read(0, SECTORS), model), true);
+  },
+});
+
+Deno.test({
+  name:
+    "VirtualDisk.open() of a container waits for no qemu-nbd that is stopped",
+  ...TOOLS,
+  ignore: TOOLS.ignore || Deno.build.os !== "linux",
+  async fn() {
+    await using dir = await tempDir();
+    const path = dir.join("disk.qcow2");
+    await run("qemu-img", ["create", "-q", "-f", "qcow2", path, "1M"]);
+    const disk = await VirtualDisk.open(path, {
+      ...{ requestTimeoutMs: 1500, closeTimeoutMs: 100 },
+    });
+    // Whoever owes nothing may be silent.
+    if (LONG) await pause(4000);
+    await disk.write(0, new Uint8Array(512).fill(1));
+    await disk.flush();
+    const [child] = await childrenOver(path);
+    Deno.kill(child!, "SIGSTOP");
+    for (const work of [() => disk.read(0, 1), () => disk.flush()]) {
+      const error = await assertRejects(work, DiskError);
+      assertEquals([error.kind, error.code], ["io", "ENOTCONN"]);
+      assertStringIncludes(error.message, "answered nothing for 1500 ms");
+    }
+    await assertRejects(() => disk.close(), DiskError, "was made to");
+    assertEquals(await childrenOver(path), []);
+    await using again = await VirtualDisk.open(path);
+    assertEquals((await again.read(0, 1))[0], 1);
   },
 });
 

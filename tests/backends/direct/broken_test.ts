@@ -8,6 +8,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { openLibc } from "../../../ffi/libc.ts";
+import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
 import { AsyncEngine } from "../../../src/backends/direct/async_engine.ts";
 import {
   type KernelQueue,
@@ -245,7 +246,7 @@ function fragile() {
   const { promise: answered, resolve } = Promise.withResolvers<void>();
   let expected = 0;
   const engine = new AsyncEngine<Operation>(
-    openLibc(),
+    new PosixHost(openLibc()),
     queue,
     (operation, result) => {
       assert(!answers.has(operation), "answered twice");

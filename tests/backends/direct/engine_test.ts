@@ -9,6 +9,7 @@ import { assert, assertEquals, fail } from "@std/assert";
 import { openSync } from "node:fs";
 import { openLibc } from "../../../ffi/libc.ts";
 import { DirectBackend } from "../../../src/backends/direct/backend.ts";
+import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
 import type { DirectImage } from "../../../src/backends/direct/image.ts";
 import type { Transfer } from "../../../src/backends/direct/transfer.ts";
 import {
@@ -53,7 +54,7 @@ function backendOver(
   answer: Answer,
   hostBlock = 512,
 ) {
-  const libc = openLibc();
+  const host = new PosixHost(openLibc());
   const asked: Asked[] = [];
   const image: DirectImage = {
     fd,
@@ -102,7 +103,7 @@ function backendOver(
       id: "test",
     },
   };
-  const backend = new DirectBackend(libc, image, (complete) => {
+  const backend = new DirectBackend(host, image, (complete) => {
     const queue: Transfer[] = [];
     let runs = false;
     const engine: Engine<Transfer> = {

@@ -9,6 +9,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { setImmediate } from "node:timers";
 import { openLibc } from "../../../ffi/libc.ts";
+import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
 import type { SocketPair } from "../../../ffi/socket_pair.ts";
 import { AsyncEngine } from "../../../src/backends/direct/async_engine.ts";
 import {
@@ -181,7 +182,7 @@ function engineOver(
   let inBurst = false;
   const waiting = new Map<Operation, () => void>();
   const engine = new AsyncEngine<Operation>(
-    openLibc(),
+    new PosixHost(openLibc()),
     queue,
     (operation) => {
       if (!inBurst) {
@@ -286,7 +287,7 @@ Deno.test("AsyncEngine serves callbacks that ask for more one after the other, a
   const { promise: over, resolve } = Promise.withResolvers<void>();
   let [answers, depth] = [0, 0];
   const engine = new AsyncEngine<Operation>(
-    openLibc(),
+    new PosixHost(openLibc()),
     queue,
     (operation) => {
       assertEquals(depth++, 0);

@@ -127,6 +127,11 @@ Deno.test("WaitPolicy calls a device slow after 4 misses, very slow after 64, un
   assert(policy.isSlow);
   policy.turned(1);
   assertFalse(policy.isSlow);
+  // Where nothing but a thread can wait.
+  const elsewhere = new WaitPolicy(100, 1);
+  assertFalse(elsewhere.isVerySlow);
+  elsewhere.turned(0);
+  assert(elsewhere.isVerySlow);
 });
 
 Deno.test("WaitPolicy doubles its bursts from a wait on", () => {

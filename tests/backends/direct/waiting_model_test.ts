@@ -15,6 +15,7 @@
 import { assert, assertEquals, assertFalse } from "@std/assert";
 import { setImmediate } from "node:timers";
 import { openLibc } from "../../../ffi/libc.ts";
+import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
 import { AsyncEngine } from "../../../src/backends/direct/async_engine.ts";
 import {
   Operation,
@@ -167,13 +168,17 @@ class ModelKernel implements KernelQueue<Operation> {
   /** Whether there is no other thread. */
   threadless = false;
   watchLoop?: () => LoopWatch;
+  readonly waitsElsewhere: boolean;
+  /** What another thread has taken, and not handed over yet. */
+  readonly #taken: number[] = [];
 
   constructor(
     readonly thread: ModelThread,
-    watches: boolean,
+    kind: Kind,
     readonly depth: number,
   ) {
-    if (!watches) return;
+    this.waitsElsewhere = kind === "elsewhere";
+    if (kind !== "watches") return;
     const isFired = () => this.#fired;
     this.watchLoop = () => ({
       arm: () => this.#armed = true,
@@ -204,7 +209,7 @@ class ModelKernel implements KernelQueue<Operation> {
     if (this.broken !== null) this.#takeBack();
     else if (this.refusals > 0) this.refusals--;
     else this.inKernel.push(...this.#prepared.splice(0));
-    const sees = this.#armed && this.wanted;
+    const sees = this.#armed && this.wanted || this.waitsElsewhere;
     if (completions > 0 && this.#done.length === 0 && !sees) {
       this.thread.pass(timeoutUs);
     }
@@ -236,12 +241,13 @@ class ModelKernel implements KernelQueue<Operation> {
 
   /** Operations that it has, also those that it is done with. */
   get has(): number {
-    return this.inKernel.length + this.#done.length;
+    return this.inKernel.length + this.#done.length + this.#taken.length;
   }
 
   /** It is done with its first operation. */
   complete(): void {
-    this.#done.push(this.inKernel.shift()!);
+    const isTaken = this.waitsElsewhere && this.endOffThread !== null;
+    (isTaken ? this.#taken : this.#done).push(this.inKernel.shift()!);
     if (this.notifies) this.#notify();
     this.endOffThread?.();
   }
@@ -268,11 +274,13 @@ class ModelKernel implements KernelQueue<Operation> {
 
   waitOffThread(): Promise<void> {
     if (this.threadless) return Promise.reject(new Error("no thread"));
-    return new Promise((resolve) => {
+    return new Promise<void>((resolve) => {
       this.endOffThread = () => {
         this.endOffThread = null;
         resolve();
       };
+    }).then(() => {
+      this.#done.push(...this.#taken.splice(0));
     });
   }
 
@@ -305,6 +313,12 @@ const EVENTS = [
 ] as const;
 type ModelEvent = typeof EVENTS[number];
 
+/**
+ * A ring that watches the loop, a queue that cannot, or one that waits on another
+ * thread alone.
+ */
+type Kind = "watches" | "cannot" | "elsewhere";
+
 /** How an engine is set up. */
 interface Variant {
   readonly pollMs: number;
@@ -330,10 +344,10 @@ class Model {
   #asksAgain = 0;
   #closed = false;
 
-  constructor(watches: boolean, { pollMs, depth }: Variant) {
-    this.kernel = new ModelKernel(this.thread, watches, depth);
+  constructor(kind: Kind, { pollMs, depth }: Variant) {
+    this.kernel = new ModelKernel(this.thread, kind, depth);
     this.engine = new AsyncEngine<Operation>(
-      openLibc(),
+      new PosixHost(openLibc()),
       this.kernel,
       (operation) => {
         assert(this.#unanswered.delete(operation), "answered twice");
@@ -547,11 +561,11 @@ globalThis.addEventListener("error", (event) => {
 /** Runs one order of events; tells whether all of them could happen. */
 async function run(
   events: readonly ModelEvent[],
-  watches: boolean,
+  kind: Kind,
   variant: Variant,
   beginning: readonly ModelEvent[],
 ): Promise<boolean> {
-  const model = new Model(watches, variant);
+  const model = new Model(kind, variant);
   try {
     for (const event of beginning) {
       await model.happen(event);
@@ -571,12 +585,15 @@ async function run(
   }
 }
 
-for (const watches of [true, false]) {
+for (
+  const [kind, what] of [
+    ["watches", "a ring that watches the loop"],
+    ["cannot", "a queue that cannot"],
+    ["elsewhere", "a queue that waits elsewhere"],
+  ] as const
+) {
   for (const [name, beginning] of BEGINNINGS) {
-    const kind = watches
-      ? "a ring that watches the loop"
-      : "a queue that cannot";
-    Deno.test(`AsyncEngine never sleeps for ever, nor runs while idle: ${kind}, ${name}`, async () => {
+    Deno.test(`AsyncEngine never sleeps for ever, nor runs while idle: ${what}, ${name}`, async () => {
       const depth = LONG ? 5 : 3;
       let count = 0;
       let orders: ModelEvent[][] = [[]];
@@ -585,7 +602,7 @@ for (const watches of [true, false]) {
         for (const events of orders) {
           let could = true;
           for (const variant of VARIANTS) {
-            could &&= await run(events, watches, variant, beginning);
+            could &&= await run(events, kind, variant, beginning);
           }
           // What could not happen ends all orders that begin like it.
           if (!could) continue;

@@ -209,7 +209,7 @@ Deno.test("openNbd() names a socket that nobody listens at", async () => {
 });
 
 Deno.test("VirtualDisk.open() checks the bounds of waiting", async () => {
-  for (const name of ["openTimeoutMs", "closeTimeoutMs"]) {
+  for (const name of ["openTimeoutMs", "closeTimeoutMs", "requestTimeoutMs"]) {
     for (const value of [0, -1, NaN, Infinity, 2 ** 31]) {
       await assertRejects(
         () => VirtualDisk.open("nbd://127.0.0.1:1/", { [name]: value }),

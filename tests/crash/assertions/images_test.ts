@@ -220,6 +220,7 @@ Deno.test("assertGolden() makes, compares and keeps a golden image", async () =>
     DiskAssertionError,
   );
   assertEquals(error.sectors, [5000]);
+  assertStringIncludes(error.message, 'by "deno test -A -- --update"');
   // What is ignored is not kept, and what did not change keeps its line, even
   // if it was compressed by another zlib.
   const other = text.replace("800+8*300 =01", "800+8 Y2RgGAWjITAaAqMhMBoCAA==");

@@ -4,7 +4,7 @@ import {
   assertInstanceOf,
   assertStringIncludes,
 } from "@std/assert";
-import type { ByteStream } from "../../../src/protocol/nbd/byte_stream.ts";
+import type { ByteStream } from "../../../src/platform/byte_stream.ts";
 import { MessageReader } from "../../../src/protocol/nbd/reader.ts";
 
 /** Gives pieces as they are, then nothing more. */

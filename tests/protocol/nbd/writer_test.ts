@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
-import type { ByteStream } from "../../../src/protocol/nbd/byte_stream.ts";
+import type { ByteStream } from "../../../src/platform/byte_stream.ts";
 import { StreamWriter } from "../../../src/protocol/nbd/writer.ts";
 import { Random } from "../../../src/random.ts";
 import { joined } from "../../nbd/wire.ts";

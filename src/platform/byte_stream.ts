@@ -1,7 +1,7 @@
 /**
- * What server and client need of a socket.
+ * What an NBD server and its client need of a socket.
  *
- * Deno's own sockets are used, not `node:net`: they read into and write from
+ * On Deno its own sockets are used, not `node:net`: they read into and write from
  * memory that the caller has, in whatever size, and nothing is read that nobody
  * asked for, which is all that backpressure takes. `node:net` makes a buffer of
  * its own for each read. A stub server that only moves bytes gave, with

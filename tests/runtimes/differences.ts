@@ -1,0 +1,52 @@
+/**
+ * What is known not to pass on another runtime, and why. A test that fails and is
+ * not here is an error of ours, and so is an entry that nothing fails of.
+ *
+ * @module
+ */
+
+/** Tests that fail somewhere. */
+export interface Difference {
+  /** How the names of the runtimes begin. */
+  readonly on: readonly string[];
+  /** The file of the tests. */
+  readonly file: string;
+  /** What their titles match. */
+  readonly name: RegExp;
+  /** Why they fail there. */
+  readonly why: string;
+}
+
+/** All that is known. */
+export const DIFFERENCES: readonly Difference[] = [
+  {
+    on: ["Node 26", "Bun"],
+    file: "tests/ffi/poll_test.ts",
+    name: /waitReadable\(\)/,
+    why: "it calls nothing on another thread; a timer waits instead",
+  },
+  {
+    on: ["Node 26", "Bun"],
+    file: "tests/ffi/aio_test.ts",
+    name: /until drained/,
+    why: "it calls nothing on another thread; a timer waits instead",
+  },
+  {
+    on: ["Node"],
+    file: "tests/ffi/poll_test.ts",
+    name: /may be left by a Worker/,
+    why: "the test makes a Web Worker, which Node.js has not",
+  },
+  {
+    on: ["Node"],
+    file: "tests/ffi/reactor_test.ts",
+    name: /Workers apart/,
+    why: "the test makes a Web Worker, which Node.js has not",
+  },
+  {
+    on: ["Node", "Bun"],
+    file: "tests/ffi/library_test.ts",
+    name: /stops at a refusal/,
+    why: "a refusal is an error class of Deno's",
+  },
+];
