@@ -53,6 +53,7 @@ import {
 } from "./queue_options.ts";
 import {
   isIntact,
+  MergedRequests,
   operationName,
   Request,
   RequestFlag,
@@ -125,14 +126,6 @@ interface Step {
   /** Whether it is a resize: what comes later waits for it. */
   readonly resizes: boolean;
   readonly start: () => void;
-}
-
-/** The owner of a merged request: the entries that it stands for. */
-class Merged {
-  readonly parts: Entry[];
-  constructor(parts: Entry[]) {
-    this.parts = parts;
-  }
 }
 
 /** The owner of a request that is over when its call is. */
@@ -278,6 +271,7 @@ export class RequestQueue {
     this.#starts = starts;
     this.#ends = ends;
     this.#kinds = kinds;
+    backend.onResized?.(this.#resized);
   }
 
   /** What carries out the requests. */
@@ -700,8 +694,12 @@ export class RequestQueue {
     }
     if (sectors === geometry.sectors) return;
     await this.#backend.resize(sectors);
-    for (const listener of [...this.#onResized]) listener(sectors);
+    this.#resized(sectors);
   }
+
+  readonly #resized = (sectors: number): void => {
+    for (const listener of [...this.#onResized]) listener(sectors);
+  };
 
   /** Waits for every request and query that was taken. */
   async #untilTakenAreDone(): Promise<void> {
@@ -934,7 +932,7 @@ export class RequestQueue {
       segments[0]!,
       segments.slice(1),
     );
-    merged.owner = new Merged(parts);
+    merged.owner = new MergedRequests(parts);
     return merged;
   }
 
@@ -942,17 +940,17 @@ export class RequestQueue {
     const owner = request.owner;
     if (owner instanceof Entry) {
       this.#finish(owner, error);
-    } else if (owner instanceof Merged) {
+    } else if (owner instanceof MergedRequests) {
       request.owner = null;
       if (error === null) {
-        for (const part of owner.parts) this.#finish(part, null);
+        for (const part of owner.parts as Entry[]) this.#finish(part, null);
       } else if (request.fua) {
         // Durability of all of them is unknown now, and no sync is repeated.
-        for (const part of owner.parts) {
+        for (const part of owner.parts as Entry[]) {
           this.#finish(part, this.#partOf(part.request!, error));
         }
       } else {
-        for (const part of owner.parts) {
+        for (const part of owner.parts as Entry[]) {
           part.solo = true;
           part.dispatched = false;
           this.#runnable.push(part);

@@ -57,6 +57,20 @@ export const ID_BYTES = 20;
 
 const NO_SEGMENTS: readonly Uint8Array[] = [];
 
+/**
+ * The owner of a request that a queue has merged of several. If it fails they come
+ * again, each by itself; unless it has FUA, which fails them all.
+ */
+export class MergedRequests {
+  /** The queue's entries. */
+  readonly parts: readonly object[];
+
+  /** @param parts The queue's entries. */
+  constructor(parts: readonly object[]) {
+    this.parts = parts;
+  }
+}
+
 /** One request: what, where, and whose memory. */
 export class Request {
   /** What it asks for. */

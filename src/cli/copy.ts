@@ -576,7 +576,7 @@ async function rescue(way: Way) {
 }
 
 async function readBmap(path: string, signal: AbortSignal): Promise<Bmap> {
-  const text = await readText(path, MAX_BMAP_BYTES, signal);
+  const text = await readText(path, { maxBytes: MAX_BMAP_BYTES, signal });
   try {
     return parseBmap(text);
   } catch (error) {

@@ -96,7 +96,11 @@ async function* byProgram(
     if (code !== "ENOENT" && !isNotCapable(error)) throw error;
     throw new CliError(
       `Cannot read ${name} as it is ${format} and the program "${format}" ` +
-        `cannot be run: install it (Debian: ${debian}), or decompress it ` +
+        `cannot be run: ${
+          error instanceof Deno.errors.NotCapable
+            ? `allow it by --allow-run=${format}`
+            : `install it (Debian: ${debian})`
+        }, or decompress it ` +
         `elsewhere and pipe it in: ${format} -dc FILE | platter copy - TARGET`,
       { cause: error },
     );

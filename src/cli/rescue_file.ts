@@ -22,7 +22,7 @@ const MAX_BYTES = 2 ** 27;
 export async function readRescueFile(path: string): Promise<RescueMap | null> {
   let text: string;
   try {
-    text = await readText(path, MAX_BYTES);
+    text = await readText(path, { maxBytes: MAX_BYTES });
   } catch (error) {
     const { cause } = error as CliError;
     if ((cause as { code?: unknown } | null)?.code === "ENOENT") return null;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { openFile, type OpenedFile } from "../platform/files.ts";
+import { type OpenedFile, openFile } from "../platform/files.ts";
 import { formatSize } from "../units.ts";
 import { CliError, fileError } from "./images.ts";
 
@@ -18,15 +18,17 @@ const PIECE_BYTES = 65_536;
  * Reads a text file, or a pipe.
  *
  * @param path Its path.
- * @param maxBytes What it may have at most.
- * @param signal Gives up: a pipe opens when somebody writes to it.
+ * @param options What it may have at most; and what gives up: a pipe opens when
+ * somebody writes to it.
  * @returns Its text.
  * @throws {CliError} If it cannot be read, or has more than that.
  */
 export async function readText(
   path: string,
-  maxBytes: number = MOST_BYTES,
-  signal?: AbortSignal,
+  { maxBytes = MOST_BYTES, signal }: {
+    readonly maxBytes?: number;
+    readonly signal?: AbortSignal;
+  } = {},
 ): Promise<string> {
   try {
     // A pipe has no size, and a device no end.

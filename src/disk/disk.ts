@@ -133,8 +133,8 @@ export class VirtualDisk implements AsyncDisposable {
   #closed = false;
   /**
    * Capacity in sectors of 512 bytes. It changes by
-   * {@linkcode VirtualDisk.resize} alone; that of a slice never does, whatever
-   * becomes of the disk.
+   * {@linkcode VirtualDisk.resize}, and that of an image in a Ceph cluster when
+   * others resize it; that of a slice never does, whatever becomes of the disk.
    */
   readonly sectors: number;
 
@@ -243,6 +243,17 @@ export class VirtualDisk implements AsyncDisposable {
    */
   get start(): number {
     return this.#start;
+  }
+
+  /**
+   * What a disk and its slices have in common, and no other disk has.
+   *
+   * @param disk One of them.
+   * @returns It, to be compared.
+   * @internal
+   */
+  static identityOf(disk: VirtualDisk): object {
+    return disk.#queue;
   }
 
   /** Logical block size in bytes: operations start and end on it. */

@@ -19,7 +19,7 @@
  */
 
 import { RangeLock } from "../backends/range_lock.ts";
-import type { VirtualDisk } from "../disk/disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { describeValue, DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
@@ -42,14 +42,14 @@ export interface ByteWriteResult<T extends Uint8Array = Uint8Array> {
   readonly buffer: T;
 }
 
-/** What all views of one disk share. */
+/** What all views of one disk and of its slices share. */
 interface Shared {
   readonly lock: RangeLock;
   /** Writes and discards that have not ended. */
   readonly changes: Set<Promise<void>>;
 }
 
-const sharedByDisk = new WeakMap<VirtualDisk, Shared>();
+const sharedByDisk = new WeakMap<object, Shared>();
 
 /**
  * A disk by bytes, in the shape of npm's `file-disk`. Offsets and lengths are in
@@ -83,10 +83,11 @@ export class ByteView {
    */
   constructor(disk: VirtualDisk) {
     this.#disk = disk;
-    let shared = sharedByDisk.get(disk);
+    const key = VirtualDisk.identityOf(disk);
+    let shared = sharedByDisk.get(key);
     if (shared === undefined) {
       shared = { lock: new RangeLock(disk.blockSize), changes: new Set() };
-      sharedByDisk.set(disk, shared);
+      sharedByDisk.set(key, shared);
     }
     this.#shared = shared;
   }
@@ -293,8 +294,9 @@ export class ByteView {
     length: number,
     work: () => Promise<void>,
   ): Promise<void> {
+    const start = this.#disk.start * SECTOR_BYTES + offset;
     const release = await new Promise<() => void>((resolve) =>
-      this.#shared.lock.claim(offset, offset + length, resolve)
+      this.#shared.lock.claim(start, start + length, resolve)
     );
     try {
       await work();

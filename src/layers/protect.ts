@@ -8,14 +8,14 @@
  * | any other, reads above all | goes down as it came |
  *
  * The queue above takes a merged request that failed apart again, so that only
- * those fail that touch a range themselves.
+ * those fail, and are noted, that touch a range themselves.
  *
  * @module
  */
 
 import type { Backend, Complete } from "../backend.ts";
 import type { SectorRange } from "../geometry.ts";
-import { operationName, type Request } from "../request.ts";
+import { MergedRequests, operationName, type Request } from "../request.ts";
 import { requestError } from "../request_error.ts";
 import { resizeError } from "../resize.ts";
 import { Layer, type LayerOptions } from "./layer.ts";
@@ -192,8 +192,11 @@ export class Protect extends Layer {
         if (!request.writes) continue;
         const violation = this.#violationOf(request);
         if (violation === null) continue;
-        this.#note(violation);
         if (this.#refuses) (refused ??= new Map()).set(request, violation);
+        // Noted once: the parts of a merged one come again.
+        const comesAgain = this.#refuses && !request.fua &&
+          request.owner instanceof MergedRequests;
+        if (!comesAgain) this.#note(violation);
       }
     }
     if (refused === null) return this.backend.submit(batch, complete);

@@ -104,6 +104,21 @@ Deno.test("protect() fails of merged neighbours only those in a range", async ()
   );
 });
 
+Deno.test("protect() notes each of merged neighbours once, durable ones together", async () => {
+  const layer = protect(memory({ sectors: 64 }), [{ sector: 10, count: 2 }]);
+  await using disk = VirtualDisk.over(layer);
+  const write = async (fua: boolean) => {
+    await Promise.allSettled(
+      [8, 9, 10, 11, 12].map((sector) => disk.write(sector, ones(1), { fua })),
+    );
+    return layer.violations.map(({ sector, count }) => [sector, count]);
+  };
+  assertEquals(await write(false), [[10, 1], [11, 1]]);
+  assertEquals(disk.counters.merged, 5);
+  assertEquals(layer.violationCount, 2);
+  assertEquals(await write(true), [[10, 1], [11, 1], [8, 5]]);
+});
+
 Deno.test("protect() does not latch a disk by a refused durable write", async () => {
   await using disk = VirtualDisk.over(
     protect(memory({ sectors: 64 }), [{ sector: 0, count: 1 }]),
