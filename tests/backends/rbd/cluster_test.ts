@@ -16,7 +16,7 @@ import { exploreCrashes } from "../../../src/testing/explore_crashes.ts";
 import { CrashFailure } from "../../../src/testing/crash_failure.ts";
 import { contractSuite } from "../../contract.ts";
 import { fuzz } from "../../fuzz.ts";
-import { LONG, pause, run, tempDir } from "../../helpers.ts";
+import { LONG, pause, run, tempDir, untilListening } from "../../helpers.ts";
 import { CephCluster, needsCeph } from "./cluster.ts";
 
 const { ignore } = needsCeph();
@@ -369,6 +369,23 @@ Deno.test({
       run(Deno.execPath(), ["run", "-A", CLI, ...args]);
     await platter("copy", "--quiet", path, uri);
     await assertRejects(() => platter("copy", path, uri), Error, "--force");
+    const socket = dir.join("served.sock");
+    const server = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", CLI, "serve", uri, "--read-only", "--socket", socket],
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    try {
+      await untilListening(socket);
+      await using served = await VirtualDisk.open(
+        `nbd+unix:///?socket=${socket}`,
+      );
+      assertEquals(await served.read(2048, 128), content);
+    } finally {
+      server.kill("SIGTERM");
+      await server.status;
+    }
     const back = dir.join("back.img");
     await platter("copy", "--quiet", uri, back);
     assertEquals(await Deno.readFile(back), bytes);
