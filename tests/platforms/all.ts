@@ -7,6 +7,7 @@
 import { CONTAINERS } from "./containers.ts";
 import { GUESTS } from "./guests.ts";
 import type { Platform } from "./platform.ts";
+import type { SuiteName } from "./suites.ts";
 import { USER_MODE } from "./user_mode.ts";
 
 /** In the order in which they are run. */
@@ -23,3 +24,6 @@ export const SHORT: readonly string[] = [
   "docker-20",
   "6.1:ext4",
 ];
+
+/** The suites that CI runs there: an emulated processor needs minutes for more. */
+export const SHORT_SUITES: readonly SuiteName[] = ["facts", "alignment"];

@@ -329,7 +329,7 @@ async function runGuest(
         `mkdir ${folder} && set -- ${folder} ${device} && ${setUp}`,
       );
       if (code !== 0) {
-        const reason = output.split("\n").at(-1) ||
+        const reason = output.split("\n")[0] ||
           `its setup ends with ${code}`;
         const { output: messages } = await guest.try("dmesg | tail -n 8");
         report(`${row.name}: ${output}\n${messages}`);

@@ -46,11 +46,15 @@ const MODULES = [
   ...["virtio_pci", "virtio_console", "9p", "9pnet_virtio", "virtio_blk"],
 ];
 
+/** How a folder of this machine is mounted, which nobody changes meanwhile. */
+const SHARED = "-t 9p -o trans=virtio,version=9p2000.L,msize=262144";
+
 /** The first program, which goes on to the root as `/init.sh`. */
 const FIRST = `#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 for module in /modules/*; do /bin/busybox insmod "$module" 2>/dev/null; done
-/bin/busybox mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=loose,ro root /root || exec /bin/busybox poweroff -f
+/bin/busybox mount ${SHARED},cache=loose,ro root /root ||
+  exec /bin/busybox poweroff -f
 /bin/busybox mount -t tmpfs -o mode=0755 memory /run
 /bin/busybox cp /init.sh /run/init.sh
 /bin/busybox mkdir -p /root/dev
@@ -64,7 +68,7 @@ exec /bin/busybox switch_root /root /dev/shm/init.sh
 function init(hostPrefix: string): string {
   const mountHost = hostPrefix === ""
     ? ""
-    : `mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=loose,ro host ${hostPrefix}\n`;
+    : `mount ${SHARED},cache=loose,ro host ${hostPrefix}\n`;
   return `#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/dev/shm NO_COLOR=1
 mount -t proc proc /proc
@@ -72,7 +76,7 @@ mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=1777 memory /tmp
 busybox ip link set lo up
 ${mountHost}mkdir /tmp/share
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /tmp/share
+mount ${SHARED} share /tmp/share
 ${shellOn("/dev/hvc0")}`;
 }
 

@@ -19,9 +19,9 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { Missing } from "./platform.ts";
 import type { Row } from "./platform.ts";
-import { ALL, SHORT } from "./all.ts";
+import { ALL, SHORT, SHORT_SUITES } from "./all.ts";
 import { choose } from "./choose.ts";
-import { add, EVERYWHERE, NOTHING, SUITE_NAMES } from "./suites.ts";
+import { add, NOTHING, SUITE_NAMES } from "./suites.ts";
 import { table } from "./table.ts";
 
 const { list, short, suites: only, _: names } = parseArgs(Deno.args, {
@@ -52,7 +52,7 @@ if (typeof chosen === "string") {
   Deno.exit(2);
 }
 
-const suites = only?.split(",") ?? (short ? EVERYWHERE : undefined);
+const suites = only?.split(",") ?? (short ? SHORT_SUITES : undefined);
 for (const suite of suites ?? []) {
   if ((SUITE_NAMES as readonly string[]).includes(suite)) continue;
   console.error(

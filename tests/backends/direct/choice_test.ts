@@ -20,12 +20,15 @@ import { hasTmpfs, needs, tempDir, tmpfsDir } from "../../helpers.ts";
 import {
   ENGINES,
   failingFile,
+  hasDirect,
   hasEngine,
   program,
   SERVED_TOOLS,
 } from "./harness.ts";
 
 const MIB = 1_048_576;
+
+const noDirect = Deno.build.os !== "linux" || !await hasDirect();
 
 /** What a disk says of itself and shows. */
 interface Shown {
@@ -170,7 +173,7 @@ for (const [title, inject, chosen, reasons] of CASES) {
 
 Deno.test({
   name: "VirtualDisk.open() takes io_uring of an older kernel",
-  ignore: !hasEngine("io_uring") || needs("strace").ignore,
+  ignore: noDirect || !hasEngine("io_uring") || needs("strace").ignore,
   async fn() {
     for (const times of ["1", "1..2"]) {
       const shown = await opened([`io_uring_setup:error=EINVAL:when=${times}`]);
@@ -196,7 +199,7 @@ for (const code of ["EPERM", "ENOSYS"]) {
 
 Deno.test({
   name: "VirtualDisk.open() takes no AIO for what is not direct",
-  ignore: !hasEngine("io_uring") || needs("strace").ignore,
+  ignore: noDirect || !hasEngine("io_uring") || needs("strace").ignore,
   async fn() {
     const inject = ["io_uring_setup:error=EPERM"];
     const shown = await opened(inject, { direct: "never" });

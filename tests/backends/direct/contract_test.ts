@@ -21,7 +21,13 @@ import {
   submitAll,
 } from "../../contract.ts";
 import { LONG, loopDevice, needs, tempDir } from "../../helpers.ts";
-import { ASYNC_ENGINES, ENGINES, hasEngine, openWith } from "./harness.ts";
+import {
+  ASYNC_ENGINES,
+  ENGINES,
+  hasDirect,
+  hasEngine,
+  openWith,
+} from "./harness.ts";
 
 const MIB = 1_048_576;
 
@@ -77,6 +83,8 @@ function device(
   };
 }
 
+const noDirect = Deno.build.os !== "linux" || !await hasDirect();
+
 for (const engine of ENGINES) {
   const ignore = !hasEngine(engine);
 
@@ -85,7 +93,7 @@ for (const engine of ENGINES) {
     contractSuite(
       `${engine}, blocks of ${blockSize} bytes`,
       file(engine, blockSize, 128, "require"),
-      { ignore },
+      { ignore: ignore || noDirect },
     );
   }
 
@@ -103,7 +111,7 @@ for (const engine of ASYNC_ENGINES) {
     contractSuite(
       `${engine}, ${depth} at once`,
       file(engine, 512, depth, "require"),
-      { ignore },
+      { ignore: ignore || noDirect },
     );
   }
 
@@ -161,7 +169,7 @@ for (const engine of ASYNC_ENGINES) {
     Deno.test({
       name:
         `${engine} answers a batch much larger than its ring, ${depth} at once`,
-      ignore,
+      ignore: ignore || noDirect,
       async fn() {
         const { backend, cleanup } = await file(
           engine,

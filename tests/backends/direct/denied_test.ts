@@ -10,10 +10,12 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Random } from "../../../src/random.ts";
 import { STATX } from "../../../ffi/abi.ts";
 import { LONG, loopDevice, needs, tempDir } from "../../helpers.ts";
-import { hasEngine } from "./harness.ts";
+import { hasDirect, hasEngine } from "./harness.ts";
 import { type Denied, inThreads } from "./seccomp.ts";
 
 const MIB = 1_048_576;
+
+const noDirect = Deno.build.os !== "linux" || !await hasDirect();
 
 /** What opening, and each operation, came to: `null`, or an error's kind. */
 interface Found {
@@ -193,7 +195,7 @@ async function assertCases(path: string, cases: readonly Case[]) {
 
 Deno.test({
   name: "VirtualDisk.open() makes do without a system call, on a file",
-  ignore: !hasEngine("io_uring") || !hasEngine("libaio"),
+  ignore: noDirect || !hasEngine("io_uring") || !hasEngine("libaio"),
   async fn() {
     await using dir = await tempDir();
     const path = await dir.file("disk.img", new Random(1).bytes(2 * MIB));

@@ -45,6 +45,19 @@ function tries(name: EngineName): boolean {
   return true;
 }
 
+/**
+ * Whether direct I/O is to be had where tests have their images: on tmpfs, btrfs
+ * and others it is not.
+ */
+export async function hasDirect(): Promise<boolean> {
+  await using dir = await tempDir();
+  const disk = await openWith(await dir.file("disk.img", 65_536), "sync", 1);
+  const { active, reason } = disk.info.direct;
+  await disk.close();
+  if (!active) console.warn(`Some tests are skipped as ${reason}`);
+  return active;
+}
+
 /** Opens an image with an engine, of which so much may be in flight. */
 export function openWith(
   path: string,
