@@ -65,7 +65,11 @@ export class MergedRequests {
   /** The queue's entries. */
   readonly parts: readonly object[];
 
-  /** @param parts The queue's entries. */
+  /**
+   * Constructs a new instance.
+   *
+   * @param parts The queue's entries.
+   */
   constructor(parts: readonly object[]) {
     this.parts = parts;
   }

@@ -251,7 +251,7 @@ ${
     next !== undefined &&
     markup`<path class="cut" d="M${LEFT} ${
       lane.top + height + CUT / 2
-    }H${SIDE_RIGHT}"/><text class="middle" style="paint-order:stroke;stroke:var(--paper);stroke-width:8px" x="${
+    }H${SIDE_RIGHT}"/><text class="middle" style="paint-order:stroke;stroke:var(--paper);stroke-width:6px;stroke-linejoin:round" x="${
       (LEFT + RIGHT) / 2
     }" y="${lane.top + height + CUT / 2 + 4}">${
       sizeOf((next.sector - end) * SECTOR_BYTES)

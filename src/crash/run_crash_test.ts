@@ -19,6 +19,7 @@
  */
 
 import { dirname } from "node:path";
+import { onlyOnDeno } from "../deno_only.ts";
 import type { Backend } from "../backend.ts";
 import { copyDisk } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
@@ -137,6 +138,7 @@ export async function crashTest(
 export async function runCrashTest(
   options: CrashTestOptions,
 ): Promise<CrashReportData> {
+  onlyOnDeno("run a crash test");
   try {
     return await runTest(options);
   } catch (error) {

@@ -31,6 +31,7 @@ const TABLES = "tests/ffi/windows_header_test.ts";
 const FILES = [
   "tests/backends/direct/windows/real_test.ts",
   "tests/backends/portable/backend_test.ts",
+  "tests/disk/disk_test.ts",
   "tests/ffi/memory_test.ts",
 ];
 
