@@ -14,7 +14,7 @@ import { ERRNO_TABLES, errnoNames, type ErrnoTable } from "./errno.ts";
 export type { ErrnoName, ErrnoTable } from "./errno.ts";
 
 /** Operating systems that have a table. */
-export type AbiOs = "linux" | "darwin" | "freebsd";
+export type AbiOs = "linux" | "darwin" | "freebsd" | "illumos";
 
 /** Architectures that have a table. */
 export type AbiArch = "x86_64" | "aarch64";
@@ -361,6 +361,15 @@ export const DARWIN_IOCTL = {
   /** Discard (pointer to extents, u32 count, u32 options). */
   DKIOCUNMAP: 0x8010641f,
 } as const;
+
+/** ioctl requests of illumos; usr/src/uts/common/sys/dkio.h. */
+export const ILLUMOS_IOCTL = {
+  /** What a disk is: u32 media type, u32 logical block size, i64 blocks. */
+  DKIOCGMEDIAINFO: 0x42a,
+} as const;
+
+/** Advice of directio(3C); usr/src/uts/common/sys/fcntl.h of illumos. */
+export const DIRECTIO_ON = 1;
 
 /** Numbers of the system calls that are called by number. */
 export interface SyscallNumbers {
@@ -807,8 +816,83 @@ const FREEBSD_MMAP: MmapFlags = {
 // sys/sys/unistd.h of FreeBSD: as Linux.
 const FREEBSD_WHENCE: SeekWhence = LINUX_WHENCE;
 
-// IOV_MAX is 1024 on all three: include/uapi/linux/uio.h (UIO_MAXIOV),
-// bsd/sys/syslimits.h of XNU, sys/sys/syslimits.h of FreeBSD.
+// usr/src/uts/common/sys/fcntl.h of illumos. O_DIRECT came in 2024, and is
+// directio(3C) by another name, which older ones have, too.
+const ILLUMOS_OPEN: OpenFlags = {
+  O_RDONLY: 0x0,
+  O_WRONLY: 0x1,
+  O_RDWR: 0x2,
+  O_APPEND: 0x8,
+  O_SYNC: 0x10,
+  O_DSYNC: 0x40,
+  O_NONBLOCK: 0x80,
+  O_CREAT: 0x100,
+  O_TRUNC: 0x200,
+  O_EXCL: 0x400,
+  O_NOCTTY: 0x800,
+  O_NOFOLLOW: 0x20000,
+  O_CLOEXEC: 0x800000,
+  O_DIRECTORY: 0x1000000,
+  O_DIRECT: undefined,
+  O_NOATIME: undefined,
+  O_PATH: undefined,
+  O_TMPFILE: undefined,
+};
+
+// usr/src/uts/common/sys/fcntl.h of illumos, for 64-bit programs. Its locks of
+// the open file (F_OFD_SETLK 48) are for whole files only, fcntl(2): they cannot
+// be QEMU's, which are on bytes.
+const ILLUMOS_FCNTL: FcntlCommands = {
+  F_GETFL: 3,
+  F_SETFL: 4,
+  F_SETLK: 6,
+  F_SETLKW: 7,
+  F_GETLK: 14,
+  F_OFD_GETLK: undefined,
+  F_OFD_SETLK: undefined,
+  F_OFD_SETLKW: undefined,
+  F_ADD_SEALS: undefined,
+  F_GET_SEALS: undefined,
+  F_PREALLOCATE: undefined,
+  F_RDAHEAD: undefined,
+  F_NOCACHE: undefined,
+  F_FULLFSYNC: undefined,
+  F_BARRIERFSYNC: undefined,
+  F_PUNCHHOLE: undefined,
+};
+
+// usr/src/uts/common/sys/fcntl.h of illumos: i32 l_sysid@24, and 32 bytes more.
+const ILLUMOS_FLOCK: FlockLayout = {
+  byteLength: 64,
+  type: 0,
+  whence: 2,
+  start: 8,
+  length: 16,
+  pid: 28,
+  F_RDLCK: 1,
+  F_WRLCK: 2,
+  F_UNLCK: 3,
+};
+
+// usr/src/uts/common/sys/mman.h of illumos.
+const ILLUMOS_MMAP: MmapFlags = {
+  PROT_READ: 0x1,
+  PROT_WRITE: 0x2,
+  MAP_SHARED: 0x01,
+  MAP_PRIVATE: 0x02,
+  MAP_FIXED: 0x10,
+  MAP_NORESERVE: 0x40,
+  MAP_ANONYMOUS: 0x100,
+  MAP_POPULATE: undefined,
+  MAP_HUGETLB: undefined,
+};
+
+// usr/src/uts/common/sys/unistd.h of illumos: as Linux.
+const ILLUMOS_WHENCE: SeekWhence = LINUX_WHENCE;
+
+// IOV_MAX is 1024 on all four: include/uapi/linux/uio.h (UIO_MAXIOV),
+// bsd/sys/syslimits.h of XNU, sys/sys/syslimits.h of FreeBSD,
+// usr/src/uts/common/sys/limits.h of illumos.
 const IOVEC_MAX = 1024;
 
 function tableFor(os: AbiOs, arch: AbiArch): Abi {
@@ -852,13 +936,24 @@ function tableFor(os: AbiOs, arch: AbiArch): Abi {
         mmap: FREEBSD_MMAP,
         syscalls: undefined,
       };
+    case "illumos":
+      return {
+        ...common,
+        open: ILLUMOS_OPEN,
+        fcntl: ILLUMOS_FCNTL,
+        flock: ILLUMOS_FLOCK,
+        whence: ILLUMOS_WHENCE,
+        mmap: ILLUMOS_MMAP,
+        syscalls: undefined,
+      };
   }
 }
 
 const tables = new Map<string, Abi>();
 
 function isAbiOs(os: string): os is AbiOs {
-  return os === "linux" || os === "darwin" || os === "freebsd";
+  return os === "linux" || os === "darwin" || os === "freebsd" ||
+    os === "illumos";
 }
 
 function isAbiArch(arch: string): arch is AbiArch {
@@ -896,6 +991,7 @@ export function whyNoAbi(os: string, arch: string): string | undefined {
     case "linux":
     case "darwin":
     case "freebsd":
+    case "illumos":
       return isAbiArch(arch)
         ? undefined
         : `The constants of ${os} on ${arch} are not in the table, which has x86_64 and aarch64`;
@@ -905,9 +1001,8 @@ export function whyNoAbi(os: string, arch: string): string | undefined {
       return "Windows has another API than the POSIX one used here (FILE_FLAG_NO_BUFFERING)";
     case "netbsd":
       return "NetBSD takes O_DIRECT as a hint only, and its constants are not in the table";
-    case "illumos":
     case "solaris":
-      return `${os} uses directio() rather than O_DIRECT, and its constants are not in the table`;
+      return "Solaris uses directio() rather than O_DIRECT, and its constants are not in the table";
     case "android":
       return "Android has another C library (bionic), whose constants are not in the table";
     default:

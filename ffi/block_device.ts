@@ -9,7 +9,12 @@
  * @module
  */
 
-import { DARWIN_IOCTL, FREEBSD_IOCTL, LINUX_IOCTL } from "./abi.ts";
+import {
+  DARWIN_IOCTL,
+  FREEBSD_IOCTL,
+  ILLUMOS_IOCTL,
+  LINUX_IOCTL,
+} from "./abi.ts";
 import type { Libc } from "./libc.ts";
 import { readU64, structMemory, writeU64 } from "./memory.ts";
 
@@ -53,6 +58,17 @@ function sendRange(
   return libc.ioctl(fd, request, address);
 }
 
+/** What illumos says of a disk: struct dk_minfo, u32 type, u32 size, i64 blocks. */
+function mediaInfo(
+  libc: Libc,
+  fd: number,
+): { blockSize: number; blocks: number } | number {
+  const { address, view } = structMemory(16);
+  const result = libc.ioctl(fd, ILLUMOS_IOCTL.DKIOCGMEDIAINFO, address);
+  if (result < 0) return result;
+  return { blockSize: view.getUint32(4, true), blocks: readU64(view, 8) };
+}
+
 /** A request that only Linux has. */
 function linuxOnly(libc: Libc, request: number): number | undefined {
   return libc.abi.os === "linux" ? request : undefined;
@@ -60,7 +76,7 @@ function linuxOnly(libc: Libc, request: number): number | undefined {
 
 /**
  * Size of a device (BLKGETSIZE64; DIOCGMEDIASIZE; block count × block size on
- * macOS).
+ * macOS; DKIOCGMEDIAINFO).
  *
  * @param libc The C library.
  * @param fd File descriptor.
@@ -77,6 +93,10 @@ export function blockDeviceSize(libc: Libc, fd: number): number {
       if (blocks < 0) return blocks;
       const blockSize = logicalBlockSize(libc, fd);
       return blockSize < 0 ? blockSize : blocks * blockSize;
+    }
+    case "illumos": {
+      const info = mediaInfo(libc, fd);
+      return typeof info === "number" ? info : info.blocks * info.blockSize;
     }
   }
 }
@@ -97,6 +117,10 @@ export function logicalBlockSize(libc: Libc, fd: number): number {
       return ask(libc, fd, FREEBSD_IOCTL.DIOCGSECTORSIZE, "u32");
     case "darwin":
       return ask(libc, fd, DARWIN_IOCTL.DKIOCGETBLOCKSIZE, "u32");
+    case "illumos": {
+      const info = mediaInfo(libc, fd);
+      return typeof info === "number" ? info : info.blockSize;
+    }
   }
 }
 
@@ -119,6 +143,8 @@ export function physicalBlockSize(libc: Libc, fd: number): number {
     }
     case "darwin":
       return ask(libc, fd, DARWIN_IOCTL.DKIOCGETPHYSICALBLOCKSIZE, "u32");
+    case "illumos":
+      return logicalBlockSize(libc, fd);
   }
 }
 
@@ -177,6 +203,8 @@ export function discard(
       writeU64(view, 24, length);
       return libc.ioctl(fd, DARWIN_IOCTL.DKIOCUNMAP, address);
     }
+    case "illumos":
+      return -libc.abi.errno.EOPNOTSUPP;
   }
 }
 

@@ -80,6 +80,7 @@ export class Libc {
   readonly #fdatasync: LibcFunctions["fsync"];
   readonly #fsync: LibcFunctions["fsync"];
   readonly #fallocate: LibcFunctions["fallocate"];
+  readonly #directio: LibcFunctions["directio"];
   readonly #flock: LibcFunctions["flock"];
   readonly #ftruncate: LibcFunctions["ftruncate"];
   readonly #lseek: LibcFunctions["lseek"];
@@ -122,6 +123,7 @@ export class Libc {
     this.#fdatasync = functions.fdatasync ?? functions.fsync;
     this.#fsync = functions.fsync;
     this.#fallocate = functions.fallocate;
+    this.#directio = functions.directio;
     this.#flock = functions.flock;
     this.#ftruncate = functions.ftruncate;
     this.#lseek = functions.lseek;
@@ -383,6 +385,21 @@ export class Libc {
     put(0, offset);
     put(1, length);
     const result = this.#fallocate(fd, mode, words[0]!, words[1]!);
+    return result < 0 ? -this.#errno[0]! : result;
+  }
+
+  /**
+   * Advises to bypass the page cache of a file, for everybody who has it open:
+   * `int directio(int fd, int advice)`. illumos only.
+   *
+   * @param fd File descriptor.
+   * @param advice {@linkcode DIRECTIO_ON}.
+   * @returns 0, or −errno (−ENOSYS elsewhere, −ENOTTY where the file system has
+   * no such thing).
+   */
+  directio(fd: number, advice: number): number {
+    if (this.#directio === undefined) return this.#enosys;
+    const result = this.#directio(fd, advice);
     return result < 0 ? -this.#errno[0]! : result;
   }
 

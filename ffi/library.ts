@@ -8,7 +8,7 @@
 
 import { isNotCapable } from "../src/platform/permissions.ts";
 import { runtimeName } from "../src/platform/system.ts";
-import type { Abi } from "./abi.ts";
+import type { Abi, AbiOs } from "./abi.ts";
 import { FfiError } from "./ffi_error.ts";
 import type {
   FfiPermissions,
@@ -87,6 +87,8 @@ export interface LibcFunctions {
   readonly fallocate:
     | ((fd: number, mode: number, offset: bigint, length: bigint) => number)
     | undefined;
+  /** `int directio(int fd, int advice)`. */
+  readonly directio: ((fd: number, advice: number) => number) | undefined;
   /** `int flock(int fd, int operation)`. */
   readonly flock: (fd: number, operation: number) => number;
   /** `int ftruncate(int fd, off_t length)`. */
@@ -141,6 +143,8 @@ export function libcFileNames(abi: Abi): readonly string[] {
       return ["/usr/lib/libSystem.B.dylib", "libSystem.dylib"];
     case "freebsd":
       return ["libc.so.7"];
+    case "illumos":
+      return ["libc.so.1"];
   }
 }
 
@@ -164,6 +168,14 @@ function variadic(
   return [...named, ...padding, last];
 }
 
+/** What a system calls the function that says where errno is. */
+const ERRNO_LOCATION: Readonly<Record<AbiOs, string>> = {
+  linux: "__errno_location",
+  darwin: "__error",
+  freebsd: "__error",
+  illumos: "___errno",
+};
+
 /**
  * The signatures of the functions of libc on a system.
  *
@@ -174,7 +186,7 @@ export function libcSymbols(abi: Abi): ForeignFunctions {
   const symbols: Record<string, ForeignFunction> = {
     // int *__errno_location(void), and what others call it.
     errnoLocation: {
-      name: abi.os === "linux" ? "__errno_location" : "__error",
+      name: ERRNO_LOCATION[abi.os],
       parameters: [],
       result: "usize",
     },
@@ -235,6 +247,10 @@ export function libcSymbols(abi: Abi): ForeignFunctions {
     // int fdatasync(int fd)
     // (macOS exports one that no header declares; fsync is used there)
     symbols.fdatasync = { parameters: ["i32"], result: "i32", optional: true };
+  }
+  if (abi.os === "illumos") {
+    // int directio(int fd, int advice)
+    symbols.directio = { parameters: ["i32", "i32"], result: "i32" };
   }
   if (abi.os === "linux") {
     // ssize_t preadv2(int fd, const struct iovec *iov, int count,

@@ -40,9 +40,12 @@ export class SocketPair {
    * sockets[2])`.
    *
    * @param libc The C library.
+   * @param outlives Whether the socket of this side may outlive a Worker that is
+   * terminated, as others write to its number: to close it would give that to
+   * another file.
    * @returns The pair, or −errno.
    */
-  static open(libc: Libc): SocketPair | number {
+  static open(libc: Libc, outlives = false): SocketPair | number {
     const number = libc.abi.syscalls?.socketpair;
     if (number === undefined) return -libc.abi.errno.ENOSYS;
     const memory = alignedMemory(8, 8);
@@ -55,7 +58,7 @@ export class SocketPair {
     );
     if (result < 0) return result;
     const [fd, otherFd] = new Int32Array(memory.buffer, memory.byteOffset, 2);
-    return new SocketPair(libc, libc.keep(fd!), otherFd!);
+    return new SocketPair(libc, outlives ? fd! : libc.keep(fd!), otherFd!);
   }
 
   /**

@@ -29,8 +29,6 @@ export const OPEN_EXISTING = 3;
 export const FILE_FLAG = {
   NO_BUFFERING: 0x2000_0000,
   OVERLAPPED: 0x4000_0000,
-  /** Needed to open what may be a directory; harmless for files. */
-  BACKUP_SEMANTICS: 0x0200_0000,
 } as const;
 
 /** Attributes of files. */

@@ -183,6 +183,13 @@ export interface Backend {
    */
   resize?(sectors: number): Promise<void>;
   /**
+   * Calls a function from then on whenever others have changed the disk's size,
+   * which `geometry` says by then. Without this method, nobody else does.
+   *
+   * @param listener The function, given the sectors; it must not throw.
+   */
+  onResized?(listener: (sectors: number) => void): void;
+  /**
    * Called when the disk begins to close: only requests that the queue has
    * taken already will still be submitted. A backend whose completions may never
    * come bounds the wait for them from now on.

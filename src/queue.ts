@@ -271,6 +271,7 @@ export class RequestQueue {
     this.#starts = starts;
     this.#ends = ends;
     this.#kinds = kinds;
+    backend.onResized?.(this.#resized);
   }
 
   /** What carries out the requests. */
@@ -693,8 +694,12 @@ export class RequestQueue {
     }
     if (sectors === geometry.sectors) return;
     await this.#backend.resize(sectors);
-    for (const listener of [...this.#onResized]) listener(sectors);
+    this.#resized(sectors);
   }
+
+  readonly #resized = (sectors: number): void => {
+    for (const listener of [...this.#onResized]) listener(sectors);
+  };
 
   /** Waits for every request and query that was taken. */
   async #untilTakenAreDone(): Promise<void> {

@@ -109,6 +109,16 @@ export function hasTool(name: string): boolean {
   });
 }
 
+/** Whether FUSE may be used: its device is there, and this user's to open. */
+function mayUseFuse(): boolean {
+  try {
+    Deno.openSync("/dev/fuse", { read: true, write: true }).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Test options for tests that need outside tools: without them the test is
  * skipped and says why, or, if `PLATTER_REQUIRE_TOOLS` is 1, fails here.
@@ -119,6 +129,8 @@ export function needs(...tools: string[]): { ignore: boolean } {
   const missing = tools.filter((tool) =>
     tool === "root" ? !isRoot() : !hasTool(tool)
   );
+  // What a container, or another user, may lack although the program is there.
+  if (tools.includes("nbdfuse") && !mayUseFuse()) missing.push("/dev/fuse");
   if (missing.length === 0) return { ignore: false };
   const reason = `these are missing: ${missing.join(", ")}`;
   if (Deno.env.get("PLATTER_REQUIRE_TOOLS") === "1") {

@@ -17,27 +17,42 @@ import { stress } from "./stress.ts";
 
 const SECONDS = Number(Deno.env.get("PLATTER_STRESS_SECONDS") ?? 3);
 
+/** Runs until everything was tried. */
+const RUNS = 8;
+
 for (const engine of ENGINES) {
   Deno.test({
     name: `stress() finds nothing, ${engine}`,
     ignore: !hasEngine(engine),
     async fn() {
-      const seed = crypto.getRandomValues(new Uint32Array(1))[0]!;
-      const result = await stress({
-        seed,
-        durationMs: SECONDS * 1000,
-        open: { engine },
-        sectors: 32_768,
-      });
-      console.log(
-        `${engine}: seed ${seed}, ${result.requests} requests, longest stall ${
-          result.longestStallMs.toFixed(1)
-        } ms`,
-      );
-      assertEquals(result.engine, engine);
-      assertGreater(result.verified, 0);
-      assertGreater(result.withdrawn, 0);
-      for (const [kind, count] of Object.entries(result.kinds)) {
+      // A busy machine gets less done: again, until each kind was tried.
+      const kinds: Record<string, number> = {};
+      let withdrawn = 0;
+      let isComplete = false;
+      for (let run = 0; run < RUNS && !isComplete; run++) {
+        const seed = crypto.getRandomValues(new Uint32Array(1))[0]!;
+        const result = await stress({
+          seed,
+          durationMs: SECONDS * 1000,
+          open: { engine },
+          sectors: 32_768,
+        });
+        console.log(
+          `${engine}: seed ${seed}, ${result.requests} requests, longest stall ${
+            result.longestStallMs.toFixed(1)
+          } ms`,
+        );
+        assertEquals(result.engine, engine);
+        assertGreater(result.verified, 0);
+        withdrawn += result.withdrawn;
+        for (const [kind, count] of Object.entries(result.kinds)) {
+          kinds[kind] = (kinds[kind] ?? 0) + count;
+        }
+        isComplete = withdrawn > 0 &&
+          Object.values(kinds).every((count) => count > 0);
+      }
+      assertGreater(withdrawn, 0);
+      for (const [kind, count] of Object.entries(kinds)) {
         assertGreater(count, 0, kind);
       }
     },

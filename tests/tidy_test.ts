@@ -49,8 +49,13 @@ const STYLED = /^(src|ffi|tests|bench|examples)\/|^mod\.ts$/;
 const LIBRARY = /^(src|ffi)\//;
 
 /** Who may reach into ffi/: whoever talks to a kernel, tests and benchmarks. */
-const FFI_USERS =
-  /^(ffi|tests|bench|examples)\/|^src\/(backends\/direct|vhost)\/|^src\/platform\/held_file\.ts$/;
+const FFI_USERS = new RegExp(
+  [
+    /^(ffi|tests|bench|examples)\//,
+    /^src\/(backends\/(direct|rbd)|vhost)\//,
+    /^src\/platform\/held_file\.ts$/,
+  ].map(({ source }) => source).join("|"),
+);
 
 /** A backend's own room, behind its front door, and who may reach into it. */
 const BACKEND_ROOM = /^src\/backends\/[^/]+\/(?!mod\.ts$)/;
@@ -164,7 +169,7 @@ function importFault(from: string, to: string): string | undefined {
   if (to.startsWith("ffi/")) {
     return FFI_USERS.test(from)
       ? undefined
-      : "only src/backends/direct and src/vhost may import ffi/";
+      : "only src/backends/direct, src/backends/rbd and src/vhost may import ffi/";
   }
   if (from.startsWith("ffi/")) {
     return to.startsWith("src/platform/")
@@ -548,7 +553,7 @@ const CASES: [title: string, changes: Tree, faults: string[]][] = [
     { "src/backends/memory.ts": `export * from "../../ffi/ring.ts";` },
     [
       "src/backends/memory.ts: imports ffi/ring.ts: " +
-      "only src/backends/direct and src/vhost may import ffi/",
+      "only src/backends/direct, src/backends/rbd and src/vhost may import ffi/",
     ],
   ],
   [

@@ -14,6 +14,7 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import { checkRescue, rescueDisk } from "../image/rescue.ts";
 import { RescueMap, RescueStatus } from "../image/rescue_map.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { formatCount, formatSize } from "../units.ts";
 import { type CopyTarget, failCopy, openTarget } from "./copy_target.ts";
 import { duration } from "./format.ts";
@@ -134,8 +135,8 @@ async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
   const map = await knownMap(mapFile, bytes);
   const there = await identify(to);
   const rescued = map?.bytes(RescueStatus.Finished) ?? 0;
-  // What a server has is always there.
-  if (there === null && !isNbdUri(to) && rescued > 0) {
+  // What a server has is always there; a cluster says itself what it lacks.
+  if (there === null && !isNbdUri(to) && !isRbdUri(to) && rescued > 0) {
     throw new CliError(
       `Cannot go on with "${to}" as there is no such file, but ` +
         `"${mapFile}" says that it has ${formatSize(rescued)}: give another ` +

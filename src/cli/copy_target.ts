@@ -10,6 +10,7 @@ import { VirtualDisk } from "../disk/disk.ts";
 import type { OpenOptions } from "../disk/open.ts";
 import { DiskError } from "../errors.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { CliError, Interrupted } from "./images.ts";
 import { inOptionsOf } from "./option_words.ts";
 import { type FileIdentity, identify, takeBack } from "./same_file.ts";
@@ -60,7 +61,10 @@ export async function openTarget(
 ): Promise<CopyTarget> {
   try {
     // What a server has cannot be made, only overwritten.
-    if (isNbdUri(path) || sectors === undefined && await identify(path)) {
+    // Whether a cluster has an image shows when it is opened.
+    const isThere = sectors === undefined &&
+      (isRbdUri(path) || await identify(path) !== null);
+    if (isNbdUri(path) || isThere) {
       throw new DiskError("exists", `Cannot create "${path}" as it exists`);
     }
     if (sectors === undefined) {
@@ -154,6 +158,9 @@ async function tidyUp(
   const isWrong = error instanceof DiskError && error.operation === "verify";
   if (reached === "verify" && !isWrong) {
     return `"${path}" is complete and flushed, but was not verified`;
+  }
+  if (isNew && isRbdUri(path)) {
+    return `"${path}" is incomplete and was left: "rbd rm" removes it`;
   }
   if (isNew) return await takeBack(path, identity);
   return before === null || disk.counters.requests === before

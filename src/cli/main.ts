@@ -179,8 +179,9 @@ async function help(): Promise<string> {
       ])
     }`,
     "An IMAGE is a raw disk image, a block device, a container such as a qcow2\n" +
-    "(through qemu-nbd), or what an NBD server has: nbd://HOST/NAME,\n" +
-    "nbds://HOST/NAME (by TLS), nbd+unix:///NAME?socket=PATH.\n" +
+    "(through qemu-nbd), what an NBD server has: nbd://HOST/NAME,\n" +
+    "nbds://HOST/NAME (by TLS), nbd+unix:///NAME?socket=PATH, or an image in a Ceph\n" +
+    "cluster: rbd:POOL/IMAGE.\n" +
     "A SIZE is in bytes, or has a unit: 512, 4KiB, 64MiB, 1.5GiB, 10MB (powers\n" +
     "of 1,000), 2048s (sectors of 512 bytes). Options that count sectors take a\n" +
     "plain number as sectors. Numbers may be hexadecimal: 0x800.\n" +

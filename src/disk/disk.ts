@@ -133,8 +133,8 @@ export class VirtualDisk implements AsyncDisposable {
   #closed = false;
   /**
    * Capacity in sectors of 512 bytes. It changes by
-   * {@linkcode VirtualDisk.resize} alone; that of a slice never does, whatever
-   * becomes of the disk.
+   * {@linkcode VirtualDisk.resize}, and that of an image in a Ceph cluster when
+   * others resize it; that of a slice never does, whatever becomes of the disk.
    */
   readonly sectors: number;
 

@@ -27,6 +27,7 @@ import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { DiskError } from "../errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "../queue_options.ts";
 import { permissions } from "../platform/permissions.ts";
 
@@ -123,8 +124,8 @@ export interface OpenOptions extends QueueOptions {
   /** Aborts opening. */
   signal?: AbortSignal | undefined;
   /**
-   * How long connecting to an NBD server, or to the `qemu-nbd` of a container,
-   * and negotiating may take, in ms.
+   * How long connecting to an NBD server, to the `qemu-nbd` of a container or to
+   * a Ceph cluster, and negotiating may take, in ms.
    *
    * @default {30000}
    */
@@ -133,7 +134,8 @@ export interface OpenOptions extends QueueOptions {
    * How long an NBD server may be silent while the disk is being closed, and
    * `qemu-nbd` may take to close its image, in ms. Then the connection is
    * dropped, and what it has not answered fails. Each answer, and data that
-   * moves, begin the time anew.
+   * moves, begin the time anew. For a Ceph cluster it is the time that requests
+   * in flight, and then closing the image, may still take.
    *
    * @default {30000}
    */
@@ -143,6 +145,10 @@ export interface OpenOptions extends QueueOptions {
    * requests wait for it, in ms. Then the connection is dropped, and what it has
    * not answered fails. 600,000 for a container if not given, for which the
    * slowest medium has no need; a server is waited for without a bound.
+   *
+   * How long each request may wait for a Ceph cluster: 60,000 if not given, as
+   * storage that was away is back by then mostly. Then it fails with code ETIMEDOUT,
+   * and may still be carried out.
    */
   requestTimeoutMs?: number | undefined;
 }
@@ -249,14 +255,9 @@ async function open(
   options.signal?.throwIfAborted();
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
   if (isNbdUri(path)) return await openRemote(String(path), options, create);
+  if (isRbdUri(path)) return await openCluster(String(path), options, create);
   const name = typeof path === "string" ? path : fileURLToPath(path);
-  if (options.id !== undefined && !/^[\x20-\x7e]{1,20}$/.test(options.id)) {
-    throw new RangeError(
-      `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${
-        JSON.stringify(options.id)
-      }`,
-    );
-  }
+  checkId(name, options.id);
   const format = oneOf("format", options.format ?? "auto", [
     "auto",
     "raw",
@@ -446,6 +447,56 @@ async function openRemote(
     ...(id === undefined ? {} : { id }),
     ...(signal === undefined ? {} : { signal }),
   });
+}
+
+/** Opens or makes an image in a Ceph cluster. */
+async function openCluster(
+  uri: string,
+  options: OpenOptions,
+  create?: ImageOptions["create"],
+): Promise<Backend> {
+  const what = "an image in a Ceph cluster";
+  const { format = "auto", readOnly = false, blockSize, id, signal } = options;
+  const reason = format !== "auto" && format !== "raw"
+    ? "have a format other than raw"
+    : create?.preallocate
+    ? "have its space reserved"
+    : null;
+  if (reason !== null) {
+    throw new DiskError(
+      "platform",
+      `Cannot open "${uri}" as ${what} cannot ${reason}`,
+      { operation: "open", path: uri },
+    );
+  }
+  refuseFileOptions(uri, what, options);
+  checkId(uri, id);
+  const lock = oneOf("lock", options.lock ?? "auto", [
+    "exclusive",
+    "auto",
+    "none",
+  ]);
+  const timeouts = await timeoutsOf(options);
+  const { openRbd } = await import("../backends/rbd/mod.ts");
+  return await openRbd(uri, {
+    readOnly,
+    lock,
+    ...timeouts,
+    ...(blockSize === undefined ? {} : { blockSize }),
+    ...(id === undefined ? {} : { id }),
+    ...(signal === undefined ? {} : { signal }),
+    ...(create === undefined ? {} : { create }),
+  });
+}
+
+/** What a disk says of itself is up to 20 ASCII characters. */
+function checkId(name: string, id: string | undefined): void {
+  if (id === undefined || /^[\x20-\x7e]{1,20}$/.test(id)) return;
+  throw new RangeError(
+    `Cannot open "${name}" as its id must be 1 to 20 printable ASCII characters: current value is ${
+      JSON.stringify(id)
+    }`,
+  );
 }
 
 /** Timers hold no more than 31 bits. */

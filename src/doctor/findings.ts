@@ -99,7 +99,7 @@ function backendOf({ info, whyPortable }: Seen): Finding {
 function engineOf({ info, whyPortable, lacks }: Seen): Finding {
   const { name, reason } = info.engine;
   if (whyPortable !== null) {
-    return finding("limited", name, "trial", reason);
+    return finding("limited", name, "trial", reason, remedyOf(whyPortable));
   }
   const why = lacks.map(({ engine, why }) => `no ${engine}: ${why}`).join("; ");
   return why === ""
@@ -189,16 +189,20 @@ function fuaOf({ info: { abilities, durability }, tried }: Seen): Finding {
   );
 }
 
-function lockOf({ info: { lock } }: Seen, locksOut: Trial<boolean>): Finding {
+function lockOf(
+  { info: { lock }, whyPortable }: Seen,
+  locksOut: Trial<boolean>,
+): Finding {
   const { method, reason } = lock;
+  const remedy = remedyOf(whyPortable) ?? remedyOf(reason);
   const basis = "trial: a second writer";
   if (isFault(locksOut)) {
     return finding("wrong", method, basis, locksOut.fault);
   }
   if (method === "none") {
     return locksOut
-      ? finding("limited", "within this program only", basis, reason)
-      : finding("missing", "none", basis, reason);
+      ? finding("limited", "within this program only", basis, reason, remedy)
+      : finding("missing", "none", basis, reason, remedy);
   }
   if (!locksOut) {
     return finding("wrong", method, basis, "a second writer was not kept out");
@@ -208,6 +212,7 @@ function lockOf({ info: { lock } }: Seen, locksOut: Trial<boolean>): Finding {
     method === "OFD" ? "OFD, as QEMU's tools have it" : method,
     basis,
     reason,
+    remedy,
   );
 }
 

@@ -16,6 +16,7 @@ import { DiskError } from "../errors.ts";
 import { isGranted, isNotCapable } from "../platform/permissions.ts";
 import { runtimeName } from "../platform/system.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { isRbdUri } from "../protocol/rbd/uri.ts";
 
 /** Why there is no scratch file. */
 export interface Lack {
@@ -46,7 +47,7 @@ export interface Place {
  * files.
  */
 export function placeOf(given: string | URL): Place {
-  if (isNbdUri(given)) {
+  if (isNbdUri(given) || isRbdUri(given)) {
     throw new TypeError(
       `Cannot diagnose "${given}" as it must be a path on this machine`,
     );

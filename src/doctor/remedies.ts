@@ -40,6 +40,7 @@ export const REMEDIES: readonly (readonly [names: RegExp, remedy: string])[] = [
   ],
   [/what a flush reaches on .* is not/, "a folder on a disk of this machine"],
   [/mounted volatile/, "mount the overlay without -o volatile"],
+  [/install the package koffi/, "npm install koffi"],
   [/--allow-sys=statfs/, "--allow-sys=statfs"],
   [/without FFI|need FFI|FFI is not allowed here/, "--allow-ffi"],
 ];

@@ -8,7 +8,7 @@
 import fs from "node:fs";
 import { findProgram, searchPath } from "../crash/programs.ts";
 import { isGranted } from "../platform/permissions.ts";
-import { os } from "../platform/system.ts";
+import { arch, os } from "../platform/system.ts";
 import type { Tool } from "./diagnosis.ts";
 
 /** The name, what it is for, and the package of Debian that has it. */
@@ -44,6 +44,17 @@ const PROGRAMS: readonly (readonly [
   ["zstd", "platter copy of .zst", "zstd"],
   ["nbdkit", "other NBD servers; deno task bench:nbd", "nbdkit"],
   ["fio", "workloads; deno task bench", "fio"],
+];
+
+/** Libraries, looked for where the dynamic linker looks by itself: ld.so(8). */
+const LIBRARIES: typeof PROGRAMS = [
+  ["librbd.so.1", "images of Ceph clusters: rbd:POOL/IMAGE", "librbd1"],
+];
+const LIBRARY_FOLDERS = [
+  `/usr/lib/${arch}-linux-gnu`,
+  "/usr/lib64",
+  "/usr/lib",
+  "/usr/local/lib",
 ];
 
 /** Devices that need be readable and writable, and what brings them. */
@@ -90,8 +101,15 @@ export async function findTools(): Promise<readonly Tool[] | null> {
     return { name, path, purpose, remedy };
   });
   const devices = os === "linux" ? DEVICES : [];
+  const libraries = os === "linux" ? LIBRARIES : [];
   return [
     ...await Promise.all(programs),
+    ...libraries.map(([name, purpose, from]) => {
+      const path = LIBRARY_FOLDERS.map((folder) => `${folder}/${name}`)
+        .find(isReadable) ?? null;
+      const remedy = path === null ? `apt-get install ${from}` : null;
+      return { name, path, purpose, remedy };
+    }),
     ...devices.map(([name, purpose, remedy]) => {
       const usable = isUsable(name);
       return {
@@ -105,8 +123,16 @@ export async function findTools(): Promise<readonly Tool[] | null> {
 }
 
 function isUsable(path: string): boolean {
+  return hasAccess(path, fs.constants.R_OK | fs.constants.W_OK);
+}
+
+function isReadable(path: string): boolean {
+  return hasAccess(path, fs.constants.R_OK);
+}
+
+function hasAccess(path: string, mode: number): boolean {
   try {
-    fs.accessSync(path, fs.constants.R_OK | fs.constants.W_OK);
+    fs.accessSync(path, mode);
     return true;
   } catch {
     return false;

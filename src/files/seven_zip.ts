@@ -7,6 +7,7 @@
  * @module
  */
 
+import { onlyOnDeno } from "../deno_only.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -117,6 +118,7 @@ let loaded: Promise<{ default: WebAssembly.Module }> | null = null;
  * how that is written.
  */
 async function program(): Promise<WebAssembly.Module> {
+  onlyOnDeno("read the files of a file system");
   loaded ??= import(
     "data:text/javascript,import source program from 'npm:7z-wasm@1.2.0/7zz.wasm'; export default program;"
   );

@@ -9,6 +9,7 @@
  * @module
  */
 
+import { onlyOnDeno } from "../deno_only.ts";
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
@@ -108,6 +109,7 @@ export async function asFile(
   await using parts = new AsyncDisposableStack();
   if (own !== null) parts.use(own);
   const { signal, onError } = options;
+  onlyOnDeno("show a disk as a file");
   checkSignal(signal);
   const tool = await findFuseTool(options.tool);
 

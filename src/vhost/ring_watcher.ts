@@ -118,8 +118,13 @@ export class RingWatcher implements Watcher {
     this.#memory = memory;
     this.#pair = pair;
     new DataView(memory.bytes.buffer).setUint32(0, 1, true);
-    this.#socket = new Socket({ fd: pair.otherFd, readable: true });
-    this.#socket.on("data", this.#onByte);
+    // Into memory of ours: a stream makes 64 KiB of its own for each byte.
+    this.#socket = new Socket({
+      fd: pair.otherFd,
+      readable: true,
+      onread: { buffer: new Uint8Array(64), callback: this.#onByte },
+    });
+    this.#socket.resume();
     this.#socket.on("error", () => {});
   }
 
@@ -332,13 +337,14 @@ export class RingWatcher implements Watcher {
     else if (slot.onReady !== null) this.#ready.push([slot, result]);
   };
 
-  readonly #onByte = (): void => {
-    if (this.#closed) return;
+  readonly #onByte = (): boolean => {
+    if (this.#closed) return false;
     this.#drain();
     for (let next = this.#ready.shift(); next; next = this.#ready.shift()) {
       const [slot, result] = next;
       if (!slot.closed) slot.onReady!(result);
     }
     this.flush();
+    return true;
   };
 }

@@ -133,6 +133,12 @@ Deno.test("judge() names what would mend a lack", async () => {
     await lacksOf(said({ direct: coarse, blockSize: 4096 })),
     {},
   );
+  const whyPortable = "there is no FFI: install the package koffi";
+  const { backend, engine } = await lacksOf(() => ({ whyPortable }));
+  assertEquals([backend, engine], [
+    ["limited", "npm install koffi"],
+    ["limited", "npm install koffi"],
+  ]);
   assertEquals(
     finding("good", "yes", null, "it needs --allow-sys=statfs").remedy,
     null,
@@ -149,6 +155,7 @@ Deno.test("remedyOf() knows reasons that there are", async () => {
     }
   };
   await visit(new URL("../../src/backends/", import.meta.url));
+  await visit(new URL("../../ffi/", import.meta.url));
   const diagnose = new URL("../../src/doctor/diagnose.ts", import.meta.url);
   sources.push(await Deno.readTextFile(diagnose));
   const text = sources.join("\n");

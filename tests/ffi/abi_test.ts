@@ -3,6 +3,7 @@ import {
   type Abi,
   abiFor,
   DARWIN_IOCTL,
+  DIRECTIO_ON,
   errnoName,
   FALLOCATE,
   FREEBSD_IOCTL,
@@ -17,9 +18,10 @@ const x64 = abiFor("linux", "x86_64")!;
 const arm = abiFor("linux", "aarch64")!;
 const darwin = abiFor("darwin", "aarch64")!;
 const freebsd = abiFor("freebsd", "x86_64")!;
+const illumos = abiFor("illumos", "x86_64")!;
 
-Deno.test("abiFor() has Linux, macOS and FreeBSD on both architectures", () => {
-  for (const os of ["linux", "darwin", "freebsd"]) {
+Deno.test("abiFor() has Linux, macOS, FreeBSD and illumos on both architectures", () => {
+  for (const os of ["linux", "darwin", "freebsd", "illumos"]) {
     for (const arch of ["x86_64", "aarch64"]) {
       const abi = abiFor(os, arch)!;
       assertEquals([abi.os, abi.arch], [os, arch]);
@@ -36,7 +38,7 @@ Deno.test("abiFor() has nothing for others, and whyNoAbi() says why", () => {
     openbsd: "no O_DIRECT",
     windows: "another API",
     netbsd: "hint only",
-    illumos: "directio()",
+    illumos: "illumos on riscv64",
     solaris: "directio()",
     android: "bionic",
     aix: "aix is not in the table",
@@ -128,6 +130,31 @@ Deno.test("abiFor() has the flags of open of macOS and FreeBSD", () => {
   });
 });
 
+Deno.test("abiFor() has the flags of open of illumos", () => {
+  assertEquals(illumos.open, {
+    O_RDONLY: 0,
+    O_WRONLY: 1,
+    O_RDWR: 2,
+    O_APPEND: 8,
+    O_SYNC: 0x10,
+    O_DSYNC: 0x40,
+    O_NONBLOCK: 0x80,
+    O_CREAT: 0x100,
+    O_TRUNC: 0x200,
+    O_EXCL: 0x400,
+    O_NOCTTY: 0x800,
+    O_NOFOLLOW: 0x20000,
+    O_CLOEXEC: 0x800000,
+    O_DIRECTORY: 0x1000000,
+    // directio(3C) stands for it.
+    O_DIRECT: undefined,
+    O_NOATIME: undefined,
+    O_PATH: undefined,
+    O_TMPFILE: undefined,
+  });
+  assertEquals(DIRECTIO_ON, 1);
+});
+
 Deno.test("abiFor() has the locks of each system", () => {
   assertEquals(x64.flock, {
     byteLength: 32,
@@ -158,6 +185,20 @@ Deno.test("abiFor() has the locks of each system", () => {
   assertEquals(commands(darwin), [7, 8, 9, 92, 90, 91]);
   assertEquals(commands(freebsd).slice(0, 3), [11, 12, 13]);
   assertEquals(freebsd.fcntl.F_OFD_SETLK, undefined);
+  assertEquals(illumos.flock, {
+    byteLength: 64,
+    type: 0,
+    whence: 2,
+    start: 8,
+    length: 16,
+    pid: 28,
+    F_RDLCK: 1,
+    F_WRLCK: 2,
+    F_UNLCK: 3,
+  });
+  assertEquals(commands(illumos).slice(0, 3), [14, 6, 7]);
+  // Those of illumos lock whole files, never bytes.
+  assertEquals(illumos.fcntl.F_OFD_SETLK, undefined);
 });
 
 Deno.test("abiFor() has the commands of macOS that stand for O_DIRECT and flushes", () => {
@@ -173,7 +214,7 @@ Deno.test("abiFor() has the commands of macOS that stand for O_DIRECT and flushe
     ],
     [42, 45, 48, 51, 85, 99],
   );
-  for (const { fcntl } of [x64, arm, freebsd]) {
+  for (const { fcntl } of [x64, arm, freebsd, illumos]) {
     assertEquals([fcntl.F_GETFL, fcntl.F_SETFL], [3, 4]);
     assertEquals(fcntl.F_NOCACHE, undefined);
     assertEquals(fcntl.F_FULLFSYNC, undefined);
@@ -183,7 +224,7 @@ Deno.test("abiFor() has the commands of macOS that stand for O_DIRECT and flushe
 Deno.test("abiFor() has DATA and HOLE the other way round on macOS", () => {
   const { SEEK_DATA, SEEK_HOLE } = darwin.whence;
   assertEquals([SEEK_DATA, SEEK_HOLE], [4, 3]);
-  for (const { whence } of [x64, arm, freebsd]) {
+  for (const { whence } of [x64, arm, freebsd, illumos]) {
     assertEquals([whence.SEEK_DATA, whence.SEEK_HOLE], [3, 4]);
   }
 });
@@ -278,6 +319,7 @@ Deno.test("abiFor() has anonymous memory's flag for each system", () => {
   assertEquals(x64.mmap.MAP_POPULATE, 0x8000);
   assertEquals(darwin.mmap.MAP_ANONYMOUS, 0x1000);
   assertEquals(freebsd.mmap.MAP_ANONYMOUS, 0x1000);
+  assertEquals(illumos.mmap.MAP_ANONYMOUS, 0x100);
 });
 
 Deno.test("FALLOCATE and RWF have one bit for each meaning", () => {
@@ -341,7 +383,7 @@ Deno.test("abiFor() has the error numbers of Linux", () => {
   }
 });
 
-Deno.test("abiFor() has the error numbers that differ on macOS and FreeBSD", () => {
+Deno.test("abiFor() has the error numbers that differ on macOS, FreeBSD and illumos", () => {
   const numbers = ({ errno }: Abi) => [
     errno.EAGAIN,
     errno.EOPNOTSUPP,
@@ -354,8 +396,9 @@ Deno.test("abiFor() has the error numbers that differ on macOS and FreeBSD", () 
   ];
   assertEquals(numbers(darwin), [35, 102, 45, 69, 60, 89, 84, 78]);
   assertEquals(numbers(freebsd), [35, 45, 45, 69, 60, 85, 84, 78]);
+  assertEquals(numbers(illumos), [11, 122, 48, 49, 145, 47, 79, 89]);
   // These never differ.
-  for (const abi of [x64, darwin, freebsd]) {
+  for (const abi of [x64, darwin, freebsd, illumos]) {
     assertEquals(
       [abi.errno.EIO, abi.errno.EINVAL, abi.errno.ENOSPC, abi.errno.EROFS],
       [5, 22, 28, 30],

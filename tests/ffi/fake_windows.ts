@@ -41,6 +41,7 @@ const ERROR = {
 } as const;
 
 const INVALID_DEVICE_REQUEST = 0xc000_0010 | 0;
+const INVALID_HANDLE_STATUS = 0xc000_0008 | 0;
 const MEDIA_WRITE_PROTECTED = 0xc000_00a2 | 0;
 
 /** What there is of a file, whoever has it open. */
@@ -134,6 +135,7 @@ export class FakeWindows {
   #next = 0x100;
   #lastError = 0;
   #searches = 0;
+  #portFailure = 0;
 
   constructor(options: FakeWindowsOptions = {}) {
     this.#options = options;
@@ -168,6 +170,12 @@ export class FakeWindows {
     for (const port of this.#ports.values()) {
       this.#queue(port, { context, status: 0, information: 512 });
     }
+  }
+
+  /** Nothing comes out of any port from here on. */
+  breakPorts(): void {
+    this.#portFailure = INVALID_HANDLE_STATUS;
+    for (const { wake } of this.#ports.values()) wake?.();
   }
 
   /** How a path was opened last. */
@@ -721,6 +729,7 @@ export class FakeWindows {
     _timeout: bigint,
     _alertable: number,
   ): number {
+    if (this.#portFailure !== 0) return this.#portFailure;
     const { packets } = this.#ports.get(Number(port))!;
     const taken = packets.splice(0, count);
     // As Wine does it: what a call that fails says counts for nothing.

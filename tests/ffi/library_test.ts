@@ -1,8 +1,14 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { abiFor, DARWIN_IOCTL, FREEBSD_IOCTL } from "../../ffi/abi.ts";
+import {
+  abiFor,
+  DARWIN_IOCTL,
+  DIRECTIO_ON,
+  FREEBSD_IOCTL,
+} from "../../ffi/abi.ts";
 import {
   blockDeviceSize,
   discard,
+  logicalBlockSize,
   physicalBlockSize,
 } from "../../ffi/block_device.ts";
 import { FfiError } from "../../ffi/ffi_error.ts";
@@ -26,7 +32,16 @@ const SYSTEMS = [
   ["darwin", "aarch64"],
   ["freebsd", "x86_64"],
   ["freebsd", "aarch64"],
+  ["illumos", "x86_64"],
 ] as const;
+
+/** What each calls the function that says where errno is. */
+const ERRNO_LOCATIONS = {
+  linux: "__errno_location",
+  darwin: "__error",
+  freebsd: "__error",
+  illumos: "___errno",
+};
 
 /** Integer argument registers of AAPCS64: an argument beyond is on the stack. */
 const REGISTERS = 8;
@@ -53,10 +68,7 @@ for (const [os, arch] of SYSTEMS) {
         assert(["i64", "u64"].includes(String(parameters[REGISTERS])), name);
       }
     }
-    assertEquals(
-      symbols.errnoLocation!.name,
-      os === "linux" ? "__errno_location" : "__error",
-    );
+    assertEquals(symbols.errnoLocation!.name, ERRNO_LOCATIONS[os]);
     // These are not variadic, on any system.
     for (const name of ["pread", "pwrite"]) {
       assertEquals(symbols[name]!.parameters, ["i32", "u64", "u64", "i64"]);
@@ -128,7 +140,7 @@ for (const [os, arch] of SYSTEMS) {
       fdatasync: fail,
     });
     setErrno(abi.errno.EAGAIN);
-    const eagain = os === "linux" ? 11 : 35;
+    const eagain = os === "linux" || os === "illumos" ? 11 : 35;
     assertEquals(libc.pread(3, 8, 8, 8), -eagain);
     assertEquals(libc.lseek(3, 0, 0), -eagain);
     assertEquals(libc.mmap(0, 1, 0, 0, 0, 0), -eagain);
@@ -144,6 +156,25 @@ Deno.test("Libc.fdatasync() is fsync on macOS", () => {
   assertEquals(libc.fdatasync(5), 0);
   assertEquals(calls, [{ name: "fsync", args: [5] }]);
   assertEquals(symbols.fdatasync, undefined);
+});
+
+Deno.test("Libc.directio() advises on illumos, and says −ENOSYS elsewhere", () => {
+  const { libc, calls, symbols, fileNames } = fakeLibc("illumos", "x86_64");
+  assertEquals(libc.directio(5, DIRECTIO_ON), 0);
+  assertEquals(calls, [{ name: "directio", args: [5, 1] }]);
+  assertEquals(symbols.directio!.parameters, ["i32", "i32"]);
+  assertEquals(fileNames, ["libc.so.1"]);
+  const zfs = fakeLibc("illumos", "x86_64", { directio: () => -1 });
+  zfs.setErrno(25);
+  assertEquals(zfs.libc.directio(5, DIRECTIO_ON), -25);
+  for (const os of ["linux", "darwin", "freebsd"]) {
+    const other = fakeLibc(os, "x86_64");
+    assertEquals(
+      other.libc.directio(5, DIRECTIO_ON),
+      -other.abi.errno.ENOSYS,
+    );
+    assertEquals(other.calls, []);
+  }
 });
 
 Deno.test("Libc returns -ENOSYS for what a system does not have", () => {
@@ -248,11 +279,13 @@ Deno.test("getLock() reads struct flock back on macOS", () => {
   });
 });
 
-Deno.test("setLock() and getLock() return -ENOSYS on FreeBSD", () => {
-  const { libc, calls } = fakeLibc("freebsd", "x86_64");
-  assertEquals(setLock(libc, 3, 1, 0, 1), -78);
-  assertEquals(getLock(libc, 3, 1, 0, 1), -78);
-  assertEquals(calls, []);
+Deno.test("setLock() and getLock() return -ENOSYS on FreeBSD and illumos", () => {
+  for (const [os, enosys] of [["freebsd", 78], ["illumos", 89]] as const) {
+    const { libc, calls } = fakeLibc(os, "x86_64");
+    assertEquals(setLock(libc, 3, 1, 0, 1), -enosys);
+    assertEquals(getLock(libc, 3, 1, 0, 1), -enosys);
+    assertEquals(calls, []);
+  }
 });
 
 /** Answers ioctl requests with 64-bit values. */
@@ -315,6 +348,23 @@ Deno.test("block device functions ask FreeBSD with DIOC requests", () => {
     0x4008648bn,
     0x40046480n,
   ]);
+});
+
+Deno.test("block device functions ask illumos with DKIOCGMEDIAINFO", () => {
+  const { libc, calls } = fakeLibc("illumos", "x86_64", {
+    ioctl: (_fd, _request, address) => {
+      const view = new DataView(memoryAt(Number(address), 16));
+      view.setUint32(0, 3, true);
+      view.setUint32(4, 4096, true);
+      writeU64(view, 8, 2 ** 33);
+      return 0;
+    },
+  });
+  assertEquals(blockDeviceSize(libc, 3), 2 ** 45);
+  assertEquals(logicalBlockSize(libc, 3), 4096);
+  assertEquals(physicalBlockSize(libc, 3), 4096);
+  assertEquals(calls.map(({ args }) => args[1]), [0x42an, 0x42an, 0x42an]);
+  assertEquals(discard(libc, 3, 0, 512), -libc.abi.errno.EOPNOTSUPP);
 });
 
 Deno.test("libcFileNames() has glibc before musl", () => {

@@ -376,7 +376,7 @@ const api = {
   memoryUsage: () => process.memoryUsage(),
   inspect: (value: unknown) => inspect(value),
   SeekMode: { Start: 0, Current: 1, End: 2 },
-  errors: {
+  errors: orNeedsDeno("errors", {
     NotFound: errorOf("ENOENT"),
     AlreadyExists: errorOf("EEXIST"),
     BrokenPipe: errorOf("EPIPE"),
@@ -385,7 +385,7 @@ const api = {
     ConnectionReset: errorOf("ECONNRESET"),
     AddrInUse: errorOf("EADDRINUSE"),
     NotADirectory: errorOf("ENOTDIR"),
-  },
+  }),
   *readDirSync(path: string) {
     for (const entry of fs.readdirSync(path, { withFileTypes: true })) {
       yield {
@@ -401,9 +401,21 @@ const api = {
 };
 
 /** What stands for the global `Deno` in tests. */
-export const Deno: unknown = new Proxy(api, {
-  get(target, name) {
-    if (name in target) return target[name as keyof typeof target];
-    throw new NeedsDeno(`Deno.${String(name)}`);
-  },
-});
+export const Deno: unknown = orNeedsDeno("Deno", api);
+
+/** Says of what is not there that it needs Deno. */
+function orNeedsDeno<T extends object>(name: string, found: T): T {
+  return new Proxy(found, {
+    get(target, key) {
+      if (key in target) return target[key as keyof T];
+      throw new NeedsDeno(`${name}.${String(key)}`);
+    },
+  });
+}
+
+// Node.js has none by that name.
+globalThis.Worker ??= class {
+  constructor() {
+    throw new NeedsDeno("Worker");
+  }
+} as unknown as typeof Worker;

@@ -31,22 +31,4 @@ export const DIFFERENCES: readonly Difference[] = [
     name: /until drained/,
     why: "it calls nothing on another thread; a timer waits instead",
   },
-  {
-    on: ["Node"],
-    file: "tests/ffi/poll_test.ts",
-    name: /may be left by a Worker/,
-    why: "the test makes a Web Worker, which Node.js has not",
-  },
-  {
-    on: ["Node"],
-    file: "tests/ffi/reactor_test.ts",
-    name: /Workers apart/,
-    why: "the test makes a Web Worker, which Node.js has not",
-  },
-  {
-    on: ["Node", "Bun"],
-    file: "tests/ffi/library_test.ts",
-    name: /stops at a refusal/,
-    why: "a refusal is an error class of Deno's",
-  },
 ];

@@ -7,6 +7,7 @@
  */
 
 import { DIFFERENCES } from "./differences.ts";
+import { makeNpmPackage } from "./npm_package.ts";
 import { install, type Installed, RUNTIMES } from "./runtimes.ts";
 
 const HERE = new URL("./", import.meta.url);
@@ -121,10 +122,7 @@ async function run(
       stderr: "piped",
       signal: end,
     }).output();
-    for (const line of new TextDecoder().decode(stdout).split("\n")) {
-      // Tests print figures of their own, too.
-      if (line.startsWith('{"file":')) results.push(JSON.parse(line));
-    }
+    results.push(...resultsIn(new TextDecoder().decode(stdout)));
     if (code !== 0) {
       const why = new TextDecoder().decode(stderr).slice(-2000);
       const outcome = "failed";
@@ -132,6 +130,66 @@ async function run(
     }
   }
   return results;
+}
+
+/** Installs the package as npm does, and a program that uses it beside it. */
+async function installPackage(): Promise<string> {
+  const folder = await Deno.makeTempDir({
+    dir: "/var/tmp",
+    prefix: "platter-",
+  });
+  const tarball = await makeNpmPackage(folder);
+  await Deno.writeTextFile(`${folder}/package.json`, '{ "type": "module" }\n');
+  await Deno.copyFile(
+    new URL("npm_user.js", HERE),
+    `${folder}/npm_user.js`,
+  );
+  const { success, stderr } = await new Deno.Command("npm", {
+    args: ["install", "--no-audit", "--no-fund", "--no-package-lock", tarball],
+    cwd: folder,
+    stdout: "null",
+    stderr: "piped",
+  }).output();
+  if (!success) throw new Error(new TextDecoder().decode(stderr));
+  return folder;
+}
+
+/** Uses the installed package: by a program, and by its command line. */
+async function usePackage(
+  { program }: Installed,
+  folder: string,
+): Promise<Result[]> {
+  const output = async (...args: string[]) => {
+    const { stdout, stderr } = await new Deno.Command(program, {
+      args,
+      cwd: folder,
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      signal: AbortSignal.timeout(DEADLINE_MS),
+    }).output();
+    const [answer, complaint] = [stdout, stderr].map((bytes) =>
+      new TextDecoder().decode(bytes)
+    );
+    return { answer: answer!, complaint: complaint! };
+  };
+  const used = await output("npm_user.js");
+  const results = resultsIn(used.answer);
+  const command = await output("node_modules/.bin/platter", "help", "copy");
+  const told = /^Usage: platter copy/m.test(command.answer);
+  results.push({
+    file: "bin",
+    name: "platter help copy",
+    outcome: told && results.length > 0 ? "ok" : "failed",
+    why: command.complaint + used.complaint,
+  });
+  return results;
+}
+
+/** Tests print figures of their own, too. */
+function resultsIn(text: string): Result[] {
+  return text.split("\n").filter((line) => line.startsWith('{"file":'))
+    .map((line) => JSON.parse(line));
 }
 
 /** Why a test may fail there; undefined if it may not. */
@@ -158,58 +216,60 @@ async function main(args: readonly string[]): Promise<number> {
     return 2;
   }
   const assertions = await bundleAssertions();
+  const folder = await installPackage();
   const began = performance.now();
   const totals = { ok: 0, failed: 0, skipped: 0 };
   const cells = new Map<string, string[]>();
   const seen = new Set<unknown>();
+
+  function count(runtime: string, row: string, results: readonly Result[]) {
+    const count = { ok: 0, differs: 0, skipped: 0, failed: 0 };
+    for (const result of results) {
+      if (result.outcome === "ok") count.ok++;
+      else if (result.outcome !== "failed") count.skipped++;
+      else {
+        const difference = differenceOf(runtime, result);
+        if (difference !== undefined) {
+          count.differs++;
+          seen.add(difference);
+          continue;
+        }
+        count.failed++;
+        const { file, name, why } = result;
+        console.log(`\n${runtime}: ${file}: ${name}\n${why}`);
+      }
+    }
+    if (count.ok === 0) {
+      count.failed++;
+      console.log(`\n${runtime}: no test of "${row}" has passed`);
+    }
+    totals.ok += count.ok;
+    totals.failed += count.failed;
+    totals.skipped += count.skipped + count.differs;
+    const text = [
+      `${count.ok} passed`,
+      ...(count.failed > 0 ? [`${count.failed} FAILED`] : []),
+      ...(count.differs > 0 ? [`${count.differs} differ`] : []),
+      ...(count.skipped > 0 ? [`${count.skipped} skipped`] : []),
+    ].join(", ");
+    cells.set(row, [...cells.get(row) ?? [], text]);
+  }
+
   try {
     for (const runtime of chosen) {
       const installed = await install(runtime);
       for (const [row, short, all] of ROWS) {
         const paths = wantsAll ? [...short, ...all] : short;
-        const files = [
-          ...new Set((await Promise.all(paths.map(filesIn))).flat()),
-        ];
-        const results = await run(
-          installed,
-          runtime.hooks(HERE),
-          files,
-          assertions,
-        );
-        const count = { ok: 0, differs: 0, skipped: 0, failed: 0 };
-        for (const result of results) {
-          if (result.outcome === "ok") count.ok++;
-          else if (result.outcome !== "failed") count.skipped++;
-          else {
-            const difference = differenceOf(runtime.name, result);
-            if (difference !== undefined) {
-              count.differs++;
-              seen.add(difference);
-              continue;
-            }
-            count.failed++;
-            const { file, name, why } = result;
-            console.log(`\n${runtime.name}: ${file}: ${name}\n${why}`);
-          }
-        }
-        if (count.ok === 0) {
-          count.failed++;
-          console.log(`\n${runtime.name}: no test of "${row}" has passed`);
-        }
-        totals.ok += count.ok;
-        totals.failed += count.failed;
-        totals.skipped += count.skipped + count.differs;
-        const text = [
-          `${count.ok} passed`,
-          ...(count.failed > 0 ? [`${count.failed} FAILED`] : []),
-          ...(count.differs > 0 ? [`${count.differs} differ`] : []),
-          ...(count.skipped > 0 ? [`${count.skipped} skipped`] : []),
-        ].join(", ");
-        cells.set(row, [...cells.get(row) ?? [], text]);
+        const files = (await Promise.all(paths.map(filesIn))).flat();
+        const hooks = runtime.hooks(HERE);
+        const once = [...new Set(files)];
+        count(runtime.name, row, await run(installed, hooks, once, assertions));
       }
+      count(runtime.name, "npm package", await usePackage(installed, folder));
     }
   } finally {
     await Deno.remove(assertions);
+    await Deno.remove(folder, { recursive: true });
   }
   const table = [
     ["", ...chosen.map(({ name }) => name)],

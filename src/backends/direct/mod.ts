@@ -6,7 +6,7 @@
  */
 
 import { closeSync, fstatSync, openSync } from "node:fs";
-import { errnoName, FALLOCATE } from "../../../ffi/abi.ts";
+import { DIRECTIO_ON, errnoName, FALLOCATE } from "../../../ffi/abi.ts";
 import { blockDeviceSize } from "../../../ffi/block_device.ts";
 import { FfiError } from "../../../ffi/ffi_error.ts";
 import { fileSizeLimit } from "../../../ffi/file_size_limit.ts";
@@ -309,15 +309,21 @@ function openFile(libc: Libc, path: string, options: ImageOptions): OpenFile {
     }
   }
   const file = buffered(null);
-  const result = F_NOCACHE === undefined
-    ? -1
-    : libc.fcntl(file.fd, F_NOCACHE, 1);
-  return result < 0
-    ? {
-      ...file,
-      opened: { method: null, reason: "this system has no direct I/O" },
-    }
-    : { ...file, opened: { method: "F_NOCACHE", reason: null } };
+  const [method, result] = F_NOCACHE === undefined
+    ? ["directio", libc.directio(file.fd, DIRECTIO_ON)]
+    : ["F_NOCACHE", libc.fcntl(file.fd, F_NOCACHE, 1)];
+  const { ENOSYS, ENOTTY } = libc.abi.errno;
+  const reason = result >= 0
+    ? null
+    : result === -ENOSYS
+    ? "this system has no direct I/O"
+    : result === -ENOTTY
+    ? "the file system has no direct I/O"
+    : `${method} failed with ${errnoName(libc.abi, -result)}`;
+  return {
+    ...file,
+    opened: { method: reason === null ? method : null, reason },
+  };
 }
 
 /**

@@ -283,8 +283,9 @@ function directInfo(
     memoryAlignment = offsetAlignment = readOffsetAlignment = tried ??
       (isAlignment(below) ? below : ASSUMED_ALIGNMENT);
   } else {
-    // FreeBSD's O_DIRECT and macOS' F_NOCACHE are hints: what is not aligned is
-    // buffered and never refused. Whole sectors stay on the direct path.
+    // FreeBSD's O_DIRECT, macOS' F_NOCACHE and illumos' directio are hints: what
+    // is not aligned is buffered and never refused. Whole sectors stay on the
+    // direct path.
     memoryAlignment = offsetAlignment = readOffsetAlignment = 1;
     alignmentSource = "none";
   }

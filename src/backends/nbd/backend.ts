@@ -13,7 +13,7 @@
  * is aborted is answered at once, whatever becomes of it at the server: its
  * reply goes nowhere when it comes, what overlaps a write that was left there
  * waits for that reply, and flushes wait for all of them, so that the order of
- * writes and the failure of a flush survive (`abandoned.ts`). Only if the system
+ * writes and the failure of a flush survive (`../abandoned.ts`). Only if the system
  * still has the request's memory, as the server takes or sends no more of its
  * data, the connection is dropped for it. Closing has a bound
  * (`silence_watch.ts`).
@@ -77,7 +77,7 @@ import {
   requestError,
 } from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
-import { Abandoned } from "./abandoned.ts";
+import { Abandoned } from "../abandoned.ts";
 import type { Negotiated } from "./client_handshake.ts";
 import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
 import type { Piece, Transfer } from "./piece.ts";
@@ -126,7 +126,7 @@ export class NbdBackend implements Backend {
   readonly #replies: Replies;
   #state: State = "open";
   readonly #inFlight = new InFlight();
-  readonly #abandoned = new Abandoned();
+  readonly #abandoned = new Abandoned<Transfer>();
   /** Looks on while the disk is being closed. */
   readonly #silence: SilenceWatch;
   /** Looks on from the beginning, if that was asked for. */
@@ -542,7 +542,13 @@ export class NbdBackend implements Backend {
     const { transfer } = piece;
     transfer.pieces--;
     if (transfer.answered) {
-      this.#abandoned.returned(piece, (waiting) => this.#resume(waiting));
+      const flushes = piece.command === Command.Flush ||
+        (transfer.flags & CommandFlag.Fua) !== 0;
+      this.#abandoned.returned(
+        transfer,
+        flushes ? piece.error : null,
+        (waiting) => this.#resume(waiting),
+      );
     } else this.#goOn(transfer, piece);
     if (this.#state === "leaving" && this.#pieces.size === 0) this.#depart();
   }

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { isGranted } from "../../platform/permissions.ts";
 import type { VirtualDisk } from "../../disk/disk.ts";
 import { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../../geometry.ts";
@@ -166,7 +167,7 @@ function runsOf(sectors: readonly number[]): SectorRange[] {
 /** Whether programs may be run and files be made for them, without asking. */
 function mayExplain(): boolean {
   return (["run", "read", "write"] as const).every((name) =>
-    Deno.permissions.querySync({ name }).state === "granted"
+    isGranted({ name })
   );
 }
 

@@ -5,8 +5,10 @@
  * @module
  */
 
+import { mkdir, readFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
+import { programArguments } from "../../platform/terminal.ts";
 import { replaceFile } from "../../backends/replace_file.ts";
 import type { VirtualDisk } from "../../disk/disk.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
@@ -112,7 +114,7 @@ async function update(
     }
   };
   const text = await formatGolden(disk, hide, old);
-  await Deno.mkdir(dirname(file), { recursive: true });
+  await mkdir(dirname(file), { recursive: true });
   await replaceFile(file, text);
 }
 
@@ -120,9 +122,9 @@ async function update(
 async function read(file: string): Promise<GoldenImage | null> {
   let text: string;
   try {
-    text = await Deno.readTextFile(file);
+    text = await readFile(file, "utf8");
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
+    if ((error as { code?: unknown }).code === "ENOENT") return null;
     throw error;
   }
   if (!text.startsWith(GOLDEN_START)) {
@@ -137,5 +139,5 @@ async function read(file: string): Promise<GoldenImage | null> {
 
 /** Whether the test run was asked to, in the words of `@std/testing/snapshot`. */
 function wantsUpdate(): boolean {
-  return Deno.args.some((arg) => arg === "--update" || arg === "-u");
+  return programArguments().some((arg) => arg === "--update" || arg === "-u");
 }

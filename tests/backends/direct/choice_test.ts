@@ -289,8 +289,14 @@ Deno.test({
     await assertRejects(
       () => VirtualDisk.open(path, { engine: "fast" as "auto" }),
       TypeError,
-      `engine must be one of "auto", "io_uring", "libaio", "sync"`,
+      `engine must be one of "auto", "io_uring", "libaio", "iocp", "sync"`,
     );
+    const error = await assertRejects(
+      () => VirtualDisk.open(path, { engine: "iocp" }),
+      DiskError,
+      "only Windows has completion ports",
+    );
+    assertEquals(error.kind, "platform");
   },
 });
 

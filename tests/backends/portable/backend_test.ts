@@ -6,6 +6,7 @@ import {
   assertNotEquals,
   assertRejects,
 } from "@std/assert";
+import { fileURLToPath } from "node:url";
 import type { PortableBackend } from "../../../src/backends/portable/backend.ts";
 import {
   openPortable,
@@ -635,7 +636,7 @@ async function runWith(
 const path = Deno.args[0];
 ${source}`;
   await Deno.writeTextFile(dir.join("program.ts"), program);
-  const config = new URL("../../../deno.json", import.meta.url).pathname;
+  const config = fileURLToPath(new URL("../../../deno.json", import.meta.url));
   const args = ["run", "--no-prompt", "--config", config, ...permissions];
   return (await run(Deno.execPath(), [...args, dir.join("program.ts"), image]))
     .trim();

@@ -386,6 +386,29 @@ test("DirectBackend does not take a completion of nothing for one of its own", {
 });
 
 test(
+  "DirectBackend goes on by blocking calls on Windows where the port breaks",
+  { hold: true },
+  async ({ fake, open }) => {
+    const backend = await open({ create });
+    const writes = submitAll(backend, [
+      writeRequest(0, new Uint8Array(512).fill(1)),
+      writeRequest(8, new Uint8Array(512).fill(2)),
+    ]);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    fake.breakPorts();
+    assertEquals(await writes, [null, null]);
+    assertEquals(backend.info.engine, {
+      name: "sync",
+      reason:
+        "iocp broke in use: NtRemoveIoCompletionEx failed with 0xc0000008",
+    });
+    assertEquals((await readSectors(backend, 8, 1))[0], 2);
+    await carryOut(backend, flushRequest());
+    await backend.close();
+  },
+);
+
+test(
   "DirectBackend notices on Windows that its image was cut",
   {},
   async ({ open, path }) => {

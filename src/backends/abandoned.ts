@@ -1,41 +1,48 @@
 /**
- * Aborted requests that are still at the server. Whether they are carried out is
- * not known, so that what could come before or after them waits until the server
- * has answered them; and the failure of a flush, which had no caller left, is that
- * of the next one.
+ * Requests that were answered early, as they were aborted or took too long, while
+ * whoever carries them out still has them: an NBD server, librbd. Whether they are
+ * carried out is not known, so that what could come before or after them waits
+ * until they are over; and the failure of a flush, which had no caller left, is
+ * that of the next one.
  *
  * @module
  */
 
-import { callAll } from "../../call_all.ts";
-import type { DiskError } from "../../errors.ts";
-import { Command, CommandFlag } from "../../protocol/nbd/numbers.ts";
-import { type Request, RequestType } from "../../request.ts";
-import type { Piece, Transfer } from "./piece.ts";
+import { callAll } from "../call_all.ts";
+import type { DiskError } from "../errors.ts";
+import { type Request, RequestType } from "../request.ts";
 
-/** What aborted requests left at the server, and what waits for it. */
-export class Abandoned {
+/** A request of which pieces are in flight. */
+export interface InPieces {
+  /** The request. */
+  readonly request: Request;
+  /** Pieces in flight. */
+  readonly pieces: number;
+}
+
+/** What was left to others, and what waits for it. */
+export class Abandoned<T extends InPieces> {
   /** Those that change or flush something. */
-  readonly #changes = new Set<Transfer>();
-  #waiting: Transfer[] = [];
+  readonly #changes = new Set<T>();
+  #waiting: T[] = [];
   #pieces = 0;
   #failure: DiskError | null = null;
 
-  /** Pieces that the server still has. */
+  /** Pieces that others still have. */
   get pieces(): number {
     return this.#pieces;
   }
 
-  /** The failure of an aborted flush; `null` if none failed. */
+  /** The failure of an abandoned flush; `null` if none failed. */
   get failure(): DiskError | null {
     return this.#failure;
   }
 
-  /** Takes in a request that was aborted, with the pieces it has in flight. */
-  add(transfer: Transfer): void {
+  /** Takes in a request that was answered, with the pieces it has in flight. */
+  add(transfer: T): void {
     if (transfer.pieces === 0) return;
     this.#pieces += transfer.pieces;
-    if (transfer.command !== Command.Read) this.#changes.add(transfer);
+    if (transfer.request.type !== RequestType.In) this.#changes.add(transfer);
   }
 
   /**
@@ -45,7 +52,7 @@ export class Abandoned {
    * @param transfer The request.
    * @returns Whether it waits.
    */
-  holds(transfer: Transfer): boolean {
+  holds(transfer: T): boolean {
     if (this.#changes.size === 0 || !this.#mustWait(transfer)) return false;
     this.#waiting.push(transfer);
     return true;
@@ -57,24 +64,26 @@ export class Abandoned {
    * @param request The request.
    * @returns What it is; nothing if it does not wait.
    */
-  withdraw(request: Request): Transfer | undefined {
+  withdraw(request: Request): T | undefined {
     const at = this.#waiting.findIndex((one) => one.request === request);
     return at < 0 ? undefined : this.#waiting.splice(at, 1)[0];
   }
 
   /**
-   * Hears that the server has answered a piece.
+   * Hears that a piece is over.
    *
-   * @param piece The piece, which is not counted in its request any more.
+   * @param transfer Its request, of which it is not counted any more.
+   * @param flushFailure Why it failed, if it was to make something durable.
    * @param resume Goes on with a request that need not wait any more; in the
    * order of their coming.
    */
-  returned(piece: Piece, resume: (transfer: Transfer) => void): void {
-    const { transfer } = piece;
+  returned(
+    transfer: T,
+    flushFailure: DiskError | null,
+    resume: (transfer: T) => void,
+  ): void {
     this.#pieces--;
-    const flushed = piece.command === Command.Flush ||
-      (transfer.flags & CommandFlag.Fua) !== 0;
-    if (piece.error !== null && flushed) this.#failure ??= piece.error;
+    this.#failure ??= flushFailure;
     if (transfer.pieces > 0 || !this.#changes.delete(transfer)) return;
     callAll(this.#waiting.splice(0), (one) => {
       if (!this.holds(one)) resume(one);
@@ -82,16 +91,16 @@ export class Abandoned {
   }
 
   /**
-   * Forgets all of it, as the server is gone.
+   * Forgets all of it, as the others are gone.
    *
    * @returns What has waited.
    */
-  clear(): Transfer[] {
+  clear(): T[] {
     this.#changes.clear();
     return this.#waiting.splice(0);
   }
 
-  #mustWait({ request }: Transfer): boolean {
+  #mustWait({ request }: T): boolean {
     if (request.type === RequestType.Flush || request.writes && request.fua) {
       return true;
     }

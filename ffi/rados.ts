@@ -1,0 +1,275 @@
+/**
+ * A connection to a Ceph cluster and its pools, by librados.
+ *
+ * Source: `/usr/include/rados/librados.h` of Ceph 16. Results are ≥ 0 or −errno,
+ * in the numbers of Linux.
+ *
+ * @module
+ */
+
+import { CallMemory } from "./call_memory.ts";
+import type { CephLibrary } from "./ceph_library.ts";
+import type { Libc } from "./libc.ts";
+import { memoryAt } from "./memory.ts";
+
+/** Longest value of an option that is read, in bytes. */
+const VALUE_BYTES = 2048;
+
+/** Longest answer of a monitor that is read, in bytes. */
+const MOST_ANSWER_BYTES = 1 << 20;
+
+/** What a monitor answered. */
+export interface MonitorAnswer {
+  /** 0, or −errno. */
+  readonly result: number;
+  /** What it said. */
+  readonly output: string;
+}
+
+/** A connection to a cluster. */
+export class RadosCluster {
+  readonly #libc: Libc;
+  readonly #ceph: CephLibrary;
+  readonly #handle: bigint;
+
+  private constructor(libc: Libc, ceph: CephLibrary, handle: bigint) {
+    this.#libc = libc;
+    this.#ceph = ceph;
+    this.#handle = handle;
+  }
+
+  /**
+   * Makes a handle that is not connected yet.
+   *
+   * @param libc The C library.
+   * @param ceph The libraries.
+   * @param cluster The cluster's name, usually `"ceph"`.
+   * @param user Who asks, such as `"client.admin"`.
+   * @returns The handle, or −errno.
+   */
+  static make(
+    libc: Libc,
+    ceph: CephLibrary,
+    cluster: string,
+    user: string,
+  ): RadosCluster | number {
+    const memory = new CallMemory(libc);
+    try {
+      const out = memory.take(8);
+      const result = ceph.calls.rados_create2(
+        out,
+        memory.text(cluster),
+        memory.text(user),
+        0n,
+      );
+      return result < 0
+        ? result
+        : new RadosCluster(libc, ceph, memory.pointer(out));
+    } finally {
+      memory.release();
+    }
+  }
+
+  /**
+   * Reads a configuration file.
+   *
+   * @param path Its path; `null` looks where Ceph does: `$CEPH_CONF`,
+   * `/etc/ceph/$cluster.conf`, `~/.ceph/$cluster.conf`, `$cluster.conf`.
+   * @returns 0, or −errno.
+   */
+  readConfiguration(path: string | null): number {
+    return this.#with((memory) =>
+      this.#ceph.calls.rados_conf_read_file(
+        this.#handle,
+        path === null ? 0n : memory.text(path),
+      )
+    );
+  }
+
+  /**
+   * Sets an option. Those of time-outs count for what is asked from then on.
+   *
+   * @param option Its name.
+   * @param value Its value.
+   * @returns 0, or −errno.
+   */
+  set(option: string, value: string): number {
+    return this.#with((memory) =>
+      this.#ceph.calls.rados_conf_set(
+        this.#handle,
+        memory.text(option),
+        memory.text(value),
+      )
+    );
+  }
+
+  /**
+   * Reads an option.
+   *
+   * @param option Its name.
+   * @returns Its value; `null` if there is none, or it is too long.
+   */
+  get(option: string): string | null {
+    return this.#with((memory) => {
+      const value = memory.take(VALUE_BYTES);
+      const result = this.#ceph.calls.rados_conf_get(
+        this.#handle,
+        memory.text(option),
+        value,
+        BigInt(VALUE_BYTES),
+      );
+      return result < 0 ? null : memory.string(value);
+    });
+  }
+
+  /**
+   * Connects. It takes as long as the options client_mount_timeout and
+   * rados_mon_op_timeout say at most.
+   *
+   * @returns 0, or −errno.
+   */
+  connect(): Promise<number> {
+    return this.#ceph.wait("rados_connect", this.#handle);
+  }
+
+  /**
+   * Opens a pool.
+   *
+   * @param name Its name.
+   * @param namespace The namespace in it; the default one is empty.
+   * @returns Its handle, or −errno.
+   */
+  async openPool(name: string, namespace: string): Promise<bigint | number> {
+    const memory = new CallMemory(this.#libc);
+    try {
+      const out = memory.take(8);
+      const result = await this.#ceph.wait(
+        "rados_ioctx_create",
+        this.#handle,
+        memory.text(name),
+        out,
+      );
+      if (result < 0) return result;
+      const pool = memory.pointer(out);
+      if (namespace !== "") {
+        this.#ceph.calls.rados_ioctx_set_namespace(
+          pool,
+          memory.text(namespace),
+        );
+      }
+      return pool;
+    } finally {
+      memory.release();
+    }
+  }
+
+  /**
+   * Gives a pool's handle back.
+   *
+   * @param pool The handle.
+   */
+  closePool(pool: bigint): void {
+    this.#ceph.calls.rados_ioctx_destroy(pool);
+  }
+
+  /**
+   * Reads an object.
+   *
+   * @param pool The pool's handle.
+   * @param name The object's name.
+   * @param byteLength Bytes that are read at most.
+   * @returns Its content, or −errno.
+   */
+  async read(
+    pool: bigint,
+    name: string,
+    byteLength: number,
+  ): Promise<Uint8Array | number> {
+    const memory = new CallMemory(this.#libc, byteLength + 4096);
+    try {
+      const object = memory.text(name);
+      const content = memory.take(byteLength);
+      const result = await this.#ceph.wait(
+        "rados_read",
+        pool,
+        object,
+        content,
+        BigInt(byteLength),
+        0n,
+      );
+      return result < 0 ? result : memory.bytes(content, result);
+    } finally {
+      memory.release();
+    }
+  }
+
+  /**
+   * Asks a monitor.
+   *
+   * @param command What is asked, for JSON.
+   * @returns Its answer.
+   */
+  async ask(command: Record<string, string>): Promise<MonitorAnswer> {
+    const memory = new CallMemory(this.#libc);
+    try {
+      const text = memory.text(JSON.stringify(command));
+      const commands = memory.take(8);
+      memory.set(commands, text);
+      const output = memory.take(8);
+      const length = memory.take(8);
+      const status = memory.take(8);
+      const statusLength = memory.take(8);
+      const result = await this.#ceph.wait(
+        "rados_mon_command",
+        this.#handle,
+        commands,
+        1n,
+        0n,
+        0n,
+        output,
+        length,
+        status,
+        statusLength,
+      );
+      return { result, output: this.#taken(memory, output, length, status) };
+    } finally {
+      memory.release();
+    }
+  }
+
+  /** Reads what librados has put into memory of its own, and frees that. */
+  #taken(
+    memory: CallMemory,
+    output: bigint,
+    length: bigint,
+    status: bigint,
+  ): string {
+    const from = memory.pointer(output);
+    const size = Math.min(memory.number(length), MOST_ANSWER_BYTES);
+    const text = from === 0n || size === 0
+      ? ""
+      : new TextDecoder().decode(memoryAt(Number(from), size).slice(0));
+    for (const address of [from, memory.pointer(status)]) {
+      if (address !== 0n) this.#ceph.calls.rados_buffer_free(address);
+    }
+    return text;
+  }
+
+  /**
+   * Disconnects. Pools and images must be closed by then.
+   *
+   * @returns When it is done.
+   */
+  async shutdown(): Promise<void> {
+    await this.#ceph.wait("rados_shutdown", this.#handle);
+  }
+
+  #with<T>(call: (memory: CallMemory) => T): T {
+    const memory = new CallMemory(this.#libc, 8192);
+    try {
+      return call(memory);
+    } finally {
+      memory.release();
+    }
+  }
+}

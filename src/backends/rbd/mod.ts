@@ -1,0 +1,152 @@
+/**
+ * Opens a disk that is an image in a Ceph cluster.
+ *
+ * @module
+ */
+
+import { parseRbdUri, type RbdTarget } from "../../protocol/rbd/uri.ts";
+import { printable } from "../../printable.ts";
+import { makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
+import { DiskError } from "../../errors.ts";
+import type { LockInfo } from "../../info.ts";
+import { RbdBackend } from "./backend.ts";
+import { librarySays, openError } from "./errors.ts";
+import { askFacts, describe } from "./facts.ts";
+import { lockImage } from "./lock.ts";
+import { readObjectMap } from "./object_map.ts";
+import { DEFAULT_REQUEST_TIMEOUT_MS, type RbdOptions } from "./options.ts";
+import { bounded, openSession, type Session } from "./session.ts";
+
+/** What an image without a watch cannot promise. */
+const UNSEEN =
+  "the key of this user may only read: nobody is kept from resizing or removing the image meanwhile";
+
+/**
+ * Opens a disk that is an image in a Ceph cluster, or makes it first.
+ *
+ * @param uri `rbd:POOL/[NAMESPACE/]IMAGE[@SNAPSHOT][?conf=PATH&id=USER&cluster=NAME]`.
+ * @param options How to open it.
+ * @returns Its backend.
+ * @throws {DiskError} If it cannot be opened, or not in time.
+ * @throws {TypeError} If the name cannot be read.
+ */
+export async function openRbd(
+  uri: string,
+  options: RbdOptions,
+): Promise<RbdBackend> {
+  const target = parseRbdUri(uri);
+  if (target.snapshot !== null && options.create !== undefined) {
+    throw new DiskError(
+      "platform",
+      `Cannot create "${uri}" as a snapshot is made of an image: "rbd snap create" does`,
+      { operation: "create", path: uri },
+    );
+  }
+  return await bounded(
+    async (isLate) => {
+      const session = await openSession(target, uri, options);
+      try {
+        return await openOn(session, target, uri, options, isLate);
+      } catch (error) {
+        await session.abandon();
+        throw error;
+      }
+    },
+    uri,
+    options,
+  );
+}
+
+async function openOn(
+  session: Session,
+  target: RbdTarget,
+  uri: string,
+  options: RbdOptions,
+  isLate: () => boolean,
+): Promise<RbdBackend> {
+  const { cluster, image } = session;
+  const goOn = () => {
+    if (isLate()) throw new Error("Nobody waits for it any more");
+  };
+  goOn();
+  const readOnly = options.readOnly || target.snapshot !== null;
+  if (!session.isSeen && !readOnly) {
+    throw openError(uri, "the key of this user may only read it", -1);
+  }
+  const lock = await lockFor(session, target, uri, { ...options, readOnly });
+  const sizes = await image.sizes();
+  if (typeof sizes === "number") {
+    throw openError(uri, librarySays(sizes), sizes);
+  }
+  const geometry = geometryOf(sizes, uri, options.blockSize);
+  const facts = await askFacts(cluster, image);
+  const { snapshot } = target;
+  // Nobody else writes to it.
+  const isOurs = snapshot !== null || lock.method !== "none";
+  const { objectSize } = sizes;
+  const place = { cluster, pool: session.pool, image, snapshot, objectSize };
+  const objectMap = isOurs ? await readObjectMap(place) : null;
+  goOn();
+  const id = options.id ??
+    (target.image.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "rbd");
+  const warnings = session.isSeen || snapshot !== null ? [] : [UNSEEN];
+  // From here on it is requests that have a bound.
+  session.bound(null);
+  return new RbdBackend({
+    session,
+    geometry,
+    info: describe({ uri: printable(uri), id, lock, facts, warnings }),
+    uri,
+    readOnly,
+    isFixed: snapshot !== null,
+    objectMap,
+    openTimeoutMs: options.openTimeoutMs,
+    requestTimeoutMs: options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
+    closeTimeoutMs: options.closeTimeoutMs,
+  });
+}
+
+async function lockFor(
+  session: Session,
+  { snapshot }: RbdTarget,
+  uri: string,
+  { lock, readOnly }: RbdOptions,
+): Promise<LockInfo> {
+  if (snapshot !== null) {
+    return { method: "none", reason: "a snapshot does not change" };
+  }
+  if (lock === "none") {
+    return { method: "none", reason: 'not wanted: lock: "none"' };
+  }
+  if (readOnly && lock === "auto") {
+    return {
+      method: "none",
+      reason: "it is open for reading, maybe beside a writer",
+    };
+  }
+  return session.isSeen
+    ? await lockImage(session.image, uri)
+    : { method: "none", reason: "the key of this user may only read" };
+}
+
+function geometryOf(
+  { size, objectSize }: { size: number; objectSize: number },
+  uri: string,
+  blockSize: number = SECTOR_BYTES,
+) {
+  const reason = !Number.isSafeInteger(size)
+    ? "it must be smaller than 8 PiB"
+    : size % blockSize !== 0
+    ? `it must be whole blocks of ${blockSize} bytes`
+    : null;
+  if (reason !== null) {
+    throw new DiskError(
+      "geometry",
+      `Cannot open "${uri}" as ${reason}: current value is ${size} bytes`,
+      { operation: "open", path: uri },
+    );
+  }
+  return makeGeometry(size / SECTOR_BYTES, blockSize, {
+    optimalIoSize: objectSize,
+  });
+}

@@ -1,0 +1,406 @@
+/**
+ * A connection to a cluster with one image open: how it comes about, each step
+ * with a bound, and how it ends.
+ *
+ * Calls of librados that wait are made on another thread, and end by librados'
+ * own time-outs; images are opened and closed by librbd's own threads, which are
+ * looked at now and then. A step that is not over in time is not taken back: it
+ * ends when it ends, and what it gives is closed then.
+ *
+ * @module
+ */
+
+import { clearTimeout, setTimeout } from "node:timers";
+import { FfiError } from "../../../ffi/ffi_error.ts";
+import { type CephLibrary, openCeph } from "../../../ffi/ceph_library.ts";
+import { type Libc, openLibc } from "../../../ffi/libc.ts";
+import { RadosCluster } from "../../../ffi/rados.ts";
+import {
+  createRbd,
+  RbdImage,
+  type RbdTask,
+  removeRbd,
+} from "../../../ffi/rbd.ts";
+import { DiskError } from "../../errors.ts";
+import { permissions } from "../../platform/permissions.ts";
+import { runtime } from "../../platform/system.ts";
+import type { RbdTarget } from "../../protocol/rbd/uri.ts";
+import { codeOf, librarySays, openError } from "./errors.ts";
+import type { RbdOptions } from "./options.ts";
+
+/** How often something that librbd does is looked at, in ms: ever less often. */
+const FIRST_LOOK_MS = 1;
+const LAST_LOOK_MS = 50;
+
+/** include/uapi/asm-generic/errno.h. */
+const ETIMEDOUT = 110;
+
+/** What was opened. */
+export interface SessionParts {
+  readonly libc: Libc;
+  readonly ceph: CephLibrary;
+  readonly cluster: RadosCluster;
+  readonly pool: bigint;
+  readonly image: RbdImage;
+  /** The image's name, if it was made by this session. */
+  readonly made: string | null;
+}
+
+/** An open image, its pool and its cluster. */
+export class Session {
+  readonly #parts: SessionParts;
+  /** Whether others can see that the image is open, and it hears of changes. */
+  readonly isSeen: boolean;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param parts What was opened; it closes all of it.
+   * @param isSeen Whether it has a watch.
+   */
+  constructor(parts: SessionParts, isSeen: boolean) {
+    this.#parts = parts;
+    this.isSeen = isSeen;
+  }
+
+  /** The C library. */
+  get libc(): Libc {
+    return this.#parts.libc;
+  }
+
+  /** The connection. */
+  get cluster(): RadosCluster {
+    return this.#parts.cluster;
+  }
+
+  /** The pool's handle. */
+  get pool(): bigint {
+    return this.#parts.pool;
+  }
+
+  /** The image. */
+  get image(): RbdImage {
+    return this.#parts.image;
+  }
+
+  /**
+   * Bounds what librbd asks from now on; requests that are in flight already are
+   * not touched.
+   *
+   * @param timeoutMs The bound, in ms; `null` for none.
+   */
+  bound(timeoutMs: number | null): void {
+    this.#parts.cluster.set("rados_osd_op_timeout", seconds(timeoutMs ?? 0));
+  }
+
+  /** Gives it up: an image that was made for it is removed again. */
+  async abandon(): Promise<void> {
+    await this.#close(this.#parts.made);
+  }
+
+  /**
+   * Closes all of it. What the image still has in flight is waited for: memory of
+   * it must stay until this is over, which may be never.
+   *
+   * @returns What closing the image gave: 0, or −errno.
+   */
+  close(): Promise<number> {
+    return this.#close(null);
+  }
+
+  async #close(removes: string | null): Promise<number> {
+    const { libc, ceph, cluster, image, pool } = this.#parts;
+    const result = await over(image.close(), true);
+    if (removes !== null) await removeRbd(libc, ceph, pool, removes);
+    cluster.closePool(pool);
+    await cluster.shutdown();
+    return result;
+  }
+}
+
+/** Time-outs of librados count whole seconds; 0 is none. */
+function seconds(ms: number): string {
+  return String(Math.ceil(ms / 1000));
+}
+
+/** Waits until something is over that librbd does. */
+async function over<T>(
+  task: RbdTask<T>,
+  isLastWish = false,
+): Promise<T | number> {
+  for (let ms = FIRST_LOOK_MS;; ms = Math.min(ms * 2, LAST_LOOK_MS)) {
+    const result = task.poll();
+    if (result !== null) return result;
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      // A program that is done does not wait for a cluster that is not there.
+      if (isLastWish && ms === LAST_LOOK_MS) timer.unref();
+    });
+  }
+}
+
+/**
+ * Waits for an opening, but not for ever: until a signal fires, or its time is
+ * over. What comes of it afterwards is for the opening to undo.
+ *
+ * @param start Begins it; it is told whether nobody waits any more.
+ * @param uri What is opened.
+ * @param options What bounds it.
+ * @returns What it gave.
+ * @throws {DiskError} If it does not end in time, or as it throws.
+ */
+export async function bounded<T>(
+  start: (isLate: () => boolean) => Promise<T>,
+  uri: string,
+  { openTimeoutMs, signal }: RbdOptions,
+): Promise<T> {
+  signal?.throwIfAborted();
+  let late = false;
+  const given = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    const reason = `the cluster has not answered for ${openTimeoutMs} ms`;
+    given.reject(openError(uri, reason, -ETIMEDOUT));
+  }, openTimeoutMs);
+  const onAbort = () => given.reject(signal!.reason);
+  signal?.addEventListener("abort", onAbort, { once: true });
+  const opening = start(() => late);
+  // It may have no waiter.
+  opening.catch(() => {});
+  try {
+    return await Promise.race([opening, given.promise]);
+  } finally {
+    late = true;
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
+  }
+}
+
+/**
+ * Opens an image, or makes it first.
+ *
+ * @param target Which.
+ * @param uri What it is called.
+ * @param options How.
+ * @returns It, and what it is part of.
+ * @throws {DiskError} If it cannot be opened.
+ */
+export async function openSession(
+  target: RbdTarget,
+  uri: string,
+  options: RbdOptions,
+): Promise<Session> {
+  askPermissions(target, uri);
+  const { libc, ceph } = load(uri);
+  const cluster = configure(libc, ceph, target, uri, options);
+  let pool: bigint | null = null;
+  try {
+    const connected = await cluster.connect();
+    if (connected < 0) {
+      throw connectError(connected, cluster, target, uri, options);
+    }
+    const opened = await cluster.openPool(target.pool, target.namespace);
+    if (typeof opened === "number") {
+      const reason = codeOf(opened) === "ENOENT"
+        ? `the cluster has no pool "${target.pool}"`
+        : librarySays(opened);
+      throw openError(uri, reason, opened);
+    }
+    pool = opened;
+    return await openImage({ libc, ceph, cluster, pool }, target, uri, options);
+  } catch (error) {
+    if (pool !== null) cluster.closePool(pool);
+    await cluster.shutdown();
+    throw error;
+  }
+}
+
+/**
+ * FFI is no way around Deno's sandbox: a cluster is reached by network, and its
+ * configuration is a file.
+ */
+function askPermissions(target: RbdTarget, uri: string): void {
+  const wanted: Deno.PermissionDescriptor[] = [
+    { name: "net" },
+    target.conf === null
+      ? { name: "read" }
+      : { name: "read", path: target.conf },
+  ];
+  for (const descriptor of wanted) {
+    if (permissions.requestSync(descriptor).state === "granted") continue;
+    throw new DiskError(
+      "permission",
+      `Cannot open "${uri}" as Deno does not allow it: run with --allow-ffi, --allow-net and --allow-read`,
+      { operation: "open", path: uri },
+    );
+  }
+}
+
+function load(uri: string): { libc: Libc; ceph: CephLibrary } {
+  try {
+    const libc = openLibc();
+    if (libc.abi.os !== "linux") {
+      throw new FfiError("platform", "Cannot reach Ceph as this is not Linux");
+    }
+    if (runtime !== "deno") {
+      throw new FfiError(
+        "platform",
+        "Cannot reach Ceph as this runtime calls no C functions on another thread: use Deno",
+      );
+    }
+    return { libc, ceph: openCeph(libc) };
+  } catch (cause) {
+    if (!(cause instanceof FfiError)) throw cause;
+    throw new DiskError(
+      cause.kind === "permission" ? "permission" : "platform",
+      `Cannot open "${uri}": ${cause.message}`,
+      { operation: "open", path: uri, cause },
+    );
+  }
+}
+
+function configure(
+  libc: Libc,
+  ceph: CephLibrary,
+  { conf, id, cluster: name }: RbdTarget,
+  uri: string,
+  { openTimeoutMs }: RbdOptions,
+): RadosCluster {
+  const cluster = RadosCluster.make(libc, ceph, name, `client.${id}`);
+  if (typeof cluster === "number") {
+    throw openError(uri, librarySays(cluster), cluster);
+  }
+  const read = cluster.readConfiguration(conf);
+  if (read < 0) {
+    void cluster.shutdown();
+    const where = conf === null
+      ? `no configuration of a cluster "${name}" was found: name one with ?conf=PATH`
+      : codeOf(read) === "ENOENT"
+      ? `there is no configuration file "${conf}"`
+      : `its configuration "${conf}" cannot be read (${codeOf(read)})`;
+    throw openError(uri, where, read);
+  }
+  // What goes wrong is said by errors.
+  for (const option of ["log_to_stderr", "err_to_stderr"]) {
+    cluster.set(option, "false");
+  }
+  for (
+    const option of [
+      "client_mount_timeout",
+      "rados_mon_op_timeout",
+      "rados_osd_op_timeout",
+    ]
+  ) cluster.set(option, seconds(openTimeoutMs));
+  return cluster;
+}
+
+function connectError(
+  result: number,
+  cluster: RadosCluster,
+  { id }: RbdTarget,
+  uri: string,
+  { openTimeoutMs }: RbdOptions,
+): DiskError {
+  const hosts = cluster.get("mon_host");
+  const monitors = hosts ? ` (${hosts})` : "";
+  switch (codeOf(result)) {
+    case "ETIMEDOUT":
+      return openError(
+        uri,
+        `no monitor${monitors} has answered for ${openTimeoutMs} ms`,
+        result,
+      );
+    case "ENOENT":
+      return hosts
+        ? openError(
+          uri,
+          `there is no key for client.${id}: its keyring is looked for in ${
+            cluster.get("keyring") ?? "/etc/ceph"
+          }`,
+          result,
+          "permission",
+        )
+        : openError(uri, "its configuration names no monitors", result);
+    case "EACCES":
+    case "EPERM":
+      return openError(
+        uri,
+        `the monitors${monitors} do not take the key of client.${id}`,
+        result,
+        "permission",
+      );
+    default:
+      return openError(uri, librarySays(result), result);
+  }
+}
+
+async function openImage(
+  parts: Omit<SessionParts, "image" | "made">,
+  target: RbdTarget,
+  uri: string,
+  { create }: RbdOptions,
+): Promise<Session> {
+  const { libc, ceph, pool } = parts;
+  const { image: name, snapshot } = target;
+  if (create !== undefined) {
+    const made = await createRbd(libc, ceph, pool, name, create.sizeBytes);
+    if (made < 0) throw createError(made, uri);
+  }
+  const attempt = (unseen: boolean) =>
+    over(RbdImage.open(libc, ceph, { pool, name, snapshot, unseen }));
+  let isSeen = true;
+  let image = await attempt(false);
+  if (
+    typeof image === "number" && ["EPERM", "EACCES"].includes(codeOf(image))
+  ) {
+    // A watch takes the right to write.
+    isSeen = false;
+    image = await attempt(true);
+  }
+  if (typeof image !== "number") {
+    const made = create === undefined ? null : name;
+    return new Session({ ...parts, image, made }, isSeen);
+  }
+  if (create !== undefined) await removeRbd(libc, ceph, pool, name);
+  throw imageError(image, target, uri);
+}
+
+function createError(result: number, uri: string): DiskError {
+  const code = codeOf(result);
+  return code === "EEXIST"
+    ? new DiskError("exists", `Cannot create "${uri}" as it exists`, {
+      operation: "create",
+      path: uri,
+      code,
+      errno: -result,
+    })
+    : openError(uri, librarySays(result), result);
+}
+
+function imageError(
+  result: number,
+  { pool, namespace, image, snapshot }: RbdTarget,
+  uri: string,
+): DiskError {
+  const place = namespace === ""
+    ? `the pool "${pool}"`
+    : `the namespace "${namespace}" of the pool "${pool}"`;
+  switch (codeOf(result)) {
+    case "ENOENT":
+      return openError(
+        uri,
+        snapshot === null
+          ? `there is no image "${image}" in ${place}`
+          : `there is no image "${image}" in ${place}, or it has no snapshot "${snapshot}"`,
+        result,
+      );
+    case "EACCES":
+    case "EPERM":
+      return openError(
+        uri,
+        `the key of this user does not let it have images of ${place}`,
+        result,
+      );
+    default:
+      return openError(uri, librarySays(result), result);
+  }
+}

@@ -1,0 +1,448 @@
+/**
+ * A real cluster on days on which things go wrong: daemons that end or hold still,
+ * monitors that are not there, a full pool, a stolen lock, no key, no library.
+ * `deno task ceph` runs it.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { VirtualDisk } from "../../../src/disk/disk.ts";
+import type { OpenOptions } from "../../../src/disk/open.ts";
+import { DiskError } from "../../../src/errors.ts";
+import { Random } from "../../../src/random.ts";
+import { LONG, needs, pause, run } from "../../helpers.ts";
+import { CephCluster, needsCeph } from "./cluster.ts";
+
+const { ignore } = needsCeph();
+const cluster = ignore ? null : await CephCluster.start();
+Deno.test.afterAll(async () => {
+  await cluster?.[Symbol.asyncDispose]();
+});
+
+let images = 0;
+
+async function openNew(options: OpenOptions = {}) {
+  const name = `image${++images}`;
+  await cluster!.rbd("create", "--size", "8", name);
+  return {
+    name,
+    disk: await VirtualDisk.open(cluster!.uri(name), options),
+  };
+}
+
+/** A block whose bytes say which write it is of. */
+function block(stamp: number): Uint8Array {
+  const bytes = new Uint8Array(4096);
+  new Uint32Array(bytes.buffer).fill(stamp);
+  return bytes;
+}
+
+Deno.test({
+  name: "a flush that is acknowledged survives every kill of the OSD",
+  ignore,
+  async fn() {
+    const kills = LONG ? 50 : 2;
+    const seed = crypto.getRandomValues(new Uint32Array(1))[0]!;
+    console.log(`seed ${seed}, ${kills} kills`);
+    const random = new Random(seed);
+    const { name, disk } = await openNew({ requestTimeoutMs: 300_000 });
+    const blocks = disk.sectors / 8;
+    /** What each block had when a flush was acknowledged, and since then. */
+    const durable = new Uint32Array(blocks);
+    const written: Set<number>[] = Array.from(
+      { length: blocks },
+      () => new Set(),
+    );
+    let stamp = 0;
+    let flushes = 0;
+    let stop = false;
+    const writing = (async () => {
+      while (!stop) {
+        const now = new Map<number, number>();
+        const writes: Promise<void>[] = [];
+        for (let i = random.between(1, 16); i > 0; i--) {
+          const at = random.below(blocks);
+          now.set(at, ++stamp);
+          written[at]!.add(stamp);
+          writes.push(disk.write(at * 8, block(stamp)));
+        }
+        await Promise.all(writes);
+        await disk.flush();
+        flushes++;
+        for (const [at, value] of now) {
+          durable[at] = value;
+          written[at]!.clear();
+        }
+      }
+    })();
+    for (let i = 0; i < kills; i++) {
+      const before = flushes;
+      while (flushes < before + 3) await pause(10);
+      await pause(random.below(200));
+      await cluster!.stopOsd("SIGKILL");
+      cluster!.startOsd();
+    }
+    const before = flushes;
+    while (flushes < before + 2) await pause(10);
+    stop = true;
+    await writing;
+    const check = async (from: VirtualDisk) => {
+      const content = new Uint32Array(
+        (await from.read(0, from.sectors)).slice().buffer,
+      );
+      for (let at = 0; at < blocks; at++) {
+        const found = content[at * 1024]!;
+        assert(
+          found === durable[at] || written[at]!.has(found),
+          `block ${at} has ${found} and must have ${durable[at]}`,
+        );
+      }
+    };
+    await check(disk);
+    await disk.close();
+    await using again = await VirtualDisk.open(cluster!.uri(name));
+    await check(again);
+    console.log(`${stamp} writes, ${flushes} flushes`);
+  },
+});
+
+Deno.test({
+  name: "requests wait for an OSD that holds still, for requestTimeoutMs",
+  ignore,
+  async fn() {
+    const { disk } = await openNew({ requestTimeoutMs: 1500 });
+    await disk.write(0, block(1));
+    await disk.flush();
+    cluster!.signalOsd("SIGSTOP");
+    try {
+      for (
+        const request of [
+          () => disk.read(64, 8),
+          // Without FUA, librbd's cache would have it.
+          () => disk.write(0, block(2), { fua: true }),
+          // Waits for what librbd still has of the one before.
+          () => disk.read(0, 8),
+          () => disk.read(4, 8),
+        ]
+      ) {
+        const error = await assertRejects(request, DiskError);
+        assertEquals([error.kind, error.code], ["io", "ETIMEDOUT"]);
+        assert(/the cluster has not answered for \d+ ms/.test(error.message));
+      }
+    } finally {
+      cluster!.signalOsd("SIGCONT");
+    }
+    // What was given up is over before what overlaps: never after it.
+    assertEquals(await retried(() => disk.read(0, 8)), block(2));
+    // And a flush that failed is final.
+    const error = await assertRejects(
+      () => disk.write(0, block(3)),
+      DiskError,
+    );
+    assertEquals(error.kind, "latched");
+    await disk.close();
+  },
+});
+
+/** A request to a cluster that has just come back. */
+async function retried<T>(request: () => Promise<T>): Promise<T> {
+  for (let attempts = 0;; attempts++) {
+    try {
+      return await request();
+    } catch (error) {
+      if (
+        !(error instanceof DiskError) || error.code !== "ETIMEDOUT" ||
+        attempts > 20
+      ) throw error;
+    }
+  }
+}
+
+Deno.test({
+  name: "an abort ends a request that an OSD holds up, at once",
+  ignore,
+  async fn() {
+    const { disk } = await openNew();
+    await disk.write(0, block(1));
+    cluster!.signalOsd("SIGSTOP");
+    try {
+      for (
+        const request of [
+          (signal: AbortSignal) => disk.read(64, 8, { signal }),
+          (signal: AbortSignal) =>
+            disk.write(0, block(2), { signal, fua: true }),
+          (signal: AbortSignal) => disk.read(0, 8, { signal }),
+        ]
+      ) {
+        const abort = new AbortController();
+        const asked = request(abort.signal);
+        await pause(50);
+        abort.abort();
+        const error = await assertRejects(() => asked, DOMException);
+        assertEquals(error.name, "AbortError");
+      }
+    } finally {
+      cluster!.signalOsd("SIGCONT");
+    }
+    // Held back until the aborted write is over.
+    assertEquals(await disk.read(0, 8), block(2));
+    await disk.close();
+  },
+});
+
+Deno.test({
+  name: "disk.close() ends while an OSD holds still, and so does the program",
+  ignore,
+  async fn() {
+    const name = `image${++images}`;
+    await cluster!.rbd("create", "--size", "8", name);
+    const script = cluster!.join("close.ts");
+    const disks = new URL("../../../mod.ts", import.meta.url).href;
+    await Deno.writeTextFile(
+      script,
+      `import { VirtualDisk } from ${JSON.stringify(disks)};
+const disk = await VirtualDisk.open(Deno.args[0], { closeTimeoutMs: 1000 });
+await disk.write(0, new Uint8Array(512));
+await disk.flush();
+Deno.kill(Number(Deno.args[1]), "SIGSTOP");
+const write = disk.write(8, new Uint8Array(512), { fua: true })
+  .catch((e) => e.code);
+const close = disk.close().catch((e) => e.message);
+console.log(await write);
+console.log(await close);
+`,
+    );
+    try {
+      const said = await run("timeout", [
+        "60",
+        Deno.execPath(),
+        "run",
+        "-A",
+        script,
+        cluster!.uri(name),
+        String(cluster!.osdPid),
+      ]);
+      const [write, close] = said.split("\n");
+      assertEquals(write, "ETIMEDOUT");
+      assert(close!.includes("what was not flushed may be lost"), close);
+    } finally {
+      cluster!.signalOsd("SIGCONT");
+    }
+  },
+});
+
+Deno.test({
+  name: "a cluster that answers in fits and starts only takes longer",
+  ignore,
+  async fn() {
+    const { disk } = await openNew();
+    let stop = false;
+    const hiccups = (async () => {
+      while (!stop) {
+        cluster!.signalOsd("SIGSTOP");
+        await pause(150);
+        cluster!.signalOsd("SIGCONT");
+        await pause(50);
+      }
+    })();
+    try {
+      for (let i = 1; i <= 20; i++) {
+        await Promise.all([
+          disk.write(i * 8, block(i)),
+          disk.write(i * 800, block(i)),
+        ]);
+        await disk.flush();
+        assertEquals(await disk.read(i * 8, 8), block(i));
+      }
+    } finally {
+      stop = true;
+      await hiccups;
+    }
+    await disk.close();
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk.open() ends while an OSD holds still",
+  ignore,
+  async fn() {
+    const { disk, name } = await openNew();
+    await disk.close();
+    cluster!.signalOsd("SIGSTOP");
+    try {
+      const error = await assertRejects(
+        () => VirtualDisk.open(cluster!.uri(name), { openTimeoutMs: 1000 }),
+        DiskError,
+      );
+      assertEquals([error.kind, error.code], ["io", "ETIMEDOUT"]);
+    } finally {
+      cluster!.signalOsd("SIGCONT");
+    }
+    // Until what came too late is closed again.
+    await pause(3000);
+    await using again = await VirtualDisk.open(cluster!.uri(name));
+    await again.read(0, 8);
+  },
+});
+
+Deno.test({
+  name: "a lock that is stolen shuts the disk out, and says so",
+  ignore,
+  async fn() {
+    const { disk, name } = await openNew();
+    await disk.write(0, block(1));
+    await disk.flush();
+    const locks = JSON.parse(
+      await cluster!.rbd("lock", "ls", "--format", "json", name),
+    ) as { id: string; locker: string }[];
+    const { id, locker } = locks[0]!;
+    await cluster!.rbd("lock", "rm", name, id, locker);
+    const error = await assertRejects(
+      () => disk.write(0, block(2)),
+      DiskError,
+    );
+    assertEquals([error.kind, error.code], ["io", "ESHUTDOWN"]);
+    assert(error.message.includes("another one has broken its lock"));
+    await assertRejects(() => disk.flush(), DiskError);
+    await disk.close().catch((closing) => assert(closing instanceof DiskError));
+    await using next = await VirtualDisk.open(cluster!.uri(name));
+    assertEquals(await next.read(0, 8), block(1));
+  },
+});
+
+Deno.test({
+  name: "writes to a pool that is full wait for room, for requestTimeoutMs",
+  ignore,
+  async fn() {
+    const { disk } = await openNew({ requestTimeoutMs: 2000 });
+    await disk.write(0, block(1));
+    await disk.flush();
+    const ratio = (name: string, value: string) =>
+      cluster!.ceph("osd", `set-${name}-ratio`, value);
+    await ratio("nearfull", "0.0001");
+    await ratio("backfillfull", "0.0001");
+    await ratio("full", "0.0001");
+    try {
+      while (!(await cluster!.ceph("health", "detail")).includes("OSD_FULL")) {
+        await pause(500);
+      }
+      const error = await assertRejects(async () => {
+        // Until this client has heard of it.
+        for (let i = 0; i < 100; i++) {
+          await disk.write(8 * i, block(2), { fua: true });
+          await pause(100);
+        }
+      }, DiskError);
+      assert(
+        error.code === "ETIMEDOUT" || error.kind === "no-space",
+        error.message,
+      );
+      // Reads go on, but for what the write left behind overlaps.
+      assertEquals((await disk.read(8192, 8)).length, 4096);
+    } finally {
+      await ratio("full", "0.95");
+      await ratio("backfillfull", "0.9");
+      await ratio("nearfull", "0.85");
+    }
+    while ((await cluster!.ceph("health", "detail")).includes("OSD_FULL")) {
+      await pause(500);
+    }
+    await disk.close();
+  },
+});
+
+Deno.test({
+  name: "an image that is open cannot be removed",
+  ignore,
+  async fn() {
+    const { disk, name } = await openNew({ readOnly: true });
+    await assertRejects(
+      () => cluster!.rbd("rm", "--no-progress", name),
+      Error,
+      "still has watchers",
+    );
+    await disk.close();
+    await cluster!.rbd("rm", "--no-progress", name);
+    const error = await assertRejects(
+      () => VirtualDisk.open(cluster!.uri(name)),
+      DiskError,
+    );
+    assertEquals(error.kind, "not-found");
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk.open() without a key says where it looked for one",
+  ignore,
+  async fn() {
+    const conf = cluster!.join("cephx.conf");
+    const text = await Deno.readTextFile(cluster!.conf);
+    await Deno.writeTextFile(
+      conf,
+      text.replace(
+        "auth client required = none",
+        `auth client required = cephx\nkeyring = ${conf}.keyring`,
+      ),
+    );
+    const error = await assertRejects(
+      () => VirtualDisk.open(`rbd:rbd/x?conf=${conf}&id=nobody`),
+      DiskError,
+      "client.nobody",
+    );
+    assertEquals(error.kind, "permission");
+    assert(error.message.includes(`${conf}.keyring`), error.message);
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk.open() without librbd says which package has it",
+  ...(ignore ? { ignore } : needs("unshare", "mount")),
+  async fn() {
+    const script = `
+      for f in $(ldconfig -p | sed -n 's/.*librbd\\.so\\.1.* => //p'); do
+        mount --bind /dev/null "$(readlink -f "$f")"
+      done
+      exec "$0" eval -A '
+        import { VirtualDisk } from "${
+      new URL("../../../mod.ts", import.meta.url).href
+    }";
+        try { await VirtualDisk.open("${cluster!.uri("x")}"); }
+        catch (error) { console.log(error.kind, error.message); }'`;
+    const said = await run("unshare", [
+      "--mount",
+      "bash",
+      "-c",
+      script,
+      Deno.execPath(),
+    ]);
+    assert(said.startsWith("platform "), said);
+    assert(said.includes("install librbd1"), said);
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk.open() without a monitor ends after openTimeoutMs",
+  ignore,
+  async fn() {
+    await cluster!.stopMonitor();
+    try {
+      const error = await assertRejects(
+        () => VirtualDisk.open(cluster!.uri("x"), { openTimeoutMs: 1000 }),
+        DiskError,
+      );
+      assertEquals([error.kind, error.code], ["io", "ETIMEDOUT"]);
+      const abort = new AbortController();
+      const opening = VirtualDisk.open(cluster!.uri("x"), {
+        openTimeoutMs: 2000,
+        signal: abort.signal,
+      });
+      abort.abort(new Error("Enough"));
+      await assertRejects(() => opening, Error, "Enough");
+      // Until librados has given up, too.
+      await pause(4000);
+    } finally {
+      cluster!.startMonitor();
+    }
+  },
+});
