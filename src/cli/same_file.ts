@@ -36,8 +36,7 @@ export function identityOf(stat: FileFacts, path: string): FileIdentity {
       ? `device ${stat.rdev}`
       : stat.ino === null
       ? `path ${realpathSync(path)}`
-      // The number of a file that is gone is given to another one.
-      : `file ${stat.dev} ${stat.ino} ${stat.birthtime?.getTime()}`,
+      : `file ${stat.dev} ${stat.ino}`,
     isFile: stat.isFile,
     isStream: stat.isCharDevice === true || stat.isFifo === true ||
       stat.isSocket === true,
