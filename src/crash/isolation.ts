@@ -27,6 +27,16 @@ export interface Isolation {
   readonly namespaces: boolean;
   /** Whether it may mount there. */
   readonly mounts: boolean;
+  /**
+   * What comes before a shell that starts commands, and before each of those
+   * (`fork_server.ts`), if a namespace can be made within another.
+   */
+  readonly nested:
+    | {
+      readonly server: readonly string[];
+      readonly command: readonly string[];
+    }
+    | null;
 }
 
 /**
@@ -38,15 +48,18 @@ const NAMESPACES = [
   ...["--fork", "--kill-child"],
 ];
 
+/** A user namespace in which everybody is who they are. */
+const USER = ["--user", "--map-current-user"];
+
 /** What can be asked of unshare, the best first. */
 const WAYS: readonly { args: readonly string[]; mounts: boolean }[] = [
   { args: [...NAMESPACES, "--mount-proc"], mounts: true },
   { args: NAMESPACES, mounts: true },
   {
-    args: ["--user", "--map-current-user", ...NAMESPACES, "--mount-proc"],
+    args: [...USER, ...NAMESPACES, "--mount-proc"],
     mounts: false,
   },
-  { args: ["--user", "--map-current-user", ...NAMESPACES], mounts: false },
+  { args: [...USER, ...NAMESPACES], mounts: false },
 ];
 
 let found: Promise<Isolation> | undefined;
@@ -87,6 +100,7 @@ async function findPlain(): Promise<Isolation> {
     ],
     namespaces: false,
     mounts: false,
+    nested: null,
   };
 }
 
@@ -95,16 +109,33 @@ async function find(): Promise<Isolation> {
   const unshare = await findProgram("unshare");
   if (unshare === null) return none;
   for (const { args, mounts } of WAYS) {
-    const prefix = [...none.prefix, unshare, ...args];
-    const [program, ...rest] = prefix;
-    const { success } = await new Deno.Command(program!, {
-      args: [...rest, "true"],
-      env: { PATH: searchPath() },
-      stdin: "null",
-      stdout: "null",
-      stderr: "null",
-    }).output();
-    if (success) return { prefix, namespaces: true, mounts };
+    const command = [unshare, ...args];
+    const prefix = [...none.prefix, ...command];
+    if (!await works(prefix)) continue;
+    // No mounts of its own: what is mounted later is there for its commands.
+    const server = [
+      ...[...none.prefix, unshare, ...args.includes("--user") ? USER : []],
+      ...["--pid", "--fork", "--kill-child"],
+    ];
+    const canNest = await works([...server, ...command]);
+    return {
+      prefix,
+      namespaces: true,
+      mounts,
+      nested: canNest ? { server, command } : null,
+    };
   }
   return none;
+}
+
+async function works(prefix: readonly string[]): Promise<boolean> {
+  const [program, ...args] = prefix;
+  const { success } = await new Deno.Command(program!, {
+    args: [...args, "true"],
+    env: { PATH: searchPath() },
+    stdin: "null",
+    stdout: "null",
+    stderr: "null",
+  }).output();
+  return success;
 }

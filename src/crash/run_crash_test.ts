@@ -53,7 +53,6 @@ import type {
 } from "./stage.ts";
 import { findIsolation } from "./isolation.ts";
 import { stageOf } from "./stages/mod.ts";
-import { raw } from "./stages/raw.ts";
 import { StateFiles } from "./state_files.ts";
 import { endOf, startOf, type UnharmedState } from "./unharmed_states.ts";
 
@@ -161,7 +160,7 @@ async function runTest(options: CrashTestOptions): Promise<CrashReportData> {
     );
   }
   await stage.require(attaching);
-  if (stage === raw && !(await findIsolation()).namespaces) {
+  if (stage.name === "raw" && !(await findIsolation()).namespaces) {
     options.onWarning?.(
       "commands get no namespaces of their own, as the system does not allow that: " +
         "a check may meet what another one, or the workload, has left running",
@@ -513,14 +512,17 @@ class Test {
     // until its disk is detached.
     const job = this.#free.pop() ?? this.#places++;
     const directory = `${this.#scratch.path}/at${job}`;
-    await Deno.mkdir(directory);
+    // Small things in a folder of our own: to wait for a thread costs more.
+    Deno.mkdirSync(directory);
     const images = `${this.#scratch.images}/${job}`;
     // A new one for each: programs leave files beside an image, too.
-    await Deno.mkdir(images);
+    Deno.mkdirSync(images);
     // Called as the workload's, for checks that look at names.
     const file = `${images}/disk.img`;
+    let isServed = true;
     try {
       const disk = "changes" in what ? await this.#diskOf(what, file) : what;
+      isServed = "backend" in disk;
       await using attached = await this.#stage.attach(disk, {
         ...this.#attaching,
         ...{ directory, job, signal },
@@ -540,8 +542,10 @@ class Test {
       }
       return outcome;
     } finally {
-      await Deno.remove(directory, { recursive: true });
-      await Deno.remove(images, { recursive: true });
+      Deno.removeSync(images, { recursive: true });
+      // Were it still mounted, this process would wait for itself.
+      if (isServed) await Deno.remove(directory, { recursive: true });
+      else Deno.removeSync(directory, { recursive: true });
       this.#free.push(job);
     }
   }

@@ -13,6 +13,9 @@
  *       sh -c COMMAND         what the user wrote
  * ```
  *
+ * Checks are started by shells that stay, which have done the first two of these
+ * once (`fork_server.ts`).
+ *
  * @module
  */
 
@@ -21,6 +24,7 @@ import {
   AcknowledgementPipe,
 } from "./acknowledgement_pipe.ts";
 import { BoundedOutput } from "./bounded_output.ts";
+import type { ForkServers, ServedCommand } from "./fork_server.ts";
 import { findIsolation, withoutIsolation } from "./isolation.ts";
 import { Lines } from "./lines.ts";
 import { ProgramError, searchPath } from "./programs.ts";
@@ -60,6 +64,11 @@ export interface ShellOptions extends RunOptions {
    * things. The script's own exit code is that of the outcome.
    */
   readonly script?: string | undefined;
+  /**
+   * What starts it, if it is isolated and nothing is acknowledged; else, and
+   * where no namespaces can be made within others, this process does.
+   */
+  readonly servers?: ForkServers | undefined;
 }
 
 /**
@@ -76,13 +85,13 @@ export async function runShell(
   command: string,
   options: ShellOptions,
 ): Promise<RunOutcome> {
-  const { directory, signal, timeoutMs, onAcknowledge } = options;
+  const { directory, signal, onAcknowledge, servers } = options;
   const { script = PLAIN } = options;
   const { source, flags } = options.ackPattern ?? ACKNOWLEDGEMENT;
   // Without what would remember where the last one ended.
   const ackPattern = new RegExp(source, flags.replaceAll(/[gy]/g, ""));
   signal?.throwIfAborted();
-  const { prefix, namespaces } = options.isolated
+  const { prefix, namespaces, nested } = options.isolated
     ? await findIsolation()
     : await withoutIsolation();
   const environment: Record<string, string> = {
@@ -91,10 +100,7 @@ export async function runShell(
   };
   if (options.acknowledged !== undefined) {
     environment.PLATTER_ACKED = `${directory}/acknowledged`;
-    await Deno.writeTextFile(
-      environment.PLATTER_ACKED,
-      options.acknowledged.map((line) => `${line}\n`).join(""),
-    );
+    writeLines(environment.PLATTER_ACKED, options.acknowledged);
   }
   let failure: { readonly error: unknown } | null = null;
   const pipe = onAcknowledge === undefined
@@ -105,15 +111,20 @@ export async function runShell(
   // In one stream, in order, unless standard output has to be told apart.
   const before = (numbered ? NUMBERED : "") +
     (pipe === null ? "exec 2>&1\n" : `exec ${ACKNOWLEDGE_DESCRIPTOR}>"$2"\n`);
-  const [program, ...args] = [
-    ...prefix,
-    ...["sh", "-c", before + script, "sh", command, pipe?.path ?? ""],
-  ];
-  let timedOut = false;
+  const shell = ["sh", "-c", before + script, "sh", command, pipe?.path ?? ""];
+  if (servers !== undefined && nested !== null && pipe === null) {
+    return await runServed(options, servers, nested.server, {
+      args: [...nested.command, ...shell],
+      environment,
+      complaint: `${directory}/complaint`,
+    });
+  }
+  const [program, ...args] = [...prefix, ...shell];
   const output = new BoundedOutput();
   // What comes before the shell says: with one stream, all that is left here.
   const complaint = pipe === null ? new BoundedOutput() : output;
   let code: number;
+  let timedOut: boolean;
   try {
     const child = new Deno.Command(program!, {
       args,
@@ -132,12 +143,7 @@ export async function runShell(
         // It has just ended, which is told in a moment.
       }
     };
-    signal?.addEventListener("abort", kill);
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
-      timedOut = true;
-      kill();
-    }, timeoutMs);
-    try {
+    timedOut = await limited(options, kill, async (isOver) => {
       const lines = new Lines((line, isWhole) => {
         const found = isWhole ? ackPattern.exec(line) : null;
         if (found === null || failure !== null) return;
@@ -161,23 +167,76 @@ export async function runShell(
       if (!namespaces) kill();
       await Promise.all(readers.map((reader) => reader.end()));
       // One who ended in good order has written all of its last line.
-      if (code === 0 && !timedOut) lines.end();
-    } finally {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", kill);
-    }
+      if (code === 0 && !isOver()) lines.end();
+    });
   } finally {
     await pipe?.end();
   }
   signal?.throwIfAborted();
   if (failure !== null) throw (failure as { error: unknown }).error;
-  const complained = pipe === null ? complaint.text().trim() : "";
-  if (code !== 0 && !timedOut && complained !== "") {
+  const outcome = { code: code!, output: output.text(), timedOut };
+  return ran(outcome, pipe === null ? complaint.text() : "");
+}
+
+/** At once, as to wait for a thread that does it takes longer. */
+function writeLines(path: string, lines: readonly string[]): void {
+  Deno.writeTextFileSync(path, lines.map((line) => `${line}\n`).join(""));
+}
+
+/** Runs a command by a shell that stays. */
+async function runServed(
+  options: Pick<RunOptions, "signal" | "timeoutMs">,
+  servers: ForkServers,
+  prefix: readonly string[],
+  command: Omit<ServedCommand, "onOutput">,
+): Promise<RunOutcome> {
+  const output = new BoundedOutput();
+  const onOutput = (chunk: Uint8Array) => output.add(chunk);
+  const served = servers.run(prefix, { ...command, onOutput });
+  let [code, complaint] = [0, ""];
+  const timedOut = await limited(options, served.kill, async () => {
+    ({ code, complaint } = await served.ended);
+  });
+  options.signal?.throwIfAborted();
+  return ran({ code, output: output.text(), timedOut }, complaint);
+}
+
+/**
+ * Waits for what is killed when its time is over or it is given up.
+ *
+ * @returns Whether its time was over.
+ */
+async function limited(
+  { signal, timeoutMs }: Pick<RunOptions, "signal" | "timeoutMs">,
+  kill: () => void,
+  run: (isOver: () => boolean) => Promise<void>,
+): Promise<boolean> {
+  let timedOut = false;
+  signal?.addEventListener("abort", kill);
+  // It may have been given up while what it needs was made.
+  if (signal?.aborted) kill();
+  const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
+    timedOut = true;
+    kill();
+  }, timeoutMs);
+  try {
+    await run(() => timedOut);
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", kill);
+  }
+  return timedOut;
+}
+
+/** An outcome, unless what isolates the command complained. */
+function ran(outcome: RunOutcome, complaint: string): RunOutcome {
+  const complained = complaint.trim();
+  if (outcome.code !== 0 && !outcome.timedOut && complained !== "") {
     throw new ProgramError(
       `Cannot run a command in namespaces of its own as it says: ${complained}`,
     );
   }
-  return { code, output: output.text(), timedOut };
+  return outcome;
 }
 
 /**

@@ -19,11 +19,14 @@ import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { ProgramError, runProgram } from "./programs.ts";
 
-/** Bytes that are looked at, and kept or left out, in one piece. */
-const CHUNK_BYTES = 65_536;
+/** Bytes that are looked at, and kept or left out, in one piece: a page. */
+const CHUNK_BYTES = 4096;
 
 /** Bytes that are copied at once. */
 const COPY_BYTES = 1 << 20;
+
+/** Bytes of data of the image that are kept in memory. */
+const KEPT_BYTES = 16 << 20;
 
 /** A run of bytes. */
 interface Run {
@@ -39,6 +42,10 @@ export class StateFiles {
   readonly #sizeBytes: number;
   readonly #blockSize: number;
   readonly #data: readonly Run[];
+  /** All of that, one after the other; `null` if it is too much. */
+  readonly #kept: Uint8Array | null;
+  /** Nothing waits while it is used, so all states have the same one. */
+  readonly #buffer = new Uint8Array(COPY_BYTES);
 
   private constructor(
     start: string,
@@ -52,6 +59,7 @@ export class StateFiles {
     this.#blockSize = blockSize;
     this.shares = shares;
     this.#data = data;
+    this.#kept = keptOf(start, data);
   }
 
   /**
@@ -88,55 +96,62 @@ export class StateFiles {
     path: string,
     changes: ReadonlyMap<number, Uint8Array>,
   ): Promise<void> {
-    await removeIfThere(path);
     if (this.shares) {
+      await removeIfThere(path);
       await runProgram("cp", ["--reflink=always", this.#start, path]);
-    } else this.#fill(path);
-    using file = Deno.openSync(path, { write: true });
-    writeBlocks(file, this.#blockSize, changes);
+      using file = Deno.openSync(path, { write: true });
+      this.#write(file, changes);
+      return;
+    }
+    let created = createNew(path);
+    while (created === null) {
+      await removeIfThere(path);
+      created = createNew(path);
+    }
+    using file = created;
+    file.truncateSync(this.#sizeBytes);
+    if (this.#kept === null) this.#copy(file);
+    else {
+      let done = 0;
+      for (const { offset, length } of this.#data) {
+        file.seekSync(offset, Deno.SeekMode.Start);
+        writeAll(file, this.#kept.subarray(done, done += length));
+      }
+    }
+    this.#write(file, changes);
   }
 
-  #fill(path: string): void {
+  #copy(file: Deno.FsFile): void {
     using from = Deno.openSync(this.#start);
-    using file = Deno.openSync(path, {
-      ...{ write: true, createNew: true, mode: 0o600 },
-    });
-    file.truncateSync(this.#sizeBytes);
-    const buffer = new Uint8Array(COPY_BYTES);
     for (const { offset, length } of this.#data) {
       from.seekSync(offset, Deno.SeekMode.Start);
       file.seekSync(offset, Deno.SeekMode.Start);
       for (let done = 0; done < length;) {
-        const part = buffer.subarray(0, Math.min(COPY_BYTES, length - done));
-        const count = from.readSync(part);
+        const some = Math.min(COPY_BYTES, length - done);
+        const count = from.readSync(this.#buffer.subarray(0, some));
         if (count === null) break;
-        writeAll(file, part.subarray(0, count));
+        writeAll(file, this.#buffer.subarray(0, count));
         done += count;
       }
     }
   }
-}
 
-/** Writes blocks into a file, neighbours at once. */
-function writeBlocks(
-  file: Deno.FsFile,
-  blockSize: number,
-  blocks: ReadonlyMap<number, Uint8Array>,
-): void {
-  const numbers = [...blocks.keys()].sort((a, b) => a - b);
-  for (let i = 0; i < numbers.length;) {
-    let end = i + 1;
-    while (
-      end < numbers.length && numbers[end] === numbers[end - 1]! + 1 &&
-      (end - i) * blockSize < COPY_BYTES
-    ) end++;
-    const run = new Uint8Array((end - i) * blockSize);
-    for (let k = i; k < end; k++) {
-      run.set(blocks.get(numbers[k]!)!, (k - i) * blockSize);
+  /** Writes blocks into a file, neighbours at once. */
+  #write(file: Deno.FsFile, blocks: ReadonlyMap<number, Uint8Array>): void {
+    const blockSize = this.#blockSize;
+    const numbers = [...blocks.keys()].sort((a, b) => a - b);
+    for (let i = 0; i < numbers.length;) {
+      const first = numbers[i]!;
+      let length = 0;
+      while (
+        numbers[i] === first + length / blockSize && length < COPY_BYTES
+      ) {
+        this.#buffer.set(blocks.get(numbers[i++]!)!, length);
+        length += blockSize;
+      }
+      file.seekSync(first * blockSize, Deno.SeekMode.Start);
+      writeAll(file, this.#buffer.subarray(0, length));
     }
-    file.seekSync(numbers[i]! * blockSize, Deno.SeekMode.Start);
-    writeAll(file, run);
-    i = end;
   }
 }
 
@@ -177,6 +192,34 @@ function addData(
     if (last !== undefined && last.offset + last.length === at) {
       last.length += chunk.length;
     } else runs.push({ offset: at, length: chunk.length });
+  }
+}
+
+/** What a file has in some places, if memory has room for it. */
+function keptOf(path: string, data: readonly Run[]): Uint8Array | null {
+  const bytes = data.reduce((sum, { length }) => sum + length, 0);
+  if (bytes > KEPT_BYTES) return null;
+  const kept = new Uint8Array(bytes);
+  using file = Deno.openSync(path);
+  let done = 0;
+  for (const { offset, length } of data) {
+    file.seekSync(offset, Deno.SeekMode.Start);
+    for (const end = done + length; done < end;) {
+      const count = file.readSync(kept.subarray(done, end));
+      if (count === null) return null;
+      done += count;
+    }
+  }
+  return kept;
+}
+
+/** Creates a file; `null` if something is there. */
+function createNew(path: string): Deno.FsFile | null {
+  try {
+    return Deno.openSync(path, { write: true, createNew: true, mode: 0o600 });
+  } catch (error) {
+    if (error instanceof Deno.errors.AlreadyExists) return null;
+    throw error;
   }
 }
 

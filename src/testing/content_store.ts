@@ -24,6 +24,9 @@ const SEGMENT_BYTES = 65_536;
 /** Bytes of the first segment in the beginning: most recordings are small. */
 const FIRST_BYTES = 4096;
 
+/** Contents that there is room for to be found in the beginning. */
+const FIRST_SLOTS = 32;
+
 /** Bytes of segments that are kept in memory after they were read back. */
 const CACHE_BYTES = 16 << 20;
 
@@ -76,10 +79,11 @@ export class ContentStore {
   #forgets = true;
   /** Segments that were read back, the last one used last. */
   readonly #cache = new Map<number, Uint8Array>();
-  /** CRC-32 by number. */
-  #sums: Int32List | null = new Int32List();
-  /** Numbers by CRC-32; 0 where it is free. */
-  #slots = new Int32Array(32);
+  /**
+   * Contents by CRC-32: the sum and the number of each, side by side as both are
+   * looked at; the number is 0 where it is free.
+   */
+  #slots = new Int32Array(FIRST_SLOTS * 2);
   #segmentMemory: Uint8Array | null = null;
   /** Hashes by number, two words each; both 0 where it is not known. */
   #hashes = new Int32Array(0);
@@ -98,7 +102,6 @@ export class ContentStore {
     this.#file = file;
     this.#mostSegments = Math.max(1, Math.ceil(mostBytes / SEGMENT_BYTES));
     this.zeroes = new Uint8Array(blockSize);
-    this.#sums!.push(0);
   }
 
   /** Whether memory has all of them. */
@@ -170,7 +173,6 @@ export class ContentStore {
 
   /** Gives up what adding needs: no more come. */
   seal(): void {
-    this.#sums = null;
     this.#slots = new Int32Array(0);
   }
 
@@ -278,13 +280,12 @@ export class ContentStore {
     const sum = crc32(
       segment.subarray(at * this.#blockSize, (at + 1) * this.#blockSize),
     ) >>> 1;
-    const mask = this.#slots.length - 1;
-    for (let slot = sum & mask; this.#slots[slot] !== 0;) {
-      const number = this.#slots[slot]!;
-      if (this.#sums!.at(number) === sum && this.#equals(number, start)) {
-        return number;
-      }
-      slot = (slot + 1) & mask;
+    const slots = this.#slots;
+    const mask = slots.length - 1;
+    for (let slot = sum << 1 & mask; slots[slot + 1] !== 0;) {
+      const number = slots[slot + 1]!;
+      if (slots[slot] === sum && this.#equals(number, start)) return number;
+      slot = (slot + 2) & mask;
     }
     return ~sum;
   }
@@ -304,21 +305,26 @@ export class ContentStore {
 
   #enter(sum: number): number {
     const number = ++this.count;
-    const sums = this.#sums!;
-    sums.push(sum);
-    if (number * 4 > this.#slots.length * 3) {
-      this.#slots = new Int32Array(this.#slots.length * 2);
-      for (let i = 1; i < number; i++) this.#place(i, sums.at(i));
+    // Half of them are free: elsewhere one looks at many, and each is a miss of
+    // the processor's cache.
+    if (number * 4 > this.#slots.length) {
+      const slots = this.#slots;
+      this.#slots = new Int32Array(slots.length * 2);
+      for (let slot = 0; slot < slots.length; slot += 2) {
+        if (slots[slot + 1] !== 0) this.#place(slots[slot]!, slots[slot + 1]!);
+      }
     }
-    this.#place(number, sum);
+    this.#place(sum, number);
     return number;
   }
 
-  #place(number: number, sum: number): void {
-    const mask = this.#slots.length - 1;
-    let slot = sum & mask;
-    while (this.#slots[slot] !== 0) slot = (slot + 1) & mask;
-    this.#slots[slot] = number;
+  #place(sum: number, number: number): void {
+    const slots = this.#slots;
+    const mask = slots.length - 1;
+    let slot = sum << 1 & mask;
+    while (slots[slot + 1] !== 0) slot = (slot + 2) & mask;
+    slots[slot] = sum;
+    slots[slot + 1] = number;
   }
 
   /** The last segment, or a new one, with room for one block at least. */

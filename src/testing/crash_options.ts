@@ -56,7 +56,8 @@ export interface RecordWorkloadOptions<Value = unknown> {
   ) => Promise<void> | void;
   /**
    * The file to record into; nothing may be there. What is acknowledged must be
-   * JSON then. `CrashRecording.open` opens it again.
+   * JSON then. `CrashRecording.open` opens it again. If the workload throws or is
+   * given up, no file is left; if this process is killed, what was recorded is.
    */
   path?: string | URL | undefined;
   /**

@@ -86,7 +86,9 @@ export async function recordWorkload<Value>(
     }
     return await recorder.end();
   } catch (error) {
-    recorder.giveUp();
+    // Nothing is left of it: what it has half recorded would look like a whole
+    // recording of a workload that was killed.
+    recorder.remove();
     throw error;
   } finally {
     watchdog.end();

@@ -52,7 +52,8 @@ export class RecordingWriter implements ContentFile {
   #offset = PREFIX_BYTES;
   #contents = 0;
   #submitted = 0;
-  readonly #numbers = new WeakMap<RecordedRequest, number>();
+  /** The numbers of those that have not completed. */
+  readonly #inFlight = new Map<RecordedRequest, number>();
   readonly #origins = new Map<string, number>();
   #timer: ReturnType<typeof setImmediate> | null = null;
   #failure: DiskError | null = null;
@@ -161,34 +162,39 @@ export class RecordingWriter implements ContentFile {
     contentOf: (index: number) => number = (index) => request.contentOf(index),
   ): void {
     const site = origin === "" ? 0 : this.#origin(origin);
-    const runs: [count: number, first: number][] = [];
-    if (request.type === RequestType.Out) {
-      for (let i = 0; i < request.blocks; i++) {
-        const content = contentOf(i);
-        const last = runs.at(-1);
-        if (
-          last !== undefined &&
-          content === (last[1] === 0 ? 0 : last[1] + last[0])
-        ) last[0]++;
-        else runs.push([1, content]);
-      }
-    }
     const data = request.type === RequestType.Out;
-    const length = 22 + (data ? 4 + 8 * runs.length : 0);
-    const at = this.#record(RecordKind.Submit, length);
+    const blocks = data ? request.blocks : 0;
+    /** Where a run of contents that follow each other ends. */
+    const runFrom = (start: number) => {
+      const step = contentOf(start) === 0 ? 0 : 1;
+      let end = start + 1;
+      while (
+        end < blocks && contentOf(end) === contentOf(end - 1) + step
+      ) end++;
+      return end;
+    };
+    let runs = 0;
+    for (let i = 0; i < blocks; i = runFrom(i)) runs++;
+    const at = this.#record(
+      RecordKind.Submit,
+      22 + (data ? 4 + 8 * runs : 0),
+    );
     this.#frame[at] = request.type;
     this.#frame[at + 1] = request.fua ? FUA_FLAG : 0;
     this.#setUint64(at + 2, request.sector);
     this.#setUint64(at + 10, request.count);
     this.#view.setUint32(at + 18, site, true);
     if (data) {
-      this.#view.setUint32(at + 22, runs.length, true);
-      for (const [i, [count, first]] of runs.entries()) {
-        this.#view.setUint32(at + 26 + 8 * i, count, true);
-        this.#view.setUint32(at + 30 + 8 * i, first, true);
+      this.#view.setUint32(at + 22, runs, true);
+      let run = at + 26;
+      for (let i = 0; i < blocks; run += 8) {
+        const end = runFrom(i);
+        this.#view.setUint32(run, end - i, true);
+        this.#view.setUint32(run + 4, contentOf(i), true);
+        i = end;
       }
     }
-    this.#numbers.set(request, ++this.#submitted);
+    this.#inFlight.set(request, ++this.#submitted);
   }
 
   /**
@@ -198,7 +204,8 @@ export class RecordingWriter implements ContentFile {
    */
   complete(request: RecordedRequest): void {
     const at = this.#record(RecordKind.Complete, 4);
-    this.#view.setUint32(at, this.#numbers.get(request)!, true);
+    this.#view.setUint32(at, this.#inFlight.get(request)!, true);
+    this.#inFlight.delete(request);
   }
 
   /**

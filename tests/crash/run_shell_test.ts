@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { ForkServers } from "../../src/crash/fork_server.ts";
 import { findIsolation } from "../../src/crash/isolation.ts";
 import { runShell } from "../../src/crash/run_shell.ts";
 import { needs, tempDir } from "../helpers.ts";
@@ -38,10 +39,16 @@ Deno.test(
   linux,
   async () => {
     await using dir = await tempDir();
-    for (const isolated of [false, true]) {
+    await using servers = new ForkServers();
+    for (
+      const how of [{ isolated: false }, { isolated: true }, {
+        isolated: true,
+        servers,
+      }]
+    ) {
       const { code } = await runShell("kill -SEGV $$", {
         directory: dir.path,
-        isolated,
+        ...how,
       });
       assertEquals(code, 128 + 11);
     }
@@ -173,16 +180,19 @@ Deno.test(
   },
 );
 
-for (const isolated of [false, true]) {
-  const how = isolated ? "isolated" : "by session";
+for (const how of ["by session", "isolated", "by a shell that stays"]) {
+  const isolated = how !== "by session";
+  const serversOf = () =>
+    how === "by a shell that stays" ? new ForkServers() : undefined;
   Deno.test(
     `runShell() kills children when the time is over, ${how}`,
     linux,
     async () => {
       await using dir = await tempDir();
+      await using servers = serversOf();
       const ran = await runShell(
         "sleep 600 & sleep 600",
-        { directory: dir.path, isolated, timeoutMs: 300 },
+        { directory: dir.path, isolated, servers, timeoutMs: 300 },
       );
       assertEquals([ran.timedOut, ran.code], [true, 137]);
     },
@@ -193,10 +203,11 @@ for (const isolated of [false, true]) {
     linux,
     async () => {
       await using dir = await tempDir();
+      await using servers = serversOf();
       // The shell's own number of it may be one within a namespace.
       const { output } = await runShell(
         "sleep 600 & readlink /proc/self/ns/pid; echo $!",
-        { directory: dir.path, isolated },
+        { directory: dir.path, isolated, servers },
       );
       const [space, pid] = output.split("\n");
       const own = await Deno.readLink("/proc/self/ns/pid");
@@ -214,23 +225,41 @@ for (const isolated of [false, true]) {
     linux,
     async () => {
       await using dir = await tempDir();
+      await using servers = serversOf();
       const controller = new AbortController();
       setTimeout(() => controller.abort(new Error("enough")), 100);
       await assertRejects(
         () =>
           runShell("sleep 600 & sleep 600", {
             directory: dir.path,
-            isolated,
+            ...{ isolated, servers },
             signal: controller.signal,
-            onAcknowledge() {},
+            ...(servers === undefined ? { onAcknowledge() {} } : {}),
           }),
         Error,
         "enough",
       );
+      if (servers !== undefined) return;
       assertEquals(await Array.fromAsync(Deno.readDir(dir.path)), []);
     },
   );
 }
+
+Deno.test(
+  "runShell() gives up what was given up before it was started",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    const controller = new AbortController();
+    const running = runShell("sleep 600", {
+      ...{ directory: dir.path, isolated: false, onAcknowledge() {} },
+      signal: controller.signal,
+    });
+    // The pipe is not made yet.
+    controller.abort(new Error("enough"));
+    await assertRejects(() => running, Error, "enough");
+  },
+);
 
 Deno.test(
   "runShell() isolates processes and System V objects",
@@ -316,9 +345,12 @@ Deno.test(
     try {
       // Who writes to a frozen file system sleeps until it is thawed.
       await sh('fsfreeze --freeze "$2"');
-      for (const isolated of [false, true]) {
+      await using stays = new ForkServers();
+      for (
+        const [isolated, servers] of [[false], [true], [true, stays]] as const
+      ) {
         const { timedOut } = await runShell(`touch "$AT/file"`, {
-          ...{ directory: dir.path, isolated, timeoutMs: 200 },
+          ...{ directory: dir.path, isolated, servers, timeoutMs: 200 },
           environment: { AT: mounted },
         });
         assert(timedOut);

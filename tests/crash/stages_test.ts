@@ -2,9 +2,14 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { MemoryBackend, VirtualDisk } from "@platter/disk";
 import { makeFileSystem } from "../../src/crash/make_file_system.ts";
 import { ProgramError } from "../../src/crash/programs.ts";
-import { host } from "../../src/crash/stages/host.ts";
-import { raw } from "../../src/crash/stages/raw.ts";
-import type { AttachOptions, Stage } from "../../src/crash/stage.ts";
+import { hostStage } from "../../src/crash/stages/host.ts";
+import { rawStage } from "../../src/crash/stages/raw.ts";
+import type {
+  Attached,
+  AttachedDisk,
+  AttachOptions,
+  Stage,
+} from "../../src/crash/stage.ts";
 import { CrashRecorder } from "../../src/testing/crash_recorder.ts";
 import { RequestType } from "../../src/request.ts";
 import { needs, type TempDir, tmpfsDir } from "../helpers.ts";
@@ -17,6 +22,24 @@ async function options(
   const directory = dir.join(`at-${on}`);
   await Deno.mkdir(directory);
   return { directory, job: 0, on, fileSystem };
+}
+
+/** Attaches a disk to a stage of its own, which ends when it is detached. */
+async function attach(
+  make: () => Stage,
+  disk: AttachedDisk,
+  options: AttachOptions,
+): Promise<Attached> {
+  const stage = make();
+  await using parts = new AsyncDisposableStack();
+  parts.defer(() => stage.end?.());
+  const attached = parts.use(await stage.attach(disk, options));
+  const all = parts.move();
+  return {
+    environment: attached.environment,
+    run: (command, run) => attached.run(command, run),
+    [Symbol.asyncDispose]: () => all.disposeAsync(),
+  };
 }
 
 /** What of this folder the system still has: loop devices and mounts. */
@@ -44,8 +67,9 @@ const roots = needs("root", "mkfs.ext4", "nbdfuse", "losetup", "unshare");
 Deno.test("raw gives a check the file as it is", needs("cmp"), async () => {
   await using dir = await tmpfsDir();
   const file = await dir.file("disk.img", new Uint8Array(4096).fill(1));
-  assertEquals(raw.wants("image"), "file");
-  await using attached = await raw.attach(
+  assertEquals(rawStage().wants("image"), "file");
+  await using attached = await attach(
+    rawStage,
     { file },
     await options(dir, "image"),
   );
@@ -62,7 +86,8 @@ Deno.test("raw gives a workload a file that is the backend", fuse, async () => {
   });
   recorder.start();
   {
-    await using attached = await raw.attach(
+    await using attached = await attach(
+      rawStage,
       { backend: recorder.open() },
       await options(dir, "image"),
     );
@@ -88,8 +113,9 @@ Deno.test("raw gives a workload a file that is the backend", fuse, async () => {
 Deno.test("raw serves a backend over NBD", needs("qemu-io"), async () => {
   await using dir = await tmpfsDir();
   const backend = new MemoryBackend({ sectors: 256 });
-  assertEquals(raw.wants("nbd"), "backend");
-  await using attached = await raw.attach(
+  assertEquals(rawStage().wants("nbd"), "backend");
+  await using attached = await attach(
+    rawStage,
     { backend },
     await options(dir, "nbd"),
   );
@@ -114,7 +140,8 @@ Deno.test(
     await using dir = await tmpfsDir();
     const file = await ext4(dir);
     {
-      await using attached = await host.attach(
+      await using attached = await attach(
+        hostStage,
         { file },
         await options(dir, "mount", "ext4"),
       );
@@ -145,7 +172,7 @@ Deno.test(
     ) {
       const attachOptions = await options(dir, "mount", "ext4");
       {
-        await using attached = await host.attach({ file }, attachOptions);
+        await using attached = await attach(hostStage, { file }, attachOptions);
         const ran = await attached.run(command, run);
         if (i === 1) assertEquals(ran.output, "kept\n1\n");
         else assertEquals(ran.code, 0, ran.output);
@@ -166,7 +193,8 @@ Deno.test(
     await using dir = await tmpfsDir();
     const file = await dir.file("disk.img", 16 << 20);
     {
-      await using attached = await host.attach(
+      await using attached = await attach(
+        hostStage,
         { file },
         await options(dir, "mount", "ext4"),
       );
@@ -186,7 +214,8 @@ Deno.test(
     await using dir = await tmpfsDir();
     const file = await ext4(dir);
     {
-      await using attached = await host.attach(
+      await using attached = await attach(
+        hostStage,
         { file },
         await options(dir, "mount", "ext4"),
       );
@@ -216,10 +245,9 @@ Deno.test(
     }
     recorder.start();
     {
-      await using attached = await host.attach(
-        { backend: recorder.open() },
-        await options(dir, "mount", "ext4"),
-      );
+      await using attached = await attach(hostStage, {
+        backend: recorder.open(),
+      }, await options(dir, "mount", "ext4"));
       const ran = await attached.run(
         'cd "$PLATTER_DIR"; echo text > file; sync file; echo ACK synced',
         { ...run, onAcknowledge: (line) => recorder.acknowledge(line) },
@@ -242,7 +270,8 @@ Deno.test(
     await using dir = await tmpfsDir();
     const file = await dir.file("disk.img", 1 << 20);
     {
-      await using attached = await host.attach(
+      await using attached = await attach(
+        hostStage,
         { file },
         await options(dir, "device"),
       );
@@ -263,10 +292,12 @@ Deno.test("host names the device in folders of any name", roots, async () => {
   await makeFileSystem("ext4", file, 4096);
   const directory = dir.join("a b\\c\n'd\"");
   await Deno.mkdir(directory);
-  await using attached = await host.attach(
-    { file },
-    { directory, job: 0, on: "mount", fileSystem: "ext4" },
-  );
+  await using attached = await attach(hostStage, { file }, {
+    directory,
+    job: 0,
+    on: "mount",
+    fileSystem: "ext4",
+  });
   const ran = await attached.run('[ -b "$PLATTER_DEVICE" ]', run);
   assertEquals(ran.code, 0, ran.output);
 });
@@ -276,7 +307,8 @@ Deno.test("host leaves nothing if it is given up", roots, async () => {
   const file = await ext4(dir);
   const controller = new AbortController();
   {
-    await using attached = await host.attach(
+    await using attached = await attach(
+      hostStage,
       { file },
       await options(dir, "mount", "ext4"),
     );
@@ -295,7 +327,7 @@ Deno.test("host leaves nothing if it is given up", roots, async () => {
 });
 
 const MISSING: [stage: Stage, fileSystem: string, words: string][] = [
-  [host, "nofs", "nofs in the running kernel"],
+  [hostStage(), "nofs", "nofs in the running kernel"],
 ];
 
 for (const [stage, fileSystem, words] of MISSING) {

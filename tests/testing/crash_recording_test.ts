@@ -134,6 +134,45 @@ Deno.test("CrashRecording.open() gives what was recorded, from a recorder's file
   }
 });
 
+Deno.test("recordWorkload() leaves no file of a workload that fails", async () => {
+  await using dir = await tempDir();
+  const path = dir.join("recorded");
+  const given = new AbortController();
+  const write = (disk: VirtualDisk) => disk.write(1, new Uint8Array(512));
+  for (
+    const failing of [
+      { workload: (disk: VirtualDisk) => write(disk).then(() => fail()) },
+      { prepare: fail, workload() {} },
+      {
+        signal: given.signal,
+        async workload(disk: VirtualDisk) {
+          await write(disk);
+          given.abort(new Error("enough"));
+        },
+      },
+    ]
+  ) {
+    await assertRejects(
+      () => recordWorkload({ device: DEVICE, path, ...failing }),
+      Error,
+      "enough",
+    );
+    assertEquals(await Array.fromAsync(Deno.readDir(dir.path)), []);
+  }
+  // Nor does it take away what is another's.
+  await Deno.writeTextFile(path, "precious");
+  await assertRejects(
+    () => recordWorkload({ device: DEVICE, path, workload: fail }),
+    DiskError,
+    "not overwritten",
+  );
+  assertEquals(await Deno.readTextFile(path), "precious");
+});
+
+function fail(): never {
+  throw new Error("enough");
+}
+
 Deno.test("a recording is explored in another process by another check, and its token here", async () => {
   await using dir = await tempDir();
   const path = dir.join("recording");

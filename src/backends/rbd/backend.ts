@@ -210,8 +210,7 @@ export class RbdBackend implements Backend {
       });
     }
     this.#pair = pair;
-    this.#socket = socketOf(pair.otherFd);
-    this.#socket.on("data", this.#onBytes);
+    this.#socket = socketOf(pair.otherFd, this.#onBytes);
     this.#socket.on("error", () => {});
     this.#socket.unref();
     session.image.notifyBy(pair.fd);

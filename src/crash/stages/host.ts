@@ -20,6 +20,7 @@
 import { asFile } from "../../mount/as_file.ts";
 import { attachLoop } from "../../mount/loop_device.ts";
 import { escaped } from "../../mount/mount_shell.ts";
+import { ForkServers } from "../fork_server.ts";
 import { findIsolation } from "../isolation.ts";
 import { program, ProgramError, requireAll } from "../programs.ts";
 import { runShell } from "../run_shell.ts";
@@ -77,10 +78,14 @@ exit "$code"
 const NO_LOOP = /failed to setup loop device|failed to set up loop device/;
 
 /** Programs get a mounted folder, or a block device. */
-export const host: Stage = {
-  name: "host",
-  ways: ["device", "mount"],
-  wants: () => "file",
+class HostStage implements Stage {
+  readonly name = "host";
+  readonly ways = ["device", "mount"] as const;
+  readonly #servers = new ForkServers();
+
+  wants(): "file" {
+    return "file";
+  }
 
   async require({ fileSystem }: StageOptions): Promise<void> {
     await requireAll("use the stage host", [
@@ -108,7 +113,7 @@ export const host: Stage = {
         isThere: () => kernelHas(fileSystem),
       }],
     ]);
-  },
+  }
 
   async attach(disk: AttachedDisk, options: AttachOptions): Promise<Attached> {
     const { directory, on, signal } = options;
@@ -156,10 +161,11 @@ export const host: Stage = {
     const all = parts.move();
     return {
       environment,
-      async run(command: string, run: RunOptions): Promise<RunOutcome> {
+      run: async (command: string, run: RunOptions): Promise<RunOutcome> => {
         const outcome = await runShell(command, {
           ...run,
           directory,
+          servers: this.#servers,
           isolated: run.isolated || isMounted,
           environment: { ...environment, ...mounting, ...run.environment },
           script: isMounted ? MOUNTED : undefined,
@@ -173,8 +179,21 @@ export const host: Stage = {
       },
       [Symbol.asyncDispose]: () => all.disposeAsync(),
     };
-  },
-};
+  }
+
+  async end(): Promise<void> {
+    await this.#servers[Symbol.asyncDispose]();
+  }
+}
+
+/**
+ * Makes the stage.
+ *
+ * @returns The stage.
+ */
+export function hostStage(): Stage {
+  return new HostStage();
+}
 
 /** What the script needs to know. */
 function mountingOf(

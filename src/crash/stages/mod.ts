@@ -5,14 +5,14 @@
  */
 
 import type { Stage, StageName } from "../stage.ts";
-import { host } from "./host.ts";
+import { hostStage } from "./host.ts";
 import { qemuStage } from "./qemu.ts";
-import { raw } from "./raw.ts";
+import { rawStage } from "./raw.ts";
 import { umlStage } from "./uml.ts";
 
 const STAGES: Readonly<Record<StageName, () => Stage>> = {
-  raw: () => raw,
-  host: () => host,
+  raw: rawStage,
+  host: hostStage,
   uml: umlStage,
   qemu: qemuStage,
 };

@@ -11,9 +11,11 @@ import { VirtualDisk } from "../../disk/disk.ts";
 import { openBackend } from "../../disk/open.ts";
 import { asFile } from "../../mount/as_file.ts";
 import { NbdServer } from "../../nbd/server.ts";
+import { ForkServers } from "../fork_server.ts";
 import { program, requireAll } from "../programs.ts";
 import { runShell } from "../run_shell.ts";
 import type {
+  AttachAs,
   Attached,
   AttachedDisk,
   AttachOptions,
@@ -22,10 +24,14 @@ import type {
 } from "../stage.ts";
 
 /** Programs get a file or the URI of an NBD server. */
-export const raw: Stage = {
-  name: "raw",
-  ways: ["image", "nbd"],
-  wants: (on) => on === "nbd" ? "backend" : "file",
+class RawStage implements Stage {
+  readonly name = "raw";
+  readonly ways = ["image", "nbd"] as const;
+  readonly #servers = new ForkServers();
+
+  wants(on: AttachAs): "file" | "backend" {
+    return on === "nbd" ? "backend" : "file";
+  }
 
   async require({ on }: StageOptions): Promise<void> {
     await requireAll("use the stage raw", [
@@ -36,7 +42,7 @@ export const raw: Stage = {
         program("fusermount3", "fuse3"),
       ],
     ]);
-  },
+  }
 
   async attach(disk: AttachedDisk, options: AttachOptions): Promise<Attached> {
     const { directory, on, signal } = options;
@@ -68,12 +74,26 @@ export const raw: Stage = {
         runShell(command, {
           ...run,
           directory,
+          servers: this.#servers,
           environment: { ...environment, ...run.environment },
         }),
       [Symbol.asyncDispose]: () => all.disposeAsync(),
     };
-  },
-};
+  }
+
+  async end(): Promise<void> {
+    await this.#servers[Symbol.asyncDispose]();
+  }
+}
+
+/**
+ * Makes the stage.
+ *
+ * @returns The stage.
+ */
+export function rawStage(): Stage {
+  return new RawStage();
+}
 
 async function backendOf(disk: AttachedDisk): Promise<Backend> {
   return "backend" in disk

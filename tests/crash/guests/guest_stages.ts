@@ -198,6 +198,8 @@ export async function tryStage(
       ...["echo ACK zero", write(1000), "echo one >&$PLATTER_ACK", write(2000)],
       ...["echo ACK two; echo ACK no >&2; echo 'not ACK'", write(3000)],
       ...["printf 'a b'\"'\"'\\nlast without an end' >&$PLATTER_ACK"],
+      // What is printed last counts without an end, after a command that succeeds.
+      "printf 'ACK three'",
     ].join(" && ");
     const { code, output } = await tried.run(
       await logged,
@@ -211,7 +213,7 @@ export async function tryStage(
       },
     );
     assertEquals(code, 0, output);
-    assertEquals(lines.toSorted(), ["a b'", "one", "two", "zero"]);
+    assertEquals(lines.toSorted(), ["a b'", "one", "three", "two", "zero"]);
     assertStringIncludes(output, "ACK two\n");
     assertStringIncludes(output, "ACK no\n");
     for (const [line, at] of [["one", 1000], ["two", 2000], ["a b'", 3000]]) {
@@ -219,6 +221,10 @@ export async function tryStage(
       assert(written >= 0);
       assert(written < logged.log.indexOf(String(line)), String(logged.log));
     }
+    const failed = await tried.run(disk, "device", "printf 'ACK no'; exit 3", {
+      onAcknowledge: (line) => lines.push(line),
+    });
+    assertEquals([failed.code, failed.output, lines.length], [3, "ACK no", 5]);
   });
 
   await step("a check reads what had been promised", async () => {
