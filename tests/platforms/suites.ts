@@ -101,7 +101,7 @@ export function runSuite(
     : "PLATTER_TEST_DIR";
   return shell.run(
     `cd ${shell.repository} && ` +
-      `NO_COLOR=1 DENO_NO_UPDATE_CHECK=1 DENO_DIR=${shell.denoDir} ` +
+      `NO_COLOR=1 DENO_NO_UPDATE_CHECK=1 PLATTER_PATIENCE=15 DENO_DIR=${shell.denoDir} ` +
       `${variable}=${where[0]} ` +
       `${shell.deno} ${SUITES[suite].replace("PLACE", where.join(" "))} 2>&1`,
     SUITE_MS,
