@@ -25,6 +25,8 @@ export function tryFlock(fd: number, exclusive: boolean): boolean {
   const operation = (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB;
   const result = libc.flock(fd, operation);
   if (result === 0) return true;
-  if (result === -libc.abi.errno.EAGAIN) return false;
+  const { EAGAIN, EACCES } = libc.abi.errno;
+  // SMB answers EACCES where others answer EAGAIN.
+  if (result === -EAGAIN || result === -EACCES) return false;
   throw new Error(`Cannot lock a file: errno ${-result}`);
 }

@@ -53,9 +53,12 @@ export function claimFile(
     }
     taken = file.tryLockSync(!readOnly);
   } catch (error) {
-    file.close();
-    if (error instanceof ReplacedError) throw error;
-    return null;
+    if (error instanceof ReplacedError || !isConflict(error)) {
+      file.close();
+      if (error instanceof ReplacedError) throw error;
+      return null;
+    }
+    taken = false;
   }
   if (!taken) {
     file.close();
@@ -66,4 +69,13 @@ export function claimFile(
     });
   }
   return { release: () => file.close() };
+}
+
+/**
+ * Whether an error means that someone else has the lock. SMB answers so what its
+ * server does not grant (fs/smb/client/smb2maperror.c, STATUS_LOCK_NOT_GRANTED):
+ * as fcntl(2) may, and flock(2) elsewhere never does.
+ */
+function isConflict(error: unknown): boolean {
+  return (error as { code?: unknown }).code === "EACCES";
 }

@@ -63,3 +63,23 @@ Deno.test({
     }
   },
 });
+
+Deno.test("claimFile() takes EACCES for someone else's lock, as SMB answers, and others for none", async () => {
+  await using dir = await tempDir();
+  const path = await dir.file("disk.img", 4096);
+  const fd = openSync(path, constants.O_RDWR);
+  const { tryLockSync } = Deno.FsFile.prototype;
+  const answers = (code: string) => () => {
+    throw Object.assign(new Error("os error"), { code });
+  };
+  try {
+    Deno.FsFile.prototype.tryLockSync = answers("EACCES");
+    const error = assertThrows(() => claimFile(path, fd, false), DiskError);
+    assertEquals(error.kind, "locked");
+    Deno.FsFile.prototype.tryLockSync = answers("ENOLCK");
+    assertEquals(claimFile(path, fd, false), null);
+  } finally {
+    Deno.FsFile.prototype.tryLockSync = tryLockSync;
+    closeSync(fd);
+  }
+});
