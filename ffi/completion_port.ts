@@ -132,8 +132,6 @@ export class CompletionPort {
    * @returns When it is over.
    */
   async waitOffThread(timeoutMs: number): Promise<void> {
-    // What was taken is in the way of what would be.
-    if (this.#takenOffThread > 0) return;
     const functions = this.offThread();
     const address = this.#memory.address + BATCH_BYTES;
     writeU64(this.#view, BATCH_BYTES + TIMEOUT_AT, -timeoutMs * TICKS_IN_MS);
