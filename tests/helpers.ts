@@ -198,6 +198,9 @@ export async function loopDevice(
   };
 }
 
+/** How long a device may stay in use after it was unmounted, in ms. */
+const UNUSED_MS = 60_000;
+
 /** A file system that is mounted. */
 export interface Mount extends AsyncDisposable {
   /** Where it is. */
@@ -225,8 +228,34 @@ export async function mount(
     join: (name) => `${target}/${name}`,
     async [Symbol.asyncDispose]() {
       await run("umount", [target]);
+      if (source.startsWith("/dev/")) await untilUnused(source);
     },
   };
+}
+
+/**
+ * Waits until a device is mounted nowhere: a mount namespace that a program
+ * beside this one had made meanwhile, as crash tests do, keeps a copy of a mount
+ * until it ends.
+ */
+async function untilUnused(device: string): Promise<void> {
+  for (let left = UNUSED_MS; left > 0 && isMounted(device); left -= 50) {
+    await pause(50);
+  }
+}
+
+/** Whether any process sees it mounted. */
+function isMounted(device: string): boolean {
+  for (const { name } of Deno.readDirSync("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      const mounts = Deno.readTextFileSync(`/proc/${name}/mountinfo`);
+      if (mounts.includes(` ${device} `)) return true;
+    } catch {
+      // It has ended.
+    }
+  }
+  return false;
 }
 
 /**
