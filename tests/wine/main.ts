@@ -8,8 +8,8 @@
  * Deno comes from npm, of the version that runs this, and is kept in
  * `PLATTER_WINE_DIR` (by default a folder `platter-wine` for temporary files).
  * Debian's packages: `wine64`, `wine`, `gcc-mingw-w64-x86-64`, `libz-mingw-w64`,
- * `npm`. What Wine 8 lacks is made up for: a library with one function
- * (`stub.c`), zlib, and one byte of Deno, so that it does not find a function that
+ * `npm`. What Wine 8 lacks is made up for: a library that hands its one
+ * function on to another, zlib, and one byte of Deno, so that it does not find a function that
  * Wine has no body for.
  *
  * This shows that calls, structures and logic are right. What Wine does not do as
@@ -23,6 +23,15 @@ import { hasTool, run } from "../helpers.ts";
 
 const NEEDED = ["wine", "x86_64-w64-mingw32-gcc", "npm", "tar"];
 const ZLIB = "/usr/x86_64-w64-mingw32/lib/zlib1.dll";
+
+/**
+ * The library that Deno takes random numbers from, which Wine 8 lacks: its one
+ * function is another library's.
+ */
+const RANDOM = `LIBRARY bcryptprimitives.dll
+EXPORTS
+  ProcessPrng = advapi32.SystemFunction036
+`;
 
 /** What is run here, and not in Wine. */
 const TABLES = "tests/ffi/windows_header_test.ts";
@@ -73,9 +82,10 @@ async function setUp(): Promise<string> {
     (await run("npm", ["pack", name, "--silent", "--pack-destination", folder]))
       .trim();
   await run("tar", ["-xzf", `${folder}/${packed}`, "-C", folder]);
+  await Deno.writeTextFile(`${folder}/random.def`, RANDOM);
   await run("x86_64-w64-mingw32-gcc", [
-    ...["-shared", "-O2", "-s", "-o", `${folder}/package/bcryptprimitives.dll`],
-    ...[`${root}/tests/wine/stub.c`, "-ladvapi32"],
+    ...["-shared", "-nostdlib", "-o"],
+    ...[`${folder}/package/bcryptprimitives.dll`, `${folder}/random.def`],
   ]);
   await Deno.copyFile(ZLIB, `${folder}/package/zlib1.dll`);
   await hideFunction(program, "VirtualAlloc2");
