@@ -9,6 +9,7 @@
  * @module
  */
 
+import { FfiError } from "./ffi_error.ts";
 import type { OpenLibrary } from "./foreign/interface.ts";
 import { foreign } from "./foreign/mod.ts";
 import type { MappedMemory } from "./mapped_memory.ts";
@@ -18,7 +19,7 @@ import {
   errnoOfLastError,
   errnoOfStatus,
   FILE_INFORMATION,
-  isError,
+  isFailure,
   LOCKFILE,
   OPEN_EXISTING,
   resultOf,
@@ -158,6 +159,12 @@ export class Windows {
     const { buffer, byteOffset } = this.#scratch.bytes;
     this.#scratchView = new DataView(buffer, byteOffset);
     this.#event = Number(this.#functions.CreateEventW(0n, 0, 0, 0n));
+    if (this.#event === 0) {
+      throw new FfiError(
+        "library",
+        "Cannot use Windows as it has no events left",
+      );
+    }
   }
 
   /**
@@ -352,7 +359,7 @@ export class Windows {
     put(0, handle);
     put(1, this.#memory.addressOf(0));
     const status = this.#functions.NtFlushBuffersFile(words[0]!, words[1]!);
-    return isError(status) ? -errnoOfStatus(status) : 0;
+    return isFailure(status) ? -errnoOfStatus(status) : 0;
   }
 
   /**
@@ -466,7 +473,7 @@ export class Windows {
       byteLength,
       informationClass,
     );
-    return isError(status) ? -errnoOfStatus(status) : this.#scratchView;
+    return isFailure(status) ? -errnoOfStatus(status) : this.#scratchView;
   }
 
   /** Cuts a file, or makes it longer. */
@@ -482,7 +489,7 @@ export class Windows {
       8,
       FILE_INFORMATION.EndOfFile,
     );
-    return isError(status) ? -errnoOfStatus(status) : 0;
+    return isFailure(status) ? -errnoOfStatus(status) : 0;
   }
 
   /**
@@ -625,7 +632,9 @@ export class Windows {
   #wait(status: number): number {
     if (status === STATUS.PENDING) {
       put(0, this.#event);
-      this.#functions.WaitForSingleObject(words[0]!, INFINITE);
+      if (this.#functions.WaitForSingleObject(words[0]!, INFINITE) !== 0) {
+        throw new Error("Cannot wait for an operation of Windows");
+      }
       status = this.#memory.statusOf(0);
     }
     return resultOf(status, this.#memory.informationOf(0));

@@ -139,13 +139,13 @@ const STATUSES: readonly (readonly [WindowsErrno, readonly number[]])[] = [
   ["ENOMEM", [0xc000_0017, 0xc000_009a, 0xc000_00a1, 0xc000_012d]],
   ["ENOENT", [0xc000_000f, 0xc000_0034, 0xc000_003a, 0xc000_0123]],
   ["EEXIST", [0xc000_0035]],
-  ["EBUSY", [0xc000_0043, 0x8000_0011, 0xc000_0703]],
+  ["EBUSY", [0xc000_0043, 0x8000_0011]],
   ["ENOSPC", [0xc000_007f, 0xc000_0044, 0xc000_0799]],
   ["EROFS", [0xc000_00a2]],
   ["EISDIR", [0xc000_00ba]],
   ["EFBIG", [0xc000_0904]],
   ["ETIMEDOUT", [0xc000_00b5]],
-  ["ECANCELED", [0xc000_0120]],
+  ["ECANCELED", [0xc000_0120, 0xc000_0703]],
 ];
 
 const ERRNO_OF_STATUS: ReadonlyMap<number, number> = new Map(
@@ -190,6 +190,18 @@ export function isError(status: number): boolean {
 }
 
 /**
+ * Whether an operation that is over has failed: what is no success is a failure
+ * (`!NT_SUCCESS`), warnings such as STATUS_DEVICE_BUSY among them, but for the one
+ * that says that an answer is longer than the room for it.
+ *
+ * @param status The status, signed.
+ * @returns Whether it has.
+ */
+export function isFailure(status: number): boolean {
+  return status < 0 && status !== STATUS.BUFFER_OVERFLOW;
+}
+
+/**
  * The error number for a status that is an error.
  *
  * @param status The status, signed.
@@ -218,5 +230,5 @@ export function errnoOfLastError(code: number): number {
  */
 export function resultOf(status: number, information: number): number {
   if (status === STATUS.END_OF_FILE) return 0;
-  return isError(status) ? -errnoOfStatus(status) : information;
+  return isFailure(status) ? -errnoOfStatus(status) : information;
 }

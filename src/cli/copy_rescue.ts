@@ -37,6 +37,9 @@ const SAMPLE_BYTES = 4096;
 /** Milliseconds between two looks at how far it came. */
 const LOOK_MS = 100;
 
+/** Sectors that are read at once to see whether anything is there: 1 MiB. */
+const PIECE_SECTORS = 2048;
+
 /** What is rescued how. */
 export interface RescueCopy {
   /** What the person calls the source. */
@@ -187,7 +190,7 @@ async function checkGoesOn(
     if (there.some((byte, i) => byte !== here[i])) different++;
   }
   if (compared === 0) {
-    if (force || await hasNothing(target)) return;
+    if (force || await hasNothing(target, signal)) return;
     throw new CliError(
       `Cannot go on with "${to}" as it has data, and nothing tells that it is ` +
         `the target of "${mapFile}": overwrite it with --force`,
@@ -201,8 +204,20 @@ async function checkGoesOn(
   );
 }
 
-async function hasNothing(disk: VirtualDisk): Promise<boolean> {
-  return (await disk.extents()).every(({ hole }) => hole);
+/** Whether it reads as zeroes. Where nobody knows holes, all of it is read. */
+async function hasNothing(
+  disk: VirtualDisk,
+  signal: AbortSignal,
+): Promise<boolean> {
+  for (const { sector, count, hole } of await disk.extents()) {
+    for (let at = 0; !hole && at < count; at += PIECE_SECTORS) {
+      const length = Math.min(PIECE_SECTORS, count - at);
+      if (!isZero(await disk.read(sector + at, length, { signal }))) {
+        return false;
+      }
+    }
+  }
+  return true;
 }
 
 /** Places all over what is finished, as first sector and count: whole blocks. */

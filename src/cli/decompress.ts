@@ -97,7 +97,7 @@ async function* byProgram(
     throw new CliError(
       `Cannot read ${name} as it is ${format} and the program "${format}" ` +
         `cannot be run: ${
-          error instanceof Deno.errors.NotCapable
+          isNotCapable(error)
             ? `allow it by --allow-run=${format}`
             : `install it (Debian: ${debian})`
         }, or decompress it ` +

@@ -12,6 +12,7 @@ import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
 import { overlay } from "../disk/overlay.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { DiskError } from "../errors.ts";
 import { readPartitions } from "../image/read_partitions.ts";
 import type { FaultRule } from "../layers/fault_rule.ts";
@@ -228,7 +229,11 @@ export class LayeredDisk implements AsyncDisposable {
     await using parts = new AsyncDisposableStack();
     const base = await openBackend(path, {
       // What an overlay lies over must not change.
-      ...(isOverlay && !isNbdUri(path) ? { lock: "exclusive" } : {}),
+      // An image of a Ceph cluster has one lock alone, which overlays cannot share:
+      // a snapshot is what does not change there.
+      ...(isOverlay && !isNbdUri(path) && !isRbdUri(path)
+        ? { lock: "exclusive" }
+        : {}),
       ...openOptions(args),
       readOnly: isOverlay || readOnly,
     });

@@ -89,6 +89,9 @@ export class ForkServers implements AsyncDisposable {
       if (outcome.code > SIGNAL) await used.end();
       if (!used.hasEnded) this.#idle.push(used);
       return outcome;
+    }, async (error) => {
+      await used.end();
+      throw error;
     });
     return { ended, kill: () => used.kill() };
   }

@@ -192,7 +192,9 @@ async function seeDisk(
     return { info, whyPortable, lacks: [] };
   }
   const lacks: { engine: string; why: string }[] = [];
-  for (const engine of ["io_uring", "libaio"] as const) {
+  // Elsewhere there is one engine, and no better one.
+  const better = os === "linux" ? ["io_uring", "libaio"] as const : [];
+  for (const engine of better) {
     const why = await whyNot(path, engine);
     if (why === null) break;
     lacks.push({ engine, why });

@@ -106,11 +106,15 @@ export async function findTools(): Promise<readonly Tool[] | null> {
     ...await Promise.all(programs),
     ...libraries.map(([name, purpose, from]) => {
       const path = LIBRARY_FOLDERS.map((folder) => `${folder}/${name}`)
-        .find(isReadable) ?? null;
+        .find(isThere) ?? null;
       const remedy = path === null ? `apt-get install ${from}` : null;
       return { name, path, purpose, remedy };
     }),
     ...devices.map(([name, purpose, remedy]) => {
+      // accessSync() asks for more than the path, and /dev for all there is.
+      if (!isEverythingGranted()) {
+        return { name, path: null, purpose, remedy: "--allow-all" };
+      }
       const usable = isUsable(name);
       return {
         name,
@@ -122,19 +126,20 @@ export async function findTools(): Promise<readonly Tool[] | null> {
   ];
 }
 
+function isEverythingGranted(): boolean {
+  return (["read", "write", "sys", "env", "net", "run", "ffi"] as const)
+    .every((name) => isGranted({ name }));
+}
+
 function isUsable(path: string): boolean {
-  return hasAccess(path, fs.constants.R_OK | fs.constants.W_OK);
-}
-
-function isReadable(path: string): boolean {
-  return hasAccess(path, fs.constants.R_OK);
-}
-
-function hasAccess(path: string, mode: number): boolean {
   try {
-    fs.accessSync(path, mode);
+    fs.accessSync(path, fs.constants.R_OK | fs.constants.W_OK);
     return true;
   } catch {
     return false;
   }
+}
+
+function isThere(path: string): boolean {
+  return isGranted({ name: "read", path }) && fs.existsSync(path);
 }

@@ -250,6 +250,8 @@ export class FileOverlay extends Layer {
       }
       await this.#close(Held.All);
       await this.#empty();
+      // What is changed from now on is changed of the base as it is now.
+      await this.#metadata.lookAtBase();
     });
   }
 
@@ -500,6 +502,7 @@ export class FileOverlay extends Layer {
 
   /** Takes in the changes of another overlay, durably. */
   async #take(from: FileOverlay): Promise<void> {
+    this.#metadata.seeAs(from.#metadata);
     await from.#eachRun(
       0,
       this.geometry.sectors,

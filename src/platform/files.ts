@@ -137,6 +137,8 @@ export async function remove(
   path: string,
   { recursive = false }: { readonly recursive?: boolean } = {},
 ): Promise<void> {
+  // It needs no permission to read.
+  if (runtime === "deno") return await Deno.remove(path, { recursive });
   if (recursive) await fs.promises.rm(path, { recursive });
   else if ((await fs.promises.lstat(path)).isDirectory()) {
     await fs.promises.rmdir(path);

@@ -153,11 +153,13 @@ export function listenAt(address: Address): Listener {
 
 function listenByDeno(address: Address): Listener {
   if (address.transport === "unix") {
-    const listener = Deno.listen({ transport: "unix", path: address.path });
+    const { path } = address;
+    const listener = Deno.listen({ transport: "unix", path });
+    const made = identityOf(path);
     return {
       port: 0,
       accept: () => listener.accept(),
-      close: () => listener.close(),
+      close: () => keepOthers(path, made, () => listener.close()),
     };
   }
   const { hostname, port } = address;
@@ -175,6 +177,34 @@ function listenByDeno(address: Address): Listener {
     },
     close: () => listener.close(),
   };
+}
+
+/** What stands at a path; `null` if nothing does. */
+function identityOf(path: string): string | null {
+  const stat = fs.lstatSync(path, { bigint: true, throwIfNoEntry: false });
+  return stat === undefined ? null : `${stat.dev} ${stat.ino}`;
+}
+
+/**
+ * Stops listening at a path. The runtimes remove what stands there then, whoever's
+ * it is by now: what is not ours is put aside for that moment.
+ */
+function keepOthers(
+  path: string,
+  made: string | null,
+  close: () => void,
+): void {
+  const found = identityOf(path);
+  if (found === null || found === made) return close();
+  const aside = `${path}.${crypto.randomUUID()}`;
+  fs.renameSync(path, aside);
+  try {
+    close();
+  } finally {
+    // Not over what somebody else has put there meanwhile.
+    fs.linkSync(aside, path);
+    fs.unlinkSync(aside);
+  }
 }
 
 function listenByNode(address: Address): Listener {
@@ -200,6 +230,8 @@ function listenByNode(address: Address): Listener {
   listen(server, address);
   if (!server.listening) throw notListening(address);
   const bound = server.address();
+  const path = address.transport === "unix" ? address.path : null;
+  const made = path === null ? null : identityOf(path);
   return {
     port: bound !== null && typeof bound === "object" ? bound.port : 0,
     accept() {
@@ -212,7 +244,8 @@ function listenByNode(address: Address): Listener {
       return waiting.promise;
     },
     close() {
-      server.close();
+      if (path === null) server.close();
+      else keepOthers(path, made, () => server.close());
       for (const socket of arrived.splice(0)) socket.destroy();
       fail(new Error("Cannot accept as the listener is closed"));
     },

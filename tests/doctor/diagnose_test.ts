@@ -111,8 +111,9 @@ Deno.test(
       ]);
       return JSON.parse(text);
     };
-    const [none, portable] = await Promise.all([
+    const [none, named, portable] = await Promise.all([
       json("--allow-read"),
+      json("--allow-read", "--allow-env=PATH"),
       json(`--allow-read=${dir.path}`, `--allow-write=${dir.path}`),
     ]);
     assertEquals(none.permissions.read, "granted");
@@ -120,6 +121,9 @@ Deno.test(
     assertEquals(none.findings.scratch.verdict, "missing");
     assertEquals(none.findings.scratch.remedy, `--allow-write=${dir.path}`);
     assertEquals([none.disk, none.tools], [null, null]);
+    // deno-lint-ignore no-explicit-any
+    const fuse = named.tools.find(({ name }: any) => name === "/dev/fuse");
+    assertEquals([fuse.path, fuse.remedy], [null, "--allow-all"]);
     const { backend, lock, tcp, zero } = portable.findings;
     assertEquals([backend.answer, backend.remedy], ["portable", "--allow-ffi"]);
     assertEquals([lock.verdict, lock.answer], ["limited", "flock"]);

@@ -717,6 +717,35 @@ Deno.test("overlay() in a file is refused with a base that was changed or replac
   }
 });
 
+Deno.test("FileOverlay.fork() has changes to the base that was seen, not to what it is now", async () => {
+  await using dir = await tempDir();
+  const image = dir.join("base.img");
+  await Deno.writeFile(image, new Uint8Array(MANY_SAMPLES));
+  const [file, forked] = [dir.join("disk.overlay"), dir.join("fork.overlay")];
+  const openBase = () => openBackend(image, { readOnly: true });
+  const changes = await overlay(await openBase(), { file });
+  await carryOut(changes, writeRequest(8, sector(7)), flushRequest());
+  {
+    using written = await Deno.open(image, { write: true });
+    await written.seek(100_000, Deno.SeekMode.Start);
+    await written.write(sector(9));
+  }
+  await touch(image);
+  const fork = await changes.fork(forked);
+  await fork.close();
+  await changes.close();
+  const again = await openBase();
+  for (const stale of [file, forked]) {
+    await assertRejects(
+      () => overlay(again, { file: stale }),
+      DiskError,
+      "the base was modified since",
+      stale,
+    );
+  }
+  await again.close();
+});
+
 Deno.test("overlay() in a file knows its base again after a commit", async () => {
   await using dir = await tempDir();
   const image = await dir.file("base.img", MANY_SAMPLES);

@@ -120,7 +120,7 @@ export class QemuNbd {
       ];
       nbd = new QemuNbd(await spawn(args, options), dir, json, options);
     } catch (error) {
-      await remove(dir, { recursive: true });
+      await remove(dir, { recursive: true }).catch(() => {});
       throw error;
     }
     try {

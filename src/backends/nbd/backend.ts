@@ -570,6 +570,8 @@ export class NbdBackend implements Backend {
 
   /** Goes on with a request that has waited for an aborted one. */
   #resume(transfer: Transfer): void {
+    // What was answered just now may have had it cancelled.
+    if (transfer.answered) return;
     const refused = this.#refusal(transfer.request);
     if (refused === null) this.#go(transfer);
     else this.#finish(transfer, refused);

@@ -59,7 +59,8 @@ export class SilenceWatch {
     let silent = 0;
     this.#timer = setInterval(() => {
       const now = this.#look();
-      const lives = !now.waits || now.answers !== seen.answers ||
+      // A step that began before anybody waited is none.
+      const lives = !seen.waits || !now.waits || now.answers !== seen.answers ||
         now.bytes - seen.bytes >= SIGN_OF_LIFE_BYTES;
       seen = now;
       silent = lives ? 0 : silent + 1;

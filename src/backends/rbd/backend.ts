@@ -213,7 +213,14 @@ export class RbdBackend implements Backend {
     this.#socket = socketOf(pair.otherFd, this.#onBytes);
     this.#socket.on("error", () => {});
     this.#socket.unref();
-    session.image.notifyBy(pair.fd);
+    const told = session.image.notifyBy(pair.fd);
+    if (told < 0) {
+      this.#socket.destroy();
+      this.#pair.close();
+      const reason = `librbd announces nothing: ${librarySays(told)}`;
+      const options = { operation: "open", path: uri, code: codeOf(told) };
+      throw new DiskError("io", `Cannot open "${uri}" as ${reason}`, options);
+    }
     if (!parts.isFixed) {
       this.#sizeTimer = setInterval(this.#lookAtSize, SIZE_MS);
       this.#sizeTimer.unref();
@@ -269,15 +276,44 @@ export class RbdBackend implements Backend {
     return this.#inFlight.close(() => this.#release());
   }
 
-  /** Changes the size of the image. */
+  /**
+   * Changes the size of the image. librbd waits for every write that is in flight
+   * first, and that may be for ever.
+   */
   async resize(sectors: number): Promise<void> {
+    const { openTimeoutMs } = this.#parts;
+    const late = Promise.withResolvers<never>();
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      const reason =
+        `the cluster has not answered for ${openTimeoutMs} ms, and may do it later`;
+      late.reject(resizeError(reason, this.#uri, "io"));
+    }, openTimeoutMs);
+    try {
+      const resizing = this.#resizeImage(sectors, () => isLate);
+      await Promise.race([resizing, late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #resizeImage(sectors: number, isLate: () => boolean): Promise<void> {
     const { openTimeoutMs, session } = this.#parts;
     await this.#asking;
     await this.#ask(async () => {
+      let result: number;
       session.bound(openTimeoutMs);
-      const result = await session.image.resize(sectors * SECTOR_BYTES);
-      session.bound(null);
-      await this.#readSize();
+      try {
+        result = await session.image.resize(sectors * SECTOR_BYTES);
+      } finally {
+        session.bound(null);
+      }
+      const isNews = await this.#readSize();
+      // Nobody waits for this size any more, or it is not the one asked for.
+      if (isNews && (isLate() || result < 0)) {
+        this.#resized(this.#geometry.sectors);
+      }
       if (result < 0) throw resizeError(librarySays(result), this.#uri, "io");
     });
   }
@@ -334,6 +370,8 @@ export class RbdBackend implements Backend {
 
   /** Goes on with a request that has waited for an abandoned one. */
   #resume(transfer: Transfer): void {
+    // What was answered just now may have had it cancelled.
+    if (transfer.answered) return;
     const refused = refuseChanged(transfer.request, this.#uri);
     if (refused === null) this.#go(transfer);
     else this.#finish(transfer, refused);
@@ -367,9 +405,15 @@ export class RbdBackend implements Backend {
     const piece: Piece = { transfer, from, length, flushes, memory: null };
     transfer.pieces++;
     if (flushes || request.data === null) return this.#hand(piece);
+    let isGranted = false;
     try {
-      this.#bounce.take(length, (memory) => this.#granted(piece, memory));
+      this.#bounce.take(length, (memory) => {
+        isGranted = true;
+        this.#granted(piece, memory);
+      });
     } catch (cause) {
+      // A callback's own, when the piece is over already.
+      if (isGranted) throw cause;
       const reason = "the system has no memory for it";
       const path = this.#uri;
       const options = { path, code: "ENOMEM", cause };
@@ -577,8 +621,12 @@ export class RbdBackend implements Backend {
     const { closeTimeoutMs } = this.#parts;
     const late = Promise.withResolvers<null>();
     const timer = setTimeout(() => late.resolve(null), closeTimeoutMs);
-    const result = await Promise.race([this.#closeImage(), late.promise]);
-    clearTimeout(timer);
+    let result: number | null;
+    try {
+      result = await Promise.race([this.#closeImage(), late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
     if (result !== null && result >= 0) return;
     const reason = result === null
       ? `the cluster has not answered for ${closeTimeoutMs} ms: what was not flushed may be lost, and the exclusive lock is held until it does or this program ends`
@@ -596,7 +644,11 @@ export class RbdBackend implements Backend {
 
   async #closeImage(): Promise<number> {
     await this.#asking;
-    this.#session.bound(this.#parts.closeTimeoutMs);
+    try {
+      this.#session.bound(this.#parts.closeTimeoutMs);
+    } catch {
+      // FFI is not allowed any more: it is closed all the same.
+    }
     this.#isPolled = false;
     const result = await this.#session.close();
     this.#bounce.release();

@@ -34,11 +34,15 @@ export interface ClusterFacts {
   readonly problems: readonly string[];
   /** librbd's cache: its policy, or `null` if it is off. */
   readonly cache: string | null;
+  /** Whether writes end in a cache on this machine that outlives the program. */
+  readonly isKeptHere: boolean;
 }
 
 /** What the cluster is asked of librbd's options. */
 const CACHE = "rbd_cache";
 const POLICY = "rbd_cache_policy";
+/** `disabled`, or where this machine keeps what is not in the cluster yet. */
+const PERSISTENT = "rbd_persistent_cache_mode";
 
 /** Kinds of pools, `pg_pool_t::TYPE_` of Ceph's osd/osd_types.h. */
 const TYPE_REPLICATED = 1;
@@ -61,13 +65,14 @@ export async function askFacts(
   const [pools, health, options] = await Promise.all([
     askJson(cluster, "osd pool ls", { detail: "detail" }),
     askJson(cluster, "health", {}),
-    image.options([CACHE, POLICY]),
+    image.options([CACHE, POLICY, PERSISTENT]),
   ]);
   const values = typeof options === "number"
     ? new Map<string, string>()
     : options;
   const isCached = (values.get(CACHE) ?? cluster.get(CACHE)) === "true";
   const policy = values.get(POLICY) ?? cluster.get(POLICY) ?? "on";
+  const kept = values.get(PERSISTENT) ?? cluster.get(PERSISTENT) ?? "disabled";
   const said = member(health, "status");
   const status = typeof said === "string" ? printable(said) : null;
   return {
@@ -75,6 +80,7 @@ export async function askFacts(
     health: status,
     problems: status === "HEALTH_OK" ? [] : problemsOf(health),
     cache: isCached ? policy : null,
+    isKeptHere: kept !== "disabled" && kept !== "",
   };
 }
 
@@ -173,7 +179,9 @@ export function describe(image: DescribedImage): BackendInfo {
   };
 }
 
-function durabilityOf({ pool, cache }: ClusterFacts): DurabilityInfo {
+function durabilityOf(
+  { pool, cache, isKeptHere }: ClusterFacts,
+): DurabilityInfo {
   const reasons: string[] = [];
   if (pool === null) {
     reasons.push("this user may not ask how often the pool keeps what it has");
@@ -199,12 +207,21 @@ function durabilityOf({ pool, cache }: ClusterFacts): DurabilityInfo {
       `librbd's cache is on (${cache}): a write may be over before the cluster has it, and a flush brings it there`,
     );
   }
+  if (isKeptHere) {
+    reasons.push(
+      "librbd's persistent cache is on: a flush reaches a log on this machine, and the cluster later",
+    );
+  }
   return {
     // An OSD answers a write once all that are up in its placement group have it
     // on their media (Ceph's architecture guide, "Peering and Sets").
-    flush: pool === null ? "unknown" : "media",
+    flush: pool === null || isKeptHere ? "unknown" : "media",
     method: "rbd_aio_flush",
-    deviceCache: cache === null ? "none" : `librbd's, ${cache}`,
+    deviceCache: isKeptHere
+      ? "librbd's, persistent, on this machine"
+      : cache === null
+      ? "none"
+      : `librbd's, ${cache}`,
     fua: "write + rbd_aio_flush",
     reason: reasons.join("; "),
   };

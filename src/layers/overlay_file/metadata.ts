@@ -246,6 +246,16 @@ export class OverlayMetadata {
   }
 
   /**
+   * Takes over what another overlay has seen of the same base, with its changes:
+   * they are to that, whatever the base is by now.
+   *
+   * @param other The other one's.
+   */
+  seeAs(other: OverlayMetadata): void {
+    this.#seen = other.#seen;
+  }
+
+  /**
    * Writes down of which base there are changes, before the first one is durable.
    *
    * @returns When that is durable.

@@ -18,6 +18,7 @@ import { OperationMemory, type Started } from "../../../../ffi/windows.ts";
 import {
   errnoOfStatus,
   isError,
+  isFailure,
   resultOf,
 } from "../../../../ffi/windows_abi.ts";
 import { windowsErrnoName } from "../../../../ffi/windows_errno.ts";
@@ -179,7 +180,7 @@ export class CompletionPortQueue<T extends Operation>
       return this.#isOver(slot, this.#host.windows.flush(handle));
     }
     flushed.then((status) => {
-      this.#isOver(slot, isError(status) ? -errnoOfStatus(status) : 0);
+      this.#isOver(slot, isFailure(status) ? -errnoOfStatus(status) : 0);
     });
   }
 
