@@ -8,7 +8,6 @@
 import { closeSync, fstatSync, openSync } from "node:fs";
 import { DIRECTIO_ON, errnoName, FALLOCATE } from "../../../ffi/abi.ts";
 import { blockDeviceSize } from "../../../ffi/block_device.ts";
-import { FfiError } from "../../../ffi/ffi_error.ts";
 import { fileSizeLimit } from "../../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { alignedMemory } from "../../../ffi/memory.ts";
@@ -25,6 +24,7 @@ import {
 } from "./choose_engine.ts";
 import { DirectBackend } from "./backend.ts";
 import type { DirectImage } from "./image.ts";
+import { loadFfi } from "./load_ffi.ts";
 import { syncFile } from "./kernel.ts";
 import { PosixHost } from "./posix_host.ts";
 import { lockImage, unlockImage } from "./image_lock.ts";
@@ -98,7 +98,7 @@ export async function openDirect(
   if (os === "windows") {
     return await openOnWindows(path, options, options.engine ?? DEFAULT_ENGINE);
   }
-  const libc = loadLibc(path);
+  const libc = loadFfi(openLibc, path);
   // Without a limit there is no signal, and no need of a thread for it.
   const signal = options.readOnly || fileSizeLimit(libc) === Infinity
     ? null
@@ -266,19 +266,6 @@ function examine(
     throw notDirect(path, probed.direct.reason ?? "this system has none");
   }
   return probed;
-}
-
-function loadLibc(path: string): Libc {
-  try {
-    return openLibc();
-  } catch (cause) {
-    if (!(cause instanceof FfiError)) throw cause;
-    throw new DiskError(
-      cause.kind === "permission" ? "permission" : "platform",
-      `Cannot open "${path}" with the direct backend: ${cause.message}`,
-      { operation: "open", path, cause },
-    );
-  }
 }
 
 interface OpenFile {

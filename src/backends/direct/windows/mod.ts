@@ -4,12 +4,11 @@
  * @module
  */
 
-import { FfiError } from "../../../../ffi/ffi_error.ts";
 import { openWindows, type Windows } from "../../../../ffi/windows.ts";
-import { DiskError } from "../../../errors.ts";
 import type { ImageOptions } from "../../image_options.ts";
 import type { DirectBackend } from "../backend.ts";
 import type { EngineOptions } from "../choose_engine.ts";
+import { loadFfi } from "../load_ffi.ts";
 import { isDevicePath, openDevice } from "./open_device.ts";
 import { openFile } from "./open_file.ts";
 
@@ -27,21 +26,8 @@ export async function openOnWindows(
   path: string,
   options: ImageOptions,
   engine: EngineOptions,
-  windows: Windows = load(path),
+  windows: Windows = loadFfi(openWindows, path),
 ): Promise<DirectBackend> {
   const open = isDevicePath(path) ? openDevice : openFile;
   return await open(windows, path, options, engine);
-}
-
-function load(path: string): Windows {
-  try {
-    return openWindows();
-  } catch (cause) {
-    if (!(cause instanceof FfiError)) throw cause;
-    throw new DiskError(
-      cause.kind === "permission" ? "permission" : "platform",
-      `Cannot open "${path}" with the direct backend: ${cause.message}`,
-      { operation: "open", path, cause },
-    );
-  }
 }
