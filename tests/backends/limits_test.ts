@@ -11,6 +11,15 @@ import { needs, tempDir } from "../helpers.ts";
 import { hasEngine, program } from "./direct/harness.ts";
 
 const MIB = 1_048_576;
+const GIB = 1_073_741_824;
+
+/**
+ * The limit on the size of files, in bytes: far beyond what the runtime keeps for
+ * itself, as its caches grow to hundreds of MiB, and their write is what ends the
+ * program then. The images are sparse.
+ */
+const FILE_LIMIT = 8 * GIB;
+const LIMIT_SECTOR = FILE_LIMIT / 512;
 
 const ignore = !hasEngine("sync");
 
@@ -61,21 +70,20 @@ Deno.test({
   ignore,
   async fn() {
     await using dir = await tempDir();
-    const path = await dir.file("disk.img", 256 * MIB);
+    const path = await dir.file("disk.img", 2 * FILE_LIMIT);
     const found = await program<unknown[]>(
       `
       ${SET_LIMIT}
       const found = [];
-      // What the runtime keeps for itself is smaller.
-      limit("FSIZE", 64 * 1048576);
+      limit("FSIZE", ${FILE_LIMIT});
       for (const way of ${JSON.stringify(WAYS)}) {
         const disk = await VirtualDisk.open(path, way);
-        const far = 200_000;
+        const far = ${LIMIT_SECTOR + 1_000_000};
         const all = [
           disk.write(0, disk.allocate(8).fill(1)),
           disk.write(far, disk.allocate(8).fill(2)),
           disk.write(far + 64, new Uint8Array(4097).subarray(1)),
-          disk.write(131_064, disk.allocate(16).fill(3)),
+          disk.write(${LIMIT_SECTOR - 8}, disk.allocate(16).fill(3)),
           disk.flush(),
         ];
         const errors = await Promise.all(all.map(async (one) =>
@@ -84,7 +92,7 @@ Deno.test({
         await disk.close();
         const name = path + found.length;
         errors.push(brief(await attempt(
-          VirtualDisk.create(name, { ...way, sectors: 400_000 }))));
+          VirtualDisk.create(name, { ...way, sectors: ${2 * LIMIT_SECTOR} }))));
         let made = true;
         try {
           Deno.statSync(name);
