@@ -11,8 +11,7 @@
  * than it can write back (`balance_dirty_pages`, 0.2 s at a time at most), and
  * part of a page that is not in the cache is read first. So each call's time is
  * looked at, and after slow ones the engine has the writes for a while, its
- * threads waiting for us. Where a write may wait for a server, which may be this
- * very thread, all of them are the engine's.
+ * threads waiting for us.
  *
  * @module
  */

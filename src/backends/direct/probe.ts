@@ -66,11 +66,6 @@ export interface Probed {
   readonly optimalIoSize: number;
   /** The file system's name; `null` if not known. */
   readonly fileSystem: string | null;
-  /**
-   * Whether what is written to the page cache waits for nobody else: it is a file
-   * on a disk of this machine, or in its memory.
-   */
-  readonly cachesLocally: boolean;
   /** Device and inode, for an identity. */
   readonly inode: number;
   /** Whether I/O is direct. */
@@ -151,8 +146,6 @@ export function probe(
       ? Math.max(optimalIo(libc, fd), 0)
       : queue.optimalIoSize ?? 0,
     fileSystem: fileSystem?.name ?? null,
-    cachesLocally: fileSystem !== null &&
-      (fileSystem.local || fileSystem.ignoresDirect),
     inode: status.inode,
     direct,
     durability: durabilityInfo(libc, medium, found, queue),
