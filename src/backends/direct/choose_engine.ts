@@ -103,7 +103,7 @@ export function chooseEngine<T extends Operation>(
       (operation) => host.perform(operation),
       { info: { name, reason }, stallMs, pollMs },
     );
-    return probed.direct.active || blocks
+    return probed.direct.active || !probed.onLocalDisk
       ? engine
       : new CachedWrites(host, engine, complete, stallMs);
   };

@@ -6,16 +6,21 @@
  */
 
 import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
+import { closeSync, openSync } from "node:fs";
+import { openLibc } from "../../../ffi/libc.ts";
 import { CachedWrites } from "../../../src/backends/direct/cached_writes.ts";
 import {
   type Engine,
   Operation,
   OperationCode,
 } from "../../../src/backends/direct/engine.ts";
+import { chooseEngine } from "../../../src/backends/direct/choose_engine.ts";
+import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
+import { probe } from "../../../src/backends/direct/probe.ts";
 import type { Turns } from "../../../src/backends/direct/loop_turn.ts";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { Random } from "../../../src/random.ts";
-import { tempDir } from "../../helpers.ts";
+import { loopDevice, needs, tempDir } from "../../helpers.ts";
 import { hasEngine } from "./harness.ts";
 
 /** An engine over a cache whose writes take so many ms by a clock of its own. */
@@ -148,6 +153,71 @@ Deno.test("CachedWrites.kick() writes if an answer of the other engine throws", 
   push(WRITE);
   assertThrows(() => engine.kick(), Error, "wrong");
   assertEquals(called.length, 1);
+});
+
+Deno.test({
+  name:
+    "chooseEngine() has CachedWrites on the page cache of a local disk only",
+  ignore: !hasEngine("io_uring"),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 1 << 20);
+    const libc = openLibc();
+    const host = new PosixHost(libc);
+    const fd = openSync(path, "r+");
+    try {
+      const found = probe(libc, fd, { method: null, reason: null });
+      assert(typeof found !== "number");
+      const options = { depth: 4, stallMs: 0.2, pollMs: 0 };
+      for (const active of [false, true]) {
+        for (const onLocalDisk of [false, true]) {
+          for (const engine of ["auto", "io_uring", "sync"] as const) {
+            const direct = { ...found.direct, active };
+            const probed = {
+              ...found,
+              ...{ direct, onLocalDisk, fileSystem: "ext4" },
+            };
+            const make = chooseEngine<Operation>(host, libc, fd, path, probed, {
+              ...options,
+              engine,
+            });
+            const made = make(() => {});
+            assertEquals(
+              made instanceof CachedWrites,
+              !active && onLocalDisk && made.info.name === "io_uring",
+            );
+            await made.close();
+          }
+        }
+      }
+    } finally {
+      closeSync(fd);
+    }
+  },
+});
+
+Deno.test({
+  name: "probe() tells a local disk from what a program may be behind",
+  ...needs("root", "losetup"),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 1 << 20);
+    await using loop = await loopDevice(path, 512);
+    const libc = openLibc();
+    const isLocal = (path: string) => {
+      const fd = openSync(path, "r");
+      try {
+        const found = probe(libc, fd, { method: null, reason: null });
+        assert(typeof found !== "number");
+        return found.onLocalDisk;
+      } finally {
+        closeSync(fd);
+      }
+    };
+    assertEquals(isLocal(loop.path), false);
+    // A file of the kernel's own is on no disk.
+    assertEquals(isLocal("/proc/self/status"), false);
+  },
 });
 
 Deno.test({
