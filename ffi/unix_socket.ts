@@ -147,7 +147,8 @@ export function widenAccepted(
     return view.getInt32(OPTION_AT, true);
   };
   let wide = 0;
-  for (let fd = 0, unused = 0; unused < MOST_UNUSED && wide < most; fd++) {
+  let unused = 0;
+  for (let fd = 0; unused < MOST_UNUSED && wide < most; fd++) {
     view.setUint32(OPTION_AT + 4, SOCKADDR_BYTES, true);
     const result = libc.syscall(getsockname, fd, address, lengthAt);
     unused = result === -errno.EBADF ? unused + 1 : 0;

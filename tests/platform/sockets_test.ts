@@ -62,7 +62,8 @@ Deno.test({
       assertEquals(took[17], took[16]);
       // Whoever leaves makes room for another one, as soon as it is gone.
       ends.splice(1).forEach((one) => one.close());
-      for (let tries = 0, whole = false; !whole; tries++) {
+      let whole = false;
+      for (let tries = 0; !whole; tries++) {
         assertLess(tries, 1000);
         await new Promise((resolve) => setTimeout(resolve, 1));
         const near = await Deno.connect({ transport: "unix", path });
