@@ -7,12 +7,14 @@
  * btrfs have, io_uring/rw.c). A blocking call is over sooner than that thread
  * has begun.
  *
+ * That is for disks of this machine. What a network or a program stands behind
+ * may keep such a call waiting for ever, or for this very thread.
+ *
  * It may take long nevertheless: the kernel holds up who makes more pages dirty
  * than it can write back (`balance_dirty_pages`, 0.2 s at a time at most), and
  * part of a page that is not in the cache is read first. So each call's time is
  * looked at, and after slow ones the engine has the writes for a while, its
- * threads waiting for us. Where a write may wait for a server, which may be this
- * very thread, all of them are the engine's.
+ * threads waiting for us.
  *
  * @module
  */

@@ -103,9 +103,9 @@ export function chooseEngine<T extends Operation>(
       (operation) => host.perform(operation),
       { info: { name, reason }, stallMs, pollMs },
     );
-    return !probed.direct.active && probed.cachesLocally
-      ? new CachedWrites(host, engine, complete, stallMs)
-      : engine;
+    return probed.direct.active || !probed.onLocalDisk
+      ? engine
+      : new CachedWrites(host, engine, complete, stallMs);
   };
 
   const asked = `asked for: engine: "${engine}"`;

@@ -51,7 +51,7 @@ import { syncMethod } from "./kernel.ts";
 const ASSUMED_ALIGNMENT = 4096;
 
 /**
- * Devices that anybody may be behind: loop devices and NBD
+ * Devices behind which anything may be: loop devices and NBD
  * (include/uapi/linux/major.h).
  */
 const SERVED_MAJORS = new Set([7, 43]);
@@ -72,11 +72,6 @@ export interface Probed {
   readonly optimalIoSize: number;
   /** The file system's name; `null` if not known. */
   readonly fileSystem: string | null;
-  /**
-   * Whether what is written to the page cache waits for nobody else, as far as can
-   * be told: it is a file on a disk of this machine, or in its memory.
-   */
-  readonly cachesLocally: boolean;
   /** Device and inode, for an identity. */
   readonly inode: number;
   /** Whether I/O is direct. */
@@ -92,6 +87,11 @@ export interface Probed {
    * known to find zeroes.
    */
   readonly zeroesRanges: boolean;
+  /**
+   * Whether what its page cache waits for is a disk of this machine, as far as can
+   * be told: neither a network nor a program, which may be this one.
+   */
+  readonly onLocalDisk: boolean;
   /** Whether the device erases securely. */
   readonly erases: boolean;
 }
@@ -157,9 +157,6 @@ export function probe(
       ? Math.max(optimalIo(libc, fd), 0)
       : queue.optimalIoSize ?? 0,
     fileSystem: fileSystem?.name ?? null,
-    cachesLocally: fileSystem !== null &&
-      (fileSystem.local || fileSystem.ignoresDirect) &&
-      !SERVED_MAJORS.has(status.deviceMajor),
     inode: status.inode,
     direct,
     durability: durabilityInfo(libc, medium, found, queue),
@@ -169,6 +166,8 @@ export function probe(
       fileSystem?.name ?? null,
       direct,
     ),
+    onLocalDisk: (isDevice || fileSystem?.local === true) &&
+      !SERVED_MAJORS.has(isDevice ? status.rdevMajor : status.deviceMajor),
     erases: medium === "block device" && takesSecureErase(libc, fd),
     zeroesRanges: isDevice || (fileSystem?.zeroesRanges ?? false),
     discards: !isDevice
