@@ -28,7 +28,6 @@ import { loadFfi } from "./load_ffi.ts";
 import { syncFile } from "./kernel.ts";
 import { PosixHost } from "./posix_host.ts";
 import { lockImage, unlockImage } from "./image_lock.ts";
-import { openOnWindows } from "./windows/mod.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";
 import {
   fileSystemOfFile,
@@ -96,6 +95,7 @@ export async function openDirect(
 ): Promise<DirectBackend> {
   options = { openedAt: captureStack(), ...options };
   if (os === "windows") {
+    const { openOnWindows } = await import("./windows/mod.ts");
     return await openOnWindows(path, options, options.engine ?? DEFAULT_ENGINE);
   }
   const libc = loadFfi(openLibc, path);
