@@ -242,7 +242,7 @@ function takeLock(
   if (claim === null) {
     return none(
       runtime === "deno"
-        ? "the file system has no flock"
+        ? "the file system has no flock, or one that keeps nobody out"
         : `the file system has no flock, or ${runtimeName} has no FFI to lock by`,
     );
   }
