@@ -23,7 +23,7 @@
  *   anything.
  * - Ready neighbours of one kind, adjacent on the disk, go out as one vectored
  *   request. If that fails, each is carried out again alone, so that only the
- *   one that really fails reports it.
+ *   one that really fails reports it; but not if the backend's patience is over.
  * - A failed flush is latched: what an operating system kept of the writes
  *   before it can no longer be known (Rebello et al., "Can Applications
  *   Recover from fsync Failures?", ATC 2020), so from then on writes and
@@ -149,6 +149,14 @@ const KIND_OTHER = 3;
 function isFailure(error: DiskError): boolean {
   return error.kind === "io" || error.kind === "no-space" ||
     (error.errno !== undefined && error.kind !== "unsupported");
+}
+
+/**
+ * Whether a backend has waited long enough (`requestTimeoutMs`). A device that
+ * says ETIMEDOUT of a place on it says so by a number.
+ */
+function isImpatience({ code, errno }: DiskError): boolean {
+  return code === "ETIMEDOUT" && errno === undefined;
 }
 
 /** Times that a kick is put off to the next microtask while requests arrive. */
@@ -956,8 +964,9 @@ export class RequestQueue {
       request.owner = null;
       if (error === null) {
         for (const part of owner.parts as Entry[]) this.#finish(part, null);
-      } else if (request.fua) {
-        // Durability of all of them is unknown now, and no sync is repeated.
+      } else if (request.fua || isImpatience(error)) {
+        // Durability of all of them is unknown now, and no sync is repeated; or
+        // their time is over, and none of them gets as much once more.
         for (const part of owner.parts as Entry[]) {
           this.#finish(part, this.#partOf(part.request!, error));
         }

@@ -26,7 +26,7 @@ const CHUNK_BYTES = 4096;
 const COPY_BYTES = 1 << 20;
 
 /** Bytes of data of the image that are kept in memory. */
-const KEPT_BYTES = 16 << 20;
+const KEPT_BYTES = 64 << 20;
 
 /** A run of bytes. */
 interface Run {

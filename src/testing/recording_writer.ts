@@ -50,7 +50,6 @@ export class RecordingWriter implements ContentFile {
   #used = FRAME_BYTES;
   /** Where that frame will be in the file. */
   #offset = PREFIX_BYTES;
-  #contents = 0;
   #submitted = 0;
   /** The numbers of those that have not completed. */
   readonly #inFlight = new Map<RecordedRequest, number>();
@@ -97,12 +96,10 @@ export class RecordingWriter implements ContentFile {
     this.#frame.set(bytes, at + 4);
     // Where it will be, as the frame is written as it is.
     this.#runs.add(count, this.#offset + at + 4);
-    this.#contents += count;
   }
 
-  /** Makes sure that contents can be loaded: they were written with the rest. */
+  /** Nothing: they are written with the rest, at the latest to be loaded. */
   keep(): boolean {
-    this.flush();
     return true;
   }
 
@@ -163,21 +160,18 @@ export class RecordingWriter implements ContentFile {
   ): void {
     const site = origin === "" ? 0 : this.#origin(origin);
     const data = request.type === RequestType.Out;
-    const blocks = data ? request.blocks : 0;
-    /** Where a run of contents that follow each other ends. */
-    const runFrom = (start: number) => {
-      const step = contentOf(start) === 0 ? 0 : 1;
-      let end = start + 1;
-      while (
-        end < blocks && contentOf(end) === contentOf(end - 1) + step
-      ) end++;
-      return end;
-    };
-    let runs = 0;
-    for (let i = 0; i < blocks; i = runFrom(i)) runs++;
+    /** How many contents follow each other, and the first of them, in turn. */
+    const runs: number[] = [];
+    let next = -1;
+    for (let i = 0; data && i < request.blocks; i++) {
+      const content = contentOf(i);
+      if (content === next) runs[runs.length - 2]!++;
+      else runs.push(1, content);
+      next = content === 0 ? 0 : content + 1;
+    }
     const at = this.#record(
       RecordKind.Submit,
-      22 + (data ? 4 + 8 * runs : 0),
+      22 + (data ? 4 + 4 * runs.length : 0),
     );
     this.#frame[at] = request.type;
     this.#frame[at + 1] = request.fua ? FUA_FLAG : 0;
@@ -185,13 +179,9 @@ export class RecordingWriter implements ContentFile {
     this.#setUint64(at + 10, request.count);
     this.#view.setUint32(at + 18, site, true);
     if (data) {
-      this.#view.setUint32(at + 22, runs, true);
-      let run = at + 26;
-      for (let i = 0; i < blocks; run += 8) {
-        const end = runFrom(i);
-        this.#view.setUint32(run, end - i, true);
-        this.#view.setUint32(run + 4, contentOf(i), true);
-        i = end;
+      this.#view.setUint32(at + 22, runs.length / 2, true);
+      for (let i = 0; i < runs.length; i++) {
+        this.#view.setUint32(at + 26 + 4 * i, runs[i]!, true);
       }
     }
     this.#inFlight.set(request, ++this.#submitted);
@@ -247,7 +237,9 @@ export class RecordingWriter implements ContentFile {
       return;
     }
     const frame = this.#frame.subarray(0, this.#used);
-    sealFrame(frame, this.#view);
+    this.#view.setUint32(0, frame.length - FRAME_BYTES, true);
+    this.#view.setUint32(4, crc32(frame.subarray(FRAME_BYTES)), true);
+    this.#view.setUint32(8, crc32(frame.subarray(0, 8)), true);
     this.#write(frame, this.#offset);
     this.#offset += this.#used;
     this.#used = FRAME_BYTES;
@@ -345,13 +337,6 @@ export class RecordingWriter implements ContentFile {
       throw this.#failure;
     }
   }
-}
-
-/** Writes the head of a frame. */
-function sealFrame(frame: Uint8Array, view: DataView): void {
-  view.setUint32(0, frame.length - FRAME_BYTES, true);
-  view.setUint32(4, crc32(frame.subarray(FRAME_BYTES)), true);
-  view.setUint32(8, crc32(frame.subarray(0, 8)), true);
 }
 
 /**

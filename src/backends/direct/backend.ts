@@ -67,15 +67,13 @@ import {
   plannersOf,
 } from "./image.ts";
 import { AllocateMode } from "./kernel.ts";
+import { Recovery, recoveryOf } from "./recovery.ts";
 import { Stage, Transfer } from "./transfer.ts";
 import { inWorker } from "./worker_descriptors.ts";
 import { isNotCapable } from "../../platform/permissions.ts";
 
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
-
-/** Times in a row that an operation is repeated for EINTR or EAGAIN. */
-const MAX_RETRIES = 1000;
 
 /** Requests over a descriptor. */
 export class DirectBackend implements Backend {
@@ -691,62 +689,33 @@ export class DirectBackend implements Backend {
   }
 
   #failed(transfer: Transfer, errno: number): void {
-    const { EINTR, EAGAIN, EBUSY, EINVAL, ECANCELED } = this.#host.errno;
-    const { EOPNOTSUPP, ENOSYS, EPERM } = this.#host.errno;
-    const request = transfer.request!;
-    if (errno === ECANCELED && transfer.cancelled) {
-      // It was given up before it began. That is no failure of the medium: a
-      // flush or a durable write that never ran has cost no durability.
-      return this.#aborted(transfer);
-    }
-    const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
-    // What the ring cannot do, a blocking call may. Cancelled without being asked
-    // to: io_uring found no thread for what would block (RLIMIT_NPROC;
-    // io_uring/io-wq.c). Before Linux 6.12 it cannot discard.
-    const performable =
-      transfer.code === OperationCode.Discard && unsupported ||
-      errno === ECANCELED && !transfer.durable &&
-        transfer.code !== OperationCode.Sync;
-    if (performable && !transfer.tried) {
-      transfer.tried = true;
-      return this.#completed(transfer, this.#host.perform(transfer));
-    }
-    // A sync is never repeated: its second answer may be a lie.
-    if (
-      (errno === EINTR || errno === EAGAIN) &&
-      transfer.code !== OperationCode.Sync && transfer.retries++ < MAX_RETRIES
-    ) return this.#again(this.#push, transfer);
-    // A filter that denies a call says EPERM; where writes are denied as such, a
-    // plain one fails with it again.
-    const denied = unsupported || errno === EPERM;
-    if (transfer.durable && denied) {
-      this.#durableWrites = false;
-      this.#abilities = { ...this.#abilities, fua: "emulated" };
-      return this.#again(this.#next, transfer);
-    }
-    if (
-      request.type === RequestType.WriteZeroes &&
-      transfer.code === OperationCode.Allocate &&
-      (denied || errno === EINVAL)
-    ) {
-      if (transfer.mode === AllocateMode.Punch) {
-        this.#writeZeroesModes.punch = false;
-      } else this.#writeZeroesModes.zero = false;
-      return this.#again(this.#zero, transfer);
-    }
-    if (errno === EBUSY && this.#image.blockDevice) {
-      // Through the cache of a device that is claimed, by us or by others, the
-      // kernel gives up no range that has unwritten pages: block/bdev.c,
-      // `truncate_bdev_range`. Zeroes can be written, and a discard may leave
-      // what is there.
-      if (transfer.code === OperationCode.Allocate) {
+    const { errno: numbers } = this.#host;
+    const claimed = this.#image.blockDevice;
+    switch (recoveryOf(transfer, errno, numbers, claimed)) {
+      case Recovery.Abort:
+        return this.#aborted(transfer);
+      case Recovery.Perform:
+        transfer.tried = true;
+        return this.#completed(transfer, this.#host.perform(transfer));
+      case Recovery.Repeat:
+        transfer.retries++;
+        return this.#again(this.#push, transfer);
+      case Recovery.SyncInstead:
+        this.#durableWrites = false;
+        this.#abilities = { ...this.#abilities, fua: "emulated" };
         return this.#again(this.#next, transfer);
-      }
-      if (transfer.code === OperationCode.Discard) {
+      case Recovery.ZeroOtherwise:
+        if (transfer.mode === AllocateMode.Punch) {
+          this.#writeZeroesModes.punch = false;
+        } else this.#writeZeroesModes.zero = false;
+        return this.#again(this.#zero, transfer);
+      case Recovery.WriteZeroes:
+        return this.#again(this.#next, transfer);
+      case Recovery.Succeed:
         return this.#completed(transfer, 0);
-      }
+      case Recovery.Fail:
+        this.#finish(transfer, this.#error(transfer.request!, errno));
     }
-    this.#finish(transfer, this.#error(request, errno));
   }
 
   get #size(): number {

@@ -233,6 +233,48 @@ console.log(await close);
 });
 
 Deno.test({
+  name: "a program ends though an OSD keeps a new size of its image to itself",
+  ignore,
+  async fn() {
+    const name = `image${++images}`;
+    await cluster!.rbd("create", "--size", "8", name);
+    const script = cluster!.join("size.ts");
+    const disks = new URL("../../../mod.ts", import.meta.url).href;
+    await Deno.writeTextFile(
+      script,
+      `import { VirtualDisk } from ${JSON.stringify(disks)};
+const options = { readOnly: true, closeTimeoutMs: 1000 };
+const disk = await VirtualDisk.open(Deno.args[0], options);
+console.log("open");
+await Deno.stdin.read(new Uint8Array(1));
+// Until it has looked, once a second.
+await new Promise((resolve) => setTimeout(resolve, 2500));
+await disk.close().catch(() => {});
+`,
+    );
+    const child = new Deno.Command("timeout", {
+      args: ["60", Deno.execPath(), "run", "-A", script, cluster!.uri(name)],
+      stdin: "piped",
+      stdout: "piped",
+    }).spawn();
+    try {
+      const output = child.stdout.getReader();
+      await output.read();
+      await cluster!.rbd("resize", "--no-progress", "--size", "16", name);
+      cluster!.signalOsd("SIGSTOP");
+      const input = child.stdin.getWriter();
+      await input.write(new Uint8Array(1));
+      await input.close();
+      await output.cancel();
+      assertEquals((await child.status).code, 0);
+    } finally {
+      cluster!.signalOsd("SIGCONT");
+      await child.status;
+    }
+  },
+});
+
+Deno.test({
   name: "a cluster that answers in fits and starts only takes longer",
   ignore,
   async fn() {

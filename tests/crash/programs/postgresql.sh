@@ -12,9 +12,10 @@ set -eu
 verb=$1
 shift
 data=$PLATTER_DIR/data
-programs=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)
+for programs in /usr/lib/postgresql/*/bin; do :; done # The newest.
 # A socket that is in no file system, and of this process alone.
-socket=@platter-$(cat /proc/sys/kernel/random/uuid)
+read -r socket </proc/sys/kernel/random/uuid
+socket=@platter-$socket
 log=$data/server.log
 export PGHOST="$socket" PGUSER=postgres PGDATABASE=postgres PGOPTIONS=
 
@@ -115,12 +116,14 @@ END
     cat "$PLATTER_DIR/sums"
     fail "Pages are torn, as their checksums say"
   }
-  IFS='|' read -r count newest wrong old sum <<END
-$(echo "$found" | sed -n 1p)
+  {
+    IFS='|' read -r count newest wrong old sum
+    read -r counter
+    read -r by_id
+    read -r by_text
+  } <<END
+$found
 END
-  counter=$(echo "$found" | sed -n 2p)
-  by_id=$(echo "$found" | sed -n 3p)
-  by_text=$(echo "$found" | sed -n 4p)
   [ "$newest" -ge 0 ] || newest=0
   [ "$old" = 200 ] || fail "Old rows are gone: $old of 200 are there"
   [ "$wrong" = 0 ] || fail "Rows are not what was written: $wrong"
