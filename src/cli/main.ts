@@ -43,50 +43,39 @@ import {
 export { type CliIo, type CliOutput, processIo };
 
 /**
- * The modules of the verbs, in the order of the help; each exports its verb by its
- * name. They are loaded when they are used: to load them all takes longer than
- * most of them run. And what an import names by a plain string, Deno reads before
- * it runs anything, with all that it imports in turn: a quarter of the time that a
- * verb takes which only looks.
+ * The verbs by name, in the order of the help. Each is a module of its own, loaded
+ * when it is used: to load them all takes longer than most of them run.
  */
-const VERBS: Readonly<Record<string, () => Promise<Record<string, Verb>>>> = {
-  info: () => import(import.meta.resolve("./info.ts")),
-  partitions: () => import(import.meta.resolve("./partitions.ts")),
-  create: () => import(import.meta.resolve("./create.ts")),
-  read: () => import(import.meta.resolve("./read.ts")),
-  write: () => import(import.meta.resolve("./write.ts")),
-  copy: () => import(import.meta.resolve("./copy.ts")),
-  compare: () => import(import.meta.resolve("./compare.ts")),
-  map: () => import(import.meta.resolve("./map.ts")),
-  resize: () => import(import.meta.resolve("./resize.ts")),
-  ls: () => import(import.meta.resolve("./ls.ts")),
-  cat: () => import(import.meta.resolve("./cat.ts")),
-  extract: () => import(import.meta.resolve("./extract.ts")),
-  fill: () => import(import.meta.resolve("./fill.ts")),
-  zero: () => import(import.meta.resolve("./zero.ts")),
-  discard: () => import(import.meta.resolve("./discard.ts")),
-  flush: () => import(import.meta.resolve("./flush.ts")),
-  bmap: () => import(import.meta.resolve("./bmap.ts")),
-  serve: () => import(import.meta.resolve("./serve.ts")),
-  commit: () => import(import.meta.resolve("./commit.ts")),
-  mount: () => import(import.meta.resolve("./mount.ts")),
-  crash: () => import(import.meta.resolve("./crash.ts")),
-  heat: () => import(import.meta.resolve("./heat.ts")),
-  doctor: () => import(import.meta.resolve("./doctor.ts")),
-  completions: async () => {
-    const { completionsOf } = await import(
-      import.meta.resolve("./completions.ts")
-    );
-    return { completions: completionsOf(loadAll) };
-  },
+const VERBS: Readonly<Record<string, () => Promise<Verb>>> = {
+  info: async () => (await import("./info.ts")).info,
+  partitions: async () => (await import("./partitions.ts")).partitions,
+  create: async () => (await import("./create.ts")).create,
+  read: async () => (await import("./read.ts")).read,
+  write: async () => (await import("./write.ts")).write,
+  copy: async () => (await import("./copy.ts")).copy,
+  compare: async () => (await import("./compare.ts")).compare,
+  map: async () => (await import("./map.ts")).map,
+  resize: async () => (await import("./resize.ts")).resize,
+  ls: async () => (await import("./ls.ts")).ls,
+  cat: async () => (await import("./cat.ts")).cat,
+  extract: async () => (await import("./extract.ts")).extract,
+  fill: async () => (await import("./fill.ts")).fill,
+  zero: async () => (await import("./zero.ts")).zero,
+  discard: async () => (await import("./discard.ts")).discard,
+  flush: async () => (await import("./flush.ts")).flush,
+  bmap: async () => (await import("./bmap.ts")).bmap,
+  serve: async () => (await import("./serve.ts")).serve,
+  commit: async () => (await import("./commit.ts")).commit,
+  mount: async () => (await import("./mount.ts")).mount,
+  crash: async () => (await import("./crash.ts")).crash,
+  heat: async () => (await import("./heat.ts")).heat,
+  doctor: async () => (await import("./doctor.ts")).doctor,
+  completions: async () =>
+    (await import("./completions.ts")).completionsOf(loadAll),
 };
 
-async function load(name: string): Promise<Verb> {
-  return (await VERBS[name]!())[name]!;
-}
-
 function loadAll(): Promise<Verb[]> {
-  return Promise.all(Object.keys(VERBS).map(load));
+  return Promise.all(Object.values(VERBS).map((load) => load()));
 }
 
 /**
@@ -125,7 +114,7 @@ async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
     const text = rest[0] === undefined
       ? await help()
       : rest[0] === "faults"
-      ? (await import(import.meta.resolve("./layered_disk.ts"))).FAULT_HELP
+      ? (await import("./layered_disk.ts")).FAULT_HELP
       : helpOf(await verbOf(rest[0]));
     await print(io.stdout, text);
     return ExitCode.Ok;
@@ -148,7 +137,7 @@ async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
 }
 
 async function verbOf(name: string): Promise<Verb> {
-  if (Object.hasOwn(VERBS, name)) return await load(name);
+  if (Object.hasOwn(VERBS, name)) return await VERBS[name]!();
   const what = name.startsWith("-") ? "option" : "verb";
   const meant = didYouMean(name, [
     ...Object.keys(VERBS),

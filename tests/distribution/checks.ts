@@ -295,7 +295,6 @@ Deno.test({
     await deno(
       ...[dir.join("package"), "compile", "--allow-all"],
       "--exclude-unused-npm",
-      ...["--include", "src/cli"],
       ...["--include", "src/files/seven_zip_worker.ts"],
       ...["--output", `${folder}/platter`, "src/cli/main.ts"],
     );
