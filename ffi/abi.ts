@@ -419,6 +419,10 @@ export interface SyscallNumbers {
   readonly shutdown: number;
   /** getsockopt(socket, level, option, value, length). */
   readonly getsockopt: number;
+  /** setsockopt(socket, level, option, value, length). */
+  readonly setsockopt: number;
+  /** getsockname(socket, address, length). */
+  readonly getsockname: number;
   /** readlinkat(directory, path, buffer, size). */
   readonly readlinkat: number;
   /** epoll_create1(flags). */
@@ -615,6 +619,8 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     listen: 50,
     socketpair: 53,
     shutdown: 48,
+    getsockname: 51,
+    setsockopt: 54,
     getsockopt: 55,
     readlinkat: 267,
     epoll_ctl: 233,
@@ -642,6 +648,8 @@ const LINUX_SYSCALLS: Readonly<Record<AbiArch, SyscallNumbers>> = {
     uname: 160,
     socket: 198,
     socketpair: 199,
+    getsockname: 204,
+    setsockopt: 208,
     getsockopt: 209,
     shutdown: 210,
     readlinkat: 78,

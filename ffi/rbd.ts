@@ -54,7 +54,7 @@ const CHUNK_BYTES = 64;
 const MOST_COMPLETIONS = 64;
 
 /** The largest number that a request can be known by, and its result have. */
-const MAX_INT = 0x7fff_ffff;
+export const MAX_INT = 0x7fff_ffff;
 
 // A number that is read out of an array of bigints right into a call is not
 // allocated (see libc.ts).
@@ -301,6 +301,18 @@ export class RbdImage {
         completion,
       ),
     );
+  }
+
+  /**
+   * Begins to read nothing, which is over when librbd has learned what it was told
+   * has changed (librbd/io/RefreshImageDispatch.cc). What asks for the size waits
+   * for that as well, and a thread with it.
+   *
+   * @param tag What its completion is known by.
+   * @returns 0, or −errno, after which there is no completion.
+   */
+  refresh(tag: number): number {
+    return this.read(0, 0, Number(this.#cells.address), tag);
   }
 
   /** Begins to write; as {@linkcode RbdImage.read}. */

@@ -1,9 +1,10 @@
 /**
  * Unix sockets whose messages carry descriptors (SCM_RIGHTS), which Deno's own
- * do not. No call here waits: what cannot be done at once is −EAGAIN. Linux only.
+ * do not; and more room for what Deno's own send. No call here waits: what cannot
+ * be done at once is −EAGAIN. Linux only.
  *
  * Layouts: include/linux/socket.h (`struct msghdr`, `struct cmsghdr`),
- * include/uapi/linux/un.h, on 64-bit systems.
+ * include/uapi/linux/un.h, include/uapi/asm-generic/socket.h, on 64-bit systems.
  *
  * @module
  */
@@ -23,6 +24,8 @@ const SOCK_CLOEXEC = 0x80000;
 const SOCK_NONBLOCK = 0x800;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
+const SO_SNDBUF = 7;
+const SO_ACCEPTCONN = 30;
 const SHUT_RDWR = 2;
 const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
@@ -35,6 +38,9 @@ const PATH_BYTES = 108;
 
 /** The most bytes that a socket's path has, as a NUL stands behind it. */
 export const MAX_SOCKET_PATH_BYTES: number = PATH_BYTES - 1;
+
+/** Where an option's value (i32) and a length (u32) are, behind a name. */
+const OPTION_AT = 112;
 
 /** Connections that wait to be accepted. */
 const BACKLOG = 16;
@@ -104,6 +110,58 @@ export function acceptUnix(libc: Libc, fd: number): number {
     0,
     SOCK_CLOEXEC | SOCK_NONBLOCK,
   );
+}
+
+/** Descriptors in a row that are not in use, after which none is looked for. */
+const MOST_UNUSED = 64;
+
+/**
+ * Gives the connections that were accepted at a path room for more bytes of what
+ * is sent, as long as there are not many of them.
+ *
+ * What the room is now is `net.core.wmem_default`, 208 KiB; what it can be is
+ * twice `net.core.wmem_max`, which counts the kernel's own structures as well.
+ *
+ * @param libc The C library.
+ * @param path The path, as the listening socket was bound to it.
+ * @param bytes The room, half of what the kernel makes of it.
+ * @param most So many connections may have it; with more, no new one gets it.
+ * @returns How many connections have it now.
+ */
+export function widenAccepted(
+  libc: Libc,
+  path: string,
+  bytes: number,
+  most: number,
+): number {
+  const { syscalls, errno } = libc.abi;
+  const name = new TextEncoder().encode(path);
+  if (syscalls === undefined || name.length >= PATH_BYTES) return 0;
+  const { getsockname, getsockopt, setsockopt } = syscalls;
+  const { address, view } = structMemory(OPTION_AT + 12);
+  const value = address + OPTION_AT;
+  const lengthAt = value + 4;
+  const option = (fd: number, number: number): number => {
+    view.setUint32(OPTION_AT + 4, 4, true);
+    libc.syscall(getsockopt, fd, SOL_SOCKET, number, value, lengthAt);
+    return view.getInt32(OPTION_AT, true);
+  };
+  let wide = 0;
+  let unused = 0;
+  for (let fd = 0; unused < MOST_UNUSED && wide < most; fd++) {
+    view.setUint32(OPTION_AT + 4, SOCKADDR_BYTES, true);
+    const result = libc.syscall(getsockname, fd, address, lengthAt);
+    unused = result === -errno.EBADF ? unused + 1 : 0;
+    const isNamed = result === 0 && view.getUint16(0, true) === AF_UNIX &&
+      view.getUint32(OPTION_AT + 4, true) === 2 + name.length + 1 &&
+      name.every((byte, i) => view.getUint8(2 + i) === byte);
+    if (!isNamed || option(fd, SO_ACCEPTCONN) !== 0) continue;
+    wide++;
+    if (option(fd, SO_SNDBUF) >= bytes) continue;
+    view.setInt32(OPTION_AT, bytes, true);
+    libc.syscall(setsockopt, fd, SOL_SOCKET, SO_SNDBUF, value, 4);
+  }
+  return wide;
 }
 
 /** One connection, for bytes and descriptors. */

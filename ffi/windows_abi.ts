@@ -74,6 +74,8 @@ export const CONTROL = {
   /** Whole volume for this handle alone; refused while files are open on it. */
   FSCTL_LOCK_VOLUME: 0x0009_0018,
   FSCTL_DISMOUNT_VOLUME: 0x0009_0020,
+  /** For this handle, the end of the volume counts, and not its file system's. */
+  FSCTL_ALLOW_EXTENDED_DASD_IO: 0x0009_0083,
   FSCTL_SET_SPARSE: 0x0009_00c4,
   /** In: first byte i64@0, the one after the last i64@8. */
   FSCTL_SET_ZERO_DATA: 0x0009_80c8,

@@ -23,7 +23,7 @@
  *   anything.
  * - Ready neighbours of one kind, adjacent on the disk, go out as one vectored
  *   request. If that fails, each is carried out again alone, so that only the
- *   one that really fails reports it.
+ *   one that really fails reports it; but not if the backend's patience is over.
  * - A failed flush is latched: what an operating system kept of the writes
  *   before it can no longer be known (Rebello et al., "Can Applications
  *   Recover from fsync Failures?", ATC 2020), so from then on writes and
@@ -151,6 +151,14 @@ function isFailure(error: DiskError): boolean {
     (error.errno !== undefined && error.kind !== "unsupported");
 }
 
+/**
+ * Whether a backend has waited long enough (`requestTimeoutMs`). A device that
+ * says ETIMEDOUT of a place on it says so by a number.
+ */
+function isImpatience({ code, errno }: DiskError): boolean {
+  return code === "ETIMEDOUT" && errno === undefined;
+}
+
 /** Times that a kick is put off to the next microtask while requests arrive. */
 const MAX_DEFERRALS = 8;
 
@@ -218,6 +226,9 @@ export class RequestQueue {
   readonly #ends: Float64Array;
   readonly #kinds: Uint8Array;
   #activeWrites = 0;
+  /** Sectors that hold all of the active: what lies outside overlaps none. */
+  #lowest = Infinity;
+  #highest = 0;
   /** A flush not yet dispatched, with no write after it: others may join. */
   #openFlush: Entry | null = null;
 
@@ -805,8 +816,15 @@ export class RequestQueue {
     const end = start + request.count;
     const active = this.#active;
     const index = active.length;
+    if (index === 0) {
+      this.#lowest = Infinity;
+      this.#highest = 0;
+    }
+    const mayOverlap = start < this.#highest && this.#lowest < end;
     if (
-      kind <= KIND_FLUSH && (kind !== KIND_READ || this.#activeWrites > 0)
+      kind === KIND_FLUSH ||
+      mayOverlap &&
+        (kind === KIND_WRITE || kind === KIND_READ && this.#activeWrites > 0)
     ) {
       for (let i = 0; i < index; i++) {
         const other = this.#kinds[i]!;
@@ -824,6 +842,8 @@ export class RequestQueue {
         }
       }
     }
+    if (start < this.#lowest) this.#lowest = start;
+    if (end > this.#highest) this.#highest = end;
     active.push(entry);
     entry.index = index;
     this.#starts[index] = start;
@@ -944,8 +964,9 @@ export class RequestQueue {
       request.owner = null;
       if (error === null) {
         for (const part of owner.parts as Entry[]) this.#finish(part, null);
-      } else if (request.fua) {
-        // Durability of all of them is unknown now, and no sync is repeated.
+      } else if (request.fua || isImpatience(error)) {
+        // Durability of all of them is unknown now, and no sync is repeated; or
+        // their time is over, and none of them gets as much once more.
         for (const part of owner.parts as Entry[]) {
           this.#finish(part, this.#partOf(part.request!, error));
         }

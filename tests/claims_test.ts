@@ -59,6 +59,21 @@ function hasMapper(): boolean {
   return success;
 }
 
+/**
+ * Removes the parts of a loop device. A part is in use for a while after it was
+ * unmounted, where a mount namespace beside this one had a copy of the mount and
+ * has just ended.
+ */
+const REMOVE_PARTS = `
+  for i in $(seq 600); do
+    partx -d "$0" 2>/dev/null
+    ls -d /sys/block/"\${0##*/}"/"\${0##*/}"p* >/dev/null 2>&1 || exit 0
+    sleep 0.1
+  done
+  echo "its parts stay in use" >&2
+  exit 1
+`;
+
 /** Opens and closes. */
 async function assertOpens(path: string, options: OpenOptions): Promise<void> {
   await using _disk = await VirtualDisk.open(path, options);
@@ -126,7 +141,7 @@ for (const backend of BACKENDS) {
         await refusal(image, { backend }, "locked");
         await assertOpens(second, { backend });
       } finally {
-        await run("partx", ["-d", device.path]);
+        await run("sh", ["-c", REMOVE_PARTS, device.path]);
       }
     },
   );

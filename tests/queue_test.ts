@@ -779,6 +779,33 @@ Deno.test("submit() does not repeat a merged FUA write that failed", async () =>
   assertEquals(queue.failure.sector, 0);
 });
 
+Deno.test("submit() does not repeat a merged request that took too long", async () => {
+  const { backend, queue, put } = rig();
+  const parts = [write(0), write(1)];
+  const answers = parts.map((part) => put(part));
+  await turn();
+  const code = "ETIMEDOUT";
+  const late = new DiskError("io", "Cannot write", { code });
+  backend.answer(backend.batches[0]![0]!, late);
+  assertEquals(await Promise.all(answers), [Status.IoErr, Status.IoErr]);
+  await turn();
+  assertEquals(backend.batches.length, 1);
+  for (const { error, sector } of parts) {
+    assertEquals([error?.code, error?.sector], ["ETIMEDOUT", sector]);
+  }
+  // Writes without a flush: nothing that was durable is in doubt.
+  assertEquals(queue.failure, null);
+  // That of a device is about a place on it.
+  const others = [write(8), write(9)];
+  for (const other of others) put(other);
+  await turn();
+  const slow = new DiskError("io", "Cannot write", { code, errno: 110 });
+  backend.answer(backend.batches[1]![0]!, slow);
+  await turn();
+  assertEquals(backend.batches[2], others);
+  await backend.drain();
+});
+
 Deno.test("submit() rejects with the backend's error, or tells it by status", async () => {
   const { backend, queue, put } = rig();
   const error = eio("read");

@@ -53,7 +53,7 @@ const FFI_USERS = new RegExp(
   [
     /^(ffi|tests|bench|examples)\//,
     /^src\/(backends\/(direct|rbd)|vhost)\//,
-    /^src\/platform\/held_file\.ts$/,
+    /^src\/platform\/(held_file|sockets)\.ts$/,
   ].map(({ source }) => source).join("|"),
 );
 

@@ -127,9 +127,12 @@ export class StatsFile {
     await replaceFile(this.#path, text, {
       check: async (made) => {
         const there = await identify(this.#path);
-        if (there?.key !== this.#identity.key) {
+        // The number of a file that was removed may come again.
+        if (
+          there?.key !== this.#identity.key || !await hasFigures(this.#path)
+        ) {
           throw new CliError(
-            `Cannot write --stats "${this.#path}" as it is another file by now`,
+            `Cannot write --stats "${this.#path}" as it is another file by now, or has another content`,
           );
         }
         this.#identity = identityOf(made, this.#path);

@@ -10,6 +10,7 @@
  */
 
 import * as fs from "node:fs/promises";
+import { listenForFileSizeSignal } from "../backends/file_size_signal.ts";
 import { asDiskError } from "../backends/image_options.ts";
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
@@ -141,13 +142,14 @@ export async function extractFiles(
   target.begin();
   await Deno.mkdir(directory, { recursive: true });
   let failure: unknown;
+  const sizeLimit = listenForFileSizeSignal();
   try {
     for await (const event of readItems(found, entries, paths, options)) {
       if (event.kind === "begin") {
         const isWanted = wanted.delete(event.entry);
         await target.open(event.entry, isWanted);
       } else if (event.kind === "data") await target.write(event.bytes);
-      else if (event.kind === "fault") await target.drop(event.reason);
+      else if (event.kind === "fault") await target.fault(event.reason);
       else {
         const entry = await target.close();
         if (entry !== null) options.onEntry?.(entry);
@@ -155,8 +157,10 @@ export async function extractFiles(
     }
   } catch (error) {
     failure = error;
+  } finally {
+    await sizeLimit.release();
   }
-  await target.drop("it was not read to its end");
+  await target.fault("it was not read to its end");
   await target.finish();
   // That some files are damaged is said of each of them.
   const isKnown = failure instanceof FileSystemError &&
@@ -243,7 +247,7 @@ class Target {
         this.#open = await this.#create(entry);
       }
     } catch (error) {
-      this.skip(entry.path, messageOf(error));
+      this.#leaveOut(entry.path, error);
     }
   }
 
@@ -265,10 +269,16 @@ class Target {
   }
 
   async write(bytes: Uint8Array): Promise<void> {
+    const open = this.#open;
     try {
-      await this.#open?.write(bytes);
+      await open?.write(bytes);
     } catch (error) {
-      throw asDiskError(error, this.#pathOf(this.#open!.entry.path), "extract");
+      const { path } = open!.entry;
+      const failure = asDiskError(error, this.#pathOf(path), "extract");
+      // The rest may be smaller.
+      if (failure.code !== "EFBIG") throw failure;
+      await this.#remove();
+      this.skip(path, messageOf(error));
     }
   }
 
@@ -286,7 +296,8 @@ class Target {
         await open.keep();
         if (this.#overwrite) await this.#noteMade(final);
       } catch (error) {
-        await this.drop(messageOf(error));
+        await this.#remove();
+        this.#leaveOut(open.entry.path, error);
         return null;
       }
       this.#files++;
@@ -296,13 +307,32 @@ class Target {
     return open.entry;
   }
 
-  async drop(reason: string): Promise<void> {
-    const open = this.#open;
-    this.#open = null;
+  /** What is open cannot be read to its end. */
+  async fault(reason: string): Promise<void> {
+    const open = await this.#remove();
     if (open === null) return;
-    await open.remove();
     this.faults++;
     this.skip(open.entry.path, reason);
+  }
+
+  async #remove(): Promise<OpenFile | null> {
+    const open = this.#open;
+    this.#open = null;
+    await open?.remove();
+    return open;
+  }
+
+  /**
+   * Says of one thing that it could not be made, or throws what keeps everything
+   * else from being made.
+   */
+  #leaveOut(path: string, error: unknown): void {
+    const failure = asDiskError(error, this.#pathOf(path), "extract");
+    const { kind, code } = failure;
+    const isOfAll = kind === "read-only" ||
+      kind === "no-space" && code !== "EFBIG";
+    if (isOfAll) throw failure;
+    this.skip(path, messageOf(error));
   }
 
   /** Links, then what is known of directories: the innermost first. */

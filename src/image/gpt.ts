@@ -9,9 +9,13 @@
  * @module
  */
 
-import { crc32 } from "node:zlib";
+import process from "node:process";
 import { hasText, viewOf } from "../bytes.ts";
 import { decodeGuid, encodeGuid } from "./guid.ts";
+
+// Not imported, as it takes long to load and most disks have no such table.
+const crc32 = (bytes: Uint8Array): number =>
+  process.getBuiltinModule("node:zlib").crc32(bytes);
 
 const SIGNATURE = "EFI PART";
 

@@ -6,9 +6,6 @@
 
 import fs from "node:fs";
 import process from "node:process";
-import { Readable } from "node:stream";
-import tty from "node:tty";
-import { promisify } from "node:util";
 import { runtime } from "./system.ts";
 
 /** A stream to write to. */
@@ -21,9 +18,11 @@ export interface StandardOutput {
   writeSync(bytes: Uint8Array): number;
 }
 
-const fsWrite = promisify(fs.write);
-
+// Deno's own streams do without these modules, which take long to load.
 function outputOf(fd: number): StandardOutput {
+  const tty = process.getBuiltinModule("node:tty");
+  const { promisify } = process.getBuiltinModule("node:util");
+  const fsWrite = promisify(fs.write);
   return {
     isTerminal: () => tty.isatty(fd),
     write: async (bytes) => (await fsWrite(fd, bytes)).bytesWritten,
@@ -47,9 +46,11 @@ export const stderr: StandardOutput = runtime === "deno"
  * @returns A stream of it.
  */
 export function stdin(): ReadableStream<Uint8Array> {
-  return runtime === "deno"
-    ? Deno.stdin.readable
-    : Readable.toWeb(process.stdin) as unknown as ReadableStream<Uint8Array>;
+  if (runtime === "deno") return Deno.stdin.readable;
+  const { Readable } = process.getBuiltinModule("node:stream");
+  return Readable.toWeb(process.stdin) as unknown as ReadableStream<
+    Uint8Array
+  >;
 }
 
 /**

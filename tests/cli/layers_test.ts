@@ -162,26 +162,28 @@ Deno.test("platter serve --stats overwrites nothing but figures", async () => {
   assertStringIncludes(err, "it is the trace");
 });
 
-Deno.test("StatsFile stops rather than replace a file that came meanwhile", async () => {
-  await using dir = await tempDir();
-  const path = dir.join("stats.json");
-  const failures: string[] = [];
-  let count = 0;
-  const file = await StatsFile.open(
-    path,
-    {},
-    () => ({ count: count++ }),
-    (error) => failures.push(error.message),
-  );
-  await Deno.remove(path);
-  await Deno.writeTextFile(path, "somebody else's");
-  await file.close();
-  assertEquals(failures.length, 1);
-  assertStringIncludes(failures[0]!, "it is another file by now");
-  assert(file.failure !== null);
-  assertEquals(await Deno.readTextFile(path), "somebody else's");
-  assertEquals((await Array.fromAsync(Deno.readDir(dir.path))).length, 1);
-});
+for (const way of ["a file that came meanwhile", "what came into its file"]) {
+  Deno.test(`StatsFile stops rather than replace ${way}`, async () => {
+    await using dir = await tempDir();
+    const path = dir.join("stats.json");
+    const failures: string[] = [];
+    let count = 0;
+    const file = await StatsFile.open(
+      path,
+      {},
+      () => ({ count: count++ }),
+      (error) => failures.push(error.message),
+    );
+    if (way === "a file that came meanwhile") await Deno.remove(path);
+    await Deno.writeTextFile(path, "somebody else's");
+    await file.close();
+    assertEquals(failures.length, 1);
+    assertStringIncludes(failures[0]!, "it is another file by now");
+    assert(file.failure !== null);
+    assertEquals(await Deno.readTextFile(path), "somebody else's");
+    assertEquals((await Array.fromAsync(Deno.readDir(dir.path))).length, 1);
+  });
+}
 
 Deno.test("parseRange() reads sectors, bytes and partitions, and nothing else", async () => {
   const good: [string, unknown][] = [

@@ -294,6 +294,7 @@ Deno.test({
     const folder = await emptyFolder("compile");
     await deno(
       ...[dir.join("package"), "compile", "--allow-all"],
+      "--exclude-unused-npm",
       ...["--include", "src/files/seven_zip_worker.ts"],
       ...["--output", `${folder}/platter`, "src/cli/main.ts"],
     );

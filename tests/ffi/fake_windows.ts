@@ -63,6 +63,8 @@ interface Handle {
   readonly node: FileNode;
   readonly device: FakeDevice | null;
   port: Port | null;
+  /** Whether I/O may go beyond the end of a volume's file system. */
+  extended: boolean;
 }
 
 interface Packet {
@@ -84,6 +86,8 @@ export interface FakeDevice {
   readonly disk: number;
   /** Whether it is a volume. */
   readonly volume?: boolean;
+  /** Where a volume's file system ends, in bytes, if before the volume. */
+  readonly fileSystemBytes?: number;
   /** Whether files are open on it. */
   readonly inUse?: boolean;
   /** Whether nothing can be written to it. */
@@ -286,6 +290,7 @@ export class FakeWindows {
     this.#handles.set(handle, {
       ...{ path: name, fd, access, share, flags, key, node, device },
       port: null,
+      extended: false,
     });
     return BigInt(handle);
   }
@@ -428,12 +433,17 @@ export class FakeWindows {
   }
 
   #transfer(name: "NtReadFile" | "NtWriteFile", args: TransferArgs): number {
-    const [file, event, , context, statusBlock, buffer, length, at] = args;
-    const { fd, flags, access, node, device } = this.#handles.get(
+    const [file, event, , context, statusBlock, buffer, , at] = args;
+    const { fd, flags, access, node, device, extended } = this.#handles.get(
       Number(file),
     )!;
     const offset = Number(view(at, 8).getBigInt64(0, true));
-    this.calls.push({ name, args: [Number(file), offset, length] });
+    this.calls.push({ name, args: [Number(file), offset, args[6]] });
+    // As in FatCommonRead of Microsoft's FASTFAT: cut where it ends.
+    const fileSystemEnd = extended
+      ? Infinity
+      : device?.fileSystemBytes ?? Infinity;
+    const length = Math.min(args[6], Math.max(0, fileSystemEnd - offset));
     const { sector = 512 } = this.#options;
     const isWhole = (value: number) => value % sector === 0;
     const unbuffered = (flags & FILE_FLAG.NO_BUFFERING) !== 0;
@@ -449,6 +459,7 @@ export class FakeWindows {
     const bytes = new Uint8Array(memoryAt(Number(buffer), length));
     const carryOut = (): [status: number, information: number] => {
       if (failure !== undefined) return [failure, 0];
+      if (offset >= fileSystemEnd) return [STATUS.END_OF_FILE, 0];
       if (name === "NtReadFile") {
         const count = fs.readSync(fd, bytes, 0, length, offset);
         return count === 0 && length > 0
@@ -587,6 +598,10 @@ export class FakeWindows {
         return device?.inUse ? STATUS.ACCESS_DENIED : done(0);
       case CONTROL.FSCTL_DISMOUNT_VOLUME:
         this.calls.push({ name: "FSCTL_DISMOUNT_VOLUME", args: [handle.path] });
+        return done(0);
+      case CONTROL.FSCTL_ALLOW_EXTENDED_DASD_IO:
+        if (!device?.volume) return INVALID_DEVICE_REQUEST;
+        handle.extended = true;
         return done(0);
       default:
         return INVALID_DEVICE_REQUEST;

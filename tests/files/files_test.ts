@@ -9,7 +9,7 @@ import {
 } from "@platter/disk/files";
 import { faults, parseFaultRule } from "@platter/disk/testing";
 import { MemoryBackend } from "@platter/disk";
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { LONG, mount, needs, run, type TempDir, tempDir } from "../helpers.ts";
 import {
   type CpioEntry,
@@ -380,6 +380,79 @@ Deno.test(
       for (const { size } of left.values()) assertEquals(size, 100_000);
       await Deno.remove(out, { recursive: true });
     }
+  },
+);
+
+Deno.test(
+  "extractFiles() ends where no more files can be made, and says so once",
+  needs("root", "mount"),
+  async () => {
+    await using dir = await tempDir();
+    await using place = await mount(
+      ...["none", dir.join("few"), "-t", "tmpfs", "-o", "nr_inodes=4"] as const,
+    );
+    await using disk = await cpioDisk(
+      ...["a", "b", "c/d", "e"].map((name) => ({ name, content: name })),
+    );
+    // The root directory, the one that is made, and two more.
+    for (const overwrite of [false, true]) {
+      const out = place.join(`out ${overwrite}`);
+      const { kind, code } = await assertRejects(
+        () => extractFiles(disk, out, { overwrite }),
+        DiskError,
+        out,
+      );
+      assertEquals([kind, code], ["no-space", "ENOSPC"]);
+      assertEquals([...(await thingsIn(`${out}/`)).keys()].sort(), ["a", "b"]);
+      await Deno.remove(out, { recursive: true });
+    }
+  },
+);
+
+Deno.test(
+  "extractFiles() leaves out what is too large for the file system, and goes on",
+  LONG ? needs("prlimit") : { ignore: true },
+  async () => {
+    await using dir = await tempDir();
+    const image = await dir.file(
+      "image",
+      cpioOf([
+        { name: "a", content: "1" },
+        { name: "large", content: "x".repeat(300_000) },
+        { name: "z", content: "2" },
+      ]),
+    );
+    const program = dir.join("program.ts");
+    await Deno.writeTextFile(
+      program,
+      `
+      import { VirtualDisk } from ${
+        JSON.stringify(import.meta.resolve("../../mod.ts"))
+      };
+      import { extractFiles, listFiles } from ${
+        JSON.stringify(import.meta.resolve("../../src/files/mod.ts"))
+      };
+      const [image, out] = Deno.args;
+      const disk = await VirtualDisk.open(image, { readOnly: true });
+      // What the runtime keeps of modules is written by then.
+      await Array.fromAsync(listFiles(disk));
+      await new Deno.Command("prlimit", {
+        args: ["--pid", String(Deno.pid), "--fsize=262144"],
+      }).output();
+      const { files, skipped } = await extractFiles(disk, out);
+      console.log(JSON.stringify([files, skipped]));
+      Deno.exit();
+    `,
+    );
+    const out = dir.join("out");
+    const config = new URL("../../deno.json", import.meta.url).pathname;
+    const said = await run(Deno.execPath(), [
+      ...["run", "-A", "--no-check", "--config", config, program, image, out],
+    ]);
+    const [files, [{ path, reason }]] = JSON.parse(said);
+    assertEquals([files, path], [2, "large"]);
+    assertStringIncludes(reason, "File too large");
+    assertEquals([...(await thingsIn(`${out}/`)).keys()].sort(), ["a", "z"]);
   },
 );
 

@@ -1,6 +1,7 @@
 /**
  * Runs the tests of the library on Node.js and Bun: `deno task runtimes [NAME…]`,
- * all of them with `--all`, prints one table, and fails if a test fails that is
+ * all of them with `--all`, what CI runs with `--short`. It runs as many files at
+ * once as there are processors, prints one table, and fails if a test fails that is
  * not in `differences.ts`, or if one is there that passes everywhere.
  *
  * @module
@@ -16,7 +17,7 @@ const ROOT = new URL("../../", import.meta.url);
 /** How long the tests of one row may take on one runtime. */
 const DEADLINE_MS = 600_000;
 
-/** Suites by the row that they are in; the last are for `--all`. */
+/** Suites by the row that they are in; the second ones are for `--all`. */
 const ROWS: readonly (readonly [
   row: string,
   files: readonly string[],
@@ -73,6 +74,11 @@ const ROWS: readonly (readonly [
   ],
 ];
 
+/** The rows of `--short`: what holds the contract of backends, and who serves it. */
+const SHORT: readonly string[] = [
+  ...["memory", "queue", "portable", "direct", "NBD client", "NBD server"],
+];
+
 /** What a test came to. */
 interface Result {
   readonly file: string;
@@ -81,13 +87,53 @@ interface Result {
   readonly why: string;
 }
 
+/** How often what came about, by its word in the table. */
+const WORDS = ["passed", "failed", "differ", "skipped"] as const;
+
+type Tally = Record<typeof WORDS[number], number>;
+
+const newTally = (): Tally => ({ passed: 0, failed: 0, differ: 0, skipped: 0 });
+
+/** The tally of a row on a runtime. */
+function tallyOf(
+  tallies: Map<string, Tally>,
+  runtime: string,
+  row: string,
+): Tally {
+  const key = `${runtime}: ${row}`;
+  const tally = tallies.get(key) ?? newTally();
+  tallies.set(key, tally);
+  return tally;
+}
+
+function textOf(tally: Tally): string {
+  return WORDS.filter((word) => word === "passed" || tally[word] > 0)
+    .map((word) => `${tally[word]} ${word === "failed" ? "FAILED" : word}`)
+    .join(", ");
+}
+
 async function filesIn(path: string): Promise<string[]> {
   if (path.endsWith(".ts")) return [path];
   const found: string[] = [];
   for await (const { name } of Deno.readDir(new URL(path, ROOT))) {
-    if (name.endsWith("_test.ts")) found.push(`${path}/${name}`);
+    // What a compiler says of tables is the same on every runtime.
+    if (!/(?<!_header)_test\.ts$/.test(name)) continue;
+    found.push(`${path}/${name}`);
   }
   return found.toSorted();
+}
+
+/** The rows that are wanted, with their files. */
+async function rowsOf(
+  wantsAll: boolean,
+  wantsShort: boolean,
+): Promise<(readonly [row: string, files: ReadonlySet<string>])[]> {
+  const wanted = ROWS.filter(([row]) => !wantsShort || SHORT.includes(row));
+  return await Promise.all(wanted.map(async ([row, files, all]) => {
+    const paths = wantsAll ? [...files, ...all] : files;
+    const found = await Promise.all(paths.map(filesIn));
+    return [row, new Set(found.flat())] as const;
+  }));
 }
 
 /** The assertions as one file that any runtime loads. */
@@ -103,33 +149,39 @@ async function bundleAssertions(): Promise<string> {
   throw new Error(new TextDecoder().decode(stderr));
 }
 
-/** Runs files of tests, each in a process of its own. */
+/** Runs a file of tests in a process of its own. */
 async function run(
   { program, env }: Installed,
   hooks: readonly string[],
-  files: readonly string[],
+  file: string,
   assertions: string,
 ): Promise<Result[]> {
-  const results: Result[] = [];
-  for (const file of files) {
-    const end = AbortSignal.timeout(DEADLINE_MS);
-    const { stdout, stderr, code } = await new Deno.Command(program, {
-      args: [...hooks, new URL("child.ts", HERE).pathname, file],
-      cwd: ROOT,
-      env: { ...env, PLATTER_STD_ASSERT: assertions },
-      stdin: "null",
-      stdout: "piped",
-      stderr: "piped",
-      signal: end,
-    }).output();
-    results.push(...resultsIn(new TextDecoder().decode(stdout)));
-    if (code !== 0) {
-      const why = new TextDecoder().decode(stderr).slice(-2000);
-      const outcome = "failed";
-      results.push({ file, name: "(the process)", outcome, why });
-    }
+  const { stdout, stderr, code } = await new Deno.Command(program, {
+    args: [...hooks, new URL("child.ts", HERE).pathname, file],
+    cwd: ROOT,
+    env: { ...env, PLATTER_STD_ASSERT: assertions },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+    signal: AbortSignal.timeout(DEADLINE_MS),
+  }).output();
+  const results = resultsIn(new TextDecoder().decode(stdout));
+  if (code !== 0) {
+    const why = new TextDecoder().decode(stderr).slice(-2000);
+    results.push({ file, name: "(the process)", outcome: "failed", why });
   }
   return results;
+}
+
+/** Does all of it, so much at once. */
+async function doAll(
+  work: readonly (() => Promise<void>)[],
+  atOnce: number,
+): Promise<void> {
+  const rest = work.values();
+  await Promise.all(Array.from({ length: atOnce }, async () => {
+    for (const one of rest) await one();
+  }));
 }
 
 /** Installs the package as npm does, and a program that uses it beside it. */
@@ -201,8 +253,15 @@ function differenceOf(runtime: string, { file, name }: Result) {
 }
 
 async function main(args: readonly string[]): Promise<number> {
+  const unknown = args.find((arg) =>
+    arg.startsWith("-") && !["--all", "--short"].includes(arg)
+  );
+  if (unknown !== undefined) {
+    console.error(`Cannot take ${unknown} as there is --short and --all`);
+    return 2;
+  }
   const wantsAll = args.includes("--all");
-  const names = args.filter((arg) => !arg.startsWith("--"));
+  const names = args.filter((arg) => !arg.startsWith("-"));
   const chosen = RUNTIMES.filter(({ name }) =>
     names.length === 0 ||
     names.some((each) => name.toLowerCase().startsWith(each.toLowerCase()))
@@ -215,65 +274,76 @@ async function main(args: readonly string[]): Promise<number> {
     );
     return 2;
   }
+  const rows = await rowsOf(wantsAll, args.includes("--short"));
   const assertions = await bundleAssertions();
   const folder = await installPackage();
   const began = performance.now();
-  const totals = { ok: 0, failed: 0, skipped: 0 };
-  const cells = new Map<string, string[]>();
+  const tallies = new Map<string, Tally>();
+  const failures: string[] = [];
   const seen = new Set<unknown>();
 
+  /** Counts what came about, and tells at once what failed. */
   function count(runtime: string, row: string, results: readonly Result[]) {
-    const count = { ok: 0, differs: 0, skipped: 0, failed: 0 };
+    const tally = tallyOf(tallies, runtime, row);
     for (const result of results) {
-      if (result.outcome === "ok") count.ok++;
-      else if (result.outcome !== "failed") count.skipped++;
+      if (result.outcome === "ok") tally.passed++;
+      else if (result.outcome !== "failed") tally.skipped++;
       else {
         const difference = differenceOf(runtime, result);
         if (difference !== undefined) {
-          count.differs++;
+          tally.differ++;
           seen.add(difference);
           continue;
         }
-        count.failed++;
+        tally.failed++;
         const { file, name, why } = result;
-        console.log(`\n${runtime}: ${file}: ${name}\n${why}`);
+        failures.push(`${runtime}: ${file}: ${name}\n${why}`);
+        console.error(`FAILED ${failures.at(-1)}`);
       }
     }
-    if (count.ok === 0) {
-      count.failed++;
-      console.log(`\n${runtime}: no test of "${row}" has passed`);
-    }
-    totals.ok += count.ok;
-    totals.failed += count.failed;
-    totals.skipped += count.skipped + count.differs;
-    const text = [
-      `${count.ok} passed`,
-      ...(count.failed > 0 ? [`${count.failed} FAILED`] : []),
-      ...(count.differs > 0 ? [`${count.differs} differ`] : []),
-      ...(count.skipped > 0 ? [`${count.skipped} skipped`] : []),
-    ].join(", ");
-    cells.set(row, [...cells.get(row) ?? [], text]);
   }
 
   try {
+    const work: (() => Promise<void>)[] = [];
     for (const runtime of chosen) {
+      const { name } = runtime;
       const installed = await install(runtime);
-      for (const [row, short, all] of ROWS) {
-        const paths = wantsAll ? [...short, ...all] : short;
-        const files = (await Promise.all(paths.map(filesIn))).flat();
-        const hooks = runtime.hooks(HERE);
-        const once = [...new Set(files)];
-        count(runtime.name, row, await run(installed, hooks, once, assertions));
+      const add = (row: string, title: string, act: () => Promise<Result[]>) =>
+        work.push(async () => {
+          const started = performance.now();
+          count(name, row, await act());
+          const seconds = (performance.now() - started) / 1000;
+          console.error(`${seconds.toFixed(1)} s ${name}: ${title}`);
+        });
+      const hooks = runtime.hooks(HERE);
+      for (const [row, files] of rows) {
+        for (const file of files) {
+          add(row, file, () => run(installed, hooks, file, assertions));
+        }
       }
-      count(runtime.name, "npm package", await usePackage(installed, folder));
+      const row = "npm package";
+      add(row, row, () => usePackage(installed, folder));
     }
+    await doAll(work, navigator.hardwareConcurrency);
   } finally {
     await Deno.remove(assertions);
     await Deno.remove(folder, { recursive: true });
   }
+  const totals: Tally = newTally();
+  for (const [key, tally] of tallies) {
+    // Where nothing passes, nothing was tried.
+    if (tally.passed === 0) {
+      tally.failed++;
+      failures.push(`${key}: no test has passed`);
+    }
+    for (const word of WORDS) totals[word] += tally[word];
+  }
   const table = [
     ["", ...chosen.map(({ name }) => name)],
-    ...[...cells].map(([row, texts]) => [row, ...texts]),
+    ...[...rows.map(([row]) => row), "npm package"].map((row) => [
+      row,
+      ...chosen.map(({ name }) => textOf(tallyOf(tallies, name, row))),
+    ]),
   ];
   const widths = table[0]!.map((_, i) =>
     Math.max(...table.map((row) => row[i]!.length))
@@ -292,15 +362,20 @@ async function main(args: readonly string[]): Promise<number> {
     for (const each of DIFFERENCES) {
       if (seen.has(each)) continue;
       totals.failed++;
-      console.log(`\nNothing differs any more in ${each.file}: ${each.name}`);
+      failures.push(`Nothing differs any more in ${each.file}: ${each.name}`);
     }
   }
+  // As `deno test` tells it, here and below, for who reads the log of all.
+  if (failures.length > 0) {
+    console.log(`\n ERRORS \n\n${failures.join("\n\n")}`);
+  }
   const seconds = Math.round((performance.now() - began) / 1000);
-  // As `deno test` closes, for who counts.
   console.log(
     `\n${
       totals.failed === 0 ? "ok" : "FAILED"
-    } | ${totals.ok} passed | ${totals.failed} failed | ${totals.skipped} ignored (${seconds}s)`,
+    } | ${totals.passed} passed | ${totals.failed} failed | ${
+      totals.skipped + totals.differ
+    } ignored (${seconds}s)`,
   );
   return totals.failed === 0 ? 0 : 1;
 }

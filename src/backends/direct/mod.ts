@@ -28,7 +28,6 @@ import { loadFfi } from "./load_ffi.ts";
 import { syncFile } from "./kernel.ts";
 import { PosixHost } from "./posix_host.ts";
 import { lockImage, unlockImage } from "./image_lock.ts";
-import { openOnWindows } from "./windows/mod.ts";
 import { WorkerDescriptors } from "./worker_descriptors.ts";
 import {
   fileSystemOfFile,
@@ -56,6 +55,7 @@ import { mediumOf, noDisk, notDirect } from "../medium.ts";
 import { keepName } from "../new_name.ts";
 import { MAX_ALIGNMENT } from "../sysfs.ts";
 import { lookAt, type Seen } from "../warnings.ts";
+import { writeBack } from "../write_back.ts";
 
 export {
   DEFAULT_POLL_MS,
@@ -96,6 +96,7 @@ export async function openDirect(
 ): Promise<DirectBackend> {
   options = { openedAt: captureStack(), ...options };
   if (os === "windows") {
+    const { openOnWindows } = await import("./windows/mod.ts");
     return await openOnWindows(path, options, options.engine ?? DEFAULT_ENGINE);
   }
   const libc = loadFfi(openLibc, path);
@@ -148,6 +149,7 @@ async function openListening(
     // It may be cut yet.
     const sizeBytes = options.create?.sizeBytes ?? found.sizeBytes;
     const probed = { ...found, sizeBytes };
+    if (opened.method !== null) await writeBack(fd, probed.fileSystem);
     const geometry = imageGeometry(
       path,
       sizeBytes,

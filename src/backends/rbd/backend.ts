@@ -28,6 +28,7 @@ import {
   setTimeout,
 } from "node:timers";
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
+import { MAX_INT } from "../../../ffi/rbd.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 import {
   type Abilities,
@@ -74,6 +75,9 @@ const MAX_ROUNDS = 16;
 
 /** How often the image's size is looked at, in ms. */
 const SIZE_MS = 1000;
+
+/** What the completion of a refresh is known by, which is no piece. */
+const REFRESH = MAX_INT;
 
 /** What a disk is made of. */
 export interface RbdParts {
@@ -157,6 +161,8 @@ export class RbdBackend implements Backend {
   #sizeTimer: ReturnType<typeof setInterval> | null = null;
   /** Who is to hear that others have changed the size. */
   #resized: (sectors: number) => void = () => {};
+  /** Whether librbd is to learn of changes first. */
+  #refreshing = false;
   /** Something that is asked of the image on another thread. */
   #asking: Promise<void> | null = null;
   /** Whether completions are taken: not once the image is being closed. */
@@ -489,6 +495,7 @@ export class RbdBackend implements Backend {
 
   /** A piece is over. */
   #completed(tag: number, result: number): void {
+    if (tag === REFRESH) return this.#refreshed();
     const piece = this.#pieces[tag]!;
     this.#pieces[tag] = null;
     this.#freeTags.push(tag);
@@ -585,12 +592,20 @@ export class RbdBackend implements Backend {
 
   // ---- The size ----
 
+  // No thread waits for a cluster that does not answer, nor the program for that
+  // thread: librbd knows the size by the time that it is asked for.
   readonly #lookAtSize = (): void => {
+    if (this.#refreshing || this.#inFlight.closed) return;
+    this.#refreshing = this.#session.image.refresh(REFRESH) >= 0;
+  };
+
+  #refreshed(): void {
+    this.#refreshing = false;
     if (this.#asking !== null || this.#inFlight.closed) return;
     this.#ask(async () => {
       if (await this.#readSize()) this.#resized(this.#geometry.sectors);
     }).catch(() => {});
-  };
+  }
 
   /** Has something asked of the image on another thread, one at a time. */
   #ask(call: () => Promise<void>): Promise<void> {

@@ -9,6 +9,10 @@
  * any file on it is open, and dismounted. Both last until the disk is closed; then
  * Windows mounts what it finds. `info.lock` and `info.warnings` name them.
  *
+ * A volume is longer than its file system, which ends I/O where it ends itself
+ * unless it is asked not to: beyond that is the second boot sector of NTFS
+ * ("FSCTL_ALLOW_EXTENDED_DASD_IO", Microsoft).
+ *
  * Tried by a fake of Windows only: Wine has no such devices.
  *
  * @module
@@ -98,6 +102,12 @@ export async function openDevice(
     const direct = options.direct !== "never";
     const handle = openHandle(windows, path, readOnly, direct);
     held.push(handle);
+    // What has no file system refuses it, and needs it not.
+    windows.control(
+      "file system",
+      handle,
+      CONTROL.FSCTL_ALLOW_EXTENDED_DASD_IO,
+    );
     const sizeBytes = sizeOf(windows, handle, path);
     const { logical, physical } = sectorsOf(windows, handle);
     const lock = takeLock(windows, handle, path, options, held);

@@ -507,3 +507,42 @@ Deno.test({
     }
   },
 });
+
+Deno.test({
+  name:
+    "openOnWindows() reads and writes a volume to its end, beyond its file system's",
+  ignore,
+  async fn() {
+    await using dir = await tempDir();
+    const path = "\\\\.\\E:";
+    const fake = new FakeWindows({
+      devices: {
+        [path]: {
+          content: await dir.file("content", MIB),
+          disk: 1,
+          volume: true,
+          fileSystemBytes: MIB - 4096,
+        },
+      },
+    });
+    const back = Deno.cwd();
+    // What Deno says of the path is asked of a file of that name here.
+    await dir.file(path, 0);
+    Deno.chdir(dir.path);
+    try {
+      const backend = await openOnWindows(
+        path,
+        { readOnly: false, direct: "prefer", lock: "auto" },
+        { engine: "auto", depth: 8, stallMs: 0.1, pollMs: 0.1 },
+        new Windows(fake.openLibrary),
+      );
+      const last = MIB / 512 - 1;
+      await carryOut(backend, writeRequest(last, new Uint8Array(512).fill(7)));
+      assertEquals((await readSectors(backend, last - 8, 9))[8 * 512], 7);
+      await backend.close();
+      assertEquals(fake.openHandles, 0);
+    } finally {
+      Deno.chdir(back);
+    }
+  },
+});
