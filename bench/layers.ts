@@ -1,6 +1,8 @@
 /**
  * What the layers protect and observe cost: a disk in memory beside the same
- * under a layer, 4 KiB at random, 32 in flight, in turns in one process.
+ * under a layer, 4 KiB at random, 32 in flight, in turns. Each has a process of
+ * its own, as in a program: what V8 makes of code depends on all that it was used
+ * for, and in one process each of them slows the others down.
  *
  * ```sh
  * deno task bench:layers [--rounds 200] [--requests 10000]
@@ -68,27 +70,68 @@ async function round(
   return requests / (user + system) * 1e6;
 }
 
-if (import.meta.main) {
-  const { rounds, requests } = parseArgs(Deno.args, {
-    string: ["rounds", "requests"],
-    default: { rounds: "200", requests: "10000" },
-  });
+/** What a round is to be. */
+interface Task {
+  readonly writes: boolean;
+  readonly requests: number;
+  readonly seed: number;
+}
+
+/** What a process of its own does: a round for each task, whose rate it tells. */
+async function beChild(name: string): Promise<void> {
+  const layer = CONTENDERS.find(([each]) => each === name)![1];
+  const disk = VirtualDisk.over(layer(new MemoryBackend({ sectors: SECTORS })));
+  // Whoever sends one waits for the answer: no two come together.
+  for await (
+    const text of Deno.stdin.readable.pipeThrough(new TextDecoderStream())
+  ) {
+    const { writes, requests, seed } = JSON.parse(text) as Task;
+    console.log(await round(disk, writes, requests, new Random(seed)));
+  }
+  await disk.close();
+}
+
+/** A contender in a process of its own. */
+class Contender {
+  readonly #child: Deno.ChildProcess;
+  readonly #tasks: WritableStreamDefaultWriter<Uint8Array>;
+  readonly #rates: ReadableStreamDefaultReader<string>;
+
+  constructor(name: string) {
+    this.#child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", import.meta.filename!, "--child", name],
+      stdin: "piped",
+      stdout: "piped",
+    }).spawn();
+    this.#tasks = this.#child.stdin.getWriter();
+    this.#rates = this.#child.stdout.pipeThrough(new TextDecoderStream())
+      .getReader();
+  }
+
+  /** Requests a second, of the processor's time. */
+  async round(task: Task): Promise<number> {
+    await this.#tasks.write(new TextEncoder().encode(JSON.stringify(task)));
+    return Number((await this.#rates.read()).value);
+  }
+
+  async close(): Promise<void> {
+    await this.#tasks.close();
+    await this.#rates.cancel();
+    await this.#child.status;
+  }
+}
+
+/** Measures all of them. */
+async function main(rounds: number, requests: number): Promise<void> {
   for (const writes of [false, true]) {
-    const disks = CONTENDERS.map(([, layer]) =>
-      VirtualDisk.over(layer(new MemoryBackend({ sectors: SECTORS })))
-    );
+    const contenders = CONTENDERS.map(([name]) => new Contender(name));
     const rates: number[][] = CONTENDERS.map(() => []);
-    const count = Number(rounds);
-    for (let i = -10; i < count; i++) {
-      for (let j = 0; j < disks.length; j++) {
-        const which = (j + Math.abs(i)) % disks.length;
-        const random = new Random(Math.abs(i));
-        const rate = await round(
-          disks[which]!,
-          writes,
-          Number(requests),
-          random,
-        );
+    for (let i = -10; i < rounds; i++) {
+      for (let j = 0; j < contenders.length; j++) {
+        const which = (j + Math.abs(i)) % contenders.length;
+        const seed = Math.abs(i);
+        const task = { writes, requests, seed };
+        const rate = await contenders[which]!.round(task);
         // The first rounds warm up.
         if (i >= 0) rates[which]!.push(rate);
       }
@@ -102,6 +145,15 @@ if (import.meta.main) {
         } a second of CPU  ${each.toFixed(3)}`,
       );
     });
-    for (const disk of disks) await disk.close();
+    for (const contender of contenders) await contender.close();
   }
+}
+
+if (import.meta.main) {
+  const { rounds, requests, child } = parseArgs(Deno.args, {
+    string: ["rounds", "requests", "child"],
+    default: { rounds: "200", requests: "10000" },
+  });
+  if (child !== undefined) await beChild(child);
+  else await main(Number(rounds), Number(requests));
 }

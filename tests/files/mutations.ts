@@ -1,8 +1,8 @@
 /**
  * Damaged file systems by the thousand: small images of several kinds with
- * mistakes in them, drawn from a seed, whose files are listed and read. Whatever
- * is on the disk, the answer must be files or a typed error, in bounded time and
- * memory.
+ * mistakes in them, drawn from a seed, whose files are listed, read and taken out.
+ * Whatever is on the disk, the answer must be files or a typed error, in bounded
+ * time and memory.
  *
  * A child process does the work, with 7-Zip in its own thread (`same_thread.ts`);
  * if nothing comes of it for a while, that counts as a mutation that computes for
@@ -19,6 +19,7 @@
 
 import { VirtualDisk } from "@platter/disk";
 import {
+  extractFiles,
   type FileEntry,
   FileSystemError,
   listFiles,
@@ -68,7 +69,7 @@ const MOST_MEMORY = 3 * 2 ** 30;
 export interface Outcomes {
   /** How many there were. */
   rounds: number;
-  /** How many were listed, read, or refused, by the kind of the error. */
+  /** How many were listed, read, taken out, or refused, by the error's kind. */
   readonly counts: Record<string, number>;
   /** What was neither files nor a typed error, with the seed of each. */
   readonly failures: string[];
@@ -238,7 +239,7 @@ async function beChild(dir: string, seed: number, count: number) {
     const image = mutate(random, images[round % images.length]!);
     let line: [string, string?];
     try {
-      line = [await listAndRead(image, random)];
+      line = [await useFiles(image, random, `${dir}/out`)];
     } catch (error) {
       line = error instanceof FileSystemError
         ? [error.kind]
@@ -250,7 +251,12 @@ async function beChild(dir: string, seed: number, count: number) {
   }
 }
 
-async function listAndRead(image: Uint8Array, random: Random): Promise<string> {
+/** Lists the files of an image; reads or takes out some. */
+async function useFiles(
+  image: Uint8Array,
+  random: Random,
+  out: string,
+): Promise<string> {
   useImage(image);
   await using disk = VirtualDisk.memory({ sectors: image.length / 512 });
   await disk.write(0, image);
@@ -258,11 +264,44 @@ async function listAndRead(image: Uint8Array, random: Random): Promise<string> {
   for await (const entry of listFiles(disk)) {
     if (entry.type === "file" && files.length < 1000) files.push(entry);
   }
-  if (files.length === 0 || random.below(4) > 0) return "listed";
+  const way = random.below(8);
+  if (files.length === 0 || way > 2) return "listed";
+  if (way === 0) return await takeOut(disk, files, out);
   const { path, size } = files[random.below(files.length)]!;
   const bytes = await readFile(disk, path, { maxBytes: MOST_READ });
   assertEquals(bytes.length, size);
   return "read";
+}
+
+/** Takes small files out; what is there then must be what is said. */
+async function takeOut(
+  disk: VirtualDisk,
+  files: readonly FileEntry[],
+  out: string,
+): Promise<string> {
+  const small = files.filter(({ size }) => size <= MOST_READ);
+  if (small.length === 0) return "listed";
+  try {
+    const paths = small.map(({ path }) => path);
+    const { files, bytes } = await extractFiles(disk, out, { paths });
+    assertEquals(contentOf(out), { files, bytes });
+  } finally {
+    await Deno.remove(out, { recursive: true }).catch(() => {});
+  }
+  return "taken out";
+}
+
+/** Counts the files below a directory. */
+function contentOf(path: string): { files: number; bytes: number } {
+  const { isFile, isDirectory, size } = Deno.lstatSync(path);
+  if (!isDirectory) return { files: Number(isFile), bytes: isFile ? size : 0 };
+  const sum = { files: 0, bytes: 0 };
+  for (const { name } of Deno.readDirSync(path)) {
+    const { files, bytes } = contentOf(`${path}/${name}`);
+    sum.files += files;
+    sum.bytes += bytes;
+  }
+  return sum;
 }
 
 if (import.meta.main && Deno.args[0] === "--child") {

@@ -3,7 +3,7 @@ import { LONG, needs } from "../helpers.ts";
 import { mutations, TOOLS } from "./mutations.ts";
 
 Deno.test(
-  "listFiles() and readFile() answer or refuse 3,000 mutated file systems",
+  "listFiles(), readFile() and extractFiles() answer or refuse 3,000 mutated file systems",
   LONG ? needs(...TOOLS) : { ignore: true },
   async () => {
     const seed = Number(Deno.env.get("PLATTER_SEED") ?? Date.now() % 2 ** 31);

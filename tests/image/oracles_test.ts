@@ -10,13 +10,15 @@ import {
   type Partition,
   type PartitionTable,
   readPartitions,
+  repairPartitions,
+  writePartitions,
 } from "@platter/disk/image";
 import { Random } from "@platter/disk/testing";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { Buffer } from "node:buffer";
 import GPT from "npm:gpt@3.0.0";
 import MBR from "npm:mbr@1.1.3";
-import { LONG, needs, run, tempDir } from "../helpers.ts";
+import { LONG, loopDevice, needs, run, tempDir } from "../helpers.ts";
 import { damage, soundCase, type TableCase } from "./table_cases.ts";
 import { diskOf } from "./tables.ts";
 
@@ -205,6 +207,47 @@ Deno.test({
         listed,
       );
     }
+  },
+});
+
+Deno.test({
+  name:
+    "sfdisk and sgdisk take tables of a device of 4,096-byte sectors as they are written, and repaired",
+  ...needs("root", "losetup", "sfdisk", "sgdisk"),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 64 << 20);
+    await using device = await loopDevice(path, 4096);
+    for (const kind of ["mbr", "gpt"] as const) {
+      {
+        await using disk = await VirtualDisk.open(device.path);
+        const { partitions } = await writePartitions(disk, {
+          kind,
+          partitions: [{ type: "linux", size: "8MiB" }, { type: "linux" }],
+        });
+        if (kind === "gpt") {
+          // The primary header, in the second block.
+          await disk.writeZeroes(8, 8);
+          const { repaired } = await repairPartitions(disk);
+          assertEquals(repaired.length, 1);
+        }
+        assertEquals(
+          partitions.map(({ start, sectors }) => [start / 8, sectors / 8]),
+          [[256, 2048], [2304, kind === "gpt" ? 13_824 : 14_080]],
+        );
+      }
+      const { partitiontable }: Sfdisk = JSON.parse(
+        await run("sfdisk", ["-J", device.path]),
+      );
+      assertEquals(
+        partitiontable?.partitions?.map(({ start, size }) => [start, size]),
+        [[256, 2048], [2304, kind === "gpt" ? 13_824 : 14_080]],
+      );
+    }
+    assertStringIncludes(
+      await run("sgdisk", ["-v", device.path]),
+      "No problems found",
+    );
   },
 });
 
