@@ -325,9 +325,11 @@ export function refuse(
 function refuseMemory(request: Request, path?: string): DiskError | null {
   const { data, more } = request;
   if (isBytes(data) && Array.isArray(more)) {
-    const wrong = more.findIndex((segment) => !isBytes(segment));
-    if (wrong < 0) return null;
-    return refuseValue(request, `segment ${wrong + 1}`, more[wrong], path);
+    for (let i = 0; i < more.length; i++) {
+      if (isBytes(more[i])) continue;
+      return refuseValue(request, `segment ${i + 1}`, more[i], path);
+    }
+    return null;
   }
   return isBytes(data)
     ? refuseValue(request, "its further segments", more, path)

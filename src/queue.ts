@@ -226,6 +226,9 @@ export class RequestQueue {
   readonly #ends: Float64Array;
   readonly #kinds: Uint8Array;
   #activeWrites = 0;
+  /** Sectors that hold all of the active: what lies outside overlaps none. */
+  #lowest = Infinity;
+  #highest = 0;
   /** A flush not yet dispatched, with no write after it: others may join. */
   #openFlush: Entry | null = null;
 
@@ -813,8 +816,15 @@ export class RequestQueue {
     const end = start + request.count;
     const active = this.#active;
     const index = active.length;
+    if (index === 0) {
+      this.#lowest = Infinity;
+      this.#highest = 0;
+    }
+    const mayOverlap = start < this.#highest && this.#lowest < end;
     if (
-      kind <= KIND_FLUSH && (kind !== KIND_READ || this.#activeWrites > 0)
+      kind === KIND_FLUSH ||
+      mayOverlap &&
+        (kind === KIND_WRITE || kind === KIND_READ && this.#activeWrites > 0)
     ) {
       for (let i = 0; i < index; i++) {
         const other = this.#kinds[i]!;
@@ -832,6 +842,8 @@ export class RequestQueue {
         }
       }
     }
+    if (start < this.#lowest) this.#lowest = start;
+    if (end > this.#highest) this.#highest = end;
     active.push(entry);
     entry.index = index;
     this.#starts[index] = start;

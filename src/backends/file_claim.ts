@@ -7,6 +7,7 @@
  */
 
 import fs from "node:fs";
+import { isUnknownAt } from "./file_system.ts";
 import { lockedError, nameHolder } from "./holder.ts";
 import { type HeldFile, openHeld } from "../platform/held_file.ts";
 
@@ -52,6 +53,10 @@ export function claimFile(
       throw new ReplacedError(path);
     }
     taken = file.tryLockSync(!readOnly);
+    if (taken && !readOnly && isUnknownAt(path) && isGrantedTwice(path)) {
+      file.close();
+      return null;
+    }
   } catch (error) {
     if (error instanceof ReplacedError || !isConflict(error)) {
       file.close();
@@ -69,6 +74,19 @@ export function claimFile(
     });
   }
   return { release: () => file.close() };
+}
+
+/** Whether a lock that nobody else may have is granted once more: Nanos does so. */
+function isGrantedTwice(path: string): boolean {
+  let second: HeldFile | null = null;
+  try {
+    second = openHeld(path, true);
+    return second.tryLockSync(true);
+  } catch {
+    return false;
+  } finally {
+    second?.close();
+  }
 }
 
 /**

@@ -22,6 +22,7 @@ import { os } from "../platform/system.ts";
 import {
   type FileSystem,
   fileSystemOf,
+  isKnown,
   isOverlay,
   nineP,
   overlayAbove,
@@ -39,6 +40,17 @@ import { splitDevice } from "./sysfs.ts";
 export function fileSystemAt(path: string, fd: number): FileSystem | null {
   const found = statfs(path);
   return found === null ? null : identify(found, fd);
+}
+
+/**
+ * Whether a file system can be asked for its name, and has none that is known here.
+ *
+ * @param path A file on it.
+ * @returns Whether that is so.
+ */
+export function isUnknownAt(path: string): boolean {
+  const found = statfs(path);
+  return found !== null && !isKnown(found.name);
 }
 
 /**

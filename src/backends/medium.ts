@@ -242,6 +242,16 @@ export function fileSystemOf(magic: number): FileSystem {
 }
 
 /**
+ * Whether anything is known of a file system.
+ *
+ * @param name Its name, as in {@linkcode FileSystem}.
+ * @returns Whether there is.
+ */
+export function isKnown(name: string): boolean {
+  return FILE_SYSTEMS.some((known) => known.name === name);
+}
+
+/**
  * What is known of an overlay (overlayfs of Linux) by the file system that its
  * files are written to.
  *

@@ -15,6 +15,11 @@
  * | 4 KiB random write, depth 32 | 64k/s | 68k/s | 49k/s |
  * | 256 KiB write, depth 8 | 3,060 MiB/s | 530 MiB/s | 1,490 MiB/s |
  *
+ * recv(2) and send(2) by FFI on the descriptors of Deno's sockets, tried first
+ * and Deno's own calls where they would wait, make no difference: 0.92 to 0.97 of
+ * the processor time of a server for writes of 256 KiB, 1.0 to 1.2 for reads of
+ * 4 KiB, depth 32.
+ *
  * @module
  */
 

@@ -83,3 +83,22 @@ Deno.test("claimFile() takes EACCES for someone else's lock, as SMB answers, and
     closeSync(fd);
   }
 });
+
+Deno.test({
+  name:
+    "claimFile() takes a lock that is granted once where nothing is known of the file system",
+  ignore: Deno.build.os !== "linux",
+  fn() {
+    // Nothing is known of proc, which has the locks of every file system.
+    const path = "/proc/self/comm";
+    const fd = openSync(path, constants.O_RDWR);
+    try {
+      const claim = claimFile(path, fd, false);
+      assertThrows(() => claimFile(path, fd, false), DiskError, path);
+      claim!.release();
+      claimFile(path, fd, false)!.release();
+    } finally {
+      closeSync(fd);
+    }
+  },
+});

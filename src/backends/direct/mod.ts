@@ -55,6 +55,7 @@ import { mediumOf, noDisk, notDirect } from "../medium.ts";
 import { keepName } from "../new_name.ts";
 import { MAX_ALIGNMENT } from "../sysfs.ts";
 import { lookAt, type Seen } from "../warnings.ts";
+import { writeBack } from "../write_back.ts";
 
 export {
   DEFAULT_POLL_MS,
@@ -148,6 +149,7 @@ async function openListening(
     // It may be cut yet.
     const sizeBytes = options.create?.sizeBytes ?? found.sizeBytes;
     const probed = { ...found, sizeBytes };
+    if (opened.method !== null) await writeBack(fd, probed.fileSystem);
     const geometry = imageGeometry(
       path,
       sizeBytes,

@@ -28,6 +28,7 @@ import { mediumOf, noDisk } from "../medium.ts";
 import { NewContent, NO_FAST_SPACE } from "../new_content.ts";
 import { keepName } from "../new_name.ts";
 import { lookAt } from "../warnings.ts";
+import { writeBack } from "../write_back.ts";
 import { Arena, PAGE_BYTES } from "./aligned_memory.ts";
 import { PortableBackend } from "./backend.ts";
 import { DescriptorPool } from "./descriptors.ts";
@@ -139,6 +140,9 @@ export async function openPortable(
     // The first ones now, while the path still leads there.
     const first = direct.descriptor ?? openSure(0);
     undo.push(() => fs.closeSync(first));
+    if (direct.descriptor !== null) {
+      await writeBack(first, fileSystem?.name ?? null);
+    }
     // A raw character device takes whole blocks, cached or not.
     const buffered = medium === "character device" ? direct.deviceBlockSize : 1;
     const alignment = direct.descriptor !== null
@@ -238,7 +242,7 @@ function takeLock(
   if (claim === null) {
     return none(
       runtime === "deno"
-        ? "the file system has no flock"
+        ? "the file system has no flock, or one that keeps nobody out"
         : `the file system has no flock, or ${runtimeName} has no FFI to lock by`,
     );
   }

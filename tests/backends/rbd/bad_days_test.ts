@@ -114,7 +114,7 @@ Deno.test({
     const { disk } = await openNew({ requestTimeoutMs: 1500 });
     await disk.write(0, block(1));
     await disk.flush();
-    cluster!.signalOsd("SIGSTOP");
+    await cluster!.holdOsd();
     try {
       for (
         const request of [
@@ -131,7 +131,7 @@ Deno.test({
         assert(/the cluster has not answered for \d+ ms/.test(error.message));
       }
     } finally {
-      cluster!.signalOsd("SIGCONT");
+      cluster!.releaseOsd();
     }
     // What was given up is over before what overlaps: never after it.
     assertEquals(await retried(() => disk.read(0, 8)), block(2));
@@ -165,7 +165,7 @@ Deno.test({
   async fn() {
     const { disk } = await openNew();
     await disk.write(0, block(1));
-    cluster!.signalOsd("SIGSTOP");
+    await cluster!.holdOsd();
     try {
       for (
         const request of [
@@ -183,7 +183,7 @@ Deno.test({
         assertEquals(error.name, "AbortError");
       }
     } finally {
-      cluster!.signalOsd("SIGCONT");
+      cluster!.releaseOsd();
     }
     // Held back until the aborted write is over.
     assertEquals(await disk.read(0, 8), block(2));
@@ -191,43 +191,74 @@ Deno.test({
   },
 });
 
+/**
+ * Runs a program with a `disk` that is open. It awaits `told()` before it goes on.
+ *
+ * @returns What it printed, once it has ended by itself.
+ */
+async function program(
+  name: string,
+  options: OpenOptions,
+  source: string,
+  tell: () => Promise<void>,
+): Promise<string> {
+  const script = cluster!.join(`${name}.ts`);
+  const disks = new URL("../../../mod.ts", import.meta.url).href;
+  await Deno.writeTextFile(
+    script,
+    `import { VirtualDisk } from ${JSON.stringify(disks)};
+const told = async () => {
+  console.error("ready");
+  await Deno.stdin.read(new Uint8Array(1));
+};
+const disk = await VirtualDisk.open(Deno.args[0], ${JSON.stringify(options)});
+${source}`,
+  );
+  const child = new Deno.Command("timeout", {
+    args: ["60", Deno.execPath(), "run", "-A", script, cluster!.uri(name)],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const said = new Response(child.stdout).text();
+  const errors = child.stderr.pipeThrough(new TextDecoderStream());
+  for await (const text of errors) {
+    if (text.includes("ready")) break;
+  }
+  await tell();
+  const input = child.stdin.getWriter();
+  await input.write(new Uint8Array(1));
+  await input.close();
+  assertEquals((await child.status).code, 0);
+  return await said;
+}
+
 Deno.test({
   name: "disk.close() ends while an OSD holds still, and so does the program",
   ignore,
   async fn() {
     const name = `image${++images}`;
     await cluster!.rbd("create", "--size", "8", name);
-    const script = cluster!.join("close.ts");
-    const disks = new URL("../../../mod.ts", import.meta.url).href;
-    await Deno.writeTextFile(
-      script,
-      `import { VirtualDisk } from ${JSON.stringify(disks)};
-const disk = await VirtualDisk.open(Deno.args[0], { closeTimeoutMs: 1000 });
-await disk.write(0, new Uint8Array(512));
+    try {
+      const said = await program(
+        name,
+        { closeTimeoutMs: 1000 },
+        `await disk.write(0, new Uint8Array(512));
 await disk.flush();
-Deno.kill(Number(Deno.args[1]), "SIGSTOP");
+await told();
 const write = disk.write(8, new Uint8Array(512), { fua: true })
   .catch((e) => e.code);
 const close = disk.close().catch((e) => e.message);
 console.log(await write);
 console.log(await close);
 `,
-    );
-    try {
-      const said = await run("timeout", [
-        "60",
-        Deno.execPath(),
-        "run",
-        "-A",
-        script,
-        cluster!.uri(name),
-        String(cluster!.osdPid),
-      ]);
+        () => cluster!.holdOsd(),
+      );
       const [write, close] = said.split("\n");
       assertEquals(write, "ETIMEDOUT");
       assert(close!.includes("what was not flushed may be lost"), close);
     } finally {
-      cluster!.signalOsd("SIGCONT");
+      cluster!.releaseOsd();
     }
   },
 });
@@ -238,38 +269,22 @@ Deno.test({
   async fn() {
     const name = `image${++images}`;
     await cluster!.rbd("create", "--size", "8", name);
-    const script = cluster!.join("size.ts");
-    const disks = new URL("../../../mod.ts", import.meta.url).href;
-    await Deno.writeTextFile(
-      script,
-      `import { VirtualDisk } from ${JSON.stringify(disks)};
-const options = { readOnly: true, closeTimeoutMs: 1000 };
-const disk = await VirtualDisk.open(Deno.args[0], options);
-console.log("open");
-await Deno.stdin.read(new Uint8Array(1));
+    try {
+      await program(
+        name,
+        { readOnly: true, closeTimeoutMs: 1000 },
+        `await told();
 // Until it has looked, once a second.
 await new Promise((resolve) => setTimeout(resolve, 2500));
 await disk.close().catch(() => {});
 `,
-    );
-    const child = new Deno.Command("timeout", {
-      args: ["60", Deno.execPath(), "run", "-A", script, cluster!.uri(name)],
-      stdin: "piped",
-      stdout: "piped",
-    }).spawn();
-    try {
-      const output = child.stdout.getReader();
-      await output.read();
-      await cluster!.rbd("resize", "--no-progress", "--size", "16", name);
-      cluster!.signalOsd("SIGSTOP");
-      const input = child.stdin.getWriter();
-      await input.write(new Uint8Array(1));
-      await input.close();
-      await output.cancel();
-      assertEquals((await child.status).code, 0);
+        async () => {
+          await cluster!.rbd("resize", "--no-progress", "--size", "16", name);
+          await cluster!.holdOsd();
+        },
+      );
     } finally {
-      cluster!.signalOsd("SIGCONT");
-      await child.status;
+      cluster!.releaseOsd();
     }
   },
 });
@@ -282,9 +297,9 @@ Deno.test({
     let stop = false;
     const hiccups = (async () => {
       while (!stop) {
-        cluster!.signalOsd("SIGSTOP");
+        await cluster!.holdOsd();
         await pause(150);
-        cluster!.signalOsd("SIGCONT");
+        cluster!.releaseOsd();
         await pause(50);
       }
     })();
@@ -311,7 +326,7 @@ Deno.test({
   async fn() {
     const { disk, name } = await openNew();
     await disk.close();
-    cluster!.signalOsd("SIGSTOP");
+    await cluster!.holdOsd();
     try {
       const error = await assertRejects(
         () => VirtualDisk.open(cluster!.uri(name), { openTimeoutMs: 1000 }),
@@ -319,7 +334,7 @@ Deno.test({
       );
       assertEquals([error.kind, error.code], ["io", "ETIMEDOUT"]);
     } finally {
-      cluster!.signalOsd("SIGCONT");
+      cluster!.releaseOsd();
     }
     // Until what came too late is closed again.
     await pause(3000);

@@ -1,12 +1,12 @@
 /**
- * A real Ceph cluster of one node on loopback: a monitor and an OSD over a file,
- * and a manager if asked for. It takes some 15 s to start. Its daemons are children
+ * A real Ceph cluster of one node on loopback: a monitor and an OSD over a file, or
+ * several, and a manager if asked for. It takes some 15 s to start. Its daemons are children
  * of ours and end with this process, whatever ends it.
  *
  * @module
  */
 
-import { needs, run, type TempDir, tempDir } from "../../helpers.ts";
+import { needs, pause, run, type TempDir, tempDir } from "../../helpers.ts";
 
 /** Programs that a cluster is made of, and what is asked with. */
 const TOOLS = ["ceph-mon", "ceph-osd", "ceph", "rbd", "monmaptool", "setpriv"];
@@ -29,17 +29,17 @@ const PATIENCE_MS = 120_000;
 export interface CephOptions {
   /** Whether it has a manager, which counts what pools hold. */
   manager?: boolean;
+  /** How many OSDs it has, each over a file; one by default. */
+  osds?: number;
 }
 
 /** A cluster. */
 export class CephCluster implements AsyncDisposable {
   readonly #dir: TempDir;
   readonly #daemons = new Map<string, Deno.ChildProcess>();
-  readonly #osdArgs: string[];
 
   private constructor(dir: TempDir) {
     this.#dir = dir;
-    this.#osdArgs = ["-f", "-i", "0", "-c", this.conf];
   }
 
   /** Its configuration. */
@@ -70,11 +70,9 @@ export class CephCluster implements AsyncDisposable {
     return cluster;
   }
 
-  async #start({ manager = false }: CephOptions): Promise<void> {
+  async #start({ manager = false, osds = 1 }: CephOptions): Promise<void> {
     const dir = this.#dir.path;
-    for (const name of ["mon", "osd0", "mgr"]) {
-      await Deno.mkdir(`${dir}/${name}`);
-    }
+    for (const name of ["mon", "mgr"]) await Deno.mkdir(`${dir}/${name}`);
     const monitor = `127.0.0.1:${freePort()}`;
     const id = crypto.randomUUID();
     await Deno.writeTextFile(
@@ -85,8 +83,7 @@ mon host = [v2:${monitor}]
 auth cluster required = none
 auth service required = none
 auth client required = none
-osd pool default size = 1
-osd pool default min size = 1
+osd pool default size = ${Math.min(osds, 3)}
 osd crush chooseleaf type = 0
 mon allow pool size one = true
 mon warn on pool no redundancy = false
@@ -101,7 +98,7 @@ admin socket = ${dir}/$name.$pid.asok
 log file =
 mon cluster log file =
 mon data = ${dir}/mon
-osd data = ${dir}/osd0
+osd data = ${dir}/osd$id
 mgr data = ${dir}/mgr
 bluestore block size = 4294967296
 bluestore fsck on mount = false
@@ -128,20 +125,23 @@ osd memory target = 939524096
       this.conf,
     ]);
     this.#spawn("mon", "ceph-mon", ["-f", "-i", "a", "-c", this.conf]);
-    const osdId = crypto.randomUUID();
-    await this.ceph("osd", "new", osdId);
-    await run("ceph-osd", [
-      "-i",
-      "0",
-      "--mkfs",
-      "--osd-uuid",
-      osdId,
-      "-c",
-      this.conf,
-      "--osd-objectstore",
-      "bluestore",
-    ]);
-    this.startOsd();
+    for (let osd = 0; osd < osds; osd++) {
+      await Deno.mkdir(`${dir}/osd${osd}`);
+      const osdId = crypto.randomUUID();
+      await this.ceph("osd", "new", osdId);
+      await run("ceph-osd", [
+        "-i",
+        String(osd),
+        "--mkfs",
+        "--osd-uuid",
+        osdId,
+        "-c",
+        this.conf,
+        "--osd-objectstore",
+        "bluestore",
+      ]);
+      this.startOsd(osd);
+    }
     if (manager) {
       this.#spawn("mgr", "ceph-mgr", ["-f", "-i", "x", "-c", this.conf]);
     }
@@ -169,14 +169,15 @@ osd memory target = 939524096
     await this.rbd("rm", "--no-progress", "probe");
   }
 
-  /** Starts the OSD again, or first. */
-  startOsd(): void {
-    this.#spawn("osd", "ceph-osd", this.#osdArgs);
+  /** Starts an OSD again, or first. */
+  startOsd(osd = 0): void {
+    const args = ["-f", "-i", String(osd), "-c", this.conf];
+    this.#spawn(`osd${osd}`, "ceph-osd", args);
   }
 
-  /** Ends the OSD: as a power cut would, or in good order. */
-  stopOsd(signal: "SIGKILL" | "SIGTERM" = "SIGKILL"): Promise<void> {
-    return this.#end("osd", signal);
+  /** Ends an OSD: as a power cut would, or in good order. */
+  stopOsd(signal: "SIGKILL" | "SIGTERM" = "SIGKILL", osd = 0): Promise<void> {
+    return this.#end(`osd${osd}`, signal);
   }
 
   /** Ends the monitor. */
@@ -189,14 +190,24 @@ osd memory target = 939524096
     this.#spawn("mon", "ceph-mon", ["-f", "-i", "a", "-c", this.conf]);
   }
 
-  /** The OSD's process. */
-  get osdPid(): number {
-    return this.#daemons.get("osd")!.pid;
+  /** Holds the first OSD up; once this is over, none of its threads runs. */
+  async holdOsd(): Promise<void> {
+    const osd = this.#daemons.get("osd0")!;
+    osd.kill("SIGSTOP");
+    const tasks = `/proc/${osd.pid}/task`;
+    // A thread stops once it has its turn, which may take a busy machine a while.
+    const runs = () =>
+      [...Deno.readDirSync(tasks)].some(({ name }) =>
+        !/^State:\s+[Tt]/m.test(
+          Deno.readTextFileSync(`${tasks}/${name}/status`),
+        )
+      );
+    while (runs()) await pause(5);
   }
 
-  /** Holds the OSD up, or lets it go on: `"SIGSTOP"`, `"SIGCONT"`. */
-  signalOsd(signal: "SIGSTOP" | "SIGCONT"): void {
-    this.#daemons.get("osd")!.kill(signal);
+  /** Lets it go on. */
+  releaseOsd(): void {
+    this.#daemons.get("osd0")!.kill("SIGCONT");
   }
 
   #spawn(name: string, program: string, args: string[]): void {
