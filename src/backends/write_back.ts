@@ -31,5 +31,11 @@ export async function writeBack(
   fd: number,
   fileSystem: string | null,
 ): Promise<void> {
-  if (fileSystem !== null && !isKnown(fileSystem)) await fdatasync(fd);
+  if (fileSystem === null || isKnown(fileSystem)) return;
+  try {
+    await fdatasync(fd);
+  } catch (error) {
+    // What cannot be flushed keeps nothing back: fsync(2).
+    if ((error as { code?: unknown }).code !== "EINVAL") throw error;
+  }
 }
