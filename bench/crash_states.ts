@@ -2,11 +2,10 @@
  * How many crash states a second the explorer shows to a recovery, and what
  * memory it takes.
  *
- *     deno run -A bench/crash_states.ts
+ *     deno run -A --v8-flags=--expose-gc bench/crash_states.ts 1000000
  *
- * The recovery reads 16 sectors of a 64 MiB image, each by a call of its own. A
- * read makes memory, for which V8 takes 0.6 to 0.9 µs with its collector: a third
- * of the first case, which the second one has not.
+ * The recovery reads 16 sectors of a 64 MiB image, each by a call of its own. The
+ * last case has it run by a worker for each processor.
  *
  * @module
  */
@@ -14,6 +13,7 @@
 import process from "node:process";
 import { openBackend, VirtualDisk } from "@platter/disk";
 import { exploreCrashes } from "@platter/disk/testing";
+import readEach from "./crash_recovery.ts";
 
 /** What was measured. */
 export interface CrashStatesResult {
@@ -25,12 +25,16 @@ export interface CrashStatesResult {
   perCpuSecond: number;
   /** States a second. */
   perSecond: number;
-  /** Growth of the heap while exploring, in bytes, after collection if it can. */
-  heapGrowth: number;
+  /**
+   * Growth of the process while exploring, in bytes, with what the collector has
+   * left over if it cannot be called.
+   */
+  growth: number;
   /** Bytes that the workload wrote. */
   written: number;
 }
 
+const RECOVERY = new URL("./crash_recovery.ts", import.meta.url);
 const SECTORS = 131_072;
 const EPOCHS = 64;
 const WRITES = 16;
@@ -46,11 +50,6 @@ async function workload(disk: VirtualDisk): Promise<void> {
     await Promise.all(writes);
     await disk.flush();
   }
-}
-
-/** Reads 16 sectors, one after the other. */
-async function readEach(disk: VirtualDisk): Promise<void> {
-  for (let i = 0; i < 16; i++) await disk.read(8 * (i * 901 + 13), 1);
 }
 
 /** Reads 16 sectors, at once. */
@@ -94,6 +93,7 @@ export async function measureCrashStates(
       ["16 reads at once", readTogether, undefined],
       ["1 read of 16 sectors", readOnce, undefined],
       ["16 reads, over an image file", readEach, base],
+      ["16 reads, in workers", RECOVERY, undefined],
     ] as const
   ) {
     const explore = (states: number) =>
@@ -107,7 +107,7 @@ export async function measureCrashStates(
       });
     await explore(5000);
     collect();
-    const heap = Deno.memoryUsage().heapUsed;
+    const size = Deno.memoryUsage().rss;
     const cpu = processorSeconds();
     const report = await explore(maxStates);
     const cpuSeconds = processorSeconds() - cpu;
@@ -117,7 +117,7 @@ export async function measureCrashStates(
       states: report.states,
       perCpuSecond: report.states / cpuSeconds,
       perSecond: report.states / report.durationMs * 1000,
-      heapGrowth: Deno.memoryUsage().heapUsed - heap,
+      growth: Deno.memoryUsage().rss - size,
       written: EPOCHS * WRITES * 1024,
     });
   }
@@ -144,8 +144,8 @@ if (import.meta.main) {
         number(result.perSecond).padStart(8)
       } states/s, ${
         number(result.perCpuSecond).padStart(8)
-      } per s of processor, ${number(result.states)} states, heap ${
-        (result.heapGrowth / 2 ** 20).toFixed(1)
+      } per s of processor, ${number(result.states)} states, ${
+        (result.growth / 2 ** 20).toFixed(1)
       } MiB more for ${(result.written / 2 ** 20).toFixed(1)} MiB written`,
     );
   }

@@ -47,6 +47,7 @@ async function compare(title: string, rows: readonly Row[]): Promise<void> {
   for (let round = -1; round < rounds; round++) {
     const order = [...rows.keys()];
     for (const i of round % 2 === 0 ? order : order.toReversed()) {
+      stop.signal.throwIfAborted();
       const rates = await rows[i]!.measure();
       // The first round warms up.
       if (round >= 0) taken[i]!.push(rates);
@@ -109,6 +110,7 @@ async function severalDisks(
 async function turns(disks: readonly VirtualDisk[]): Promise<void> {
   console.log("\nBetween two turns of the loop: half of them, 99 %, the most");
   for (const count of BUSY) {
+    stop.signal.throwIfAborted();
     const gaps = await turnsOf(disks.slice(0, count));
     const at = (part: number) =>
       duration(gaps[Math.floor(part * (gaps.length - 1))]!).padStart(9);
@@ -132,6 +134,7 @@ async function openDisks(paths: readonly string[]): Promise<void> {
   const alone: number[] = [];
   const among: number[] = [];
   for (let round = -1; round < Math.min(rounds, 5); round++) {
+    stop.signal.throwIfAborted();
     const single = await readFor([disk], 1, ms);
     const before = usage();
     const others: VirtualDisk[] = [];
@@ -272,6 +275,7 @@ const rounds = numberOf("rounds", typed.rounds);
 const ms = numberOf("ms", typed.ms);
 
 const stop = new AbortController();
+// Between two slices, so that the images are removed.
 Deno.addSignalListener("SIGINT", () => stop.abort());
 await using scratch = await Scratch.make({
   ...(typed.dir === undefined ? {} : { parent: typed.dir }),

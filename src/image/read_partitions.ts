@@ -35,6 +35,7 @@ import {
 } from "./gpt.ts";
 import {
   decodeMbr,
+  isUsed,
   MAX_MBR_BLOCKS,
   type Mbr,
   MBR_BYTES,
@@ -250,6 +251,7 @@ function gptTable(
   };
   problems.push(...headerProblems(header, blocks));
   const { partitions, refused } = partitionsOf(found, sectorSize);
+  problems.push(...hybridProblems(mbr, partitions, each));
   problems.push(...refused.map(({ number, first, last }) =>
     problem(
       "entry",
@@ -422,6 +424,28 @@ function protectiveProblems(mbr: Mbr, blocks: bigint): PartitionProblem[] {
     ));
   }
   return problems;
+}
+
+/** Partitions of a hybrid MBR that the GPT has elsewhere, or not at all. */
+function hybridProblems(
+  mbr: Mbr,
+  partitions: readonly Partition[],
+  each: number,
+): PartitionProblem[] {
+  if (mbr.kind !== "hybrid") return [];
+  return mbr.entries.filter((entry) =>
+    isUsed(entry) && entry.type !== PROTECTIVE &&
+    !partitions.some(({ start, sectors }) =>
+      start === entry.start * each && sectors === entry.count * each
+    )
+  ).map(({ start, count }) =>
+    problem(
+      "hybrid-mbr",
+      `The MBR lists a partition that the GPT does not have: it goes from block ${start} to ${
+        start + count - 1
+      }`,
+    )
+  );
 }
 
 async function mbrTable(

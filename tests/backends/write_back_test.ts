@@ -16,7 +16,11 @@ Deno.test({
     const none = 1_000_000;
     for (const name of ["ext4", "overlay", null]) await writeBack(none, name);
     // What statfs(2) says on Nanos.
-    await assertRejects(() => writeBack(none, "0x0"), Error, "ad file descriptor");
+    await assertRejects(
+      () => writeBack(none, "0x0"),
+      Error,
+      "ad file descriptor",
+    );
     // A device that cannot be flushed, and says so.
     const fd = fs.openSync("/dev/null", "r");
     try {

@@ -9,7 +9,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { SyncDisk } from "../../src/disk/sync_disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import { pause, tempDir } from "../helpers.ts";
+import { LONG, pause, tempDir } from "../helpers.ts";
 import type { SyncTask } from "./sync_worker.ts";
 
 const linux = Deno.build.os === "linux";
@@ -42,14 +42,14 @@ for (const backend of ["direct", "portable"] as const) {
   Deno.test({
     name:
       `SyncDisk over ${backend} in several Workers has one image with others`,
-    ignore,
+    ignore: ignore || backend === "portable" && linux && !LONG,
     async fn() {
       await using dir = await tempDir();
       const path = await dir.file("disk.img", 1 << 20);
       // This thread has the lock for all of them.
       await using disk = await VirtualDisk.open(path, { backend });
       const options = { backend, lock: "none" } as const;
-      const workers = [0, 1, 2].map((index) =>
+      const workers = [0, 1].map((index) =>
         start({
           ...{ path, options, first: index * 512, count: 512 },
           ...{ writes: 200, seed: index },
@@ -60,7 +60,7 @@ for (const backend of ["direct", "portable"] as const) {
         for (const [index, model] of models.entries()) {
           assertEquals(await disk.read(index * 512, 512), model);
         }
-        assert((await disk.read(1536, 512)).every((byte) => byte === 0));
+        assert((await disk.read(1024, 1024)).every((byte) => byte === 0));
       } finally {
         for (const { worker } of workers) worker.terminate();
       }

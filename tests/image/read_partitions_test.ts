@@ -247,6 +247,13 @@ Deno.test("readPartitions() tells protective, hybrid and missing MBRs apart", as
   const protective = { type: 0xee, start: 1, count: 63 };
   rawMbr(bytes, [protective, { type: 0x83, start: 64, count: 64 }]);
   assertEquals(kindsOf(await tableOf(bytes)), ["hybrid-mbr"]);
+  rawMbr(bytes, [protective, { type: 0x83, start: 65, count: 64 }]);
+  const { problems } = await tableOf(bytes);
+  assertEquals(problems.map(({ kind }) => kind), ["hybrid-mbr", "hybrid-mbr"]);
+  assertEquals(
+    problems[1]?.message,
+    "The MBR lists a partition that the GPT does not have: it goes from block 65 to 128",
+  );
   rawMbr(bytes, [protective, { type: 0, start: 0, count: 0 }]);
   assertEquals(kindsOf(await tableOf(bytes)), ["protective-mbr"]);
   bytes.fill(0, 0, 512);

@@ -445,10 +445,10 @@ Deno.test("repairPartitions() keeps a hybrid MBR, byte by byte, on a disk that g
   await using small = memory(8 * MIB);
   await writePartitions(small, {
     kind: "gpt",
-    partitions: [{ type: "linux" }],
+    partitions: [{ type: "linux", size: "2MiB" }],
   });
   const sector = await small.read(0, 1);
-  // A second entry, beside that for the GPT: type 0x83 at 2048, 4096 sectors.
+  // The partition, beside the entry for the GPT: type 0x83 at 2048, 4096 sectors.
   sector.set([0, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 16, 0, 0], 462);
   await small.write(0, sector);
   await using disk = memory(16 * MIB);
