@@ -26,6 +26,12 @@ export const DIFFERENCES: readonly Difference[] = [
     why: "it prints in a form of its own",
   },
   {
+    on: ["Bun"],
+    file: "tests/disk/disk_test.ts",
+    name: /is sent to no other thread/,
+    why: "it refuses in words of its own, and not in ours",
+  },
+  {
     on: ["Node", "Bun"],
     file: "tests/ffi/library_test.ts",
     name: /stops at a refusal/,
