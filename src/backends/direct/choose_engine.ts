@@ -10,7 +10,6 @@ import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
 import { DiskError } from "../../errors.ts";
 import { AioQueue } from "./aio_queue.ts";
 import { AsyncEngine } from "./async_engine.ts";
-import { CachedWrites } from "./cached_writes.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import { IoUringQueue } from "./io_uring_queue.ts";
 import type { Host } from "./host.ts";
@@ -95,18 +94,14 @@ export function chooseEngine<T extends Operation>(
     queue: IoUringQueue<T> | AioQueue<T>,
     reason: string | null,
   ): MakeEngine<T> =>
-  (complete) => {
-    const engine = new AsyncEngine<T>(
+  (complete) =>
+    new AsyncEngine<T>(
       host,
       queue,
       complete,
       (operation) => host.perform(operation),
       { info: { name, reason }, stallMs, pollMs },
     );
-    return probed.direct.active || !probed.onLocalDisk
-      ? engine
-      : new CachedWrites(host, engine, complete, stallMs);
-  };
 
   const asked = `asked for: engine: "${engine}"`;
   if (engine === "sync") return sync(asked);

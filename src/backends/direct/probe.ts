@@ -50,12 +50,6 @@ import { syncMethod } from "./kernel.ts";
 /** What is assumed where the host does not say: no host is known to want more. */
 const ASSUMED_ALIGNMENT = 4096;
 
-/**
- * Devices behind which anything may be: loop devices and NBD
- * (include/uapi/linux/major.h).
- */
-const SERVED_MAJORS = new Set([7, 43]);
-
 /** What an open image is. */
 export interface Probed {
   /** What it is; `null` if that can be no disk. */
@@ -87,11 +81,6 @@ export interface Probed {
    * known to find zeroes.
    */
   readonly zeroesRanges: boolean;
-  /**
-   * Whether what its page cache waits for is a disk of this machine, as far as can
-   * be told: neither a network nor a program, which may be this one.
-   */
-  readonly onLocalDisk: boolean;
   /** Whether the device erases securely. */
   readonly erases: boolean;
 }
@@ -166,8 +155,6 @@ export function probe(
       fileSystem?.name ?? null,
       direct,
     ),
-    onLocalDisk: (isDevice || fileSystem?.local === true) &&
-      !SERVED_MAJORS.has(isDevice ? status.rdevMajor : status.deviceMajor),
     erases: medium === "block device" && takesSecureErase(libc, fd),
     zeroesRanges: isDevice || (fileSystem?.zeroesRanges ?? false),
     discards: !isDevice

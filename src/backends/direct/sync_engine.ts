@@ -24,7 +24,7 @@ export interface SyncEngineOptions {
 
 /** Carries out operations with blocking calls. */
 export class SyncEngine<T extends Operation> implements Engine<T> {
-  readonly #host: Pick<Host, "perform">;
+  readonly #host: Host;
   readonly #complete: OperationComplete<T>;
   #queue: T[] = [];
   #head = 0;
@@ -46,7 +46,7 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
    * @param options How it is set up.
    */
   constructor(
-    host: Pick<Host, "perform" | "makeTurns">,
+    host: Host,
     complete: OperationComplete<T>,
     options: SyncEngineOptions,
   ) {
