@@ -2,6 +2,7 @@ import {
   assert,
   assertEquals,
   assertMatch,
+  assertRejects,
   assertStringIncludes,
 } from "@std/assert";
 import { Buffer } from "node:buffer";
@@ -12,7 +13,7 @@ import { formatBmap, makeBmap } from "../../src/image/mod.ts";
 import { faults } from "../../src/layers/mod.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
 import { Random } from "../../src/random.ts";
-import { needs, run } from "../helpers.ts";
+import { needs, pause, run } from "../helpers.ts";
 import { concat, exists, platter, processOf, Scratch } from "./harness.ts";
 
 const MIB = 1 << 20;
@@ -570,7 +571,14 @@ Deno.test(
       { onListening: (interrupt) => setTimeout(interrupt, 20) },
     );
     assertEquals([code, out], [130, ""]);
-    // What waits for a writer would do so until there is one.
-    (await Deno.open(pipe, { read: true, write: true })).close();
+    // What waits for a writer would do so until there is one. It closes the pipe
+    // then, and nobody reads from it any more.
+    using writer = await Deno.open(pipe, { write: true });
+    await assertRejects(async () => {
+      for (;;) {
+        await writer.write(new Uint8Array(1));
+        await pause(1);
+      }
+    }, Deno.errors.BrokenPipe);
   },
 );
