@@ -289,9 +289,11 @@ const paths = Array.from(
 );
 // Whole copies: each of them is stored.
 for (const each of paths) await Deno.copyFile(path, each);
-const synced = fs.openSync(path, "r+");
-fs.fsyncSync(synced);
-fs.closeSync(synced);
+for (const each of [path, ...paths]) {
+  const synced = fs.openSync(each, "r+");
+  fs.fsyncSync(synced);
+  fs.closeSync(synced);
+}
 
 {
   const most = BUSY.at(-1)!;

@@ -125,7 +125,7 @@ const MOST_UNUSED = 64;
  * @param libc The C library.
  * @param path The path, as the listening socket was bound to it.
  * @param bytes The room, half of what the kernel makes of it.
- * @param most So many connections may have it; with more, no new one gets it.
+ * @param most So many connections have it: those with the lowest descriptors.
  * @returns How many connections have it now.
  */
 export function widenAccepted(

@@ -15,6 +15,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { timeoutError } from "../src/backends/rbd/errors.ts";
 import {
   type Abilities,
   type Backend,
@@ -785,8 +786,8 @@ Deno.test("submit() does not repeat a merged request that took too long", async 
   const answers = parts.map((part) => put(part));
   await turn();
   const code = "ETIMEDOUT";
-  const late = new DiskError("io", "Cannot write", { code });
-  backend.answer(backend.batches[0]![0]!, late);
+  const merged = backend.batches[0]![0]!;
+  backend.answer(merged, timeoutError(merged, 1500, "rbd:pool/img"));
   assertEquals(await Promise.all(answers), [Status.IoErr, Status.IoErr]);
   await turn();
   assertEquals(backend.batches.length, 1);

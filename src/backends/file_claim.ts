@@ -48,12 +48,9 @@ export function claimFile(
   let taken: boolean;
   try {
     // Before it is locked: the other file's owner would find it taken.
-    const [here, meant] = [file.statSync(), fs.fstatSync(fd)];
-    if (here.ino !== meant.ino || here.dev !== meant.dev) {
-      throw new ReplacedError(path);
-    }
+    if (!isSame(file, fd)) throw new ReplacedError(path);
     taken = file.tryLockSync(!readOnly);
-    if (taken && !readOnly && isUnknownAt(path) && isGrantedTwice(path)) {
+    if (taken && !readOnly && isUnknownAt(path) && isGrantedTwice(path, fd)) {
       file.close();
       return null;
     }
@@ -76,12 +73,19 @@ export function claimFile(
   return { release: () => file.close() };
 }
 
+/** Whether a file is what a descriptor is open for. */
+function isSame(file: HeldFile, fd: number): boolean {
+  const [here, meant] = [file.statSync(), fs.fstatSync(fd)];
+  return here.ino === meant.ino && here.dev === meant.dev;
+}
+
 /** Whether a lock that nobody else may have is granted once more: Nanos does so. */
-function isGrantedTwice(path: string): boolean {
+function isGrantedTwice(path: string, fd: number): boolean {
   let second: HeldFile | null = null;
   try {
     second = openHeld(path, true);
-    return second.tryLockSync(true);
+    // Another file by now is not ours to lock.
+    return isSame(second, fd) && second.tryLockSync(true);
   } catch {
     return false;
   } finally {

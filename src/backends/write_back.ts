@@ -13,10 +13,10 @@
  */
 
 import fs from "node:fs";
-import { promisify } from "node:util";
 import { isKnown } from "./medium.ts";
 
-const fdatasync = promisify(fs.fdatasync);
+/** What a system says that cannot flush such a file: fsync(2). It keeps nothing. */
+const NOT_FLUSHED = ["EINVAL", "EROFS", "ENOSYS", "EOPNOTSUPP", "ENOTSUP"];
 
 /**
  * Writes back what programs have written to a file through the page cache, once,
@@ -27,15 +27,12 @@ const fdatasync = promisify(fs.fdatasync);
  * cannot be told.
  * @throws {Error} The system's, if it cannot be written.
  */
-export async function writeBack(
-  fd: number,
-  fileSystem: string | null,
-): Promise<void> {
+export function writeBack(fd: number, fileSystem: string | null): void {
   if (fileSystem === null || isKnown(fileSystem)) return;
   try {
-    await fdatasync(fd);
+    fs.fdatasyncSync(fd);
   } catch (error) {
-    // What cannot be flushed keeps nothing back: fsync(2).
-    if ((error as { code?: unknown }).code !== "EINVAL") throw error;
+    const { code } = error as { code?: unknown };
+    if (!NOT_FLUSHED.includes(String(code))) throw error;
   }
 }

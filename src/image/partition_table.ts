@@ -53,7 +53,7 @@ export interface Partition {
  * | `copies-differ` | both copies are sound and do not say the same |
  * | `backup-place` | the backup is not at the end of the disk, which may have grown |
  * | `protective-mbr` | the protective MBR is missing or wrong |
- * | `hybrid-mbr` | the protective MBR lists partitions of its own as well, or some that the GPT does not have |
+ * | `hybrid-mbr` | the protective MBR lists partitions of its own as well, or some that the GPT does not list |
  * | `stale-gpt` | a GPT is left over that the MBR does not point to |
  * | `sector-size` | the table was made for sectors of another size |
  * | `header` | a field of a header is not as the specification wants it |

@@ -441,7 +441,7 @@ function hybridProblems(
   ).map(({ start, count }) =>
     problem(
       "hybrid-mbr",
-      `The MBR lists a partition that the GPT does not have: it goes from block ${start} to ${
+      `The MBR lists a partition that the GPT does not list: it goes from block ${start} to ${
         start + count - 1
       }`,
     )

@@ -166,13 +166,14 @@ function listenByDeno(address: Address): Listener {
     const { path } = address;
     const listener = Deno.listen({ transport: "unix", path });
     const made = identityOf(path);
+    const bound = (listener.addr as Deno.UnixAddr).path;
     const widen = loadWiden();
     return {
       port: 0,
       async accept() {
         const conn = await listener.accept();
         try {
-          (await widen)?.(path);
+          (await widen)?.(bound);
         } catch {
           // FFI was given up meanwhile.
         }

@@ -86,18 +86,22 @@ Deno.test("claimFile() takes EACCES for someone else's lock, as SMB answers, and
 
 Deno.test({
   name:
-    "claimFile() takes a lock that is granted once where nothing is known of the file system",
+    "claimFile() takes a lock that is granted once, and none that is granted twice, where nothing is known of the file system",
   ignore: Deno.build.os !== "linux",
   fn() {
     // Nothing is known of proc, which has the locks of every file system.
     const path = "/proc/self/comm";
     const fd = openSync(path, constants.O_RDWR);
+    const { tryLockSync } = Deno.FsFile.prototype;
     try {
       const claim = claimFile(path, fd, false);
       assertThrows(() => claimFile(path, fd, false), DiskError, path);
       claim!.release();
       claimFile(path, fd, false)!.release();
+      Deno.FsFile.prototype.tryLockSync = () => true;
+      assertEquals(claimFile(path, fd, false), null);
     } finally {
+      Deno.FsFile.prototype.tryLockSync = tryLockSync;
       closeSync(fd);
     }
   },

@@ -252,7 +252,7 @@ Deno.test("readPartitions() tells protective, hybrid and missing MBRs apart", as
   assertEquals(problems.map(({ kind }) => kind), ["hybrid-mbr", "hybrid-mbr"]);
   assertEquals(
     problems[1]?.message,
-    "The MBR lists a partition that the GPT does not have: it goes from block 65 to 128",
+    "The MBR lists a partition that the GPT does not list: it goes from block 65 to 128",
   );
   rawMbr(bytes, [protective, { type: 0, start: 0, count: 0 }]);
   assertEquals(kindsOf(await tableOf(bytes)), ["protective-mbr"]);

@@ -34,7 +34,12 @@ Deno.test({
 
 /** Room of a socket that nobody has given more. */
 function usualRoom(): number {
-  return Number(Deno.readTextFileSync("/proc/sys/net/core/wmem_default"));
+  try {
+    return Number(Deno.readTextFileSync("/proc/sys/net/core/wmem_default"));
+  } catch {
+    // Not to be seen in a network namespace of one's own: the kernel's default.
+    return 212_992;
+  }
 }
 
 Deno.test({

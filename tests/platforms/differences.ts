@@ -57,6 +57,9 @@ export function differences(direct: Facts, portable: Facts): string[] {
   if (portable.active !== direct.active) {
     found.push(`portable ${portable.active ? "" : "not "}direct`);
   }
+  if (portable.lock === "none" && direct.lock !== "none") {
+    found.push("portable lock none");
+  }
   if (portable.flush !== direct.flush) {
     found.push(`portable flush ${portable.flush}`);
   }

@@ -690,8 +690,8 @@ export class DirectBackend implements Backend {
 
   #failed(transfer: Transfer, errno: number): void {
     const { errno: numbers } = this.#host;
-    const claimed = this.#image.blockDevice;
-    switch (recoveryOf(transfer, errno, numbers, claimed)) {
+    const { blockDevice } = this.#image;
+    switch (recoveryOf(transfer, errno, numbers, blockDevice)) {
       case Recovery.Abort:
         return this.#aborted(transfer);
       case Recovery.Perform:

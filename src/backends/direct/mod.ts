@@ -126,6 +126,13 @@ async function openListening(
     () => {
       const file = openFile(libc, path, options);
       try {
+        // Before it is looked at, which is a direct read.
+        if (file.opened.method !== null && fstatSync(file.fd).isFile()) {
+          const found = fileSystemOfFile(libc, file.fd);
+          if (found !== null && typeof found !== "number") {
+            writeBack(file.fd, found.name);
+          }
+        }
         const seen = look(libc, file.fd, options);
         // Before it is locked: whoever opens it otherwise locks it otherwise.
         refuseOtherFormats(path, seen.contentFormat, options);
@@ -149,7 +156,6 @@ async function openListening(
     // It may be cut yet.
     const sizeBytes = options.create?.sizeBytes ?? found.sizeBytes;
     const probed = { ...found, sizeBytes };
-    if (opened.method !== null) await writeBack(fd, probed.fileSystem);
     const geometry = imageGeometry(
       path,
       sizeBytes,

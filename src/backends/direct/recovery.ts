@@ -1,6 +1,6 @@
 /**
  * What a request goes on with after one of its operations failed: a decision from
- * the operation and the errno alone. The backend carries it out.
+ * the errno and from where the request is. The backend carries it out.
  *
  * @module
  */

@@ -141,7 +141,7 @@ export async function openPortable(
     const first = direct.descriptor ?? openSure(0);
     undo.push(() => fs.closeSync(first));
     if (direct.descriptor !== null) {
-      await writeBack(first, fileSystem?.name ?? null);
+      writeBack(first, fileSystem?.name ?? null);
     }
     // A raw character device takes whole blocks, cached or not.
     const buffered = medium === "character device" ? direct.deviceBlockSize : 1;

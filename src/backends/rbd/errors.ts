@@ -83,7 +83,9 @@ export function failedError(
 }
 
 /**
- * The error of a request that the cluster has not answered in time.
+ * The error of a request that the cluster has not answered in time. It has no
+ * number, as no system says so: whoever has waited long enough does not ask again,
+ * as for a place on a device that says ETIMEDOUT.
  *
  * @param request The request.
  * @param timeoutMs How long that was, in ms.
@@ -97,5 +99,12 @@ export function timeoutError(
 ): DiskError {
   const reason =
     `the cluster has not answered for ${timeoutMs} ms; it may still carry it out`;
-  return requestError("io", request, reason, { path: uri, code: "ETIMEDOUT" });
+  const { message, operation, path, sector, count } = requestError(
+    "io",
+    request,
+    reason,
+    { path: uri },
+  );
+  const code = "ETIMEDOUT";
+  return new DiskError("io", message, { operation, path, sector, count, code });
 }

@@ -225,7 +225,12 @@ ${source}`,
   for await (const text of errors) {
     if (text.includes("ready")) break;
   }
-  await tell();
+  try {
+    await tell();
+  } catch (error) {
+    child.kill();
+    throw error;
+  }
   const input = child.stdin.getWriter();
   await input.write(new Uint8Array(1));
   await input.close();

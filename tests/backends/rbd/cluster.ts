@@ -197,11 +197,15 @@ osd memory target = 939524096
     const tasks = `/proc/${osd.pid}/task`;
     // A thread stops once it has its turn, which may take a busy machine a while.
     const runs = () =>
-      [...Deno.readDirSync(tasks)].some(({ name }) =>
-        !/^State:\s+[Tt]/m.test(
-          Deno.readTextFileSync(`${tasks}/${name}/status`),
-        )
-      );
+      [...Deno.readDirSync(tasks)].some(({ name }) => {
+        try {
+          const status = Deno.readTextFileSync(`${tasks}/${name}/status`);
+          return !/^State:\s+[TtZX]/m.test(status);
+        } catch {
+          // It has ended meanwhile.
+          return true;
+        }
+      });
     while (runs()) await pause(5);
   }
 

@@ -35,6 +35,8 @@ Deno.test("failedError() says what librbd's numbers mean to a disk", () => {
 Deno.test("timeoutError() says that a request may still be carried out", () => {
   const error = timeoutError(readRequest(8, new Uint8Array(512)), 1500, URI);
   assertEquals([error.kind, error.code, error.sector], ["io", "ETIMEDOUT", 8]);
+  // So the queue tells it from what a device says.
+  assertEquals(error.errno, undefined);
   const { message } = error;
   assertEquals(
     message,

@@ -91,6 +91,8 @@ for (const place of Object.keys(PLACES)) {
           await pause(3000);
         }
       })();
+      // Waited for below; until then it must not count as lost.
+      outages.catch(() => {});
       const seed = crypto.getRandomValues(new Uint32Array(1))[0]!;
       console.log(`${place}: seed ${seed}`);
       await using subject = {
