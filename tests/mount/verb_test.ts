@@ -68,13 +68,15 @@ Deno.test({
     await using dir = await tempDir();
     const image = await dir.file("disk.img", 1 << 20);
     const args = ["mount", image, dir.join("disk"), "--quiet"];
+    let unmounting: Promise<unknown> | null = null;
     const outcome = await platter(args, {
       onOutput(text) {
         if (text.startsWith("/")) {
-          void shell('fusermount3 -u "$1"', text.trim());
+          unmounting = shell('fusermount3 -u "$1"', text.trim());
         }
       },
     });
+    await unmounting;
     const { code, err, listening } = outcome;
     assertEquals([code, err, listening], [0, "", false]);
   },
