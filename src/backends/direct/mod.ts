@@ -11,6 +11,7 @@ import { blockDeviceSize } from "../../../ffi/block_device.ts";
 import { fileSizeLimit } from "../../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { alignedMemory } from "../../../ffi/memory.ts";
+import { statfsType } from "../../../ffi/statx.ts";
 import { captureStack } from "../../call_site.ts";
 import { os } from "../../platform/system.ts";
 import { errnoText } from "../../errno.ts";
@@ -51,7 +52,7 @@ import { refuseOtherFormats } from "../image_format.ts";
 import { asDiskError, type ImageOptions } from "../image_options.ts";
 import { type FastSpace, NewContent } from "../new_content.ts";
 import { imageGeometry } from "../image_size.ts";
-import { mediumOf, noDisk, notDirect } from "../medium.ts";
+import { fileSystemOf, mediumOf, noDisk, notDirect } from "../medium.ts";
 import { keepName } from "../new_name.ts";
 import { MAX_ALIGNMENT } from "../sysfs.ts";
 import { lookAt, type Seen } from "../warnings.ts";
@@ -112,6 +113,13 @@ export async function openDirect(
   }
 }
 
+/** Writes a file back by its file system's number: what is below does not matter. */
+function writeBackFile(libc: Libc, fd: number): void {
+  if (libc.abi.os !== "linux" || !fstatSync(fd).isFile()) return;
+  const magic = statfsType(libc, fd);
+  if (magic >= 0) writeBack(fd, fileSystemOf(magic).name);
+}
+
 async function openListening(
   libc: Libc,
   path: string,
@@ -127,12 +135,7 @@ async function openListening(
       const file = openFile(libc, path, options);
       try {
         // Before it is looked at, which is a direct read.
-        if (file.opened.method !== null && fstatSync(file.fd).isFile()) {
-          const found = fileSystemOfFile(libc, file.fd);
-          if (found !== null && typeof found !== "number") {
-            writeBack(file.fd, found.name);
-          }
-        }
+        if (file.opened.method !== null) writeBackFile(libc, file.fd);
         const seen = look(libc, file.fd, options);
         // Before it is locked: whoever opens it otherwise locks it otherwise.
         refuseOtherFormats(path, seen.contentFormat, options);
