@@ -191,7 +191,7 @@ export async function openSession(
 ): Promise<Session> {
   askPermissions(target, uri);
   const { libc, ceph } = load(uri);
-  const cluster = configure(libc, ceph, target, uri, options);
+  const cluster = await configure(libc, ceph, target, uri, options);
   let pool: bigint | null = null;
   try {
     const connected = await cluster.connect();
@@ -258,20 +258,20 @@ function load(uri: string): { libc: Libc; ceph: CephLibrary } {
   }
 }
 
-function configure(
+async function configure(
   libc: Libc,
   ceph: CephLibrary,
   { conf, id, cluster: name }: RbdTarget,
   uri: string,
   { openTimeoutMs }: RbdOptions,
-): RadosCluster {
+): Promise<RadosCluster> {
   const cluster = RadosCluster.make(libc, ceph, name, `client.${id}`);
   if (typeof cluster === "number") {
     throw openError(uri, librarySays(cluster), cluster);
   }
   const read = cluster.readConfiguration(conf);
   if (read < 0) {
-    void cluster.shutdown();
+    await cluster.shutdown();
     const where = conf === null
       ? `no configuration of a cluster "${name}" was found: name one with ?conf=PATH`
       : codeOf(read) === "ENOENT"
