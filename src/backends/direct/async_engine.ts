@@ -28,12 +28,27 @@ import { type KernelQueue, type LoopWatch, NOT_TAKEN } from "./kernel_queue.ts";
 import type { LoopDescriptor } from "./loop_turn.ts";
 import { sharedBudget } from "./stall_budget.ts";
 import { SyncEngine } from "./sync_engine.ts";
-import { WaitPolicy } from "./wait_policy.ts";
+import { OperationKind, WaitPolicy } from "./wait_policy.ts";
 import { type Runtime, Waiting, type Work } from "./waiting.ts";
 import { clearTimeout, setTimeout } from "node:timers";
 
 /** How often a queue that is broken is drained, in ms. */
 const DRAIN_BROKEN_MS = 1;
+
+/** What it takes as long as. */
+function kindOf({ code, durable }: Operation): OperationKind {
+  if (durable) return OperationKind.DurableWrite;
+  switch (code) {
+    case OperationCode.Read:
+    case OperationCode.ReadVector:
+      return OperationKind.Read;
+    case OperationCode.Write:
+    case OperationCode.WriteVector:
+      return OperationKind.Write;
+    default:
+      return OperationKind.Other;
+  }
+}
 
 /** How an asynchronous engine is set up. */
 export interface AsyncEngineOptions {
@@ -267,7 +282,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   #take(operation: T): void {
     const slot = this.#free[--this.#freeCount]!;
     this.#slots[slot] = operation;
-    this.#policy.taken(operation.durable);
+    this.#policy.taken(kindOf(operation));
     if (this.#queue.prepare(operation, slot)) this.#prepared++;
     else this.#onDrained(slot, NOT_TAKEN);
   }
@@ -286,7 +301,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   #release(slot: number, operation: T): void {
     this.#slots[slot] = null;
     this.#free[this.#freeCount++] = slot;
-    this.#policy.over(operation.durable);
+    this.#policy.over(kindOf(operation));
   }
 
   /** Takes what had to wait for a slot. */

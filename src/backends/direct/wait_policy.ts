@@ -4,11 +4,11 @@
  *
  * To put the thread to sleep and to wake it takes some 20 µs, a third of what a
  * fast disk needs for a sector. So completions that are expected within
- * {@linkcode WaitPolicyOptions.pollUs} are polled for first; what is expected is
- * what it took the last time. Two things speak against it: a
- * poll that missed, from which on the policy backs off, and a durable write in
- * flight, as the kernel completes such a write on the processor that it came
- * from, in a thread that would have to wait for us.
+ * {@linkcode WaitPolicy.pollUs} are polled for first; what is expected is what
+ * the quickest kind of operation in flight took the last time. Two things speak
+ * against it: a poll that missed, from which on the policy backs off for that
+ * kind, and a durable write in flight, as the kernel completes such a write on
+ * the processor that it came from, in a thread that would have to wait for us.
  *
  * With nothing in flight the same holds for the next request: after a delivery
  * it is polled for ({@linkcode WaitPolicy.takeIdlePoll}), with a back-off of its
@@ -83,16 +83,36 @@ export class BackOff {
   }
 }
 
+/**
+ * Operations that take about as long as each other. With one expectation for
+ * all, a write and a flush one by one on a virtio disk each waited as the other
+ * should.
+ */
+export const OperationKind = {
+  Read: 0,
+  Write: 1,
+  DurableWrite: 2,
+  Other: 3,
+} as const;
+
+/** Operations that take about as long as each other. */
+export type OperationKind = typeof OperationKind[keyof typeof OperationKind];
+
+/** What is known of one kind. */
+class Expectation {
+  inFlight = 0;
+  /** From a submission to the first completion, the last time. */
+  latestUs = 0;
+  readonly poll = new BackOff();
+}
+
 /** Decides how one engine waits. All times are in µs. */
 export class WaitPolicy {
   /** The longest poll; 0 for none. */
   readonly pollUs: number;
   readonly #verySlowMisses: number;
-  readonly #poll = new BackOff();
+  readonly #kinds = Object.values(OperationKind).map(() => new Expectation());
   readonly #idlePoll = new BackOff();
-  /** From a submission to the first completion, the last time. */
-  #latestUs = 0;
-  #durableInFlight = 0;
   #misses = 0;
   /** Completions to deliver next. */
   #burst = 1;
@@ -109,14 +129,25 @@ export class WaitPolicy {
   }
 
   /** An operation was taken. */
-  taken(durable: boolean): void {
-    this.#poll.pass();
-    if (durable) this.#durableInFlight++;
+  taken(kind: OperationKind): void {
+    const expectation = this.#kinds[kind]!;
+    expectation.poll.pass();
+    expectation.inFlight++;
   }
 
   /** An operation is over. */
-  over(durable: boolean): void {
-    if (durable) this.#durableInFlight--;
+  over(kind: OperationKind): void {
+    this.#kinds[kind]!.inFlight--;
+  }
+
+  /** What is known of the quickest kind in flight. */
+  get #first(): Expectation {
+    let first: Expectation | null = null;
+    for (const kind of this.#kinds) {
+      if (kind.inFlight === 0) continue;
+      if (first === null || kind.latestUs < first.latestUs) first = kind;
+    }
+    return first ?? this.#kinds[OperationKind.Read]!;
   }
 
   /** A caller asks for something. */
@@ -131,18 +162,20 @@ export class WaitPolicy {
 
   /** Whether what is in flight should be over within this time. */
   isExpected(leftUs: number): boolean {
-    return leftUs >= Math.max(1, this.#latestUs);
+    return leftUs >= Math.max(1, this.#first.latestUs);
   }
 
   /** Whether what is in flight is polled for. */
   get polls(): boolean {
-    return this.pollUs > 0 && this.#durableInFlight === 0 &&
-      this.#poll.allows && this.#latestUs <= this.pollUs * ASLEEP_FACTOR;
+    if (this.#kinds[OperationKind.DurableWrite]!.inFlight > 0) return false;
+    const { poll, latestUs } = this.#first;
+    return this.pollUs > 0 && poll.allows &&
+      latestUs <= this.pollUs * ASLEEP_FACTOR;
   }
 
   /** What is in flight was polled for. */
   polled(hit: boolean): void {
-    this.#poll.attempted(hit);
+    this.#first.poll.attempted(hit);
   }
 
   /** Whether the next request is to be polled for, with nothing in flight now. */
@@ -157,7 +190,7 @@ export class WaitPolicy {
   }
 
   /**
-   * A wait has ended.
+   * A wait has ended; what it brought is in flight until it is delivered.
    *
    * @param found Completions that it brought.
    * @param tookUs The time since the last submission.
@@ -165,19 +198,21 @@ export class WaitPolicy {
   waited(found: number, tookUs: number): void {
     this.#burst = 1;
     // Without a completion, it is a lower bound.
-    if (found > 0 || tookUs > this.#latestUs) this.#latestUs = tookUs;
+    const first = this.#first;
+    if (found > 0 || tookUs > first.latestUs) first.latestUs = tookUs;
   }
 
   /**
-   * Completions were found without a wait.
+   * Completions were found without a wait, and are in flight until they are
+   * delivered.
    *
-   * @param inFlight Operations that were in flight.
+   * @param inFlight Operations in flight.
    * @param tookUs The time since the last submission: an upper bound.
    */
   foundAtOnce(inFlight: number, tookUs: number): void {
-    if (this.isFew(inFlight) && tookUs < this.#latestUs) {
-      this.#latestUs = tookUs;
-    }
+    if (!this.isFew(inFlight)) return;
+    const first = this.#first;
+    first.latestUs = Math.min(first.latestUs, tookUs);
   }
 
   /** A turn brought completions, or was a miss. */

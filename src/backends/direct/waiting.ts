@@ -401,11 +401,11 @@ export class Waiting {
 
   /** The same, of what came while the loop turned. */
   #deliverWhatCame(): number {
-    const { inFlight, submittedAt } = this.#work;
-    const tookUs = (this.#clock() - submittedAt) * 1000;
-    const found = this.#deliver();
-    if (found > 0) this.#policy.foundAtOnce(inFlight, tookUs);
-    return found;
+    const work = this.#work;
+    if (work.drain() === 0) return 0;
+    const tookUs = (this.#clock() - work.submittedAt) * 1000;
+    this.#policy.foundAtOnce(work.inFlight, tookUs);
+    return work.deliver(this.#policy.burst());
   }
 
   /** Polls, then sleeps in the kernel; delivers a burst, returns how many. */

@@ -7,6 +7,7 @@
 import { assert, assertEquals, assertFalse } from "@std/assert";
 import {
   BackOff,
+  OperationKind,
   WaitPolicy,
 } from "../../../src/backends/direct/wait_policy.ts";
 
@@ -40,9 +41,9 @@ Deno.test("BackOff begins anew after a hit", () => {
 function seen(pollUs: number, tookUs: number, count = 100): WaitPolicy {
   const policy = new WaitPolicy(pollUs);
   for (let i = 0; i < count; i++) {
-    policy.taken(false);
+    policy.taken(OperationKind.Read);
     policy.waited(1, tookUs);
-    policy.over(false);
+    policy.over(OperationKind.Read);
   }
   return policy;
 }
@@ -82,13 +83,73 @@ Deno.test("WaitPolicy takes what was found at once for an upper bound, if few we
 
 Deno.test("WaitPolicy does not poll while a durable write is in flight", () => {
   const policy = seen(100, 50);
-  policy.taken(true);
-  policy.taken(false);
+  policy.taken(OperationKind.DurableWrite);
+  policy.taken(OperationKind.Read);
   assertFalse(policy.polls);
-  policy.over(false);
+  policy.over(OperationKind.Read);
   assertFalse(policy.polls);
-  policy.over(true);
+  policy.over(OperationKind.DurableWrite);
   assert(policy.polls);
+});
+
+Deno.test("WaitPolicy expects each kind of operation for itself", () => {
+  const took = {
+    [OperationKind.Read]: 50,
+    [OperationKind.Write]: 150,
+    [OperationKind.Other]: 900,
+  };
+  const kinds = [
+    OperationKind.Other,
+    OperationKind.Write,
+    OperationKind.Read,
+  ] as const;
+  const policy = new WaitPolicy(100);
+  const [other, write, read] = kinds;
+  // In turns, as a log writes and flushes.
+  for (let i = 0; i < 100; i++) {
+    for (const kind of kinds) {
+      policy.taken(kind);
+      if (i > 0) {
+        assertEquals(policy.polls, kind !== other);
+        assert(policy.isExpected(took[kind]));
+        assertFalse(policy.isExpected(took[kind] - 1));
+      }
+      if (policy.polls) policy.polled(true);
+      policy.waited(1, took[kind]);
+      policy.over(kind);
+    }
+  }
+  // The quickest of those in flight is what comes first.
+  for (const kind of [other, write, read]) policy.taken(kind);
+  assert(policy.isExpected(50));
+  policy.over(read);
+  assert(policy.isExpected(150));
+  assertFalse(policy.isExpected(149));
+  policy.over(write);
+  assertFalse(policy.isExpected(899));
+  policy.over(other);
+});
+
+Deno.test("WaitPolicy backs off for one kind of operation, not for others", () => {
+  const policy = new WaitPolicy(100);
+  const polls = { hit: 0, miss: 0 };
+  for (let i = 0; i < 256; i++) {
+    for (
+      const [kind, hit] of [
+        [OperationKind.Write, true],
+        [OperationKind.Other, false],
+      ] as const
+    ) {
+      policy.taken(kind);
+      if (policy.polls) {
+        polls[hit ? "hit" : "miss"]++;
+        policy.polled(hit);
+      }
+      policy.over(kind);
+    }
+  }
+  assertEquals(polls.hit, 256);
+  assert(polls.miss < 12, `${polls.miss}`);
 });
 
 Deno.test("WaitPolicy backs off from polls that miss, and from idle polls apart", () => {
@@ -96,12 +157,12 @@ Deno.test("WaitPolicy backs off from polls that miss, and from idle polls apart"
   let polls = 0;
   let idlePolls = 0;
   for (let i = 0; i < 256; i++) {
-    policy.taken(false);
+    policy.taken(OperationKind.Read);
     if (policy.polls) {
       polls++;
       policy.polled(false);
     }
-    policy.over(false);
+    policy.over(OperationKind.Read);
     if (policy.takeIdlePoll()) {
       idlePolls++;
       policy.idlePolled(true);
