@@ -10,6 +10,7 @@ import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
 import { settleAll } from "../settle_all.ts";
+import { refuseShared } from "./shared_sectors.ts";
 import { GRANULE_SECTORS, type Run, runsOf, Zeroes } from "./sparse.ts";
 
 /** Sectors of one transfer unless said otherwise: 1 MiB. */
@@ -140,7 +141,8 @@ export interface DiskDifference {
  * @returns What was done.
  * @throws {DiskError} Kind `"range"` if the target is too small, `"geometry"`
  * if the source is not whole blocks of the target, `"read-only"` if the target
- * is that, `"io"` if the comparison found a difference, and whatever a request
+ * is that, `"argument"` if both are the same disk, or slices of one that share
+ * sectors, `"io"` if the comparison found a difference, and whatever a request
  * of either disk failed with. If the signal fired, its reason.
  */
 export async function copyDisk(
@@ -444,6 +446,7 @@ function checkTarget(source: VirtualDisk, target: VirtualDisk): void {
       { operation: "copy", sector: 0, count },
     );
   }
+  refuseShared(source, target, "copy");
 }
 
 function chunkOf(options: CompareOptions): number {

@@ -359,6 +359,33 @@ Deno.test("copyDisk() copies slices", async () => {
   assertEquals(await disk.read(350, 50), filled(50, 0));
 });
 
+Deno.test("copyDisk() refuses slices of one disk that overlap, and the disk itself", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 4096 });
+  const content = new Random(8).bytes(4096 * 512);
+  await disk.write(0, content);
+  const [low, high] = [disk.slice(0, 2048), disk.slice(2047, 2049)];
+  for (
+    const [source, target] of [[disk, disk], [low, high], [low, disk], [
+      disk.slice(2047, 2048),
+      low,
+    ]] as const
+  ) {
+    const error = await assertRejects(
+      () => copyDisk(source, target),
+      DiskError,
+      "must not overlap",
+    );
+    assertEquals(error.kind, "argument");
+  }
+  assertEquals((await disk.read(0, 4096)).toHex(), content.toHex());
+  // What the target has beyond that does not count.
+  await copyDisk(disk.slice(2048, 1024), disk);
+  assertEquals(
+    (await disk.read(0, 1024)).toHex(),
+    content.slice(2048 * 512, 3072 * 512).toHex(),
+  );
+});
+
 Deno.test("compareDisks() finds the first of several differences", async () => {
   const backend = new Watched(65_536);
   await using a = VirtualDisk.over(backend);
