@@ -452,7 +452,7 @@ async function fromStream(
     force: args.flag("force"),
     blockSize,
     sectors: sizeOfNew(numbers, known),
-    inputs: [disk?.info.path ?? (from === "-" ? null : from)],
+    inputs: [disk?.info.path ?? (from === "-" ? io.stdinPath : from)],
   });
   await using _held = target.disk;
   let onto: VirtualDisk;
