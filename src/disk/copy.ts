@@ -155,7 +155,7 @@ export async function copyDisk(
   const { sparse = true, targetIsZero = false, verify = false, signal } =
     options;
   const chunk = chunkOf(options);
-  const depth = depthOf(options);
+  const depth = depthOf(options, total, chunk);
   // Memory of the disk with direct I/O needs no bounce on either.
   const memory = target.info.direct.active ? target : source;
   const zeroes = new Zeroes(target, signal);
@@ -275,7 +275,7 @@ async function firstDifference(
   let done = 0;
   let first: DiskDifference | null = null;
   const pieces = piecesOf([a, b], total, chunk, signal);
-  await inParallel(pieces, depthOf(options), signal, () => {
+  await inParallel(pieces, depthOf(options, total, chunk), signal, () => {
     let left: Uint8Array | undefined;
     let right: Uint8Array | undefined;
     return async (piece) => {
@@ -455,10 +455,15 @@ function chunkOf(options: CompareOptions): number {
   return Math.ceil(chunk / GRANULE_SECTORS) * GRANULE_SECTORS;
 }
 
-function depthOf(options: CompareOptions): number {
+/** Transfers in flight, of which no more are begun than there is work for. */
+function depthOf(
+  options: CompareOptions,
+  total: number,
+  chunk: number,
+): number {
   const depth = options.depth ?? DEFAULT_DEPTH;
   checkPositive(depth, "depth");
-  return depth;
+  return Math.min(depth, Math.ceil(total / chunk));
 }
 
 function checkPositive(value: number, name: string): void {

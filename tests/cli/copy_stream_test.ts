@@ -607,6 +607,7 @@ const MISTAKES: [args: string[], err: RegExp][] = [
   [["a", "-", "--bmap", "m"], /Cannot use --bmap as TARGET must be the name/],
   [["-", "b", "--rescue", "m"], /source of a rescue must be the name/],
   [["a", "b", "--from", "1000B"], /Cannot use --from as .* multiple of 512/],
+  [["a", "b", "--depth", "1025"], /Cannot use --depth as it must be at most/],
 ];
 
 for (const [args, words] of MISTAKES) {

@@ -230,6 +230,15 @@ Deno.test("copyDisk() has no more than depth chunks in flight", async () => {
   assertEquals(backend.maxBusySectors, 3 * 1024);
 });
 
+Deno.test("copyDisk() and compareDisks() begin no more transfers than there is work for", async () => {
+  await using source = VirtualDisk.memory({ sectors: 4096 });
+  await source.write(0, filled(4096, 1));
+  await using target = VirtualDisk.memory({ sectors: 4096 });
+  const depth = Number.MAX_SAFE_INTEGER;
+  await copyDisk(source, target, { depth, verify: true });
+  assertEquals(await compareDisks(source, target, { depth }), null);
+});
+
 Deno.test("copyDisk() reports progress up to the whole in both phases", async () => {
   await using source = VirtualDisk.memory({ sectors: 10_000 });
   await using target = VirtualDisk.memory({ sectors: 10_000 });
