@@ -29,13 +29,7 @@ export interface Suite {
   readonly components?: readonly string[];
 }
 
-/**
- * Makes a folder once, and keeps it: what is there was made whole.
- *
- * @param name Its name.
- * @param make Fills it.
- * @returns Its path.
- */
+/** What is kept was made whole, or it is not there. */
 export async function kept(
   name: string,
   make: (folder: string) => Promise<void>,
