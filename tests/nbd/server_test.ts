@@ -473,6 +473,12 @@ Deno.test("NbdServer throws on options that make no sense", async () => {
     RangeError,
   );
   assertThrows(() => make({ stallMs: 0 }), RangeError);
+  // A timer that cannot wait for so long would send everybody away at once.
+  assertThrows(() => make({ stallMs: 2 ** 31 }), RangeError);
+  assertThrows(() => make({ handshakeMs: 2 ** 31 }), RangeError);
+  for (const graceMs of [2 ** 31, Infinity, NaN, -1]) {
+    await assertRejects(() => make({}).close(graceMs), RangeError, "graceMs");
+  }
   assertThrows(() => make({ exports: [{ disk }, { disk }] }), TypeError);
   assertThrows(
     () => make({ exports: [{ disk, name: "x".repeat(4097) }] }),
