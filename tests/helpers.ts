@@ -268,6 +268,29 @@ export function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
+/**
+ * Stops a process. A thread stops once it has its turn, which may take a busy
+ * machine a while.
+ *
+ * @param pid The process.
+ * @returns When none of its threads runs.
+ */
+export async function stopProcess(pid: number): Promise<void> {
+  Deno.kill(pid, "SIGSTOP");
+  const tasks = `/proc/${pid}/task`;
+  const runs = () =>
+    [...Deno.readDirSync(tasks)].some(({ name }) => {
+      try {
+        const status = Deno.readTextFileSync(`${tasks}/${name}/status`);
+        return !/^State:\s+[TtZX]/m.test(status);
+      } catch {
+        // It has ended meanwhile.
+        return true;
+      }
+    });
+  while (runs()) await pause(5);
+}
+
 /** Attempts to reach a server that starts, 20 ms apart: a minute of them. */
 const START_ATTEMPTS = 3000;
 
