@@ -4,6 +4,7 @@
  * @module
  */
 
+import { systemCode } from "../backends/system_error.ts";
 import type { ByteStream } from "../platform/byte_stream.ts";
 import { listenAt, type Listener } from "../platform/sockets.ts";
 import { formatNbdUri, type NbdAddress } from "../protocol/nbd/uri.ts";
@@ -435,8 +436,7 @@ export class NbdServer implements AsyncDisposable {
  * of accept(2) are about the one connection, as its "Error handling" says.
  */
 function isShortage(error: unknown): boolean {
-  const { code } = error as { code?: unknown };
-  return typeof code === "string" && SHORTAGES.has(code);
+  return SHORTAGES.has(systemCode(error)?.code ?? "");
 }
 
 function asError(error: unknown): Error {

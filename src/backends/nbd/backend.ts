@@ -72,7 +72,10 @@ import {
   WireError,
 } from "../../protocol/nbd/numbers.ts";
 import { MessageReader } from "../../protocol/nbd/reader.ts";
-import { StreamWriter } from "../../protocol/nbd/writer.ts";
+import {
+  type OutgoingMessage,
+  StreamWriter,
+} from "../../protocol/nbd/writer.ts";
 import { type Request, RequestFlag, RequestType } from "../../request.ts";
 import {
   abortedError,
@@ -238,7 +241,10 @@ export class NbdBackend implements Backend {
       uri,
       {
         isLost: () => this.#ended,
-        pieceOf: (cookie) => this.#pieces.get(cookie),
+        pieceOf: (cookie) => {
+          const piece = this.#pieces.get(cookie);
+          return piece?.isAnswered ? undefined : piece;
+        },
         answered: (piece) => this.#answered(piece),
         serverError: (piece, number, text) =>
           this.#serverError(piece, number, text),
@@ -488,6 +494,7 @@ export class NbdBackend implements Backend {
       covered: null,
       errorChunks: 0,
       message: null,
+      isAnswered: false,
       error: null,
     };
     this.#pieces.set(cookie, piece);
@@ -551,6 +558,11 @@ export class NbdBackend implements Backend {
       piece.command === Command.Read && piece.error === null &&
       piece.received !== piece.length
     ) throw new Error("a reply has less data than was asked for");
+    const { message, isAnswered } = piece;
+    if (
+      message !== null && !isAnswered && !message.dropped &&
+      this.#writer.holds(message)
+    ) return this.#answeredEarly(piece, message);
     this.#pieces.delete(piece.cookie);
     this.#answers++;
     const { command, transfer, error } = piece;
@@ -560,6 +572,29 @@ export class NbdBackend implements Backend {
       this.#over(transfer, error, isDurable ? error : null);
     }
     if (this.#state === "leaving" && this.#pieces.size === 0) this.#depart();
+  }
+
+  /**
+   * A write is answered before all of its data has gone out. A server may refuse
+   * one at its header; then the caller has its memory back when the system does
+   * not read it any more, and the rest is sent of a copy. Or the system has sent
+   * it, and has not said so yet.
+   */
+  #answeredEarly(piece: Piece, message: OutgoingMessage): void {
+    piece.isAnswered = true;
+    const refused = piece.error !== null;
+    const wait = refused
+      ? this.#writer.release(message)
+      : this.#writer.reads(message);
+    const goOn = () => {
+      if (this.#ended) return;
+      if (message.dropped || !refused && this.#writer.holds(message)) {
+        throw new Error("a write is answered before its data was sent");
+      }
+      this.#answered(piece);
+    };
+    if (wait === null) goOn();
+    else wait.then(goOn).catch((error) => this.#lose(error));
   }
 
   /** A piece of a request is over, or the flush that it waited for. */
