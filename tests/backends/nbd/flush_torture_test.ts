@@ -13,7 +13,12 @@ import { SECTOR_BYTES } from "../../../src/geometry.ts";
 import { Command, ExportFlag } from "../../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../../src/random.ts";
 import { LONG } from "../../helpers.ts";
-import { ALL_FLAGS, type RawPeer, RawServer } from "./raw_server.ts";
+import {
+  ALL_FLAGS,
+  type RawPeer,
+  RawServer,
+  type SeenRequest,
+} from "./raw_server.ts";
 
 /** Requests of one seed. */
 const REQUESTS = 120;
@@ -53,31 +58,42 @@ class Seen {
     const flags = ALL_FLAGS & ~ExportFlag.SendFua;
     await peer.attach({ flags, structured: false });
     const answers: Promise<void>[] = [];
-    for (;;) {
-      const request = await peer.request();
-      if (request.type === Command.Disconnect) break;
-      const began = ++this.#events;
-      if (request.type === Command.Flush) {
-        if (this.#flushing) this.faults.push("two flushes at once");
-        if (this.#failed) this.faults.push("a flush after one that failed");
-        this.#flushing = true;
+    try {
+      for (;;) {
+        const request = await peer.request();
+        if (request.type === Command.Disconnect) break;
+        const late = random.chance(1, 2) ? 0 : random.below(4);
+        const answer = this.#begin(request);
+        // The client may be gone by then: it does not wait for what it aborted.
+        answers.push(
+          pause(late).then(() => peer.simple(request, answer()))
+            .catch(() => {}),
+        );
       }
-      const late = random.chance(1, 2) ? 0 : random.below(4);
-      answers.push(
-        pause(late).then(() => {
-          if (request.type === Command.Write) {
-            this.#written.set(request.offset / SECTOR_BYTES, ++this.#events);
-            return peer.simple(request);
-          }
-          this.#flushing = false;
-          this.#failed = this.#failing && random.chance(1, 8);
-          if (!this.#failed) this.#flushed = Math.max(this.#flushed, began);
-          return peer.simple(request, this.#failed ? EIO : 0);
-        }),
-      );
+    } finally {
+      await Promise.all(answers);
     }
-    await Promise.all(answers);
   };
+
+  /** Takes a request; returns what carries it out and gives its error. */
+  #begin({ type, offset }: SeenRequest): () => number {
+    const began = ++this.#events;
+    if (type === Command.Write) {
+      return () => {
+        this.#written.set(offset / SECTOR_BYTES, ++this.#events);
+        return 0;
+      };
+    }
+    if (this.#flushing) this.faults.push("two flushes at once");
+    if (this.#failed) this.faults.push("a flush after one that failed");
+    this.#flushing = true;
+    return () => {
+      this.#flushing = false;
+      this.#failed = this.#failing && this.#random.chance(1, 8);
+      if (!this.#failed) this.#flushed = Math.max(this.#flushed, began);
+      return this.#failed ? EIO : 0;
+    };
+  }
 }
 
 async function torture(seed: number): Promise<void> {
