@@ -38,9 +38,11 @@ const AF_UNIX = 1;
 export function isEventCounter(libc: Libc, fd: number): boolean {
   const { syscalls } = libc.abi;
   if (syscalls === undefined) return false;
-  const path = alignedMemory(NAME_BYTES, 8);
+  // In one piece, so that what is read last keeps the other.
+  const memory = alignedMemory(2 * NAME_BYTES, 8);
+  const path = memory.subarray(0, NAME_BYTES);
+  const name = memory.subarray(NAME_BYTES);
   new TextEncoder().encodeInto(`/proc/self/fd/${fd}`, path);
-  const name = alignedMemory(NAME_BYTES, 8);
   // What it leads to is a name that the kernel made: a file's begins with a slash.
   const length = libc.syscall(
     syscalls.readlinkat,

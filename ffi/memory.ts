@@ -172,6 +172,33 @@ export function addressOf(view: ArrayBufferView): number {
   return base === undefined ? 0 : base + view.byteOffset;
 }
 
+/** The memory of every {@linkcode withMemory} that is not over. */
+const lent = new Set<Uint8Array>();
+
+/**
+ * Lends memory to calls that need no more of it than its address. A variable would
+ * not keep it until they are over: what no later line reads is garbage at once, and
+ * the system would write into memory that is somebody else's by then.
+ *
+ * @param byteLength Length in bytes.
+ * @param use Makes the calls; the memory is gone once it returns.
+ * @returns What `use` returns.
+ * @throws {RangeError} If the length is not a safe integer ≥ 0.
+ * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+ */
+export function withMemory<T>(
+  byteLength: number,
+  use: (address: number) => T,
+): T {
+  const memory = alignedMemory(byteLength);
+  lent.add(memory);
+  try {
+    return use(addressOf(memory));
+  } finally {
+    lent.delete(memory);
+  }
+}
+
 /**
  * Shows memory that was not made here, such as a mapping, as an ArrayBuffer.
  * The caller must keep the memory mapped for as long as anything uses it.

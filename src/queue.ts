@@ -517,7 +517,8 @@ export class RequestQueue {
   // Apart from `submit`, whose every call its closure would make dearer.
   #refuse(entry: Entry, error: DiskError): void {
     const answer = () => {
-      this.#answer(entry, error);
+      // One that waited for a resize may have been aborted by now.
+      if (entry.request !== null) this.#answer(entry, error);
       this.#recycle(entry);
     };
     const throttled = this.#throttle?.() ?? null;

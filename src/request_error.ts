@@ -197,6 +197,25 @@ export function cutError(request: Request, path?: string | null): DiskError {
 }
 
 /**
+ * Makes the error of a request that waited for a flush which others had asked
+ * for as well, and which failed.
+ *
+ * @param request The request.
+ * @param cause The error of who asked first.
+ * @param path The image's path.
+ * @returns The error, of the same kind.
+ */
+export function sharedFlushError(
+  request: Request,
+  cause: DiskError,
+  path?: string | null,
+): DiskError {
+  const { kind, code, errno, message } = cause;
+  const reason = `the flush that it shared failed: ${message}`;
+  return requestError(kind, request, reason, { path, code, errno, cause });
+}
+
+/**
  * Makes the error of a request that must not be carried out any more after a
  * failed flush.
  *

@@ -82,3 +82,25 @@ export function wouldLose(
     "geometry",
   );
 }
+
+/**
+ * Refuses to change the size of a file that others have changed since it was
+ * opened. To make one longer that was cut would hide that; and what others have
+ * put behind the disk's end would be cut off, or turn up on the disk.
+ *
+ * @param isBytes What it has now.
+ * @param wasBytes What the disk has.
+ * @param path Its path, for the error.
+ * @throws {DiskError} If they differ.
+ */
+export function refuseChangedSize(
+  isBytes: number,
+  wasBytes: number,
+  path: string,
+): void {
+  if (isBytes === wasBytes) return;
+  const reason = isBytes < wasBytes
+    ? "it ends before the disk does: it was cut while open"
+    : "it goes on behind the disk's end: others have made it longer while it was open";
+  throw resizeError(reason, path, "io");
+}

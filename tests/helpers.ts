@@ -320,25 +320,26 @@ export async function isQuick(
 }
 
 /**
- * Waits until no thread of a process that was sent SIGSTOP runs, which takes its
- * time.
+ * Stops a process. A thread stops once it has its turn, which may take a busy
+ * machine a while.
  *
  * @param pid The process.
- * @returns When they have stopped.
+ * @returns When none of its threads runs.
  */
-export async function untilStopped(pid: number): Promise<void> {
-  for await (const { name } of Deno.readDir(`/proc/${pid}/task`)) {
-    while (await isRunning(`/proc/${pid}/task/${name}/stat`)) await pause(5);
-  }
-}
-
-async function isRunning(stat: string): Promise<boolean> {
-  try {
-    return !/\) [Tt] /.test(await Deno.readTextFile(stat));
-  } catch {
-    // It has ended.
-    return false;
-  }
+export async function stopProcess(pid: number): Promise<void> {
+  Deno.kill(pid, "SIGSTOP");
+  const tasks = `/proc/${pid}/task`;
+  const runs = () =>
+    [...Deno.readDirSync(tasks)].some(({ name }) => {
+      try {
+        const status = Deno.readTextFileSync(`${tasks}/${name}/status`);
+        return !/^State:\s+[TtZX]/m.test(status);
+      } catch {
+        // It has ended meanwhile.
+        return true;
+      }
+    });
+  while (runs()) await pause(5);
 }
 
 /** Attempts to reach a server that starts, 20 ms apart: a minute of them. */

@@ -43,6 +43,7 @@ import {
   writeRequest,
   writeZeroesRequest,
 } from "../src/request.ts";
+import { altered } from "./fake_backend.ts";
 
 /** Records batches; answers only when told. */
 class ScriptedBackend implements Backend {
@@ -248,6 +249,29 @@ Deno.test("RequestQueue holds refusals and queries, and no request, as long as t
     await queue.query({ sector: 0, count: 1 }, () => "answer"),
     "answer",
   );
+  await queue.close();
+});
+
+Deno.test("RequestQueue answers once what is aborted while throttle() holds its refusal", async () => {
+  const held = Promise.withResolvers<void>();
+  const grown = Promise.withResolvers<void>();
+  const memory = new MemoryBackend({ sectors: 64 });
+  const backend = altered(memory, {
+    resize: () => grown.promise.then(() => memory.resize(128)),
+  });
+  const queue = new RequestQueue(backend, { throttle: () => held.promise });
+  const resized = queue.resize(128, false);
+  const abort = new AbortController();
+  const request = readRequest(200, new Uint8Array(512));
+  const refused = queue.submit(request, Outcome.Void, abort.signal);
+  grown.resolve();
+  await resized;
+  // What waited for the new size is refused by now, and that is held.
+  await settled(refused);
+  abort.abort("enough");
+  assertEquals(await refused.catch(String), "enough");
+  held.resolve();
+  await settled(refused);
   await queue.close();
 });
 

@@ -15,6 +15,7 @@ import fs from "node:fs";
 import { dirname } from "node:path";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { isGranted, isNotCapable } from "../platform/permissions.ts";
+import { systemCode } from "./system_error.ts";
 
 /**
  * What systems say of a folder that cannot be opened or synced, whatever it
@@ -82,8 +83,8 @@ function codeOf(act: () => void): string | null {
     return null;
   } catch (error) {
     if (isNotCapable(error)) return "EPERM";
-    const code = (error as { code?: unknown }).code;
-    if (typeof code !== "string") throw error;
-    return code;
+    const found = systemCode(error);
+    if (found === null) throw error;
+    return found.code;
   }
 }

@@ -5,7 +5,7 @@
  */
 
 import fs from "node:fs";
-import { resizeError } from "../resize.ts";
+import { refuseChangedSize } from "../resize.ts";
 
 /**
  * Cuts a file, or makes it longer by a hole.
@@ -15,8 +15,7 @@ import { resizeError } from "../resize.ts";
  * @param oldBytes What it should have now.
  * @param newBytes What it should have afterwards.
  * @returns When it has.
- * @throws {DiskError} If it is shorter than it should be: to make it longer would
- * hide that it was cut while it was open.
+ * @throws {DiskError} If it has another size than it should.
  */
 export async function truncateImage(
   fd: number,
@@ -24,10 +23,7 @@ export async function truncateImage(
   oldBytes: number,
   newBytes: number,
 ): Promise<void> {
-  if (fs.fstatSync(fd).size < oldBytes) {
-    const reason = "it ends before the disk does: it was cut while open";
-    throw resizeError(reason, path, "io");
-  }
+  refuseChangedSize(fs.fstatSync(fd).size, oldBytes, path);
   await new Promise<void>((resolve, reject) =>
     fs.ftruncate(fd, newBytes, (error) => error ? reject(error) : resolve())
   );

@@ -14,6 +14,7 @@
 
 import fs from "node:fs";
 import { isKnown } from "./medium.ts";
+import { systemCode } from "./system_error.ts";
 
 /** What a system says that cannot flush such a file: fsync(2). It keeps nothing. */
 const NOT_FLUSHED = ["EINVAL", "EROFS", "ENOSYS", "EOPNOTSUPP", "ENOTSUP"];
@@ -32,7 +33,7 @@ export function writeBack(fd: number, fileSystem: string | null): void {
   try {
     fs.fdatasyncSync(fd);
   } catch (error) {
-    const { code } = error as { code?: unknown };
-    if (!NOT_FLUSHED.includes(String(code))) throw error;
+    const code = systemCode(error)?.code;
+    if (code === undefined || !NOT_FLUSHED.includes(code)) throw error;
   }
 }

@@ -267,17 +267,19 @@ class RawBytes {
   }
 }
 
-/** A file as a stream, in larger pieces than its own has. */
+/** A regular file as a stream, in larger pieces than its own has. */
 function streamOf(
   file: OpenedFile,
   path: string,
 ): ReadableStream<Uint8Array> {
+  let reading: Promise<number | null> = Promise.resolve(null);
   return new ReadableStream({
     async pull(controller) {
       const buffer = new Uint8Array(READ_BYTES);
       let length: number | null;
       try {
-        length = await file.read(buffer);
+        reading = file.read(buffer);
+        length = await reading;
       } catch (error) {
         throw fileError("read", path, error);
       }
@@ -287,6 +289,10 @@ function streamOf(
       file.close();
       controller.close();
     },
-    cancel: () => file.close(),
+    async cancel() {
+      // A read is not to outlive its file; it ends soon, as this is no pipe.
+      await Promise.allSettled([reading]);
+      file.close();
+    },
   }, { highWaterMark: 0 });
 }

@@ -51,7 +51,6 @@ export abstract class Layer implements Backend {
   readonly #name: string;
   /** Whether closing the layer closes what it lies over. */
   readonly ownsBase: boolean;
-  #info: BackendInfo | null = null;
   readonly #inFlight = new InFlight();
   #blocking = false;
 
@@ -84,9 +83,12 @@ export abstract class Layer implements Backend {
     return this.backend.limits;
   }
 
-  /** What it is and why: the backend's own, with the layer's name before it. */
+  /**
+   * What it is and why: the backend's own as it is now, which may change (an
+   * engine that broke), with the layer's name before it.
+   */
   get info(): BackendInfo {
-    return this.#info ??= this.describe(this.backend.info);
+    return this.describe(this.backend.info);
   }
 
   /** What the backend counted so far. */

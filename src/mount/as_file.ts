@@ -54,7 +54,10 @@ export interface MountOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** The longest that a tool may take to mount, in ms. */
+/**
+ * The longest that a tool may take to mount, in ms that this process had to look
+ * at it: where the machine stands still, so does the tool.
+ */
 const START_MS = 20_000;
 
 /** How often it is asked for, in ms. */
@@ -168,12 +171,12 @@ async function ready(
 ): Promise<void> {
   let said: string | undefined;
   shell.ended.then((outcome) => said = outcome.said);
-  for (const end = performance.now() + START_MS; !await isThere(pidFile);) {
+  for (let leftMs = START_MS; !await isThere(pidFile); leftMs -= POLL_MS) {
     checkSignal(signal);
     if (said !== undefined) {
       throw mountError("mount", point, `${tool} failed: ${said}`);
     }
-    if (performance.now() > end) {
+    if (leftMs <= 0) {
       throw mountError("mount", point, `${tool} did not mount it in time`);
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));

@@ -5,7 +5,9 @@
  * A loop device lets go of its file a moment after it was told to, and after
  * the call that told it. A file that is used again meanwhile has two users, one
  * of which still has what it had read. So detaching is waiting until the kernel
- * has taken `/sys/block/loopN/loop` away, which it does last.
+ * has taken `/sys/block/loopN/loop` away, which it does last. The number N may be
+ * somebody else's right after that: which attachment it is, its `diskseq` tells
+ * (Documentation/ABI/stable/sysfs-block; Linux 5.15).
  *
  * @module
  */
@@ -47,12 +49,14 @@ attach() {
 device=$(attach --direct-io=on "$@" 2> /dev/null) ||
   device=$(attach "$@") || exit 1
 name=\${device##*/}
+sequence() { cat "/sys/block/$name/diskseq" 2> /dev/null; }
+ours=$(sequence)
 echo "direct $(cat "/sys/block/$name/loop/dio")"
 echo "device $device"
 read -r _
 losetup --detach "$device"
 tries=0
-while [ -e "/sys/block/$name/loop" ]; do
+while [ -e "/sys/block/$name/loop" ] && [ "$(sequence)" = "$ours" ]; do
   tries=$((tries + 1))
   if [ "$tries" -gt 200 ]; then echo busy; exit; fi
   sleep 0.05

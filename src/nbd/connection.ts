@@ -57,6 +57,13 @@ const MAX_UNREAD_BYTES = 65_536;
 /** How long a client that is sent away may keep silent, in ms. */
 const FAREWELL_MS = 50;
 
+/**
+ * How often a client is looked at in the time that it has. Where this process had
+ * no turn for all of that time, one look is late, and what the client has said
+ * meanwhile is heard before the others.
+ */
+const LOOKS = 5;
+
 /** The life of a connection, as the head of this file has it. */
 type State = "open" | "stopping" | "draining" | "closed";
 
@@ -88,7 +95,7 @@ export class Connection implements MemoryHolder {
   #full = false;
   #wake: (() => void) | null = null;
   #state: State = "open";
-  #farewell: ReturnType<typeof setTimeout> | null = null;
+  #farewell: ReturnType<typeof setInterval> | null = null;
   /** Whether it came to an agreement about an export. */
   attached = false;
   /** Why it was ended, if the client is to blame. */
@@ -142,10 +149,13 @@ export class Connection implements MemoryHolder {
    */
   async run(): Promise<void> {
     this.#options.counters.connections++;
-    const timer = setTimeout(() => this.abandon(), this.#options.handshakeMs);
+    let looks = 0;
+    const timer = setInterval(() => {
+      if (++looks === LOOKS) this.abandon();
+    }, this.#options.handshakeMs / LOOKS);
     try {
       await this.#negotiate();
-      clearTimeout(timer);
+      clearInterval(timer);
       while (!this.#ended) {
         while (this.#takeNext());
         if (this.#ended) break;
@@ -163,7 +173,7 @@ export class Connection implements MemoryHolder {
       this.fault = error;
       this.#options.counters.dropped++;
     } finally {
-      clearTimeout(timer);
+      clearInterval(timer);
       this.#end();
       this.#load.leave();
       // A write whose payload will never come.
@@ -228,23 +238,28 @@ export class Connection implements MemoryHolder {
   /** Hangs up once everything is answered and nothing more comes. */
   #partIfSilent(): void {
     if (this.#state === "closed") return;
-    const before = this.#reader.receivedBytes;
-    this.#farewell = setTimeout(() => {
+    let before = this.#reader.receivedBytes;
+    let looks = 0;
+    this.#farewell = setInterval(() => {
+      const { receivedBytes } = this.#reader;
       // A write whose payload is still to come is not waited for.
       const owed = this.#load.requests - (this.#filling === null ? 0 : 1);
       if (
-        owed > 0 || this.#writer.pendingBytes > 0 ||
-        this.#reader.receivedBytes > before
-      ) return this.#partIfSilent();
-      this.#close();
-      this.#resume();
-    }, FAREWELL_MS);
+        owed > 0 || this.#writer.pendingBytes > 0 || receivedBytes > before
+      ) {
+        before = receivedBytes;
+        looks = 0;
+      } else if (++looks === LOOKS) {
+        this.#close();
+        this.#resume();
+      }
+    }, FAREWELL_MS / LOOKS);
   }
 
   #close(): void {
     if (this.#state === "closed") return;
     this.#state = "closed";
-    if (this.#farewell !== null) clearTimeout(this.#farewell);
+    if (this.#farewell !== null) clearInterval(this.#farewell);
     try {
       this.#stream.close();
     } catch {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { systemCode } from "../backends/system_error.ts";
 import type { ByteStream } from "../platform/byte_stream.ts";
 import { listenAt, type Listener } from "../platform/sockets.ts";
 import { formatNbdUri, type NbdAddress } from "../protocol/nbd/uri.ts";
@@ -13,6 +14,7 @@ import type { NbdCounters } from "./counters.ts";
 import { MemoryBudget } from "./memory_budget.ts";
 import { type NbdExport, ServedDisk } from "./served_disk.ts";
 import { keepOnThread } from "../one_thread.ts";
+import { isTimerMs, refuseGrace } from "../timer_ms.ts";
 import type { NbdTlsOptions } from "./tls.ts";
 import { Turns } from "./turns.ts";
 
@@ -225,7 +227,7 @@ export class NbdServer implements AsyncDisposable {
       "maxConnections",
       options.maxConnections ?? 1024,
     );
-    const stallMs = count("stallMs", options.stallMs ?? 10_000);
+    const stallMs = milliseconds("stallMs", options.stallMs ?? 10_000);
     this.#options = {
       exports,
       maxPayload,
@@ -236,7 +238,7 @@ export class NbdServer implements AsyncDisposable {
       requiresTls: options.tls !== undefined,
       maxRequests: count("maxRequests", options.maxRequests ?? 128),
       maxBytes: count("maxBytes", options.maxBytes ?? 32 << 20),
-      handshakeMs: count("handshakeMs", options.handshakeMs ?? 10_000),
+      handshakeMs: milliseconds("handshakeMs", options.handshakeMs ?? 10_000),
     };
     this.#maxConnections = maxConnections;
     this.#once = options.once ?? false;
@@ -358,11 +360,14 @@ export class NbdServer implements AsyncDisposable {
    * answers or do not leave, in ms. Requests that the disk has not answered after
    * as long again are left to it.
    * @returns When the last one is gone.
+   * @throws {RangeError} If no timer can wait for so long: then it goes on.
    */
   close(graceMs: number = 5000): Promise<void> {
     if (this.#closing === null) {
+      const refused = refuseGrace(graceMs);
+      if (refused !== null) return Promise.reject(refused);
       this.#closing = this.#close(graceMs);
-      this.#closing.finally(this.#finished.resolve);
+      this.#closing.catch(() => {}).then(this.#finished.resolve);
     }
     return this.#closing;
   }
@@ -431,8 +436,7 @@ export class NbdServer implements AsyncDisposable {
  * of accept(2) are about the one connection, as its "Error handling" says.
  */
 function isShortage(error: unknown): boolean {
-  const { code } = error as { code?: unknown };
-  return typeof code === "string" && SHORTAGES.has(code);
+  return SHORTAGES.has(systemCode(error)?.code ?? "");
 }
 
 function asError(error: unknown): Error {
@@ -457,5 +461,12 @@ function count(name: string, value: number): number {
   if (Number.isSafeInteger(value) && value > 0) return value;
   throw new RangeError(
     `Cannot serve as ${name} must be a safe integer above 0: current value is ${value}`,
+  );
+}
+
+function milliseconds(name: string, value: number): number {
+  if (isTimerMs(count(name, value))) return value;
+  throw new RangeError(
+    `Cannot serve as ${name} must be below 2^31: current value is ${value}`,
   );
 }

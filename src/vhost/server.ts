@@ -20,6 +20,7 @@ import { errnoText } from "../errno.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { keepOnThread } from "../one_thread.ts";
 import { permissions } from "../platform/permissions.ts";
+import { refuseGrace } from "../timer_ms.ts";
 import { BouncePool } from "./bounce_pool.ts";
 import { noCounts, type VhostCounters } from "./counters.ts";
 import { FrontEnd } from "./front_end.ts";
@@ -187,11 +188,14 @@ export class VhostServer implements AsyncDisposable {
    * @param graceMs The longest to wait for the disk, in ms; requests that it has
    * not answered by then are left to it.
    * @returns When it is done.
+   * @throws {RangeError} If no timer can wait for so long: then it goes on.
    */
   close(graceMs: number = 5000): Promise<void> {
     if (this.#closing === null) {
+      const refused = refuseGrace(graceMs);
+      if (refused !== null) return Promise.reject(refused);
       this.#closing = this.#close(graceMs);
-      this.#closing.finally(this.#finished.resolve);
+      this.#closing.catch(() => {}).then(this.#finished.resolve);
     }
     return this.#closing;
   }

@@ -4,9 +4,12 @@ import { exists, platter, processOf, Scratch } from "./harness.ts";
 
 const raw = needs("nbdfuse", "fusermount3", "dd");
 
-/** Writes a sector, makes it durable if that is said, and promises it. */
+/**
+ * Writes a sector, makes it durable if that is said, and promises it. The flush
+ * that there must be is before: one right after the promise may be there before it.
+ */
 const run = (conv: string) =>
-  `printf new | dd of="$PLATTER_IMAGE" bs=1 conv=notrunc${conv} 2>&1 && echo ACK new; sync "$PLATTER_IMAGE"`;
+  `sync "$PLATTER_IMAGE"; printf new | dd of="$PLATTER_IMAGE" bs=1 conv=notrunc${conv} 2>&1 && echo ACK new`;
 const CHECK =
   'grep -q new "$PLATTER_ACKED" || exit 0; [ "$(head -c 3 "$PLATTER_IMAGE")" = new ] || { echo "it is gone"; exit 1; }';
 const SIZE = ["crash", "--size", "64KiB"];
@@ -211,7 +214,7 @@ Deno.test(
       ...[...SIZE, "--dir", dir.path, "--run", run(",fsync"), "--check"],
       `case $PLATTER_STATE in start|end) ;; *) echo > ${reached}; sleep 600;; esac`,
     ], { stdout: "null", stderr: "piped" }).spawn();
-    for (let i = 0; i < 1200 && !await exists(reached); i++) {
+    for (let i = 0; i < 6000 && !await exists(reached); i++) {
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     child.kill("SIGINT");

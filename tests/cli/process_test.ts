@@ -86,7 +86,8 @@ for (const signal of ["SIGINT", "SIGHUP"] as const) {
       const sentAt = performance.now();
       process.kill(signal);
       const { code, stdout, stderr } = await process.output();
-      assertLess(performance.now() - sentAt, 10_000);
+      // On a machine that may be busy; all of it would take many times as long.
+      assertLess(performance.now() - sentAt, 120_000);
       assertEquals(code, 130);
       assertEquals(text(stdout), "");
       assertEquals(

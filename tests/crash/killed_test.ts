@@ -29,7 +29,7 @@ async function leftOf(dir: TempDir): Promise<string[]> {
 }
 
 async function until(what: () => Promise<boolean>): Promise<boolean> {
-  for (let i = 0; i < 600; i++) {
+  for (let i = 0; i < 2400; i++) {
     if (await what()) return true;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }

@@ -126,6 +126,11 @@ for (const [name, options, ignore] of WAYS) {
     await Deno.truncate(path, 4096);
     await refused(() => disk.resize(128), "io", /cut while open/);
     assertEquals([disk.sectors, (await Deno.stat(path)).size], [72, 4096]);
+    // Somebody else has put something behind it: that is nobody's to cut here.
+    await Deno.truncate(path, 1 << 20);
+    await refused(() => disk.resize(128), "io", /made it longer/);
+    await refused(() => disk.resize(64, { force: true }), "io", /longer/);
+    assertEquals([disk.sectors, (await Deno.stat(path)).size], [72, 1 << 20]);
     // Beyond what any file system has.
     await Deno.truncate(path, 72 * 512);
     await assertRejects(() => disk.resize(2 ** 43), DiskError);

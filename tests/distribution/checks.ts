@@ -94,17 +94,19 @@ async function addStd(): Promise<void> {
         : { DENO_DIR: "" },
     }),
   ) as { npmCache: string };
+  const { specifiers } = JSON.parse(
+    await Deno.readTextFile(`${ROOT}deno.lock`),
+  ) as { specifiers: Record<string, string> };
+  const [, version] = Object.entries(specifiers)
+    .find(([name]) => name.startsWith("npm:deno-std@"))!;
   const files = new Map<string, Uint8Array>();
   for await (const host of Deno.readDir(npmCache)) {
-    const folder = `${npmCache}/${host.name}/deno-std`;
-    for await (const { name } of Deno.readDir(folder)) {
-      if (!/^\d/.test(name)) continue;
-      for (const part of ["cli", "internal"]) {
-        for (
-          const [path, bytes] of await filesIn(`${folder}/${name}/${part}`)
-        ) {
-          files.set(`/${part}${path}`, bytes);
-        }
+    const folder = `${npmCache}/${host.name}/deno-std/${version}`;
+    // There may be others of it, and other registries without it.
+    if (!await Deno.lstat(folder).then(() => true, () => false)) continue;
+    for (const part of ["cli", "internal"]) {
+      for (const [path, bytes] of await filesIn(`${folder}/${part}`)) {
+        files.set(`/${part}${path}`, bytes);
       }
     }
   }

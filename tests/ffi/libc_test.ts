@@ -92,6 +92,7 @@ Deno.test({
       assertEquals(libc.preadv(fd, 1, 1, 0), -14);
       assertEquals(libc.ioctl(fd, 0x1268, address), -25);
     });
+    assertEquals(memory, new Uint8Array(512));
   },
 });
 
@@ -238,6 +239,7 @@ Deno.test({
       const memory = alignedMemory(512);
       libc.ftruncate(fd, 512);
       assertEquals(libc.pread(fd, addressOf(memory), 2 ** 32 + 512, 0), 512);
+      assertEquals(memory, new Uint8Array(512));
     });
   },
 });
@@ -289,6 +291,7 @@ Deno.test({
       const { F_SETFL } = libc.abi.fcntl;
       assertEquals(libc.fcntl(fd, F_SETFL, flags & ~open.O_DIRECT!), 0);
       assertEquals(libc.pread(fd, address + 1, 100, 4097), 100);
+      assertEquals(memory.slice(1, 101), pattern(16384, 2).slice(1, 101));
     }, open.O_DIRECT);
   },
 });
@@ -334,6 +337,8 @@ Deno.test({
           libc.pread(fd, 8, 512, 2 ** 40) !== -14
         ) throw new Error(`Wrong result in round ${i}`);
       }
+      // Whose address was used is looked at last: it would be garbage otherwise.
+      assertEquals(memory, new Uint8Array(512));
     });
   },
 });

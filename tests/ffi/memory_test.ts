@@ -1,4 +1,14 @@
-import { assert, assertEquals, assertFalse, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertFalse,
+  assertGreater,
+  assertGreaterOrEqual,
+  assertLess,
+  assertThrows,
+} from "@std/assert";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import {
   addressOf,
   alignedMemory,
@@ -6,6 +16,7 @@ import {
   memoryAt,
   readU64,
   structMemory,
+  withMemory,
   writeU64,
 } from "../../ffi/memory.ts";
 
@@ -92,6 +103,53 @@ Deno.test("alignedMemory() never begins where its buffer does", () => {
       assert(alignedMemory(4096 * i, alignment).byteOffset > 0);
     }
   }
+});
+
+/** Collects garbage now; undefined where that cannot be asked for. */
+const collect = ((): (() => void) | undefined => {
+  try {
+    setFlagsFromString("--expose-gc");
+    return runInNewContext("gc");
+  } catch {
+    return undefined;
+  }
+})();
+
+Deno.test({
+  name: "withMemory() keeps the memory that an address alone would lose",
+  ignore: collect === undefined,
+  fn() {
+    const length = 16 << 20;
+    const held = () => {
+      // Twice, as what is found to be garbage is given back later.
+      for (let i = 0; i < 2; i++) collect!();
+      return Deno.memoryUsage().external;
+    };
+    // Only code that was optimised forgets what it does not need.
+    for (let i = 0; i < 20_000; i++) withMemory(1, () => i);
+    const before = held();
+    const lose = () => addressOf(alignedMemory(length));
+    assertGreater(lose(), 0);
+    assertLess(held() - before, length / 2);
+    assertGreaterOrEqual(withMemory(length, held) - before, length);
+    assertLess(held() - before, length / 2);
+  },
+});
+
+Deno.test("withMemory() lends zeroed memory, aligned, and passes on what is thrown", () => {
+  const found = withMemory(8192, (address) => [
+    address % 4096,
+    new Uint8Array(memoryAt(address, 8192)).some((byte) => byte !== 0),
+  ]);
+  assertEquals(found, [0, false]);
+  assertThrows(
+    () =>
+      withMemory(1, () => {
+        throw new RangeError("Mine");
+      }),
+    RangeError,
+    "Mine",
+  );
 });
 
 Deno.test("memoryAt() shows the same bytes", () => {

@@ -8,10 +8,13 @@
 import { assertEquals } from "@std/assert";
 import { faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";
+import { observe } from "../../src/layers/observe.ts";
 import { overlay } from "../../src/layers/overlay.ts";
+import { protect } from "../../src/layers/protect.ts";
 import { readahead } from "../../src/layers/readahead.ts";
 import { trace } from "../../src/layers/trace.ts";
 import { verify } from "../../src/layers/verify.ts";
+import { altered } from "../fake_backend.ts";
 import { layerContract, memory } from "./stacks.ts";
 
 layerContract(
@@ -87,4 +90,25 @@ Deno.test("Layers say in info.backend what they lie over", () => {
     verify(memory(), memory()).info.backend,
     "verify over memory and memory",
   );
+});
+
+Deno.test("Layers say of what they lie over what it says now", () => {
+  const { info } = memory();
+  let name = "io_uring";
+  const base = altered(memory(), {});
+  Object.defineProperty(base, "info", {
+    get: () => ({ ...info, engine: { name, reason: null } }),
+  });
+  const layers = [
+    trace(base, () => {}),
+    faults(base),
+    latency(base),
+    observe(base),
+    protect(base, []),
+    readahead(base),
+  ];
+  const names = () => layers.map((layer) => layer.info.engine.name);
+  assertEquals(new Set(names()), new Set(["io_uring"]));
+  name = "sync";
+  assertEquals(new Set(names()), new Set(["sync"]));
 });

@@ -32,7 +32,8 @@ export async function shell(
 ): Promise<{ code: number; out: string }> {
   const { code, stdout, stderr } = await new Deno.Command("timeout", {
     args: ["-s", "KILL", "120", "sh", "-c", script, "sh", ...args],
-    env: { PATH: `${Deno.env.get("PATH")}:/usr/sbin:/sbin` },
+    // In English, as tests look for words.
+    env: { PATH: `${Deno.env.get("PATH")}:/usr/sbin:/sbin`, LC_ALL: "C" },
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
@@ -84,9 +85,14 @@ export function processesWith(text: string): number[] {
 /** The process of that program among {@linkcode processesWith}. */
 export function processOfProgram(program: string, text: string): number {
   const found = processesWith(text).filter((pid) => {
-    const name = Deno.readTextFileSync(`/proc/${pid}/comm`).trim();
-    // The kernel keeps 15 characters of a name.
-    return name === program.slice(0, 15);
+    try {
+      const name = Deno.readTextFileSync(`/proc/${pid}/comm`).trim();
+      // The kernel keeps 15 characters of a name.
+      return name === program.slice(0, 15);
+    } catch {
+      // It has ended meanwhile.
+      return false;
+    }
   });
   if (found.length !== 1) {
     throw new Error(`Cannot tell which ${program} it is: ${found.join(", ")}`);

@@ -10,7 +10,12 @@ import { DiskError } from "../../src/errors.ts";
 import { asFile } from "../../src/mount/as_file.ts";
 import { attachLoop } from "../../src/mount/loop_device.ts";
 import { needs, tempDir } from "../helpers.ts";
-import { exists, needsFuse, shell } from "./harness.ts";
+import { needsFuse, shell } from "./harness.ts";
+
+/** The only line of a file; `null` if it is not there, or goes meanwhile. */
+function contentOf(path: string): Promise<string | null> {
+  return Deno.readTextFile(path).then((text) => text.trim(), () => null);
+}
 
 for (const blockSize of [512, 4096]) {
   Deno.test({
@@ -31,15 +36,47 @@ for (const blockSize of [512, 4096]) {
       await loop.detach();
       const name = loop.device.slice("/dev/".length);
       const backing = `/sys/block/${name}/loop/backing_file`;
-      if (exists(backing)) {
-        // Somebody else's by now.
-        assert(Deno.readTextFileSync(backing).trim() !== file.path);
-      }
+      // If it is attached, then somebody else's.
+      assert(await contentOf(backing) !== file.path);
       // Nobody holds the file any more.
       assertEquals(await file.close(), { busy: false, error: null });
     },
   });
 }
+
+/** Does what losetup does, and gives what it detached to another file at once. */
+const HASTY = `#!/bin/sh
+PATH=\${PATH#*:}
+losetup "$@" || exit
+if [ "$1" = --detach ]; then
+  losetup "$2" "\${0%/*}/../other.img" && echo "$2" > "\${0%/*}/../taken"
+fi
+exit 0
+`;
+
+Deno.test({
+  name:
+    "LoopDevice.detach() is over although another file has its number by then",
+  ...needs("root", "losetup"),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 1 << 20);
+    await dir.file("other.img", 1 << 20);
+    await Deno.mkdir(dir.join("bin"));
+    await Deno.writeTextFile(dir.join("bin/losetup"), HASTY, { mode: 0o755 });
+    const before = Deno.env.get("PATH")!;
+    Deno.env.set("PATH", `${dir.join("bin")}:${before}`);
+    try {
+      const loop = await attachLoop(path);
+      await loop.detach();
+    } finally {
+      Deno.env.set("PATH", before);
+      // Unless somebody else was faster.
+      const taken = await contentOf(dir.join("taken"));
+      if (taken !== null) await shell('losetup --detach "$1"', taken);
+    }
+  },
+});
 
 Deno.test({
   name: "attachLoop() refuses writes to a device that is read-only",

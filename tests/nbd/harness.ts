@@ -75,7 +75,7 @@ export async function mountNbdfuse(
   }).spawn();
   stack.defer(async () => {
     // The device lets go of the file a little later than it says.
-    for (let i = 0; i < 50; i++) {
+    for (let i = 0; i < 600; i++) {
       const left = await run("fusermount3", ["-u", point]).then(
         () => false,
         () => true,
@@ -93,10 +93,30 @@ export async function mountNbdfuse(
       () => false,
     );
     if (there) break;
-    if (i === 500) throw new Error("Cannot wait any longer for nbdfuse");
+    if (i === 3000) throw new Error("Cannot wait any longer for nbdfuse");
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   return `${point}/disk`;
+}
+
+/**
+ * Does something again that a server had no patience with, as this process had
+ * no turn meanwhile.
+ *
+ * @param act What is done. If it fails, nothing of it may be left.
+ * @returns What it gives.
+ */
+export async function patiently<T>(act: () => Promise<T>): Promise<T> {
+  for (let attempts = 1;; attempts++) {
+    try {
+      return await act();
+    } catch (error) {
+      const isGone = error instanceof Deno.errors.UnexpectedEof ||
+        error instanceof Deno.errors.ConnectionReset ||
+        error instanceof Deno.errors.BrokenPipe;
+      if (!isGone || attempts === 20) throw error;
+    }
+  }
 }
 
 /** A reply: an error number, and data. */
@@ -128,10 +148,15 @@ export class RawClient extends Wire implements Disposable {
   /** Connects, and agrees on an export with simple replies only. */
   static async attach(path: string, name = ""): Promise<RawClient> {
     const client = await RawClient.connect(path);
-    await client.send(
-      optionMessage(Option.ExportName, new TextEncoder().encode(name)),
-    );
-    await client.read(10);
+    try {
+      await client.send(
+        optionMessage(Option.ExportName, new TextEncoder().encode(name)),
+      );
+      await client.read(10);
+    } catch (error) {
+      client[Symbol.dispose]();
+      throw error;
+    }
     return client;
   }
 

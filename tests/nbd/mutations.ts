@@ -29,7 +29,7 @@ import { joined, u32 } from "./wire.ts";
 const SECTORS = 512;
 
 /** How long one session may take. */
-const DEADLINE_MS = 20_000;
+const DEADLINE_MS = 120_000;
 
 /** Numbers that protocols stumble over. */
 const NUMBERS = [

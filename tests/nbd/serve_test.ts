@@ -7,21 +7,23 @@ import {
   platter,
   processOf,
 } from "../cli/harness.ts";
-import { loopDevice, mount, needs, run, tempDir } from "../helpers.ts";
+import { loopDevice, mount, needs, pause, run, tempDir } from "../helpers.ts";
 import { parseNbdUri } from "../../src/protocol/nbd/uri.ts";
 
 /** Serves an image for as long as something is done with it. */
 async function serving(
   args: string[],
-  use: (uri: string) => Promise<void>,
+  use: (uri: string, said: () => string) => Promise<void>,
   conditions: Conditions = {},
 ): Promise<Outcome> {
   let used: Promise<void> | undefined;
+  let all = "";
   const outcome = await platter(["serve", ...args], {
     ...conditions,
     onOutput(text, interrupt) {
+      all += text;
       if (!text.startsWith("nbd")) return;
-      used = use(text.trim()).finally(interrupt);
+      used = use(text.trim(), () => all).finally(interrupt);
       used.catch(() => {});
     },
   });
@@ -100,8 +102,13 @@ Deno.test("serve --fault and --fault-file let things go wrong, and not", async (
       "--trace",
       trace,
     ],
-    async (uri) => {
+    async (uri, said) => {
       await using disk = await VirtualDisk.open(uri);
+      // At once, as half of it would be rules as well.
+      const follow = async (text: string) => {
+        await Deno.writeTextFile(`${rules}.new`, text);
+        await Deno.rename(`${rules}.new`, rules);
+      };
       const fails = async (sector: number) => {
         const error = await assertRejects(
           () => disk.read(sector, 1),
@@ -110,27 +117,30 @@ Deno.test("serve --fault and --fault-file let things go wrong, and not", async (
         assertEquals([error.kind, error.code], ["io", "EIO"]);
       };
       const eventually = async (work: () => Promise<unknown>) => {
-        for (let i = 0; i < 100; i++) {
+        for (let attempts = 1;; attempts++) {
           try {
             return await work();
-          } catch {
-            await new Promise((resolve) => setTimeout(resolve, 50));
+          } catch (error) {
+            if (attempts === 1200) throw error;
+            await pause(50);
           }
         }
-        throw new Error("Cannot wait any longer");
       };
       await fails(8);
       await disk.read(16, 1);
       await fails(16);
       await disk.read(24, 1);
-      await Deno.writeTextFile(rules, "read sector=24 error=EIO # now\n");
+      await follow("read sector=24 error=EIO # now\n");
       await eventually(() => fails(24));
       await fails(8);
       // A mistake changes nothing.
-      await Deno.writeTextFile(rules, "read sector=24 explode\n");
-      await new Promise((resolve) => setTimeout(resolve, 400));
+      await follow("read sector=24 explode\n");
+      await eventually(() => {
+        assert(said().includes("explode"));
+        return Promise.resolve();
+      });
       await fails(24);
-      await Deno.writeTextFile(rules, "");
+      await follow("");
       await eventually(() => disk.read(24, 1));
       await fails(8);
     },

@@ -20,6 +20,7 @@ import {
   OptionReply,
 } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
+import { sleepSync } from "../../src/sleep_sync.ts";
 import { altered, holding } from "../fake_backend.ts";
 import {
   goData,
@@ -392,6 +393,29 @@ Deno.test("NbdServer.close() refuses with ESHUTDOWN until clients leave", async 
   assertEquals(served.faults, []);
 });
 
+Deno.test("NbdServer does not send clients away for time in which it had no turn", async () => {
+  const disk = VirtualDisk.memory({ sectors: 64 });
+  await using served = await serveDisk(disk, { handshakeMs: 200 });
+  using client = await RawClient.connect(served.socket);
+  sleepSync(300);
+  await client.send(optionMessage(Option.List));
+  assertEquals((await client.answer()).type, OptionReply.Server);
+  assertEquals((await client.answer()).type, OptionReply.Ack);
+  // Nor when it says good-bye.
+  await client.send(optionMessage(Option.ExportName));
+  await client.read(10);
+  const closed = served.server.close(60_000);
+  while ((await client.ask(Read, 0, 512)).error !== 108);
+  for (let i = 0; i < 3; i++) {
+    sleepSync(100);
+    await new Promise((resolve) => setTimeout(resolve, 0));
+  }
+  assertEquals((await client.ask(Read, 0, 512)).error, 108);
+  await client.send(requestMessage(Command.Disconnect, 0, 0));
+  assertEquals(await client.drain(), 0);
+  await closed;
+});
+
 Deno.test("NbdServer.close() waits neither for clients nor for the disk for ever", async () => {
   const memory = new MemoryBackend({ sectors: 64 });
   const { backend: stuck, held } = holding(memory);
@@ -449,6 +473,12 @@ Deno.test("NbdServer throws on options that make no sense", async () => {
     RangeError,
   );
   assertThrows(() => make({ stallMs: 0 }), RangeError);
+  // A timer that cannot wait for so long would send everybody away at once.
+  assertThrows(() => make({ stallMs: 2 ** 31 }), RangeError);
+  assertThrows(() => make({ handshakeMs: 2 ** 31 }), RangeError);
+  for (const graceMs of [2 ** 31, Infinity, NaN, -1]) {
+    await assertRejects(() => make({}).close(graceMs), RangeError, "graceMs");
+  }
   assertThrows(() => make({ exports: [{ disk }, { disk }] }), TypeError);
   assertThrows(
     () => make({ exports: [{ disk, name: "x".repeat(4097) }] }),

@@ -16,7 +16,13 @@ import {
 import { Random } from "../../src/random.ts";
 import { type Outcome, platter } from "../cli/harness.ts";
 import { needs, run, type TempDir, tempDir } from "../helpers.ts";
-import { goData, optionMessage, RawClient, requestMessage } from "./harness.ts";
+import {
+  goData,
+  optionMessage,
+  patiently,
+  RawClient,
+  requestMessage,
+} from "./harness.ts";
 import { joined } from "./wire.ts";
 
 const { Read, Write, Disconnect } = Command;
@@ -149,24 +155,48 @@ async function serveSecurely(
 async function connect({ port, ca }: Secured): Promise<RawClient> {
   const conn = await Deno.connect({ port });
   const clear = new RawClient(conn);
-  await clear.read(18);
-  await clear.send(new Uint8Array([0, 0, 0, 3]));
-  await clear.send(optionMessage(Option.StartTls));
-  assertEquals((await clear.answer()).type, OptionReply.Ack);
-  const secure = await Deno.startTls(conn, {
-    hostname: "localhost",
-    caCerts: [ca],
-  });
-  await secure.handshake();
-  return new RawClient(secure);
+  let secure: Deno.TlsConn | undefined;
+  try {
+    await clear.read(18);
+    await clear.send(new Uint8Array([0, 0, 0, 3]));
+    await clear.send(optionMessage(Option.StartTls));
+    assertEquals((await clear.answer()).type, OptionReply.Ack);
+    secure = await Deno.startTls(conn, {
+      hostname: "localhost",
+      caCerts: [ca],
+    });
+    await secure.handshake();
+    return new RawClient(secure);
+  } catch (error) {
+    (secure === undefined ? clear : new RawClient(secure)).close();
+    throw error;
+  }
+}
+
+/** The same, and comes to an agreement on the export. */
+async function attach(served: Secured): Promise<RawClient> {
+  const client = await connect(served);
+  try {
+    await client.send(optionMessage(Option.ExportName));
+    await client.read(10);
+    return client;
+  } catch (error) {
+    client.close();
+    throw error;
+  }
 }
 
 /** The same without a word of TLS. */
 async function connectClear({ port }: Secured): Promise<RawClient> {
   const client = new RawClient(await Deno.connect({ port }));
-  await client.read(18);
-  await client.send(new Uint8Array([0, 0, 0, 3]));
-  return client;
+  try {
+    await client.read(18);
+    await client.send(new Uint8Array([0, 0, 0, 3]));
+    return client;
+  } catch (error) {
+    client.close();
+    throw error;
+  }
 }
 
 async function waitFor(condition: () => boolean): Promise<void> {
@@ -278,9 +308,7 @@ Deno.test({
       maxBytes: 2 * MIB,
     });
     const { server, disk } = served;
-    using honest = await connect(served);
-    await honest.send(optionMessage(Option.ExportName));
-    await honest.read(10);
+    using honest = await patiently(() => attach(served));
     const serves = async () => {
       const data = new Random(2).bytes(100_000);
       assertEquals((await honest.ask(Write, 1, 100_000, data)).error, 0);
@@ -288,13 +316,19 @@ Deno.test({
       assertEquals(back.findIndex((byte, i) => byte !== data[i]), -1);
     };
     await serves();
-    const begun = async (...parts: Uint8Array[]) => {
-      const client = await connectClear(served);
-      await client.send(optionMessage(Option.StartTls));
-      assertEquals((await client.answer()).type, OptionReply.Ack);
-      client.sendAll(...parts);
-      return client;
-    };
+    const begun = (...parts: Uint8Array[]) =>
+      patiently(async () => {
+        const client = await connectClear(served);
+        try {
+          await client.send(optionMessage(Option.StartTls));
+          assertEquals((await client.answer()).type, OptionReply.Ack);
+        } catch (error) {
+          client.close();
+          throw error;
+        }
+        client.sendAll(...parts);
+        return client;
+      });
     const gone = (client: RawClient) => {
       client[Symbol.dispose]();
       return client;
@@ -305,7 +339,7 @@ Deno.test({
       await begun(new Uint8Array([0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc])),
       await begun(),
       gone(await begun()),
-      gone(await connect(served)),
+      gone(await patiently(() => connect(served))),
     ];
     await serves();
     await waitFor(() => server.connectionCount === 1);
@@ -313,9 +347,7 @@ Deno.test({
     assertEquals(served.faults.length, server.counters.dropped);
     await serves();
     // Who takes no answers is not read from, and holds nobody up.
-    using greedy = await connect(served);
-    await greedy.send(optionMessage(Option.ExportName));
-    await greedy.read(10);
+    using greedy = await patiently(() => attach(served));
     const before = disk.counters.bytesRead;
     greedy.sendAll(...Array.from(
       { length: 500 },

@@ -29,13 +29,17 @@ export interface Suite {
   readonly components?: readonly string[];
 }
 
+function isThere(path: string): Promise<boolean> {
+  return Deno.lstat(path).then(() => true, () => false);
+}
+
 /** What is kept was made whole, or it is not there. */
-async function kept(
+export async function kept(
   name: string,
   make: (folder: string) => Promise<void>,
 ): Promise<string> {
   const place = `${CACHE}/${name}`;
-  if (await Deno.lstat(place).then(() => true, () => false)) return place;
+  if (await isThere(place)) return place;
   await Deno.mkdir(CACHE, { recursive: true });
   const temporary = await Deno.makeTempDir({ dir: CACHE });
   try {
@@ -44,7 +48,8 @@ async function kept(
     await Deno.rename(temporary, place);
   } catch (error) {
     await Deno.remove(temporary, { recursive: true });
-    throw error;
+    // Another run may have been faster.
+    if (!await isThere(place)) throw error;
   }
   return place;
 }
@@ -66,6 +71,7 @@ class Apt {
       ...set("APT::Sandbox::User", "root"),
       ...set("Acquire::Languages", "none"),
       ...set("Acquire::http::Timeout", "60"),
+      ...set("Acquire::Retries", "5"),
       ...set("Debug::NoLocking", "1"),
     ];
   }
@@ -139,6 +145,26 @@ class Apt {
       await Deno.remove(packages, { recursive: true });
     }
   }
+}
+
+/**
+ * Unpacks packages into a folder.
+ *
+ * @param suite The release that they are of.
+ * @param names Their names.
+ * @param folder The folder.
+ * @param options Whether all that they depend on goes there, too.
+ * @throws {ProgramError} If the archive does not have them.
+ */
+export async function unpack(
+  suite: Suite,
+  names: readonly string[],
+  folder: string,
+  { dependencies = false }: { dependencies?: boolean } = {},
+): Promise<void> {
+  const apt = await Apt.of(suite);
+  if (dependencies) await apt.unpackAll(names, folder);
+  else await apt.unpack(names, folder);
 }
 
 /** A kernel for a guest. */
@@ -218,7 +244,7 @@ export async function debianRoot(suite: Suite): Promise<string> {
         await Deno.mkdir(`${folder}/${name}`, { recursive: true });
       }
       const shell = `${folder}/bin/sh`;
-      if (!await Deno.lstat(shell).then(() => true, () => false)) {
+      if (!await isThere(shell)) {
         await Deno.symlink("busybox", shell);
       }
     },

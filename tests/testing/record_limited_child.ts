@@ -1,6 +1,6 @@
 /**
- * Records into a file that may not grow, and prints the kinds of the errors: of
- * a write, and of the end.
+ * Records into a file that may not grow above 256 KiB, and prints the kinds of the
+ * errors: of a write, and of the end.
  *
  * @module
  */
@@ -10,6 +10,11 @@ import { CrashRecorder, Random } from "../../src/testing/mod.ts";
 
 const kindOf = (error: unknown) =>
   error instanceof DiskError ? error.kind : `${error}`;
+
+// What the runtime keeps of modules is written by then.
+await new Deno.Command("prlimit", {
+  args: ["--pid", String(Deno.pid), "--fsize=262144"],
+}).output();
 
 await using recorder = await CrashRecorder.create({
   device: { sectors: 65_536 },

@@ -11,7 +11,7 @@
 import { errnoName, RWF } from "../../../ffi/abi.ts";
 import { AioContext } from "../../../ffi/aio.ts";
 import type { Libc } from "../../../ffi/libc.ts";
-import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
+import { withMemory } from "../../../ffi/memory.ts";
 import { makeMemoryFile } from "../../../ffi/shared_memory.ts";
 import { waitReadable } from "../../../ffi/poll.ts";
 import { type Operation, OperationCode } from "./engine.ts";
@@ -86,10 +86,11 @@ export class AioQueue<T extends Operation> implements KernelQueue<T> {
    */
   tryOut(fd: number, sizeBytes: number): string | null {
     const context = this.#context;
-    const memory = alignedMemory(TRIAL_BYTES);
     const offset = Math.ceil(sizeBytes / TRIAL_BYTES) * TRIAL_BYTES;
-    context.prepareRead(fd, addressOf(memory), TRIAL_BYTES, offset, 0);
-    const read = this.#try();
+    const read = withMemory(TRIAL_BYTES, (address) => {
+      context.prepareRead(fd, address, TRIAL_BYTES, offset, 0);
+      return this.#try();
+    });
     if (this.broken !== null) return this.broken;
     if (read === undefined) return "io_getevents gives nothing back";
     if (read === NOT_TAKEN) return "io_submit does not take a read";

@@ -6,7 +6,7 @@
  */
 
 import type { Libc } from "../../../ffi/libc.ts";
-import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
+import { withMemory } from "../../../ffi/memory.ts";
 import { DiskError } from "../../errors.ts";
 import { AioQueue } from "./aio_queue.ts";
 import { AsyncEngine } from "./async_engine.ts";
@@ -161,6 +161,19 @@ function openAio<T extends Operation>(
   return fault;
 }
 
+/** How long some reads take, in µs; `null` if one fails, or is slow. */
+function timesOf(read: () => boolean): number[] | null {
+  const times: number[] = [];
+  for (let i = 0; i < TRIALS; i++) {
+    const start = performance.now();
+    if (!read()) return null;
+    times.push((performance.now() - start) * 1000);
+    // One slow answer is enough: a medium is no memory.
+    if (times[i]! > INLINE_US * 4 && i > 1) return null;
+  }
+  return times;
+}
+
 /** Why blocking calls are the fastest way here, if they are. */
 function answersInline(
   libc: Libc,
@@ -175,15 +188,11 @@ function answersInline(
   const offset = writtenOffset(libc, fd, probed.sizeBytes);
   if (offset === undefined) return null;
   const size = Math.max(4096, probed.direct.readOffsetAlignment);
-  const address = addressOf(alignedMemory(size));
-  const times: number[] = [];
-  for (let i = 0; i < TRIALS; i++) {
-    const start = performance.now();
-    if (libc.pread(fd, address, size, offset) !== size) return null;
-    times.push((performance.now() - start) * 1000);
-    // One slow answer is enough: a medium is no memory.
-    if (times[i]! > INLINE_US * 4 && i > 1) return null;
-  }
+  const times = withMemory(
+    size,
+    (address) => timesOf(() => libc.pread(fd, address, size, offset) === size),
+  );
+  if (times === null) return null;
   const median = times.sort((a, b) => a - b)[TRIALS >> 1]!;
   return median < INLINE_US
     ? `the device answers 4 KiB in ${

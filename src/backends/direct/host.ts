@@ -77,7 +77,7 @@ export interface Host {
    * @param oldBytes What it should have now.
    * @param newBytes What it should have afterwards.
    * @returns When it has.
-   * @throws If it cannot, or is shorter than it should be.
+   * @throws If it cannot, or has another size than it should.
    */
   resize(
     fd: number,

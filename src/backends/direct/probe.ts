@@ -17,7 +17,7 @@ import {
 } from "../../../ffi/block_device.ts";
 import { isKernelSince } from "../../../ffi/kernel_release.ts";
 import type { Libc } from "../../../ffi/libc.ts";
-import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
+import { addressOf, alignedMemory, withMemory } from "../../../ffi/memory.ts";
 import { cachedPages } from "../../../ffi/page_cache.ts";
 import {
   type FileStatus,
@@ -359,13 +359,14 @@ function tryReads(
 ): number | undefined {
   const offset = writtenOffset(libc, fd, sizeBytes);
   if (offset === undefined) return undefined;
-  const address = addressOf(alignedMemory(ASSUMED_ALIGNMENT));
-  // A single byte is taken by whatever does not look: that says nothing.
-  if (libc.pread(fd, address, 1, offset) === 1) return undefined;
-  for (let size = 512; size <= ASSUMED_ALIGNMENT; size *= 2) {
-    if (libc.pread(fd, address, size, offset + size) === size) return size;
-  }
-  return undefined;
+  return withMemory(ASSUMED_ALIGNMENT, (address) => {
+    // A single byte is taken by whatever does not look: that says nothing.
+    if (libc.pread(fd, address, 1, offset) === 1) return undefined;
+    for (let size = 512; size <= ASSUMED_ALIGNMENT; size *= 2) {
+      if (libc.pread(fd, address, size, offset + size) === size) return size;
+    }
+    return undefined;
+  });
 }
 
 /**
@@ -382,8 +383,11 @@ function silentlyBuffered(
   if (offset === undefined) return null;
   const size = Math.max(ASSUMED_ALIGNMENT, alignment);
   if (cachedPages(libc, fd, offset, size) !== 0) return null;
-  const address = addressOf(alignedMemory(size));
-  if (libc.pread(fd, address, size, offset) <= 0) return null;
+  const read = withMemory(
+    size,
+    (address) => libc.pread(fd, address, size, offset),
+  );
+  if (read <= 0) return null;
   return cachedPages(libc, fd, offset, size) > 0
     ? "the kernel took O_DIRECT and buffered a read all the same"
     : null;

@@ -18,6 +18,10 @@
  * data, the connection is dropped for it. Closing has a bound
  * (`silence_watch.ts`).
  *
+ * One flush is in flight at a time, for all that ask for one at once: those of
+ * durable writes to a server that has no FUA included. None follows one that
+ * failed (`../shared_flush.ts`).
+ *
  * A server may lie. A reply must give each byte of what was asked for exactly
  * once; anything else loses the connection, as nothing that follows can be
  * trusted.
@@ -50,6 +54,7 @@ import {
   refuseChanged,
 } from "../../backend.ts";
 import { offsetMemory } from "../../buffer.ts";
+import { callAll } from "../../call_all.ts";
 import { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
@@ -67,17 +72,23 @@ import {
   WireError,
 } from "../../protocol/nbd/numbers.ts";
 import { MessageReader } from "../../protocol/nbd/reader.ts";
-import { StreamWriter } from "../../protocol/nbd/writer.ts";
+import {
+  type OutgoingMessage,
+  StreamWriter,
+} from "../../protocol/nbd/writer.ts";
 import { type Request, RequestFlag, RequestType } from "../../request.ts";
 import {
   abortedError,
   changedError,
   closedError,
   errnoError,
+  latchedError,
   requestError,
+  sharedFlushError,
 } from "../../request_error.ts";
 import { encodeId } from "../../virtio.ts";
 import { Abandoned } from "../abandoned.ts";
+import { SharedFlush } from "../shared_flush.ts";
 import type { Negotiated } from "./client_handshake.ts";
 import { DEFAULT_CLOSE_TIMEOUT_MS, type NbdOptions } from "./options.ts";
 import type { Piece, Transfer } from "./piece.ts";
@@ -127,6 +138,13 @@ export class NbdBackend implements Backend {
   #state: State = "open";
   readonly #inFlight = new InFlight();
   readonly #abandoned = new Abandoned<Transfer>();
+  readonly #flushes = new SharedFlush<Transfer>((first) => {
+    // A server that shuts down is asked for nothing more.
+    if (this.#shutdown === null) this.#ask(first, 0, 0, Command.Flush);
+    else this.#flushed(this.#goneError(first.request));
+  });
+  /** Those that wait for a flush, as for a piece. */
+  readonly #flushing = new Set<Transfer>();
   /** Looks on while the disk is being closed. */
   readonly #silence: SilenceWatch;
   /** Looks on from the beginning, if that was asked for. */
@@ -223,7 +241,10 @@ export class NbdBackend implements Backend {
       uri,
       {
         isLost: () => this.#ended,
-        pieceOf: (cookie) => this.#pieces.get(cookie),
+        pieceOf: (cookie) => {
+          const piece = this.#pieces.get(cookie);
+          return piece?.isAnswered ? undefined : piece;
+        },
         answered: (piece) => this.#answered(piece),
         serverError: (piece, number, text) =>
           this.#serverError(piece, number, text),
@@ -257,7 +278,7 @@ export class NbdBackend implements Backend {
         transfer.request === request && !transfer.answered && !transfer.aborted
       ) pieces.push(piece);
     }
-    const transfer = pieces[0]?.transfer;
+    const transfer = pieces[0]?.transfer ?? this.#sharerOf(request);
     if (transfer === undefined) return;
     transfer.aborted = true;
     const waits: Promise<void>[] = [];
@@ -353,10 +374,9 @@ export class NbdBackend implements Backend {
     const { request } = transfer;
     const flushes = request.type === RequestType.Flush ||
       request.writes && request.fua;
-    if (this.#abandoned.failure !== null && flushes) {
-      return this.#finish(transfer, this.#spoiledError(request));
-    }
-    if (transfer.command === Command.Flush) this.#ask(transfer, 0, 0);
+    const refused = flushes ? this.#refuseUnsafe(request) : null;
+    if (refused !== null) this.#finish(transfer, refused);
+    else if (transfer.command === Command.Flush) this.#flush(transfer);
     else this.#advance(transfer);
   }
 
@@ -441,6 +461,7 @@ export class NbdBackend implements Backend {
       const from = transfer.asked;
       const length = Math.min(transfer.pieceBytes, transfer.total - from);
       transfer.asked += length;
+      transfer.pieces++;
       this.#ask(transfer, from, length);
     }
   }
@@ -459,7 +480,6 @@ export class NbdBackend implements Backend {
     command: number = transfer.command,
   ): void {
     const { request } = transfer;
-    transfer.pieces++;
     do this.#cookie = (this.#cookie + 1) >>> 0; while (
       this.#pieces.has(this.#cookie)
     );
@@ -474,6 +494,7 @@ export class NbdBackend implements Backend {
       covered: null,
       errorChunks: 0,
       message: null,
+      isAnswered: false,
       error: null,
     };
     this.#pieces.set(cookie, piece);
@@ -537,35 +558,107 @@ export class NbdBackend implements Backend {
       piece.command === Command.Read && piece.error === null &&
       piece.received !== piece.length
     ) throw new Error("a reply has less data than was asked for");
+    const { message, isAnswered } = piece;
+    if (
+      message !== null && !isAnswered && !message.dropped &&
+      this.#writer.holds(message)
+    ) return this.#answeredEarly(piece, message);
     this.#pieces.delete(piece.cookie);
     this.#answers++;
-    const { transfer } = piece;
-    transfer.pieces--;
-    if (transfer.answered) {
-      const flushes = piece.command === Command.Flush ||
-        (transfer.flags & CommandFlag.Fua) !== 0;
-      this.#abandoned.returned(
-        transfer,
-        flushes ? piece.error : null,
-        (waiting) => this.#resume(waiting),
-      );
-    } else this.#goOn(transfer, piece);
+    const { command, transfer, error } = piece;
+    if (command === Command.Flush) this.#flushed(error);
+    else {
+      const isDurable = (transfer.flags & CommandFlag.Fua) !== 0;
+      this.#over(transfer, error, isDurable ? error : null);
+    }
     if (this.#state === "leaving" && this.#pieces.size === 0) this.#depart();
   }
 
-  #goOn(transfer: Transfer, piece: Piece): void {
-    transfer.error ??= piece.error;
+  /**
+   * A write is answered before all of its data has gone out. A server may refuse
+   * one at its header; then the caller has its memory back when the system does
+   * not read it any more, and the rest is sent of a copy. Or the system has sent
+   * it, and has not said so yet.
+   */
+  #answeredEarly(piece: Piece, message: OutgoingMessage): void {
+    piece.isAnswered = true;
+    const refused = piece.error !== null;
+    const wait = refused
+      ? this.#writer.release(message)
+      : this.#writer.reads(message);
+    const goOn = () => {
+      if (this.#ended) return;
+      if (message.dropped || !refused && this.#writer.holds(message)) {
+        throw new Error("a write is answered before its data was sent");
+      }
+      this.#answered(piece);
+    };
+    if (wait === null) goOn();
+    else wait.then(goOn).catch((error) => this.#lose(error));
+  }
+
+  /** A piece of a request is over, or the flush that it waited for. */
+  #over(
+    transfer: Transfer,
+    error: DiskError | null,
+    flushFailure: DiskError | null,
+  ): void {
+    transfer.pieces--;
+    if (!transfer.answered) return this.#goOn(transfer, error);
+    this.#abandoned.returned(
+      transfer,
+      flushFailure,
+      (waiting) => this.#resume(waiting),
+    );
+  }
+
+  #goOn(transfer: Transfer, error: DiskError | null): void {
+    transfer.error ??= error;
     this.#advance(transfer);
     if (transfer.pieces > 0) return;
     if (transfer.flush && transfer.error === null && !transfer.aborted) {
       transfer.flush = false;
-      if (this.#shutdown === null) {
-        return this.#ask(transfer, 0, 0, Command.Flush);
-      }
-      transfer.error = this.#goneError(transfer.request);
+      return this.#flush(transfer);
     }
     if (transfer.aborted) this.#leave(transfer);
     else this.#finish(transfer, transfer.error);
+  }
+
+  /** Asks for a flush, together with who else does. */
+  #flush(transfer: Transfer): void {
+    transfer.pieces++;
+    this.#flushing.add(transfer);
+    if (!this.#flushes.join(transfer)) this.#refuseFlush(transfer);
+  }
+
+  #refuseFlush(transfer: Transfer): void {
+    this.#flushing.delete(transfer);
+    this.#over(transfer, this.#latchedError(transfer.request), null);
+  }
+
+  /** Goes on with all who waited for the flush that is over. */
+  #flushed(error: DiskError | null): void {
+    const { group, refused } = this.#flushes.end(error);
+    const [first] = group;
+    const left = new Set(refused);
+    callAll([...group, ...refused], (transfer) => {
+      if (left.has(transfer)) return this.#refuseFlush(transfer);
+      const own = error === null || transfer === first
+        ? error
+        : sharedFlushError(transfer.request, error, this.#uri);
+      this.#flushing.delete(transfer);
+      this.#over(transfer, own, own);
+    });
+  }
+
+  /** Whose request waits for a flush, if it is not answered. */
+  #sharerOf(request: Request): Transfer | undefined {
+    for (const transfer of this.#flushing) {
+      if (
+        transfer.request === request && !transfer.answered && !transfer.aborted
+      ) return transfer;
+    }
+    return undefined;
   }
 
   /** Goes on with a request that has waited for an aborted one. */
@@ -628,6 +721,16 @@ export class NbdBackend implements Backend {
       );
   }
 
+  /** Why nothing can be made durable any more, if a flush failed. */
+  #refuseUnsafe(request: Request): DiskError | null {
+    if (this.#abandoned.failure !== null) return this.#spoiledError(request);
+    return this.#flushes.failure === null ? null : this.#latchedError(request);
+  }
+
+  #latchedError(request: Request): DiskError {
+    return latchedError(request, this.#flushes.failure!, this.#uri);
+  }
+
   /** The failure of an aborted flush, which its caller never got. */
   #spoiledError(request: Request): DiskError {
     const cause = this.#abandoned.failure!;
@@ -682,7 +785,9 @@ export class NbdBackend implements Backend {
       [...this.#pieces.values()].map(({ transfer }) => transfer),
     );
     for (const transfer of this.#abandoned.clear()) transfers.add(transfer);
+    for (const transfer of this.#flushing) transfers.add(transfer);
     this.#pieces.clear();
+    this.#flushing.clear();
     this.#replies.forget();
     for (const transfer of transfers) {
       if (transfer.answered) continue;

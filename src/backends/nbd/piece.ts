@@ -52,6 +52,8 @@ export interface Piece {
   errorChunks: number;
   /** What carries its data, while that is in the request's own memory. */
   message: OutgoingMessage | null;
+  /** Whether the server has answered it. */
+  isAnswered: boolean;
   error: DiskError | null;
 }
 

@@ -8,9 +8,11 @@ import fs from "node:fs";
 import { roundDown } from "../alignment_plan.ts";
 import { sleepSync } from "../../sleep_sync.ts";
 import { Pool } from "../pool.ts";
+import { systemCode } from "../system_error.ts";
 
-/** How often, and how long apart in milliseconds, EAGAIN is tried again. */
+/** Times in a row that a call is repeated for EINTR or EAGAIN. */
 const MAX_RETRIES = 1_000;
+/** How long to wait before that for EAGAIN, in ms. */
 const RETRY_MS = 1;
 
 const STALLED = "The kernel takes no more and gives no error";
@@ -262,10 +264,10 @@ function retrySync(step: () => number): number {
 
 /** Whether to try again at once (or later); throws what is to stay. */
 function mayRetry(error: unknown, tries: number): boolean {
-  const code = (error as { code?: unknown }).code;
-  if (code === "EINTR") return true;
-  if (code !== "EAGAIN" || tries >= MAX_RETRIES) throw error;
-  return false;
+  const code = systemCode(error)?.code;
+  const passes = code === "EINTR" || code === "EAGAIN";
+  if (!passes || tries >= MAX_RETRIES) throw error;
+  return code === "EINTR";
 }
 
 /** Descriptors of one file, opened as they are needed, each used by one. */

@@ -54,11 +54,14 @@ import {
   changedError,
   closedError,
   cutError,
+  latchedError,
   requestError,
+  sharedFlushError,
 } from "../../request_error.ts";
 import { resizeError } from "../../resize.ts";
 import { encodeId } from "../../virtio.ts";
 import { Abandoned } from "../abandoned.ts";
+import { SharedFlush } from "../shared_flush.ts";
 import { Bounce, MAX_BOUNCE_BYTES } from "./bounce.ts";
 import { codeOf, failedError, librarySays, timeoutError } from "./errors.ts";
 import type { ObjectMap } from "./object_map.ts";
@@ -150,6 +153,10 @@ export class RbdBackend implements Backend {
   readonly #socket: Socket;
   readonly #inFlight = new InFlight();
   readonly #abandoned = new Abandoned<Transfer>();
+  /** One flush at a time, for all that ask at once; none after one that failed. */
+  readonly #flushes = new SharedFlush<Transfer>((transfer) =>
+    this.#hand({ transfer, from: 0, length: 0, flushes: true, memory: null })
+  );
   /** Transfers that are not answered, the oldest first. */
   readonly #waiting = new Set<Transfer>();
   /** Pieces at librbd, by what their completions are known by. */
@@ -369,9 +376,10 @@ export class RbdBackend implements Backend {
   }
 
   #go(transfer: Transfer): void {
-    const { failure } = this.#abandoned;
-    if (failure === null || !transfer.flush) this.#goOn(transfer);
-    else this.#finish(transfer, this.#spoiled(transfer.request, failure));
+    const { request, flush } = transfer;
+    const refused = flush ? this.#refuseUnsafe(request) : null;
+    if (refused === null) this.#goOn(transfer);
+    else this.#finish(transfer, refused);
   }
 
   /** Goes on with a request that has waited for an abandoned one. */
@@ -392,25 +400,26 @@ export class RbdBackend implements Backend {
       const from = transfer.asked;
       const length = Math.min(transfer.pieceBytes, transfer.total - from);
       transfer.asked += length;
-      this.#begin(transfer, from, length, false);
+      transfer.pieces++;
+      this.#begin(transfer, from, length);
     }
     if (transfer.answered || transfer.pieces > 0) return;
     if (transfer.flush && transfer.error === null) {
       transfer.flush = false;
-      this.#begin(transfer, 0, 0, true);
+      this.#flush(transfer);
     } else this.#finish(transfer, transfer.error);
   }
 
-  #begin(
-    transfer: Transfer,
-    from: number,
-    length: number,
-    flushes: boolean,
-  ): void {
+  #begin(transfer: Transfer, from: number, length: number): void {
     const { request } = transfer;
-    const piece: Piece = { transfer, from, length, flushes, memory: null };
-    transfer.pieces++;
-    if (flushes || request.data === null) return this.#hand(piece);
+    const piece: Piece = {
+      transfer,
+      from,
+      length,
+      flushes: false,
+      memory: null,
+    };
+    if (request.data === null) return this.#hand(piece);
     let isGranted = false;
     try {
       this.#bounce.take(length, (memory) => {
@@ -513,20 +522,63 @@ export class RbdBackend implements Backend {
 
   #over(piece: Piece, error: DiskError | null): void {
     const { transfer, flushes, memory } = piece;
+    if (flushes) return this.#flushed(error);
     transfer.pieces--;
     transfer.error ??= error;
     try {
       if (memory !== null) this.#bounce.give(memory);
     } finally {
-      if (!transfer.answered) this.#goOn(transfer);
-      else {
-        this.#abandoned.returned(
-          transfer,
-          flushes ? error : null,
-          (waiting) => this.#resume(waiting),
-        );
-      }
+      this.#proceed(transfer, null);
     }
+  }
+
+  /** Goes on with a request of which something is over. */
+  #proceed(transfer: Transfer, flushFailure: DiskError | null): void {
+    if (!transfer.answered) return this.#goOn(transfer);
+    this.#abandoned.returned(
+      transfer,
+      flushFailure,
+      (waiting) => this.#resume(waiting),
+    );
+  }
+
+  /** Asks for a flush, together with who else does. */
+  #flush(transfer: Transfer): void {
+    transfer.pieces++;
+    if (!this.#flushes.join(transfer)) this.#refuseFlush(transfer);
+  }
+
+  #refuseFlush(transfer: Transfer): void {
+    transfer.pieces--;
+    transfer.error ??= this.#latched(transfer.request);
+    this.#proceed(transfer, null);
+  }
+
+  /** Goes on with all who waited for the flush that is over. */
+  #flushed(error: DiskError | null): void {
+    const { group, refused } = this.#flushes.end(error);
+    const [first] = group;
+    const left = new Set(refused);
+    callAll([...group, ...refused], (transfer) => {
+      if (left.has(transfer)) return this.#refuseFlush(transfer);
+      const own = error === null || transfer === first
+        ? error
+        : sharedFlushError(transfer.request, error, this.#uri);
+      transfer.pieces--;
+      transfer.error ??= own;
+      this.#proceed(transfer, own);
+    });
+  }
+
+  /** Why nothing can be made durable any more, if a flush failed. */
+  #refuseUnsafe(request: Request): DiskError | null {
+    const { failure } = this.#abandoned;
+    if (failure !== null) return this.#spoiled(request, failure);
+    return this.#flushes.failure === null ? null : this.#latched(request);
+  }
+
+  #latched(request: Request): DiskError {
+    return latchedError(request, this.#flushes.failure!, this.#uri);
   }
 
   /** Answers a request of which pieces are in flight. */

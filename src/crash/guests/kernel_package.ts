@@ -55,7 +55,7 @@ export async function guestKernel(): Promise<GuestKernel> {
   const temporary = await Deno.makeTempDir({ dir: cache });
   try {
     const { success, stderr } = await new Deno.Command("apt-get", {
-      args: ["download", "-qq", name],
+      args: ["download", "-qq", "-o", "Acquire::Retries=5", name],
       cwd: temporary,
       stdin: "null",
       stderr: "piped",

@@ -234,11 +234,7 @@ export class StreamWriter {
   release(message: OutgoingMessage): Promise<void> | null {
     const open = message as OpenMessage;
     let sent = false;
-    let reads = false;
-    for (const piece of this.#inSystem()) {
-      sent ||= piece.message === open;
-      reads ||= open.lent.includes(piece);
-    }
+    for (const piece of this.#inSystem()) sent ||= piece.message === open;
     if (!open.begun && !sent) {
       open.dropped = true;
       return null;
@@ -247,7 +243,33 @@ export class StreamWriter {
       // Not what is written, and not what has changed: it cannot be sent anyway.
       if (!hasChanged(piece)) piece.bytes = piece.bytes.slice();
     }
-    return reads ? new Promise((resolve) => this.#written.push(resolve)) : null;
+    return this.reads(message);
+  }
+
+  /**
+   * Waits until the system does not read a message's memory any more, or has it
+   * no longer for now.
+   *
+   * @param message The message.
+   * @returns When that is; `null` if it does not now.
+   */
+  reads(message: OutgoingMessage): Promise<void> | null {
+    const { lent } = message as OpenMessage;
+    for (const piece of this.#inSystem()) {
+      if (!lent.includes(piece)) continue;
+      return new Promise((resolve) => this.#written.push(resolve));
+    }
+    return null;
+  }
+
+  /**
+   * Tells whether some of a message's memory has not been written.
+   *
+   * @param message The message.
+   * @returns Whether it has not.
+   */
+  holds(message: OutgoingMessage): boolean {
+    return (message as OpenMessage).lent.some(({ from, to }) => from < to);
   }
 
   /**

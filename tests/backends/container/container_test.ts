@@ -24,10 +24,10 @@ import {
   needs,
   pause,
   run,
+  stopProcess,
   type TempDir,
   tempDir,
   tmpfsDir,
-  untilStopped,
 } from "../../helpers.ts";
 import { dmgOf } from "./dmg.ts";
 
@@ -553,8 +553,7 @@ Deno.test({
     await disk.write(0, new Uint8Array(512).fill(1));
     await disk.flush();
     const [child] = await childrenOver(path);
-    Deno.kill(child!, "SIGSTOP");
-    await untilStopped(child!);
+    await stopProcess(child!);
     for (const work of [() => disk.read(0, 1), () => disk.flush()]) {
       const error = await assertRejects(work, DiskError);
       assertEquals([error.kind, error.code], ["io", "ENOTCONN"]);

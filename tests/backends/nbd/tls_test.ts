@@ -12,10 +12,10 @@ import { Option, OptionReply } from "../../../src/protocol/nbd/numbers.ts";
 import {
   needs,
   run,
+  stopProcess,
   type TempDir,
   tempDir,
   untilListening,
-  untilStopped,
 } from "../../helpers.ts";
 import { RawPeer } from "./raw_server.ts";
 
@@ -96,8 +96,7 @@ Deno.test({
         await disk.flush();
         assertEquals(await disk.read(8, data.length / 512), data);
         // What stalls over TLS is bounded as well.
-        child.kill("SIGSTOP");
-        await untilStopped(child.pid);
+        await stopProcess(child.pid);
         const controller = new AbortController();
         const { signal } = controller;
         const stalled = [

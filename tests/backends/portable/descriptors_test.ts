@@ -7,7 +7,7 @@ import {
 } from "../../../src/backends/portable/descriptors.ts";
 
 /** A step that follows a script and notes where it was asked to go on. */
-function scripted(...script: (number | string)[]) {
+function scripted(...script: (number | string | Error)[]) {
   const asked: number[] = [];
   return {
     asked,
@@ -15,6 +15,7 @@ function scripted(...script: (number | string)[]) {
       asked.push(done);
       const next = script.shift();
       if (typeof next === "number") return Promise.resolve(next);
+      if (next instanceof Error) return Promise.reject(next);
       return Promise.reject(Object.assign(new Error(next), { code: next }));
     },
   };
@@ -37,6 +38,28 @@ Deno.test("readFully() retries what was interrupted", async () => {
   await readFully(step, 1024, 512);
   assertEquals(asked, [0, 0, 512, 512, 512]);
 });
+
+Deno.test(
+  "readFully() and writeFully() know an interruption that has no code",
+  {
+    ignore: Deno.build.os === "windows",
+  },
+  async () => {
+    // As Deno throws it for a write.
+    const interrupted = () =>
+      new Deno.errors.Interrupted("Interrupted system call (os error 4)");
+    for (const fully of [readFully, writeFully]) {
+      const { step, asked } = scripted(interrupted(), 512, interrupted(), 512);
+      await fully(step, 1024, 512);
+      assertEquals(asked, [0, 0, 512, 512]);
+      // Nothing is tried for ever.
+      await assertRejects(
+        () => fully(() => Promise.reject(interrupted()), 512, 512),
+        Deno.errors.Interrupted,
+      );
+    }
+  },
+);
 
 Deno.test("readFully() needs no more than was asked for", async () => {
   const { step, asked } = scripted(1000);

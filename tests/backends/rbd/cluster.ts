@@ -6,7 +6,13 @@
  * @module
  */
 
-import { needs, pause, run, type TempDir, tempDir } from "../../helpers.ts";
+import {
+  needs,
+  run,
+  stopProcess,
+  type TempDir,
+  tempDir,
+} from "../../helpers.ts";
 
 /** Programs that a cluster is made of, and what is asked with. */
 const TOOLS = ["ceph-mon", "ceph-osd", "ceph", "rbd", "monmaptool", "setpriv"];
@@ -192,21 +198,7 @@ osd memory target = 939524096
 
   /** Holds the first OSD up; once this is over, none of its threads runs. */
   async holdOsd(): Promise<void> {
-    const osd = this.#daemons.get("osd0")!;
-    osd.kill("SIGSTOP");
-    const tasks = `/proc/${osd.pid}/task`;
-    // A thread stops once it has its turn, which may take a busy machine a while.
-    const runs = () =>
-      [...Deno.readDirSync(tasks)].some(({ name }) => {
-        try {
-          const status = Deno.readTextFileSync(`${tasks}/${name}/status`);
-          return !/^State:\s+[TtZX]/m.test(status);
-        } catch {
-          // It has ended meanwhile.
-          return true;
-        }
-      });
-    while (runs()) await pause(5);
+    await stopProcess(this.#daemons.get("osd0")!.pid);
   }
 
   /** Lets it go on. */
@@ -245,8 +237,18 @@ osd memory target = 939524096
   }
 }
 
-/** A port that nobody listens at just now. */
+/**
+ * A port that nobody listens at just now, and that no connection gets from the
+ * system meanwhile: those have ports from 32,768 on (ip_local_port_range, ip(7)).
+ */
 function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 10_000);
+    try {
+      Deno.listen({ hostname: "127.0.0.1", port }).close();
+      return port;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    }
+  }
 }

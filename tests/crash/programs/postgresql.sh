@@ -32,7 +32,7 @@ as_postgres() {
 start() {
   options="-k $socket -c listen_addresses= -c shared_buffers=16MB"
   for setting; do options="$options -c $setting"; done
-  as_postgres "$programs/pg_ctl" -D "$data" -l "$log" -s -w -t 30 -o "$options" start >&2
+  as_postgres "$programs/pg_ctl" -D "$data" -l "$log" -s -w -t 300 -o "$options" start >&2
 }
 
 stop() {

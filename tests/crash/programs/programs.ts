@@ -236,5 +236,7 @@ export function crashTestOf(program: Program): CrashTestOptions {
     prepare: commandOf(program, "prepare"),
     run: commandOf(program, "run"),
     check: commandOf(program, "check"),
+    // A server that starts on a busy machine has not failed.
+    checkTimeoutMs: 300_000,
   };
 }

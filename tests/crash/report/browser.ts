@@ -3,7 +3,7 @@
  * some width, in a light or dark scheme, and answers questions about it.
  */
 
-import { hasTool } from "../../helpers.ts";
+import { hasTool, pause } from "../../helpers.ts";
 
 /** How a page is looked at. */
 export interface View {
@@ -60,6 +60,12 @@ export class Browser implements AsyncDisposable {
       this.#waiting.delete(message.id ?? -1);
       waiting?.(message);
       for (const hear of this.#heard) hear(message);
+    });
+    // Nobody waits for a browser that is no more.
+    socket.addEventListener("close", () => {
+      const error = { message: "the browser has ended" };
+      for (const waiting of this.#waiting.values()) waiting({ error });
+      this.#waiting.clear();
     });
   }
 
@@ -177,11 +183,20 @@ export class Browser implements AsyncDisposable {
     const closed = new Promise((resolve) =>
       this.#socket.addEventListener("close", resolve, { once: true })
     );
-    // It ends with its children, and closes the connection.
-    await this.#send("Browser.close", {});
+    // It ends with its children, and closes the connection: before it answers, if
+    // it is fast.
+    await this.#send("Browser.close", {}).catch(() => {});
     await closed;
     await this.#process.status;
     await this.#drained;
-    await Deno.remove(this.#profile, { recursive: true });
+    for (let attempts = 1;; attempts++) {
+      try {
+        return await Deno.remove(this.#profile, { recursive: true });
+      } catch (error) {
+        // A child may have written to it meanwhile.
+        if (attempts === 100) throw error;
+        await pause(50);
+      }
+    }
   }
 }

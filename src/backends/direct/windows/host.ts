@@ -15,7 +15,7 @@ import {
 import { type Extent, MAX_EXTENTS } from "../../../backend.ts";
 import { kindOfCode } from "../../../errors.ts";
 import { SECTOR_BYTES } from "../../../geometry.ts";
-import { resizeError } from "../../../resize.ts";
+import { refuseChangedSize, resizeError } from "../../../resize.ts";
 import { type Operation, OperationCode } from "../engine.ts";
 import type { Host } from "../host.ts";
 import type { Turns } from "../loop_turn.ts";
@@ -134,10 +134,7 @@ export class WindowsHost implements Host {
     oldBytes: number,
     newBytes: number,
   ): Promise<void> {
-    if (this.fileSize(fd) < oldBytes) {
-      const reason = "it ends before the disk does: it was cut while open";
-      throw resizeError(reason, path, "io");
-    }
+    refuseChangedSize(this.fileSize(fd), oldBytes, path);
     const result = this.windows.setSize(fd, newBytes);
     if (result < 0) {
       const code = windowsErrnoName(-result);

@@ -1,0 +1,167 @@
+/**
+ * What an image in a cluster is asked to make durable, over an image that does
+ * what it is told: one flush at a time, and none once one has failed.
+ *
+ * @module
+ */
+
+import { assertEquals, assertRejects } from "@std/assert";
+import { type Libc, openLibc } from "../../../ffi/libc.ts";
+import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
+import { MemoryBackend } from "../../../src/backends/memory.ts";
+import { RbdBackend } from "../../../src/backends/rbd/backend.ts";
+import type { Session } from "../../../src/backends/rbd/session.ts";
+import { VirtualDisk } from "../../../src/disk/disk.ts";
+import { DiskError } from "../../../src/errors.ts";
+
+const EIO = 5;
+const SECTOR = new Uint8Array(512).fill(0xa5);
+
+/** An image of which writes are done at once, and flushes when a test says so. */
+class ToldImage {
+  readonly tags = new Int32Array(16);
+  readonly results = new Int32Array(16);
+  /** Flushes that are not over. */
+  readonly flushes: number[] = [];
+  /** Flushes so far. */
+  asked = 0;
+  readonly #libc: Libc;
+  readonly #over: [tag: number, result: number][] = [];
+  readonly #byte = alignedMemory(1, 8);
+  #fd = -1;
+
+  constructor(libc: Libc) {
+    this.#libc = libc;
+  }
+
+  notifyBy(fd: number): number {
+    this.#fd = fd;
+    return 0;
+  }
+
+  write(_offset: number, length: number, _address: number, tag: number) {
+    this.#end(tag, length);
+    return 0;
+  }
+
+  flush(tag: number): number {
+    this.flushes.push(tag);
+    this.asked++;
+    return 0;
+  }
+
+  /** Ends the flush that came first. */
+  endFlush(result: number): void {
+    this.#end(this.flushes.shift()!, result);
+  }
+
+  poll(): number {
+    const some = this.#over.splice(0, this.tags.length);
+    some.forEach(([tag, result], i) => {
+      this.tags[i] = tag;
+      this.results[i] = result;
+    });
+    return some.length;
+  }
+
+  #end(tag: number, result: number): void {
+    this.#over.push([tag, result]);
+    const { write } = this.#libc.abi.syscalls!;
+    this.#libc.syscall(write, this.#fd, addressOf(this.#byte), 1);
+  }
+}
+
+function toldDisk(): { disk: VirtualDisk; image: ToldImage } {
+  const libc = openLibc();
+  const image = new ToldImage(libc);
+  const session = {
+    libc,
+    image,
+    bound() {},
+    close: () => Promise.resolve(0),
+  } as unknown as Session;
+  const { geometry, info } = new MemoryBackend({ sectors: 1024 });
+  const backend = new RbdBackend({
+    session,
+    geometry,
+    info,
+    uri: "rbd:pool/told",
+    readOnly: false,
+    isFixed: true,
+    objectMap: null,
+    openTimeoutMs: 30_000,
+    requestTimeoutMs: 30_000,
+    closeTimeoutMs: 30_000,
+  });
+  return { disk: VirtualDisk.over(backend), image };
+}
+
+const options = { ignore: Deno.build.os !== "linux" };
+const durably = (disk: VirtualDisk, sector: number, signal?: AbortSignal) =>
+  disk.write(sector, SECTOR, { fua: true, signal });
+
+Deno.test(
+  "RbdBackend has one flush in flight, which durable writes share",
+  options,
+  async () => {
+    const { disk, image } = toldDisk();
+    const first = durably(disk, 0);
+    await disk.write(100, SECTOR);
+    const others = [2, 4, 6].map((sector) => durably(disk, sector));
+    await disk.write(100, SECTOR);
+    assertEquals(image.asked, 1);
+    image.endFlush(0);
+    await first;
+    assertEquals(image.flushes.length, 1);
+    image.endFlush(0);
+    await Promise.all(others);
+    assertEquals(image.asked, 2);
+    await disk.close();
+  },
+);
+
+Deno.test(
+  "RbdBackend asks for no flush behind a durable write once a flush failed",
+  options,
+  async () => {
+    const { disk, image } = toldDisk();
+    const flush = assertRejects(() => disk.flush(), DiskError, "EIO");
+    const write = assertRejects(() => durably(disk, 0), DiskError);
+    await disk.write(100, SECTOR);
+    image.endFlush(-EIO);
+    await flush;
+    assertEquals((await write).kind, "latched");
+    assertEquals([image.asked, disk.failure?.code], [1, "EIO"]);
+    await disk.close();
+  },
+);
+
+Deno.test(
+  "RbdBackend fails all durable writes that share a flush that fails",
+  options,
+  async () => {
+    const { disk, image } = toldDisk();
+    const abort = new AbortController();
+    const first = durably(disk, 0, abort.signal);
+    await disk.write(100, SECTOR);
+    const failures = [2, 4].map((sector) =>
+      assertRejects(() => durably(disk, sector), DiskError)
+    );
+    await disk.write(100, SECTOR);
+    abort.abort("enough");
+    assertEquals(await first.catch(String), "enough");
+    image.endFlush(0);
+    // A turn of the event loop takes the byte.
+    while (image.flushes.length === 0) {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    image.endFlush(-EIO);
+    for (const [index, failure] of failures.entries()) {
+      const { kind, code, operation, sector } = await failure;
+      assertEquals([kind, code, operation], ["io", "EIO", "write"]);
+      assertEquals(sector, 2 + 2 * index);
+    }
+    assertEquals(image.asked, 2);
+    await disk.close();
+  },
+);
