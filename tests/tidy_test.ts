@@ -86,6 +86,11 @@ const BANNED: {
   },
   // Pulled out of the namespace, the names above would no longer be seen.
   { pattern: /\}\s*=\s*Deno;/, where: /^(src|examples)\/|^mod\.ts$/ },
+  // Nothing refers to that memory: it may be somebody else's when it is used.
+  {
+    pattern: /\baddressOf\((alignedMemory|new )/,
+    where: /^(src|ffi|bench|examples)\//,
+  },
   {
     pattern: /\bconsole\.\w+/,
     where: /^(src|ffi)\/|^mod\.ts$/,
@@ -660,6 +665,11 @@ const CASES: [title: string, changes: Tree, faults: string[]][] = [
     "a console outside the command line",
     { "src/disk/disk.ts": "console.error(1);" },
     ["src/disk/disk.ts:6: console.error is not allowed here"],
+  ],
+  [
+    "an address of what nothing refers to",
+    { "src/queue.ts": "use(addressOf(alignedMemory(512)));" },
+    ["src/queue.ts:7: addressOf(alignedMemory is not allowed here"],
   ],
   [
     "work left for later",

@@ -1,8 +1,9 @@
 /**
  * What Linux does with a block device, or with one that is made of a file:
- * mounted, swapped to, part of another device. Read from `/proc` and `/sys`,
- * where Deno's permissions already allow it, so that there is no prompt. (Deno
- * wants `--allow-all` for them, as for paths under `/dev`.)
+ * mounted, swapped to, part of another device; and what a device is made of. Read
+ * from `/proc` and `/sys`, where Deno's permissions already allow it, so that
+ * there is no prompt. (Deno wants `--allow-all` for them, as for paths under
+ * `/dev`.)
  *
  * @module
  */
@@ -62,6 +63,58 @@ export function loopDevicesOver(fd: number): string[] {
   if (!isReadable()) return [];
   const stat = fs.fstatSync(fd, { bigint: true });
   return stat.isFile() ? loopsOver(stat).map((name) => `/dev/${name}`) : [];
+}
+
+/** Something that a block device is made of or a part of. */
+export type BelowDevice =
+  /** A device, by its number as `stat` gives it. */
+  | { readonly device: number }
+  /** A file, as `stat` gives it. */
+  | { readonly dev: number; readonly ino: number };
+
+/**
+ * What a block device is made of or a part of: the disk of a partition, the file
+ * of a loop device, the devices below a mapped one, and what these are made of.
+ *
+ * @param device Its number as `stat` gives it.
+ * @returns All of it, as far as it is known.
+ */
+export function belowDevice(device: number): BelowDevice[] {
+  if (!isReadable()) return [];
+  const found: BelowDevice[] = [];
+  const seen = new Set<DeviceNumber>();
+  const look = (number: DeviceNumber) => {
+    if (seen.has(number)) return;
+    seen.add(number);
+    const directory = `/sys/dev/block/${number}`;
+    const below = list(`${directory}/slaves`)
+      .map((name) => read(`${directory}/slaves/${name}/dev`));
+    if (exists(`${directory}/partition`)) {
+      below.push(read(`${directory}/../dev`));
+    }
+    for (const next of below) {
+      if (next === undefined) continue;
+      found.push({ device: numberOf(next) });
+      look(next);
+    }
+    const file = statOf(read(`${directory}/loop/backing_file`));
+    if (file === null) return;
+    if (file.isBlockDevice()) {
+      found.push({ device: file.rdev });
+      look(deviceNumber(BigInt(file.rdev)));
+    } else found.push({ dev: file.dev, ino: file.ino });
+  };
+  look(deviceNumber(BigInt(device)));
+  return found;
+}
+
+/** A device's number as `stat` gives it: {@linkcode deviceNumber} the other way. */
+function numberOf(number: DeviceNumber): number {
+  const [major, minor] = number.split(":").map(BigInt) as [bigint, bigint];
+  return Number(
+    (minor & 0xffn) | (major & 0xfffn) << 8n | (minor & ~0xffn) << 12n |
+      (major & ~0xfffn) << 32n,
+  );
 }
 
 /**
@@ -201,6 +254,14 @@ function useOfLoops(names: readonly string[]): string | null {
     if (use !== null) return `/dev/${name} is made of it, and ${use}`;
   }
   return null;
+}
+
+function statOf(path: string | undefined): fs.Stats | null {
+  try {
+    return path === undefined ? null : fs.statSync(path);
+  } catch {
+    return null;
+  }
 }
 
 function exists(path: string): boolean {

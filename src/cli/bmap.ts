@@ -4,21 +4,20 @@
  * @module
  */
 
-import { type OpenedFile, openFile } from "../platform/files.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { makeBmap } from "../image/mod.ts";
 import {
   CliError,
-  fileError,
   IMAGE_OPTIONS,
   interruptible,
   NO_LOCK_OPTION,
 } from "./images.ts";
-import { type CliIo, print, writeAll } from "./io.ts";
+import { type CliIo, print } from "./io.ts";
 import { openImage } from "./opened_image.ts";
 import { QUIET_OPTION, tell } from "./outcome.ts";
 import { Progress } from "./progress.ts";
-import { identify, identityOf, isSameFile, takeBack } from "./same_file.ts";
+import { isSameFile } from "./same_file.ts";
+import { saveText } from "./saved_text.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -92,7 +91,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     await print(io.stdout, text);
     return ExitCode.Ok;
   }
-  await save(output, text, force);
+  await saveText(output, text, force);
   await tell(args, io, {
     text: `Saved the block map to ${output}`,
     json: {
@@ -103,37 +102,4 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     done: `"${output}" has all of it`,
   });
   return ExitCode.Ok;
-}
-
-/** A new file with all of it, or none; one that is there is cut last. */
-async function save(path: string, text: string, force: boolean): Promise<void> {
-  const there = force ? await identify(path) : null;
-  if (there?.isBlockDevice) {
-    throw new CliError(`Cannot write to "${path}" as it is a block device`);
-  }
-  let file: OpenedFile;
-  try {
-    file = await openFile(
-      path,
-      there === null ? { write: true, createNew: true } : { write: true },
-    );
-  } catch (error) {
-    throw fileError("write to", path, error);
-  }
-  using _open = file;
-  const identity = identityOf(await file.stat(), path);
-  try {
-    const bytes = new TextEncoder().encode(text);
-    await writeAll(file, bytes);
-    if (identity.isFile) {
-      await file.truncate(bytes.length);
-      await file.sync();
-    }
-  } catch (error) {
-    const left = there === null
-      ? await takeBack(path, identity)
-      : `"${path}" is incomplete`;
-    const { message } = fileError("write to", path, error);
-    throw new CliError(`${message}: ${left}`, { cause: error });
-  }
 }

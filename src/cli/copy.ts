@@ -59,6 +59,9 @@ const CHUNK_SECTORS = 4096;
 /** Transfers between disks in flight unless said otherwise. */
 const DEPTH = 8;
 
+/** Transfers in flight at most: they have 2 GiB of memory then. */
+const MAX_DEPTH = 1024;
+
 /** Bytes of a bmap file at most. */
 const MAX_BMAP_BYTES = 2 ** 26;
 
@@ -239,9 +242,17 @@ function numbersOf(args: VerbArguments): Numbers {
     to: args.parsed("to", parsePlainSectors) ?? 0,
     count: args.parsed("count", parsePlainSectors),
     size: args.parsed("size", parseSize),
-    depth: args.parsed("depth", parseCount),
+    depth: args.parsed("depth", parseDepth),
     retries: args.parsed("retries", parseCount),
   };
+}
+
+function parseDepth(text: string): number {
+  const depth = parseCount(text);
+  if (depth <= MAX_DEPTH) return depth;
+  throw new RangeError(
+    `Cannot parse a depth as it must be at most ${MAX_DEPTH}: current value is "${text}"`,
+  );
 }
 
 /** What every way of copying is given. */
@@ -452,7 +463,7 @@ async function fromStream(
     force: args.flag("force"),
     blockSize,
     sectors: sizeOfNew(numbers, known),
-    inputs: [disk?.info.path ?? (from === "-" ? null : from)],
+    inputs: [disk?.info.path ?? (from === "-" ? io.stdinPath : from)],
   });
   await using _held = target.disk;
   let onto: VirtualDisk;

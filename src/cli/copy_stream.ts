@@ -11,7 +11,7 @@ import { createHash } from "node:crypto";
 import type { CopyPhase } from "../disk/copy.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
-import type { Bmap } from "../image/mod.ts";
+import type { Bmap, BmapRange } from "../image/mod.ts";
 import { plural } from "../plural.ts";
 import { formatSize } from "../units.ts";
 import { type CopyTarget, failCopy } from "./copy_target.ts";
@@ -71,7 +71,10 @@ export async function copyStream(copy: StreamCopy): Promise<CopySums> {
   let reached: CopyPhase = "copy";
   try {
     if (bmap === undefined) await add(source.take(copy.bytes));
-    else await copyMapped(bmap);
+    else {
+      checkBlocks(bmap, copy);
+      await copyMapped(bmap);
+    }
     const { ragged } = writer;
     if (ragged > 0) {
       // What a map calls the image may end anywhere.
@@ -156,4 +159,26 @@ export async function copyStream(copy: StreamCopy): Promise<CopySums> {
     await source.pass(imageBytes - at);
     await source.end();
   }
+}
+
+/**
+ * Refuses a map of which a range begins or ends within a block of the target:
+ * the others would be written by the time that it is come to.
+ */
+function checkBlocks(
+  { ranges, blockBytes, imageBytes }: Bmap,
+  { onto: { blockSize }, target: { path } }: StreamCopy,
+): void {
+  const isWhole = ({ first, last }: BmapRange) => {
+    const end = (last + 1) * blockBytes;
+    return first * blockBytes % blockSize === 0 &&
+      // What a map calls the image may end anywhere.
+      (end % blockSize === 0 || end >= imageBytes);
+  };
+  const cut = ranges.find((range) => !isWhole(range));
+  if (cut === undefined) return;
+  throw new CliError(
+    `Cannot write blocks ${cut.first} to ${cut.last} of ${blockBytes} bytes, as ` +
+      `the bmap has them, as "${path}" takes whole blocks of ${blockSize} bytes`,
+  );
 }

@@ -13,7 +13,12 @@ import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { CliError, Interrupted } from "./images.ts";
 import { inOptionsOf } from "./option_words.ts";
-import { type FileIdentity, identify, takeBack } from "./same_file.ts";
+import {
+  type FileIdentity,
+  identify,
+  isShared,
+  takeBack,
+} from "./same_file.ts";
 
 /** Where a copy goes. */
 export interface CopyTarget {
@@ -100,10 +105,14 @@ export async function openTarget(
   }
   const identity = await identify(path);
   for (const input of inputs) {
-    if (input === null || identity === null) continue;
-    if ((await identify(input))?.key === identity.key) {
-      throw new CliError(`Cannot copy "${path}" onto itself`);
-    }
+    const other = input === null ? null : await identify(input);
+    if (!isShared(other, identity)) continue;
+    throw new CliError(
+      other!.key === identity!.key
+        ? `Cannot copy "${path}" onto itself`
+        : `Cannot copy "${input}" onto "${path}" as one of both is made of the ` +
+          `other, or is a part of it`,
+    );
   }
   try {
     const disk = await VirtualDisk.open(path, open);

@@ -11,6 +11,7 @@
  */
 
 import { createGunzip } from "node:zlib";
+import { isZero } from "../buffer.ts";
 import { isNotCapable } from "../platform/permissions.ts";
 import { type Child, startChild } from "../platform/child_process.ts";
 import type { Compression } from "../content_format.ts";
@@ -21,6 +22,9 @@ const CHUNK_BYTES = 2 ** 18;
 
 /** Bytes of complaints that are kept. */
 const MAX_COMPLAINT_BYTES = 4096;
+
+/** No bytes. */
+const NOTHING = new Uint8Array();
 
 /** The programs: how they write to their output, and their Debian packages. */
 const PROGRAMS: Readonly<
@@ -59,16 +63,36 @@ async function* gunzip(
   name: string,
 ): AsyncGenerator<Uint8Array, void> {
   const unzip = createGunzip({ chunkSize: CHUNK_BYTES });
+  const ended = new Promise<void>((resolve) => unzip.once("end", resolve));
+  let fed = 0;
+  let isOver = false;
   const feeding = feed(source, {
-    write: (bytes) =>
-      new Promise((resolve, reject) =>
-        unzip.write(bytes, (error) => error ? reject(error) : resolve())
-      ),
+    async write(bytes) {
+      let rest = bytes;
+      if (!isOver) {
+        fed += bytes.length;
+        // Where it has ended, node:zlib may not say that it took the rest.
+        await Promise.race([
+          ended,
+          new Promise<void>((resolve, reject) =>
+            unzip.write(bytes, (error) => error ? reject(error) : resolve())
+          ),
+        ]);
+        // It ends where a member is followed by a zero, and takes no more.
+        const left = fed - unzip.bytesWritten;
+        isOver = left > 0;
+        rest = isOver ? bytes.subarray(-left) : NOTHING;
+      }
+      if (!isZero(rest)) throw new Error("more follows after zeroes");
+    },
     end: () => void unzip.end(),
     fail: (error) => void unzip.destroy(error),
   });
   try {
     for await (const chunk of unzip) yield chunk;
+    // What it left is to be padding.
+    await feeding.done;
+    if (feeding.failure !== undefined) throw feeding.failure;
   } catch (error) {
     throw feeding.failure ?? damaged(name, "gzip", (error as Error).message);
   } finally {
@@ -153,6 +177,8 @@ interface Feed {
 interface Feeding {
   /** What the source failed with. */
   readonly failure: Error | undefined;
+  /** When the source has ended; rejects with what is not taken of it. */
+  readonly done: Promise<void>;
   /**
    * Feeds no more. A read of the source may be left that never ends: whoever
    * opened the source breaks it off.
@@ -179,9 +205,11 @@ function feed(source: AsyncIterable<Uint8Array>, into: Feed): Feeding {
       await into.write(next.value);
     }
   }
+  const done = run();
   // What the decompressor refuses it says itself.
-  run().catch(() => {});
+  done.catch(() => {});
   return {
+    done,
     get failure() {
       return failure;
     },

@@ -5,7 +5,6 @@
  * @module
  */
 
-import { writeFile } from "node:fs/promises";
 import { openFile } from "../platform/files.ts";
 import { Lines } from "../crash/lines.ts";
 import { parseTraceLine } from "../layers/trace.ts";
@@ -15,6 +14,7 @@ import { CliError, fileError, interruptible } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { QUIET_OPTION, tell } from "./outcome.ts";
 import { isSameFile } from "./same_file.ts";
+import { saveText } from "./saved_text.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -69,11 +69,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     await print(io.stdout, picture);
     return ExitCode.Ok;
   }
-  try {
-    await writeFile(output, picture, { flag: force ? "w" : "wx" });
-  } catch (error) {
-    throw fileError("write", output, error);
-  }
+  await saveText(output, picture, force);
   await tell(args, io, {
     text: `Drew ${output}`,
     json: {

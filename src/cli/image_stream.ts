@@ -257,6 +257,8 @@ class RawBytes {
       result = await this.#reader.read();
     } catch (error) {
       this.#signal.throwIfAborted();
+      // A file's own stream says it already.
+      if (error instanceof CliError) throw error;
       throw new CliError(
         `Cannot read ${this.name} as ${(error as Error).message}`,
         { cause: error },

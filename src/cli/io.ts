@@ -49,6 +49,8 @@ export interface CliIo {
    * @returns A stream of it.
    */
   stdin(): ReadableStream<Uint8Array>;
+  /** A name that leads to the file that it comes from; `null` if there is none. */
+  readonly stdinPath: string | null;
   /**
    * The clock, for rates.
    *
@@ -183,6 +185,10 @@ export function processIo(): CliIo {
     stderr: outputOf(stderr),
     debug: wantsDebug(),
     stdin,
+    // No prompt for it.
+    stdinPath: os !== "windows" && isGranted({ name: "read" })
+      ? "/dev/stdin"
+      : null,
     now: () => performance.now(),
     onInterrupt,
   };

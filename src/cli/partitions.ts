@@ -54,8 +54,8 @@ export const partitions: Verb = {
     "msr); start=N and size=N in sectors, or with a unit, where there is room if\n" +
     "not given; number=N; bootable; logical, in an MBR; guid=GUID,\n" +
     "attributes=BITS and name=TEXT in a GPT, the name last. What is in the\n" +
-    "partitions stays. An image that has something in its first MiB is refused\n" +
-    "unless --force.\n" +
+    "partitions stays. An image that has something in its first MiB, or a GPT of\n" +
+    "which the backup is left, is refused unless --force.\n" +
     "\n" +
     "--repair writes a damaged copy of a GPT from the other, moves the backup to\n" +
     "the end of a disk that has grown, and mends the protective MBR.\n" +
@@ -211,8 +211,9 @@ async function checkEmpty(
   const head = await disk.read(0, Math.min(disk.sectors, HEAD_SECTORS), {
     signal,
   });
-  if (isZero(head)) return;
   const { kind, partitions } = await readPartitions(disk, { signal });
+  // What the backup of a GPT says may be all that is left of it.
+  if (isZero(head) && partitions.length === 0) return;
   throw new CliError(
     kind === "none"
       ? `Cannot make a table on "${path}" as there is something in its first MiB: overwrite that with --force`

@@ -29,6 +29,7 @@ import {
   type FileIdentity,
   identify,
   identityOf,
+  isShared,
   takeBack,
 } from "./same_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
@@ -249,7 +250,7 @@ async function save(
   signal: AbortSignal,
 ): Promise<void> {
   const there = await identify(path);
-  if (there !== null && there.key === from?.key) {
+  if (isShared(there, from)) {
     throw new CliError(`Cannot read "${path}" into itself`);
   }
   if (there?.isBlockDevice) {

@@ -7,6 +7,7 @@
  */
 
 import { realpathSync } from "node:fs";
+import { belowDevice } from "../backends/device_use.ts";
 import { type FileFacts, remove, statFile } from "../platform/files.ts";
 
 /** What two names share if they lead to one file. */
@@ -19,6 +20,8 @@ export interface FileIdentity {
   readonly isStream: boolean;
   /** Whether it is a block device. */
   readonly isBlockDevice: boolean;
+  /** The keys of what a block device is a part of or made of, as far as known. */
+  readonly below: readonly string[];
 }
 
 /**
@@ -31,17 +34,31 @@ export interface FileIdentity {
 export function identityOf(stat: FileFacts, path: string): FileIdentity {
   const isBlockDevice = stat.isBlockDevice === true;
   return {
-    // Two nodes of one device have inodes of their own.
-    key: isBlockDevice
-      ? `device ${stat.rdev}`
-      : stat.ino === null
-      ? `path ${realpathSync(path)}`
-      : `file ${stat.dev} ${stat.ino}`,
+    key: keyOf(stat, path),
     isFile: stat.isFile,
     isStream: stat.isCharDevice === true || stat.isFifo === true ||
       stat.isSocket === true,
     isBlockDevice,
+    below: isBlockDevice
+      ? belowDevice(stat.rdev!).map((it) =>
+        "device" in it ? keyOfDevice(it.device) : keyOfFile(it)
+      )
+      : [],
   };
+}
+
+function keyOf(stat: FileFacts, path: string): string {
+  // Two nodes of one device have inodes of their own.
+  if (stat.isBlockDevice === true) return keyOfDevice(stat.rdev!);
+  return stat.ino === null ? `path ${realpathSync(path)}` : keyOfFile(stat);
+}
+
+function keyOfDevice(rdev: number): string {
+  return `device ${rdev}`;
+}
+
+function keyOfFile({ dev, ino }: { dev: number; ino: number | null }): string {
+  return `file ${dev} ${ino}`;
 }
 
 /**
@@ -59,15 +76,33 @@ export async function identify(path: string): Promise<FileIdentity | null> {
 }
 
 /**
- * Whether two names lead to one file.
+ * Whether to write to one is to write to the other: they are one file, or one is
+ * a block device that is made of the other, such as a loop device, or a part of
+ * it.
+ *
+ * @param a One.
+ * @param b The other.
+ * @returns Whether it is, as far as known; not if either is nothing.
+ */
+export function isShared(
+  a: FileIdentity | null,
+  b: FileIdentity | null,
+): boolean {
+  if (a === null || b === null) return false;
+  return a.key === b.key || a.below.includes(b.key) || b.below.includes(a.key);
+}
+
+/**
+ * Whether to write to what one name leads to is to write to what the other one
+ * leads to: see {@linkcode isShared}.
  *
  * @param a One name.
  * @param b The other.
- * @returns Whether they do; not if either leads nowhere.
+ * @returns Whether it is; not if either leads nowhere.
  */
 export async function isSameFile(a: string, b: string): Promise<boolean> {
   const [first, second] = await Promise.all([identify(a), identify(b)]);
-  return first !== null && first.key === second?.key;
+  return isShared(first, second);
 }
 
 /**

@@ -156,11 +156,15 @@ export class SequentialWriter {
     this.#filled = end;
   }
 
-  /** Writes what is left of whole blocks, waits for everything, and flushes. */
+  /**
+   * Writes what is left of whole blocks, waits for everything, and flushes where
+   * the disk can.
+   */
   async finish(): Promise<void> {
     this.#filled -= this.ragged;
     if (this.#filled > 0) this.#send();
     while (this.#pending.length > 0) await this.#settle();
+    if (this.#disk.info.abilities.flush === "none") return;
     await this.#disk.flush({ signal: this.#options.signal });
   }
 

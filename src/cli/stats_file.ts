@@ -11,7 +11,12 @@ import { realpath } from "node:fs/promises";
 import { openFile } from "../platform/files.ts";
 import { replaceFile } from "../backends/replace_file.ts";
 import { CliError, fileError } from "./images.ts";
-import { type FileIdentity, identify, identityOf } from "./same_file.ts";
+import {
+  type FileIdentity,
+  identify,
+  identityOf,
+  isShared,
+} from "./same_file.ts";
 
 /** How often the figures are written while something happens, in ms. */
 const INTERVAL_MS = 1000;
@@ -165,7 +170,7 @@ async function check(
     );
   };
   for (const [name, other] of Object.entries(others)) {
-    if (identity.key === other?.key) refuse(`it is ${name}`);
+    if (isShared(identity, other)) refuse(`it is ${name}`);
   }
   if (!identity.isFile) refuse("it is no file");
   if (!await hasFigures(path)) refuse("it has content that is no figures");

@@ -8,7 +8,12 @@
 
 import { type OpenedFile, openFile } from "../platform/files.ts";
 import { CliError, fileError } from "./images.ts";
-import { type FileIdentity, identify, identityOf } from "./same_file.ts";
+import {
+  type FileIdentity,
+  identify,
+  identityOf,
+  isShared,
+} from "./same_file.ts";
 
 /** How long lines wait for company, in ms. */
 const PATIENCE_MS = 250;
@@ -168,7 +173,7 @@ async function check(
     );
   };
   for (const [name, other] of Object.entries(others)) {
-    if (identity.key === other?.key) refuse(`it is ${name}`);
+    if (isShared(identity, other)) refuse(`it is ${name}`);
   }
   if (identity.isBlockDevice) refuse("it is a block device");
   if (identity.isFile && !await mayBeCut(path)) {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { openFile } from "../platform/files.ts";
+import { openFile, statFile } from "../platform/files.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -75,6 +75,8 @@ interface Input {
   readonly name: string;
   /** Bytes, if that is known before it is read. */
   readonly size: number | undefined;
+  /** Its path, if it is a file. */
+  readonly path?: string;
   readonly stream: ReadableStream<Uint8Array>;
 }
 
@@ -88,8 +90,9 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const path = args.operand(0);
   const written = await interruptible(io, async (signal) => {
     const name = args.operands[1] ?? "-";
-    if (name !== "-" && await isSameFile(path, name)) {
-      throw new CliError(`Cannot write "${name}" onto itself`);
+    const from = name === "-" ? io.stdinPath : name;
+    if (from !== null && await isSameFile(path, from)) {
+      throw new CliError(`Cannot write "${path}" onto itself`);
     }
     const input = await openInput(name, io);
     try {
@@ -131,9 +134,10 @@ async function openInput(name: string, io: CliIo): Promise<Input> {
   try {
     const file = await openFile(name);
     const stat = await file.stat();
-    const size = stat.isFile ? stat.size : undefined;
+    // Files of /proc have content and no size.
+    const size = stat.isFile && stat.size > 0 ? stat.size : undefined;
     if (!stat.isDirectory) {
-      return { name: `"${name}"`, size, stream: file.readable };
+      return { name: `"${name}"`, size, path: name, stream: file.readable };
     }
     file.close();
   } catch (error) {
@@ -196,18 +200,31 @@ async function pour(
   const stop = () => void reader.cancel().catch(() => {});
   signal.addEventListener("abort", stop);
   let fault: string | undefined;
+  let left = input.size ?? Infinity;
+  let isShort = false;
   try {
     while (fault === undefined) {
       const { done, value } = await reader.read();
       signal.throwIfAborted();
-      if (done) break;
-      if (!await writer.add(value)) {
-        fault = `Cannot write all of ${input.name} as the disk ends`;
+      if (done) {
+        isShort = await isCut(input, left);
+        break;
       }
+      // What it has grown by was not looked at before the first write.
+      if (!await writer.add(value.subarray(0, left))) {
+        fault = `Cannot write all of ${input.name} as the disk ends`;
+      } else if (value.length > left) {
+        fault = `Cannot write all of ${input.name} as it has grown meanwhile`;
+      }
+      left -= value.length;
     }
-    if (writer.ragged > 0 && pad) writer.pad();
+    if (isShort) {
+      fault = `Cannot write all of ${input.name} as it was cut meanwhile`;
+    }
+    // What was cut off is no zeroes.
+    if (writer.ragged > 0 && pad && !isShort) writer.pad();
     if (writer.ragged > 0) {
-      fault = `Cannot write the last ${plural(writer.ragged, "byte")} of ` +
+      fault ??= `Cannot write the last ${plural(writer.ragged, "byte")} of ` +
         `${input.name} as ${writer.ragged === 1 ? "it is" : "they are"} no ` +
         `whole block: fill it with --pad`;
     }
@@ -232,6 +249,12 @@ async function pour(
   if (fault !== undefined) {
     throw new CliError(`${fault}: wrote ${extentOf(writer, offset)}`);
   }
+}
+
+/** Whether a file ended early, and not only the size that it is said to have. */
+async function isCut({ size, path }: Input, left: number): Promise<boolean> {
+  if (size === undefined || path === undefined || left === 0) return false;
+  return (await statFile(path)).size !== size;
 }
 
 /** What was written where, in words. */

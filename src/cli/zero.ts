@@ -32,7 +32,10 @@ export const zero: Verb = {
       "platter zero disk.img --offset 1MiB --length 64KiB",
       'As qemu-io -c "write -z 1M 64k"',
     ],
-    ["platter zero /dev/sdb --count 2048 --sector 0", "Away with a table"],
+    [
+      "platter zero /dev/sdb --count 2048 --sector 0",
+      "Away with a table; of a GPT, the copy at the end stays",
+    ],
     ["platter zero disk.img --all --unmap", "Back to one large hole"],
   ],
   run: (args: VerbArguments, io: CliIo) =>

@@ -10,6 +10,7 @@ import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
 import { settleAll } from "../settle_all.ts";
+import { refuseShared } from "./shared_sectors.ts";
 import { GRANULE_SECTORS, type Run, runsOf, Zeroes } from "./sparse.ts";
 
 /** Sectors of one transfer unless said otherwise: 1 MiB. */
@@ -140,7 +141,8 @@ export interface DiskDifference {
  * @returns What was done.
  * @throws {DiskError} Kind `"range"` if the target is too small, `"geometry"`
  * if the source is not whole blocks of the target, `"read-only"` if the target
- * is that, `"io"` if the comparison found a difference, and whatever a request
+ * is that, `"argument"` if both are the same disk, or slices of one that share
+ * sectors, `"io"` if the comparison found a difference, and whatever a request
  * of either disk failed with. If the signal fired, its reason.
  */
 export async function copyDisk(
@@ -153,7 +155,7 @@ export async function copyDisk(
   const { sparse = true, targetIsZero = false, verify = false, signal } =
     options;
   const chunk = chunkOf(options);
-  const depth = depthOf(options);
+  const depth = depthOf(options, total, chunk);
   // Memory of the disk with direct I/O needs no bounce on either.
   const memory = target.info.direct.active ? target : source;
   const zeroes = new Zeroes(target, signal);
@@ -273,7 +275,7 @@ async function firstDifference(
   let done = 0;
   let first: DiskDifference | null = null;
   const pieces = piecesOf([a, b], total, chunk, signal);
-  await inParallel(pieces, depthOf(options), signal, () => {
+  await inParallel(pieces, depthOf(options, total, chunk), signal, () => {
     let left: Uint8Array | undefined;
     let right: Uint8Array | undefined;
     return async (piece) => {
@@ -444,6 +446,7 @@ function checkTarget(source: VirtualDisk, target: VirtualDisk): void {
       { operation: "copy", sector: 0, count },
     );
   }
+  refuseShared(source, target, "copy");
 }
 
 function chunkOf(options: CompareOptions): number {
@@ -452,10 +455,15 @@ function chunkOf(options: CompareOptions): number {
   return Math.ceil(chunk / GRANULE_SECTORS) * GRANULE_SECTORS;
 }
 
-function depthOf(options: CompareOptions): number {
+/** Transfers in flight, of which no more are begun than there is work for. */
+function depthOf(
+  options: CompareOptions,
+  total: number,
+  chunk: number,
+): number {
   const depth = options.depth ?? DEFAULT_DEPTH;
   checkPositive(depth, "depth");
-  return depth;
+  return Math.min(depth, Math.ceil(total / chunk));
 }
 
 function checkPositive(value: number, name: string): void {

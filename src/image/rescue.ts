@@ -15,6 +15,7 @@
 
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
+import { refuseShared } from "../disk/shared_sectors.ts";
 import { Zeroes } from "../disk/sparse.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -43,6 +44,14 @@ const MEDIUM_CODES: ReadonlySet<string> = new Set([
   "EREMOTEIO",
   "ETIMEDOUT",
 ]);
+
+/** What is not finished, by how much was tried of it. */
+const LEAST_TRIED_LAST: readonly RescueStatus[] = [
+  RescueStatus.Bad,
+  RescueStatus.Unscraped,
+  RescueStatus.Untrimmed,
+  RescueStatus.Untried,
+];
 
 /** Options for {@linkcode rescueDisk}. */
 export interface RescueOptions {
@@ -107,7 +116,8 @@ export interface RescueOptions {
  * @returns When all was tried.
  * @throws {DiskError} Kind `"range"` if the map is not about the source or the
  * target is too small, `"geometry"` if the source is not whole blocks of the
- * target, whatever a write failed with, and what a read failed with that is no
+ * target, `"argument"` if both are the same disk, or slices of one that share
+ * sectors, whatever a write failed with, and what a read failed with that is no
  * fault of the medium. If the signal fired, its reason. The map is saved before.
  */
 export async function rescueDisk(
@@ -165,7 +175,9 @@ class Rescue {
     map.phase = "/";
     await this.#tryBlocks(RescueStatus.Unscraped);
     map.phase = "-";
-    for (let retry = 0; retry < (this.#options.retries ?? 0); retry++) {
+    for (let left = this.#options.retries ?? 0; left > 0; left--) {
+      // Or so many turns would be taken for nothing, and no signal heard.
+      if (map.bytes(RescueStatus.Bad) === 0) break;
       await this.#tryBlocks(RescueStatus.Bad);
     }
     map.phase = "+";
@@ -183,18 +195,21 @@ class Rescue {
 
   /**
    * A map of another program, or of other block sizes, may cut through blocks.
-   * What is not finished grows to whole ones.
+   * What is not finished grows to whole ones; of several in one block counts the
+   * one of which least was tried.
    */
   #alignBlocks(): void {
     const block = this.#block;
-    for (const { position, size, status } of this.#map.blocks()) {
-      if (status === RescueStatus.Finished) continue;
-      const from = Math.floor(position / block) * block;
-      const end = Math.ceil((position + size) / block) * block;
-      if (from < position) this.#map.set(from, position - from, status);
-      const last = Math.min(end, this.#map.size);
-      if (last > position + size) {
-        this.#map.set(position + size, last - position - size, status);
+    // As they were: what has grown would hide others.
+    const blocks = this.#map.blocks();
+    for (const wanted of LEAST_TRIED_LAST) {
+      for (const { position, size, status } of blocks) {
+        if (status !== wanted) continue;
+        const from = Math.floor(position / block) * block;
+        const end = Math.ceil((position + size) / block) * block;
+        // Whole blocks are shared with nothing else.
+        if (from === position && end === position + size) continue;
+        this.#map.set(from, Math.min(end, this.#map.size) - from, status);
       }
     }
   }
@@ -325,7 +340,8 @@ function isOfMedium(error: unknown): boolean {
  * @param source Where from.
  * @param target Where to.
  * @param map What is known already.
- * @throws {DiskError} Kind `"range"` or `"geometry"`, as {@linkcode rescueDisk}.
+ * @throws {DiskError} Kind `"range"`, `"geometry"` or `"argument"`, as
+ * {@linkcode rescueDisk}.
  */
 export function checkRescue(
   source: VirtualDisk,
@@ -358,4 +374,5 @@ export function checkRescue(
       { operation: "rescue" },
     );
   }
+  refuseShared(source, target, "rescue");
 }

@@ -5,6 +5,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
 import { gzipSync } from "node:zlib";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
@@ -399,6 +400,44 @@ Deno.test("platter copy --bmap takes an image that is no whole sectors", async (
   );
 });
 
+Deno.test("platter copy --bmap refuses ranges that cut through the target's blocks, before it writes", async () => {
+  await using scratch = await Scratch.make();
+  const bytes = new Random(4).bytes(16_384);
+  const map = scratch.of("map");
+  const target = await scratch.image("t.img", 65_536, {
+    0: new Uint8Array(65_536).fill(0xee),
+  });
+  // Begins within a block, ends within one, ends with the image, does neither.
+  for (
+    const [imageBytes, second, isRefused] of [
+      [16_384, { first: 5, last: 7 }, true],
+      [16_384, { first: 4, last: 4 }, true],
+      [9_000, { first: 4, last: 4 }, false],
+      [16_384, { first: 4, last: 7 }, false],
+    ] as const
+  ) {
+    const ranges = [{ first: 0, last: 1 }, second].map((range) => {
+      const end = Math.min((range.last + 1) * 2048, imageBytes);
+      const part = bytes.subarray(range.first * 2048, end);
+      const checksum = createHash("sha256").update(part).digest("hex");
+      return { ...range, checksum };
+    });
+    const text = formatBmap({ imageBytes, blockBytes: 2048, ranges });
+    await Deno.writeTextFile(map, text);
+    const { code, err } = await platter([
+      ...["copy", "-", target, "--force", "--bmap", map],
+      ...["--block-size", "4096"],
+    ], { stdin: [bytes.slice(0, imageBytes)] });
+    assertEquals(code, isRefused ? 2 : 0, err);
+    if (!isRefused) continue;
+    assertMatch(
+      err,
+      /Cannot write blocks [45] to [47] .* whole blocks of 4096 bytes: .* is as it was\n$/,
+    );
+    assertSame(await Deno.readFile(target), new Uint8Array(65_536).fill(0xee));
+  }
+});
+
 Deno.test(
   "platter copy and bmaptool flash the same by a map of either",
   needs("bmaptool"),
@@ -478,6 +517,32 @@ Deno.test("platter copy --verify says if it read a cache, and finds what a targe
   );
 });
 
+Deno.test("platter write and copy from a stream complete on a disk that cannot flush", async () => {
+  await using scratch = await Scratch.make();
+  const memory = new MemoryBackend({ size: "4MiB" });
+  Object.assign(memory, {
+    abilities: { ...memory.abilities, flush: "none", fua: "none" },
+  });
+  await using disk = VirtualDisk.over(memory);
+  const socket = scratch.of("socket");
+  await using _server = NbdServer.listen({
+    path: socket,
+    exports: [{ disk }],
+  });
+  const uri = `nbd+unix:///?socket=${socket}`;
+  for (
+    const args of [
+      ["copy", "-", uri, "--force", "--verify"],
+      ["write", uri, "--sector", "0"],
+    ]
+  ) {
+    await disk.writeZeroes(0, disk.sectors);
+    const { code, err } = await platter(args, { stdin: piecesOf(CONTENT) });
+    assertEquals([code, err], [0, ""], args[0]);
+    assertSame(await disk.read(0, CONTENT.length / 512), CONTENT);
+  }
+});
+
 Deno.test("platter copy --quiet says nothing, and --json says it for programs", async () => {
   await using scratch = await Scratch.make();
   const image = await scratch.image("a.img", MIB, { 0: "x" });
@@ -490,6 +555,29 @@ Deno.test("platter copy --quiet says nothing, and --json says it for programs", 
   const json = JSON.parse(out);
   assertEquals([json.bytes, json.verified], [MIB, null]);
   assertEquals(json.written + json.zeroed + json.skipped, MIB);
+});
+
+Deno.test("platter copy leaves out nothing that follows the padding of gzip data", async () => {
+  await using scratch = await Scratch.make();
+  const target = await scratch.image("t.img", 8 * MIB);
+  const one = gzipSync(CONTENT.subarray(0, MIB), { level: 1 });
+  // Tapes and the like pad with zeroes: these mean nothing.
+  for (
+    const [padding, follows, isWhole] of [
+      [10, new Uint8Array(), true],
+      [300_000, new Uint8Array(), true],
+      [10, one, false],
+      [300_000, one, false],
+      [300_000, new Uint8Array([1]), false],
+    ] as const
+  ) {
+    const input = concat([one, new Uint8Array(padding), follows]);
+    const { code, err } = await platter(["copy", "-", target, "--force"], {
+      stdin: piecesOf(input),
+    });
+    if (isWhole) assertEquals([code, err], [0, ""]);
+    else assertMatch(err, /gzip data is damaged .*: more follows after zeroes/);
+  }
 });
 
 Deno.test("platter copy - ends at damage, though its input goes on", async () => {
@@ -518,6 +606,7 @@ const MISTAKES: [args: string[], err: RegExp][] = [
   [["a", "-", "--bmap", "m"], /Cannot use --bmap as TARGET must be the name/],
   [["-", "b", "--rescue", "m"], /source of a rescue must be the name/],
   [["a", "b", "--from", "1000B"], /Cannot use --from as .* multiple of 512/],
+  [["a", "b", "--depth", "1025"], /Cannot use --depth as it must be at most/],
 ];
 
 for (const [args, words] of MISTAKES) {

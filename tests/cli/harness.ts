@@ -15,6 +15,8 @@ export interface Conditions {
    * `"wait"`; or all that it is.
    */
   stdin?: (Uint8Array | "wait")[] | ReadableStream<Uint8Array>;
+  /** The file that standard input comes from. */
+  stdinPath?: string;
   /** Whether the outputs are terminals. */
   terminal?: boolean;
   /** Called with everything that is written, to do things at a moment. */
@@ -70,6 +72,7 @@ export async function platter(
     stderr,
     debug: false,
     stdin: () => streamOf(conditions.stdin ?? [], interrupt),
+    stdinPath: conditions.stdinPath ?? null,
     now: () => clockMs += conditions.tickMs ?? 1,
     onInterrupt(listener) {
       listeners.add(listener);

@@ -165,6 +165,11 @@ Deno.test("platter heat draws what a traced disk did", async () => {
   const again = await platter(["heat", path, "-o", picture]);
   assertEquals(again.code, 2);
   assertStringIncludes(again.err, "--force");
+  // One that is there is cut last.
+  await Deno.writeTextFile(picture, `${svg}more`);
+  const forced = await platter(["heat", path, "-o", picture, "-f"]);
+  assertEquals([forced.code, forced.err], [0, ""]);
+  assertEquals(await Deno.readTextFile(picture), svg);
   const piped = await platter(["heat", path]);
   assertEquals([piped.code, piped.out], [0, svg]);
 });

@@ -39,6 +39,13 @@ async function made(): Promise<
   };
 }
 
+/** Where the partitions of an image are. */
+async function readTable(path: string): Promise<{ sectors: number[][] }> {
+  await using disk = await VirtualDisk.open(path, { readOnly: true });
+  const { partitions } = await readPartitions(disk);
+  return { sectors: partitions.map((it) => [it.start, it.sectors]) };
+}
+
 Deno.test("platter partitions --make writes a table that it lists, in words and as JSON", async () => {
   await using image = await made();
   const { out, err } = await platter(["partitions", image.path]);
@@ -93,6 +100,25 @@ Deno.test("platter partitions --make leaves what is there unless --force", async
   await Deno.writeFile(image.path, before.fill(0).fill(1, 5000, 5001));
   const other = await platter(make);
   assertStringIncludes(other.err, "something in its first MiB");
+});
+
+Deno.test("platter partitions --make keeps the backup of a GPT that is all that is left of it", async () => {
+  await using image = await made();
+  const { sectors } = await readTable(image.path);
+  const zeroed = await platter(
+    ["zero", image.path, "--sector", "0", "--count", "2048"],
+  );
+  assertEquals(zeroed.code, 0);
+  const before = await Deno.readFile(image.path);
+  const args = ["partitions", image.path, "--make", "mbr"];
+  const { code, out, err } = await platter(args);
+  assertEquals([code, out], [2, ""]);
+  assertMatch(err, /as it has one with 2 partitions: replace it with --force/);
+  await assertIs(image.path, before);
+  const repaired = await platter(["partitions", image.path, "--repair"]);
+  assertEquals(repaired.code, 0);
+  assertEquals((await readTable(image.path)).sectors, sectors);
+  assertEquals((await platter([...args, "--force"])).code, 0);
 });
 
 Deno.test("platter partitions --repair mends a copy, and moves the backup of a grown image", async () => {

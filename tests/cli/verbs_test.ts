@@ -9,6 +9,9 @@ import {
 import { describe } from "../../src/cli/info.ts";
 import type { DiskInfo } from "../../src/disk/disk.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import { MemoryBackend } from "../../src/backends/memory.ts";
+import { faults } from "../../src/layers/mod.ts";
+import { NbdServer } from "../../src/nbd/mod.ts";
 import { Random } from "../../src/random.ts";
 import { loopDevice, mount, needs, run } from "../helpers.ts";
 import { exists, platter, Scratch, undrawn } from "./harness.ts";
@@ -482,6 +485,96 @@ Deno.test("platter write tells which bytes of a stream are no whole block", asyn
   );
 });
 
+for (
+  const [what, change, says, takes] of [
+    ["was cut", 600 * 1024 + 100, "was cut meanwhile", 600],
+    ["has grown", 9 * MIB, "has grown meanwhile", 8192],
+  ] as const
+) {
+  Deno.test(`platter write fails if its file ${what} meanwhile, and writes no more than it had`, async () => {
+    await using scratch = await Scratch.make();
+    const content = noise(8 * MIB);
+    const file = await scratch.image("in", 8 * MIB, { 0: content });
+    let isChanged = false;
+    await using disk = VirtualDisk.over(
+      faults(new MemoryBackend({ size: "16MiB" }), ["write nth=1 delay=1us"], {
+        onFault: () => {
+          Deno.truncateSync(file, change);
+          isChanged = true;
+        },
+      }),
+    );
+    const socket = scratch.of("socket");
+    await using _server = NbdServer.listen({
+      path: socket,
+      exports: [{ disk }],
+    });
+    const uri = `nbd+unix:///?socket=${socket}`;
+    const { code, out, err } = await platter(
+      ["write", uri, file, "--sector", "0", "--pad"],
+    );
+    assert(isChanged);
+    assertEquals([code, out], [2, ""]);
+    assertMatch(err, new RegExp(`Cannot write all of ".*in" as it ${says}: `));
+    const written = await disk.read(0, 16 * 2048);
+    const end = written.findLastIndex((byte) => byte !== 0) + 1;
+    // What had been read before it was cut may be more.
+    assert(end <= 8 * MIB && end >= takes * 1024 - 16, `${end}`);
+    assertSame(
+      written.subarray(0, takes * 1024),
+      content.subarray(0, takes * 1024),
+    );
+  });
+}
+
+Deno.test("platter write and copy take no standard input that is the disk itself", async () => {
+  await using scratch = await Scratch.make();
+  const path = await scratch.image("a.img", MIB, { 0: noise(MIB) });
+  const link = scratch.of("link.img");
+  await Deno.link(path, link);
+  const stdin = [noise(512, 2)];
+  for (
+    const args of [
+      ["write", path, "--sector", "100"],
+      ["copy", "-", path, "--to", "100", "--force"],
+    ]
+  ) {
+    const conditions = { stdin, stdinPath: link };
+    const { code, err } = await platter(args, conditions);
+    assertEquals([code, err], [
+      2,
+      `platter: Cannot ${args[0]} "${path}" onto itself\n`,
+    ]);
+  }
+  assertSame(await Deno.readFile(path), noise(MIB));
+});
+
+Deno.test({
+  name:
+    "platter knows the file of standard input by the descriptor that a shell opens",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using scratch = await Scratch.make();
+    const path = await scratch.image("a.img", 4096, { 0: noise(4096) });
+    const other = await scratch.image("b.img", 4096);
+    const script = new URL("../../src/cli/main.ts", import.meta.url).pathname;
+    const write = (target: string) =>
+      new Deno.Command("sh", {
+        args: [
+          ...["-c", '"$0" run --no-check -A "$1" write "$2" --sector 0 < "$3"'],
+          ...[Deno.execPath(), script, target, path],
+        ],
+      }).output();
+    const [itself, another] = await Promise.all([write(path), write(other)]);
+    assertEquals([itself.code, another.code], [2, 0]);
+    assertStringIncludes(
+      new TextDecoder().decode(itself.stderr),
+      "onto itself",
+    );
+    assertSame(await Deno.readFile(other), noise(4096));
+  },
+});
+
 Deno.test("platter write stops waiting for input when interrupted", async () => {
   await using scratch = await Scratch.make();
   const path = await scratch.image("disk.img", 4 * MIB);
@@ -706,6 +799,54 @@ Deno.test(
     assertSame(await Deno.readFile(backing), expected);
   },
 );
+
+Deno.test({
+  name:
+    "platter writes to no file or disk that what it reads is made of or a part of",
+  ...needs("root", "losetup"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const path = await scratch.image("a.img", 8 * MIB, {
+      [MIB]: noise(MIB),
+    });
+    const { code } = await platter(
+      ["partitions", path, "--make", "mbr", "--add", "type=linux", "--force"],
+    );
+    assertEquals(code, 0);
+    const before = await Deno.readFile(path);
+    const trace = scratch.of("trace");
+    await Deno.writeTextFile(
+      trace,
+      `{"event":"disk","version":1,"sectors":64,"blockSize":512,"backend":"memory","path":null}\n`,
+    );
+    {
+      await using device = await loopDevice(path);
+      const loop = device.path;
+      for (
+        const args of [
+          ["copy", path, loop, "--force"],
+          ["copy", loop, path, "--force", "--to", "8"],
+          ["copy", "-", loop, "--force", "--to", "8"],
+          ["write", loop, path, "--sector", "0"],
+          ["write", path, loop, "--sector", "0"],
+          ["read", loop, "--output", path, "--force", "--count", "1"],
+          ["bmap", loop, "--output", path, "--force"],
+        ]
+      ) {
+        const stdin = [noise(512, 2)];
+        const { code, out, err } = await platter(args, {
+          ...{ stdin, stdinPath: path },
+        });
+        assertEquals([code, out], [2, ""], args.join(" "));
+        assertMatch(err, /onto itself|into itself|is made of the other/);
+      }
+      const heat = await platter(["heat", trace, "-o", loop, "--force"]);
+      assertEquals(heat.code, 2);
+      assertStringIncludes(heat.err, "as it is a block device");
+    }
+    assertSame(await Deno.readFile(path), before);
+  },
+});
 
 // --- compare ---
 

@@ -230,6 +230,15 @@ Deno.test("copyDisk() has no more than depth chunks in flight", async () => {
   assertEquals(backend.maxBusySectors, 3 * 1024);
 });
 
+Deno.test("copyDisk() and compareDisks() begin no more transfers than there is work for", async () => {
+  await using source = VirtualDisk.memory({ sectors: 4096 });
+  await source.write(0, filled(4096, 1));
+  await using target = VirtualDisk.memory({ sectors: 4096 });
+  const depth = Number.MAX_SAFE_INTEGER;
+  await copyDisk(source, target, { depth, verify: true });
+  assertEquals(await compareDisks(source, target, { depth }), null);
+});
+
 Deno.test("copyDisk() reports progress up to the whole in both phases", async () => {
   await using source = VirtualDisk.memory({ sectors: 10_000 });
   await using target = VirtualDisk.memory({ sectors: 10_000 });
@@ -357,6 +366,33 @@ Deno.test("copyDisk() copies slices", async () => {
   await copyDisk(disk.slice(100, 100), disk.slice(250, 150));
   assertEquals(await disk.read(250, 10), filled(10, 3));
   assertEquals(await disk.read(350, 50), filled(50, 0));
+});
+
+Deno.test("copyDisk() refuses slices of one disk that overlap, and the disk itself", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 4096 });
+  const content = new Random(8).bytes(4096 * 512);
+  await disk.write(0, content);
+  const [low, high] = [disk.slice(0, 2048), disk.slice(2047, 2049)];
+  for (
+    const [source, target] of [[disk, disk], [low, high], [low, disk], [
+      disk.slice(2047, 2048),
+      low,
+    ]] as const
+  ) {
+    const error = await assertRejects(
+      () => copyDisk(source, target),
+      DiskError,
+      "must not overlap",
+    );
+    assertEquals(error.kind, "argument");
+  }
+  assertEquals((await disk.read(0, 4096)).toHex(), content.toHex());
+  // What the target has beyond that does not count.
+  await copyDisk(disk.slice(2048, 1024), disk);
+  assertEquals(
+    (await disk.read(0, 1024)).toHex(),
+    content.slice(2048 * 512, 3072 * 512).toHex(),
+  );
 });
 
 Deno.test("compareDisks() finds the first of several differences", async () => {

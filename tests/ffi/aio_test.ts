@@ -15,7 +15,11 @@ import { Random } from "../../src/random.ts";
 import { AioContext } from "../../ffi/aio.ts";
 import { LINUX_ERRNO } from "../../ffi/errno.ts";
 import { openLibc } from "../../ffi/libc.ts";
-import { addressOf, alignedMemory, IoVector } from "../../ffi/memory.ts";
+import {
+  addressOf as bareAddressOf,
+  alignedMemory,
+  IoVector,
+} from "../../ffi/memory.ts";
 import { waitReadable } from "../../ffi/poll.ts";
 import { tempDir } from "../helpers.ts";
 import { fakeLibc } from "./fake_library.ts";
@@ -33,6 +37,14 @@ const ignore = (() => {
   context.close();
   return false;
 })();
+
+const kept = new Set<ArrayBufferView>();
+
+/** The address of memory that stays: an address alone would not keep it. */
+function addressOf(view: ArrayBufferView): number {
+  kept.add(view);
+  return bareAddressOf(view);
+}
 
 function setup(depth: number): AioContext {
   const context = AioContext.setup(openLibc(), depth);

@@ -128,7 +128,7 @@ Deno.test("rescueDisk() stops by a signal, with the map saved", async () => {
   assertEquals(saves, 1);
 });
 
-Deno.test("rescueDisk() refuses a map of another disk, and a target too small", async () => {
+Deno.test("rescueDisk() refuses a map of another disk, a target too small, and one that overlaps", async () => {
   await using source = VirtualDisk.memory({ sectors: 64 });
   await using small = VirtualDisk.memory({ sectors: 32 });
   for (const [target, size] of [[source, 512], [small, 64 * 512]] as const) {
@@ -138,6 +138,11 @@ Deno.test("rescueDisk() refuses a map of another disk, and a target too small", 
     );
     assertEquals(error.kind, "range");
   }
+  const error = await assertRejects(
+    () => rescueDisk(source.slice(4, 8), source, new RescueMap(8 * 512)),
+    DiskError,
+  );
+  assertEquals(error.kind, "argument");
 });
 
 Deno.test("rescueDisk() tries whole blocks where a map cuts through them", async () => {
@@ -152,6 +157,58 @@ Deno.test("rescueDisk() tries whole blocks where a map cuts through them", async
   assertEquals(map.blocks().length, 1);
   const read = await target.read(8, 8);
   assertEquals(read, new Uint8Array(4096).fill(7));
+});
+
+Deno.test("rescueDisk() ends when nothing is bad, however often it may retry", async () => {
+  await using source = VirtualDisk.memory({ sectors: 64 });
+  await using target = VirtualDisk.memory({ sectors: 64 });
+  const map = new RescueMap(64 * 512);
+  await rescueDisk(source, target, map, { retries: Number.MAX_SAFE_INTEGER });
+  assertEquals(map.bytes(RescueStatus.Finished), 64 * 512);
+});
+
+Deno.test("rescueDisk() tries blocks in which a map has several statuses", async () => {
+  const { Bad, Finished, Unscraped, Untried, Untrimmed } = RescueStatus;
+  const statuses = [Finished, Bad, Unscraped, Untrimmed, Untried];
+  const content = new Uint8Array(64 * 512).fill(7);
+  // Any two of them, cut in the first, in a middle and in the last block.
+  for (const first of statuses) {
+    for (const second of statuses) {
+      await using source = VirtualDisk.memory({ sectors: 64 });
+      await source.write(0, content);
+      await using target = VirtualDisk.memory({ sectors: 64, blockSize: 4096 });
+      const map = new RescueMap(64 * 512);
+      for (const sector of [0, 24, 56]) {
+        map.set(sector * 512, 3 * 512, first);
+        map.set((sector + 3) * 512, 5 * 512, second);
+      }
+      const before = map.blocks(Finished);
+      await rescueDisk(source, target, map, { retries: 1 });
+      assertEquals(map.blocks(), [
+        { position: 0, size: map.size, status: Finished },
+      ]);
+      // All but what is said to be there already, as whole blocks.
+      const read = await target.read(0, 64);
+      for (let block = 0; block < 8; block++) {
+        const isDone = before.some(({ position, size }) =>
+          position <= block * 4096 && (block + 1) * 4096 <= position + size
+        );
+        assertEquals(read[block * 4096], isDone ? 0 : 7, `${first}${second}`);
+      }
+    }
+  }
+});
+
+Deno.test("rescueDisk() tries what was not tried, though it shares a block with what is bad", async () => {
+  const { Bad, Finished, Untried } = RescueStatus;
+  await using source = VirtualDisk.memory({ sectors: 64 });
+  await source.write(0, new Uint8Array(64 * 512).fill(7));
+  await using target = VirtualDisk.memory({ sectors: 64, blockSize: 4096 });
+  const map = new RescueMap(64 * 512);
+  map.set(3 * 512, 512, Bad);
+  assertEquals(map.bytes(Untried), 63 * 512);
+  await rescueDisk(source, target, map);
+  assertEquals(map.bytes(Finished), 64 * 512);
 });
 
 Deno.test(

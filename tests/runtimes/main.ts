@@ -156,7 +156,7 @@ async function run(
   file: string,
   assertions: string,
 ): Promise<Result[]> {
-  const { stdout, stderr, code } = await new Deno.Command(program, {
+  const { stdout, stderr, code, signal } = await new Deno.Command(program, {
     args: [...hooks, new URL("child.ts", HERE).pathname, file],
     cwd: ROOT,
     env: { ...env, PLATTER_STD_ASSERT: assertions },
@@ -167,7 +167,9 @@ async function run(
   }).output();
   const results = resultsIn(new TextDecoder().decode(stdout));
   if (code !== 0) {
-    const why = new TextDecoder().decode(stderr).slice(-2000);
+    const last = results.at(-1)?.name ?? "none";
+    const said = new TextDecoder().decode(stderr).slice(-2000);
+    const why = `It ends with ${signal ?? code} after "${last}": ${said}`;
     results.push({ file, name: "(the process)", outcome: "failed", why });
   }
   return results;
