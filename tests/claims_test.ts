@@ -272,7 +272,8 @@ for (const backend of BACKENDS) {
       console.log(await opening);
       Deno.exit();`;
     const file = await dir.file("open.ts", new TextEncoder().encode(program));
-    for (const isReleased of [true, false]) {
+    /** What a program says that opens it while another one holds it. */
+    const sayWhile = async (isReleased: boolean): Promise<string> => {
       const holder = new Deno.Command("flock", {
         args: ["--no-fork", path, "sh", "-c", "echo held; exec sleep 60"],
         stdout: "piped",
@@ -304,14 +305,18 @@ for (const backend of BACKENDS) {
         if (done) break;
         said += value;
       }
-      assertMatch(
-        said,
-        isReleased ? /^opened/ : /^locked .* another program holds it/,
-      );
       if (!isReleased) holder.kill("SIGKILL");
       await held.cancel();
       await Promise.all([opener.status, holder.status]);
+      return said;
+    };
+    assertMatch(await sayWhile(false), /^locked .* another program holds it/);
+    // A busy machine may end the holder too late.
+    let said = "";
+    for (let tries = 0; tries < 5 && !said.startsWith("opened"); tries++) {
+      said = await sayWhile(true);
     }
+    assertMatch(said, /^opened/);
   });
 
   const engines = backend === "direct"
@@ -361,7 +366,7 @@ for (const backend of BACKENDS) {
         worker.terminate();
         most++;
         // Deno ends it when it gets to it.
-        for (let i = 0; i < 500 && ours() > most; i++) {
+        for (let i = 0; i < 6000 && ours() > most; i++) {
           await new Promise((resolve) => setTimeout(resolve, 10));
         }
         assertLessOrEqual(ours(), most);

@@ -22,7 +22,7 @@ import {
 import { CHECK_TOOLS } from "../examples/ext4/check.ts";
 import { MOUNT_TOOLS } from "../examples/ext4/mounted.ts";
 import { checkTree, makeSteps } from "../examples/ext4/workload.ts";
-import { needs, tmpfsDir } from "./helpers.ts";
+import { needs, pause, tmpfsDir } from "./helpers.ts";
 
 const EXT4 = { ...needs("root", ...MOUNT_TOOLS, ...CHECK_TOOLS) };
 if (!EXT4.ignore && missingForExt4().length > 0) {
@@ -30,8 +30,17 @@ if (!EXT4.ignore && missingForExt4().length > 0) {
   EXT4.ignore = true;
 }
 
-/** Whatever is still attached to something in a folder. */
+/** Whatever stays attached to something in a folder: some of it goes late. */
 async function attachedTo(dir: string): Promise<string[]> {
+  let left = await attachedNow(dir);
+  for (let tries = 0; tries < 200 && left.length > 0; tries++) {
+    await pause(50);
+    left = await attachedNow(dir);
+  }
+  return left;
+}
+
+async function attachedNow(dir: string): Promise<string[]> {
   const left = (await Deno.readTextFile("/proc/mounts")).split("\n")
     .filter((line) => line.includes(dir));
   for await (const { name } of Deno.readDir("/sys/block")) {

@@ -193,13 +193,36 @@ export async function loopDevice(
   return {
     path: device,
     async [Symbol.asyncDispose]() {
+      const file = behind(device);
       await run("losetup", ["-d", device]);
+      // Whoever has it open at the time, such as udev, keeps it, and its file.
+      await soon(() => file === null || behind(device) !== file);
     },
   };
 }
 
-/** How long a device may stay in use after it was unmounted, in ms. */
+/** The file behind a loop device; `null` if there is none. */
+function behind(device: string): string | null {
+  const name = device.slice(device.lastIndexOf("/") + 1);
+  try {
+    return Deno.readTextFileSync(`/sys/block/${name}/loop/backing_file`);
+  } catch {
+    return null;
+  }
+}
+
+/** How long what was given up may stay in use, in ms. */
 const UNUSED_MS = 60_000;
+
+/** How often that is looked at, in ms. */
+const LOOK_MS = 50;
+
+/** Waits until something is so, or has not been for long. */
+async function soon(holds: () => boolean): Promise<void> {
+  for (let left = UNUSED_MS; left > 0 && !holds(); left -= LOOK_MS) {
+    await pause(LOOK_MS);
+  }
+}
 
 /** A file system that is mounted. */
 export interface Mount extends AsyncDisposable {
@@ -227,20 +250,28 @@ export async function mount(
     path: target,
     join: (name) => `${target}/${name}`,
     async [Symbol.asyncDispose]() {
-      await run("umount", [target]);
-      if (source.startsWith("/dev/")) await untilUnused(source);
+      await unmount(target);
+      // A mount namespace that a program beside this one had made meanwhile, as
+      // crash tests do, keeps a copy of a mount until it ends.
+      if (source.startsWith("/dev/")) await soon(() => !isMounted(source));
     },
   };
 }
 
 /**
- * Waits until a device is mounted nowhere: a mount namespace that a program
- * beside this one had made meanwhile, as crash tests do, keeps a copy of a mount
- * until it ends.
+ * Unmounts. A file that was closed may be in use for a little longer: by a thread
+ * of the kernel that has just completed a request, or by a Worker that ends.
  */
-async function untilUnused(device: string): Promise<void> {
-  for (let left = UNUSED_MS; left > 0 && isMounted(device); left -= 50) {
-    await pause(50);
+async function unmount(target: string): Promise<void> {
+  for (let left = UNUSED_MS;; left -= LOOK_MS) {
+    try {
+      // In words that are known.
+      await run("env", ["LC_ALL=C", "umount", target]);
+      return;
+    } catch (error) {
+      if (left <= 0 || !String(error).includes("target is busy")) throw error;
+    }
+    await pause(LOOK_MS);
   }
 }
 
@@ -266,6 +297,26 @@ function isMounted(device: string): boolean {
  */
 export function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/**
+ * Whether something takes less than so many ms at one of ten attempts: a machine
+ * with much else to do makes some of them slow, and a mistake all.
+ *
+ * @param ms So many.
+ * @param work What is done.
+ * @returns Whether it does.
+ */
+export async function isQuick(
+  ms: number,
+  work: () => unknown,
+): Promise<boolean> {
+  for (let attempt = 0; attempt < 10; attempt++) {
+    const start = performance.now();
+    await work();
+    if (performance.now() - start < ms) return true;
+  }
+  return false;
 }
 
 /**

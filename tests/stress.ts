@@ -24,7 +24,7 @@ import { VirtualDisk } from "../src/disk/disk.ts";
 import { SECTOR_BYTES } from "../src/geometry.ts";
 import type { OpenOptions } from "../src/disk/open.ts";
 import { Random } from "../src/random.ts";
-import { tempDir } from "./helpers.ts";
+import { pause, tempDir } from "./helpers.ts";
 
 /** What to do. */
 export interface StressOptions {
@@ -134,15 +134,26 @@ export async function stress(options: StressOptions): Promise<StressResult> {
       { cause: error },
     );
   }
-  const left = openFiles();
-  for (const name of before) {
-    const at = left.indexOf(name);
-    if (at >= 0) left.splice(at, 1);
+  let left = leftOf(before);
+  // A ring goes away a little after it is closed.
+  for (let tries = 0; tries < 500 && left.length > 0; tries++) {
+    await pause(10);
+    left = leftOf(before);
   }
   if (left.length > 0) {
     throw new Error(`These descriptors are left open: ${left.join(", ")}`);
   }
   return run.result;
+}
+
+/** What is open now and was not before. */
+function leftOf(before: readonly string[]): string[] {
+  const left = openFiles();
+  for (const name of before) {
+    const at = left.indexOf(name);
+    if (at >= 0) left.splice(at, 1);
+  }
+  return left;
 }
 
 /**

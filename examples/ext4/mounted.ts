@@ -25,7 +25,7 @@ export const MOUNT_TOOLS: readonly string[] = [
 ];
 
 /** The longest that anything may take to appear or to go, in ms. */
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 60_000;
 
 /** A disk that is mounted; disposing of it takes all of it down again. */
 export interface MountedDisk extends AsyncDisposable {

@@ -7,6 +7,7 @@
  */
 
 import { clearImmediate, setImmediate } from "node:timers";
+import { callAll } from "../call_all.ts";
 import { sleepSync } from "../sleep_sync.ts";
 
 /** The last stretch before a call, in ms, in which a timer would be too late. */
@@ -96,6 +97,6 @@ export class DueQueue {
       due.push(this.#calls.shift()!);
     }
     if (this.#calls.length > 0) this.#arm();
-    for (const call of due) call.run();
+    callAll(due, (call) => call.run());
   };
 }

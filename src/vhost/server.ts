@@ -112,23 +112,19 @@ export class VhostServer implements AsyncDisposable {
     this.#options = options;
     this.#libc = loadLibc(path);
     askForPath(path);
+    const listener = listenUnix(this.#libc, path);
+    if (listener < 0) throw osError(this.#libc, path, -listener);
+    this.#listener = listener;
+    this.#identity = identify(path);
+    // After what is most likely refused: it takes a while to be closed.
     const watcher = RingWatcher.open(this.#libc) ??
       PollWatcher.open(this.#libc);
     if (watcher === null) {
-      throw new DiskError(
-        "platform",
-        `Cannot serve at "${path}" as this is not Linux, it has neither io_uring nor AIO, or there are no descriptors left`,
-        { operation: "serve", path },
-      );
+      void closeOffThread(this.#libc, [listener]);
+      this.#removeName();
+      throw noWatcher(path);
     }
     this.#watcher = watcher;
-    const listener = listenUnix(this.#libc, path);
-    if (listener < 0) {
-      void watcher.close();
-      throw osError(this.#libc, path, -listener);
-    }
-    this.#listener = listener;
-    this.#identity = identify(path);
     this.#watched = watcher.socket(listener, () => this.#accept());
     this.#forget = options.disk.onResized(() => this.announceConfig());
     this.#listen();
@@ -215,11 +211,7 @@ export class VhostServer implements AsyncDisposable {
     this.#watched.close();
     // With it go connections that nobody has accepted, and what they have sent.
     const closed = closeOffThread(this.#libc, [this.#listener]);
-    try {
-      if (identify(this.path) === this.#identity) unlinkSync(this.path);
-    } catch {
-      // The name stays, as a folder may have been closed to us meanwhile.
-    }
+    this.#removeName();
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, graceMs);
@@ -228,6 +220,15 @@ export class VhostServer implements AsyncDisposable {
     await Promise.race([Promise.all([closed, this.#frontEnd?.ended]), late]);
     clearTimeout(timer);
     await this.#watcher.close();
+  }
+
+  /** Removes the socket's name, if it still is this server's. */
+  #removeName(): void {
+    try {
+      if (identify(this.path) === this.#identity) unlinkSync(this.path);
+    } catch {
+      // The name stays, as a folder may have been closed to us meanwhile.
+    }
   }
 
   #listen(): void {
@@ -346,7 +347,17 @@ function identify(path: string): string {
   }
 }
 
+function noWatcher(path: string): DiskError {
+  return new DiskError(
+    "platform",
+    `Cannot serve at "${path}" as this is not Linux, it has neither io_uring nor AIO, or there are no descriptors left`,
+    { operation: "serve", path },
+  );
+}
+
 function osError(libc: Libc, path: string, errno: number): DiskError {
+  // Not Linux: there is no such call.
+  if (errno === libc.abi.errno.ENOSYS) return noWatcher(path);
   const code = errnoName(libc.abi, errno);
   const inUse = code === "EADDRINUSE";
   const reason = inUse

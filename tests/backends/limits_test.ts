@@ -198,7 +198,7 @@ Deno.test({
         await disk.read(0, 8);
         limit("MEMLOCK", 0);
         // What the runtime needs; it ends where it has none.
-        limit("AS", used() + 2 ** 30);
+        limit("AS", used() + 1.75 * 2 ** 30);
         const kinds = [(await attempt(disk.read(0, 2 ** 22)))?.kind];
         try {
           disk.allocate(2 ** 22);

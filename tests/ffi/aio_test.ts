@@ -9,6 +9,7 @@ import {
   assertEquals,
   assertGreater,
   assertGreaterOrEqual,
+  assertLessOrEqual,
 } from "@std/assert";
 import { Random } from "../../src/random.ts";
 import { AioContext } from "../../ffi/aio.ts";
@@ -61,8 +62,15 @@ function awaited(context: AioContext, count: number): [number, number][] {
   return all;
 }
 
-function openFiles(): number {
-  return Array.from(Deno.readDirSync("/proc/self/fd")).length;
+/** Event counters that are open. The runtime closes some of its own at times. */
+function openCounters(): number {
+  return Array.from(Deno.readDirSync("/proc/self/fd"), ({ name }) => {
+    try {
+      return Deno.readLinkSync(`/proc/self/fd/${name}`);
+    } catch {
+      return "";
+    }
+  }).filter((link) => link.includes("eventfd")).length;
 }
 
 function test(title: string, fn: () => void | Promise<void>): void {
@@ -165,10 +173,10 @@ test("writes, gathers and makes durable", async () => {
 
 test("says EAGAIN where the system's limit is reached", async () => {
   const limit = Number(await Deno.readTextFile("/proc/sys/fs/aio-max-nr"));
-  const open = openFiles();
+  const open = openCounters();
   assertEquals(AioContext.setup(openLibc(), limit + 1), -EAGAIN);
   assertEquals(AioContext.setup(openLibc(), 0), -EINVAL);
-  assertEquals(openFiles(), open);
+  assertLessOrEqual(openCounters(), open);
 });
 
 test("says EAGAIN where its own ring is full, and loses nothing", async () => {
@@ -327,7 +335,7 @@ test("leaves nothing behind when it is closed", async () => {
   await using file = await image(false);
   const used = async () =>
     Number(await Deno.readTextFile("/proc/sys/fs/aio-nr"));
-  const open = openFiles();
+  const open = openCounters();
   const address = addressOf(alignedMemory(512));
   const limit = Number(await Deno.readTextFile("/proc/sys/fs/aio-max-nr"));
   // More than there may be at once.
@@ -338,7 +346,7 @@ test("leaves nothing behind when it is closed", async () => {
     context.submit();
     context.close();
   }
-  assertEquals(openFiles(), open);
+  assertLessOrEqual(openCounters(), open);
   assert(await used() < limit);
 });
 
@@ -374,7 +382,7 @@ test("brings events without a call", async () => {
   context.prepareRead(opened.fd, addressOf(memory), 4096, 0, 0);
   assertEquals(context.submit(), 1);
   const { systemCalls } = context;
-  for (let i = 0; i < 10_000 && drain() === 0; i++) {
+  for (let i = 0; i < 60_000 && drain() === 0; i++) {
     await new Promise((resolve) => setTimeout(resolve, 0));
   }
   assertEquals(all, [[0, 4096]]);

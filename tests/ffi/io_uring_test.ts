@@ -6,7 +6,13 @@
  * @module
  */
 
-import { assert, assertEquals, assertFalse, assertGreater } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertFalse,
+  assertGreater,
+  assertLessOrEqual,
+} from "@std/assert";
 import { Random } from "../../src/random.ts";
 import { LINUX_ERRNO } from "../../ffi/errno.ts";
 import {
@@ -78,8 +84,15 @@ function test(title: string, fn: () => void | Promise<void>): void {
   Deno.test({ name: `IoUring ${title}`, ignore, fn });
 }
 
-function openFiles(): number {
-  return Array.from(Deno.readDirSync("/proc/self/fd")).length;
+/** Rings that are open. Those of Workers that have ended go when they do. */
+function openRings(): number {
+  return Array.from(Deno.readDirSync("/proc/self/fd"), ({ name }) => {
+    try {
+      return Deno.readLinkSync(`/proc/self/fd/${name}`);
+    } catch {
+      return "";
+    }
+  }).filter((link) => link.includes("io_uring")).length;
 }
 
 // Round and round
@@ -352,11 +365,11 @@ test("is not set up with what the kernel does not know", () => {
     // Only one thread may wait for what is deferred.
     { entries: 8, flags: IORING_SETUP.DEFER_TASKRUN },
   ];
-  const open = openFiles();
+  const open = openRings();
   for (const options of cases) {
     assertEquals(IoUring.setup(libc, options), -EINVAL);
   }
-  assertEquals(openFiles(), open);
+  assertLessOrEqual(openRings(), open);
 });
 
 test("rounds its size up, and down to what there can be", () => {
@@ -384,7 +397,7 @@ test("knows which operations there are", () => {
 });
 
 test("leaves nothing behind when it is closed", async () => {
-  const open = openFiles();
+  const open = openRings();
   const mapped = async () =>
     (await Deno.readTextFile("/proc/self/maps")).split("\n")
       .filter((line) => line.includes("io_uring")).length;
@@ -395,8 +408,8 @@ test("leaves nothing behind when it is closed", async () => {
     ring.enter(0, 0);
     ring.close();
   }
-  assertEquals(openFiles(), open);
-  assertEquals(await mapped(), before);
+  assertLessOrEqual(openRings(), open);
+  assertLessOrEqual(await mapped(), before);
 });
 
 // A kernel of our own
@@ -582,7 +595,7 @@ test("tells without a call that the kernel has work to post", async () => {
   assertFalse(ring.hasWork);
   ring.prepareRead(fd, addressOf(memory), 4096, 0, 7);
   ring.enter(0, 0);
-  const deadline = performance.now() + 5000;
+  const deadline = performance.now() + 120_000;
   while (!ring.hasWork && !ring.hasCompletions) {
     assert(performance.now() < deadline, "nothing is told");
   }

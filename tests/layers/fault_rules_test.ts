@@ -130,5 +130,5 @@ Deno.test("faults() answers a delayed request at once when it is cancelled", asy
   const reading = disk.read(0, 1, { signal: controller.signal });
   setTimeout(() => controller.abort(reason), 5);
   assertEquals(await assertRejects(() => reading), reason);
-  assertLess(performance.now() - start, 10_000);
+  assertLess(performance.now() - start, 30_000);
 });

@@ -5,9 +5,11 @@ import {
   assertLess,
   assertThrows,
 } from "@std/assert";
+import process from "node:process";
 import { type Latency, latency } from "../../src/layers/latency.ts";
 import { flushRequest, readRequest, writeRequest } from "../../src/request.ts";
 import { carryOut } from "../contract.ts";
+import { isQuick } from "../helpers.ts";
 import { memory } from "./stacks.ts";
 
 const read = () => readRequest(0, new Uint8Array(512));
@@ -21,17 +23,19 @@ async function time(work: () => Promise<unknown>): Promise<number> {
 
 Deno.test("latency() takes at least its time, for all of a batch at once", async () => {
   const slow = latency(memory(), { fixedMs: 10 });
-  const ms = await time(() =>
-    carryOut(slow, ...Array.from({ length: 50 }, read))
-  );
-  assertGreaterOrEqual(ms, 10);
-  assertLess(ms, 200);
+  const work = async () => {
+    const ms = await time(() =>
+      carryOut(slow, ...Array.from({ length: 50 }, read))
+    );
+    assertGreaterOrEqual(ms, 10);
+  };
+  assert(await isQuick(200, work));
 });
 
 Deno.test("latency() takes less than a millisecond where it is told to", async () => {
   const slow = latency(memory(), { fixedMs: 0.2 });
   let least = Infinity;
-  for (let i = 0; i < 50; i++) {
+  for (let i = 0; i < 50 || i < 5000 && least >= 1; i++) {
     const ms = await time(() => carryOut(slow, read()));
     assertGreaterOrEqual(ms, 0.2);
     least = Math.min(least, ms);
@@ -112,6 +116,28 @@ Deno.test("latency() holds back no request that is cancelled", async () => {
   slow.cancel(early);
   await done;
   await slow.close();
+});
+
+Deno.test("latency() answers the others where one who is answered throws", async () => {
+  const slow = latency(memory(), { fixedMs: 5 });
+  const mistake = new Error("a mistake");
+  const thrown: unknown[] = [];
+  const note = (error: unknown) => thrown.push(error);
+  process.on("uncaughtException", note);
+  try {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    let left = 8;
+    slow.submit(Array.from({ length: left }, read), () => {
+      if (--left === 0) resolve();
+      if (left % 2 === 0) throw mistake;
+    });
+    await promise;
+    await slow.close();
+    while (thrown.length === 0) await pause();
+    assertEquals(thrown[0], mistake);
+  } finally {
+    process.off("uncaughtException", note);
+  }
 });
 
 Deno.test("latency() throws on times and ratios that are none", () => {

@@ -72,7 +72,7 @@ import { type Buffer, Ring } from "./ring.ts";
 const RECONNECT_MS = 60_000;
 
 /** How long a device may take for a request, in ms. */
-const REQUEST_MS = 30_000;
+const REQUEST_MS = 60_000;
 
 /** Bytes of the configuration space that are read: up to the zoned part. */
 const CONFIG_BYTES = 60;

@@ -5,8 +5,10 @@
  * @module
  */
 
+import { pause } from "../helpers.ts";
+
 /** How long it may take to listen, in ms. */
-const START_MS = 20_000;
+const START_MS = 60_000;
 
 /** A device that is served. */
 export interface ServedDevice extends AsyncDisposable {
@@ -47,16 +49,23 @@ export async function foreignDevice(
     await said;
   };
   for (const start = performance.now();;) {
-    try {
-      await Deno.lstat(socket);
-      break;
-    } catch {
-      if (ended || performance.now() - start > START_MS) {
-        await stop();
-        throw new Error(`qemu-storage-daemon does not start: ${await said}`);
-      }
-      await new Promise((resolve) => setTimeout(resolve, 20));
+    if (await listens(socket)) break;
+    if (ended || performance.now() - start > START_MS) {
+      await stop();
+      throw new Error(`qemu-storage-daemon does not start: ${await said}`);
     }
+    await pause(20);
   }
   return { socket, [Symbol.asyncDispose]: stop };
+}
+
+/**
+ * Whether a Unix socket takes connections, which its file being there does not
+ * say: __SO_ACCEPTCON in /proc/net/unix (net/unix/af_unix.c).
+ */
+async function listens(path: string): Promise<boolean> {
+  // Num, RefCount, Protocol, Flags, Type, St, Inode, Path.
+  return (await Deno.readTextFile("/proc/net/unix")).split("\n").some((line) =>
+    line.endsWith(` ${path}`) && line.split(/ +/)[3] === "00010000"
+  );
 }

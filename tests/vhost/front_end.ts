@@ -9,7 +9,7 @@ import { type Kernel, Poller } from "./kernel.ts";
 import { Flag, HEADER_BYTES, Message, message, u64 } from "./messages.ts";
 
 /** How long a back end may take for a reply, in ms. */
-const REPLY_MS = 20_000;
+const REPLY_MS = 60_000;
 
 /** A reply. */
 export interface Reply {

@@ -90,11 +90,12 @@ class Life {
   async kill(): Promise<void> {
     this.#ended = true;
     this.#timers.forEach(clearTimeout);
-    await this.server.close(0);
+    const closed = this.server.close();
     // By now nobody hears of it; so that its memory is given back here.
     for (const [request, complete] of this.#open) {
       complete(request, requestError("io", request, "the device has ended"));
     }
+    await closed;
     await this.#disk.close();
   }
 }

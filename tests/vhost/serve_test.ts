@@ -61,12 +61,13 @@ Deno.test(
     await using dir = await tempDir();
     const image = await dir.file("disk.img", 1 << 20);
     const path = dir.join("disk.sock");
+    let used: Promise<void> | undefined;
     const outcome = await platter(
       ["serve", image, "--overlay", "--vhost", path, "--once"],
       {
         onOutput(text) {
           if (text !== `${path}\n`) return;
-          void (async () => {
+          used = (async () => {
             using conn = await Deno.connect({ transport: "unix", path });
             // SET_OWNER.
             await conn.write(new Uint8Array(new Uint32Array([3, 1, 0]).buffer));
@@ -74,6 +75,7 @@ Deno.test(
         },
       },
     );
+    await used;
     assertEquals(outcome.code, 0, outcome.err);
   },
 );
@@ -84,10 +86,11 @@ Deno.test("serve --vhost tells what is wrong with the guest, and goes on", {
   await using dir = await tempDir();
   const image = await dir.file("disk.img", 1 << 20);
   const path = dir.join("disk.sock");
+  let used: Promise<void> | undefined;
   const outcome = await platter(["serve", image, "--vhost", path, "--once"], {
     onOutput(text) {
       if (text !== `${path}\n`) return;
-      void (async () => {
+      used = (async () => {
         using conn = await Deno.connect({ transport: "unix", path });
         await conn.write(
           new Uint8Array(new Uint32Array([3, 1, 0, 1, 5, 0]).buffer),
@@ -96,6 +99,7 @@ Deno.test("serve --vhost tells what is wrong with the guest, and goes on", {
       })();
     },
   });
+  await used;
   assertEquals(outcome.code, 0, outcome.err);
   assertMatch(outcome.err, /the guest is wrong: Cannot take a message/);
 });

@@ -133,12 +133,7 @@ export class ContainerBackend implements Backend {
     const { child } = this.#parts;
     if (error.code !== "ENOTCONN") return complete(request, error);
     if (child.hasEnded) return complete(request, this.#explain(error));
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = Promise.race([
-      child.ended,
-      new Promise((resolve) => timer = setTimeout(resolve, LAST_WORDS_MS)),
-    ]).then(() => {
-      clearTimeout(timer);
+    const late = child.within(LAST_WORDS_MS).then(() => {
       this.#late.delete(late);
       complete(request, this.#explain(error));
     });

@@ -53,6 +53,9 @@ const MAX_SAID = 2000;
 /** How long it may take to end when it is told to, in ms. */
 const END_MS = 2000;
 
+/** In so many steps is waited until it ends. */
+const STEPS = 4;
+
 /** What setpriv(1) and env(1) exit with if there is no such program. */
 const NO_SUCH_PROGRAM = 127;
 
@@ -165,7 +168,7 @@ export class QemuNbd {
    */
   async end(patienceMs: number): Promise<ExitStatus | null> {
     this.#child.ref();
-    let status = await this.#within(patienceMs);
+    let status = await this.within(patienceMs);
     if (status === null) {
       // This closes the image in good order, too.
       for (const signal of ["SIGTERM", "SIGKILL"] as const) {
@@ -175,7 +178,7 @@ export class QemuNbd {
         } catch {
           // It has ended by itself.
         }
-        if (await this.#within(END_MS) !== null) break;
+        if (await this.within(END_MS) !== null) break;
       }
     }
     status = patienceMs > 0 ? status : null;
@@ -199,14 +202,26 @@ export class QemuNbd {
     );
   }
 
-  async #within(ms: number): Promise<ExitStatus | null> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const status = await Promise.race([
-      this.ended,
-      new Promise<null>((resolve) => timer = setTimeout(resolve, ms, null)),
-    ]);
-    clearTimeout(timer);
-    return status;
+  /**
+   * Waits for a while until it has ended: in steps, so that a program that was
+   * held up itself hears of an end before it takes the time for over.
+   *
+   * @param ms How long, in ms.
+   * @returns How it ended; `null` if it has not.
+   */
+  async within(ms: number): Promise<ExitStatus | null> {
+    for (let step = 0; step < STEPS; step++) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const status = await Promise.race([
+        this.ended,
+        new Promise<null>((resolve) => {
+          timer = setTimeout(resolve, ms / STEPS, null);
+        }),
+      ]);
+      clearTimeout(timer);
+      if (status !== null) return status;
+    }
+    return null;
   }
 
   /** Waits until it serves: its file with its number comes after its socket. */

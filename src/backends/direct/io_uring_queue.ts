@@ -56,10 +56,16 @@ const NEEDED = [
 ];
 
 /** The longest wait for an operation that does nothing, in µs. */
-const TRIAL_US = 1_000_000;
+const TRIAL_US = 500_000;
 
 /** How often the kernel is asked to take it. */
 const MOST_TRIALS = 8;
+
+/**
+ * How often it is waited for once it was taken: a busy machine may not have run
+ * the kernel's thread when the first wait is over.
+ */
+const MOST_WAITS = 4;
 
 /** Operations over io_uring. */
 export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
@@ -150,6 +156,7 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       return "io_uring lacks operations that are needed (before Linux 5.11, or restricted)";
     }
     if (this.#ring.prepareNop(IGNORED, IOSQE.ASYNC)) this.#ignored++;
+    let waits = 0;
     for (let tries = 0; this.#ignored > 0; tries++) {
       // What is not taken for lack of memory, or for a signal, is taken later.
       const left = this.enter(1, TRIAL_US);
@@ -158,7 +165,8 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       if (this.#ignoredResult === -this.#libc.abi.errno.ECANCELED) {
         return "io_uring finds no thread of the kernel (RLIMIT_NPROC)";
       }
-      if (left === 0 && this.#ignored > 0 || tries === MOST_TRIALS) {
+      if (left === 0 && this.#ignored > 0) waits++;
+      if (waits === MOST_WAITS || tries === MOST_TRIALS) {
         return "io_uring_enter does nothing";
       }
     }

@@ -19,12 +19,15 @@ import { DiskError } from "../../../src/errors.ts";
 import { Random } from "../../../src/random.ts";
 import { isSame } from "../../../src/bytes.ts";
 import {
+  hasTmpfs,
   LONG,
   needs,
   pause,
   run,
+  stopProcess,
   type TempDir,
   tempDir,
+  tmpfsDir,
 } from "../../helpers.ts";
 import { dmgOf } from "./dmg.ts";
 
@@ -269,9 +272,7 @@ for (const signal of ["SIGKILL", "SIGTERM"] as const) {
       child.kill(signal);
       await reader.cancel();
       await child.status;
-      while ((await childrenOver(path)).length > 0) {
-        await new Promise((resolve) => setTimeout(resolve, 10));
-      }
+      while ((await childrenOver(path)).length > 0) await pause(10);
       await run("qemu-img", ["check", "-q", path]);
       await using disk = await VirtualDisk.open(path);
       assertEquals((await disk.read(8, 1))[0], 7);
@@ -290,6 +291,7 @@ Deno.test({
     const disk = await VirtualDisk.open(path);
     const [pid] = await childrenOver(path);
     Deno.kill(pid!, "SIGKILL");
+    while ((await childrenOver(path)).length > 0) await pause(10);
     const error = await assertRejects(() => disk.read(0, 8), DiskError);
     assertEquals(error.kind, "io");
     assertStringIncludes(error.message, `"${path}"`);
@@ -539,7 +541,8 @@ Deno.test({
   ...TOOLS,
   ignore: TOOLS.ignore || Deno.build.os !== "linux",
   async fn() {
-    await using dir = await tempDir();
+    // Where no flush takes long.
+    await using dir = await (hasTmpfs() ? tmpfsDir() : tempDir());
     const path = dir.join("disk.qcow2");
     await run("qemu-img", ["create", "-q", "-f", "qcow2", path, "1M"]);
     const disk = await VirtualDisk.open(path, {
@@ -550,7 +553,7 @@ Deno.test({
     await disk.write(0, new Uint8Array(512).fill(1));
     await disk.flush();
     const [child] = await childrenOver(path);
-    Deno.kill(child!, "SIGSTOP");
+    await stopProcess(child!);
     for (const work of [() => disk.read(0, 1), () => disk.flush()]) {
       const error = await assertRejects(work, DiskError);
       assertEquals([error.kind, error.code], ["io", "ENOTCONN"]);

@@ -13,13 +13,18 @@ import {
   ASYNC_ENGINES,
   ENGINES,
   hasEngine,
+  heldFile,
   pause,
   SERVED_TOOLS,
-  slowFile,
 } from "./harness.ts";
 
 const MIB = 1_048_576;
-const SLOW_MS = 150;
+
+/** Until requests are the kernel's. */
+const TAKEN_MS = 30;
+
+/** In which the kernel would write, if it still were to. */
+const LATE_MS = 150;
 
 /** What a promise came to: nothing, or the reason of its rejection. */
 function reasonOf(promise: Promise<unknown>): Promise<unknown> {
@@ -37,7 +42,7 @@ for (const engine of ASYNC_ENGINES) {
       ignore,
       async fn() {
         const content = new Random(1).bytes(MIB);
-        await using file = await slowFile(content, SLOW_MS);
+        await using file = await heldFile(content);
         await using disk = await VirtualDisk.open(file.path, {
           backend: "direct",
           engine,
@@ -46,6 +51,7 @@ for (const engine of ASYNC_ENGINES) {
           { length: 8 },
           () => aligned ? disk.allocate(8) : new Uint8Array(4097).subarray(1),
         );
+        await file.hold();
         const abort = new AbortController();
         const reasons = memory.map((bytes, i) =>
           reasonOf(disk.readInto(i * 64, bytes, { signal: abort.signal }))
@@ -57,14 +63,15 @@ for (const engine of ASYNC_ENGINES) {
         );
         const other = disk.allocate(8);
         const kept = disk.readInto(1024, other);
-        await pause(SLOW_MS / 5);
+        await pause(TAKEN_MS);
         const why = new Error("Not wanted any more");
         abort.abort(why);
+        await file.letGo();
         for (const reason of await Promise.all(reasons)) {
           assertStrictEquals(reason, why);
         }
         await kept;
-        await pause(3 * SLOW_MS);
+        await pause(LATE_MS);
         for (const bytes of memory) {
           assertEquals(bytes, new Uint8Array(4096).fill(0xee));
         }
@@ -81,13 +88,14 @@ for (const engine of ASYNC_ENGINES) {
     name: `${engine} writes all or nothing of writes that were withdrawn`,
     ignore,
     async fn() {
-      await using file = await slowFile(new Uint8Array(MIB).fill(7), SLOW_MS);
+      await using file = await heldFile(new Uint8Array(MIB).fill(7));
       const states: number[] = [];
       {
         await using disk = await VirtualDisk.open(file.path, {
           backend: "direct",
           engine,
         });
+        await file.hold();
         const abort = new AbortController();
         const reasons = Array.from({ length: 8 }, (_, i) => {
           const bytes = disk.allocate(8).fill(9);
@@ -99,14 +107,15 @@ for (const engine of ASYNC_ENGINES) {
             return reason;
           });
         });
-        await pause(SLOW_MS / 5);
+        await pause(TAKEN_MS);
         abort.abort();
+        await file.letGo();
         for (const reason of await Promise.all(reasons)) {
           assert(reason instanceof DOMException);
           assertEquals(reason.name, "AbortError");
         }
         assertEquals(disk.failure, null);
-        await pause(2 * SLOW_MS);
+        await pause(LATE_MS);
         for (let i = 0; i < 8; i++) {
           const bytes = await disk.read(i * 64, 8);
           assert(bytes.every((byte) => byte === bytes[0]));
@@ -125,13 +134,13 @@ for (const engine of ASYNC_ENGINES) {
     ignore,
     async fn() {
       const content = new Random(2).bytes(MIB);
-      // A busy machine may pause for longer: none of the others is to begin.
-      await using file = await slowFile(content, 10 * SLOW_MS);
+      await using file = await heldFile(content);
       await using disk = await VirtualDisk.open(file.path, {
         backend: "direct",
         engine,
         queueSize: 2,
       });
+      await file.hold();
       const abort = new AbortController();
       const first = Promise.all([disk.read(0, 8), disk.read(64, 8)]);
       const bytes = disk.allocate(8).fill(0xee);
@@ -142,6 +151,7 @@ for (const engine of ASYNC_ENGINES) {
       );
       await pause(10);
       abort.abort("Enough");
+      await file.letGo();
       assertEquals(await Promise.all(all), all.map(() => "Enough"));
       const [one, two] = await first;
       assertEquals(one, content.slice(0, 4096));

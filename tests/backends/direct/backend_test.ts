@@ -621,7 +621,11 @@ Deno.test({
       const before = (await Deno.stat(backend.info.path!)).blocks!;
       await carryOut(backend, writeZeroesRequest(0, 2048), flushRequest());
       const after = (await Deno.stat(backend.info.path!)).blocks!;
-      assertEquals(after - before, 2048);
+      // And what the file system may need to say where they are.
+      assert(
+        after - before >= 2048 && after - before < 2048 + 256,
+        `${after - before} blocks`,
+      );
       assert(isZero(await readSectors(backend, 0, 2048)));
     } finally {
       await backend.close();

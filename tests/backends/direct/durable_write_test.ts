@@ -20,6 +20,7 @@ import {
   run,
   tempDir,
   tmpfsDir,
+  untilListening,
 } from "../../helpers.ts";
 
 const MIB = 1_048_576;
@@ -120,7 +121,7 @@ async function until(
   what: string,
   holds: () => Promise<boolean>,
 ): Promise<void> {
-  for (let i = 0; i < 600; i++) {
+  for (let i = 0; i < 2400; i++) {
     if (await holds()) return;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -136,7 +137,7 @@ async function onFuse(): Promise<Counted> {
   const [socket, log] = [dir.join("sock"), dir.join("log")];
   const server = ["-f", "-U", socket, "--filter=log", "memory", "size=8M"];
   stack.use(background("nbdkit", [...server, `logfile=${log}`]));
-  await until("nbdkit listens", () => exists(socket));
+  await untilListening(socket);
   await Deno.mkdir(dir.join("mnt"));
   const path = dir.join("mnt/disk.img");
   stack.use(background("nbdfuse", [path, `nbd+unix:///?socket=${socket}`]));

@@ -82,7 +82,7 @@ export interface ServedFile extends AsyncDisposable {
   readonly behind: string;
 }
 
-/** What {@linkcode slowFile} and {@linkcode failingFile} need. */
+/** What {@linkcode slowFile} and its like need. */
 export const SERVED_TOOLS = ["root", "nbdkit", "nbdfuse", "fusermount3"];
 
 /**
@@ -123,6 +123,50 @@ export function failingFile(
       `pwrite=${fails} dd of=${behind} oflag=seek_bytes seek=$4 conv=notrunc status=none`,
     ];
   });
+}
+
+/** A file whose reads and writes wait for as long as they are told to. */
+export interface HeldFile extends ServedFile {
+  /** Has them wait from now on. */
+  hold(): Promise<void>;
+  /** Has them go on. */
+  letGo(): Promise<void>;
+}
+
+/**
+ * A file that can be held up.
+ *
+ * @param content What is in it.
+ */
+export async function heldFile(content: Uint8Array): Promise<HeldFile> {
+  const control = (behind: string) => `${behind}.control`;
+  const file = await served(content, (behind) => [
+    ...["--filter=pause", "file", behind, "cache=none"],
+    `pause-control=${control(behind)}`,
+  ]);
+  const tell = async (word: string) => {
+    using conn = await Deno.connect({
+      transport: "unix",
+      path: control(file.behind),
+    });
+    await conn.write(new TextEncoder().encode(word));
+    // It says so once it holds: nbdkit-pause-filter(1).
+    const said = new Uint8Array(1);
+    await conn.read(said);
+    if (new TextDecoder().decode(said) !== word.toUpperCase()) {
+      throw new Error(`Cannot hold a file up as nbdkit says ${said}`);
+    }
+  };
+  return {
+    path: file.path,
+    behind: file.behind,
+    hold: () => tell("p"),
+    letGo: () => tell("r"),
+    async [Symbol.asyncDispose]() {
+      await tell("r");
+      await file[Symbol.asyncDispose]();
+    },
+  };
 }
 
 /** Serves a file with nbdkit, and shows it with nbdfuse as a file again. */

@@ -174,8 +174,8 @@ Deno.test({
     assertFalse(watch.fired);
     watched.send();
     const start = performance.now();
-    queue.enter(1, 10 * SECOND_US);
-    assert(performance.now() - start < 5000);
+    queue.enter(1, 120 * SECOND_US);
+    assert(performance.now() - start < 60_000);
     // It is no answer to anybody.
     assertEquals(drain(), 0);
     assert(watch.fired);
@@ -198,7 +198,7 @@ Deno.test({
       queue.enter(0, 0);
     }
     const slots: number[] = [];
-    for (let i = 0; i < 1000 && slots.length < 3; i++) {
+    for (let i = 0; i < 12_000 && slots.length < 3; i++) {
       queue.enter(1, SECOND_US / 100);
       const before = slots.length;
       const count = queue.drain((slot) => slots.push(slot));
@@ -259,7 +259,7 @@ Deno.test({
     queue.enter(0, 0);
     watch.arm();
     watched.send();
-    for (let i = 0; i < 100 && slots.length === 0; i++) {
+    for (let i = 0; i < 1200 && slots.length === 0; i++) {
       queue.enter(1, SECOND_US / 10);
       watched.forget((slot) => slots.push(slot));
     }

@@ -142,7 +142,7 @@ export function inThreads<Given, T>(
       results.push(await new Promise((resolve, reject) => {
         const timer = setTimeout(
           () => reject(new Error(JSON.stringify(given) + " waits for ever")),
-          30_000,
+          120_000,
         );
         worker.onmessage = ({ data }) => {
           clearTimeout(timer);

@@ -214,7 +214,8 @@ for (const engine of ASYNC_ENGINES) {
       const random = new Random(2);
       let reads = 0;
       let under = true;
-      const found = await pulse(async () => {
+      const beside = async () => {
+        reads = 0;
         under = true;
         const all = Promise.all([readApart(slow, 6), readApart(slower, 4)])
           .finally(() => under = false);
@@ -226,11 +227,16 @@ for (const engine of ASYNC_ENGINES) {
           }
         }));
         await all;
-      });
-      tell(`${engine}, slow disks beside ${reads} fast reads`, found);
-      assertLess(found.ownMs, STALL_MS);
-      // The fast one does not wait for the slow ones.
-      assertGreater(reads, 500);
+      };
+      for (let attempt = 1;; attempt++) {
+        const found = await pulse(beside);
+        tell(`${engine}, slow disks beside ${reads} fast reads`, found);
+        assertLess(found.ownMs, STALL_MS);
+        // The fast one does not wait for the slow ones: two rounds of 32 would be
+        // all. On a busy machine it may be slow itself, by chance.
+        if (reads > 500) break;
+        assertLess(attempt, ATTEMPTS, `${reads} reads`);
+      }
     },
   });
 

@@ -271,14 +271,13 @@ function SERVERS(): [
       }
       await child.status;
     };
-    for (let i = 0; i < 200; i++) {
-      if (await Deno.lstat(socket).then(() => true, () => false)) {
-        return { [Symbol.asyncDispose]: stop };
-      }
-      await new Promise((resolve) => setTimeout(resolve, 20));
+    try {
+      await untilListening(socket);
+    } catch (error) {
+      await stop();
+      throw error;
     }
-    await stop();
-    throw new Error(`Cannot wait any longer for ${command}`);
+    return { [Symbol.asyncDispose]: stop };
   };
   return [
     [
