@@ -259,8 +259,9 @@ export function refuse(
     sector < 0 || count <= 0
   ) {
     // A count that is no integer comes from memory that is no whole sectors.
-    const kind = Number.isSafeInteger(sector) && sector >= 0 && count > 0 &&
-        !Number.isInteger(count) && Number.isInteger(count * SECTOR_BYTES)
+    const kind = Number.isSafeInteger(sector) && sector >= 0 &&
+        Number.isFinite(count) && count > 0 && !Number.isInteger(count) &&
+        Number.isInteger(count * SECTOR_BYTES)
       ? "alignment"
       : "argument";
     return requestError(

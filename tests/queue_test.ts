@@ -1379,6 +1379,12 @@ const REFUSED: [string, DiskErrorKind, () => Request][] = [
   ["a sector that is no number", "argument", () => read(NaN)],
   ["a sector that is no safe integer", "argument", () => read(2 ** 53)],
   ["no sectors", "argument", () => new Request(RequestType.In, 0, 0)],
+  [
+    "a count that is a BigInt",
+    "argument",
+    () =>
+      new Request(RequestType.In, 0, 1n as unknown as number, 0, sectors(1)),
+  ],
   ["no memory", "argument", () => new Request(RequestType.In, 0, 1)],
   [
     "too little memory",

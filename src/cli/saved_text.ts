@@ -4,6 +4,7 @@
  * @module
  */
 
+import { keepNameOf } from "../backends/new_name.ts";
 import { type OpenedFile, openFile } from "../platform/files.ts";
 import { CliError, fileError } from "./images.ts";
 import { writeAll } from "./io.ts";
@@ -45,6 +46,7 @@ export async function saveText(
     if (identity.isFile) {
       await file.truncate(bytes.length);
       await file.sync();
+      keepNameOf(path);
     }
   } catch (error) {
     const left = there === null
