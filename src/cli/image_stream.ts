@@ -275,6 +275,11 @@ function streamOf(
   path: string,
 ): ReadableStream<Uint8Array> {
   let reading: Promise<number | null> = Promise.resolve(null);
+  let isOpen = true;
+  const close = () => {
+    if (isOpen) file.close();
+    isOpen = false;
+  };
   return new ReadableStream({
     async pull(controller) {
       const buffer = new Uint8Array(READ_BYTES);
@@ -283,18 +288,19 @@ function streamOf(
         reading = file.read(buffer);
         length = await reading;
       } catch (error) {
+        close();
         throw fileError("read", path, error);
       }
       if (length !== null) {
         return controller.enqueue(buffer.subarray(0, length));
       }
-      file.close();
+      close();
       controller.close();
     },
     async cancel() {
       // A read is not to outlive its file; it ends soon, as this is no pipe.
       await Promise.allSettled([reading]);
-      file.close();
+      close();
     },
   }, { highWaterMark: 0 });
 }

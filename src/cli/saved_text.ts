@@ -5,6 +5,7 @@
  */
 
 import { keepNameOf } from "../backends/new_name.ts";
+import { DiskError } from "../errors.ts";
 import { type OpenedFile, openFile } from "../platform/files.ts";
 import { CliError, fileError } from "./images.ts";
 import { writeAll } from "./io.ts";
@@ -46,13 +47,15 @@ export async function saveText(
     if (identity.isFile) {
       await file.truncate(bytes.length);
       await file.sync();
-      keepNameOf(path);
+      if (there === null) keepNameOf(path);
     }
   } catch (error) {
     const left = there === null
       ? await takeBack(path, identity)
       : `"${path}" is incomplete`;
-    const { message } = fileError("write to", path, error);
+    const { message } = error instanceof DiskError
+      ? error
+      : fileError("write to", path, error);
     throw new CliError(`${message}: ${left}`, { cause: error });
   }
 }

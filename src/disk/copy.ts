@@ -455,7 +455,10 @@ function chunkOf(options: CompareOptions): number {
   return Math.ceil(chunk / GRANULE_SECTORS) * GRANULE_SECTORS;
 }
 
-/** Transfers in flight, of which no more are begun than there is work for. */
+/**
+ * Transfers in flight: no more than there are chunks, but what holes cut them
+ * into may take as many as usual.
+ */
 function depthOf(
   options: CompareOptions,
   total: number,
@@ -463,7 +466,7 @@ function depthOf(
 ): number {
   const depth = options.depth ?? DEFAULT_DEPTH;
   checkPositive(depth, "depth");
-  return Math.min(depth, Math.ceil(total / chunk));
+  return Math.min(depth, Math.max(DEFAULT_DEPTH, Math.ceil(total / chunk)));
 }
 
 function checkPositive(value: number, name: string): void {

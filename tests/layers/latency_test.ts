@@ -119,7 +119,7 @@ Deno.test("latency() holds back no request that is cancelled", async () => {
 });
 
 Deno.test("latency() answers the others where one who is answered throws", async () => {
-  const slow = latency(memory(), { fixedMs: 5 });
+  const slow = latency(memory(), { fixedMs: 200 });
   const mistake = new Error("a mistake");
   const thrown: unknown[] = [];
   const note = (error: unknown) => thrown.push(error);

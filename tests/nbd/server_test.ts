@@ -406,7 +406,7 @@ Deno.test("NbdServer does not send clients away for time in which it had no turn
   await client.read(10);
   const closed = served.server.close(60_000);
   while ((await client.ask(Read, 0, 512)).error !== 108);
-  for (let i = 0; i < 3; i++) {
+  for (let i = 0; i < 2; i++) {
     sleepSync(100);
     await new Promise((resolve) => setTimeout(resolve, 0));
   }

@@ -136,11 +136,14 @@ export class NbdBackend implements Backend {
   readonly #reader: MessageReader;
   readonly #replies: Replies;
   #state: State = "open";
+  /** Whether NBD_CMD_DISC was sent. */
+  #isLeft = false;
   readonly #inFlight = new InFlight();
   readonly #abandoned = new Abandoned<Transfer>();
   readonly #flushes = new SharedFlush<Transfer>((first) => {
-    // A server that shuts down is asked for nothing more.
-    if (this.#shutdown === null) this.#ask(first, 0, 0, Command.Flush);
+    // A server that shuts down, or was left, is asked for nothing more.
+    if (this.#isLeft) this.#flushed(closedError(first.request, this.#uri));
+    else if (this.#shutdown === null) this.#ask(first, 0, 0, Command.Flush);
     else this.#flushed(this.#goneError(first.request));
   });
   /** Those that wait for a flush, as for a piece. */
@@ -338,6 +341,7 @@ export class NbdBackend implements Backend {
 
   /** Sends NBD_CMD_DISC, after which nothing may be sent. */
   async #disconnect(): Promise<void> {
+    this.#isLeft = true;
     this.#send(Command.Disconnect, 0, 0, 0, 0);
     this.closing();
     await this.#writer.settled();

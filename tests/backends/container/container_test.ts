@@ -546,7 +546,7 @@ Deno.test({
     const path = dir.join("disk.qcow2");
     await run("qemu-img", ["create", "-q", "-f", "qcow2", path, "1M"]);
     const disk = await VirtualDisk.open(path, {
-      ...{ requestTimeoutMs: 1500, closeTimeoutMs: 100 },
+      ...{ requestTimeoutMs: 2500, closeTimeoutMs: 100 },
     });
     // Whoever owes nothing may be silent.
     if (LONG) await pause(4000);
@@ -557,7 +557,7 @@ Deno.test({
     for (const work of [() => disk.read(0, 1), () => disk.flush()]) {
       const error = await assertRejects(work, DiskError);
       assertEquals([error.kind, error.code], ["io", "ENOTCONN"]);
-      assertStringIncludes(error.message, "answered nothing for 1500 ms");
+      assertStringIncludes(error.message, "answered nothing for 2500 ms");
     }
     await assertRejects(() => disk.close(), DiskError, "was made to");
     assertEquals(await childrenOver(path), []);

@@ -87,6 +87,7 @@ Deno.test("NbdBackend leaves a server that says that a write is done before it h
   const timer = setTimeout(never.resolve, 20);
   await assertRejects(write, DiskError, "before its data was sent");
   clearTimeout(timer);
+  never.resolve();
 });
 
 Deno.test("NbdBackend leaves a server that refuses a write twice", async () => {

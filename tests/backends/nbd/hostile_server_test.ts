@@ -470,6 +470,8 @@ Deno.test("VirtualDisk.open() says ABORT or DISC when it fails", async () => {
     signal?: AbortSignal,
   ) => {
     const rest = Promise.withResolvers<Uint8Array>();
+    // It may have no waiter yet, or none at all.
+    rest.promise.catch(() => {});
     await using server = await RawServer.start(async (peer) => {
       try {
         await script(peer);
