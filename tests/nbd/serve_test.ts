@@ -267,9 +267,9 @@ Deno.test({
         const [served, trace, words] of [
           [image, bound.join("disk.img"), "it is the image"],
           [device.path, node, "it is the image"],
-          // Nobody says that the one is the other's content.
-          [device.path, image, "it has content that is no trace"],
-          [image, device.path, "it is a block device"],
+          // The one is the other's content.
+          [device.path, image, "it is the image"],
+          [image, device.path, "it is the image"],
         ] as const
       ) {
         const args = ["serve", served, "--port", "0", "--trace", trace];
