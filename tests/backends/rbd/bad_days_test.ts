@@ -111,8 +111,10 @@ Deno.test({
   name: "requests wait for an OSD that holds still, for requestTimeoutMs",
   ignore,
   async fn() {
-    // Long enough for what comes first, on a machine that is busy.
-    const { disk } = await openNew({ requestTimeoutMs: 4000 });
+    // Four of them have to be over before the OSD's lease to answer reads is: 16 s
+    // (osd_heartbeat_grace x osd_pool_default_read_lease_ratio), of which half may
+    // be gone. An OSD that slept for longer may not answer for minutes.
+    const { disk } = await openNew({ requestTimeoutMs: 1500 });
     await disk.write(0, block(1));
     await disk.flush();
     await cluster!.holdOsd();
