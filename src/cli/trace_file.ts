@@ -7,6 +7,7 @@
  */
 
 import { type OpenedFile, openFile } from "../platform/files.ts";
+import { stepTimeout } from "../step_timeout.ts";
 import { CliError, fileError } from "./images.ts";
 import {
   type FileIdentity,
@@ -27,11 +28,8 @@ const MAX_LENGTH = 64 << 20;
 /** How long the end of a trace may take, in ms: a pipe may have no reader. */
 const END_MS = 5000;
 
-/**
- * How often it is looked at meanwhile: on a machine that stood still, one look is
- * late, and the file has the time of the others.
- */
-const END_LOOKS = 10;
+/** The steps of that time. */
+const END_STEPS = 10;
 
 /** How every trace begins. */
 const FIRST_LINE = '{"event":"disk"';
@@ -120,12 +118,10 @@ export class TraceFile {
   async close(): Promise<void> {
     clearInterval(this.#timer);
     const late = Promise.withResolvers<void>();
-    let looks = 0;
-    const timer = setInterval(() => {
-      if (++looks < END_LOOKS) return;
+    const stopTimeout = stepTimeout(END_MS, () => {
       this.#fail(new Error("it takes the lines too slowly"));
       late.resolve();
-    }, END_MS / END_LOOKS);
+    }, { steps: END_STEPS });
     const all = async () => {
       while (this.#text !== "" || this.#writing !== null) {
         this.#flush();
@@ -133,7 +129,7 @@ export class TraceFile {
       }
     };
     await Promise.race([all(), late.promise]);
-    clearInterval(timer);
+    stopTimeout();
     this.#file.close();
   }
 

@@ -41,6 +41,7 @@ import {
   MAX_OPTION_BYTES,
   ProtocolError,
 } from "./handshake.ts";
+import { stepTimeout } from "../step_timeout.ts";
 import { Job } from "./job.ts";
 import { Load, type LoadBounds } from "./load.ts";
 import type { MemoryHolder } from "./memory_budget.ts";
@@ -57,12 +58,8 @@ const MAX_UNREAD_BYTES = 65_536;
 /** How long a client that is sent away may keep silent, in ms. */
 const FAREWELL_MS = 50;
 
-/**
- * How often a client is looked at in the time that it has. Where this process had
- * no turn for all of that time, one look is late, and what the client has said
- * meanwhile is heard before the others.
- */
-const LOOKS = 5;
+/** The steps of the time that a client has. */
+const STEPS = 5;
 
 /** The life of a connection, as the head of this file has it. */
 type State = "open" | "stopping" | "draining" | "closed";
@@ -95,7 +92,7 @@ export class Connection implements MemoryHolder {
   #full = false;
   #wake: (() => void) | null = null;
   #state: State = "open";
-  #farewell: ReturnType<typeof setInterval> | null = null;
+  #stopFarewell: (() => void) | null = null;
   /** Whether it came to an agreement about an export. */
   attached = false;
   /** Why it was ended, if the client is to blame. */
@@ -149,13 +146,14 @@ export class Connection implements MemoryHolder {
    */
   async run(): Promise<void> {
     this.#options.counters.connections++;
-    let looks = 0;
-    const timer = setInterval(() => {
-      if (++looks === LOOKS) this.abandon();
-    }, this.#options.handshakeMs / LOOKS);
+    const stopTimeout = stepTimeout(
+      this.#options.handshakeMs,
+      () => this.abandon(),
+      { steps: STEPS },
+    );
     try {
       await this.#negotiate();
-      clearInterval(timer);
+      stopTimeout();
       while (!this.#ended) {
         while (this.#takeNext());
         if (this.#ended) break;
@@ -173,7 +171,7 @@ export class Connection implements MemoryHolder {
       this.fault = error;
       this.#options.counters.dropped++;
     } finally {
-      clearInterval(timer);
+      stopTimeout();
       this.#end();
       this.#load.leave();
       // A write whose payload will never come.
@@ -239,27 +237,28 @@ export class Connection implements MemoryHolder {
   #partIfSilent(): void {
     if (this.#state === "closed") return;
     let before = this.#reader.receivedBytes;
-    let looks = 0;
-    this.#farewell = setInterval(() => {
+    const lives = () => {
       const { receivedBytes } = this.#reader;
+      const hasSaid = receivedBytes > before;
+      before = receivedBytes;
       // A write whose payload is still to come is not waited for.
       const owed = this.#load.requests - (this.#filling === null ? 0 : 1);
-      if (
-        owed > 0 || this.#writer.pendingBytes > 0 || receivedBytes > before
-      ) {
-        before = receivedBytes;
-        looks = 0;
-      } else if (++looks === LOOKS) {
-        this.#close();
-        this.#resume();
-      }
-    }, FAREWELL_MS / LOOKS);
+      return owed > 0 || this.#writer.pendingBytes > 0 || hasSaid;
+    };
+    const part = () => {
+      this.#close();
+      this.#resume();
+    };
+    this.#stopFarewell = stepTimeout(FAREWELL_MS, part, {
+      steps: STEPS,
+      lives,
+    });
   }
 
   #close(): void {
     if (this.#state === "closed") return;
     this.#state = "closed";
-    if (this.#farewell !== null) clearInterval(this.#farewell);
+    this.#stopFarewell?.();
     try {
       this.#stream.close();
     } catch {

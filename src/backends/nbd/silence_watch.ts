@@ -9,7 +9,7 @@
  * @module
  */
 
-import { clearInterval, setInterval } from "node:timers";
+import { stepTimeout } from "../../step_timeout.ts";
 
 /** In so many steps is looked whether a server is silent. */
 const STEPS = 4;
@@ -32,7 +32,7 @@ export class SilenceWatch {
   readonly #timeoutMs: number;
   readonly #look: () => SignsOfLife;
   readonly #onSilence: () => void;
-  #timer: NodeJS.Timeout | null = null;
+  #stop: (() => void) | null = null;
 
   /**
    * Constructs a new instance, off.
@@ -54,23 +54,25 @@ export class SilenceWatch {
 
   /** Begins to look, if it does not yet. */
   start(): void {
-    if (this.#timer !== null) return;
+    if (this.#stop !== null) return;
     let seen = this.#look();
-    let silent = 0;
-    this.#timer = setInterval(() => {
-      const now = this.#look();
+    const lives = () => {
+      const before = seen;
+      seen = this.#look();
       // A step that began before anybody waited is none.
-      const lives = !seen.waits || !now.waits || now.answers !== seen.answers ||
-        now.bytes - seen.bytes >= SIGN_OF_LIFE_BYTES;
-      seen = now;
-      silent = lives ? 0 : silent + 1;
-      if (silent >= STEPS) this.#onSilence();
-    }, this.#timeoutMs / STEPS).unref();
+      return !before.waits || !seen.waits || seen.answers !== before.answers ||
+        seen.bytes - before.bytes >= SIGN_OF_LIFE_BYTES;
+    };
+    this.#stop = stepTimeout(this.#timeoutMs, this.#onSilence, {
+      steps: STEPS,
+      lives,
+      keepsAlive: false,
+    });
   }
 
   /** Looks no more. */
   stop(): void {
-    if (this.#timer !== null) clearInterval(this.#timer);
-    this.#timer = null;
+    this.#stop?.();
+    this.#stop = null;
   }
 }
