@@ -27,6 +27,14 @@ import {
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
 import { callAll } from "../../call_all.ts";
+import {
+  AllocateMode,
+  BlockingCalls,
+  type Engine,
+  inWorker,
+  type MakeEngine,
+  OperationCode,
+} from "../../engines/mod.ts";
 import type { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
@@ -54,11 +62,8 @@ import { expectFileSizeSignal } from "../file_size_signal.ts";
 import { asDiskError } from "../image_options.ts";
 import { RangeLock } from "../range_lock.ts";
 import { SharedFlush } from "../shared_flush.ts";
-import { BlockingCalls } from "./blocking_calls.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
-import type { MakeEngine } from "./choose_engine.ts";
-import { type Engine, OperationCode } from "./engine.ts";
-import type { Host } from "./host.ts";
+import type { FileHost } from "./file_host.ts";
 import {
   type DirectImage,
   MAX_SEGMENTS,
@@ -66,10 +71,8 @@ import {
   type Planners,
   plannersOf,
 } from "./image.ts";
-import { AllocateMode } from "./kernel.ts";
 import { Recovery, recoveryOf } from "./recovery.ts";
 import { Stage, Transfer } from "./transfer.ts";
-import { inWorker } from "./worker_descriptors.ts";
 import { isNotCapable } from "../../platform/permissions.ts";
 
 /** Bytes that adjacent requests are merged to. */
@@ -77,7 +80,7 @@ const MAX_MERGED_BYTES = 1_048_576;
 
 /** Requests over a descriptor. */
 export class DirectBackend implements Backend {
-  readonly #host: Host;
+  readonly #host: FileHost;
   readonly #image: DirectImage;
   /** What operations go to: the engine, or blocking calls meanwhile. */
   #engine: Engine<Transfer>;
@@ -129,7 +132,7 @@ export class DirectBackend implements Backend {
    * @param makeEngine Makes the engine.
    */
   constructor(
-    host: Host,
+    host: FileHost,
     image: DirectImage,
     makeEngine: MakeEngine<Transfer>,
   ) {

@@ -13,23 +13,22 @@ import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { alignedMemory } from "../../../ffi/memory.ts";
 import { statfsType } from "../../../ffi/statx.ts";
 import { captureStack } from "../../call_site.ts";
+import {
+  chooseEngine,
+  DEFAULT_ENGINE,
+  type EngineOptions,
+  syncFile,
+  WorkerDescriptors,
+} from "../../engines/mod.ts";
 import { os } from "../../platform/system.ts";
 import { errnoText } from "../../errno.ts";
 import { DiskError, kindOfCode } from "../../errors.ts";
 import { takeBoth } from "./both_locks.ts";
-import {
-  chooseEngine,
-  DEFAULT_POLL_MS,
-  DEFAULT_STALL_MS,
-  type EngineOptions,
-} from "./choose_engine.ts";
 import { DirectBackend } from "./backend.ts";
 import type { DirectImage } from "./image.ts";
 import { loadFfi } from "./load_ffi.ts";
-import { syncFile } from "./kernel.ts";
-import { PosixHost } from "./posix_host.ts";
+import { PosixFileHost } from "./posix_file_host.ts";
 import { lockImage, unlockImage } from "./image_lock.ts";
-import { WorkerDescriptors } from "./worker_descriptors.ts";
 import {
   fileSystemOfFile,
   type OpenedFor,
@@ -58,26 +57,11 @@ import { MAX_ALIGNMENT } from "../sysfs.ts";
 import { lookAt, type Seen } from "../warnings.ts";
 import { writeBack } from "../write_back.ts";
 
-export {
-  DEFAULT_POLL_MS,
-  DEFAULT_STALL_MS,
-  type EngineName,
-  type EngineOptions,
-} from "./choose_engine.ts";
-
 /** How to open an image with FFI. */
 export interface DirectOptions extends ImageOptions {
   /** How an engine is wanted. */
   readonly engine?: EngineOptions;
 }
-
-/** How an engine is wanted by default. */
-const DEFAULT_ENGINE: EngineOptions = {
-  engine: "auto",
-  depth: 128,
-  stallMs: DEFAULT_STALL_MS,
-  pollMs: DEFAULT_POLL_MS,
-};
 
 /**
  * Opens an image with FFI.
@@ -174,7 +158,7 @@ async function openListening(
       if (reopened === null) throw replaced(path);
       tailFd = reopened;
     }
-    const host = new PosixHost(libc);
+    const host = new PosixFileHost(libc);
     backend = new DirectBackend(
       host,
       {

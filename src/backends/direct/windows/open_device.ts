@@ -47,10 +47,10 @@ import { imageGeometry } from "../../image_size.ts";
 import { bufferedInfo, noDisk, notToBeMade } from "../../medium.ts";
 import { isAlignment, MAX_ALIGNMENT } from "../../sysfs.ts";
 import type { Seen } from "../../warnings.ts";
+import type { EngineOptions } from "../../../engines/mod.ts";
+import { chooseWindowsEngine } from "../../../engines/windows/mod.ts";
 import { DirectBackend } from "../backend.ts";
-import type { EngineOptions } from "../choose_engine.ts";
-import { chooseWindowsEngine } from "./choose_engine.ts";
-import { WindowsHost } from "./host.ts";
+import { WindowsFileHost } from "./file_host.ts";
 import { openError } from "./lock.ts";
 import { MAX_CALL_BYTES } from "./open_file.ts";
 import { durabilityInfo } from "./probe.ts";
@@ -114,7 +114,7 @@ export async function openDevice(
     const seen = look(windows, handle, sizeBytes, logical);
     refuseOtherFormats(path, seen.contentFormat, options);
     const blockSize = options.blockSize ?? logical;
-    const host = new WindowsHost(windows, readOnly);
+    const host = new WindowsFileHost(windows, readOnly);
     backend = new DirectBackend(
       host,
       {

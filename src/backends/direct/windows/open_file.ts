@@ -41,10 +41,10 @@ import { type FastSpace, NewContent } from "../../new_content.ts";
 import { keepName } from "../../new_name.ts";
 import { MAX_ALIGNMENT } from "../../sysfs.ts";
 import { lookAt, type Seen } from "../../warnings.ts";
+import type { EngineOptions } from "../../../engines/mod.ts";
+import { chooseWindowsEngine } from "../../../engines/windows/mod.ts";
 import { DirectBackend } from "../backend.ts";
-import type { EngineOptions } from "../choose_engine.ts";
-import { chooseWindowsEngine } from "./choose_engine.ts";
-import { WindowsHost } from "./host.ts";
+import { WindowsFileHost } from "./file_host.ts";
 import { makeSparse } from "./sparse.ts";
 import { claimOnWindows, openError, openSame, SHARE_ALL } from "./lock.ts";
 import { type OpenedFile, type ProbedFile, probeFile } from "./probe.ts";
@@ -109,7 +109,7 @@ export async function openFile(
       handle = opened.handle;
     }
     const { direct, durability, zeroesRanges, sparse } = probed;
-    const host = new WindowsHost(windows, readOnly);
+    const host = new WindowsFileHost(windows, readOnly);
     backend = new DirectBackend(
       host,
       {

@@ -9,7 +9,7 @@ import {
   BackOff,
   OperationKind,
   WaitPolicy,
-} from "../../../src/backends/direct/wait_policy.ts";
+} from "../../src/engines/wait_policy.ts";
 
 /** How many of so many occasions make an attempt that always misses. */
 function attempts(backOff: BackOff, occasions: number): number[] {

@@ -6,20 +6,14 @@
 
 import type { MappedMemory } from "../../../../ffi/mapped_memory.ts";
 import { readU64, writeU64 } from "../../../../ffi/memory.ts";
-import type { Windows } from "../../../../ffi/windows.ts";
 import { CONTROL, FILE_INFORMATION } from "../../../../ffi/windows_abi.ts";
-import {
-  WINDOWS_ERRNO,
-  windowsErrnoName,
-} from "../../../../ffi/windows_errno.ts";
+import { windowsErrnoName } from "../../../../ffi/windows_errno.ts";
 import { type Extent, MAX_EXTENTS } from "../../../backend.ts";
+import { WindowsHost } from "../../../engines/windows/mod.ts";
 import { kindOfCode } from "../../../errors.ts";
 import { SECTOR_BYTES } from "../../../geometry.ts";
 import { refuseChangedSize, resizeError } from "../../../resize.ts";
-import { type Operation, OperationCode } from "../engine.ts";
-import type { Host } from "../host.ts";
-import type { Turns } from "../loop_turn.ts";
-import { WindowsTurns } from "./turns.ts";
+import type { FileHost } from "../file_host.ts";
 
 /** Bytes of a range that is allocated: offset i64@0, length i64@8. */
 const RANGE_BYTES = 16;
@@ -28,46 +22,10 @@ const RANGE_BYTES = 16;
 const MOST_RANGES = Math.min(MAX_EXTENTS, 128);
 
 /** Windows. */
-export class WindowsHost implements Host {
-  /** Windows itself. */
-  readonly windows: Windows;
-  /** Its error numbers by name. */
-  readonly errno: Host["errno"] = WINDOWS_ERRNO;
-  /** Whether a flush does anything: Windows flushes for writers alone. */
-  readonly flushes: boolean;
-
-  /**
-   * Constructs a new instance.
-   *
-   * @param windows Windows.
-   * @param readOnly Whether images are open for reading only.
-   */
-  constructor(windows: Windows, readOnly: boolean) {
-    this.windows = windows;
-    this.flushes = !readOnly;
-  }
-
+export class WindowsFileHost extends WindowsHost implements FileHost {
   /** The name of an error number. */
   errnoName(errno: number): string {
     return windowsErrnoName(errno);
-  }
-
-  /** Carries out an operation in one blocking call. */
-  perform(operation: Operation): number {
-    const { windows } = this;
-    const { fd, address, length, offset } = operation;
-    switch (operation.code) {
-      case OperationCode.Read:
-        return windows.read(fd, address, length, offset);
-      case OperationCode.Write:
-        return windows.write(fd, address, length, offset);
-      case OperationCode.Sync:
-        return this.flushes ? windows.flush(fd) : 0;
-      case OperationCode.Allocate:
-        return windows.zero(fd, offset, length);
-      default:
-        return -WINDOWS_ERRNO.ENOSYS;
-    }
   }
 
   /** Gives memory. */
@@ -145,10 +103,5 @@ export class WindowsHost implements Host {
   /** Closes a handle. */
   close(fd: number): void {
     this.windows.close(fd);
-  }
-
-  /** Makes turns of the event loop. */
-  makeTurns(callback: (asked: boolean) => void): Turns {
-    return new WindowsTurns(this.windows, callback);
   }
 }

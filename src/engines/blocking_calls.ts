@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { EngineInfo } from "../../info.ts";
+import type { EngineInfo } from "../info.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import type { Host } from "./host.ts";
 

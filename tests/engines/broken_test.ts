@@ -7,20 +7,17 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { openLibc } from "../../../ffi/libc.ts";
-import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
-import { AsyncEngine } from "../../../src/backends/direct/async_engine.ts";
+import { openLibc } from "../../ffi/libc.ts";
+import { PosixHost } from "../../src/engines/posix_host.ts";
+import { AsyncEngine } from "../../src/engines/async_engine.ts";
 import {
   type KernelQueue,
   NOT_TAKEN,
   type Visit,
-} from "../../../src/backends/direct/kernel_queue.ts";
-import {
-  Operation,
-  OperationCode,
-} from "../../../src/backends/direct/engine.ts";
-import { Random } from "../../../src/random.ts";
-import { LONG, needs, tempDir } from "../../helpers.ts";
+} from "../../src/engines/kernel_queue.ts";
+import { Operation, OperationCode } from "../../src/engines/engine.ts";
+import { Random } from "../../src/random.ts";
+import { LONG, needs, tempDir } from "../helpers.ts";
 import {
   ASYNC_ENGINES,
   ENGINES,
@@ -29,8 +26,8 @@ import {
   program,
   SERVED_TOOLS,
   slowFile,
-} from "./harness.ts";
-import { inThreads } from "./seccomp.ts";
+} from "../backends/direct/harness.ts";
+import { inThreads } from "../backends/direct/seccomp.ts";
 
 const MIB = 1_048_576;
 
@@ -154,7 +151,7 @@ for (const engine of ASYNC_ENGINES) {
       const found = await program<Record<string, unknown>>(
         `
         const { deny } = await import(${
-          JSON.stringify(import.meta.resolve("./seccomp.ts"))
+          JSON.stringify(import.meta.resolve("../backends/direct/seccomp.ts"))
         });
         const disk = await VirtualDisk.open(path, {
           backend: "direct", engine: ${JSON.stringify(engine)}, queueSize: 8,
@@ -350,7 +347,7 @@ for (const engine of ENGINES) {
       const found = await program<Record<string, unknown>>(
         `
         const { flushRequest, readRequest, writeRequest } = await import(${
-          JSON.stringify(import.meta.resolve("../../../src/request.ts"))
+          JSON.stringify(import.meta.resolve("../../src/request.ts"))
         });
         let thrown = 0;
         const mistake = new Error("a mistake");

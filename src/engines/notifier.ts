@@ -7,10 +7,10 @@
  * @module
  */
 
-import { IORING_SETUP, IOSQE, IoUring } from "../../../ffi/io_uring.ts";
-import type { Libc } from "../../../ffi/libc.ts";
-import { POLLIN } from "../../../ffi/poll.ts";
-import type { SocketPair } from "../../../ffi/socket_pair.ts";
+import { IORING_SETUP, IOSQE, IoUring } from "../../ffi/io_uring.ts";
+import type { Libc } from "../../ffi/libc.ts";
+import { POLLIN } from "../../ffi/poll.ts";
+import type { SocketPair } from "../../ffi/socket_pair.ts";
 
 // include/linux/socket.h.
 const MSG_DONTWAIT = 0x40;

@@ -18,10 +18,10 @@
 
 import type { Socket } from "node:net";
 import { clearImmediate, setImmediate } from "node:timers";
-import type { Libc } from "../../../ffi/libc.ts";
-import { findReactor } from "../../../ffi/reactor.ts";
-import { SocketPair } from "../../../ffi/socket_pair.ts";
-import { socketOf } from "../../platform/descriptor_socket.ts";
+import type { Libc } from "../../ffi/libc.ts";
+import { findReactor } from "../../ffi/reactor.ts";
+import { SocketPair } from "../../ffi/socket_pair.ts";
+import { socketOf } from "../platform/descriptor_socket.ts";
 
 /**
  * After so many ms of immediate turns, one is made by a byte. Measured: with 0.5

@@ -5,7 +5,7 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { StallBudget } from "../../../src/backends/direct/stall_budget.ts";
+import { StallBudget } from "../../src/engines/stall_budget.ts";
 
 Deno.test("StallBudget gives one engine the whole of each of its turns", () => {
   const budget = new StallBudget();

@@ -12,9 +12,9 @@
 
 import { assert, fail } from "@std/assert";
 import { join } from "node:path";
-import { VirtualDisk } from "../../../src/disk/disk.ts";
-import { tempDir } from "../../helpers.ts";
-import { ENGINES, hasEngine } from "./harness.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import { tempDir } from "../helpers.ts";
+import { ENGINES, hasEngine } from "../backends/direct/harness.ts";
 
 const BUSY_MS = 400;
 

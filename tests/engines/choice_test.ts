@@ -13,11 +13,11 @@ import {
   assertMatch,
   assertRejects,
 } from "@std/assert";
-import { VirtualDisk } from "../../../src/disk/disk.ts";
-import { DiskError } from "../../../src/errors.ts";
-import type { EngineInfo } from "../../../src/info.ts";
-import { Random } from "../../../src/random.ts";
-import { hasTmpfs, needs, tempDir, tmpfsDir } from "../../helpers.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import { DiskError } from "../../src/errors.ts";
+import type { EngineInfo } from "../../src/info.ts";
+import { Random } from "../../src/random.ts";
+import { hasTmpfs, needs, tempDir, tmpfsDir } from "../helpers.ts";
 import {
   ENGINES,
   failingFile,
@@ -26,7 +26,7 @@ import {
   pause,
   program,
   SERVED_TOOLS,
-} from "./harness.ts";
+} from "../backends/direct/harness.ts";
 
 const MIB = 1_048_576;
 

@@ -9,19 +9,16 @@
 import { assert, assertEquals, assertFalse } from "@std/assert";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
-import { IoUring } from "../../../ffi/io_uring.ts";
-import { openLibc } from "../../../ffi/libc.ts";
-import { addressOf, alignedMemory, IoVector } from "../../../ffi/memory.ts";
-import { SocketPair } from "../../../ffi/socket_pair.ts";
-import { Notifier } from "../../../src/backends/direct/notifier.ts";
-import {
-  Operation,
-  OperationCode,
-} from "../../../src/backends/direct/engine.ts";
-import type { Visit } from "../../../src/backends/direct/kernel_queue.ts";
-import { IoUringQueue } from "../../../src/backends/direct/io_uring_queue.ts";
-import { tempDir } from "../../helpers.ts";
-import { hasEngine } from "./harness.ts";
+import { IoUring } from "../../ffi/io_uring.ts";
+import { openLibc } from "../../ffi/libc.ts";
+import { addressOf, alignedMemory, IoVector } from "../../ffi/memory.ts";
+import { SocketPair } from "../../ffi/socket_pair.ts";
+import { Notifier } from "../../src/engines/notifier.ts";
+import { Operation, OperationCode } from "../../src/engines/engine.ts";
+import type { Visit } from "../../src/engines/kernel_queue.ts";
+import { IoUringQueue } from "../../src/engines/io_uring_queue.ts";
+import { tempDir } from "../helpers.ts";
+import { hasEngine } from "../backends/direct/harness.ts";
 
 const ignore = !hasEngine("io_uring");
 const SECOND_US = 1e6;

@@ -12,10 +12,10 @@
 
 import { assert, assertEquals, assertGreater, assertLess } from "@std/assert";
 import { cpuUsage } from "node:process";
-import { VirtualDisk } from "../../../src/disk/disk.ts";
-import { DiskError } from "../../../src/errors.ts";
-import { Random } from "../../../src/random.ts";
-import { needs, tempDir } from "../../helpers.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import { DiskError } from "../../src/errors.ts";
+import { Random } from "../../src/random.ts";
+import { needs, tempDir } from "../helpers.ts";
 import {
   ASYNC_ENGINES,
   hasEngine,
@@ -23,7 +23,7 @@ import {
   program,
   SERVED_TOOLS,
   slowFile,
-} from "./harness.ts";
+} from "../backends/direct/harness.ts";
 
 const MIB = 1_048_576;
 
@@ -289,7 +289,7 @@ for (const engine of ASYNC_ENGINES) {
         const disk = await openWith(path, ${JSON.stringify(engine)}, 32);
         await using _ = { [Symbol.asyncDispose]: () => disk.close() };
         const { readRequest } = await import(${
-          JSON.stringify(import.meta.resolve("../../../src/request.ts"))
+          JSON.stringify(import.meta.resolve("../../src/request.ts"))
         });
         for (let i = 0; i < 200; i++) {
           await new Promise((resolve) => disk.submit([

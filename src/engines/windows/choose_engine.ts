@@ -4,7 +4,7 @@
  * @module
  */
 
-import { DiskError } from "../../../errors.ts";
+import { DiskError } from "../../errors.ts";
 import { AsyncEngine } from "../async_engine.ts";
 import type { EngineOptions, MakeEngine } from "../choose_engine.ts";
 import type { Operation } from "../engine.ts";

@@ -5,29 +5,19 @@
  * @module
  */
 
-import type { Libc } from "../../../ffi/libc.ts";
-import { withMemory } from "../../../ffi/memory.ts";
-import { DiskError } from "../../errors.ts";
+import type { Libc } from "../../ffi/libc.ts";
+import { withMemory } from "../../ffi/memory.ts";
+import { DiskError } from "../errors.ts";
+import type { DirectInfo } from "../info.ts";
 import { AioQueue } from "./aio_queue.ts";
 import { AsyncEngine } from "./async_engine.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import { IoUringQueue } from "./io_uring_queue.ts";
 import type { Host } from "./host.ts";
-import { type Probed, writtenOffset } from "./probe.ts";
 import { SyncEngine } from "./sync_engine.ts";
 
 /** The engines there are, and the choice among them. */
 export type EngineName = "auto" | "io_uring" | "libaio" | "iocp" | "sync";
-
-/**
- * The longest that one wait may hold the event loop, in ms, by default.
- * A turn of Deno's event loop after a sleep costs some 25 µs of CPU, which is
- * little beside this, and this is little to a timer.
- */
-export const DEFAULT_STALL_MS = 0.2;
-
-/** How long completions are polled for by default, in ms. */
-export const DEFAULT_POLL_MS = 0.1;
 
 /** How an engine is wanted. */
 export interface EngineOptions {
@@ -41,7 +31,35 @@ export interface EngineOptions {
   readonly pollMs: number;
 }
 
-/** Makes the engine for a backend. */
+/**
+ * How an engine is wanted by default. A turn of Deno's event loop after a sleep
+ * costs some 25 µs of CPU, which is little beside the longest wait, and that is
+ * little to a timer.
+ */
+export const DEFAULT_ENGINE: EngineOptions = {
+  engine: "auto",
+  depth: 128,
+  stallMs: 0.2,
+  pollMs: 0.1,
+};
+
+/** What the choice depends on. */
+export interface EngineFile {
+  /** Size in bytes. */
+  readonly sizeBytes: number;
+  /** The file system's name; `null` if not known. */
+  readonly fileSystem: string | null;
+  /** Whether I/O is direct, and in multiples of what. */
+  readonly direct: DirectInfo;
+  /**
+   * Offset of data that was written, a multiple of 4,096 with two blocks of that
+   * size behind it; `undefined` if there is none. Holes take any alignment and
+   * answer at once, so they lie.
+   */
+  readonly writtenOffset: number | undefined;
+}
+
+/** Makes the engine for its owner. */
 export type MakeEngine<T extends Operation> = (
   complete: OperationComplete<T>,
 ) => Engine<T>;
@@ -69,7 +87,7 @@ const TRIALS = 9;
  * @param libc Its C library.
  * @param fd The image's descriptor.
  * @param path The image's path, for the error.
- * @param probed What the image is.
+ * @param file What the image is.
  * @param options Which engine is wanted.
  * @returns What makes the engine.
  * @throws {DiskError} With kind `platform` if the engine that was asked for is
@@ -80,11 +98,11 @@ export function chooseEngine<T extends Operation>(
   libc: Libc,
   fd: number,
   path: string,
-  probed: Probed,
+  file: EngineFile,
   options: EngineOptions,
 ): MakeEngine<T> {
   const { engine, depth, stallMs } = options;
-  const blocks = probed.fileSystem === BLOCKING_FILE_SYSTEM;
+  const blocks = file.fileSystem === BLOCKING_FILE_SYSTEM;
   // Where threads of the kernel do the work, they need the processors.
   const pollMs = blocks ? 0 : options.pollMs;
   const sync = (reason: string | null): MakeEngine<T> => (complete) =>
@@ -110,7 +128,7 @@ export function chooseEngine<T extends Operation>(
       ? "only Windows has completion ports"
       : engine === "io_uring"
       ? IoUringQueue.open<T>(libc, depth, blocks)
-      : openAio<T>(libc, fd, probed, depth);
+      : openAio<T>(libc, fd, file, depth);
     if (typeof queue !== "string") {
       return over(engine, queue, [asked, ...lackOf(queue)].join("; "));
     }
@@ -123,14 +141,14 @@ export function chooseEngine<T extends Operation>(
   if (libc.abi.os !== "linux") {
     return sync("only Linux has io_uring and AIO");
   }
-  const inline = answersInline(libc, fd, probed);
+  const inline = answersInline(libc, fd, file);
   if (inline !== null) return sync(inline);
   const ring = IoUringQueue.open<T>(libc, depth, blocks);
   if (typeof ring !== "string") return over("io_uring", ring, null);
-  if (!probed.direct.active) {
+  if (!file.direct.active) {
     return sync(`${ring}; AIO without direct I/O blocks as well`);
   }
-  const aio = openAio<T>(libc, fd, probed, depth);
+  const aio = openAio<T>(libc, fd, file, depth);
   if (typeof aio !== "string") {
     return over("libaio", aio, [ring, ...lackOf(aio)].join("; "));
   }
@@ -150,12 +168,12 @@ function lackOf(
 function openAio<T extends Operation>(
   libc: Libc,
   fd: number,
-  probed: Probed,
+  file: EngineFile,
   depth: number,
 ): AioQueue<T> | string {
   const queue = AioQueue.open<T>(libc, depth);
   if (typeof queue === "string") return queue;
-  const fault = queue.tryOut(fd, probed.sizeBytes);
+  const fault = queue.tryOut(fd, file.sizeBytes);
   if (fault === null) return queue;
   queue.close();
   return fault;
@@ -178,16 +196,16 @@ function timesOf(read: () => boolean): number[] | null {
 function answersInline(
   libc: Libc,
   fd: number,
-  probed: Probed,
+  file: EngineFile,
 ): string | null {
-  if (probed.fileSystem === "tmpfs") {
+  if (file.fileSystem === "tmpfs") {
     return "tmpfs is memory: a call is over before a ring would hand it on";
   }
   // A page cache answers at once what it has; what it has not would block.
-  if (!probed.direct.active) return null;
-  const offset = writtenOffset(libc, fd, probed.sizeBytes);
+  if (!file.direct.active) return null;
+  const offset = file.writtenOffset;
   if (offset === undefined) return null;
-  const size = Math.max(4096, probed.direct.readOffsetAlignment);
+  const size = Math.max(4096, file.direct.readOffsetAlignment);
   const times = withMemory(
     size,
     (address) => timesOf(() => libc.pread(fd, address, size, offset) === size),

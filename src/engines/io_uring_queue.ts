@@ -4,17 +4,17 @@
  * @module
  */
 
-import { errnoName, RWF } from "../../../ffi/abi.ts";
+import { errnoName, RWF } from "../../ffi/abi.ts";
 import {
   IORING_FEAT,
   IORING_OP,
   IORING_SETUP,
   IOSQE,
   IoUring,
-} from "../../../ffi/io_uring.ts";
-import { type Libc, MAX_TRANSFER } from "../../../ffi/libc.ts";
-import { POLLIN, waitReadable } from "../../../ffi/poll.ts";
-import type { SocketPair } from "../../../ffi/socket_pair.ts";
+} from "../../ffi/io_uring.ts";
+import { type Libc, MAX_TRANSFER } from "../../ffi/libc.ts";
+import { POLLIN, waitReadable } from "../../ffi/poll.ts";
+import type { SocketPair } from "../../ffi/socket_pair.ts";
 import { type Operation, OperationCode } from "./engine.ts";
 import {
   type KernelQueue,

@@ -13,15 +13,15 @@
 import {
   CompletionPort,
   type VisitCompletion,
-} from "../../../../ffi/completion_port.ts";
-import { OperationMemory, type Started } from "../../../../ffi/windows.ts";
+} from "../../../ffi/completion_port.ts";
+import { OperationMemory, type Started } from "../../../ffi/windows.ts";
 import {
   errnoOfStatus,
   isError,
   isFailure,
   resultOf,
-} from "../../../../ffi/windows_abi.ts";
-import { windowsErrnoName } from "../../../../ffi/windows_errno.ts";
+} from "../../../ffi/windows_abi.ts";
+import { windowsErrnoName } from "../../../ffi/windows_errno.ts";
 import { type Operation, OperationCode } from "../engine.ts";
 import type { KernelQueue, Visit } from "../kernel_queue.ts";
 import type { WindowsHost } from "./host.ts";

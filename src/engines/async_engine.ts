@@ -16,7 +16,7 @@
  * @module
  */
 
-import type { EngineInfo } from "../../info.ts";
+import type { EngineInfo } from "../info.ts";
 import {
   type Engine,
   type Operation,

@@ -1,13 +1,13 @@
 /**
- * The seam between the direct backend and the kernel: one operation at a time
- * is described here, and an engine carries out many of them.
+ * The seam between a backend and the kernel: one operation at a time is described
+ * here, and an engine carries out many of them.
  *
  * An engine knows descriptors, addresses and results, no disks and no requests.
  *
  * @module
  */
 
-import type { EngineInfo } from "../../info.ts";
+import type { EngineInfo } from "../info.ts";
 
 /** What an operation does. */
 export const OperationCode = {

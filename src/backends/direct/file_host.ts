@@ -1,36 +1,17 @@
 /**
- * The operating system as the backend and its engines see it: blocking calls for
- * operations, memory, what a file has, and turns of the event loop. POSIX systems
- * are one host (`posix_host.ts`), Windows is another (`windows/host.ts`).
+ * The operating system as the direct backend sees it: an engine's host, and what
+ * an open image asks of it outside of operations. POSIX systems are one
+ * (`posix_file_host.ts`), Windows is another (`windows/file_host.ts`).
  *
  * @module
  */
 
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
 import type { Extent } from "../../backend.ts";
-import type { Operation } from "./engine.ts";
-import type { Turns } from "./loop_turn.ts";
-
-/** Error numbers that are told apart. */
-export type HostErrno = Readonly<
-  Record<
-    | "EPERM"
-    | "EINTR"
-    | "EIO"
-    | "EAGAIN"
-    | "EBUSY"
-    | "EINVAL"
-    | "ENOSYS"
-    | "EOPNOTSUPP"
-    | "ECANCELED",
-    number
-  >
->;
+import type { Host } from "../../engines/mod.ts";
 
 /** An operating system. Numbers returned are −errno where negative. */
-export interface Host {
-  /** Its error numbers by name. */
-  readonly errno: HostErrno;
+export interface FileHost extends Host {
   /**
    * The name of an error number.
    *
@@ -38,13 +19,6 @@ export interface Host {
    * @returns For example `"EIO"`.
    */
   errnoName(errno: number): string;
-  /**
-   * Carries out an operation in one blocking call.
-   *
-   * @param operation The operation.
-   * @returns Bytes moved, 0 for those that move none, or −errno.
-   */
-  perform(operation: Operation): number;
   /**
    * Gives page-aligned, zeroed memory that outlives the thread.
    *
@@ -91,11 +65,4 @@ export interface Host {
    * @param fd The descriptor.
    */
   close(fd: number): void;
-  /**
-   * Makes turns of the event loop.
-   *
-   * @param callback Called in each, with whether sockets were asked about first.
-   * @returns The turns.
-   */
-  makeTurns(callback: (asked: boolean) => void): Turns;
 }

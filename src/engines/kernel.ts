@@ -5,9 +5,9 @@
  * @module
  */
 
-import { FALLOCATE, RWF } from "../../../ffi/abi.ts";
-import { discard, secureErase } from "../../../ffi/block_device.ts";
-import type { Libc } from "../../../ffi/libc.ts";
+import { FALLOCATE, RWF } from "../../ffi/abi.ts";
+import { discard, secureErase } from "../../ffi/block_device.ts";
+import type { Libc } from "../../ffi/libc.ts";
 import { type Operation, OperationCode } from "./engine.ts";
 
 /**

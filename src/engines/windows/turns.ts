@@ -8,8 +8,8 @@
  */
 
 import { clearImmediate, setImmediate } from "node:timers";
-import type { Windows } from "../../../../ffi/windows.ts";
-import type { OffThreadFunctions } from "../../../../ffi/windows_library.ts";
+import type { Windows } from "../../../ffi/windows.ts";
+import type { OffThreadFunctions } from "../../../ffi/windows_library.ts";
 import type { LoopDescriptor, Turns } from "../loop_turn.ts";
 
 /** After so many ms of immediate turns, one is made by a hand-off. */

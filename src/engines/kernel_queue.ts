@@ -11,7 +11,7 @@
  * @module
  */
 
-import type { SocketPair } from "../../../ffi/socket_pair.ts";
+import type { SocketPair } from "../../ffi/socket_pair.ts";
 import type { Operation } from "./engine.ts";
 
 /**

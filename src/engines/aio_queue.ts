@@ -8,12 +8,12 @@
  * @module
  */
 
-import { errnoName, RWF } from "../../../ffi/abi.ts";
-import { AioContext } from "../../../ffi/aio.ts";
-import type { Libc } from "../../../ffi/libc.ts";
-import { withMemory } from "../../../ffi/memory.ts";
-import { makeMemoryFile } from "../../../ffi/shared_memory.ts";
-import { waitReadable } from "../../../ffi/poll.ts";
+import { errnoName, RWF } from "../../ffi/abi.ts";
+import { AioContext } from "../../ffi/aio.ts";
+import type { Libc } from "../../ffi/libc.ts";
+import { withMemory } from "../../ffi/memory.ts";
+import { makeMemoryFile } from "../../ffi/shared_memory.ts";
+import { waitReadable } from "../../ffi/poll.ts";
 import { type Operation, OperationCode } from "./engine.ts";
 import {
   type KernelQueue,

@@ -14,26 +14,20 @@
 
 import { assert, assertEquals, assertFalse } from "@std/assert";
 import { setImmediate } from "node:timers";
-import { openLibc } from "../../../ffi/libc.ts";
-import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
-import { AsyncEngine } from "../../../src/backends/direct/async_engine.ts";
-import {
-  Operation,
-  OperationCode,
-} from "../../../src/backends/direct/engine.ts";
+import { openLibc } from "../../ffi/libc.ts";
+import { PosixHost } from "../../src/engines/posix_host.ts";
+import { AsyncEngine } from "../../src/engines/async_engine.ts";
+import { Operation, OperationCode } from "../../src/engines/engine.ts";
 import {
   type KernelQueue,
   type LoopWatch,
   NOT_TAKEN,
   type Visit,
-} from "../../../src/backends/direct/kernel_queue.ts";
-import type {
-  LoopDescriptor,
-  Turns,
-} from "../../../src/backends/direct/loop_turn.ts";
-import { StallBudget } from "../../../src/backends/direct/stall_budget.ts";
-import type { Runtime } from "../../../src/backends/direct/waiting.ts";
-import { LONG } from "../../helpers.ts";
+} from "../../src/engines/kernel_queue.ts";
+import type { LoopDescriptor, Turns } from "../../src/engines/loop_turn.ts";
+import { StallBudget } from "../../src/engines/stall_budget.ts";
+import type { Runtime } from "../../src/engines/waiting.ts";
+import { LONG } from "../helpers.ts";
 
 const STALL_US = 200;
 

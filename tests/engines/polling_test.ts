@@ -8,23 +8,20 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { setImmediate } from "node:timers";
-import { openLibc } from "../../../ffi/libc.ts";
-import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
-import type { SocketPair } from "../../../ffi/socket_pair.ts";
-import { AsyncEngine } from "../../../src/backends/direct/async_engine.ts";
-import {
-  Operation,
-  OperationCode,
-} from "../../../src/backends/direct/engine.ts";
+import { openLibc } from "../../ffi/libc.ts";
+import { PosixHost } from "../../src/engines/posix_host.ts";
+import type { SocketPair } from "../../ffi/socket_pair.ts";
+import { AsyncEngine } from "../../src/engines/async_engine.ts";
+import { Operation, OperationCode } from "../../src/engines/engine.ts";
 import type {
   KernelQueue,
   LoopWatch,
   Visit,
-} from "../../../src/backends/direct/kernel_queue.ts";
-import { LoopTurn } from "../../../src/backends/direct/loop_turn.ts";
-import { StallBudget } from "../../../src/backends/direct/stall_budget.ts";
-import type { Runtime } from "../../../src/backends/direct/waiting.ts";
-import { pause } from "./harness.ts";
+} from "../../src/engines/kernel_queue.ts";
+import { LoopTurn } from "../../src/engines/loop_turn.ts";
+import { StallBudget } from "../../src/engines/stall_budget.ts";
+import type { Runtime } from "../../src/engines/waiting.ts";
+import { pause } from "../backends/direct/harness.ts";
 
 /** What is watched is Linux's. */
 const ignore = Deno.build.os !== "linux";

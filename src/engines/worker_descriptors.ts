@@ -7,7 +7,7 @@
  */
 
 import { closeSync, openSync } from "node:fs";
-import type { DescriptorKeeper, Libc } from "../../../ffi/libc.ts";
+import type { DescriptorKeeper, Libc } from "../../ffi/libc.ts";
 
 /** Whether this thread can be terminated while the program goes on. */
 export const inWorker: boolean = "WorkerGlobalScope" in globalThis;

@@ -9,7 +9,7 @@
  * @module
  */
 
-import type { EngineInfo } from "../../info.ts";
+import type { EngineInfo } from "../info.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import type { Host } from "./host.ts";
 import type { Turns } from "./loop_turn.ts";
