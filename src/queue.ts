@@ -181,12 +181,16 @@ function catchResolvers(
   caughtReject = reject;
 }
 
-/** Appends a segment; one that goes on where the last one ends joins it. */
+/**
+ * Appends a segment; one that goes on where the last one ends joins it. To ask
+ * for a view's buffer is a call into V8, so that is done last.
+ */
 function append(segments: Uint8Array[], segment: Uint8Array): void {
   const last = segments.at(-1);
   if (
-    last !== undefined && last.buffer === segment.buffer &&
-    last.byteOffset + last.length === segment.byteOffset
+    last !== undefined &&
+    last.byteOffset + last.length === segment.byteOffset &&
+    last.buffer === segment.buffer
   ) {
     segments[segments.length - 1] = new Uint8Array(
       last.buffer,
