@@ -37,6 +37,8 @@ export interface GuestMachine {
   readonly modules: readonly string[];
   /** Its disks: `/dev/vda` and so on. */
   readonly disks: readonly GuestDisk[];
+  /** Sockets of vhost-user devices, which are disks after those. */
+  readonly sockets?: readonly string[] | undefined;
   /** A folder that it may write to, by 9p under the tag `share`. */
   readonly share: string;
 }
@@ -89,6 +91,12 @@ const PROCESSORS = {
   },
 };
 
+/** Memory that a device of another process has as well. */
+const SHARED_MEMORY = [
+  ...["-object", "memory-backend-memfd,id=memory,size=2048M,share=on"],
+  ...["-numa", "node,memdev=memory"],
+];
+
 /**
  * Starts a guest.
  *
@@ -108,11 +116,13 @@ export async function startMachine(machine: GuestMachine): Promise<Guest> {
     `virtio-9p-pci,fsdev=${id},mount_tag=${id}`,
   ];
   const { args, console } = PROCESSORS[architecture];
+  const { sockets = [] } = machine;
   return await Guest.start({
     command: `qemu-system-${architecture}`,
     args: [
       ...args,
       ...["-smp", "1", "-m", "2048", "-nodefaults", "-no-user-config"],
+      ...(sockets.length === 0 ? [] : SHARED_MEMORY),
       ...["-nographic", "-no-reboot", "-monitor", "none"],
       ...["-serial", `file:${log}`, "-chardev", "stdio,id=shell,signal=off"],
       ...["-device", "virtio-serial-pci", "-device"],
@@ -131,6 +141,10 @@ export async function startMachine(machine: GuestMachine): Promise<Guest> {
         `virtio-blk-pci,drive=disk${i},logical_block_size=${blockSize},physical_block_size=${blockSize},write-cache=${
           writeCache ? "on" : "off"
         }`,
+      ]),
+      ...sockets.flatMap((socket, i) => [
+        ...["-chardev", `socket,id=socket${i},path=${socket}`],
+        ...["-device", `vhost-user-blk-pci,chardev=socket${i}`],
       ]),
     ],
     async log() {
