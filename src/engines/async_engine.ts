@@ -82,7 +82,6 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   readonly #info: EngineInfo;
   readonly #queue: KernelQueue<T>;
   readonly #complete: OperationComplete<T>;
-  readonly #perform: (operation: T) => number;
   readonly #stallMs: number;
   readonly #clock: () => number;
   readonly #later: Runtime["later"];
@@ -112,24 +111,20 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   /**
    * Constructs a new instance.
    *
-   * @param host The operating system.
+   * @param host The operating system, for what the queue cannot take as well.
    * @param queue The queue into the kernel; the engine closes it.
    * @param complete Answers the operations.
-   * @param perform Carries out an operation in a blocking call, for those that
-   * the queue cannot take.
    * @param options How it is set up.
    */
   constructor(
     host: Host,
     queue: KernelQueue<T>,
     complete: OperationComplete<T>,
-    perform: (operation: T) => number,
     options: AsyncEngineOptions,
   ) {
     this.#host = host;
     this.#queue = queue;
     this.#complete = complete;
-    this.#perform = perform;
     this.#info = options.info;
     this.#trialCalls = queue.systemCalls;
     this.#stallMs = options.stallMs;
@@ -294,7 +289,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     else if (this.#fallback !== null) this.#fallback.push(operation);
     else {
       this.#performed++;
-      this.#complete(operation, this.#perform(operation));
+      this.#complete(operation, this.#host.perform(operation));
     }
   }
 

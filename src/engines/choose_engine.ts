@@ -13,7 +13,7 @@ import { AioQueue } from "./aio_queue.ts";
 import { AsyncEngine } from "./async_engine.ts";
 import type { Engine, Operation, OperationComplete } from "./engine.ts";
 import { IoUringQueue } from "./io_uring_queue.ts";
-import type { Host } from "./host.ts";
+import type { PosixHost } from "./posix_host.ts";
 import { SyncEngine } from "./sync_engine.ts";
 
 /** The engines there are, and the choice among them. */
@@ -84,7 +84,6 @@ const TRIALS = 9;
  * Chooses an engine for an open image.
  *
  * @param host The operating system.
- * @param libc Its C library.
  * @param fd The image's descriptor.
  * @param path The image's path, for the error.
  * @param file What the image is.
@@ -94,13 +93,13 @@ const TRIALS = 9;
  * not to be had here.
  */
 export function chooseEngine<T extends Operation>(
-  host: Host,
-  libc: Libc,
+  host: PosixHost,
   fd: number,
   path: string,
   file: EngineFile,
   options: EngineOptions,
 ): MakeEngine<T> {
+  const { libc } = host;
   const { engine, depth, stallMs } = options;
   const blocks = file.fileSystem === BLOCKING_FILE_SYSTEM;
   // Where threads of the kernel do the work, they need the processors.
@@ -113,13 +112,11 @@ export function chooseEngine<T extends Operation>(
     reason: string | null,
   ): MakeEngine<T> =>
   (complete) =>
-    new AsyncEngine<T>(
-      host,
-      queue,
-      complete,
-      (operation) => host.perform(operation),
-      { info: { name, reason }, stallMs, pollMs },
-    );
+    new AsyncEngine<T>(host, queue, complete, {
+      info: { name, reason },
+      stallMs,
+      pollMs,
+    });
 
   const asked = `asked for: engine: "${engine}"`;
   if (engine === "sync") return sync(asked);
@@ -132,11 +129,7 @@ export function chooseEngine<T extends Operation>(
     if (typeof queue !== "string") {
       return over(engine, queue, [asked, ...lackOf(queue)].join("; "));
     }
-    throw new DiskError(
-      "platform",
-      `Cannot open "${path}" with engine "${engine}" as ${queue}`,
-      { operation: "open", path },
-    );
+    throw refusal(path, engine, queue);
   }
   if (libc.abi.os !== "linux") {
     return sync("only Linux has io_uring and AIO");
@@ -153,6 +146,26 @@ export function chooseEngine<T extends Operation>(
     return over("libaio", aio, [ring, ...lackOf(aio)].join("; "));
   }
   return sync(`${ring}; ${aio}`);
+}
+
+/**
+ * The error for an engine that was asked for and is not to be had.
+ *
+ * @param path The image's path.
+ * @param engine The engine.
+ * @param reason Why.
+ * @returns The error.
+ */
+export function refusal(
+  path: string,
+  engine: EngineName,
+  reason: string,
+): DiskError {
+  return new DiskError(
+    "platform",
+    `Cannot open "${path}" with engine "${engine}" as ${reason}`,
+    { operation: "open", path },
+  );
 }
 
 /** What a queue cannot do, in words. */

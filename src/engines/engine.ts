@@ -7,6 +7,7 @@
  * @module
  */
 
+import { FALLOCATE } from "../../ffi/abi.ts";
 import type { EngineInfo } from "../info.ts";
 
 /** What an operation does. */
@@ -21,7 +22,7 @@ export const OperationCode = {
   WriteVector: 3,
   /** Make everything written before durable. */
   Sync: 4,
-  /** fallocate(2) with `mode`. */
+  /** fallocate(2) with `mode`, an {@linkcode AllocateMode}. */
   Allocate: 5,
   /** Tell a block device that a range is not needed. */
   Discard: 6,
@@ -31,6 +32,17 @@ export const OperationCode = {
 
 /** What an operation does. */
 export type OperationCode = typeof OperationCode[keyof typeof OperationCode];
+
+/**
+ * fallocate modes for the three things that a disk wants of it: all keep the
+ * file's size. See fallocate(2).
+ */
+export const AllocateMode = {
+  /** Deallocate: the range reads as zeroes. */
+  Punch: FALLOCATE.PUNCH_HOLE | FALLOCATE.KEEP_SIZE,
+  /** Zero and keep allocated, without moving data. */
+  Zero: FALLOCATE.ZERO_RANGE | FALLOCATE.KEEP_SIZE,
+} as const;
 
 /** One operation on a descriptor; used again and again by its owner. */
 export class Operation {
@@ -48,7 +60,7 @@ export class Operation {
   offset = 0;
   /** Whether a write must be durable when it completes. */
   durable = false;
-  /** Mode of fallocate(2). */
+  /** Mode of fallocate(2): {@linkcode AllocateMode}. */
   mode = 0;
 }
 

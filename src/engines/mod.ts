@@ -13,7 +13,7 @@
  * | ---- | ------------ |
  * | `engine.ts` | the seam: what an operation and an engine are |
  * | `choose_engine.ts` | tries what the system has, and says why it is that one |
- * | `sync_engine.ts`, `blocking_calls.ts` | one blocking call for each operation (`kernel.ts`) |
+ * | `sync_engine.ts` | one blocking call for each operation |
  * | `async_engine.ts` | slots and completions over a queue into the kernel (`kernel_queue.ts`): io_uring, Linux AIO, a completion port |
  * | `waiting.ts`, `wait_policy.ts`, `stall_budget.ts` | where the thread waits, and for how long |
  * | `loop_turn.ts`, `notifier.ts` | turns of the event loop, and completions that wake it |
@@ -26,7 +26,6 @@
  * @module
  */
 
-export { BlockingCalls } from "./blocking_calls.ts";
 export {
   chooseEngine,
   DEFAULT_ENGINE,
@@ -35,8 +34,13 @@ export {
   type EngineOptions,
   type MakeEngine,
 } from "./choose_engine.ts";
-export { type Engine, Operation, OperationCode } from "./engine.ts";
+export {
+  AllocateMode,
+  type Engine,
+  Operation,
+  OperationCode,
+} from "./engine.ts";
 export type { Host, HostErrno } from "./host.ts";
-export { AllocateMode, syncFile, syncMethod } from "./kernel.ts";
-export { PosixHost } from "./posix_host.ts";
+export { PosixHost, syncFile, syncMethod } from "./posix_host.ts";
+export { SyncEngine } from "./sync_engine.ts";
 export { inWorker, WorkerDescriptors } from "./worker_descriptors.ts";

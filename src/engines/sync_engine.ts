@@ -6,6 +6,10 @@
  * had one, and sockets in every third of these turns (`LoopTurn`). A
  * single call that takes longer than that cannot be interrupted.
  *
+ * Without an end to that time it is what stands in for another engine while a
+ * caller waits: everything is over, and its completions' own operations with it,
+ * before {@linkcode SyncEngine.kick} returns.
+ *
  * @module
  */
 
@@ -18,7 +22,10 @@ import type { Turns } from "./loop_turn.ts";
 export interface SyncEngineOptions {
   /** What it is and why. */
   readonly info: EngineInfo;
-  /** How long calls may follow each other in one turn of the loop, in ms. */
+  /**
+   * How long calls may follow each other in one turn of the loop, in ms;
+   * `Infinity` asks for no turns.
+   */
   readonly stallMs: number;
 }
 
@@ -78,14 +85,7 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
     // before.
     try {
       while (this.#head < this.#queue.length) {
-        const now = performance.now();
-        if (!this.#turnPending) {
-          this.#turnStart = now;
-          this.#turnPending = true;
-          this.#turn.request(false);
-        } else if (now - this.#turnStart >= this.#stallMs) {
-          break;
-        }
+        if (this.#stallMs !== Infinity && !this.#isInTime()) break;
         const operation = this.#queue[this.#head++]!;
         this.#performed++;
         this.#complete(operation, this.#host.perform(operation));
@@ -97,6 +97,16 @@ export class SyncEngine<T extends Operation> implements Engine<T> {
     } finally {
       this.#running = false;
     }
+  }
+
+  /** Whether this turn has time left; the next one is asked for before. */
+  #isInTime(): boolean {
+    const now = performance.now();
+    if (this.#turnPending) return now - this.#turnStart < this.#stallMs;
+    this.#turnStart = now;
+    this.#turnPending = true;
+    this.#turn.request(false);
+    return true;
   }
 
   /** Releases everything. */

@@ -250,7 +250,6 @@ function fragile() {
       answers.set(operation, result);
       if (answers.size === expected) resolve();
     },
-    () => 7,
     { info: { name: "fragile", reason: null }, stallMs: 0.1, pollMs: 0 },
   );
   const EBADF = openLibc().abi.errno.EBADF;

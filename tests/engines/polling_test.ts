@@ -191,7 +191,6 @@ function engineOver(
       waiting.get(operation)!();
       waiting.delete(operation);
     },
-    () => 0,
     {
       info: { name: "clockwork", reason: null },
       stallMs,
@@ -295,7 +294,6 @@ Deno.test("AsyncEngine serves callbacks that ask for more one after the other, a
       }
       depth--;
     },
-    () => 0,
     { info: { name: "clockwork", reason: null }, stallMs: 5, pollMs: 0 },
   );
   engine.push(new Operation());

@@ -354,7 +354,6 @@ class Model {
           throw new Thrown();
         }
       },
-      () => 0,
       {
         info: { name: "model", reason: null },
         stallMs: STALL_US / 1000,

@@ -4,9 +4,12 @@
  * @module
  */
 
-import { DiskError } from "../../errors.ts";
 import { AsyncEngine } from "../async_engine.ts";
-import type { EngineOptions, MakeEngine } from "../choose_engine.ts";
+import {
+  type EngineOptions,
+  type MakeEngine,
+  refusal,
+} from "../choose_engine.ts";
 import type { Operation } from "../engine.ts";
 import { SyncEngine } from "../sync_engine.ts";
 import { CompletionPortQueue } from "./completion_port_queue.ts";
@@ -31,29 +34,21 @@ export function chooseWindowsEngine<T extends Operation>(
 ): MakeEngine<T> {
   const { engine, depth, stallMs, pollMs } = options;
   const asked = engine === "auto" ? null : `asked for: engine: "${engine}"`;
-  const refuse = (reason: string) =>
-    new DiskError(
-      "platform",
-      `Cannot open "${path}" with engine "${engine}" as ${reason}`,
-      { operation: "open", path },
-    );
   if (engine === "io_uring" || engine === "libaio") {
-    throw refuse("only Linux has it");
+    throw refusal(path, engine, "only Linux has it");
   }
   const sync = (reason: string | null): MakeEngine<T> => (complete) =>
     new SyncEngine(host, complete, { info: { name: "sync", reason }, stallMs });
   if (engine === "sync") return sync(asked);
   const queue = CompletionPortQueue.open<T>(host, handle, depth);
   if (typeof queue === "string") {
-    if (engine === "iocp") throw refuse(queue);
+    if (engine === "iocp") throw refusal(path, engine, queue);
     return sync(queue);
   }
   return (complete) =>
-    new AsyncEngine<T>(
-      host,
-      queue,
-      complete,
-      (operation) => host.perform(operation),
-      { info: { name: "iocp", reason: asked }, stallMs, pollMs },
-    );
+    new AsyncEngine<T>(host, queue, complete, {
+      info: { name: "iocp", reason: asked },
+      stallMs,
+      pollMs,
+    });
 }

@@ -69,8 +69,6 @@ function backendOver(
     writeAlignment: hostBlock,
     readAlignment: 512,
     blockDevice: false,
-    regularFile: true,
-    durableWrites: true,
     zeroesRanges: true,
     claim: null,
     signal: null,

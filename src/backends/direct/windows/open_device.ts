@@ -51,7 +51,7 @@ import type { EngineOptions } from "../../../engines/mod.ts";
 import { chooseWindowsEngine } from "../../../engines/windows/mod.ts";
 import { DirectBackend } from "../backend.ts";
 import { WindowsFileHost } from "./file_host.ts";
-import { openError } from "./lock.ts";
+import { openErrorOf } from "./lock.ts";
 import { MAX_CALL_BYTES } from "./open_file.ts";
 import { durabilityInfo } from "./probe.ts";
 
@@ -140,8 +140,6 @@ export async function openDevice(
         maxCallBytes: MAX_CALL_BYTES,
         maxSegments: 1,
         blockDevice: true,
-        regularFile: false,
-        durableWrites: false,
         zeroesRanges: false,
         // The handle itself is the backend's.
         claim: {
@@ -199,7 +197,7 @@ function openHandle(
     SHARE.READ | SHARE.WRITE,
     FILE_FLAG.OVERLAPPED | (direct ? FILE_FLAG.NO_BUFFERING : 0),
   );
-  if (handle < 0) throw openError(path, -handle);
+  if (handle < 0) throw openErrorOf(path, -handle);
   return handle;
 }
 

@@ -1,8 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import {
-  type Locks,
-  takeBoth,
-} from "../../../src/backends/direct/both_locks.ts";
+import { type Locks, takeBoth } from "../../../src/backends/direct/lock.ts";
 import { DiskError } from "../../../src/errors.ts";
 
 /**
