@@ -1,8 +1,11 @@
 /**
  * What the layers protect and observe cost: a disk in memory beside the same
- * under a layer, 4 KiB at random, 32 in flight, in turns. Each has a process of
+ * under a layer, 4 KiB at random, 32 in flight, in turns. Each has processes of
  * its own, as in a program: what V8 makes of code depends on all that it was used
- * for, and in one process each of them slows the others down.
+ * for, and in one process each of them slows the others down. It also differs by
+ * chance from process to process, by some hundredths for one and the same code:
+ * so there are new ones every {@linkcode ROUNDS_A_PROCESS} rounds, and memory
+ * comes twice, where what is not 1 is noise.
  *
  * ```sh
  * deno task bench:layers [--rounds 200] [--requests 10000]
@@ -26,6 +29,10 @@ const SECTORS = 131_072;
 const DEPTH = 32;
 const BLOCK_SECTORS = 8;
 
+/** Rounds that one process does, after those that warm it up. */
+const ROUNDS_A_PROCESS = 20;
+const WARM_UP = 10;
+
 const GUARDED = [
   { sector: 0, count: 34 },
   { name: "partition 1", sector: SECTORS / 2, count: 8 },
@@ -33,6 +40,7 @@ const GUARDED = [
 
 const CONTENDERS: readonly [string, (backend: Backend) => Backend][] = [
   ["memory", (backend) => backend],
+  ["memory once more", (backend) => backend],
   ["protect, two ranges", (backend) => protect(backend, GUARDED)],
   ["observe", (backend) => observe(backend)],
   [
@@ -124,17 +132,10 @@ class Contender {
 /** Measures all of them. */
 async function main(rounds: number, requests: number): Promise<void> {
   for (const writes of [false, true]) {
-    const contenders = CONTENDERS.map(([name]) => new Contender(name));
     const rates: number[][] = CONTENDERS.map(() => []);
-    for (let i = -10; i < rounds; i++) {
-      for (let j = 0; j < contenders.length; j++) {
-        const which = (j + Math.abs(i)) % contenders.length;
-        const seed = Math.abs(i);
-        const task = { writes, requests, seed };
-        const rate = await contenders[which]!.round(task);
-        // The first rounds warm up.
-        if (i >= 0) rates[which]!.push(rate);
-      }
+    for (let done = 0; done < rounds; done += ROUNDS_A_PROCESS) {
+      const count = Math.min(ROUNDS_A_PROCESS, rounds - done);
+      await inNewProcesses(count, { writes, requests, seed: done }, rates);
     }
     console.log(writes ? "\nrandom writes" : "random reads");
     CONTENDERS.forEach(([name], i) => {
@@ -145,8 +146,25 @@ async function main(rounds: number, requests: number): Promise<void> {
         } a second of CPU  ${each.toFixed(3)}`,
       );
     });
-    for (const contender of contenders) await contender.close();
   }
+}
+
+/** Adds so many rounds of each contender to its rates. */
+async function inNewProcesses(
+  rounds: number,
+  first: Task,
+  rates: readonly number[][],
+): Promise<void> {
+  const contenders = CONTENDERS.map(([name]) => new Contender(name));
+  for (let i = -WARM_UP; i < rounds; i++) {
+    const task = { ...first, seed: first.seed + Math.abs(i) };
+    for (let j = 0; j < contenders.length; j++) {
+      const which = (j + task.seed) % contenders.length;
+      const rate = await contenders[which]!.round(task);
+      if (i >= 0) rates[which]!.push(rate);
+    }
+  }
+  for (const contender of contenders) await contender.close();
 }
 
 if (import.meta.main) {

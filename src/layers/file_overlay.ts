@@ -218,7 +218,7 @@ export class FileOverlay extends Layer {
     count: number = this.geometry.sectors - sector,
   ): Promise<Extent[]> {
     const runs: { sector: number; count: number; hole: boolean }[] = [];
-    await this.#eachRun(sector, count, (run) => {
+    await this.#metadata.map.eachRun(sector, count, (run) => {
       for (const extent of this.#data.extents(run)) {
         const last = runs.at(-1);
         if (
@@ -262,9 +262,9 @@ export class FileOverlay extends Layer {
    * an error or a power cut, is repeated: until the base has all of them and has
    * been flushed, the overlay has them all as well, and reads right. The base
    * alone is neither old nor new then, and the overlay says so: from then on it
-   * takes a base that was modified, and `discard()` is refused. Forks and other
-   * overlays of the base see what is committed, and where they have a file, it is
-   * refused the next time, as that of a base that was modified.
+   * knows the base by what no change touches, and `discard()` is refused. Forks
+   * and other overlays of the base see what is committed, and where they have a
+   * file, it is refused the next time, as that of a base that was modified.
    *
    * @param to Where to, if not to the base: the changes are copied then.
    * @param signal Interrupts it; it rejects with the signal's reason.
@@ -285,13 +285,15 @@ export class FileOverlay extends Layer {
       if (!this.changed) return;
       if (moves) {
         await this.#metadata.flushOrThrow();
-        if (this.#metadata.header.state !== OverlayState.Committing) {
-          await this.#metadata.writeHeader({ state: OverlayState.Committing });
-        }
+        await this.#metadata.beginCommit();
       }
-      await this.#eachRun(0, this.geometry.sectors, async (run) => {
-        await this.#data.copy(run, target, 0, signal);
-      });
+      await this.#metadata.map.eachRun(
+        0,
+        this.geometry.sectors,
+        async (run) => {
+          await this.#data.copy(run, target, 0, signal);
+        },
+      );
       if (target.abilities.flush !== "none") {
         const error = await submitAll(target, [flushRequest()]);
         if (error !== null) throw error;
@@ -503,7 +505,7 @@ export class FileOverlay extends Layer {
   /** Takes in the changes of another overlay, durably. */
   async #take(from: FileOverlay): Promise<void> {
     this.#metadata.seeAs(from.#metadata);
-    await from.#eachRun(
+    await from.#metadata.map.eachRun(
       0,
       this.geometry.sectors,
       (run) =>
@@ -511,7 +513,7 @@ export class FileOverlay extends Layer {
       async ({ sector, count }) => {
         if (this.#metadata.map.crowded) await this.#metadata.flushOrThrow();
         const pages = await this.#metadata.map.hold(sector, count);
-        await from.#eachRun(sector, count, (run) => {
+        await from.#metadata.map.eachRun(sector, count, (run) => {
           this.#metadata.map.mark(pages, run.sector, run.count);
         });
         this.#metadata.map.release(pages);
@@ -532,31 +534,6 @@ export class FileOverlay extends Layer {
       // What went wrong before counts.
     }
     await this.close().catch(() => {});
-  }
-
-  /** Visits the runs of changed sectors in a range, and each page of them after. */
-  async #eachRun(
-    sector: number,
-    count: number,
-    visit: (run: { sector: number; count: number }) => Promise<void> | void,
-    after?: (part: { sector: number; count: number }) => Promise<void>,
-  ): Promise<void> {
-    for (const part of this.#metadata.map.parts(sector, count)) {
-      const pages = await this.#metadata.map.hold(part.sector, part.count);
-      try {
-        const end = part.sector + part.count;
-        for (let at = part.sector; at < end;) {
-          const runEnd = this.#metadata.map.runEnd(at, end);
-          if (this.#metadata.map.isChanged(at)) {
-            await visit({ sector: at, count: runEnd - at });
-          }
-          at = runEnd;
-        }
-        await after?.(part);
-      } finally {
-        this.#metadata.map.release(pages);
-      }
-    }
   }
 
   /** Does something while nothing else of its kind is done. */

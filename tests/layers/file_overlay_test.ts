@@ -309,6 +309,50 @@ Deno.test("FileOverlay.commit() that failed is repeated, and takes a base that h
   await changes.close();
 });
 
+Deno.test("overlay() in a file refuses another base once a commit was begun, before and after more writes", async () => {
+  const store = memory();
+  // Beside what is changed, what tells it from another one.
+  await carryOut(store, writeRequest(SECTORS - 1, sector(9)));
+  const base = faults(store, []);
+  const { backend } = fileFor();
+  let changes = await open(base, backend());
+  await carryOut(changes, writeRequest(0, sector(5, 5000)));
+  const rule = base.add("write nth=2 times=99 error=EIO");
+  await assertRejects(() => changes.commit(), DiskError, "EIO");
+  await changes.close();
+  const other = memory();
+  for (const readOnly of [false, true]) {
+    await assertRejects(
+      () => open(other, backend(), { readOnly }),
+      DiskError,
+      "a commit was begun, and this is another base than that",
+    );
+  }
+  assertContent(await readSectors(other, 0, 5000), sector(0, 5000), "other");
+  // A mark that is made later does not keep the right one out.
+  changes = await open(base, backend());
+  await carryOut(
+    changes,
+    writeRequest(SECTORS - 1, sector(7)),
+    flushRequest(),
+  );
+  await changes.close();
+  changes = await open(base, backend());
+  await assertRejects(() => changes.commit(), DiskError, "EIO");
+  await changes.close();
+  await carryOut(other, writeRequest(SECTORS - 2, sector(3)));
+  await assertRejects(() => open(other, backend()), DiskError, "another base");
+  changes = await open(other, backend(), { acceptBase: true });
+  await changes.close();
+  await assertRejects(() => open(base, backend()), DiskError, "another base");
+  changes = await open(base, backend(), { acceptBase: true });
+  base.remove(rule);
+  await changes.commit();
+  await changes.close();
+  assertContent(await readSectors(store, 0, 5000), sector(5, 5000), "base");
+  assertContent(await readSectors(store, SECTORS - 1, 1), sector(7), "last");
+});
+
 Deno.test("FileOverlay.commit() to another disk copies changes and keeps them, zeroes as holes", async () => {
   const { changes } = await opened();
   const copy = memory();

@@ -35,14 +35,20 @@ export interface BaseIdentity {
  * Tells what a base is.
  *
  * @param base The base, which is read.
+ * @param leaveOut Clears what is not to count in a sample, which begins at a
+ * sector; by default, all of it counts.
  * @returns What tells it from another one.
  */
-export async function identityOf(base: Backend): Promise<BaseIdentity> {
+export async function identityOf(
+  base: Backend,
+  leaveOut?: (sector: number, data: Uint8Array) => Promise<void>,
+): Promise<BaseIdentity> {
   const sums: number[] = [];
   for (const [sector, count] of samplesOf(base)) {
     const data = base.allocate(count * SECTOR_BYTES);
     const request = new Request(RequestType.In, sector, count, 0, data);
     const error = await submitAll(base, [request]);
+    await leaveOut?.(sector, data);
     // What cannot be read has no content to compare.
     sums.push(sector, count, error === null ? crc32(data) : -1);
   }

@@ -332,6 +332,39 @@ export class ChangeMap {
   }
 
   /**
+   * Visits the runs of changed sectors in a range, in order.
+   *
+   * @param sector First sector of the range.
+   * @param count Its sectors.
+   * @param visit Called for each run; it ends with a page at the latest.
+   * @param after Called after the runs of each page, which is at hand.
+   * @throws {DiskError} If a page cannot be read or is damaged.
+   */
+  async eachRun(
+    sector: number,
+    count: number,
+    visit: (run: { sector: number; count: number }) => Promise<void> | void,
+    after?: (part: { sector: number; count: number }) => Promise<void>,
+  ): Promise<void> {
+    for (const part of this.parts(sector, count)) {
+      const pages = await this.hold(part.sector, part.count);
+      try {
+        const end = part.sector + part.count;
+        for (let at = part.sector; at < end;) {
+          const runEnd = this.runEnd(at, end);
+          if (this.isChanged(at)) {
+            await visit({ sector: at, count: runEnd - at });
+          }
+          at = runEnd;
+        }
+        await after?.(part);
+      } finally {
+        this.release(pages);
+      }
+    }
+  }
+
+  /**
    * The parts of the disk in which there may be changes, in order.
    *
    * @param sector First sector of a range.

@@ -26,7 +26,7 @@
  * | 40 to 43 | bytes of its logical block |
  * | 44 to 47 | state: see {@linkcode OverlayState} |
  * | 48 to 55 | when the base was modified last, in ns since 1970; 0 if not known |
- * | 56 to 87 | SHA-256 of samples of the base's content |
+ * | 56 to 87 | SHA-256 of samples of the base's content; once a commit has begun, with zeroes where there are changes, or 0 if not known |
  * | 88 to 91 | bytes of the path that follows |
  * | 92 to 95 | 0 |
  * | 96 to 4,095 | the base's path in UTF-8, then zeroes |

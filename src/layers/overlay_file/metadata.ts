@@ -16,8 +16,10 @@
 
 import { realpathSync } from "node:fs";
 import type { Backend } from "../../backend.ts";
+import { isZero } from "../../buffer.ts";
 import { isSame } from "../../bytes.ts";
 import { DiskError } from "../../errors.ts";
+import { SECTOR_BYTES } from "../../geometry.ts";
 import { flushRequest, Request, RequestType } from "../../request.ts";
 import { latchedError } from "../../request_error.ts";
 import { submitAll } from "../layer.ts";
@@ -135,6 +137,7 @@ export class OverlayMetadata {
     if (state === OverlayState.Empty) this.map.reset(epoch);
     else await this.map.resume(epoch);
     if (state === OverlayState.Changed) await this.#checkBase(options);
+    if (committing) await this.#checkCommitted(options);
     // The copies differ after a power cut between the two.
     if (!this.#readOnly && this.#headers.differ) await this.writeHeader({});
   }
@@ -194,7 +197,13 @@ export class OverlayMetadata {
     try {
       await this.#flushFile();
       if (marks.count === 0) return null;
-      if (this.header.state === OverlayState.Empty) await this.bindBase();
+      const { state, digest } = this.header;
+      if (state === OverlayState.Empty) await this.bindBase();
+      // What is marked now the digest has with its old content: it would refuse
+      // the base if it counted.
+      if (state === OverlayState.Committing && !isZero(digest)) {
+        await this.writeHeader({ digest: new Uint8Array(digest.length) });
+      }
       const error = await marks.write();
       if (error !== null) throw error;
       await this.#flushFile();
@@ -221,6 +230,51 @@ export class OverlayMetadata {
    */
   latch(error: DiskError): void {
     this.#failure ??= error;
+  }
+
+  /**
+   * Says that a commit begins, unless one was begun that still can tell its base:
+   * from then on that has some of the changes, and is known by what they leave
+   * as it is.
+   *
+   * @returns When that is durable.
+   * @throws {DiskError} If it fails.
+   */
+  async beginCommit(): Promise<void> {
+    const { state, digest } = this.header;
+    if (state === OverlayState.Committing && !isZero(digest)) return;
+    await this.writeHeader({
+      state: OverlayState.Committing,
+      modified: 0n,
+      digest: await this.#digestOfRest(),
+    });
+  }
+
+  /** Throws if a commit was begun to another base than this one. */
+  async #checkCommitted({ acceptBase }: MetadataOptions): Promise<void> {
+    if (isZero(this.header.digest)) return;
+    const digest = await this.#digestOfRest();
+    if (isSame(digest, this.header.digest)) return;
+    if (acceptBase) {
+      if (!this.#readOnly) await this.writeHeader({ digest });
+      return;
+    }
+    throw this.#error(
+      "open",
+      "a commit was begun, and this is another base than that, or was modified since: acceptBase: true takes it all the same",
+    );
+  }
+
+  /** A digest of the base without what changes are to, as a commit leaves it. */
+  async #digestOfRest(): Promise<Uint8Array> {
+    const { digest } = await identityOf(this.#base, async (sector, data) => {
+      const count = data.length / SECTOR_BYTES;
+      await this.map.eachRun(sector, count, (run) => {
+        const from = (run.sector - sector) * SECTOR_BYTES;
+        data.fill(0, from, from + run.count * SECTOR_BYTES);
+      });
+    });
+    return digest;
   }
 
   /**
