@@ -34,6 +34,10 @@ type Pace = (request: Request) => readonly [done: number, answered: number];
 
 const AT_ONCE: Pace = () => [0, 0];
 
+function endedError(request: Request) {
+  return requestError("io", request, "the device has ended");
+}
+
 /** A device over a disk that outlives it. */
 class Life {
   readonly #below: Backend;
@@ -63,6 +67,10 @@ class Life {
   }
 
   #submit(request: Request, complete: Complete): void {
+    if (this.#ended) {
+      // It has waited in the server for memory of others.
+      return queueMicrotask(() => complete(request, endedError(request)));
+    }
     this.seen.push(request);
     this.#open.set(request, complete);
     const [done, answered] = this.#pace(request);
@@ -93,7 +101,7 @@ class Life {
     const closed = this.server.close();
     // By now nobody hears of it; so that its memory is given back here.
     for (const [request, complete] of this.#open) {
-      complete(request, requestError("io", request, "the device has ended"));
+      complete(request, endedError(request));
     }
     await closed;
     await this.#disk.close();
