@@ -58,14 +58,14 @@ const NEEDED = [
 /** The longest wait for an operation that does nothing, in µs. */
 const TRIAL_US = 500_000;
 
-/** How often the kernel is asked to take it. */
-const MOST_TRIALS = 8;
+/** How often the kernel may refuse to take it. */
+const MOST_REFUSALS = 8;
 
 /**
- * How often it is waited for once it was taken: a busy machine may not have run
- * the kernel's thread when the first wait is over.
+ * How often a thread of the kernel is waited for: with 30 programs that want two
+ * processors it has had no turn after 4 of them.
  */
-const MOST_WAITS = 4;
+const MOST_WAITS = 20;
 
 /** Operations over io_uring. */
 export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
@@ -155,9 +155,15 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
     ) {
       return "io_uring lacks operations that are needed (before Linux 5.11, or restricted)";
     }
-    if (this.#ring.prepareNop(IGNORED, IOSQE.ASYNC)) this.#ignored++;
+    // The first is carried out where it is submitted, on a processor of ours.
+    return this.#tryNop(0, 1) ?? this.#tryNop(IOSQE.ASYNC, MOST_WAITS);
+  }
+
+  #tryNop(flags: number, mostWaits: number): string | null {
+    if (this.#ring.prepareNop(IGNORED, flags)) this.#ignored++;
     let waits = 0;
-    for (let tries = 0; this.#ignored > 0; tries++) {
+    let refusals = 0;
+    while (this.#ignored > 0) {
       // What is not taken for lack of memory, or for a signal, is taken later.
       const left = this.enter(1, TRIAL_US);
       this.drain(() => {});
@@ -165,9 +171,13 @@ export class IoUringQueue<T extends Operation> implements KernelQueue<T> {
       if (this.#ignoredResult === -this.#libc.abi.errno.ECANCELED) {
         return "io_uring finds no thread of the kernel (RLIMIT_NPROC)";
       }
-      if (left === 0 && this.#ignored > 0) waits++;
-      if (waits === MOST_WAITS || tries === MOST_TRIALS) {
-        return "io_uring_enter does nothing";
+      if (this.#ignored === 0) break;
+      if (left > 0) refusals++;
+      else waits++;
+      if (waits === mostWaits || refusals === MOST_REFUSALS) {
+        return flags === IOSQE.ASYNC
+          ? "io_uring's thread of the kernel does nothing"
+          : "io_uring_enter does nothing";
       }
     }
     return null;
