@@ -210,13 +210,18 @@ export function openAgain(
 }
 
 /**
- * The error for an image whose path leads elsewhere by now.
+ * The same, where it must be that file.
  *
- * @param path The path.
- * @returns The error.
+ * @param path Its path.
+ * @param fd Its descriptor.
+ * @param flags How: see open(2).
+ * @returns Another descriptor of the very same file.
+ * @throws {DiskError} With kind `locked` if its path leads elsewhere by now.
  */
-export function replaced(path: string): DiskError {
-  return new DiskError(
+export function openSure(path: string, fd: number, flags: number): number {
+  const other = openAgain(path, fd, flags);
+  if (other !== null) return other;
+  throw new DiskError(
     "locked",
     `Cannot open "${path}" as it was replaced meanwhile`,
     { operation: "open", path },

@@ -86,6 +86,24 @@ export function asDiskError(
 }
 
 /**
+ * What opening an image throws.
+ *
+ * @param error What was thrown.
+ * @param path The image's path.
+ * @param signal What may have given it up.
+ * @returns The signal's reason, if that was it; else as {@linkcode asDiskError}.
+ */
+export function openFailure(
+  error: unknown,
+  path: string,
+  signal: AbortSignal | undefined,
+): unknown {
+  return signal?.aborted && error === signal.reason
+    ? error
+    : asDiskError(error, path);
+}
+
+/**
  * The error for an image that the system does not open.
  *
  * @param path The image's path.

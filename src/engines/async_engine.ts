@@ -24,8 +24,7 @@ import {
   type OperationComplete,
 } from "./engine.ts";
 import type { Host } from "./host.ts";
-import { type KernelQueue, type LoopWatch, NOT_TAKEN } from "./kernel_queue.ts";
-import type { LoopDescriptor } from "./loop_turn.ts";
+import { type KernelQueue, NOT_TAKEN } from "./kernel_queue.ts";
 import { sharedBudget } from "./stall_budget.ts";
 import { SyncEngine } from "./sync_engine.ts";
 import { OperationKind, WaitPolicy } from "./wait_policy.ts";
@@ -83,8 +82,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   readonly #queue: KernelQueue<T>;
   readonly #complete: OperationComplete<T>;
   readonly #stallMs: number;
-  readonly #clock: () => number;
-  readonly #later: Runtime["later"];
+  readonly #runtime: Runtime;
   readonly #policy: WaitPolicy;
   readonly #waiting: Waiting;
   readonly #slots: (T | null)[];
@@ -128,15 +126,19 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     this.#info = options.info;
     this.#trialCalls = queue.systemCalls;
     this.#stallMs = options.stallMs;
-    const runtime = options.runtime ?? threadRuntime(host);
+    this.#runtime = options.runtime ?? threadRuntime(host);
     const stallUs = Math.max(1, Math.round(options.stallMs * 1000));
-    this.#later = runtime.later;
-    this.#clock = runtime.clock;
     this.#policy = new WaitPolicy(
       options.pollMs * 1000,
       queue.waitsElsewhere ? 1 : undefined,
     );
-    this.#waiting = new Waiting(this, this.#policy, stallUs, runtime);
+    this.#waiting = new Waiting(
+      this,
+      queue,
+      this.#policy,
+      stallUs,
+      this.#runtime,
+    );
     this.#slots = new Array(queue.depth).fill(null);
     this.#free = Int32Array.from({ length: queue.depth }, (_, i) => i);
     this.#freeCount = queue.depth;
@@ -212,25 +214,10 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     return this.#submittedAt;
   }
 
-  /** Whether the queue waits on another thread alone. */
-  get waitsElsewhere(): boolean {
-    return this.#queue.waitsElsewhere === true;
-  }
-
-  /** Whether the queue can watch the event loop. */
-  get canWatch(): boolean {
-    return this.#queue.watchLoop !== undefined;
-  }
-
-  /** Watches the event loop. */
-  watchLoop({ fd, pair }: LoopDescriptor): LoopWatch | null {
-    return this.#queue.watchLoop?.(fd, pair) ?? null;
-  }
-
   /** Submits what was prepared, and waits for a completion if told to. */
   enter(timeoutUs: number): void {
     if (this.#fallback !== null) return;
-    if (this.#prepared > 0) this.#submittedAt = this.#clock();
+    if (this.#prepared > 0) this.#submittedAt = this.#runtime.clock();
     this.#prepared = this.#queue.enter(timeoutUs > 0 ? 1 : 0, timeoutUs);
     this.#breakIfBroken();
   }
@@ -256,16 +243,6 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
       this.#refill();
     }
     return count;
-  }
-
-  /** Waits on another thread. */
-  waitOffThread(timeoutMs: number): Promise<void> {
-    return this.#queue.waitOffThread(timeoutMs);
-  }
-
-  /** Ends that wait. */
-  endOffThreadWait(): void {
-    this.#queue.endOffThreadWait();
   }
 
   readonly #onDrained = (slot: number, result: number): void => {
@@ -339,7 +316,7 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
   };
 
   #drainBrokenLater(): void {
-    this.#drainBrokenTimer ??= this.#later(
+    this.#drainBrokenTimer ??= this.#runtime.later(
       this.#drainBroken,
       DRAIN_BROKEN_MS,
       true,

@@ -59,8 +59,8 @@
  * @module
  */
 
-import type { LoopWatch } from "./kernel_queue.ts";
-import type { LoopDescriptor, Turns } from "./loop_turn.ts";
+import type { KernelQueue, LoopWatch } from "./kernel_queue.ts";
+import type { Turns } from "./loop_turn.ts";
 import type { StallBudget } from "./stall_budget.ts";
 import type { WaitPolicy } from "./wait_policy.ts";
 
@@ -104,17 +104,13 @@ export interface Work {
   drain(): number;
   /** Answers so many at most; returns how many. May throw. */
   deliver(most: number): number;
-  /** Whether it is waited for on another thread alone, which takes what is over. */
-  readonly waitsElsewhere: boolean;
-  /** Whether the queue can watch the loop. */
-  readonly canWatch: boolean;
-  /** Watches the loop, if the queue can. */
-  watchLoop(loop: LoopDescriptor): LoopWatch | null;
-  /** Waits on another thread. */
-  waitOffThread(timeoutMs: number): Promise<void>;
-  /** Ends that wait. */
-  endOffThreadWait(): void;
 }
+
+/** Other ways to wait for them, which their queue may have. */
+export type OtherWaits = Pick<
+  KernelQueue<never>,
+  "watchLoop" | "waitsElsewhere" | "waitOffThread" | "endOffThreadWait"
+>;
 
 /** What waiting has of the thread that it is in. */
 export interface Runtime {
@@ -139,6 +135,7 @@ export interface Runtime {
 /** Waits for the operations of one engine. */
 export class Waiting {
   readonly #work: Work;
+  readonly #queue: OtherWaits;
   readonly #policy: WaitPolicy;
   readonly #turns: Turns;
   readonly #runtime: Runtime;
@@ -163,22 +160,25 @@ export class Waiting {
    * Constructs a new instance.
    *
    * @param work What is waited for.
+   * @param queue The queue that has it.
    * @param policy Decides by times and counts.
    * @param stallUs The longest that one wait may hold the event loop, in µs.
    * @param runtime What it has of its thread.
    */
   constructor(
     work: Work,
+    queue: OtherWaits,
     policy: WaitPolicy,
     stallUs: number,
     runtime: Runtime,
   ) {
     this.#work = work;
+    this.#queue = queue;
     this.#policy = policy;
     this.#stallUs = stallUs;
     this.#runtime = runtime;
     this.#clock = runtime.clock;
-    this.#mustFindLoop = work.canWatch;
+    this.#mustFindLoop = queue.watchLoop !== undefined;
     this.#turns = runtime.makeTurns((asked) =>
       this.step(asked ? "wake" : "turn")
     );
@@ -222,7 +222,7 @@ export class Waiting {
   async leaveQueue(): Promise<void> {
     this.stop();
     if (this.#offThread === null) return;
-    this.#work.endOffThreadWait();
+    this.#queue.endOffThreadWait();
     await this.#offThread;
   }
 
@@ -237,7 +237,7 @@ export class Waiting {
     const from = this.#state;
     if (work.inFlight === 0) return from;
     policy.asked();
-    if (from === "thread" && work.waitsElsewhere) {
+    if (from === "thread" && this.#queue.waitsElsewhere) {
       this.#submit();
       return work.prepared > 0 || work.drained > 0 ? "turning" : "thread";
     }
@@ -357,7 +357,7 @@ export class Waiting {
   }
 
   #waitOffThread(): void {
-    this.#offThread ??= this.#work.waitOffThread(THREAD_MS).catch(
+    this.#offThread ??= this.#queue.waitOffThread(THREAD_MS).catch(
       // No other thread is to be had, as FFI was given up meanwhile, or there
       // is no memory left: a timer takes its place.
       () =>
@@ -373,7 +373,8 @@ export class Waiting {
   #findLoop(): void {
     this.#mustFindLoop = false;
     const loop = this.#turns.findLoop();
-    if (loop !== null) this.#watch = this.#work.watchLoop(loop);
+    if (loop === null) return;
+    this.#watch = this.#queue.watchLoop!(loop.fd, loop.pair);
   }
 
   /** Forgets what the loop was wanted for so far. */
@@ -416,7 +417,7 @@ export class Waiting {
     // A slow device is waited for by the loop: no watch has to end our wait.
     if (this.#state !== "loop" && !policy.isSlow) this.#watch?.arm();
     // What another thread takes is not found here.
-    const isTaken = work.waitsElsewhere && this.#offThread !== null;
+    const isTaken = this.#queue.waitsElsewhere && this.#offThread !== null;
     if (policy.polls && !isTaken) {
       // One call submits and sleeps; only a poll needs one before.
       this.#submit();

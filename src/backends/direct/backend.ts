@@ -87,7 +87,7 @@ const MAX_MERGED_BYTES = 1_048_576;
 /** Requests over a descriptor. */
 export class DirectBackend implements Backend {
   readonly #host: FileHost;
-  readonly #image: DirectImage;
+  #image: DirectImage;
   /** What operations go to: the engine, or blocking calls meanwhile. */
   #engine: Engine<Transfer>;
   readonly #asyncEngine: Engine<Transfer>;
@@ -97,8 +97,6 @@ export class DirectBackend implements Backend {
   /** Those in flight that may take several operations. */
   readonly #long = new Set<Transfer>();
   #planners: Planners;
-  #tailFd: number;
-  #geometry: Geometry;
   /** Present when a block of the disk can be less than what the host writes. */
   readonly #rangeLock: RangeLock | null;
   readonly #writeZeroesModes: { punch: boolean; zero: boolean };
@@ -113,7 +111,6 @@ export class DirectBackend implements Backend {
   readonly #addressOf = (memory: Uint8Array): number =>
     this.#lendsCallerMemory && addressOf(memory) || NO_ADDRESS;
   readonly #id: Uint8Array;
-  #abilities: Abilities;
   readonly #flushes = new SharedFlush<Transfer>((first) => {
     first.fd = this.#image.fd;
     first.length = 0;
@@ -144,10 +141,7 @@ export class DirectBackend implements Backend {
     this.#host = host;
     this.#image = image;
     this.#bounces = new BouncePool(host);
-    this.#geometry = image.geometry;
-    this.#tailFd = image.tailFd;
     this.#id = encodeId(image.info.id);
-    this.#abilities = image.abilities;
     this.#writeZeroesModes = {
       punch: image.zeroesRanges,
       zero: image.zeroesInPlace ?? image.zeroesRanges,
@@ -166,12 +160,12 @@ export class DirectBackend implements Backend {
 
   /** The disk's shape. */
   get geometry(): Geometry {
-    return this.#geometry;
+    return this.#image.geometry;
   }
 
   /** What it can do. */
   get abilities(): Abilities {
-    return this.#abilities;
+    return this.#image.abilities;
   }
 
   /** What it is and why, as plain data. */
@@ -256,28 +250,24 @@ export class DirectBackend implements Backend {
 
   /** Changes the size of a file; a device keeps its own. */
   async resize(sectors: number): Promise<void> {
-    const { fd, blockDevice, writeAlignment, info } = this.#image;
+    const image = this.#image;
+    const { fd, blockDevice, writeAlignment, info } = image;
     if (blockDevice) throw resizeError(DEVICES_KEEP, info.path);
     const sizeBytes = sectors * SECTOR_BYTES;
-    const needsTail = sizeBytes % writeAlignment !== 0 && this.#tailFd < 0;
-    let tailFd = this.#tailFd;
+    let { tailFd } = image;
+    const needsTail = sizeBytes % writeAlignment !== 0 && tailFd < 0;
     try {
-      if (needsTail) tailFd = this.#image.openTail();
+      if (needsTail) tailFd = image.openTail();
       await this.#host.resize(fd, info.path!, this.#size, sizeBytes);
     } catch (error) {
       if (needsTail && tailFd >= 0) this.#host.close(tailFd);
       throw asDiskError(error, info.path!, "resize");
     }
-    this.#tailFd = tailFd;
-    this.#geometry = { ...this.#geometry, sectors };
-    this.#planners = plannersOf({
-      ...this.#image,
-      tailFd,
-      geometry: this.#geometry,
-    });
-    if (!needsTail) return;
+    const geometry = { ...image.geometry, sectors };
+    this.#image = { ...this.#image, tailFd, geometry };
+    this.#planners = plannersOf(this.#image);
     // The tail is buffered, and its failures are reported to the next sync.
-    this.#abilities = { ...this.#abilities, fua: "emulated" };
+    if (needsTail) this.#emulateDurableWrites();
   }
 
   /** Waits for everything submitted, then closes the descriptors. */
@@ -290,9 +280,10 @@ export class DirectBackend implements Backend {
     this.#bounces.close();
     this.#zeroes?.release();
     this.#image.claim?.release();
-    if (this.#tailFd >= 0) this.#host.close(this.#tailFd);
-    this.#host.close(this.#image.fd);
-    await this.#image.signal?.release();
+    const { tailFd, fd, signal } = this.#image;
+    if (tailFd >= 0) this.#host.close(tailFd);
+    this.#host.close(fd);
+    await signal?.release();
   }
 
   #start(request: Request, complete: Complete): void {
@@ -454,7 +445,7 @@ export class DirectBackend implements Backend {
     const piece = this.#plannerOf(request)
       .plan(position, position + total - done, address);
     transfer.piece = piece.length;
-    transfer.fd = piece.inTail ? this.#tailFd : this.#image.fd;
+    transfer.fd = piece.inTail ? this.#image.tailFd : this.#image.fd;
     // One call makes a whole write durable; pieces are synced together.
     transfer.durable = request.fua && request.writes && this.#writesDurably &&
       piece.length === total && piece.way !== Way.Modify;
@@ -696,7 +687,7 @@ export class DirectBackend implements Backend {
         transfer.retries++;
         return this.#again(this.#push, transfer);
       case Recovery.SyncInstead:
-        this.#abilities = { ...this.#abilities, fua: "emulated" };
+        this.#emulateDurableWrites();
         return this.#again(this.#next, transfer);
       case Recovery.ZeroOtherwise:
         if (transfer.mode === AllocateMode.Punch) {
@@ -718,7 +709,16 @@ export class DirectBackend implements Backend {
 
   /** Whether one call makes a write durable. */
   get #writesDurably(): boolean {
-    return this.#abilities.fua === "native";
+    return this.#image.abilities.fua === "native";
+  }
+
+  /** No call does any more. */
+  #emulateDurableWrites(): void {
+    const { abilities } = this.#image;
+    this.#image = {
+      ...this.#image,
+      abilities: { ...abilities, fua: "emulated" },
+    };
   }
 
   get #size(): number {

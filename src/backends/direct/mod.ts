@@ -26,14 +26,14 @@ import {
   listenForFileSizeSignal,
   type SignalListener,
 } from "../file_size_signal.ts";
-import {
-  holdImage,
-  openAgain,
-  replaced,
-  type TakenLock,
-} from "../held_image.ts";
+import { holdImage, openSure, type TakenLock } from "../held_image.ts";
 import { refuseOtherFormats } from "../image_format.ts";
-import { asDiskError, type ImageOptions, openError } from "../image_options.ts";
+import {
+  asDiskError,
+  type ImageOptions,
+  openError,
+  openFailure,
+} from "../image_options.ts";
 import { imageGeometry } from "../image_size.ts";
 import { fileSystemOf, mediumOf, noDisk, notDirect } from "../medium.ts";
 import { type FastSpace, NewContent } from "../new_content.ts";
@@ -131,6 +131,7 @@ async function openListening(
   const content = options.create === undefined
     ? null
     : new NewContent(path, fd, options, fastSpace(libc, fd));
+  const openTail = () => openSure(path, fd, libc.abi.open.O_RDWR);
   let tailFd = -1;
   let backend: DirectBackend | null = null;
   try {
@@ -149,28 +150,16 @@ async function openListening(
     if (
       !options.readOnly && opened.method !== null &&
       probed.medium === "file" && probed.sizeBytes % alignment !== 0
-    ) {
-      const reopened = openAgain(path, fd, libc.abi.open.O_RDWR);
-      if (reopened === null) throw replaced(path);
-      tailFd = reopened;
-    }
+    ) tailFd = openTail();
     const host = new PosixFileHost(libc);
     backend = new DirectBackend(
       host,
       {
-        ...describe(libc, path, options, probed, {
-          tailFd,
-          lock: held.lock,
-          seen,
-        }),
+        ...describe(libc, path, options, probed, tailFd, held.lock, seen),
         fd,
         geometry,
         signal,
-        openTail: () => {
-          const tail = openAgain(path, fd, libc.abi.open.O_RDWR);
-          if (tail === null) throw replaced(path);
-          return tail;
-        },
+        openTail,
       },
       chooseEngine(
         host,
@@ -193,8 +182,7 @@ async function openListening(
       if (tailFd >= 0) closeSync(tailFd);
       held.close();
     }
-    if (options.signal?.aborted && error === options.signal.reason) throw error;
-    throw asDiskError(error, path);
+    throw openFailure(error, path, options.signal);
   }
 }
 
@@ -321,7 +309,9 @@ function describe(
   path: string,
   options: ImageOptions,
   probed: Probed,
-  { tailFd, lock, seen }: { tailFd: number; lock: TakenLock; seen: Seen },
+  tailFd: number,
+  lock: TakenLock,
+  seen: Seen,
 ): Omit<DirectImage, "fd" | "geometry" | "signal" | "openTail"> {
   const blockDevice = probed.medium !== "file";
   const linux = libc.abi.os === "linux";

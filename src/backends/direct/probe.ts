@@ -243,56 +243,29 @@ function directInfo(
   written: number | undefined,
 ): DirectInfo {
   if (opened.method === null) return bufferedInfo(opened.reason);
-  const { dioMemoryAlign, dioOffsetAlign, dioReadOffsetAlign } = status;
-  if (dioMemoryAlign === 0 || dioOffsetAlign === 0) {
+  if (status.dioMemoryAlign === 0 || status.dioOffsetAlign === 0) {
     return bufferedInfo(
       "statx says that direct I/O is not supported on this file",
     );
   }
   if (fileSystem?.ignoresDirect) return bufferedInfo(directLimit(fileSystem));
-
-  let memoryAlignment: number;
-  let offsetAlignment: number;
-  let readOffsetAlignment: number;
-  let alignmentSource: string;
-  const xfs = fileSystem?.name === "xfs" ? xfsDirectIo(libc, fd) : undefined;
-  if (dioMemoryAlign !== undefined && dioOffsetAlign !== undefined) {
-    memoryAlignment = dioMemoryAlign;
-    offsetAlignment = dioOffsetAlign;
-    readOffsetAlignment = dioReadOffsetAlign || dioOffsetAlign;
-    alignmentSource = "statx";
-  } else if (deviceBlockSize !== undefined) {
-    memoryAlignment = offsetAlignment = readOffsetAlignment = deviceBlockSize;
-    alignmentSource = "ioctl";
-  } else if (typeof xfs === "object") {
-    memoryAlignment = xfs.memoryAlign;
-    offsetAlignment = readOffsetAlignment = xfs.minimumBytes;
-    alignmentSource = "ioctl";
-  } else if (libc.abi.os === "linux") {
-    const tried = tryReads(libc, fd, written);
-    const below = fileSystem?.alignedAsDevice ? blockSizeBelow : undefined;
-    alignmentSource = tried !== undefined
-      ? "trial reads"
-      : isAlignment(below)
-      ? "sysfs"
-      : "assumed";
-    memoryAlignment = offsetAlignment = readOffsetAlignment = tried ??
-      (isAlignment(below) ? below : ASSUMED_ALIGNMENT);
-  } else {
-    // FreeBSD's O_DIRECT, macOS' F_NOCACHE and illumos' directio are hints: what
-    // is not aligned is buffered and never refused. Whole sectors stay on the
-    // direct path.
-    memoryAlignment = offsetAlignment = readOffsetAlignment = 1;
-    alignmentSource = "none";
-  }
-  const statxAligns = alignmentSource === "statx";
-  const atOnce = Math.max(offsetAlignment, readOffsetAlignment);
+  const found = alignmentsOf(
+    libc,
+    fd,
+    status,
+    fileSystem,
+    deviceBlockSize,
+    blockSizeBelow,
+    written,
+  );
+  const atOnce = Math.max(found.offsetAlignment, found.readOffsetAlignment);
   const tooLarge = atOnce > LARGE_BOUNCE_BYTES;
-  if (tooLarge) {
-    // Such as records of ZFS, which buffers whole pages that are no whole record.
-    offsetAlignment = readOffsetAlignment = ASSUMED_ALIGNMENT;
-    alignmentSource = "assumed";
-  }
+  // Such as records of ZFS, which buffers whole pages that are no whole record.
+  const alignments = !tooLarge ? found : {
+    ...alignedTo("assumed", ASSUMED_ALIGNMENT),
+    memoryAlignment: found.memoryAlignment,
+  };
+  const statxAligns = alignments.alignmentSource === "statx";
   const reason = tooLarge
     ? `statx wants direct I/O in multiples of ${atOnce} bytes, and at most ${LARGE_BOUNCE_BYTES} can be rewritten at once`
     : fileSystem !== null
@@ -304,16 +277,65 @@ function directInfo(
     ? "which file system this is cannot be told, so it may buffer"
     : null;
   const buffered = reason ??
-    silentlyBuffered(libc, fd, written, readOffsetAlignment);
+    silentlyBuffered(libc, fd, written, alignments.readOffsetAlignment);
   return {
     active: buffered === null,
     method: opened.method,
     reason: buffered,
+    ...alignments,
+  };
+}
+
+/** What direct I/O must be multiples of, and who says so. */
+type Alignments = Pick<
+  DirectInfo,
+  | "memoryAlignment"
+  | "offsetAlignment"
+  | "readOffsetAlignment"
+  | "alignmentSource"
+>;
+
+function alignedTo(
+  alignmentSource: string,
+  memoryAlignment: number,
+  offsetAlignment: number = memoryAlignment,
+  readOffsetAlignment: number = offsetAlignment,
+): Alignments {
+  return {
     memoryAlignment,
     offsetAlignment,
     readOffsetAlignment,
     alignmentSource,
   };
+}
+
+function alignmentsOf(
+  libc: Libc,
+  fd: number,
+  { dioMemoryAlign, dioOffsetAlign, dioReadOffsetAlign }: Status,
+  fileSystem: FileSystem | null,
+  deviceBlockSize: number | undefined,
+  blockSizeBelow: number | undefined,
+  written: number | undefined,
+): Alignments {
+  if (dioMemoryAlign !== undefined && dioOffsetAlign !== undefined) {
+    const reads = dioReadOffsetAlign || dioOffsetAlign;
+    return alignedTo("statx", dioMemoryAlign, dioOffsetAlign, reads);
+  }
+  if (deviceBlockSize !== undefined) return alignedTo("ioctl", deviceBlockSize);
+  const xfs = fileSystem?.name === "xfs" ? xfsDirectIo(libc, fd) : undefined;
+  if (typeof xfs === "object") {
+    return alignedTo("ioctl", xfs.memoryAlign, xfs.minimumBytes);
+  }
+  // FreeBSD's O_DIRECT, macOS' F_NOCACHE and illumos' directio are hints: what is
+  // not aligned is buffered and never refused. Whole sectors stay on the direct
+  // path.
+  if (libc.abi.os !== "linux") return alignedTo("none", 1);
+  const tried = tryReads(libc, fd, written);
+  if (tried !== undefined) return alignedTo("trial reads", tried);
+  return fileSystem?.alignedAsDevice && isAlignment(blockSizeBelow)
+    ? alignedTo("sysfs", blockSizeBelow)
+    : alignedTo("assumed", ASSUMED_ALIGNMENT);
 }
 
 /** Whether btrfs keeps no checksums of a file, and so writes it directly. */

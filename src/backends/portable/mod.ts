@@ -18,11 +18,11 @@ import { fileSystemAt } from "../file_system.ts";
 import {
   holdImage,
   openAgain,
-  replaced,
+  openSure,
   type TakenLock,
 } from "../held_image.ts";
 import { refuseOtherFormats } from "../image_format.ts";
-import { asDiskError, type ImageOptions } from "../image_options.ts";
+import { type ImageOptions, openFailure } from "../image_options.ts";
 import { imageGeometry } from "../image_size.ts";
 import { mediumOf, noDisk } from "../medium.ts";
 import { NewContent, NO_FAST_SPACE } from "../new_content.ts";
@@ -121,11 +121,7 @@ export async function openPortable(
       (isDevice ? endOf(path) : Number(image.size));
     const openSame = (flags: number) =>
       openAgain(path, flushDescriptor, access | flags);
-    const openSure = (flags: number): number => {
-      const descriptor = openSame(flags);
-      if (descriptor === null) throw replaced(path);
-      return descriptor;
-    };
+    const openTail = () => openSure(path, flushDescriptor, access);
     const device = deviceAttributes(isDevice ? image.rdev : image.dev);
     const fileSystem = isDevice ? null : fileSystemAt(path, flushDescriptor);
     const direct = probeDirect({
@@ -138,7 +134,7 @@ export async function openPortable(
       open: openSame,
     });
     // The first ones now, while the path still leads there.
-    const first = direct.descriptor ?? openSure(0);
+    const first = direct.descriptor ?? openTail();
     undo.push(() => fs.closeSync(first));
     if (direct.descriptor !== null) {
       writeBack(first, fileSystem?.name ?? null);
@@ -148,7 +144,7 @@ export async function openPortable(
     const alignment = direct.descriptor !== null
       ? direct.info.offsetAlignment
       : buffered;
-    const tail = size % alignment === 0 ? null : openSure(0);
+    const tail = size % alignment === 0 ? null : openTail();
     if (tail !== null) undo.push(() => fs.closeSync(tail));
     // Such as /dev/null.
     if (medium === "character device" && size === 0) throw noDisk(path);
@@ -178,7 +174,7 @@ export async function openPortable(
         () => mayOpen(path, readOnly) ? openSame(direct.flag) : null,
       ),
       tail: new DescriptorPool(tail === null ? [] : [tail], 1, () => null),
-      openTail: () => new DescriptorPool([openSure(0)], 1, () => null),
+      openTail: () => new DescriptorPool([openTail()], 1, () => null),
       claim: lock.claim,
       signal,
       info: {
@@ -203,9 +199,7 @@ export async function openPortable(
   } catch (error) {
     for (const step of undo.reverse()) step();
     // Found before anything is waited for.
-    const failure = options.signal?.aborted && error === options.signal.reason
-      ? error
-      : asDiskError(error, path);
+    const failure = openFailure(error, path, options.signal);
     await signal?.release();
     throw failure;
   }

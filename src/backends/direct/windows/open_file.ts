@@ -26,15 +26,10 @@ import {
 import { WINDOWS_ERRNO } from "../../../../ffi/windows_errno.ts";
 import { SECTOR_BYTES } from "../../../geometry.ts";
 import { resizeError } from "../../../resize.ts";
-import {
-  holdImage,
-  openAgain,
-  replaced,
-  type TakenLock,
-} from "../../held_image.ts";
+import { holdImage, openSure, type TakenLock } from "../../held_image.ts";
 import { lockedError, nameHolder, patiently } from "../../holder.ts";
 import { refuseOtherFormats } from "../../image_format.ts";
-import { asDiskError, type ImageOptions } from "../../image_options.ts";
+import { type ImageOptions, openFailure } from "../../image_options.ts";
 import { imageGeometry } from "../../image_size.ts";
 import { mediumOf, noDisk, notDirect } from "../../medium.ts";
 import { type FastSpace, NewContent } from "../../new_content.ts";
@@ -164,8 +159,7 @@ export async function openFile(
       if (handle >= 0) windows.close(handle);
       held.close();
     }
-    if (options.signal?.aborted && error === options.signal.reason) throw error;
-    throw asDiskError(error, path);
+    throw openFailure(error, path, options.signal);
   }
 }
 
@@ -300,11 +294,9 @@ class Content {
     if (handle < 0) throw openErrorOf(path, -handle);
     this.#handle = handle;
     try {
-      const writer = openAgain(path, fd, fs.constants.O_RDWR);
-      if (writer === null) throw replaced(path);
-      this.#writer = writer;
+      this.#writer = openSure(path, fd, fs.constants.O_RDWR);
       const space = spaceOf(windows, handle, zeroesRanges);
-      this.#content = new NewContent(path, writer, options, space);
+      this.#content = new NewContent(path, this.#writer, options, space);
       // Where that fails, what is not written takes its place all the same.
       if (!options.create!.preallocate) makeSparse(windows, handle);
     } catch (error) {
