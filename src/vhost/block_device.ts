@@ -77,6 +77,8 @@ export class BlockDevice {
   readonly #counters: VhostCounters;
   /** What the driver took of the features. */
   #features = 0n;
+  /** Whether a flush is among them. */
+  #flushes = false;
   #writeback = true;
   /** For what is read and written at once. */
   readonly #scratch = alignedMemory(HEADER_BYTES + 1, 16);
@@ -129,6 +131,7 @@ export class BlockDevice {
     // With the first ones, it may go on for a driver that has set it already.
     if (this.#features !== 0n) this.#writeback = true;
     this.#features = features;
+    this.#flushes = hasFeature(features, VirtioFeature.Flush);
   }
 
   /**
@@ -232,7 +235,7 @@ export class BlockDevice {
         break;
       }
       case RequestType.Flush:
-        status = hasFeature(this.#features, VirtioFeature.Flush)
+        status = this.#flushes
           ? await this.#disk.submit(new Request(type, 0, 0))
           : Status.Unsupp;
         break;
@@ -280,18 +283,16 @@ export class BlockDevice {
 
   /** Of writes: whether they must be durable when they are answered. */
   get #flags(): number {
-    const isCached = this.#writeback &&
-      hasFeature(this.#features, VirtioFeature.Flush);
-    return isCached ? 0 : RequestFlag.Fua;
+    return this.#writeback && this.#flushes ? 0 : RequestFlag.Fua;
   }
 
-  /** Moves data, in pieces that bound what it costs at once. */
-  async #transfer(
+  /** Moves data; most often that is one request to the disk. */
+  #transfer(
     type: RequestType,
     sector: number,
     data: Piece[],
     bytes: number,
-  ): Promise<Status> {
+  ): Status | Promise<Status> {
     // Whole blocks: the disk says so itself. It counts sectors of the whole.
     if (
       bytes === 0 || bytes % SECTOR_BYTES !== 0 ||
@@ -302,16 +303,27 @@ export class BlockDevice {
     if (lent !== null) {
       this.#counters.lent++;
       if (bytes <= MAX_LENT_BYTES) {
-        return await this.#submit(type, sector, bytes, lent);
+        return this.#submit(type, sector, bytes, lent);
       }
     } else this.#counters.bounced++;
+    return this.#transferParts(type, sector, data, bytes, lent !== null);
+  }
+
+  /** Moves data one part after the other, which bounds what it costs at once. */
+  async #transferParts(
+    type: RequestType,
+    sector: number,
+    data: Piece[],
+    bytes: number,
+    isLent: boolean,
+  ): Promise<Status> {
     for (let left = bytes; left > 0;) {
       const length = Math.min(
         left,
-        lent !== null ? MAX_LENT_BYTES : MAX_BOUNCE_BYTES,
+        isLent ? MAX_LENT_BYTES : MAX_BOUNCE_BYTES,
       );
       const part = cutFront(data, length);
-      const status = lent !== null
+      const status = isLent
         ? await this.#submit(type, sector, length, this.#lend(part)!)
         : await this.#bounce(type, sector, length, part);
       if (status !== Status.Ok) return status;
@@ -352,20 +364,22 @@ export class BlockDevice {
     }
   }
 
+  /** Asks the disk; the segments are the request's from here on. */
   #submit(
     type: RequestType,
     sector: number,
     length: number,
     segments: Uint8Array<ArrayBuffer>[],
   ): Promise<Status> {
+    const first = segments.shift()!;
     return this.#disk.submit(
       new Request(
         type,
         sector,
         length / SECTOR_BYTES,
         type === RequestType.Out ? this.#flags : 0,
-        segments[0]!,
-        segments.slice(1),
+        first,
+        segments,
       ),
     );
   }

@@ -26,6 +26,8 @@ export function byteLengthOf(pieces: readonly Piece[]): number {
  * @returns What was cut off.
  */
 export function cutFront(pieces: Piece[], bytes: number): Piece[] {
+  // Most often a header has a buffer of its own.
+  if (pieces[0]?.length === bytes) return [pieces.shift()!];
   const front: Piece[] = [];
   let count = 0;
   for (; bytes > 0; count++) {
@@ -65,6 +67,8 @@ export function copyOut(
   pieces: readonly Piece[],
   target: Uint8Array<ArrayBuffer>,
 ): void {
+  // A view costs more than to copy a header.
+  if (pieces.length === 1) return pieces[0]!.memory.read(pieces[0]!.at, target);
   let done = 0;
   for (const { memory, at, length } of pieces) {
     memory.read(at, target.subarray(done, done + length));

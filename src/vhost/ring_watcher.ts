@@ -190,11 +190,9 @@ export class RingWatcher implements Watcher {
     const ring = this.#ring;
     const line = this.#line;
     while (!this.#closed && line.length > 0) {
-      let count = 0;
-      while (count < line.length && ring.entries - ring.unsubmitted >= 2) {
-        this.#prepare(line[count++]!);
+      while (line.length > 0 && ring.entries - ring.unsubmitted >= 2) {
+        this.#prepare(line.shift()!);
       }
-      line.splice(0, count);
       ring.enter(0, 0);
       const isRefused = ring.unsubmitted > 0;
       if (isRefused) this.#takeBack();
