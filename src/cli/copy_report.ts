@@ -9,7 +9,7 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import { formatSize } from "../units.ts";
 import { duration, rate } from "./format.ts";
 import { inOptionsOf } from "./option_words.ts";
-import type { Outcome } from "./outcome.ts";
+import { flushedWord, type Outcome } from "./outcome.ts";
 import type { VerbOption } from "./verb.ts";
 
 /**
@@ -45,7 +45,7 @@ export function copyOutcome(
   ms: number,
   from: string,
   to: string,
-  { info: { direct } }: VirtualDisk,
+  target: VirtualDisk,
   options: readonly VerbOption[],
 ): Outcome {
   const [all, written, zeroed, skipped] = [
@@ -60,6 +60,7 @@ export function copyOutcome(
     number,
   ];
   const { verified } = sums;
+  const { direct } = target.info;
   const unmapped = Math.max(0, all - written - zeroed - skipped);
   // The time of a verified copy says nothing about the rate of the copy.
   const speed = verified ? "" : ` (${rate(written, ms)})`;
@@ -87,6 +88,6 @@ export function copyOutcome(
       verified: verified ? (direct.active ? "medium" : "cache") : null,
       ms: Math.round(ms),
     },
-    done: `"${to}" is complete and flushed`,
+    done: `"${to}" is complete and ${flushedWord(target)}`,
   };
 }

@@ -20,7 +20,7 @@ import { type CopyTarget, failCopy, openTarget } from "./copy_target.ts";
 import { duration } from "./format.ts";
 import { CliError, Interrupted } from "./images.ts";
 import type { CliIo } from "./io.ts";
-import type { Outcome } from "./outcome.ts";
+import { flushedWord, type Outcome } from "./outcome.ts";
 import type { Progress } from "./progress.ts";
 import { readRescueFile, writeRescueFile } from "./rescue_file.ts";
 import { identify, isSameFile } from "./same_file.ts";
@@ -119,7 +119,8 @@ export async function copyRescue(copy: RescueCopy): Promise<RescueOutcome> {
       },
       signal,
     });
-    return outcomeOf(map, before, io.now() - start, from, to, mapFile);
+    const ms = io.now() - start;
+    return outcomeOf(map, before, ms, from, target, mapFile);
   } catch (error) {
     if (!begun) throw await failCopy(error, target, signal, "copy");
     const left = `"${to}" has what was read, and "${mapFile}" says what that ` +
@@ -267,7 +268,7 @@ function outcomeOf(
   before: number,
   ms: number,
   from: string,
-  to: string,
+  { path: to, disk }: CopyTarget,
   mapFile: string,
 ): RescueOutcome {
   const rescued = map.bytes(RescueStatus.Finished);
@@ -306,7 +307,7 @@ function outcomeOf(
       bad,
       ms: Math.round(ms),
     },
-    done: `"${to}" has what can be read, flushed`,
+    done: `"${to}" has what can be read, ${flushedWord(disk)}`,
     hasBad: bad.length > 0,
   };
 }

@@ -13,6 +13,7 @@ import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { CliError, Interrupted } from "./images.ts";
 import { inOptionsOf } from "./option_words.ts";
+import { flushedWord } from "./outcome.ts";
 import {
   type FileIdentity,
   identify,
@@ -166,7 +167,9 @@ async function tidyUp(
 ): Promise<string> {
   const isWrong = error instanceof DiskError && error.operation === "verify";
   if (reached === "verify" && !isWrong) {
-    return `"${path}" is complete and flushed, but was not verified`;
+    return `"${path}" is complete and ${
+      flushedWord(disk)
+    }, but was not verified`;
   }
   if (isNew && isRbdUri(path)) {
     return `"${path}" is incomplete and was left: "rbd rm" removes it`;

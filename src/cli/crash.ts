@@ -8,6 +8,7 @@ import { realpath, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { ProgramError } from "../crash/programs.ts";
 import { CrashTestError } from "../crash/crash_test_error.ts";
+import { replaceFile } from "../backends/replace_file.ts";
 import { runCrashTest } from "../crash/run_crash_test.ts";
 import type { CrashTestOptions } from "../crash/crash_test_options.ts";
 import type { CrashReportData } from "../crash/report/data.ts";
@@ -251,7 +252,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   let unwritten: CliError | null = null;
   for (const [path, write] of files) {
     try {
-      await writeFile(path, write(report));
+      await writeReport(path, write(report));
     } catch (error) {
       unwritten ??= fileError("write", path, error);
     }
@@ -270,6 +271,13 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     default:
       return ExitCode.Trouble;
   }
+}
+
+/** Writes a report: an older one is there until the new one is whole. */
+async function writeReport(path: string, text: string): Promise<void> {
+  const there = await identify(path);
+  if (there?.isStream) await writeFile(path, text);
+  else await replaceFile(path, text);
 }
 
 /**

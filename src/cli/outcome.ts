@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { VirtualDisk } from "../disk/disk.ts";
 import { announce, type CliIo } from "./io.ts";
 import { formatJson } from "./json.ts";
 import type { VerbArguments, VerbOption } from "./verb.ts";
@@ -29,6 +30,19 @@ export interface Outcome {
   readonly json: unknown;
   /** The same in few words, for the error if it cannot be said. */
   readonly done: string;
+}
+
+/**
+ * What was done to a disk at the end, for {@linkcode Outcome.done}: whoever writes
+ * to one flushes it if it can be.
+ *
+ * @param disk The disk.
+ * @returns `"flushed"`, or that it was not.
+ */
+export function flushedWord({ info }: VirtualDisk): string {
+  return info.abilities.flush === "none"
+    ? "not flushed, as it cannot be"
+    : "flushed";
 }
 
 /**

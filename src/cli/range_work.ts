@@ -18,7 +18,7 @@ import {
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
 import { openImage } from "./opened_image.ts";
-import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { flushedWord, OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import {
@@ -97,13 +97,14 @@ export async function workThrough(
   const path = args.operand(0);
   const progress = new Progress(io, args.flag("quiet"));
   let range: { sector: number; count: number };
+  let flushed: string;
   try {
-    range = await interruptible(io, async (signal) => {
+    [range, flushed] = await interruptible(io, async (signal) => {
       await using opened = await openImage(args, io, path, { signal });
       const { disk } = opened;
       const range = rangeOn(disk, asked, work.verb);
       await pass(disk, range, work, progress, signal);
-      return range;
+      return [range, flushedWord(disk)] as const;
     });
   } finally {
     await progress.clear();
@@ -114,7 +115,7 @@ export async function workThrough(
       formatCount(range.count, "sector")
     }) at sector ${range.sector}${work.with ?? ""}`,
     json: { image: path, ...range, bytes, ...work.json },
-    done: `"${path}" has all of it, flushed`,
+    done: `"${path}" has all of it, ${flushed}`,
   });
   return ExitCode.Ok;
 }

@@ -19,7 +19,7 @@ import {
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
 import { openImage } from "./opened_image.ts";
-import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { flushedWord, OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION } from "./partition_option.ts";
 import { isSameFile } from "./same_file.ts";
 import { SequentialWriter } from "./sequential_writer.ts";
@@ -109,6 +109,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       return {
         bytes: writer.settled,
         extent: extentOf(writer, offset),
+        flushed: flushedWord(disk),
       };
     } finally {
       await input.stream.cancel().catch(() => {});
@@ -122,7 +123,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       count: written.bytes / SECTOR_BYTES,
       bytes: written.bytes,
     },
-    done: `"${path}" has all of the input, flushed`,
+    done: `"${path}" has all of the input, ${written.flushed}`,
   });
   return ExitCode.Ok;
 }

@@ -75,8 +75,8 @@ const WINDOWS_NAME =
  * pipes and sockets are left out.
  *
  * A file is there as a whole or not at all, as long as the process is not
- * killed. What cannot be taken out is left
- * out, the rest is not.
+ * killed. What cannot be taken out is left out, the rest is not. The system
+ * writes it to the medium in its own time, as with `cp`.
  *
  * @param disk The disk; which file system, see {@linkcode listFiles}.
  * @param directory Where to; made if missing.

@@ -146,6 +146,9 @@ Deno.test(
     const [record, html, junit] = ["run.rec", "it.html", "it.xml"].map((name) =>
       dir.of(name)
     );
+    const old = dir.of("old.html");
+    await Deno.writeTextFile(old, "of last time");
+    await Deno.link(old, html!);
     const { code, out, err } = await platter([
       ...[...SIZE, "--run", run(""), "--check", CHECK, "--record", record!],
       ...["--html", html!, "--junit", junit!],
@@ -155,6 +158,8 @@ Deno.test(
     assertStringIncludes(err, "Failed: it is gone");
     assertStringIncludes(await Deno.readTextFile(html!), "it is gone");
     assertStringIncludes(await Deno.readTextFile(junit!), "it is gone");
+    // It took the old one's name, and did not empty it first.
+    assertEquals(await Deno.readTextFile(old), "of last time");
     const [token] = /crash1:\S+/.exec(out)!;
     assertStringIncludes(out, `--recording ${record} --only ${token}`);
 

@@ -1,7 +1,10 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { writeAll } from "../../src/cli/io.ts";
 import { inOptionsOf } from "../../src/cli/option_words.ts";
+import { flushedWord } from "../../src/cli/outcome.ts";
+import { altered } from "../fake_backend.ts";
 import { needs } from "../helpers.ts";
 import {
   type Conditions,
@@ -200,6 +203,17 @@ Deno.test("platter copy says that a target it refused is as it was", async () =>
   const { err } = await platter(cases[0]!);
   assert(err.endsWith(`: "${small}" is as it was\n`), err);
   assertStringIncludes(await Deno.readTextFile(small), "small");
+});
+
+Deno.test("flushedWord() says so of a disk without a flush", async () => {
+  const memory = new MemoryBackend({ sectors: 8 });
+  const { abilities } = memory;
+  await using can = VirtualDisk.over(memory);
+  await using cannot = VirtualDisk.over(
+    altered(memory, { abilities: { ...abilities, flush: "none" } }),
+  );
+  assertEquals(flushedWord(can), "flushed");
+  assertEquals(flushedWord(cannot), "not flushed, as it cannot be");
 });
 
 Deno.test("platter copy keeps a complete copy whose verification is interrupted", async () => {

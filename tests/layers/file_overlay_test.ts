@@ -325,7 +325,7 @@ Deno.test("overlay() in a file refuses another base once a commit was begun, bef
     await assertRejects(
       () => open(other, backend(), { readOnly }),
       DiskError,
-      "a commit was begun, and this is another base than that",
+      "a commit to its base was begun, and this is another base",
     );
   }
   assertContent(await readSectors(other, 0, 5000), sector(0, 5000), "other");

@@ -261,7 +261,7 @@ export class OverlayMetadata {
     }
     throw this.#error(
       "open",
-      "a commit was begun, and this is another base than that, or was modified since: acceptBase: true takes it all the same",
+      "a commit to its base was begun, and this is another base, or was modified since: acceptBase: true takes it all the same",
     );
   }
 
