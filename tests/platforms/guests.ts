@@ -399,6 +399,7 @@ export async function warmCache(denoDir: string): Promise<void> {
     ...[
       "examples/direct_io_alignment.ts",
       "tests/backends/direct",
+      "tests/engines",
       "tests/ffi",
     ],
   ];

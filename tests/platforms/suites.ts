@@ -52,7 +52,7 @@ const SUITES = {
     "run -A --no-check --no-lock --quiet examples/direct_io_alignment.ts PLACE",
   contract: `${TEST} tests/platforms/place.ts`,
   probe: `${TEST} tests/backends/direct/probe_test.ts`,
-  choice: `${TEST} tests/backends/direct/choice_test.ts`,
+  choice: `${TEST} tests/engines/choice_test.ts`,
   direct:
     `${TEST} tests/backends/direct/contract_test.ts tests/backends/direct/backend_test.ts`,
   ffi: `${TEST} tests/ffi`,

@@ -36,12 +36,16 @@ const ROWS: readonly (readonly [
       "tests/backends/direct/contract_test.ts",
       "tests/backends/direct/errors_test.ts",
     ],
-    ["tests/backends/direct", "tests/backends/file_claim_test.ts"],
+    [
+      "tests/backends/direct",
+      "tests/engines",
+      "tests/backends/file_claim_test.ts",
+    ],
   ],
   [
     "loop",
-    ["tests/backends/direct/stall_test.ts"],
-    ["tests/backends/direct/sockets_test.ts"],
+    ["tests/engines/stall_test.ts"],
+    ["tests/engines/sockets_test.ts"],
   ],
   ["foreign functions", ["tests/ffi"], []],
   [
