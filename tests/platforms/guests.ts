@@ -15,6 +15,7 @@ import {
 } from "./packages.ts";
 import { Missing, type Platform, type Run, runPlaces } from "./platform.ts";
 import {
+  byShell,
   EVERYWHERE,
   type Place,
   type Shell,
@@ -343,7 +344,7 @@ async function runGuest(
       suites: kind.places[place]!,
     });
   }
-  await runPlaces(shell, name, kernelName(kernel), ready, run);
+  await runPlaces(byShell(shell), name, kernelName(kernel), ready, run);
   await guest.stop("busybox poweroff -f");
 }
 
