@@ -34,9 +34,13 @@ import type {
   CrashFindings,
   CrashState,
   CrashVerdict,
+  JudgeOptions,
 } from "../testing/crash_verdict.ts";
 import type { CompleteCrashDevice } from "../testing/crash_device.ts";
-import { judgeRecording } from "../testing/judge_recording.ts";
+import {
+  checkJudgeOptions,
+  judgeRecording,
+} from "../testing/judge_recording.ts";
 import { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
 import type { CrashTestOptions } from "./crash_test_options.ts";
 import type { CrashReportData, ReportCommand } from "./report/data.ts";
@@ -159,6 +163,8 @@ async function runTest(options: CrashTestOptions): Promise<CrashReportData> {
       `Cannot test as it must be given one of run and recording: current values are ${options.run} and ${options.recording}`,
     );
   }
+  const jobs = jobsOf(options, stage, fileSystem);
+  checkJudgeOptions(judgeOptionsOf(options, jobs));
   await stage.require(attaching);
   if (stage.name === "raw" && !(await findIsolation()).namespaces) {
     options.onWarning?.(
@@ -185,7 +191,6 @@ async function runTest(options: CrashTestOptions): Promise<CrashReportData> {
   }
   const sectors = recorded?.device.sectors ?? base?.geometry.sectors ??
     sectorsOf({ size: options.size }, "test");
-  const jobs = jobsOf(options, stage, fileSystem);
   const scratch = parts.use(
     await makeScratch(options.directory, (jobs + 2) * sectors * SECTOR_BYTES),
   );
@@ -222,6 +227,25 @@ function wayOf(stage: Stage, options: CrashTestOptions): AttachAs {
     );
   }
   return on;
+}
+
+/** How states are judged, but for what judges them. */
+function judgeOptionsOf(
+  options: CrashTestOptions,
+  jobs: number,
+): Omit<JudgeOptions, "judge"> {
+  const { maxStates, budgetMs, checkTimeoutMs = CHECK_MS } = options;
+  const { seed, only, maxShrinkStates } = options;
+  const { crashDuringRecovery, maxStatesPerRecovery } = options;
+  const { onProgress, onFailure, signal } = options;
+  return {
+    jobs,
+    judgeTimeoutMs: checkTimeoutMs + STAGE_MS,
+    maxStates,
+    budgetMs: budgetMs ?? (maxStates === undefined ? BUDGET_MS : undefined),
+    ...{ crashDuringRecovery, maxStatesPerRecovery },
+    ...{ seed, only, maxShrinkStates, onProgress, onFailure, signal },
+  };
 }
 
 function jobsOf(
@@ -412,10 +436,6 @@ class Test {
 
   /** Checks states; when it returns or throws, no disk of them is attached. */
   async #judgeAll(recording: CrashRecording): Promise<CrashFindings> {
-    const { maxStates, budgetMs, checkTimeoutMs = CHECK_MS } = this.#options;
-    const { seed, only, maxShrinkStates } = this.#options;
-    const { crashDuringRecovery, maxStatesPerRecovery } = this.#options;
-    const { onProgress, onFailure, signal } = this.#options;
     try {
       return await judgeRecording(recording, {
         judge: async (state, _job, signal) => {
@@ -427,13 +447,7 @@ class Test {
             this.#underWay.delete(check);
           }
         },
-        jobs: this.#jobs,
-        judgeTimeoutMs: checkTimeoutMs + STAGE_MS,
-        maxStates,
-        budgetMs: budgetMs ?? (maxStates === undefined ? BUDGET_MS : undefined),
-        crashDuringRecovery,
-        maxStatesPerRecovery,
-        ...{ seed, only, maxShrinkStates, onProgress, onFailure, signal },
+        ...judgeOptionsOf(this.#options, this.#jobs),
       });
     } finally {
       // One that was given up is left to itself, and takes a moment.

@@ -146,7 +146,20 @@ export async function judgeRecording(
 }
 
 /** The numbers of the options, checked. */
-function numbersOf(options: JudgeOptions): {
+/**
+ * Checks what can be wrong with options before there is a recording, which may
+ * take minutes to make.
+ *
+ * @param options The options.
+ * @throws {RangeError} If a number is out of its range.
+ * @throws {SyntaxError} If the token of `only` is none.
+ */
+export function checkJudgeOptions(options: Omit<JudgeOptions, "judge">): void {
+  numbersOf(options);
+  if (options.only !== undefined) decodeToken(options.only);
+}
+
+function numbersOf(options: Omit<JudgeOptions, "judge">): {
   seed: number;
   jobs: number;
   maxStates: number;

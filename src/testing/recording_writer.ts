@@ -386,6 +386,8 @@ export function fileError(
     `Cannot ${what} the recording "${path}" as ${
       code === "EEXIST"
         ? "there is something of that name, which is not overwritten"
+        : code === "ENOENT"
+        ? "there is no such file or directory"
         : `that fails: ${text}`
     }`,
     { operation: what, path, code, errno, cause },

@@ -377,6 +377,24 @@ Deno.test("crashTest() keeps a recording, and checks it again", async () => {
   assertEquals(third.verdict, "safe");
 });
 
+Deno.test("crashTest() refuses a token or a number that is none before it runs anything", async () => {
+  const never = () => Promise.reject(new Error("nothing is to be run"));
+  const stage = playing({ prepare: never, run: never, check: never });
+  await assertRejects(
+    () => crashTest({ ...base, stage, only: "crash1:4f719ff97d" }),
+    SyntaxError,
+    "Cannot read a crash token",
+  );
+  for (const wrong of [{ maxStates: 0 }, { checkTimeoutMs: -1e6 }]) {
+    await assertRejects(
+      () => crashTest({ ...base, stage, ...wrong }),
+      RangeError,
+      "Cannot judge crash states as",
+    );
+  }
+  assertEquals(stage.attached, 0);
+});
+
 Deno.test("crashTest() only reads the image that it is given", async () => {
   await using dir = await tempDir();
   const image = await dir.file("disk.img", 65_536);

@@ -295,6 +295,17 @@ Deno.test("CrashRecording.open() gives the beginning of a file that was cut anyw
   assert(shorter > 0);
 });
 
+Deno.test("CrashRecording.open() says that a file is not there", async () => {
+  await using dir = await tempDir();
+  const path = dir.join("none.rec");
+  const error = await assertRejects(
+    () => CrashRecording.open(path),
+    DiskError,
+    `Cannot open the recording "${path}" as there is no such file or directory`,
+  );
+  assertEquals(error.kind, "not-found");
+});
+
 Deno.test("CrashRecording.open() refuses a file with any byte changed", async () => {
   await using dir = await tempDir();
   const bytes = await smallFile(dir.join("whole"));
