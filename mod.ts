@@ -27,7 +27,7 @@ export {
   MemoryBackend,
   type MemoryBackendOptions,
 } from "./src/backends/memory.ts";
-export type { EngineName } from "./src/backends/direct/mod.ts";
+export type { EngineName } from "./src/engines/mod.ts";
 export type { ContainerFormat, ImageFormat } from "./src/content_format.ts";
 export * from "./src/disk/bad_sectors.ts";
 export * from "./src/disk/copy.ts";

@@ -25,6 +25,7 @@ const PACKAGE = "@platter/disk";
 const FLOORS: [name: string, members: string[]][] = [
   ["platform", ["src/platform/"]],
   ["protocol", ["src/protocol/"]],
+  ["engines", ["src/engines/"]],
   ["backends", ["src/backends/"]],
   ["layers", ["src/layers/"]],
   ["queue", ["src/queue.ts"]],
@@ -52,14 +53,16 @@ const LIBRARY = /^(src|ffi)\//;
 const FFI_USERS = new RegExp(
   [
     /^(ffi|tests|bench|examples)\//,
-    /^src\/(backends\/(direct|rbd)|vhost)\//,
+    /^src\/(engines|backends\/(direct|rbd)|vhost)\//,
     /^src\/platform\/(held_file|sockets)\.ts$/,
   ].map(({ source }) => source).join("|"),
 );
 
-/** A backend's own room, behind its front door, and who may reach into it. */
-const BACKEND_ROOM = /^src\/backends\/[^/]+\/(?!mod\.ts$)/;
-const ROOM_USERS = /^src\/backends\//;
+/** Rooms behind a front door, and who may reach into them. */
+const ROOMS: [room: RegExp, users: RegExp][] = [
+  [/^src\/backends\/[^/]+\/(?!mod\.ts$)/, /^src\/backends\//],
+  [/^src\/engines\/(windows\/)?(?!(windows\/)?mod\.ts$)/, /^src\/engines\//],
+];
 
 /** Who may have what reads file systems: nobody else is to download it. */
 const FILES_READERS = /^src\/files\/seven_zip(_worker)?\.ts$/;
@@ -174,7 +177,7 @@ function importFault(from: string, to: string): string | undefined {
   if (to.startsWith("ffi/")) {
     return FFI_USERS.test(from)
       ? undefined
-      : "only src/backends/direct, src/backends/rbd and src/vhost may import ffi/";
+      : "only src/engines, src/backends/direct, src/backends/rbd and src/vhost may import ffi/";
   }
   if (from.startsWith("ffi/")) {
     return to.startsWith("src/platform/")
@@ -182,9 +185,11 @@ function importFault(from: string, to: string): string | undefined {
       : "ffi/ imports nothing outside ffi/";
   }
   if (!from.startsWith("src/") && from !== "mod.ts") return undefined;
-  if (BACKEND_ROOM.test(to) && !ROOM_USERS.test(from)) {
-    const [room] = BACKEND_ROOM.exec(to)!;
-    return `${room} is entered by its mod.ts`;
+  for (const [room, users] of ROOMS) {
+    const entered = room.exec(to);
+    if (entered !== null && !users.test(from)) {
+      return `${entered[0]} is entered by its mod.ts`;
+    }
   }
   const [above, below] = [floorOf(from), floorOf(to)];
   if (above < 0 || below < 0) return undefined; // Reported once, by file.
@@ -554,11 +559,43 @@ const CASES: [title: string, changes: Tree, faults: string[]][] = [
     ],
   ],
   [
+    "the engines' room used by a backend",
+    {
+      "src/engines/mod.ts": `${MODULE}import "./aio.ts";`,
+      "src/engines/aio.ts": MODULE,
+      "src/engines/windows/mod.ts": `${MODULE}import "./port.ts";`,
+      "src/engines/windows/port.ts": MODULE,
+      "src/backends/memory.ts": [
+        `import "../engines/mod.ts";`,
+        `import "../engines/aio.ts";`,
+        `import "../engines/windows/mod.ts";`,
+        `import "../engines/windows/port.ts";`,
+      ].join("\n"),
+    },
+    [
+      "src/backends/memory.ts: imports src/engines/aio.ts: " +
+      "src/engines/ is entered by its mod.ts",
+      "src/backends/memory.ts: imports src/engines/windows/port.ts: " +
+      "src/engines/windows/ is entered by its mod.ts",
+    ],
+  ],
+  [
+    "an engine importing a backend",
+    {
+      "src/engines/mod.ts": `${MODULE}import "../backends/memory.ts";`,
+      "src/queue.ts": `import "./engines/mod.ts";`,
+    },
+    [
+      "src/engines/mod.ts: imports src/backends/memory.ts: " +
+      "engines may not import backends",
+    ],
+  ],
+  [
     "ffi/ imported from outside the direct backend",
     { "src/backends/memory.ts": `export * from "../../ffi/ring.ts";` },
     [
       "src/backends/memory.ts: imports ffi/ring.ts: " +
-      "only src/backends/direct, src/backends/rbd and src/vhost may import ffi/",
+      "only src/engines, src/backends/direct, src/backends/rbd and src/vhost may import ffi/",
     ],
   ],
   [

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { errnoText } from "../errno.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { systemCode } from "./system_error.ts";
 import { isNotCapable } from "../platform/permissions.ts";
@@ -81,6 +82,26 @@ export function asDiskError(
       error instanceof Error ? error.message : error
     }`,
     place,
+  );
+}
+
+/**
+ * The error for an image that the system does not open.
+ *
+ * @param path The image's path.
+ * @param code What the system says, such as `"EIO"`.
+ * @param errno The same as a number.
+ * @returns The error.
+ */
+export function openError(
+  path: string,
+  code: string,
+  errno: number,
+): DiskError {
+  return new DiskError(
+    kindOfCode(code),
+    `Cannot open "${path}": ${errnoText(code) ?? "Unknown error"} (${code})`,
+    { operation: "open", path, errno, code },
   );
 }
 

@@ -8,13 +8,7 @@
 
 import { fileURLToPath } from "node:url";
 import type { Backend } from "../backend.ts";
-import {
-  DEFAULT_POLL_MS,
-  DEFAULT_STALL_MS,
-  type EngineName,
-  type EngineOptions,
-  openDirect,
-} from "../backends/direct/mod.ts";
+import { openDirect } from "../backends/direct/mod.ts";
 import { NotRawError, refuseRawName } from "../backends/image_format.ts";
 import type { ImageOptions } from "../backends/image_options.ts";
 import { captureStack } from "../call_site.ts";
@@ -24,6 +18,11 @@ import {
   type ImageFormat,
 } from "../content_format.ts";
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
+import {
+  DEFAULT_ENGINE,
+  type EngineName,
+  type EngineOptions,
+} from "../engines/mod.ts";
 import { DiskError } from "../errors.ts";
 import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
@@ -508,13 +507,13 @@ function timeout(name: string, value: number): number {
 }
 
 function engineOptions(options: OpenOptions): EngineOptions {
-  const stallMs = options.stallMs ?? DEFAULT_STALL_MS;
+  const stallMs = options.stallMs ?? DEFAULT_ENGINE.stallMs;
   if (!(stallMs > 0 && stallMs <= 1000)) {
     throw new RangeError(
       `Cannot open a disk as stallMs must be above 0 and up to 1000: current value is ${stallMs}`,
     );
   }
-  const pollMs = options.pollMs ?? DEFAULT_POLL_MS;
+  const pollMs = options.pollMs ?? DEFAULT_ENGINE.pollMs;
   if (!(pollMs >= 0 && pollMs <= 1000)) {
     throw new RangeError(
       `Cannot open a disk as pollMs must be from 0 to 1000: current value is ${pollMs}`,

@@ -6,6 +6,7 @@
 
 import { CONTAINERS } from "./containers.ts";
 import { GUESTS } from "./guests.ts";
+import { NANOS } from "./nanos.ts";
 import type { Platform } from "./platform.ts";
 import type { SuiteName } from "./suites.ts";
 import { USER_MODE } from "./user_mode.ts";
@@ -15,6 +16,7 @@ export const ALL: readonly Platform[] = [
   ...USER_MODE,
   ...CONTAINERS,
   ...GUESTS,
+  ...NANOS,
 ];
 
 /** What CI runs. */

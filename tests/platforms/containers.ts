@@ -8,7 +8,7 @@
 import { fetched, needPrograms, REPOSITORY, warmCache } from "./guests.ts";
 import { dockerProfile } from "./packages.ts";
 import { Missing, type Platform, type Run, runPlaces } from "./platform.ts";
-import { EVERYWHERE, type Shell } from "./suites.ts";
+import { byShell, EVERYWHERE, type Shell } from "./suites.ts";
 
 /** A profile: its file, or `null` for podman's own. */
 interface Profile {
@@ -110,7 +110,7 @@ async function runContainer(
     where: FOLDERS[place as keyof typeof FOLDERS],
     suites: EVERYWHERE,
   }));
-  await runPlaces(shell, name, kernel, places, wanted);
+  await runPlaces(byShell(shell), name, kernel, places, wanted);
 }
 
 /** A root whose programs are this machine's. */

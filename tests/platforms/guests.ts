@@ -16,6 +16,7 @@ import {
 import { Missing, type Platform, type Run, runPlaces } from "./platform.ts";
 import { zfsFor } from "./zfs.ts";
 import {
+  byShell,
   EVERYWHERE,
   type Place,
   type Shell,
@@ -372,7 +373,7 @@ async function runGuest(
       suites: kind.places[place]!,
     });
   }
-  await runPlaces(shell, name, kernelName(kernel), ready, run);
+  await runPlaces(byShell(shell), name, kernelName(kernel), ready, run);
   await guest.stop("busybox poweroff -f");
 }
 
@@ -428,6 +429,7 @@ export async function warmCache(denoDir: string): Promise<void> {
     ...[
       "examples/direct_io_alignment.ts",
       "tests/backends/direct",
+      "tests/engines",
       "tests/ffi",
     ],
   ];

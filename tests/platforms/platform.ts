@@ -11,8 +11,8 @@ import {
   type Outcome,
   type Place,
   readOutcome,
+  type RunDeno,
   runSuite,
-  type Shell,
   type SuiteName,
 } from "./suites.ts";
 
@@ -65,14 +65,14 @@ export class Missing extends Error {
 /**
  * Runs the suites of places, and tells of their rows.
  *
- * @param shell Whose.
+ * @param runDeno Who runs Deno there.
  * @param name The platform's name.
  * @param kernel Its kernel.
  * @param places The places.
  * @param run Which suites, and who is told.
  */
 export async function runPlaces(
-  shell: Shell,
+  runDeno: RunDeno,
   name: string,
   kernel: string,
   places: readonly Place[],
@@ -89,7 +89,7 @@ export async function runPlaces(
     );
   // A program of its own for each would take longer to start than to run.
   const facts = wanted("facts") && places.length > 0
-    ? await runSuite(shell, "facts", ...places.map(({ where }) => where))
+    ? await runSuite(runDeno, "facts", ...places.map(({ where }) => where))
     : null;
   for (const place of places) {
     const title = `${name}:${place.name}`;
@@ -100,7 +100,7 @@ export async function runPlaces(
       try {
         const { code, output } = suite === "facts"
           ? facts!
-          : await runSuite(shell, suite, place.where);
+          : await runSuite(runDeno, suite, place.where);
         outcome = readOutcome(suite, code, output, place.where);
         if (outcome.failed > 0) report(output.trimEnd());
       } catch (error) {

@@ -8,7 +8,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { ALL, SHORT } from "./all.ts";
 import { choose } from "./choose.ts";
 import { differences, type Facts } from "./differences.ts";
-import { NOTHING, readOutcome } from "./suites.ts";
+import { byShell, NOTHING, readOutcome, runSuite } from "./suites.ts";
 import { table } from "./table.ts";
 
 const USUAL: Facts = {
@@ -47,6 +47,29 @@ Deno.test("choose() says what there is instead of an unknown name", () => {
     assertStringIncludes(said, `Cannot run ${name} as it must be one of `);
     assertStringIncludes(said, ", 6.1, ");
   }
+});
+
+Deno.test("runSuite() runs Deno by a shell, in the repository and with a place", async () => {
+  const lines: string[] = [];
+  const run = byShell({
+    deno: "/bin/deno",
+    repository: "/ours",
+    denoDir: "/cache",
+    run(line) {
+      lines.push(line);
+      return Promise.resolve({ code: 0, output: "" });
+    },
+  });
+  await runSuite(run, "facts", "/a", "/b");
+  await runSuite(run, "contract", "/dev/vdb");
+  const [facts, contract] = lines;
+  assertStringIncludes(facts!, "cd /ours && NO_COLOR=1 ");
+  assertStringIncludes(
+    facts!,
+    " PLATTER_TEST_DIR=/a DENO_DIR=/cache /bin/deno ",
+  );
+  assertStringIncludes(facts!, "facts.ts /a /b 2>&1");
+  assertStringIncludes(contract!, " PLATTER_TEST_DEVICE=/dev/vdb ");
 });
 
 Deno.test("readOutcome() reads what deno test counts, and which failed", () => {

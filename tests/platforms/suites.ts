@@ -26,10 +26,39 @@ export interface Shell {
   /** A folder of memory or of a disk, with Deno's cache. */
   readonly denoDir: string;
   /** Runs a line. */
-  run(
-    command: string,
-    timeoutMs: number,
-  ): Promise<{ code: number; output: string }>;
+  run(command: string, timeoutMs: number): Promise<Ended>;
+}
+
+/** How a program ended, and what it printed. */
+export interface Ended {
+  readonly code: number;
+  readonly output: string;
+}
+
+/** Runs Deno on a platform, in this repository. */
+export type RunDeno = (
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+  timeoutMs: number,
+) => Promise<Ended>;
+
+/**
+ * Runs Deno by a shell.
+ *
+ * @param shell The shell.
+ * @returns What runs it.
+ */
+export function byShell(shell: Shell): RunDeno {
+  return (args, env, timeoutMs) => {
+    const words = Object.entries({ ...env, DENO_DIR: shell.denoDir })
+      .map(([name, value]) => `${name}=${value}`);
+    return shell.run(
+      `cd ${shell.repository} && ${words.join(" ")} ${shell.deno} ${
+        args.join(" ")
+      } 2>&1`,
+      timeoutMs,
+    );
+  };
 }
 
 /** How often what came about. */
@@ -52,7 +81,7 @@ const SUITES = {
     "run -A --no-check --no-lock --quiet examples/direct_io_alignment.ts PLACE",
   contract: `${TEST} tests/platforms/place.ts`,
   probe: `${TEST} tests/backends/direct/probe_test.ts`,
-  choice: `${TEST} tests/backends/direct/choice_test.ts`,
+  choice: `${TEST} tests/engines/choice_test.ts`,
   direct:
     `${TEST} tests/backends/direct/contract_test.ts tests/backends/direct/backend_test.ts`,
   ffi: `${TEST} tests/ffi`,
@@ -86,24 +115,27 @@ const SUITE_MS = 20 * 60_000;
 /**
  * Runs one suite, in one place or, if it takes several, in more.
  *
- * @param shell Whose.
+ * @param run Who runs Deno.
  * @param suite Its name.
  * @param where Folders or devices.
  * @returns How it ended, and what it printed.
  */
 export function runSuite(
-  shell: Shell,
+  run: RunDeno,
   suite: SuiteName,
   ...where: readonly string[]
-): Promise<{ code: number; output: string }> {
+): Promise<Ended> {
   const variable = where[0]!.startsWith("/dev/vd")
     ? "PLATTER_TEST_DEVICE"
     : "PLATTER_TEST_DIR";
-  return shell.run(
-    `cd ${shell.repository} && ` +
-      `NO_COLOR=1 DENO_NO_UPDATE_CHECK=1 PLATTER_PATIENCE=15 DENO_DIR=${shell.denoDir} ` +
-      `${variable}=${where[0]} ` +
-      `${shell.deno} ${SUITES[suite].replace("PLACE", where.join(" "))} 2>&1`,
+  return run(
+    SUITES[suite].replace("PLACE", where.join(" ")).split(" "),
+    {
+      NO_COLOR: "1",
+      DENO_NO_UPDATE_CHECK: "1",
+      PLATTER_PATIENCE: "15",
+      [variable]: where[0]!,
+    },
     SUITE_MS,
   );
 }

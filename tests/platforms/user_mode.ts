@@ -9,7 +9,7 @@
 import { fetched, needPrograms, REPOSITORY, warmCache } from "./guests.ts";
 import { arm64Deno, debianRoot } from "./packages.ts";
 import { type Platform, runPlaces } from "./platform.ts";
-import { EVERYWHERE, type Shell } from "./suites.ts";
+import { byShell, EVERYWHERE, type Shell } from "./suites.ts";
 
 /** Where QEMU's user mode is, as Debian names it. */
 const QEMU = "qemu-aarch64-static";
@@ -55,6 +55,6 @@ export const USER_MODE: readonly Platform[] = [{
       suites: EVERYWHERE,
     };
     const kernel = `Linux ${Deno.osRelease()}`;
-    await runPlaces(shell, this.name, kernel, [place], run);
+    await runPlaces(byShell(shell), this.name, kernel, [place], run);
   },
 }];

@@ -27,6 +27,14 @@ import {
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
 import { callAll } from "../../call_all.ts";
+import {
+  AllocateMode,
+  type Engine,
+  inWorker,
+  type MakeEngine,
+  OperationCode,
+  SyncEngine,
+} from "../../engines/mod.ts";
 import type { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
@@ -54,11 +62,8 @@ import { expectFileSizeSignal } from "../file_size_signal.ts";
 import { asDiskError } from "../image_options.ts";
 import { RangeLock } from "../range_lock.ts";
 import { SharedFlush } from "../shared_flush.ts";
-import { BlockingCalls } from "./blocking_calls.ts";
 import { type Bounce, BouncePool, LARGE_BOUNCE_BYTES } from "./bounce.ts";
-import type { MakeEngine } from "./choose_engine.ts";
-import { type Engine, OperationCode } from "./engine.ts";
-import type { Host } from "./host.ts";
+import type { FileHost } from "./file_host.ts";
 import {
   type DirectImage,
   MAX_SEGMENTS,
@@ -66,23 +71,27 @@ import {
   type Planners,
   plannersOf,
 } from "./image.ts";
-import { AllocateMode } from "./kernel.ts";
 import { Recovery, recoveryOf } from "./recovery.ts";
 import { Stage, Transfer } from "./transfer.ts";
-import { inWorker } from "./worker_descriptors.ts";
 import { isNotCapable } from "../../platform/permissions.ts";
+
+/** How operations are carried out while a caller waits. */
+const BLOCKING_CALLS = {
+  info: { name: "sync", reason: "the caller waits" },
+  stallMs: Infinity,
+};
 
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
 
 /** Requests over a descriptor. */
 export class DirectBackend implements Backend {
-  readonly #host: Host;
+  readonly #host: FileHost;
   readonly #image: DirectImage;
   /** What operations go to: the engine, or blocking calls meanwhile. */
   #engine: Engine<Transfer>;
   readonly #asyncEngine: Engine<Transfer>;
-  readonly #blockingCalls: BlockingCalls<Transfer>;
+  readonly #blockingCalls: SyncEngine<Transfer>;
   readonly #bounces: BouncePool;
   readonly #transfers: Transfer[] = [];
   /** Those in flight that may take several operations. */
@@ -104,7 +113,6 @@ export class DirectBackend implements Backend {
   readonly #addressOf = (memory: Uint8Array): number =>
     this.#lendsCallerMemory && addressOf(memory) || NO_ADDRESS;
   readonly #id: Uint8Array;
-  #durableWrites: boolean;
   #abilities: Abilities;
   readonly #flushes = new SharedFlush<Transfer>((first) => {
     first.fd = this.#image.fd;
@@ -129,7 +137,7 @@ export class DirectBackend implements Backend {
    * @param makeEngine Makes the engine.
    */
   constructor(
-    host: Host,
+    host: FileHost,
     image: DirectImage,
     makeEngine: MakeEngine<Transfer>,
   ) {
@@ -140,7 +148,6 @@ export class DirectBackend implements Backend {
     this.#tailFd = image.tailFd;
     this.#id = encodeId(image.info.id);
     this.#abilities = image.abilities;
-    this.#durableWrites = image.durableWrites;
     this.#writeZeroesModes = {
       punch: image.zeroesRanges,
       zero: image.zeroesInPlace ?? image.zeroesRanges,
@@ -152,7 +159,7 @@ export class DirectBackend implements Backend {
     const complete = (transfer: Transfer, result: number) =>
       this.#completed(transfer, result);
     this.#engine = this.#asyncEngine = makeEngine(complete);
-    this.#blockingCalls = new BlockingCalls(host, complete);
+    this.#blockingCalls = new SyncEngine(host, complete, BLOCKING_CALLS);
     this.#lendsCallerMemory = !inWorker || this.#engine.info.name === "sync";
     keepOnThread(this, "a backend");
   }
@@ -169,15 +176,13 @@ export class DirectBackend implements Backend {
 
   /** What it is and why, as plain data. */
   get info(): BackendInfo {
-    const { info, durableWrites } = this.#image;
+    const { info } = this.#image;
     const { durability } = info;
-    // What was promised when it was opened, unless the kernel knew better.
-    const fua = durableWrites && !this.#durableWrites
-      ? `write + ${durability.method}`
-      : durability.fua;
     return {
       ...info,
-      durability: { ...durability, fua },
+      durability: this.#writesDurably
+        ? { ...durability, fua: "RWF_DSYNC" }
+        : durability,
       engine: this.#asyncEngine.info,
     };
   }
@@ -244,15 +249,15 @@ export class DirectBackend implements Backend {
 
   /** Where data is stored and where holes are. */
   extents(sector: number, count: number): Extent[] {
-    return this.#image.regularFile
-      ? this.#host.extents(this.#image.fd, sector, count)
-      : [{ sector, count, hole: false }];
+    return this.#image.blockDevice
+      ? [{ sector, count, hole: false }]
+      : this.#host.extents(this.#image.fd, sector, count);
   }
 
   /** Changes the size of a file; a device keeps its own. */
   async resize(sectors: number): Promise<void> {
-    const { fd, regularFile, writeAlignment, info } = this.#image;
-    if (!regularFile) throw resizeError(DEVICES_KEEP, info.path);
+    const { fd, blockDevice, writeAlignment, info } = this.#image;
+    if (blockDevice) throw resizeError(DEVICES_KEEP, info.path);
     const sizeBytes = sectors * SECTOR_BYTES;
     const needsTail = sizeBytes % writeAlignment !== 0 && this.#tailFd < 0;
     let tailFd = this.#tailFd;
@@ -272,10 +277,7 @@ export class DirectBackend implements Backend {
     });
     if (!needsTail) return;
     // The tail is buffered, and its failures are reported to the next sync.
-    this.#durableWrites = false;
-    if (this.#abilities.fua === "native") {
-      this.#abilities = { ...this.#abilities, fua: "emulated" };
-    }
+    this.#abilities = { ...this.#abilities, fua: "emulated" };
   }
 
   /** Waits for everything submitted, then closes the descriptors. */
@@ -294,7 +296,7 @@ export class DirectBackend implements Backend {
   }
 
   #start(request: Request, complete: Complete): void {
-    const { path } = this.#image.info;
+    const path = this.#path;
     const refused = this.#inFlight.closed
       ? closedError(request, path)
       : refuse(request, this.geometry, this.abilities, path ?? undefined) ??
@@ -429,7 +431,7 @@ export class DirectBackend implements Backend {
   }
 
   #latched(request: Request): DiskError {
-    return latchedError(request, this.#flushes.failure!, this.#image.info.path);
+    return latchedError(request, this.#flushes.failure!, this.#path);
   }
 
   #plannerOf(request: Request): AlignmentPlanner {
@@ -454,7 +456,7 @@ export class DirectBackend implements Backend {
     transfer.piece = piece.length;
     transfer.fd = piece.inTail ? this.#tailFd : this.#image.fd;
     // One call makes a whole write durable; pieces are synced together.
-    transfer.durable = request.fua && request.writes && this.#durableWrites &&
+    transfer.durable = request.fua && request.writes && this.#writesDurably &&
       piece.length === total && piece.way !== Way.Modify;
     if (piece.way !== Way.Straight) {
       transfer.start = piece.offset;
@@ -529,7 +531,8 @@ export class DirectBackend implements Backend {
     if (bounce !== null && bounce.bytes.length >= span) {
       return this.#copy(transfer);
     }
-    this.#giveBounce(transfer);
+    transfer.bounce = null;
+    if (bounce !== null) this.#bounces.give(bounce);
     let given = false;
     let waited = false;
     try {
@@ -548,19 +551,12 @@ export class DirectBackend implements Backend {
 
   /** Memory of the kernel's own is not to be had: none left, or not allowed. */
   #noMemory(transfer: Transfer, cause: unknown): void {
-    const { path } = this.#image.info;
     const reason = `there is no memory for it: ${cause}`;
-    const options = { path, cause };
+    const options = { path: this.#path, cause };
     this.#finish(
       transfer,
       requestError("io", transfer.request!, reason, options),
     );
-  }
-
-  #giveBounce(transfer: Transfer): void {
-    const bounce = transfer.bounce;
-    transfer.bounce = null;
-    if (bounce !== null) this.#bounces.give(bounce);
   }
 
   /** Writes aligned zeroes from memory that all such writes share. */
@@ -678,8 +674,7 @@ export class DirectBackend implements Backend {
 
   /** Ends a request whose memory was detached or resized meanwhile. */
   #changed(transfer: Transfer): void {
-    const { path } = this.#image.info;
-    this.#finish(transfer, changedError(transfer.request!, path));
+    this.#finish(transfer, changedError(transfer.request!, this.#path));
   }
 
   /** Starts another operation of a request, from inside a completion. */
@@ -701,7 +696,6 @@ export class DirectBackend implements Backend {
         transfer.retries++;
         return this.#again(this.#push, transfer);
       case Recovery.SyncInstead:
-        this.#durableWrites = false;
         this.#abilities = { ...this.#abilities, fua: "emulated" };
         return this.#again(this.#next, transfer);
       case Recovery.ZeroOtherwise:
@@ -718,6 +712,15 @@ export class DirectBackend implements Backend {
     }
   }
 
+  get #path(): string | null {
+    return this.#image.info.path;
+  }
+
+  /** Whether one call makes a write durable. */
+  get #writesDurably(): boolean {
+    return this.#abilities.fua === "native";
+  }
+
   get #size(): number {
     return this.geometry.sectors * SECTOR_BYTES;
   }
@@ -731,27 +734,25 @@ export class DirectBackend implements Backend {
    * looks before, and what promises durability looks after.
    */
   #endsBefore(byte: number): boolean {
-    if (!this.#image.regularFile) return false;
+    if (this.#image.blockDevice) return false;
     const size = this.#host.fileSize(this.#image.fd);
     return size >= 0 && size < byte;
   }
 
   #aborted(transfer: Transfer): void {
-    const { path } = this.#image.info;
+    const path = this.#path;
     this.#finish(transfer, abortedError(transfer.request!, { path }));
   }
 
   /** Ends a request that found the image shorter than the disk. */
   #cut(transfer: Transfer): void {
-    const { path } = this.#image.info;
-    this.#finish(transfer, cutError(transfer.request!, path));
+    this.#finish(transfer, cutError(transfer.request!, this.#path));
   }
 
   #error(request: Request, errno: number): DiskError {
     const code = this.#host.errnoName(errno);
     if (code === "EFBIG") expectFileSizeSignal();
-    const { path } = this.#image.info;
-    return errnoError(request, code, "the system", { path, errno });
+    return errnoError(request, code, "the system", { path: this.#path, errno });
   }
 
   #finish(transfer: Transfer, error: DiskError | null): void {

@@ -11,7 +11,7 @@
 
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
 import { Pool } from "../pool.ts";
-import type { Host } from "./host.ts";
+import type { FileHost } from "./file_host.ts";
 
 /** Bytes of a small piece: what most requests of a database fit in. */
 const SMALL_BOUNCE_BYTES = 16_384;
@@ -39,7 +39,7 @@ export class BouncePool {
    *
    * @param host The operating system.
    */
-  constructor(host: Host) {
+  constructor(host: FileHost) {
     const make = (bytes: number) => () => {
       const bounce = host.mapMemory(bytes);
       this.#made.push(bounce);

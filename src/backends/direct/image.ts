@@ -41,7 +41,7 @@ export interface DirectImage {
   readonly openTail: () => number;
   /** The disk's shape. */
   readonly geometry: Geometry;
-  /** What it can do. */
+  /** What it can do; durable writes are native where RWF_DSYNC makes them so. */
   readonly abilities: Abilities;
   /** What offsets and lengths of writes must be multiples of. */
   readonly writeAlignment: number;
@@ -51,12 +51,8 @@ export interface DirectImage {
   readonly maxCallBytes?: number;
   /** Segments of one call at most; {@linkcode MAX_SEGMENTS} if not given. */
   readonly maxSegments?: number;
-  /** Whether it is a block device. */
+  /** Whether it is a device; a regular file can be asked for holes. */
   readonly blockDevice: boolean;
-  /** Whether it is a regular file, where holes can be asked for. */
-  readonly regularFile: boolean;
-  /** Whether RWF_DSYNC is known to make a write durable. */
-  readonly durableWrites: boolean;
   /**
    * Whether the system can zero a range without data, and reads of it then are
    * known to find zeroes.

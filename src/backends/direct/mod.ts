@@ -13,30 +13,15 @@ import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { alignedMemory } from "../../../ffi/memory.ts";
 import { statfsType } from "../../../ffi/statx.ts";
 import { captureStack } from "../../call_site.ts";
-import { os } from "../../platform/system.ts";
-import { errnoText } from "../../errno.ts";
-import { DiskError, kindOfCode } from "../../errors.ts";
-import { takeBoth } from "./both_locks.ts";
 import {
   chooseEngine,
-  DEFAULT_POLL_MS,
-  DEFAULT_STALL_MS,
+  DEFAULT_ENGINE,
   type EngineOptions,
-} from "./choose_engine.ts";
-import { DirectBackend } from "./backend.ts";
-import type { DirectImage } from "./image.ts";
-import { loadFfi } from "./load_ffi.ts";
-import { syncFile } from "./kernel.ts";
-import { PosixHost } from "./posix_host.ts";
-import { lockImage, unlockImage } from "./image_lock.ts";
-import { WorkerDescriptors } from "./worker_descriptors.ts";
-import {
-  fileSystemOfFile,
-  type OpenedFor,
-  probe,
-  type Probed,
-} from "./probe.ts";
-import { claimFile, type FileClaim } from "../file_claim.ts";
+  syncFile,
+  WorkerDescriptors,
+} from "../../engines/mod.ts";
+import { errnoText } from "../../errno.ts";
+import { os } from "../../platform/system.ts";
 import {
   listenForFileSizeSignal,
   type SignalListener,
@@ -47,37 +32,32 @@ import {
   replaced,
   type TakenLock,
 } from "../held_image.ts";
-import { lockedError } from "../holder.ts";
 import { refuseOtherFormats } from "../image_format.ts";
-import { asDiskError, type ImageOptions } from "../image_options.ts";
-import { type FastSpace, NewContent } from "../new_content.ts";
+import { asDiskError, type ImageOptions, openError } from "../image_options.ts";
 import { imageGeometry } from "../image_size.ts";
 import { fileSystemOf, mediumOf, noDisk, notDirect } from "../medium.ts";
+import { type FastSpace, NewContent } from "../new_content.ts";
 import { keepName } from "../new_name.ts";
 import { MAX_ALIGNMENT } from "../sysfs.ts";
 import { lookAt, type Seen } from "../warnings.ts";
 import { writeBack } from "../write_back.ts";
-
-export {
-  DEFAULT_POLL_MS,
-  DEFAULT_STALL_MS,
-  type EngineName,
-  type EngineOptions,
-} from "./choose_engine.ts";
+import { DirectBackend } from "./backend.ts";
+import type { DirectImage } from "./image.ts";
+import { loadFfi } from "./load_ffi.ts";
+import { takeLock } from "./lock.ts";
+import { PosixFileHost } from "./posix_file_host.ts";
+import {
+  fileSystemOfFile,
+  type OpenedFor,
+  probe,
+  type Probed,
+} from "./probe.ts";
 
 /** How to open an image with FFI. */
 export interface DirectOptions extends ImageOptions {
   /** How an engine is wanted. */
   readonly engine?: EngineOptions;
 }
-
-/** How an engine is wanted by default. */
-const DEFAULT_ENGINE: EngineOptions = {
-  engine: "auto",
-  depth: 128,
-  stallMs: DEFAULT_STALL_MS,
-  pollMs: DEFAULT_POLL_MS,
-};
 
 /**
  * Opens an image with FFI.
@@ -174,7 +154,7 @@ async function openListening(
       if (reopened === null) throw replaced(path);
       tailFd = reopened;
     }
-    const host = new PosixHost(libc);
+    const host = new PosixFileHost(libc);
     backend = new DirectBackend(
       host,
       {
@@ -194,7 +174,6 @@ async function openListening(
       },
       chooseEngine(
         host,
-        libc,
         fd,
         path,
         probed,
@@ -270,7 +249,7 @@ function examine(
     // A device that has no size to ask for, such as /dev/null.
     throw probed === -libc.abi.errno.ENOTTY
       ? noDisk(path)
-      : osError(libc, path, -probed);
+      : openError(path, errnoName(libc.abi, -probed), -probed);
   }
   if (probed.medium === null) throw noDisk(path);
   if (options.direct === "require" && !probed.direct.active) {
@@ -337,75 +316,6 @@ function syncFolder(libc: Libc, folder: string): string | null {
   return result < 0 ? errnoName(libc.abi, -result) : null;
 }
 
-/**
- * Keeps the kernel out of a block device, if it is one: on a device, O_EXCL
- * without O_CREAT means "not while it is mounted or otherwise in use", and the
- * kernel says EBUSY (open(2)). `node:fs` cannot open like that; the path has
- * been permitted by the descriptor that is open already.
- */
-function claimDevice(libc: Libc, fd: number, path: string): FileClaim | null {
-  if (libc.abi.os !== "linux" || !fstatSync(fd).isBlockDevice()) return null;
-  const { O_RDONLY, O_EXCL, O_CLOEXEC } = libc.abi.open;
-  const opened = libc.open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
-  if (opened === -libc.abi.errno.EBUSY) {
-    throw lockedError(path, "writing", {
-      holder: null,
-      holds: "uses the device, mounted or otherwise",
-    });
-  }
-  if (opened < 0) throw osError(libc, path, -opened);
-  const claim = libc.keep(opened);
-  return { release: () => libc.closeKept(claim) };
-}
-
-/** QEMU's lock bytes, and a lock that programs without FFI can see. */
-function takeLock(
-  libc: Libc,
-  fd: number,
-  path: string,
-  options: ImageOptions,
-): TakenLock {
-  if (options.lock === "none") {
-    return {
-      info: { method: "none", reason: 'not wanted: lock: "none"' },
-      claim: null,
-    };
-  }
-  const { readOnly } = options;
-  const exclusive = options.lock === "exclusive";
-  const held: FileClaim[] = [];
-  const release = () => held.forEach((claim) => claim.release());
-  const hold = (claim: FileClaim | null) => claim !== null && held.push(claim);
-  let missing: string | null;
-  try {
-    const lockBytes = () => lockImage(libc, fd, path, readOnly, exclusive);
-    if (!readOnly || exclusive) {
-      const both = takeBoth({
-        claim: () => claimFile(path, fd, readOnly),
-        lockBytes,
-        unlockBytes: () => unlockImage(libc, fd),
-      });
-      hold(both.claim);
-      missing = both.missing;
-    } else missing = lockBytes();
-    if (!readOnly) hold(claimDevice(libc, fd, path));
-  } catch (error) {
-    release();
-    throw error;
-  }
-  const claim = held.length === 0 ? null : { release };
-  if (missing === null) {
-    return { info: { method: "OFD", reason: null }, claim };
-  }
-  return {
-    info: claim === null ? { method: "none", reason: missing } : {
-      method: "flock",
-      reason: `${missing}: QEMU's tools are not kept out`,
-    },
-    claim,
-  };
-}
-
 function describe(
   libc: Libc,
   path: string,
@@ -418,14 +328,13 @@ function describe(
   // On a raw device, even a buffered one takes blocks only: smaller requests
   // through its cache would be the kernel's read-modify-write, unlocked.
   const least = blockDevice ? probed.logicalBlockSize : 1;
-  // A file's tail is buffered, and its failures are reported to the next sync.
-  const durableWrites = probed.durableWrites && tailFd < 0;
   return {
     tailFd,
     abilities: {
       readOnly: options.readOnly,
       flush: "native",
-      fua: durableWrites ? "native" : "emulated",
+      // A file's tail is buffered, and its failures are reported to the next sync.
+      fua: probed.durableWrites && tailFd < 0 ? "native" : "emulated",
       discard: linux && probed.discards !== false ? "native" : "none",
       writeZeroes: linux && probed.zeroesRanges ? "native" : "emulated",
       secureErase: probed.erases ? "native" : "none",
@@ -433,8 +342,6 @@ function describe(
     writeAlignment: Math.max(probed.direct.offsetAlignment, least),
     readAlignment: Math.max(probed.direct.readOffsetAlignment, least),
     blockDevice,
-    regularFile: !blockDevice,
-    durableWrites,
     zeroesRanges: probed.zeroesRanges,
     claim: lock.claim,
     info: {
@@ -444,22 +351,11 @@ function describe(
       fileSystem: probed.fileSystem,
       engine: { name: "sync", reason: null },
       direct: probed.direct,
-      durability: durableWrites
-        ? { ...probed.durability, fua: "RWF_DSYNC" }
-        : probed.durability,
+      durability: probed.durability,
       lock: lock.info,
       format: "raw",
       ...seen,
       id: options.id ?? `platter-${probed.inode.toString(16)}`.slice(0, 20),
     },
   };
-}
-
-function osError(libc: Libc, path: string, errno: number): DiskError {
-  const code = errnoName(libc.abi, errno);
-  return new DiskError(
-    kindOfCode(code),
-    `Cannot open "${path}": ${errnoText(code) ?? "Unknown error"} (${code})`,
-    { operation: "open", path, errno, code },
-  );
 }

@@ -25,6 +25,7 @@ import {
   statx,
   xfsDirectIo,
 } from "../../../ffi/statx.ts";
+import { type EngineFile, syncMethod } from "../../engines/mod.ts";
 import type { DirectInfo, DurabilityInfo } from "../../info.ts";
 import { identify } from "../file_system.ts";
 import {
@@ -45,17 +46,14 @@ import {
 } from "../sysfs.ts";
 import { LARGE_BOUNCE_BYTES } from "./bounce.ts";
 import { writesDurably } from "./durable_write.ts";
-import { syncMethod } from "./kernel.ts";
 
 /** What is assumed where the host does not say: no host is known to want more. */
 const ASSUMED_ALIGNMENT = 4096;
 
 /** What an open image is. */
-export interface Probed {
+export interface Probed extends EngineFile {
   /** What it is; `null` if that can be no disk. */
   readonly medium: Medium | null;
-  /** Size in bytes. */
-  readonly sizeBytes: number;
   /** The device's logical block size in bytes; 512 for a file. */
   readonly logicalBlockSize: number;
   /** Bytes that the medium writes without read-modify-write, if known. */
@@ -64,12 +62,8 @@ export interface Probed {
   readonly minimumIoSize: number;
   /** I/O size that performs best, in bytes; 0 when not known. */
   readonly optimalIoSize: number;
-  /** The file system's name; `null` if not known. */
-  readonly fileSystem: string | null;
   /** Device and inode, for an identity. */
   readonly inode: number;
-  /** Whether I/O is direct. */
-  readonly direct: DirectInfo;
   /** What a flush gives. */
   readonly durability: DurabilityInfo;
   /** Whether RWF_DSYNC is known to make a write durable. */
@@ -122,6 +116,7 @@ export function probe(
   );
   const found = isDevice ? null : fileSystemOfFile(libc, fd);
   const fileSystem = typeof found === "number" ? null : found;
+  const written = writtenOffset(libc, fd, sizeBytes);
   const direct = directInfo(
     libc,
     fd,
@@ -130,7 +125,7 @@ export function probe(
     fileSystem,
     isDevice ? logical : undefined,
     queue.logicalBlockSize,
-    sizeBytes,
+    written,
   );
   return {
     medium,
@@ -148,6 +143,7 @@ export function probe(
     fileSystem: fileSystem?.name ?? null,
     inode: status.inode,
     direct,
+    writtenOffset: written,
     durability: durabilityInfo(libc, medium, found, queue),
     durableWrites: writesDurably(
       libc.abi.os,
@@ -244,7 +240,7 @@ function directInfo(
   fileSystem: FileSystem | null,
   deviceBlockSize: number | undefined,
   blockSizeBelow: number | undefined,
-  sizeBytes: number,
+  written: number | undefined,
 ): DirectInfo {
   if (opened.method === null) return bufferedInfo(opened.reason);
   const { dioMemoryAlign, dioOffsetAlign, dioReadOffsetAlign } = status;
@@ -273,7 +269,7 @@ function directInfo(
     offsetAlignment = readOffsetAlignment = xfs.minimumBytes;
     alignmentSource = "ioctl";
   } else if (libc.abi.os === "linux") {
-    const tried = tryReads(libc, fd, sizeBytes);
+    const tried = tryReads(libc, fd, written);
     const below = fileSystem?.alignedAsDevice ? blockSizeBelow : undefined;
     alignmentSource = tried !== undefined
       ? "trial reads"
@@ -308,7 +304,7 @@ function directInfo(
     ? "which file system this is cannot be told, so it may buffer"
     : null;
   const buffered = reason ??
-    silentlyBuffered(libc, fd, sizeBytes, readOffsetAlignment);
+    silentlyBuffered(libc, fd, written, readOffsetAlignment);
   return {
     active: buffered === null,
     method: opened.method,
@@ -328,17 +324,8 @@ function isNoCow(libc: Libc, fd: number): boolean {
   return result >= 0 && (view.getUint32(0, true) & FS_NOCOW_FL) !== 0;
 }
 
-/**
- * Offset of data that was written: holes take any alignment and answer at once,
- * so they lie.
- *
- * @param libc The C library.
- * @param fd The image's descriptor.
- * @param sizeBytes Its size in bytes.
- * @returns A multiple of 4,096 with two blocks of that size behind it;
- * `undefined` if there is none.
- */
-export function writtenOffset(
+/** {@linkcode Probed.writtenOffset}. */
+function writtenOffset(
   libc: Libc,
   fd: number,
   sizeBytes: number,
@@ -355,9 +342,8 @@ export function writtenOffset(
 function tryReads(
   libc: Libc,
   fd: number,
-  sizeBytes: number,
+  offset: number | undefined,
 ): number | undefined {
-  const offset = writtenOffset(libc, fd, sizeBytes);
   if (offset === undefined) return undefined;
   return withMemory(ASSUMED_ALIGNMENT, (address) => {
     // A single byte is taken by whatever does not look: that says nothing.
@@ -376,10 +362,9 @@ function tryReads(
 function silentlyBuffered(
   libc: Libc,
   fd: number,
-  sizeBytes: number,
+  offset: number | undefined,
   alignment: number,
 ): string | null {
-  const offset = writtenOffset(libc, fd, sizeBytes);
   if (offset === undefined) return null;
   const size = Math.max(ASSUMED_ALIGNMENT, alignment);
   if (cachedPages(libc, fd, offset, size) !== 0) return null;

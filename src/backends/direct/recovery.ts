@@ -5,9 +5,8 @@
  * @module
  */
 
+import { type HostErrno, OperationCode } from "../../engines/mod.ts";
 import { RequestType } from "../../request.ts";
-import { OperationCode } from "./engine.ts";
-import type { HostErrno } from "./host.ts";
 import type { Transfer } from "./transfer.ts";
 
 /** Times in a row that an operation is repeated for EINTR or EAGAIN. */

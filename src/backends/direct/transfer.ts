@@ -7,9 +7,9 @@
 
 import type { IoVector } from "../../../ffi/memory.ts";
 import type { Complete } from "../../backend.ts";
+import { Operation } from "../../engines/mod.ts";
 import type { Request } from "../../request.ts";
 import type { Bounce } from "./bounce.ts";
-import { Operation } from "./engine.ts";
 
 /** What a transfer is doing. */
 export const Stage = {

@@ -21,13 +21,13 @@ import {
   type DirectOptions,
   openDirect,
 } from "../../../src/backends/direct/mod.ts";
-import { AioQueue } from "../../../src/backends/direct/aio_queue.ts";
+import { AioQueue } from "../../../src/engines/aio_queue.ts";
 import type { DirectBackend } from "../../../src/backends/direct/backend.ts";
 import type {
   EngineName,
   EngineOptions,
-} from "../../../src/backends/direct/choose_engine.ts";
-import { IoUringQueue } from "../../../src/backends/direct/io_uring_queue.ts";
+} from "../../../src/engines/choose_engine.ts";
+import { IoUringQueue } from "../../../src/engines/io_uring_queue.ts";
 import { isZero } from "../../../src/buffer.ts";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { DiskError } from "../../../src/errors.ts";

@@ -7,7 +7,7 @@
 
 import { assert, assertEquals, assertGreater } from "@std/assert";
 import type { DirectOptions } from "../../../src/backends/direct/mod.ts";
-import type { EngineName } from "../../../src/backends/direct/choose_engine.ts";
+import type { EngineName } from "../../../src/engines/choose_engine.ts";
 import { SECTOR_BYTES } from "../../../src/geometry.ts";
 import { createBackend, openBackend } from "../../../src/disk/open.ts";
 import { Random } from "../../../src/random.ts";

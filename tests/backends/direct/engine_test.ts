@@ -9,13 +9,10 @@ import { assert, assertEquals, fail } from "@std/assert";
 import { openSync } from "node:fs";
 import { openLibc } from "../../../ffi/libc.ts";
 import { DirectBackend } from "../../../src/backends/direct/backend.ts";
-import { PosixHost } from "../../../src/backends/direct/posix_host.ts";
+import { PosixFileHost } from "../../../src/backends/direct/posix_file_host.ts";
 import type { DirectImage } from "../../../src/backends/direct/image.ts";
 import type { Transfer } from "../../../src/backends/direct/transfer.ts";
-import {
-  type Engine,
-  OperationCode,
-} from "../../../src/backends/direct/engine.ts";
+import { type Engine, OperationCode } from "../../../src/engines/engine.ts";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { makeGeometry } from "../../../src/geometry.ts";
 import { Random } from "../../../src/random.ts";
@@ -54,7 +51,7 @@ function backendOver(
   answer: Answer,
   hostBlock = 512,
 ) {
-  const host = new PosixHost(openLibc());
+  const host = new PosixFileHost(openLibc());
   const asked: Asked[] = [];
   const image: DirectImage = {
     fd,
@@ -72,8 +69,6 @@ function backendOver(
     writeAlignment: hostBlock,
     readAlignment: 512,
     blockDevice: false,
-    regularFile: true,
-    durableWrites: true,
     zeroesRanges: true,
     claim: null,
     signal: null,

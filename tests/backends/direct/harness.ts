@@ -7,10 +7,10 @@
 
 import { openLibc } from "../../../ffi/libc.ts";
 import { openDirect } from "../../../src/backends/direct/mod.ts";
-import { AioQueue } from "../../../src/backends/direct/aio_queue.ts";
+import { AioQueue } from "../../../src/engines/aio_queue.ts";
 import type { DirectBackend } from "../../../src/backends/direct/backend.ts";
-import type { EngineName } from "../../../src/backends/direct/choose_engine.ts";
-import { IoUringQueue } from "../../../src/backends/direct/io_uring_queue.ts";
+import type { EngineName } from "../../../src/engines/choose_engine.ts";
+import { IoUringQueue } from "../../../src/engines/io_uring_queue.ts";
 import { run, tempDir } from "../../helpers.ts";
 
 /** Every engine. */

@@ -11,13 +11,10 @@ import { LINUX_IOCTL, STATX, STATX_LAYOUT } from "../../../ffi/abi.ts";
 import { isKernelSince, kernelVersion } from "../../../ffi/kernel_release.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { memoryAt } from "../../../ffi/memory.ts";
-import { AioQueue } from "../../../src/backends/direct/aio_queue.ts";
-import {
-  type Operation,
-  OperationCode,
-} from "../../../src/backends/direct/engine.ts";
-import { IoUringQueue } from "../../../src/backends/direct/io_uring_queue.ts";
-import { NOT_TAKEN } from "../../../src/backends/direct/kernel_queue.ts";
+import { AioQueue } from "../../../src/engines/aio_queue.ts";
+import { type Operation, OperationCode } from "../../../src/engines/engine.ts";
+import { IoUringQueue } from "../../../src/engines/io_uring_queue.ts";
+import { NOT_TAKEN } from "../../../src/engines/kernel_queue.ts";
 import { probe } from "../../../src/backends/direct/probe.ts";
 import { loopDevice, needs, tempDir } from "../../helpers.ts";
 import { hasEngine, program } from "./harness.ts";

@@ -6,8 +6,8 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { OperationCode } from "../../../src/backends/direct/engine.ts";
-import type { HostErrno } from "../../../src/backends/direct/host.ts";
+import { OperationCode } from "../../../src/engines/engine.ts";
+import type { HostErrno } from "../../../src/engines/host.ts";
 import { Recovery, recoveryOf } from "../../../src/backends/direct/recovery.ts";
 import { Transfer } from "../../../src/backends/direct/transfer.ts";
 import { type Request, RequestType } from "../../../src/request.ts";

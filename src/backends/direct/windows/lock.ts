@@ -22,11 +22,11 @@ import {
   VOLUME_INFORMATION,
 } from "../../../../ffi/windows_abi.ts";
 import { windowsErrnoName } from "../../../../ffi/windows_errno.ts";
-import { DiskError, kindOfCode } from "../../../errors.ts";
-import { errnoText } from "../../../errno.ts";
+import type { DiskError } from "../../../errors.ts";
 import { isGranted } from "../../../platform/permissions.ts";
 import { type FileClaim, ReplacedError } from "../../file_claim.ts";
 import { lockedError, nameHolder } from "../../holder.ts";
+import { openError } from "../../image_options.ts";
 
 /** The byte that is locked: images are below 2^53 bytes. */
 const LOCK_AT = 2 ** 53 - 1;
@@ -68,7 +68,7 @@ export function claimOnWindows(
   windows: Windows,
 ): FileClaim | null {
   const handle = openSame(windows, path, fd, ACCESS.GENERIC_READ, SHARE_ALL);
-  if (handle < 0) throw openError(path, -handle);
+  if (handle < 0) throw openErrorOf(path, -handle);
   const locked = windows.lock(handle, LOCK_AT, 1, !readOnly);
   if (locked === true) return { release: () => windows.close(handle) };
   windows.close(handle);
@@ -132,11 +132,6 @@ function isSameFile(windows: Windows, handle: number, fd: number): boolean {
  * @param errno What Windows says.
  * @returns The error.
  */
-export function openError(path: string, errno: number): DiskError {
-  const code = windowsErrnoName(errno);
-  return new DiskError(
-    kindOfCode(code),
-    `Cannot open "${path}": ${errnoText(code) ?? "Unknown error"} (${code})`,
-    { operation: "open", path, errno, code },
-  );
+export function openErrorOf(path: string, errno: number): DiskError {
+  return openError(path, windowsErrnoName(errno), errno);
 }

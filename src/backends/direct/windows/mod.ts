@@ -7,7 +7,7 @@
 import { openWindows, type Windows } from "../../../../ffi/windows.ts";
 import type { ImageOptions } from "../../image_options.ts";
 import type { DirectBackend } from "../backend.ts";
-import type { EngineOptions } from "../choose_engine.ts";
+import type { EngineOptions } from "../../../engines/mod.ts";
 import { loadFfi } from "../load_ffi.ts";
 import { isDevicePath, openDevice } from "./open_device.ts";
 import { openFile } from "./open_file.ts";

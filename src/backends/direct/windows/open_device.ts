@@ -47,11 +47,11 @@ import { imageGeometry } from "../../image_size.ts";
 import { bufferedInfo, noDisk, notToBeMade } from "../../medium.ts";
 import { isAlignment, MAX_ALIGNMENT } from "../../sysfs.ts";
 import type { Seen } from "../../warnings.ts";
+import type { EngineOptions } from "../../../engines/mod.ts";
+import { chooseWindowsEngine } from "../../../engines/windows/mod.ts";
 import { DirectBackend } from "../backend.ts";
-import type { EngineOptions } from "../choose_engine.ts";
-import { chooseWindowsEngine } from "./choose_engine.ts";
-import { WindowsHost } from "./host.ts";
-import { openError } from "./lock.ts";
+import { WindowsFileHost } from "./file_host.ts";
+import { openErrorOf } from "./lock.ts";
 import { MAX_CALL_BYTES } from "./open_file.ts";
 import { durabilityInfo } from "./probe.ts";
 
@@ -114,7 +114,7 @@ export async function openDevice(
     const seen = look(windows, handle, sizeBytes, logical);
     refuseOtherFormats(path, seen.contentFormat, options);
     const blockSize = options.blockSize ?? logical;
-    const host = new WindowsHost(windows, readOnly);
+    const host = new WindowsFileHost(windows, readOnly);
     backend = new DirectBackend(
       host,
       {
@@ -140,8 +140,6 @@ export async function openDevice(
         maxCallBytes: MAX_CALL_BYTES,
         maxSegments: 1,
         blockDevice: true,
-        regularFile: false,
-        durableWrites: false,
         zeroesRanges: false,
         // The handle itself is the backend's.
         claim: {
@@ -199,7 +197,7 @@ function openHandle(
     SHARE.READ | SHARE.WRITE,
     FILE_FLAG.OVERLAPPED | (direct ? FILE_FLAG.NO_BUFFERING : 0),
   );
-  if (handle < 0) throw openError(path, -handle);
+  if (handle < 0) throw openErrorOf(path, -handle);
   return handle;
 }
 

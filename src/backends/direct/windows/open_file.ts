@@ -41,12 +41,12 @@ import { type FastSpace, NewContent } from "../../new_content.ts";
 import { keepName } from "../../new_name.ts";
 import { MAX_ALIGNMENT } from "../../sysfs.ts";
 import { lookAt, type Seen } from "../../warnings.ts";
+import type { EngineOptions } from "../../../engines/mod.ts";
+import { chooseWindowsEngine } from "../../../engines/windows/mod.ts";
 import { DirectBackend } from "../backend.ts";
-import type { EngineOptions } from "../choose_engine.ts";
-import { chooseWindowsEngine } from "./choose_engine.ts";
-import { WindowsHost } from "./host.ts";
+import { WindowsFileHost } from "./file_host.ts";
 import { makeSparse } from "./sparse.ts";
-import { claimOnWindows, openError, openSame, SHARE_ALL } from "./lock.ts";
+import { claimOnWindows, openErrorOf, openSame, SHARE_ALL } from "./lock.ts";
 import { type OpenedFile, type ProbedFile, probeFile } from "./probe.ts";
 
 /**
@@ -109,7 +109,7 @@ export async function openFile(
       handle = opened.handle;
     }
     const { direct, durability, zeroesRanges, sparse } = probed;
-    const host = new WindowsHost(windows, readOnly);
+    const host = new WindowsFileHost(windows, readOnly);
     backend = new DirectBackend(
       host,
       {
@@ -135,8 +135,6 @@ export async function openFile(
         // Two calls that take only pages, each by itself, are all there is.
         maxSegments: 1,
         blockDevice: false,
-        regularFile: true,
-        durableWrites: false,
         zeroesRanges,
         zeroesInPlace: zeroesRanges && !sparse,
         claim: { release: () => held.close() },
@@ -254,7 +252,7 @@ function openProbed(
   };
   const buffered = (reason: string): OpenedProbed => {
     const handle = open(0);
-    if (handle < 0) throw openError(path, -handle);
+    if (handle < 0) throw openErrorOf(path, -handle);
     const opened = { handle, reason };
     return { ...opened, probed: probeFile(windows, opened) };
   };
@@ -265,7 +263,7 @@ function openProbed(
   if (handle === -WINDOWS_ERRNO.EINVAL) {
     return buffered("the file system refuses FILE_FLAG_NO_BUFFERING");
   }
-  if (handle < 0) throw openError(path, -handle);
+  if (handle < 0) throw openErrorOf(path, -handle);
   const opened = { handle, reason: null };
   const probed = probeFile(windows, opened);
   const { offsetAlignment } = probed.direct;
@@ -299,7 +297,7 @@ class Content {
     this.#path = path;
     const access = ACCESS.GENERIC_READ | ACCESS.GENERIC_WRITE;
     const handle = openSame(windows, path, fd, access, SHARE_ALL);
-    if (handle < 0) throw openError(path, -handle);
+    if (handle < 0) throw openErrorOf(path, -handle);
     this.#handle = handle;
     try {
       const writer = openAgain(path, fd, fs.constants.O_RDWR);

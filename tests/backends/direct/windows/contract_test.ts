@@ -7,7 +7,7 @@
 
 import { assertEquals } from "@std/assert";
 import { Windows } from "../../../../ffi/windows.ts";
-import type { EngineName } from "../../../../src/backends/direct/choose_engine.ts";
+import type { EngineName } from "../../../../src/engines/choose_engine.ts";
 import { openOnWindows } from "../../../../src/backends/direct/windows/mod.ts";
 import { SECTOR_BYTES } from "../../../../src/geometry.ts";
 import { type ContractSubject, contractSuite } from "../../../contract.ts";

@@ -14,7 +14,7 @@ import {
   SHARE,
 } from "../../../../ffi/windows_abi.ts";
 import type { DirectBackend } from "../../../../src/backends/direct/backend.ts";
-import type { EngineName } from "../../../../src/backends/direct/choose_engine.ts";
+import type { EngineName } from "../../../../src/engines/choose_engine.ts";
 import { openOnWindows } from "../../../../src/backends/direct/windows/mod.ts";
 import type { ImageOptions } from "../../../../src/backends/image_options.ts";
 import { VirtualDisk } from "../../../../src/disk/disk.ts";

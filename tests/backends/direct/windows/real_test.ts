@@ -12,7 +12,7 @@ import {
   assertRejects,
 } from "@std/assert";
 import { openWindows, Windows } from "../../../../ffi/windows.ts";
-import type { EngineName } from "../../../../src/backends/direct/choose_engine.ts";
+import type { EngineName } from "../../../../src/engines/choose_engine.ts";
 import { openOnWindows } from "../../../../src/backends/direct/windows/mod.ts";
 import { openPortable } from "../../../../src/backends/portable/mod.ts";
 import { VirtualDisk } from "../../../../src/disk/disk.ts";
