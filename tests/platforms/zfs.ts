@@ -1,8 +1,8 @@
 /**
  * ZFS for a guest, which no kernel of Debian's has: OpenZFS's modules, made of
  * Debian's package of their source by this machine's compiler and the headers of
- * the guest's kernel, and OpenZFS's programs. It is made once, in a quarter of an
- * hour of a processor, and kept.
+ * the guest's kernel, and OpenZFS's programs. It is made once, in ten minutes
+ * of a processor, and kept.
  *
  * @module
  */
