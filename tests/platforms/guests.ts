@@ -14,6 +14,7 @@ import {
   type Suite,
 } from "./packages.ts";
 import { Missing, type Platform, type Run, runPlaces } from "./platform.ts";
+import { zfsFor } from "./zfs.ts";
 import {
   byShell,
   EVERYWHERE,
@@ -42,7 +43,10 @@ interface GuestPlace {
    * Modules of kernels: also what these ask for by name, which is no dependency.
    */
   readonly modules?: readonly string[];
-  /** Lines of a shell that lead to a folder, `$1`, from a device, `$2`. */
+  /**
+   * Lines of a shell that lead to a folder, `$1`, from a device, `$2`; `$zpool` is
+   * that program.
+   */
   readonly setUp?: string;
   /** Programs of this machine that those use. */
   readonly programs?: readonly string[];
@@ -148,6 +152,16 @@ for i in 1 2 3 4 5 6; do
 done
 mountpoint -q $1`,
   },
+  // Of a whole disk it would make partitions, and wait for udev.
+  zfs: {
+    disk: {
+      mebibytes: 256,
+      make: ["sh", "-c", 'echo 2048 | sfdisk --quiet "$0"'],
+    },
+    modules: ["zlib_deflate", "zlib_inflate"],
+    programs: ["make"],
+    setUp: "$zpool create -f -o cachefile=none -m $1 pool ${2}1",
+  },
   device: { disk: { mebibytes: 16 } },
   "4Kn": { disk: { mebibytes: 16, blockSize: 4096 } },
   "4Kn-ext4": {
@@ -198,7 +212,10 @@ const KINDS: Readonly<Record<string, GuestKind>> = {
   "6.1": {
     suite: { release: "bookworm", architecture: "amd64" },
     flavour: "amd64",
-    places: { ext4: WHOLE, ...some(...FILE_SYSTEMS, "nfs", "smb", ...DISKS) },
+    places: {
+      ext4: WHOLE,
+      ...some(...FILE_SYSTEMS, "nfs", "smb", "zfs", ...DISKS),
+    },
   },
   "6.12": {
     suite: { release: "trixie", architecture: "amd64" },
@@ -290,6 +307,10 @@ async function runGuest(
     };
   });
   for (const { place } of places) await makeDisk(place, directory);
+  if (names.includes("zfs")) report(`${name}: makes ZFS, unless it is there`);
+  const zfs = !names.includes("zfs")
+    ? null
+    : await zfsFor(kind.suite, kernel).catch(String);
   report(`${name}: boots Linux ${kernel.release}`);
   const hostPrefix = arm ? "/host" : "";
   const guest = stack.use(
@@ -304,6 +325,7 @@ async function runGuest(
         ...["loop", "fuse"],
         ...names.flatMap((place) => PLACES[place]!.modules ?? []),
       ],
+      otherModules: zfs instanceof Object ? zfs.modules : [],
       disks,
       share,
     }),
@@ -324,10 +346,17 @@ async function runGuest(
       found({ ...row, outcome: null, reason: `no ${lacking.join(", ")}` });
       continue;
     }
+    if (place === "zfs" && typeof zfs === "string") {
+      report(zfs);
+      found({ ...row, outcome: null, reason: zfs.split("\n")[0]! });
+      continue;
+    }
     const folder = `/tmp/${place}`;
     if (setUp !== undefined) {
       const { code, output } = await guest.try(
-        `mkdir ${folder} && set -- ${folder} ${device} && ${setUp}`,
+        `zpool="${
+          zfs instanceof Object ? zfs.zpool : ""
+        }"; mkdir ${folder} && set -- ${folder} ${device} && ${setUp}`,
       );
       if (code !== 0) {
         const reason = output.split("\n")[0] ||

@@ -35,6 +35,8 @@ export interface GuestMachine {
   readonly directory: string;
   /** Modules for what it is to do, which may be part of its kernel. */
   readonly modules: readonly string[];
+  /** Files of modules that are none of its kernel's, loaded after those. */
+  readonly otherModules: readonly string[];
   /** Its disks: `/dev/vda` and so on. */
   readonly disks: readonly GuestDisk[];
   /** Sockets of vhost-user devices, which are disks after those. */
@@ -159,7 +161,7 @@ export async function startMachine(machine: GuestMachine): Promise<Guest> {
 async function firstFileSystem(
   machine: GuestMachine,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  const { kernel, root, hostPrefix } = machine;
+  const { kernel, root, hostPrefix, otherModules } = machine;
   const folders = ["bin", "dev", "modules", "root", "run"];
   const program = async (path: string, content: string | Promise<Uint8Array>) =>
     ({
@@ -179,7 +181,7 @@ async function firstFileSystem(
       "bin/busybox",
       Deno.readFile(`${root === "/" ? "" : root}/bin/busybox`),
     ),
-    ...await Promise.all(modules.map((path, i) =>
+    ...await Promise.all([...modules, ...otherModules].map((path, i) =>
       // The shell sorts them.
       program(`modules/${String(i).padStart(3, "0")}`, Deno.readFile(path))
     )),

@@ -34,7 +34,7 @@ function isThere(path: string): Promise<boolean> {
 }
 
 /** What is kept was made whole, or it is not there. */
-async function kept(
+export async function kept(
   name: string,
   make: (folder: string) => Promise<void>,
 ): Promise<string> {
@@ -145,6 +145,26 @@ class Apt {
       await Deno.remove(packages, { recursive: true });
     }
   }
+}
+
+/**
+ * Unpacks packages into a folder.
+ *
+ * @param suite The release that they are of.
+ * @param names Their names.
+ * @param folder The folder.
+ * @param options Whether all that they depend on goes there, too.
+ * @throws {ProgramError} If the archive does not have them.
+ */
+export async function unpack(
+  suite: Suite,
+  names: readonly string[],
+  folder: string,
+  { dependencies = false }: { dependencies?: boolean } = {},
+): Promise<void> {
+  const apt = await Apt.of(suite);
+  if (dependencies) await apt.unpackAll(names, folder);
+  else await apt.unpack(names, folder);
 }
 
 /** A kernel for a guest. */
