@@ -9,6 +9,7 @@ import { basename, dirname, join } from "node:path";
 import { ProgramError } from "../crash/programs.ts";
 import { CrashTestError } from "../crash/crash_test_error.ts";
 import { replaceFile } from "../backends/replace_file.ts";
+import { systemCode } from "../backends/system_error.ts";
 import { runCrashTest } from "../crash/run_crash_test.ts";
 import type { CrashTestOptions } from "../crash/crash_test_options.ts";
 import type { CrashReportData } from "../crash/report/data.ts";
@@ -241,7 +242,10 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       error instanceof DiskError || error instanceof Interrupted
     ) throw error;
     // What only an argument can be the fault of.
-    if (error instanceof TypeError || error instanceof RangeError) {
+    if (
+      error instanceof TypeError || error instanceof RangeError ||
+      error instanceof SyntaxError
+    ) {
       throw new UsageError(error.message, { cause: error });
     }
     throw error;
@@ -273,11 +277,28 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   }
 }
 
-/** Writes a report: an older one is there until the new one is whole. */
+/** What the system says where there is only the old file to write to. */
+const NO_NEW_FILE: readonly (string | undefined)[] = [
+  "EACCES",
+  "EPERM",
+  "EROFS",
+  "EBUSY",
+];
+
+/**
+ * Writes a report: an older one is there until the new one is whole, unless its
+ * folder takes no new file.
+ */
 async function writeReport(path: string, text: string): Promise<void> {
   const there = await identify(path);
-  if (there?.isStream) await writeFile(path, text);
-  else await replaceFile(path, text);
+  if (there?.isStream) return await writeFile(path, text);
+  try {
+    await replaceFile(path, text);
+  } catch (error) {
+    const code = systemCode(error)?.code;
+    if (there === null || !NO_NEW_FILE.includes(code)) throw error;
+    await writeFile(path, text);
+  }
 }
 
 /**

@@ -28,6 +28,7 @@ import { sectorsOf } from "../disk_size.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { RequestType } from "../request.ts";
+import { checkNumbers, MOST_TIMER_MS } from "../testing/check_numbers.ts";
 import { CrashRecorder } from "../testing/crash_recorder.ts";
 import { CrashRecording } from "../testing/crash_recording.ts";
 import type {
@@ -164,6 +165,11 @@ async function runTest(options: CrashTestOptions): Promise<CrashReportData> {
     );
   }
   const jobs = jobsOf(options, stage, fileSystem);
+  const { runTimeoutMs = RUN_MS, checkTimeoutMs = CHECK_MS } = options;
+  checkNumbers("test", [
+    ["runTimeoutMs", runTimeoutMs, 1, MOST_TIMER_MS],
+    ["checkTimeoutMs", checkTimeoutMs, 1, MOST_TIMER_MS - STAGE_MS],
+  ]);
   checkJudgeOptions(judgeOptionsOf(options, jobs));
   await stage.require(attaching);
   if (stage.name === "raw" && !(await findIsolation()).namespaces) {

@@ -20,6 +20,7 @@ import {
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import {
   DEFAULT_ENGINE,
+  ENGINE_NAMES,
   type EngineName,
   type EngineOptions,
 } from "../engines/mod.ts";
@@ -520,13 +521,7 @@ function engineOptions(options: OpenOptions): EngineOptions {
     );
   }
   return {
-    engine: oneOf("engine", options.engine ?? "auto", [
-      "auto",
-      "io_uring",
-      "libaio",
-      "iocp",
-      "sync",
-    ]),
+    engine: oneOf("engine", options.engine ?? "auto", ENGINE_NAMES),
     depth: options.queueSize ?? DEFAULT_QUEUE_SIZE,
     stallMs,
     pollMs,

@@ -57,7 +57,7 @@ export interface AsyncEngineOptions {
   readonly stallMs: number;
   /** The longest part of it that is polled and not slept, in ms; 0 for none. */
   readonly pollMs: number;
-  /** What it has of the thread; for tests. */
+  /** What it has of its thread; its own unless given. */
   readonly runtime?: Runtime;
 }
 

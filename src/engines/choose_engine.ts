@@ -17,7 +17,16 @@ import type { PosixHost } from "./posix_host.ts";
 import { SyncEngine } from "./sync_engine.ts";
 
 /** The engines there are, and the choice among them. */
-export type EngineName = "auto" | "io_uring" | "libaio" | "iocp" | "sync";
+export const ENGINE_NAMES = [
+  "auto",
+  "io_uring",
+  "libaio",
+  "iocp",
+  "sync",
+] as const;
+
+/** An engine, or the choice among them. */
+export type EngineName = typeof ENGINE_NAMES[number];
 
 /** How an engine is wanted. */
 export interface EngineOptions {
@@ -118,14 +127,21 @@ export function chooseEngine<T extends Operation>(
       pollMs,
     });
 
+  const openQueue = (name: Exclude<EngineName, "auto" | "sync">) => {
+    switch (name) {
+      case "io_uring":
+        return IoUringQueue.open<T>(libc, depth, blocks);
+      case "libaio":
+        return openAio<T>(libc, fd, file, depth);
+      case "iocp":
+        return "only Windows has completion ports";
+    }
+  };
+
   const asked = `asked for: engine: "${engine}"`;
   if (engine === "sync") return sync(asked);
   if (engine !== "auto") {
-    const queue = engine === "iocp"
-      ? "only Windows has completion ports"
-      : engine === "io_uring"
-      ? IoUringQueue.open<T>(libc, depth, blocks)
-      : openAio<T>(libc, fd, file, depth);
+    const queue = openQueue(engine);
     if (typeof queue !== "string") {
       return over(engine, queue, [asked, ...lackOf(queue)].join("; "));
     }
@@ -136,12 +152,12 @@ export function chooseEngine<T extends Operation>(
   }
   const inline = answersInline(libc, fd, file);
   if (inline !== null) return sync(inline);
-  const ring = IoUringQueue.open<T>(libc, depth, blocks);
+  const ring = openQueue("io_uring");
   if (typeof ring !== "string") return over("io_uring", ring, null);
   if (!file.direct.active) {
     return sync(`${ring}; AIO without direct I/O blocks as well`);
   }
-  const aio = openAio<T>(libc, fd, file, depth);
+  const aio = openQueue("libaio");
   if (typeof aio !== "string") {
     return over("libaio", aio, [ring, ...lackOf(aio)].join("; "));
   }

@@ -34,7 +34,7 @@ export const OperationCode = {
 export type OperationCode = typeof OperationCode[keyof typeof OperationCode];
 
 /**
- * fallocate modes for the three things that a disk wants of it: all keep the
+ * fallocate modes for the two things that a disk wants of it: all keep the
  * file's size. See fallocate(2).
  */
 export const AllocateMode = {

@@ -62,8 +62,8 @@ const TRIAL_US = 500_000;
 const MOST_REFUSALS = 8;
 
 /**
- * How often a thread of the kernel is waited for: with 30 programs that want two
- * processors it has had no turn after 4 of them.
+ * How often a thread of the kernel is waited for, 10 s in all: where 30 programs
+ * wanted two processors, one had had no turn after 4 waits.
  */
 const MOST_WAITS = 20;
 

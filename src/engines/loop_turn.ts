@@ -6,7 +6,7 @@
  * | --------- | ----------------------------- | ---------------------------- |
  * | immediate | `setImmediate`                | 5 to 10 µs; asks no sockets  |
  * | byte      | a byte through a socket pair  | 9 to 14 µs; sockets first    |
- * | parked    | such a byte, sent by the `Notifier` when there are completions |
+ * | parked    | such a byte, sent by the `Notifier` when there are completions | the same, and the loop sleeps until then |
  *
  * `setImmediate` alone starves sockets. Deno's loop is a task that tokio runs
  * again as long as it is ready, and tokio asks the system about sockets only
@@ -59,9 +59,9 @@ export interface Turns {
   /**
    * Asks for a turn, if none is pending. A parked one stays parked.
    *
-   * @param watched Whether the loop is known not to be wanted.
+   * @param isUnwanted Whether the loop is known not to be wanted.
    */
-  request(watched: boolean): void;
+  request(isUnwanted: boolean): void;
   /** Whether {@linkcode park} may be called now. */
   readonly canPark: boolean;
   /** Lets the loop sleep until a byte comes, in place of a pending turn. */
@@ -110,9 +110,9 @@ export class LoopTurn implements Turns {
   }
 
   /** Asks for a turn, if none is pending. */
-  request(watched: boolean): void {
+  request(isUnwanted: boolean): void {
     if (this.#pending !== "none") return;
-    const pause = watched ? BYTE_AFTER_WATCHED_MS : BYTE_AFTER_MS;
+    const pause = isUnwanted ? BYTE_AFTER_WATCHED_MS : BYTE_AFTER_MS;
     if (
       this.#isSettled && performance.now() - this.#lastByte >= pause &&
       this.#send()

@@ -3,7 +3,7 @@
  * thread waits until it is over. This is their front door; on Windows,
  * `windows/mod.ts` is another one.
  *
- * An owner describes an {@linkcode Operation} (a code, a descriptor, an address,
+ * An owner (`DirectBackend`) describes an {@linkcode Operation} (a code, a descriptor, an address,
  * a range), pushes as many as it likes to its {@linkcode Engine}, and kicks it.
  * The engine hands them to the kernel and answers each once, with bytes moved or
  * −errno. What memory they move is the owner's until then; the engine copies
@@ -14,14 +14,15 @@
  * | `engine.ts` | the seam: what an operation and an engine are |
  * | `choose_engine.ts` | tries what the system has, and says why it is that one |
  * | `sync_engine.ts` | one blocking call for each operation |
- * | `async_engine.ts` | slots and completions over a queue into the kernel (`kernel_queue.ts`): io_uring, Linux AIO, a completion port |
+ * | `async_engine.ts` | slots and completions over a queue into the kernel (`kernel_queue.ts`): `io_uring_queue.ts`, `aio_queue.ts`, a completion port |
  * | `waiting.ts`, `wait_policy.ts`, `stall_budget.ts` | where the thread waits, and for how long |
  * | `loop_turn.ts`, `notifier.ts` | turns of the event loop, and completions that wake it |
- * | `host.ts` | the operating system under all of these |
+ * | `host.ts`, `posix_host.ts` | the operating system under all of these |
+ * | `worker_descriptors.ts` | what the kernel still has when a Worker is terminated |
  *
  * It reaches the kernel through `ffi/` and Deno's event loop through
  * `src/platform/`. It opens no image, and knows no requests, no disks and no
- * files but by number.
+ * files but by number; a Worker opens what it is told to for the number alone.
  *
  * @module
  */
@@ -29,6 +30,7 @@
 export {
   chooseEngine,
   DEFAULT_ENGINE,
+  ENGINE_NAMES,
   type EngineFile,
   type EngineName,
   type EngineOptions,

@@ -1,6 +1,7 @@
 /**
- * How long the disks of a thread may hold its event loop together: the wait of
- * each is short, and a hundred of them would follow each other in one turn.
+ * How long the asynchronous engines of a thread may hold its event loop together:
+ * the wait of each is short, and a hundred of them would follow each other in one
+ * turn.
  *
  * Every engine has one turn of its own in each turn of the loop. So when one has
  * its next, the loop has been round, and the time of all begins anew. An engine

@@ -3,21 +3,22 @@
  * decisions out. It knows no kernel, no event loop and no clock.
  *
  * To put the thread to sleep and to wake it takes some 20 µs, a third of what a
- * fast disk needs for a sector. So completions that are expected within
- * {@linkcode WaitPolicy.pollUs} are polled for first; what is expected is what
- * the quickest kind of operation in flight took the last time. Two things speak
- * against it: a poll that missed, from which on the policy backs off for that
- * kind, and a durable write in flight, as the kernel completes such a write on
- * the processor that it came from, in a thread that would have to wait for us.
+ * fast disk needs for a sector. So completions that are expected within twice
+ * {@linkcode WaitPolicy.pollUs} are polled for first, for once that at most; what
+ * is expected is what the quickest kind of operation in flight took the last time.
+ * Two things speak against it: a poll that missed, from which on the policy backs
+ * off for that kind, and a durable write in flight, as the kernel completes such a
+ * write on the processor that it came from, in a thread that would have to wait
+ * for us.
  *
  * With nothing in flight the same holds for the next request: after a delivery
  * it is polled for ({@linkcode WaitPolicy.takeIdlePoll}), with a back-off of its
  * own.
  *
- * A turn that waited and brought nothing is a miss. After 4 misses in a row, with
- * no new request between, the event loop may sleep for the device
- * ({@linkcode WaitPolicy.isSlow}); after 64, a thread may wait for it
- * ({@linkcode WaitPolicy.isVerySlow}), and after 1 where nothing else can.
+ * A turn that waited and brought nothing is a miss, unless the loop was wanted.
+ * After 4 misses in a row, with no new request between, the event loop may sleep
+ * for the device ({@linkcode WaitPolicy.isSlow}); after 64, a thread may wait for
+ * it ({@linkcode WaitPolicy.isVerySlow}), and after 1 where nothing else can.
  *
  * @module
  */

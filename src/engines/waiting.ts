@@ -15,17 +15,18 @@
  * | -------- | ------------------------------------------------------------------- |
  * | kick     | the backend handed operations over                                  |
  * | turn     | the event loop has been round, without asking about sockets         |
- * | wake     | a byte through a socket pair ended the loop's sleep, which also asks about sockets: ours (`LoopTurn`), or the kernel's at a completion (`Notifier`) |
+ * | wake     | a byte came through a socket pair, so that the loop asked about sockets first: ours (`LoopTurn`), or the kernel's at a completion, which ended the loop's sleep (`Notifier`) |
  * | thread   | the wait on another thread has ended; in any other state it comes too late, and nothing is done |
  * | watchdog | the loop has slept for a second or two: the kernel may have had no memory for the byte |
  *
- * The loop is **wanted** when its epoll is readable and it does not know yet,
- * which a queue with a {@linkcode LoopWatch} sees. To **wait** is to poll the ring
- * first, if the policy says so, and then to sleep in the kernel.
+ * The loop is **wanted** when its epoll, tokio's reactor, is readable and it does
+ * not know yet, which a queue with a {@linkcode LoopWatch} sees: that of io_uring
+ * alone. To **wait** is to poll the ring first, if the policy says so, and then to
+ * sleep in the kernel. To poll is no state: it happens within a kick or a turn.
  *
  * A **kick** with nothing in flight changes nothing. Another one submits. A few
- * operations that should be over within the time of this turn are waited for at
- * once; of more than a few, what is over is delivered, one burst. A **turn** (or
+ * operations (`FEW`) that should be over within the time of this turn are waited for
+ * at once; of more than a few, what is over is delivered, one burst. A **turn** (or
  * wake, thread, watchdog) submits, and delivers a burst of what is over, or else
  * waits. One that begins with nothing in flight polls for the next request, that
  * is, for the loop being wanted. The next state is the first that holds:
@@ -47,10 +48,10 @@
  * While the loop cannot be made to sleep, *loop* is *turning* instead, or
  * *thread* for a device that is very slow.
  *
- * No timer and no socket waits for a disk: polls and sleeps together are at most
- * `stallMs` long in each turn of the loop, shared by all the disks of a thread
- * (`StallBudget`), and end when the loop is wanted; only polls for a few
- * operations go on, as they are short.
+ * No timer and no socket waits for a disk: between two turns of the loop, polls and
+ * sleeps are at most `stallMs` long in kicks, and as long again in turns, shared by
+ * the asynchronous engines of a thread (`StallBudget`), and end when the loop is
+ * wanted; only polls for a few operations go on, as they are short.
  *
  * Completions are drained from the kernel first and delivered afterwards. A
  * callback may throw or kick: a kick within a step is served by that step, and

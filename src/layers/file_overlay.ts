@@ -485,15 +485,23 @@ export class FileOverlay extends Layer {
   protected override async release(): Promise<void> {
     await this.#gate.turn;
     let error: DiskError | null = null;
-    if (
-      !this.#readOnly && this.#metadata.failure === null &&
-      this.#metadata.map.dirty
-    ) {
-      error = await this.#metadata.flush();
+    if (!this.#readOnly && this.#metadata.failure === null) {
+      error = await this.#writeDown();
     }
     await this.file.close();
     await super.release();
     if (error !== null) throw error;
+  }
+
+  async #writeDown(): Promise<DiskError | null> {
+    try {
+      if (this.#metadata.map.dirty) await this.#metadata.flushOrThrow();
+      await this.#metadata.rememberBase();
+      return null;
+    } catch (error) {
+      if (error instanceof DiskError) return error;
+      throw error;
+    }
   }
 
   /** Empties the map: nothing is missing in it then. */

@@ -33,6 +33,7 @@ import {
   REQUEST_BYTES,
   WireError,
 } from "../protocol/nbd/numbers.ts";
+import { stepTimeout } from "../step_timeout.ts";
 import { type CommandOptions, Commands, refusalText } from "./commands.ts";
 import {
   type Agreement,
@@ -41,7 +42,6 @@ import {
   MAX_OPTION_BYTES,
   ProtocolError,
 } from "./handshake.ts";
-import { stepTimeout } from "../step_timeout.ts";
 import { Job } from "./job.ts";
 import { Load, type LoadBounds } from "./load.ts";
 import type { MemoryHolder } from "./memory_budget.ts";

@@ -145,7 +145,6 @@ export async function judgeRecording(
   return await new Judging(recording, options).run();
 }
 
-/** The numbers of the options, checked. */
 /**
  * Checks what can be wrong with options before there is a recording, which may
  * take minutes to make.
@@ -159,6 +158,7 @@ export function checkJudgeOptions(options: Omit<JudgeOptions, "judge">): void {
   if (options.only !== undefined) decodeToken(options.only);
 }
 
+/** The numbers of the options, checked. */
 function numbersOf(options: Omit<JudgeOptions, "judge">): {
   seed: number;
   jobs: number;

@@ -385,11 +385,18 @@ Deno.test("crashTest() refuses a token or a number that is none before it runs a
     SyntaxError,
     "Cannot read a crash token",
   );
-  for (const wrong of [{ maxStates: 0 }, { checkTimeoutMs: -1e6 }]) {
+  for (
+    const [name, value] of [
+      ["maxStates", 0],
+      ["checkTimeoutMs", 0],
+      ["checkTimeoutMs", 2 ** 31],
+      ["runTimeoutMs", -1],
+    ] as const
+  ) {
     await assertRejects(
-      () => crashTest({ ...base, stage, ...wrong }),
+      () => crashTest({ ...base, stage, [name]: value }),
       RangeError,
-      "Cannot judge crash states as",
+      ` as ${name} must be a safe integer from 1`,
     );
   }
   assertEquals(stage.attached, 0);

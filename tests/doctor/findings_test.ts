@@ -155,6 +155,7 @@ Deno.test("remedyOf() knows reasons that there are", async () => {
     }
   };
   await visit(new URL("../../src/backends/", import.meta.url));
+  await visit(new URL("../../src/engines/", import.meta.url));
   await visit(new URL("../../ffi/", import.meta.url));
   const diagnose = new URL("../../src/doctor/diagnose.ts", import.meta.url);
   sources.push(await Deno.readTextFile(diagnose));

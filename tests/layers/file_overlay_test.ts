@@ -337,10 +337,12 @@ Deno.test("overlay() in a file refuses another base once a commit was begun, bef
     flushRequest(),
   );
   await changes.close();
+  // Nor does it let another one in.
+  await carryOut(other, writeRequest(SECTORS - 2, sector(3)));
+  await assertRejects(() => open(other, backend()), DiskError, "another base");
   changes = await open(base, backend());
   await assertRejects(() => changes.commit(), DiskError, "EIO");
   await changes.close();
-  await carryOut(other, writeRequest(SECTORS - 2, sector(3)));
   await assertRejects(() => open(other, backend()), DiskError, "another base");
   changes = await open(other, backend(), { acceptBase: true });
   await changes.close();

@@ -4,7 +4,11 @@
  * @module
  */
 
-import { findProgram, runProgram } from "../../src/crash/programs.ts";
+import {
+  findProgram,
+  ProgramError,
+  runProgram,
+} from "../../src/crash/programs.ts";
 import { type GuestDisk, startMachine } from "./machine.ts";
 import {
   arm64Deno,
@@ -310,7 +314,10 @@ async function runGuest(
   if (names.includes("zfs")) report(`${name}: makes ZFS, unless it is there`);
   const zfs = !names.includes("zfs")
     ? null
-    : await zfsFor(kind.suite, kernel).catch(String);
+    : await zfsFor(kind.suite, kernel).catch((error) => {
+      if (error instanceof ProgramError) return error.message;
+      throw error;
+    });
   report(`${name}: boots Linux ${kernel.release}`);
   const hostPrefix = arm ? "/host" : "";
   const guest = stack.use(

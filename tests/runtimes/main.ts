@@ -196,7 +196,7 @@ async function textUntilSilence(
   for (;;) {
     const timer = setTimeout(() => {
       silence.abort();
-      reader.cancel();
+      reader.cancel().catch(() => {});
     }, SILENCE_MS);
     const { value, done } = await reader.read();
     clearTimeout(timer);

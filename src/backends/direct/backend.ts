@@ -363,7 +363,7 @@ export class DirectBackend implements Backend {
         return this.#finish(transfer, null);
       }
     }
-    transfer.piece = transfer.total;
+    transfer.pieceBytes = transfer.total;
     this.#push(transfer);
   }
 
@@ -444,7 +444,7 @@ export class DirectBackend implements Backend {
     const address = this.#addressFor(transfer);
     const piece = this.#plannerOf(request)
       .plan(position, position + total - done, address);
-    transfer.piece = piece.length;
+    transfer.pieceBytes = piece.length;
     transfer.fd = piece.inTail ? this.#image.tailFd : this.#image.fd;
     // One call makes a whole write durable; pieces are synced together.
     transfer.durable = request.fua && request.writes && this.#writesDurably &&
@@ -485,7 +485,7 @@ export class DirectBackend implements Backend {
   /** Moves a piece through aligned memory, once that is there. */
   #copy(transfer: Transfer): void {
     const request = transfer.request!;
-    const { start, span, skip, piece } = transfer;
+    const { start, span, skip, pieceBytes } = transfer;
     const bounce = transfer.bounce!;
     if (transfer.readsFirst || transfer.readsLast) {
       const block = this.#planners.writes.alignment;
@@ -507,7 +507,7 @@ export class DirectBackend implements Backend {
     if (request.type === RequestType.In) {
       transfer.code = OperationCode.Read;
     } else {
-      const target = bounce.bytes.subarray(skip, skip + piece);
+      const target = bounce.bytes.subarray(skip, skip + pieceBytes);
       if (request.type === RequestType.WriteZeroes) target.fill(0);
       else if (!gather(request, transfer.done, target)) {
         return this.#changed(transfer);
@@ -557,7 +557,7 @@ export class DirectBackend implements Backend {
     } catch (cause) {
       return this.#noMemory(transfer, cause);
     }
-    this.#single(transfer, this.#zeroes.address, transfer.piece);
+    this.#single(transfer, this.#zeroes.address, transfer.pieceBytes);
   }
 
   #single(transfer: Transfer, address: number, length: number): void {
@@ -639,7 +639,10 @@ export class DirectBackend implements Backend {
         }
         break;
       case Stage.Bounce:
-        result = Math.min(Math.max(0, result - transfer.skip), transfer.piece);
+        result = Math.min(
+          Math.max(0, result - transfer.skip),
+          transfer.pieceBytes,
+        );
         if (request.type === RequestType.In && result > 0) {
           const { skip, bounce, done } = transfer;
           const source = bounce!.bytes.subarray(skip, skip + result);

@@ -15,7 +15,7 @@ import type { Bounce } from "./bounce.ts";
 export const Stage = {
   /** Caller's memory to or from the medium, or no memory at all. */
   Plain: 0,
-  /** A piece through aligned memory. */
+  /** A piece through aligned memory; of a changed host block, its write. */
   Bounce: 1,
   /** Reading a host block that will be written with a part of it changed. */
   ReadEdge: 2,
@@ -36,7 +36,7 @@ export class Transfer extends Operation {
   /** Bytes of it that are done. */
   done = 0;
   /** Bytes of it that the piece in flight moves: see `../alignment_plan.ts`. */
-  piece = 0;
+  pieceBytes = 0;
   /** Where the host blocks around the piece start in the file. */
   start = 0;
   /** Bytes of these blocks. */

@@ -34,7 +34,7 @@ export function chooseWindowsEngine<T extends Operation>(
 ): MakeEngine<T> {
   const { engine, depth, stallMs, pollMs } = options;
   const asked = engine === "auto" ? null : `asked for: engine: "${engine}"`;
-  if (engine === "io_uring" || engine === "libaio") {
+  if (engine !== "auto" && engine !== "iocp" && engine !== "sync") {
     throw refusal(path, engine, "only Linux has it");
   }
   const sync = (reason: string | null): MakeEngine<T> => (complete) =>

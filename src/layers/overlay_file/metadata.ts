@@ -250,6 +250,26 @@ export class OverlayMetadata {
     });
   }
 
+  /**
+   * Says anew by what the base of a commit that was begun is known, where marks
+   * made it forgotten: when nothing is marked any more.
+   *
+   * @returns When that is durable, or the base cannot be read.
+   * @throws {DiskError} If it fails.
+   */
+  async rememberBase(): Promise<void> {
+    const { state, digest } = this.header;
+    if (state !== OverlayState.Committing || !isZero(digest)) return;
+    let known: Uint8Array;
+    try {
+      known = await this.#digestOfRest();
+    } catch (error) {
+      if (error instanceof DiskError) return;
+      throw error;
+    }
+    await this.writeHeader({ digest: known });
+  }
+
   /** Throws if a commit was begun to another base than this one. */
   async #checkCommitted({ acceptBase }: MetadataOptions): Promise<void> {
     if (isZero(this.header.digest)) return;

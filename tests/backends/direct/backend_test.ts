@@ -15,19 +15,16 @@ import {
   assertMatch,
   assertRejects,
 } from "@std/assert";
-import { openLibc } from "../../../ffi/libc.ts";
 import { type Extent, MAX_EXTENTS } from "../../../src/backend.ts";
 import {
   type DirectOptions,
   openDirect,
 } from "../../../src/backends/direct/mod.ts";
-import { AioQueue } from "../../../src/engines/aio_queue.ts";
 import type { DirectBackend } from "../../../src/backends/direct/backend.ts";
 import type {
   EngineName,
   EngineOptions,
 } from "../../../src/engines/choose_engine.ts";
-import { IoUringQueue } from "../../../src/engines/io_uring_queue.ts";
 import { isZero } from "../../../src/buffer.ts";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { DiskError } from "../../../src/errors.ts";
@@ -60,6 +57,7 @@ import {
   tempDir,
   tmpfsDir,
 } from "../../helpers.ts";
+import { ENGINES, hasEngine } from "./harness.ts";
 
 const LINUX = Deno.build.os === "linux";
 const MIB = 1_048_576;
@@ -200,25 +198,6 @@ const COARSE = [
   ["ext4", needs("root", "losetup", "mkfs.ext4")],
   ["xfs", needs("root", "losetup", "mkfs.xfs")],
 ] as const;
-
-const ENGINES = ["io_uring", "libaio", "sync"] as const;
-
-/** Whether an engine is to be had here; containers often have no io_uring. */
-function hasEngine(name: EngineName): boolean {
-  if (!LINUX) return false;
-  const libc = openLibc();
-  const queue = name === "io_uring"
-    ? IoUringQueue.open(libc, 4)
-    : name === "libaio"
-    ? AioQueue.open(libc, 4)
-    : null;
-  if (typeof queue === "string") {
-    console.warn(`Some tests are skipped as ${queue}`);
-    return false;
-  }
-  queue?.close();
-  return true;
-}
 
 const wanted = (engine: EngineName): EngineOptions => ({
   engine,

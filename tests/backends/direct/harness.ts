@@ -32,17 +32,27 @@ export function hasEngine(name: EngineName): boolean {
 }
 
 function tries(name: EngineName): boolean {
-  const queue = name === "io_uring"
-    ? IoUringQueue.open(openLibc(), 4)
-    : name === "libaio"
-    ? AioQueue.open(openLibc(), 4)
-    : null;
+  const queue = openQueue(name);
   if (typeof queue === "string") {
     console.warn(`Some tests are skipped as ${queue}`);
     return false;
   }
   queue?.close();
   return true;
+}
+
+function openQueue(name: EngineName) {
+  switch (name) {
+    case "io_uring":
+      return IoUringQueue.open(openLibc(), 4);
+    case "libaio":
+      return AioQueue.open(openLibc(), 4);
+    case "iocp":
+      return "only Windows has completion ports";
+    case "auto":
+    case "sync":
+      return null;
+  }
 }
 
 /**

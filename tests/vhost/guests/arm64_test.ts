@@ -58,6 +58,7 @@ Deno.test({
         hostPrefix: "/host",
         directory: dir.path,
         modules: ["crc32c_generic", "ext4"],
+        otherModules: [],
         disks: [],
         sockets: [disk.server.path],
         share,
