@@ -17,16 +17,19 @@ import type { PosixHost } from "./posix_host.ts";
 import { SyncEngine } from "./sync_engine.ts";
 
 /** The engines there are, and the choice among them. */
-export const ENGINE_NAMES = [
-  "auto",
-  "io_uring",
-  "libaio",
-  "iocp",
-  "sync",
-] as const;
+export type EngineName = "auto" | "io_uring" | "libaio" | "iocp" | "sync";
 
-/** An engine, or the choice among them. */
-export type EngineName = typeof ENGINE_NAMES[number];
+/** All of them, as the compiler sees to it. */
+const NAMES: Readonly<Record<EngineName, true>> = {
+  auto: true,
+  io_uring: true,
+  libaio: true,
+  iocp: true,
+  sync: true,
+};
+
+/** All of them. */
+export const ENGINE_NAMES = Object.keys(NAMES) as readonly EngineName[];
 
 /** How an engine is wanted. */
 export interface EngineOptions {
