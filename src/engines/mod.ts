@@ -3,11 +3,11 @@
  * thread waits until it is over. This is their front door; on Windows,
  * `windows/mod.ts` is another one.
  *
- * An owner (`DirectBackend`) describes an {@linkcode Operation} (a code, a descriptor, an address,
- * a range), pushes as many as it likes to its {@linkcode Engine}, and kicks it.
- * The engine hands them to the kernel and answers each once, with bytes moved or
- * −errno. What memory they move is the owner's until then; the engine copies
- * nothing and looks at no content.
+ * An owner (`DirectBackend`) describes an {@linkcode Operation} (a code, a
+ * descriptor, an address, a range), pushes as many as it likes to its
+ * {@linkcode Engine}, and kicks it. The engine hands them to the kernel and
+ * answers each once, with bytes moved or −errno. What memory they move is the
+ * owner's until then; the engine copies nothing and looks at no content.
  *
  * | part | what it does |
  * | ---- | ------------ |
@@ -18,11 +18,12 @@
  * | `waiting.ts`, `wait_policy.ts`, `stall_budget.ts` | where the thread waits, and for how long |
  * | `loop_turn.ts`, `notifier.ts` | turns of the event loop, and completions that wake it |
  * | `host.ts`, `posix_host.ts` | the operating system under all of these |
- * | `worker_descriptors.ts` | what the kernel still has when a Worker is terminated |
+ * | `worker_descriptors.ts` | descriptors that Deno closes with their Worker |
  *
  * It reaches the kernel through `ffi/` and Deno's event loop through
  * `src/platform/`. It opens no image, and knows no requests, no disks and no
- * files but by number; a Worker opens what it is told to for the number alone.
+ * files but by number; in a Worker, to have such a number, it opens what it is
+ * told to.
  *
  * @module
  */
