@@ -785,9 +785,14 @@ export class NbdBackend implements Backend {
   }
 
   #failAll(): void {
-    const transfers = new Set(
-      [...this.#pieces.values()].map(({ transfer }) => transfer),
-    );
+    const transfers = new Set<Transfer>();
+    for (const { transfer, message } of this.#pieces.values()) {
+      transfers.add(transfer);
+      // What the connection was lost for is nobody else's fault.
+      if (message !== null && message === this.#writer.changed) {
+        transfer.error ??= changedError(transfer.request, this.#uri);
+      }
+    }
     for (const transfer of this.#abandoned.clear()) transfers.add(transfer);
     for (const transfer of this.#flushing) transfers.add(transfer);
     this.#pieces.clear();
@@ -795,7 +800,8 @@ export class NbdBackend implements Backend {
     this.#replies.forget();
     for (const transfer of transfers) {
       if (transfer.answered) continue;
-      this.#finish(transfer, this.#lostError(transfer.request));
+      const { error, request } = transfer;
+      this.#finish(transfer, error ?? this.#lostError(request));
     }
   }
 }

@@ -115,6 +115,8 @@ export class StreamWriter {
   copiedBytes = 0;
   /** Bytes that were written. */
   writtenBytes = 0;
+  /** The message that nothing more can be sent for, as its memory has changed. */
+  changed: OutgoingMessage | null = null;
 
   /**
    * Constructs a new instance.
@@ -339,8 +341,8 @@ export class StreamWriter {
         if (piece === null) break;
         const to = this.#gather(piece);
         if (this.#failed) break;
-        if (hasChanged(piece)) throw new Error(CHANGED);
         const { bytes } = piece;
+        if (hasChanged(piece)) this.#refuseChanged(piece);
         const written = await this.#stream.write(
           piece.from === 0 && to === bytes.length
             ? bytes
@@ -349,7 +351,7 @@ export class StreamWriter {
         // Also if it was released meanwhile: the rest is a copy, but what the
         // system had until now was the memory itself, and may have been
         // anybody's by then.
-        if (bytes.length !== piece.length) throw new Error(CHANGED);
+        if (bytes.length !== piece.length) this.#refuseChanged(piece);
         if (!(written > 0)) throw new Error("nothing more can be sent");
         this.#sending = null;
         this.#account(written);
@@ -368,6 +370,12 @@ export class StreamWriter {
     if (this.#failed) this.#forget();
     for (const resolve of this.#idle.splice(0)) resolve();
   };
+
+  /** Ends the stream: what follows would be taken for the rest of a message. */
+  #refuseChanged(piece: Piece): never {
+    this.changed = piece.message;
+    throw new Error(CHANGED);
+  }
 
   /** Takes out what comes next and is not to go out. */
   #skipDropped(): void {

@@ -1481,7 +1481,7 @@ Deno.test("a write whose memory goes away is not sent, and harms no neighbour", 
   }
 });
 
-Deno.test("a write whose memory goes away halfway drops the connection", async () => {
+Deno.test("a write whose memory goes away halfway costs the connection, and is told that it is why", async () => {
   const rest = Promise.withResolvers<Uint8Array>();
   const start = Promise.withResolvers<void>();
   await using server = await RawServer.start(async (peer) => {
@@ -1498,9 +1498,11 @@ Deno.test("a write whose memory goes away halfway drops the connection", async (
     structuredClone(data.buffer, { transfer: [data.buffer] }),
   ).fill(0xee);
   start.resolve();
-  assertEquals((await neighbour).kind, "io");
-  const error = await write;
+  const [error, innocent] = [await write, await neighbour];
+  assertEquals(error.kind, "argument");
   assert(/detached or resized/.test(error.message), error.message);
+  assertEquals([innocent.kind, innocent.code], ["io", "ENOTCONN"]);
+  assert(/resized while it was sent$/.test(innocent.message));
   // Never were other bytes taken for its payload: it is short.
   const bytes = await inTime("hanging up", rest.promise);
   assert(bytes.length < (16 << 20));
