@@ -1,8 +1,9 @@
 /**
  * Stage uml: commands run in User Mode Linux, a kernel that is an ordinary program
  * of an ordinary user. It needs no root, no kernel module and no virtualisation,
- * but ptrace(2), which some containers forbid. Its root is the host's, read-only;
- * the disk is a vhost-user device of ours.
+ * but ptrace(2), which some containers forbid, and a processor whose registers it
+ * has room for. Its root is the host's, read-only; the disk is a vhost-user device
+ * of ours.
  *
  * @module
  */
@@ -25,19 +26,16 @@ export interface UmlStageOptions {
   user?: GuestUser | undefined;
 }
 
-const NEEDS: readonly Need[] = [
-  program("linux.uml", "user-mode-linux"),
+const PROGRAM = program("linux.uml", "user-mode-linux");
+
+const PROGRAMS: readonly Need[] = [
+  PROGRAM,
   {
     what: "insmod or busybox",
     from: "kmod or busybox",
     isThere: async () =>
       await program("insmod", "kmod").isThere() ||
       await program("busybox", "busybox").isThere(),
-  },
-  {
-    what: "the right to trace a process (ptrace)",
-    from: null,
-    isThere: canTrace,
   },
   ...GUEST_NEEDS,
 ];
@@ -52,7 +50,7 @@ export function umlStage(options: UmlStageOptions = {}): GuestStage {
   const { memoryMib = 512, user } = options;
   return new GuestStage({
     name: "uml",
-    require: () => requireAll("use stage uml", NEEDS),
+    require: requireUml,
     boot: (_like, signal) => UmlMachine.boot({ memoryMib, user, signal }),
   });
 }
@@ -60,22 +58,57 @@ export function umlStage(options: UmlStageOptions = {}): GuestStage {
 /** What User Mode Linux says, before it starts its kernel, if it may trace. */
 const MAY_TRACE = "ptrace can change system call numbers...OK";
 
-/** Whether User Mode Linux may trace: it is started without a root, and stops. */
-async function canTrace(): Promise<boolean> {
-  if (!await program("linux.uml", "user-mode-linux").isThere()) return true;
+/**
+ * What its kernel says at the first process if its buffer for floating point
+ * registers, of a fixed size in Linux 6.1, is not what PTRACE_SETREGSET wants: as
+ * large as the processor's whole state (xstateregs_set, arch/x86/kernel/fpu/regset.c),
+ * which is 11,008 bytes with AMX.
+ */
+const NO_ROOM = "ptrace set fp regs failed";
+
+/**
+ * Finds out whether the stage can be used.
+ *
+ * @throws {ProgramError} If not: with what is missing.
+ */
+async function requireUml(): Promise<void> {
+  const said = await PROGRAM.isThere() ? await tryToBoot() : null;
+  const whenSaid = (isGood: (said: string) => boolean) => () =>
+    Promise.resolve(said === null || isGood(said));
+  await requireAll("use stage uml", [
+    ...PROGRAMS,
+    {
+      what: "the right to trace a process (ptrace)",
+      from: null,
+      isThere: whenSaid((said) => said.includes(MAY_TRACE)),
+    },
+    {
+      what:
+        "a processor whose registers User Mode Linux has room for, that is, without AMX (stage qemu runs on any)",
+      from: null,
+      isThere: whenSaid((said) => !said.includes(NO_ROOM)),
+    },
+  ]);
+}
+
+/** Starts User Mode Linux for a process that ends at once; returns all it said. */
+async function tryToBoot(): Promise<string> {
   const home = await Deno.makeTempDir({ prefix: "platter-uml-" });
   try {
     const { stdout, stderr } = await new Deno.Command("timeout", {
-      args: ["-s", "KILL", "60", "linux.uml", "mem=32M", "root=/dev/nothing"],
+      args: [
+        ...["-s", "KILL", "60", "linux.uml", "mem=64M", "root=/dev/root"],
+        ...["rootfstype=hostfs", "rootflags=/", "ro", "init=/bin/true"],
+        ...["con=none", "con0=null,fd:2", "panic=-1"],
+      ],
       env: { HOME: home, TMPDIR: "/dev/shm" },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",
       detached: true,
     }).output();
-    return [stdout, stderr].some((bytes) =>
-      new TextDecoder().decode(bytes).includes(MAY_TRACE)
-    );
+    return [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes))
+      .join("");
   } finally {
     await Deno.remove(home, { recursive: true });
   }

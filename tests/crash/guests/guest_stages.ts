@@ -29,6 +29,21 @@ export const GUEST_USER: GuestUser | undefined = isRoot()
 
 const MIB = 1 << 20;
 
+/**
+ * Whether a stage can be tried here; says so if a container forbids ptrace or the
+ * processor is too new, which no package mends.
+ */
+export async function canTry(stage: Stage): Promise<boolean> {
+  try {
+    await stage.require({ on: "device", fileSystem: null });
+    return true;
+  } catch (error) {
+    if (!/ptrace|AMX/.test(String(error))) throw error;
+    console.warn(`A test is skipped: ${error}`);
+    return false;
+  }
+}
+
 /** Logs what a disk has done. */
 class Logged extends Layer {
   readonly log: string[] = [];

@@ -14,23 +14,11 @@ import { qemuStage } from "../../../src/crash/stages/qemu.ts";
 import { umlStage } from "../../../src/crash/stages/uml.ts";
 import type { Stage } from "../../../src/crash/stage.ts";
 import { needs } from "../../helpers.ts";
-import { GUEST_USER, processesOf, tryStage } from "./guest_stages.ts";
+import { canTry, GUEST_USER, processesOf, tryStage } from "./guest_stages.ts";
 
 // Both guests are for this processor.
 const WANTED = Deno.env.get("PLATTER_GUESTS") === "1" &&
   Deno.build.os === "linux" && Deno.build.arch === "x86_64";
-
-/** Whether a stage can be tried here; says so if a container forbids it. */
-async function canTry(stage: Stage): Promise<boolean> {
-  try {
-    await stage.require({ on: "device", fileSystem: null });
-    return true;
-  } catch (error) {
-    if (!String(error).includes("ptrace")) throw error;
-    console.warn(`A test is skipped: ${error}`);
-    return false;
-  }
-}
 
 const UML_IGNORED = !WANTED || needs("linux.uml", "mkfs.ext4").ignore;
 

@@ -15,8 +15,10 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
-import { needs, pause, run, type TempDir, tempDir } from "../../helpers.ts";
 import type { Guest } from "../../../src/crash/guests/guest.ts";
+import { umlStage } from "../../../src/crash/stages/uml.ts";
+import { canTry } from "../../crash/guests/guest_stages.ts";
+import { needs, pause, run, type TempDir, tempDir } from "../../helpers.ts";
 import { MortalServer } from "./mortal_server.ts";
 import { startQemu } from "./qemu_guest.ts";
 import { GUEST_TOOLS, rootImage } from "./root_image.ts";
@@ -459,6 +461,7 @@ Deno.test({
     "mkfs.ext4",
   ).ignore,
   async fn(t) {
+    if (!await canTry(umlStage())) return;
     await using stack = new AsyncDisposableStack();
     const dir = stack.use(await tempDir());
     const disk = stack.use(await serve(dir, "uml"));
