@@ -71,7 +71,7 @@ export interface RescueOptions {
    * Saves the map. Called now and then, at the end, and before it throws, each
    * time after the target was flushed.
    *
-   * @param map The map.
+   * @param map The map as it was when that flush began; it stays as it is.
    * @returns When it is saved.
    */
   save?: ((map: RescueMap) => Promise<void>) | undefined;
@@ -186,10 +186,12 @@ class Rescue {
 
   /** Makes the target durable, then has the map saved. */
   async checkpoint(): Promise<void> {
+    // What is read while the target is flushed is not durable with it.
+    const map = this.#map.clone();
     if (this.#target.info.abilities.flush !== "none") {
       await this.#target.flush();
     }
-    await this.#options.save?.(this.#map);
+    await this.#options.save?.(map);
     this.#saved = performance.now();
   }
 

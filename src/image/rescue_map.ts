@@ -159,6 +159,20 @@ export class RescueMap {
   }
 
   /**
+   * The map as it is now.
+   *
+   * @returns A copy, which does not change with the map.
+   */
+  clone(): RescueMap {
+    const copy = new RescueMap(this.size);
+    // Blocks are replaced, never changed.
+    copy.#blocks = [...this.#blocks];
+    copy.position = this.position;
+    copy.phase = this.phase;
+    return copy;
+  }
+
+  /**
    * The blocks, in order.
    *
    * @param status Only those; all by default.

@@ -315,7 +315,8 @@ export class FileOverlay extends Layer {
    * @param options Whether it owns the base.
    * @returns The overlay; the copy is durable.
    * @throws {DiskError} If the file cannot be made, or a copy fails: what is
-   * there then reads as the base does.
+   * there then reads as the base does. If the program is killed meanwhile, the
+   * file is refused from then on, as by {@linkcode FileOverlay.restore}.
    */
   fork(
     file: string | URL | Backend,
@@ -375,7 +376,7 @@ export class FileOverlay extends Layer {
         "read",
         "a restore failed: restore again, or discard",
       );
-      await this.#metadata.empty(OverlayState.Restoring);
+      await this.#metadata.empty(OverlayState.Incomplete);
       await this.#take(fork);
       this.#missing = null;
     };
@@ -510,8 +511,14 @@ export class FileOverlay extends Layer {
     this.#missing = null;
   }
 
-  /** Takes in the changes of another overlay, durably. */
+  /**
+   * Takes in the changes of another overlay, durably: until all of them are here
+   * the file is refused.
+   */
   async #take(from: FileOverlay): Promise<void> {
+    if (this.#metadata.header.state !== OverlayState.Incomplete) {
+      await this.#metadata.writeHeader({ state: OverlayState.Incomplete });
+    }
     this.#metadata.seeAs(from.#metadata);
     await from.#metadata.map.eachRun(
       0,
@@ -528,7 +535,6 @@ export class FileOverlay extends Layer {
       },
     );
     await this.#metadata.flushOrThrow();
-    if (this.#metadata.header.state !== OverlayState.Restoring) return;
     await (this.changed
       ? this.#metadata.bindBase()
       : this.#metadata.writeHeader({ state: OverlayState.Empty }));

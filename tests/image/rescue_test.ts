@@ -5,6 +5,8 @@ import { DiskError } from "../../src/errors.ts";
 import { rescueDisk, RescueMap, RescueStatus } from "../../src/image/mod.ts";
 import { faults } from "../../src/layers/mod.ts";
 import { Random } from "../../src/random.ts";
+import { type Request, RequestType } from "../../src/request.ts";
+import { altered } from "../fake_backend.ts";
 import { needs, run, tempDir } from "../helpers.ts";
 
 const SECTORS = 4096;
@@ -99,6 +101,64 @@ Deno.test("rescueDisk() saves what it has before it gives up, if the target fail
   for (const { position, size } of finished) {
     assert(3000 * 512 < position || position + size <= 3000 * 512);
   }
+});
+
+Deno.test("rescueDisk() saves nothing as finished that no flush of the target has covered", async () => {
+  const store = new MemoryBackend({ sectors: 16 * SECTORS });
+  await using source = VirtualDisk.memory({ sectors: 16 * SECTORS });
+  await source.write(0, new Random(6).bytes(16 * SECTORS * 512));
+  const durable = new Uint8Array(16 * SECTORS);
+  const written: Request[] = [];
+  let pieces = 0;
+  let during = 0;
+  let flushing = false;
+  await using target = VirtualDisk.over(altered(store, {
+    submit(batch, complete) {
+      for (const request of batch) {
+        if (request.type !== RequestType.Flush) {
+          if (flushing) during++;
+          pieces++;
+          setTimeout(() => {
+            written.push(request);
+            store.submit([request], complete);
+          }, 0);
+          continue;
+        }
+        // Slow, so that the others go on; and it covers what came before it.
+        flushing = true;
+        for (const { sector, count } of written.splice(0)) {
+          durable.fill(1, sector, sector + count);
+        }
+        setTimeout(() => {
+          flushing = false;
+          complete(request, null);
+        }, 5);
+      }
+    },
+  }));
+  let saves = 0;
+  const clock = performance.now;
+  const start = clock.call(performance);
+  // A checkpoint is due after some pieces.
+  performance.now = () => start + Math.floor(pieces / 3) * 20_000;
+  try {
+    await rescueDisk(source, target, new RescueMap(durable.length * 512), {
+      save(map) {
+        saves++;
+        for (const { position, size } of map.blocks(RescueStatus.Finished)) {
+          const part = durable.subarray(
+            position / 512,
+            (position + size) / 512,
+          );
+          assert(part.every((each) => each === 1), "more than is durable");
+        }
+        return Promise.resolve();
+      },
+    });
+  } finally {
+    performance.now = clock;
+  }
+  assert(saves > 2 && during > 0, `${saves} saves, ${during} writes meanwhile`);
 });
 
 Deno.test("rescueDisk() takes a device that is gone for no bad sector", async () => {

@@ -15,10 +15,11 @@ import type { VirtualDisk } from "../../src/disk/disk.ts";
 import { overlay } from "../../src/disk/overlay.ts";
 import { DiskError } from "../../src/errors.ts";
 import type { FileOverlay } from "../../src/layers/file_overlay.ts";
-import { layoutOf } from "../../src/layers/overlay_file/format.ts";
+import { layoutOf, MAP_SECTOR } from "../../src/layers/overlay_file/format.ts";
 import {
   flushRequest,
   Request,
+  RequestType,
   writeFuaRequest,
   writeRequest,
   writeZeroesRequest,
@@ -28,7 +29,8 @@ import {
   type CrashOptions,
   exploreCrashes,
 } from "../../src/testing/mod.ts";
-import { carryOut, readDisk } from "../contract.ts";
+import { carryOut, readDisk, readSectors } from "../contract.ts";
+import { holding } from "../fake_backend.ts";
 import { LONG } from "../helpers.ts";
 
 const SECTORS = 6;
@@ -322,4 +324,98 @@ Deno.test("overlay() in a file begins, discards and restores wholly or not at al
   });
   for (const state of ["not made", "half restored"]) assert(states.has(state));
   assert(states.size >= 5, [...states].join(", "));
+});
+
+Deno.test("FileOverlay.fork() is whole after a power cut, or refused", async () => {
+  // Two sectors of the map, so that one can be there without the other.
+  const sectors = 8000;
+  const places = [0, sectors - 1];
+  const { fileSectors } = layoutOf(sectors);
+  const device = { sectors: sectors + fileSectors };
+  const seen = new Set<string>();
+  const open = (disk: VirtualDisk) =>
+    overlay(partOf(disk, 0, sectors), {
+      file: partOf(disk, sectors, fileSectors),
+    });
+  await exploreCrashes<string>({
+    device,
+    maxStates: LONG ? 20_000 : 200,
+    async workload(disk, acknowledge) {
+      const changes = await overlay(partOf(disk, 0, sectors), {
+        file: new MemoryBackend({ sectors: fileSectors }),
+      });
+      for (const at of places) {
+        await carryOut(changes, writeRequest(at, sector(7)));
+      }
+      const fork = await changes.fork(
+        partOf(disk, sectors, fileSectors, true),
+      );
+      acknowledge("forked");
+      await fork.close();
+      await changes.close();
+    },
+    async recover(disk, acknowledged) {
+      let fork: FileOverlay;
+      try {
+        fork = await open(disk);
+      } catch (error) {
+        assert(error instanceof DiskError && error.kind === "geometry");
+        assertEquals(acknowledged, []);
+        seen.add(
+          /interrupted/.test(error.message) ? "interrupted" : "not made",
+        );
+        return;
+      }
+      const found = new Set<number>();
+      for (const at of places) found.add((await readSectors(fork, at, 1))[0]!);
+      assertEquals(found.size, 1, "a part of the changes");
+      const [value] = found;
+      if (acknowledged.length > 0) assertEquals(value, 7);
+      seen.add(value === 7 ? "whole" : "empty");
+      await fork.close();
+    },
+  });
+  assertEquals([...seen].sort(), ["empty", "interrupted", "not made", "whole"]);
+});
+
+Deno.test("overlay() in a file makes a write durable whose mark a killed program has left", async () => {
+  let durable = 0;
+  await exploreCrashes<string>({
+    device: DEVICE,
+    maxStates: LONG ? 20_000 : 150,
+    async prepare(disk) {
+      const changes = await open(disk, true);
+      await carryOut(changes, writeRequest(0, sector(1)));
+      await changes.close();
+    },
+    async workload(disk, acknowledge) {
+      // Killed when the mark is written, before it is flushed.
+      let isMarked = false;
+      const { backend, held } = holding(
+        partOf(disk, SECTORS, fileSectors),
+        ({ type, writes, sector }) => {
+          isMarked ||= writes && sector === MAP_SECTOR;
+          return isMarked && type === RequestType.Flush;
+        },
+      );
+      const killed = await overlay(partOf(disk, 0, SECTORS), { file: backend });
+      await carryOut(killed, writeRequest(3, sector(2)));
+      void carryOut(killed, flushRequest());
+      while (held.length === 0) {
+        await new Promise((resolve) => setTimeout(resolve, 0));
+      }
+      const next = await open(disk);
+      await carryOut(next, writeFuaRequest(3, sector(3)));
+      acknowledge("durable");
+    },
+    async recover(disk, acknowledged) {
+      const changes = await open(disk);
+      const [value] = await readSectors(changes, 3, 1);
+      await changes.close();
+      if (acknowledged.length === 0) return;
+      durable++;
+      assertEquals(value, 3);
+    },
+  });
+  assert(durable > 0);
 });

@@ -21,7 +21,11 @@ import { faults } from "../../src/layers/faults.ts";
 import type { FileOverlay } from "../../src/layers/file_overlay.ts";
 import { latency } from "../../src/layers/latency.ts";
 import { MAX_PAGES } from "../../src/layers/overlay_file/change_map.ts";
-import { layoutOf, PAGE_BITS } from "../../src/layers/overlay_file/format.ts";
+import {
+  layoutOf,
+  MAP_SECTOR,
+  PAGE_BITS,
+} from "../../src/layers/overlay_file/format.ts";
 import { trace } from "../../src/layers/trace.ts";
 import { Random } from "../../src/random.ts";
 import {
@@ -452,6 +456,39 @@ Deno.test("FileOverlay.fork() and restore() go back to a mid-point", async () =>
 
 const strange = await open(memory(), fileFor().backend());
 
+Deno.test("FileOverlay.changes() leaves the map alone that is begun anew meanwhile", async () => {
+  const { base, file, changes } = await opened();
+  await carryOut(changes, writeRequest(5, sector(2)));
+  await changes.close();
+  // What is read of the map is answered late.
+  const held: (() => void)[] = [];
+  const late = altered(file.backend(), {
+    submit: (batch, complete) =>
+      file.store.submit(batch, (request, error) => {
+        const { type, sector } = request;
+        if (type === RequestType.In && sector === MAP_SECTOR) {
+          held.push(() => complete(request, error));
+        } else complete(request, error);
+      }),
+    extents: (sector, count) => file.store.extents(sector, count),
+  });
+  const again = await open(base, late);
+  const runs = again.changes();
+  assertEquals(held.length, 1);
+  await again.discard();
+  await carryOut(again, writeRequest(10, sector(3)));
+  await carryOut(again, flushRequest());
+  held.pop()!();
+  await runs;
+  assertEquals((await readSectors(again, 10, 1))[0], 3);
+  await carryOut(again, writeRequest(11, sector(4)));
+  await again.close();
+  const last = await open(base, file.backend());
+  assertEquals(await last.changes(), [{ sector: 10, count: 2, hole: false }]);
+  assertEquals((await readSectors(last, 10, 1))[0], 3);
+  await last.close();
+});
+
 Deno.test("FileOverlay.fork() makes a file of its own, and takes none with changes", async () => {
   await using dir = await tempDir();
   const base = memory();
@@ -510,7 +547,7 @@ Deno.test("FileOverlay.restore() that failed is refused to be read, until it is 
   await assertRejects(
     () => open(base, file.backend()),
     DiskError,
-    "a restore was interrupted",
+    "a fork or restore to it was interrupted",
   );
   const fresh = await open(base, file.backend(), { reset: true });
   assertEquals((await readSectors(fresh, 0, 1))[0], 1);

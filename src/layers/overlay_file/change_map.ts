@@ -410,7 +410,10 @@ export class ChangeMap {
   async #read(index: number): Promise<void> {
     const bytes = this.#file.allocate(PAGE_BYTES);
     const request = pageRequest(RequestType.In, index, bytes);
+    const epoch = this.#epoch;
     const error = await submitAll(this.#file, [request]);
+    // The map has begun anew meanwhile: whatever came is not of this one.
+    if (epoch !== this.#epoch) return;
     if (error !== null) throw error;
     const end = Math.min(PAGE_BITS, this.#sectors - index * PAGE_BITS);
     try {

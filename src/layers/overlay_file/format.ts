@@ -95,8 +95,8 @@ export const OverlayState = {
   Changed: 1,
   /** A commit has begun: the base has some of the changes. */
   Committing: 2,
-  /** A restore has begun: some of the changes are missing. */
-  Restoring: 3,
+  /** Another overlay's changes are copied to it: some of them are missing. */
+  Incomplete: 3,
 } as const;
 
 /** What an overlay's file is in the midst of. */

@@ -7,6 +7,8 @@
  * | flush | the data is flushed, then the marks that tell of it are written, then they are flushed |
  * | the first mark | before it, the header says which base it goes with, as it was when the overlay was opened |
  * | emptying the map | one header with a new epoch, whatever the map has; then the space is given up |
+ * | a copy of another map | before the first mark, the header says that it is incomplete, and after the last that it is not |
+ * | opening | what the file has is flushed before it counts as durable |
  *
  * So a mark is never durable before what it tells of. A flush that failed is
  * latched, as a disk's is: nothing is made durable after it.
@@ -128,14 +130,19 @@ export class OverlayMetadata {
     if (isNew && this.#readOnly) throw this.#error("open", "it has no header");
     await this.lookAtBase();
     if (options.reset || isNew) return await this.empty();
-    if (state === OverlayState.Restoring) {
+    if (state === OverlayState.Incomplete) {
       throw this.#error(
         "open",
-        "a restore was interrupted: with reset: true it begins anew",
+        "a fork or restore to it was interrupted: with reset: true it begins anew",
       );
     }
     if (state === OverlayState.Empty) this.map.reset(epoch);
-    else await this.map.resume(epoch);
+    else {
+      // Of one that was killed the system may have marks that are not durable, and
+      // a durable write to where there is a mark already relies on it.
+      if (!this.#readOnly) await this.#flushFile();
+      await this.map.resume(epoch);
+    }
     if (state === OverlayState.Changed) await this.#checkBase(options);
     if (committing) await this.#checkCommitted(options);
     // The copies differ after a power cut between the two.
