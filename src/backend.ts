@@ -115,8 +115,9 @@ export interface Backend {
   /** What it counted so far. */
   readonly counters: Readonly<BackendCounters>;
   /**
-   * Carries out a batch. Never throws; a request may be answered before this
-   * returns.
+   * Carries out a batch. Never throws, also if a callback does: that is thrown
+   * again by itself, as an uncaught error, and the other requests go on. A request
+   * may be answered before this returns.
    *
    * @param batch The requests; the array is the caller's and valid during the
    * call only.

@@ -9,6 +9,7 @@
 import type { Complete } from "./backend.ts";
 import type { DiskError } from "./errors.ts";
 import type { Request } from "./request.ts";
+import { answerRequest } from "./throw_later.ts";
 
 /** The requests in flight of one backend, until it is closed. */
 export class InFlight {
@@ -39,8 +40,8 @@ export class InFlight {
   }
 
   /**
-   * Completes a request. It is not counted any more when `complete` is called,
-   * which may read the count, close, or throw.
+   * Completes a request; never throws. It is not counted any more when `complete`
+   * is called, which may read the count, close, or throw.
    *
    * @param request The request.
    * @param error Why it failed; `null` if it did not.
@@ -49,12 +50,9 @@ export class InFlight {
   answer(request: Request, error: DiskError | null, complete: Complete): void {
     this.#count--;
     this.#answering++;
-    try {
-      complete(request, error);
-    } finally {
-      this.#answering--;
-      if (this.#count === 0) this.#drained?.();
-    }
+    answerRequest(request, error, complete);
+    this.#answering--;
+    if (this.#count === 0) this.#drained?.();
   }
 
   /**

@@ -13,6 +13,7 @@ import {
   assertNotStrictEquals,
   assertThrows,
 } from "@std/assert";
+import process from "node:process";
 import type { Backend } from "../src/backend.ts";
 import { MemoryBackend } from "../src/backends/memory.ts";
 import { isZero } from "../src/buffer.ts";
@@ -95,6 +96,38 @@ export async function carryOut(
   for (const error of await submitAll(backend, requests)) {
     if (error !== null) throw error;
   }
+}
+
+/** What a test's callbacks throw. */
+export class Thrown extends Error {
+  /** Always `"Thrown"`. */
+  override readonly name = "Thrown";
+}
+
+/** Catches what was thrown where nobody could, until it is disposed of. */
+export function catchThrown(): Disposable & { readonly count: number } {
+  let count = 0;
+  const listener = (event: ErrorEvent) => {
+    if (!(event.error instanceof Thrown)) return;
+    event.preventDefault();
+    count++;
+  };
+  const onUncaught = (error: unknown) => {
+    if (!(error instanceof Thrown)) throw error;
+    count++;
+  };
+  const isDeno = "Deno" in globalThis && "addEventListener" in globalThis;
+  if (isDeno) globalThis.addEventListener("error", listener);
+  else process.on("uncaughtException", onUncaught);
+  return {
+    get count() {
+      return count;
+    },
+    [Symbol.dispose]() {
+      if (isDeno) globalThis.removeEventListener("error", listener);
+      else process.off("uncaughtException", onUncaught);
+    },
+  };
 }
 
 /** Reads sectors. */
@@ -235,6 +268,39 @@ export function contractSuite(
     batch.length = 0;
     await Promise.all([promise, done]);
     await submitAll(backend, []);
+  });
+
+  test("goes on where callbacks throw, each of which is heard of by itself", async (subject) => {
+    const { backend } = subject;
+    using uncaught = catchThrown();
+    const data = new Uint8Array(4096).fill(7);
+    const requests = [
+      new Request(RequestType.GetId, 0, 0, 0, new Uint8Array(ID_BYTES)),
+      readRequest(backend.geometry.sectors, new Uint8Array(512)),
+      ...Array.from(
+        { length: 40 },
+        (_, i) =>
+          i % 2 === 0 ? writeRequest(8 * i, data) : readRequest(
+            8 * i,
+            new Uint8Array(4096),
+          ),
+      ),
+      flushRequest(),
+    ];
+    const answers = new Map<Request, number>();
+    const all = Promise.withResolvers<void>();
+    // It never throws itself.
+    backend.submit(requests, (request) => {
+      answers.set(request, (answers.get(request) ?? 0) + 1);
+      if (answers.size === requests.length) all.resolve();
+      throw new Thrown();
+    });
+    await all.promise;
+    for (const request of requests) assertEquals(answers.get(request), 1);
+    await carryOut(backend, writeRequest(0, data));
+    assertEquals(await readSectors(backend, 0, 8), data);
+    await backend.close();
+    assertEquals(uncaught.count, requests.length);
   });
 
   test("may be given more from within an answer", async ({ backend }) => {

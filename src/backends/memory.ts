@@ -25,6 +25,7 @@ import { closedError, requestError } from "../request_error.ts";
 import { encodeId } from "../virtio.ts";
 import { keepOnThread } from "../one_thread.ts";
 import { allStored, someStored } from "../stored_chunks.ts";
+import { answerRequest } from "../throw_later.ts";
 
 /** Bytes of a chunk, the unit of storage: the largest block size. */
 const CHUNK_BYTES = 65_536;
@@ -144,7 +145,7 @@ export class MemoryBackend implements Backend {
   submit(batch: readonly Request[], complete: Complete): void {
     for (const request of batch) {
       if (this.#closed) {
-        complete(request, closedError(request));
+        answerRequest(request, closedError(request), complete);
         continue;
       }
       let error = refuse(request, this.geometry, this.abilities);
@@ -155,7 +156,7 @@ export class MemoryBackend implements Backend {
         const reason = `there is no memory for it: ${cause}`;
         error = requestError("no-space", request, reason, { cause });
       }
-      complete(request, error);
+      answerRequest(request, error, complete);
     }
   }
 

@@ -24,6 +24,7 @@ import {
 } from "./fault_rule.ts";
 import { parseFaultRule } from "./fault_rule_text.ts";
 import type { DiskOperation } from "./operations.ts";
+import { throwLater } from "../throw_later.ts";
 
 /** Something that went wrong on purpose. */
 export interface FaultEvent {
@@ -150,7 +151,11 @@ export class FaultRules {
       ) continue;
       state.hits++;
       const { sector, count } = request;
-      this.#disk.onFault?.({ rule, operation, sector, count });
+      try {
+        this.#disk.onFault?.({ rule, operation, sector, count });
+      } catch (thrown) {
+        throwLater(thrown);
+      }
       if (rule.effect.kind === "delay") {
         verdict.delayMs += rule.effect.ms;
         continue;

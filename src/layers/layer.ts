@@ -32,6 +32,7 @@ import type { Request } from "../request.ts";
 import { closedError } from "../request_error.ts";
 import { keepOnThread } from "../one_thread.ts";
 import { KEEPS_ITS_SIZE, resizeError } from "../resize.ts";
+import { answerRequest } from "../throw_later.ts";
 
 /** Options of every layer. */
 export interface LayerOptions {
@@ -142,7 +143,7 @@ export abstract class Layer implements Backend {
       const bad = batch.filter((_, i) => refused[i]);
       const errors = refused.filter((error) => error);
       this.#inFlight.enter(good.length);
-      bad.forEach((request, i) => complete(request, errors[i]!));
+      bad.forEach((request, i) => answerRequest(request, errors[i]!, complete));
     } else this.#inFlight.enter(good.length);
     if (good.length === 0) return;
     this.carryOut(

@@ -22,6 +22,7 @@ import { Layer, type LayerOptions } from "./layer.ts";
 import { checkRanges, type NamedRange, nameOfRange } from "./named_range.ts";
 import type { DiskOperation } from "./operations.ts";
 import { SectorRanges } from "./sector_ranges.ts";
+import { throwLater } from "../throw_later.ts";
 
 /** A request that would have changed what is protected, or did. */
 export interface Violation {
@@ -231,7 +232,11 @@ export class Protect extends Layer {
   #note(violation: Violation): void {
     this.violationCount++;
     if (this.#violations.length < KEPT) this.#violations.push(violation);
-    this.#onViolation?.(violation);
+    try {
+      this.#onViolation?.(violation);
+    } catch (thrown) {
+      throwLater(thrown);
+    }
   }
 }
 

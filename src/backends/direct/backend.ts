@@ -74,6 +74,7 @@ import {
 import { Recovery, recoveryOf } from "./recovery.ts";
 import { Stage, Transfer } from "./transfer.ts";
 import { isNotCapable } from "../../platform/permissions.ts";
+import { answerRequest } from "../../throw_later.ts";
 
 /** How operations are carried out while a caller waits. */
 const BLOCKING_CALLS = {
@@ -292,10 +293,10 @@ export class DirectBackend implements Backend {
       ? closedError(request, path)
       : refuse(request, this.geometry, this.abilities, path ?? undefined) ??
         this.#refuseUnsafe(request);
-    if (refused !== null) return complete(request, refused);
+    if (refused !== null) return answerRequest(request, refused, complete);
     if (request.type === RequestType.GetId) {
       request.data!.set(this.#id);
-      return complete(request, null);
+      return answerRequest(request, null, complete);
     }
     const transfer = this.#transfers.pop() ?? new Transfer();
     transfer.request = request;

@@ -95,6 +95,7 @@ import type { Piece, Transfer } from "./piece.ts";
 import { Replies } from "./replies.ts";
 import { abilitiesOf, describe, geometryOf } from "./shape.ts";
 import { SilenceWatch } from "./silence_watch.ts";
+import { answerRequest } from "../../throw_later.ts";
 
 /** Pieces of one request that are in flight at once. */
 const MAX_PIECES = 8;
@@ -360,13 +361,13 @@ export class NbdBackend implements Backend {
       ? closedError(request, this.#uri)
       : refuse(request, this.geometry, this.abilities, this.#uri) ??
         this.#refuseFua(request);
-    if (refused !== null) return complete(request, refused);
+    if (refused !== null) return answerRequest(request, refused, complete);
     if (request.type === RequestType.GetId) {
       request.data!.set(this.#id);
-      return complete(request, null);
+      return answerRequest(request, null, complete);
     }
     if (this.#state !== "open") {
-      return complete(request, this.#goneError(request));
+      return answerRequest(request, this.#goneError(request), complete);
     }
     if (this.#inFlight.count === 0) this.#stream.ref?.();
     this.#inFlight.enter(1);

@@ -96,6 +96,7 @@ import {
   writeAt,
   writeAtSync,
 } from "./descriptors.ts";
+import { answerRequest } from "../../throw_later.ts";
 
 /** Bytes of the largest read in one system call, if it needs no copy. */
 const MAX_READ_BYTES = 64 << 20;
@@ -236,7 +237,7 @@ export class PortableBackend implements Backend {
         : refuse(request, this.geometry, this.abilities, this.#path) ??
           this.#refuseUnsafe(request);
       if (error !== null) {
-        complete(request, error);
+        answerRequest(request, error, complete);
         continue;
       }
       this.#inFlight.enter(1);

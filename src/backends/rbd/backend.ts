@@ -66,6 +66,7 @@ import { Bounce, MAX_BOUNCE_BYTES } from "./bounce.ts";
 import { codeOf, failedError, librarySays, timeoutError } from "./errors.ts";
 import type { ObjectMap } from "./object_map.ts";
 import type { Session } from "./session.ts";
+import { answerRequest } from "../../throw_later.ts";
 
 /** Pieces of one request that are in flight at once. */
 const MAX_PIECES = 8;
@@ -342,10 +343,10 @@ export class RbdBackend implements Backend {
     const refused = this.#inFlight.closed
       ? closedError(request, this.#uri)
       : refuse(request, this.#geometry, this.abilities, this.#uri);
-    if (refused !== null) return complete(request, refused);
+    if (refused !== null) return answerRequest(request, refused, complete);
     if (request.type === RequestType.GetId) {
       request.data!.set(this.#id);
-      return complete(request, null);
+      return answerRequest(request, null, complete);
     }
     if (this.#inFlight.count === 0) this.#socket.ref();
     this.#inFlight.enter(1);

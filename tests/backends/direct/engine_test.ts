@@ -25,7 +25,7 @@ import {
   writeRequest,
   writeZeroesRequest,
 } from "../../../src/request.ts";
-import { submitAll } from "../../contract.ts";
+import { catchThrown, submitAll, Thrown } from "../../contract.ts";
 import { LONG, tempDir } from "../../helpers.ts";
 import { ENGINES, hasDirect, hasEngine } from "./harness.ts";
 
@@ -148,17 +148,14 @@ Deno.test({
     const { backend } = backendOver(file.fd, 128, () => -EIO);
     const answered: string[] = [];
     const request = flushRequest();
-    let thrown: unknown;
-    try {
-      backend.submit([request, flushRequest(), flushRequest()], (one) => {
-        answered.push(one === request ? "first" : "other");
-        throw new Error(answered.at(-1));
-      });
-    } catch (error) {
-      thrown = error;
-    }
+    using uncaught = catchThrown();
+    backend.submit([request, flushRequest(), flushRequest()], (one) => {
+      answered.push(one === request ? "first" : "other");
+      throw new Thrown();
+    });
     assertEquals(answered, ["first", "other", "other"]);
-    assertEquals((thrown as Error).message, "first");
+    await Promise.resolve();
+    assertEquals(uncaught.count, 3);
     // Nothing is left in flight.
     await backend.close();
   },
