@@ -46,16 +46,6 @@ export class SharedFlush<T> {
   }
 
   /**
-   * Whether others would lose the flush in flight if it were cancelled.
-   *
-   * @param first In whose name it was started.
-   * @returns Whether others share it.
-   */
-  isShared(first: T): boolean {
-    return this.#sharing?.[0] === first && this.#sharing.length > 1;
-  }
-
-  /**
    * Asks for a flush.
    *
    * @param waiter Who asks.
@@ -81,21 +71,6 @@ export class SharedFlush<T> {
     const refused = this.#failure === null ? [] : this.#waiting.splice(0);
     this.#next();
     return { group, refused };
-  }
-
-  /**
-   * Ends a flush that never ran, as its first was given up. The others share the
-   * next one.
-   *
-   * @returns The first alone.
-   */
-  giveUp(): FlushEnd<T> {
-    const others = this.#sharing!;
-    const group = others.splice(0, 1);
-    this.#sharing = null;
-    this.#waiting.unshift(...others);
-    this.#next();
-    return { group, refused: [] };
   }
 
   #next(): void {

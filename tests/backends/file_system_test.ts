@@ -217,23 +217,18 @@ Deno.test({
     const { default: fs } = await import("node:fs");
     const fd = fs.openSync(path, "r");
     stack.defer(() => fs.closeSync(fd));
-    const name = below.join("up per/disk.img");
-    const seen = () =>
-      Deno.inspect([
-        Deno.readTextFileSync(`/proc/self/fdinfo/${fd}`),
-        Deno.readTextFileSync("/proc/self/mountinfo"),
-        fs.fstatSync(fd, { bigint: true }),
-        fs.lstatSync(name, { bigint: true }),
-        overlayOf(fd),
-      ], { strAbbreviateSize: Infinity });
-    const found = overlayOf(fd).below;
-    assertEquals(found, "tmpfs", found === null ? seen() : undefined);
+    assertEquals(overlayOf(fd).below, "tmpfs");
     // As a container has it: whatever is there is of somebody else.
     const hidden = stack.use(
       await mount("tmpfs", below.join("up per"), "-t", "tmpfs"),
     );
     assertEquals(overlayOf(fd).below, null);
-    await Deno.writeFile(hidden.join("disk.img"), new Uint8Array(4096));
+    // What is written in one tick of the kernel's clock has one time.
+    const other = hidden.join("disk.img");
+    do await Deno.writeFile(other, new Uint8Array(4096)); while (
+      fs.statSync(other, { bigint: true }).mtimeNs ===
+        fs.fstatSync(fd, { bigint: true }).mtimeNs
+    );
     assertEquals(overlayOf(fd).below, null);
     assertEquals(file.statSync().size, 4096);
   },

@@ -15,13 +15,10 @@ const shared = (...group: string[]) => ({ group, refused: [] });
 Deno.test("SharedFlush starts one at a time, for all who asked meanwhile", () => {
   const { flushes, started } = recorded();
   flushes.join("a");
-  assertEquals(flushes.isShared("a"), false);
   for (const waiter of ["b", "c", "d"]) flushes.join(waiter);
   assertEquals(started, ["a"]);
   assertEquals(flushes.end(null), shared("a"));
   assertEquals(started, ["a", "b"]);
-  assertEquals(flushes.isShared("b"), true);
-  assertEquals(flushes.isShared("c"), false);
   assertEquals(flushes.end(null), shared("b", "c", "d"));
   assertEquals(started, ["a", "b"]);
   flushes.join("e");
@@ -39,16 +36,4 @@ Deno.test("SharedFlush starts none after one that failed, and keeps its failure"
   assertEquals(flushes.join("c"), false);
   assertEquals(started, ["a"]);
   assertStrictEquals(flushes.failure, failure);
-});
-
-Deno.test("SharedFlush.giveUp() leaves the others the next flush, before who came later", () => {
-  const { flushes, started } = recorded();
-  flushes.join("a");
-  for (const waiter of ["b", "c"]) flushes.join(waiter);
-  flushes.end(null);
-  flushes.join("d");
-  assertEquals(flushes.giveUp(), shared("b"));
-  assertEquals(started, ["a", "b", "c"]);
-  assertEquals(flushes.end(null), shared("c", "d"));
-  assertEquals(flushes.failure, null);
 });

@@ -225,8 +225,11 @@ export class DirectBackend implements Backend {
       if (transfer.request === request) transfer.cancelled = true;
     }
     this.#engine.cancel?.((transfer) => {
-      if (transfer.request !== request) return false;
-      if (this.#flushes.isShared(transfer)) return false;
+      // A sync goes on: others may share it, and one that the kernel interrupted
+      // (FUSE hands that on) has made who knows what durable.
+      if (transfer.request !== request || transfer.stage === Stage.Sync) {
+        return false;
+      }
       transfer.cancelled = true;
       return true;
     });
@@ -390,13 +393,10 @@ export class DirectBackend implements Backend {
 
   /** Goes on after a sync, for all who share it. */
   #synced(first: Transfer, result: number): void {
-    const given = result === -this.#host.errno.ECANCELED && first.cancelled;
     const cut = result >= 0 && this.#endsBefore(this.#size);
-    const { group, refused } = given
-      ? this.#flushes.giveUp()
-      : this.#flushes.end(
-        result < 0 ? this.#error(first.request!, -result) : null,
-      );
+    const { group, refused } = this.#flushes.end(
+      result < 0 ? this.#error(first.request!, -result) : null,
+    );
     const left = new Set(refused);
     try {
       callAll([...group, ...refused], (transfer) => {

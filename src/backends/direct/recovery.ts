@@ -53,9 +53,12 @@ export function recoveryOf(
   const { code, durable } = transfer;
   const { EINTR, EAGAIN, EBUSY, EINVAL, ECANCELED } = numbers;
   const { EOPNOTSUPP, ENOSYS, EPERM } = numbers;
-  // That is no failure of the medium: a flush or a durable write that never ran has
-  // cost no durability.
-  if (errno === ECANCELED && transfer.cancelled) return Recovery.Abort;
+  // That is no failure of the medium: what never ran, or was interrupted before it
+  // moved anything, has cost no durability. A sync is not cancelled.
+  if (
+    (errno === ECANCELED || errno === EINTR) && transfer.cancelled &&
+    code !== OperationCode.Sync
+  ) return Recovery.Abort;
   const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
   // What the ring cannot do, a blocking call may. Cancelled without being asked
   // to: io_uring found no thread for what would block (RLIMIT_NPROC;

@@ -44,6 +44,9 @@ interface Asked {
 /** Answers an operation: bytes moved or −errno. */
 type Answer = (transfer: Transfer) => number;
 
+/** What its engine is asked to cancel goes here. */
+let cancels: ((matches: (transfer: Transfer) => boolean) => void) | null = null;
+
 /** A backend whose operations are written down and answered at once. */
 function backendOver(
   fd: number,
@@ -121,6 +124,7 @@ function backendOver(
           runs = false;
         }
       },
+      cancel: (matches) => cancels?.(matches),
       close: () => Promise.resolve(),
     };
     return engine;
@@ -157,6 +161,31 @@ Deno.test({
     await Promise.resolve();
     assertEquals(uncaught.count, 3);
     // Nothing is left in flight.
+    await backend.close();
+  },
+});
+
+Deno.test({
+  name: "DirectBackend has the engine cancel what moves data, and no sync",
+  ignore,
+  async fn() {
+    await using file = await scratch(65_536);
+    const asked: [OperationCode, boolean][] = [];
+    const requests = [
+      readRequest(0, new Uint8Array(4096)),
+      flushRequest(),
+    ];
+    const { backend } = backendOver(file.fd, 128, (transfer) => {
+      // While the engine has it.
+      cancels = (matches) => asked.push([transfer.code, matches(transfer)]);
+      backend.cancel(transfer.request!);
+      return transfer.length;
+    });
+    await submitAll(backend, requests);
+    assertEquals(asked, [
+      [OperationCode.Read, true],
+      [OperationCode.Sync, false],
+    ]);
     await backend.close();
   },
 });

@@ -31,6 +31,7 @@ import {
 } from "../../../src/protocol/nbd/numbers.ts";
 import { flushRequest } from "../../../src/request.ts";
 import { pause } from "../../helpers.ts";
+import { catchThrown, Thrown } from "../../contract.ts";
 import { joined, u16, u32, u64 } from "../../nbd/wire.ts";
 import {
   ALL_FLAGS,
@@ -1230,8 +1231,9 @@ Deno.test("NbdBackend.close() ends though the last completion throws", async () 
     await silence(peer);
   });
   const backend = await openNbd(server.uri, { readOnly: false });
+  using uncaught = catchThrown();
   backend.submit([flushRequest()], () => {
-    throw new Error("Not my answer");
+    throw new Thrown();
   });
   await asked.promise;
   const closed = backend.close();
@@ -1243,6 +1245,7 @@ Deno.test("NbdBackend.close() ends though the last completion throws", async () 
     (_, error) => errors.push(error),
   );
   assertEquals(errors.map((error) => error?.kind), ["closed"]);
+  assertEquals(uncaught.count, 1);
 });
 
 Deno.test("an aborted write keeps its place before what overlaps it", async () => {
