@@ -85,6 +85,9 @@ const BLOCKING_CALLS = {
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
 
+/** Bytes of a file system's block: what begins or ends within one is cached. */
+const CACHED_BELOW = 4096;
+
 /** Requests over a descriptor. */
 export class DirectBackend implements Backend {
   readonly #host: FileHost;
@@ -366,6 +369,11 @@ export class DirectBackend implements Backend {
       if (transfer.length <= 0) {
         return this.#finish(transfer, null);
       }
+    } else if ((transfer.offset | transfer.length) % CACHED_BELOW !== 0) {
+      // What is less than a block of the file system it zeroes in its cache, and
+      // a failure to write that back is reported to one sync alone: ours must be
+      // the only ones (`durable_write.ts`).
+      this.#emulateDurableWrites();
     }
     transfer.pieceBytes = transfer.total;
     this.#push(transfer);

@@ -166,6 +166,39 @@ Deno.test({
 });
 
 Deno.test({
+  name:
+    "DirectBackend makes writes durable by its own syncs once parts of blocks were zeroed",
+  ignore,
+  async fn() {
+    for (const zeroes of [writeZeroesRequest, discardRequest]) {
+      await using file = await scratch(65_536);
+      const { backend, asked } = backendOver(
+        file.fd,
+        128,
+        ({ length }) => length,
+      );
+      const write = () => writeFuaRequest(16, new Uint8Array(4096));
+      const codes = () => asked.splice(0).map(({ code }) => code);
+      // Whole blocks of the file system are zeroed on the medium.
+      await submitAll(backend, [zeroes(8, 8), write()]);
+      assertEquals(codes(), [
+        OperationCode.Allocate,
+        OperationCode.WriteVector,
+      ]);
+      // And parts of them in its cache.
+      await submitAll(backend, [zeroes(9, 1), write()]);
+      assertEquals(codes(), [
+        OperationCode.Allocate,
+        OperationCode.Write,
+        OperationCode.Sync,
+      ]);
+      assertEquals(backend.abilities.fua, "emulated");
+      await backend.close();
+    }
+  },
+});
+
+Deno.test({
   name: "DirectBackend has the engine cancel what moves data, and no sync",
   ignore,
   async fn() {
