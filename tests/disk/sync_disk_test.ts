@@ -39,6 +39,7 @@ import { Random } from "../../src/random.ts";
 import { hasEngine } from "../backends/direct/harness.ts";
 import { type ContractSubject, contractSuite } from "../contract.ts";
 import { LONG, loopDevice, needs, tempDir } from "../helpers.ts";
+import { answerRequest } from "../../src/throw_later.ts";
 
 const SIZE = 4 << 20;
 const SECTORS = SIZE / 512;
@@ -59,7 +60,7 @@ function asBackend(disk: SyncDisk): Backend {
       for (const request of batch) {
         const status = disk.submit(request);
         assertEquals(status === Status.Ok, request.error === null);
-        complete(request, request.error);
+        answerRequest(request, request.error, complete);
       }
     },
     allocate: (byteLength) => disk.allocate(byteLength / 512),

@@ -67,6 +67,7 @@ import {
   u64,
 } from "./messages.ts";
 import { type Buffer, Ring } from "./ring.ts";
+import { answerRequest } from "../../src/throw_later.ts";
 
 /** How long a device that hung up may take to come back, in ms. */
 const RECONNECT_MS = 60_000;
@@ -589,9 +590,10 @@ export class VhostDriver implements Backend {
       const refused = this.#closing !== null
         ? closedError(request, this.#path)
         : refuse(request, this.geometry, this.abilities, this.#path);
-      if (refused !== null) complete(request, refused);
-      else if (this.#lost !== null) complete(request, this.#lostError(request));
-      else this.#begin(request, complete);
+      if (refused !== null) answerRequest(request, refused, complete);
+      else if (this.#lost !== null) {
+        answerRequest(request, this.#lostError(request), complete);
+      } else this.#begin(request, complete);
     }
     this.#pump();
   }
@@ -1070,7 +1072,7 @@ export class VhostDriver implements Backend {
   }
 
   #finish(job: Job, error: DiskError | null): void {
-    job.complete(job.request, error);
+    answerRequest(job.request, error, job.complete);
     if (--this.#jobs === 0) this.#drained?.();
   }
 
