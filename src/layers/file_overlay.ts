@@ -316,7 +316,7 @@ export class FileOverlay extends Layer {
    * @returns The overlay; the copy is durable.
    * @throws {DiskError} If the file cannot be made, or a copy fails: what is
    * there then reads as the base does. If the program is killed meanwhile, the
-   * file is refused from then on, as by {@linkcode FileOverlay.restore}.
+   * file is empty, or refused as by {@linkcode FileOverlay.restore}.
    */
   fork(
     file: string | URL | Backend,

@@ -51,6 +51,7 @@ import { writeHeader } from "./recording_header.ts";
 import { RecordingLog } from "./recording_log.ts";
 import { RecordingWriter } from "./recording_writer.ts";
 import { TemporaryContents } from "./temporary_contents.ts";
+import { answerRequest } from "../throw_later.ts";
 
 /** How to record. */
 export interface CrashRecorderOptions {
@@ -409,13 +410,13 @@ export class CrashRecorder implements AsyncDisposable {
     for (const request of batch) {
       const error = this.#refused(request);
       if (error !== null) {
-        complete(request, error);
+        answerRequest(request, error, complete);
         continue;
       }
       const logged = request.writes || request.type === RequestType.Flush
         ? this.#begin(request)
         : null;
-      if (logged instanceof DiskError) complete(request, logged);
+      if (logged instanceof DiskError) answerRequest(request, logged, complete);
       else {
         requests.push(request);
         recorded.push(logged);
@@ -455,7 +456,9 @@ export class CrashRecorder implements AsyncDisposable {
         carryOut(fetched);
         if (this.#options.turns) await nextTurn();
         end();
-      } else for (const request of requests) complete(request, failure);
+      } else {for (const request of requests) {
+          answerRequest(request, failure, complete);
+        }}
       this.#turnsInFlight--;
     });
   }
@@ -622,11 +625,12 @@ export class CrashRecorder implements AsyncDisposable {
       flush = this.#log.complete(recorded);
       this.#writer?.complete(recorded);
     }
-    complete(
+    answerRequest(
       request,
       flush === 0 ? null : errnoError(request, "EIO", "the device", {
         text: `it is set to fail flush ${flush}`,
       }),
+      complete,
     );
   }
 }
@@ -666,7 +670,7 @@ class RecordedBackend implements Backend {
         ? closedError(request)
         : refuse(request, this.geometry, this.abilities);
       if (error === null) accepted.push(request);
-      else complete(request, error);
+      else answerRequest(request, error, complete);
     }
     if (accepted.length > 0) this.#core.submit(accepted, complete);
   }

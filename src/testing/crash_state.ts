@@ -29,6 +29,7 @@ import type { CompleteCrashDevice } from "./crash_device.ts";
 import { CRASH_ABILITIES, crashInfo } from "./crash_recorder.ts";
 import { type CrashGuard, eventLoopTurn } from "./crash_watchdog.ts";
 import type { InitialContents } from "./recording_log.ts";
+import { answerRequest } from "../throw_later.ts";
 
 /** What becomes durable of the blocks of a recording. */
 export interface DurableContents {
@@ -356,15 +357,15 @@ export class CrashStateBackend implements Backend {
         continue;
       }
       if (this.#closed) {
-        complete(request, closedError(request));
+        answerRequest(request, closedError(request), complete);
         continue;
       }
       const refused = refuse(request, this.geometry, CRASH_ABILITIES);
-      if (refused !== null) complete(request, refused);
+      if (refused !== null) answerRequest(request, refused, complete);
       else if (waits || this.#fetching !== null || !this.#carryOut(request)) {
         this.#later(request, complete, waits);
         waits = false;
-      } else complete(request, null);
+      } else answerRequest(request, null, complete);
     }
   }
 
@@ -478,7 +479,7 @@ export class CrashStateBackend implements Backend {
       }
       if (this.#fetching === turn) this.#fetching = null;
       if (this.#guard?.over) this.#guard.refuse(request, complete);
-      else complete(request, failure);
+      else answerRequest(request, failure, complete);
     });
     this.#fetching = turn;
   }

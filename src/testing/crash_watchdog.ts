@@ -21,6 +21,7 @@ import { clearTimeout, setTimeout } from "node:timers";
 import type { Complete } from "../backend.ts";
 import type { Request } from "../request.ts";
 import { requestError } from "../request_error.ts";
+import { answerRequest } from "../throw_later.ts";
 
 /** A recovery that did not end in its time, or in the memory that there is. */
 export class RecoveryTimeout extends Error {
@@ -147,8 +148,10 @@ export class CrashGuard {
       cause: this.reason,
     });
     if (!this.#abandoned) {
-      void eventLoopTurn().then(() => complete(request, error));
-    } else if (++this.#requests <= MOST_REFUSED) complete(request, error);
+      void eventLoopTurn().then(() => answerRequest(request, error, complete));
+    } else if (++this.#requests <= MOST_REFUSED) {
+      answerRequest(request, error, complete);
+    }
   }
 
   /** For a queue's `throttle`: the same for what never reaches the device. */

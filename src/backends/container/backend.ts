@@ -19,6 +19,7 @@ import type { BackendInfo } from "../../info.ts";
 import type { Request } from "../../request.ts";
 import type { NbdBackend } from "../nbd/backend.ts";
 import type { QemuNbd } from "./qemu_nbd.ts";
+import { answerRequest } from "../../throw_later.ts";
 
 /** How long an error waits for the words of a child that ends, in ms. */
 const LAST_WORDS_MS = 500;
@@ -80,7 +81,7 @@ export class ContainerBackend implements Backend {
   /** Carries out a batch. */
   submit(batch: readonly Request[], complete: Complete): void {
     this.#parts.below.submit(batch, (request, error) => {
-      if (error === null) complete(request, null);
+      if (error === null) answerRequest(request, null, complete);
       else this.#fail(request, error, complete);
     });
   }
@@ -131,11 +132,15 @@ export class ContainerBackend implements Backend {
   /** Answers with an error; if the connection is lost, with why it is. */
   #fail(request: Request, error: DiskError, complete: Complete): void {
     const { child } = this.#parts;
-    if (error.code !== "ENOTCONN") return complete(request, error);
-    if (child.hasEnded) return complete(request, this.#explain(error));
+    if (error.code !== "ENOTCONN") {
+      return answerRequest(request, error, complete);
+    }
+    if (child.hasEnded) {
+      return answerRequest(request, this.#explain(error), complete);
+    }
     const late = child.within(LAST_WORDS_MS).then(() => {
       this.#late.delete(late);
-      complete(request, this.#explain(error));
+      answerRequest(request, this.#explain(error), complete);
     });
     this.#late.add(late);
   }

@@ -85,7 +85,10 @@ const BLOCKING_CALLS = {
 /** Bytes that adjacent requests are merged to. */
 const MAX_MERGED_BYTES = 1_048_576;
 
-/** Bytes of a file system's block: what begins or ends within one is cached. */
+/**
+ * Bytes of a file system's block, of ext4 and mostly of XFS: what begins or ends
+ * within one is zeroed in the cache.
+ */
 const CACHED_BELOW = 4096;
 
 /** Requests over a descriptor. */
@@ -260,6 +263,7 @@ export class DirectBackend implements Backend {
     const image = this.#image;
     const { fd, blockDevice, writeAlignment, info } = image;
     if (blockDevice) throw resizeError(DEVICES_KEEP, info.path);
+    const before = this.#size;
     const sizeBytes = sectors * SECTOR_BYTES;
     let { tailFd } = image;
     const needsTail = sizeBytes % writeAlignment !== 0 && tailFd < 0;
@@ -273,8 +277,11 @@ export class DirectBackend implements Backend {
     const geometry = { ...image.geometry, sectors };
     this.#image = { ...this.#image, tailFd, geometry };
     this.#planners = plannersOf(this.#image);
-    // The tail is buffered, and its failures are reported to the next sync.
-    if (needsTail) this.#emulateDurableWrites();
+    // The tail is buffered, as are zeroes in parts of blocks, and their failures
+    // are reported to the next sync.
+    if (needsTail || (before | sizeBytes) % CACHED_BELOW !== 0) {
+      this.#emulateDurableWrites();
+    }
   }
 
   /** Waits for everything submitted, then closes the descriptors. */
@@ -373,7 +380,7 @@ export class DirectBackend implements Backend {
       // What is less than a block of the file system it zeroes in its cache, and
       // a failure to write that back is reported to one sync alone: ours must be
       // the only ones (`durable_write.ts`).
-      this.#emulateDurableWrites();
+      if (this.#writesDurably) this.#emulateDurableWrites();
     }
     transfer.pieceBytes = transfer.total;
     this.#push(transfer);
@@ -777,15 +784,9 @@ export class DirectBackend implements Backend {
     transfer.bounce = null;
     transfer.reset();
     this.#transfers.push(transfer);
-    // Each of these goes on with other requests, and may throw.
-    try {
-      this.#inFlight.answer(request, error, complete);
-    } finally {
-      try {
-        if (bounce !== null) this.#bounces.give(bounce);
-      } finally {
-        release?.();
-      }
-    }
+    // Each of these goes on with other requests.
+    this.#inFlight.answer(request, error, complete);
+    if (bounce !== null) this.#bounces.give(bounce);
+    release?.();
   }
 }

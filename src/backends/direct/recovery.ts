@@ -16,7 +16,7 @@ const MAX_RETRIES = 1000;
 export const Recovery = {
   /** The error is the request's answer. */
   Fail: 0,
-  /** It was given up before it began, as somebody asked for. */
+  /** It was given up before it began, or was interrupted, as somebody asked for. */
   Abort: 1,
   /** The same operation by a call that blocks. */
   Perform: 2,
@@ -53,8 +53,8 @@ export function recoveryOf(
   const { code, durable } = transfer;
   const { EINTR, EAGAIN, EBUSY, EINVAL, ECANCELED } = numbers;
   const { EOPNOTSUPP, ENOSYS, EPERM } = numbers;
-  // That is no failure of the medium: what never ran, or was interrupted before it
-  // moved anything, has cost no durability. A sync is not cancelled.
+  // That is no failure of the medium: what never ran, or was interrupted, has cost
+  // no durability. A sync is not cancelled.
   if (
     (errno === ECANCELED || errno === EINTR) && transfer.cancelled &&
     code !== OperationCode.Sync

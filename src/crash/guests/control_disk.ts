@@ -18,6 +18,7 @@ import { SECTOR_BYTES } from "../../geometry.ts";
 import { Layer } from "../../layers/layer.ts";
 import { type Request, RequestType } from "../../request.ts";
 import { changedError } from "../../request_error.ts";
+import { throwLater } from "../../throw_later.ts";
 
 /** Streams that it has: each is a part of the disk. */
 export type Channel = "ack" | "output" | "errors";
@@ -69,7 +70,11 @@ export class ControlDisk extends Layer {
       const channel = CHANNELS[Math.floor(at / PART_BYTES)]!;
       for (let from = 0; from < bytes.length; from += BLOCK_BYTES) {
         const block = bytes.subarray(from, from + BLOCK_BYTES);
-        this.listener?.(channel, withoutPadding(block));
+        try {
+          this.listener?.(channel, withoutPadding(block));
+        } catch (thrown) {
+          throwLater(thrown);
+        }
       }
       complete(request, null);
     }

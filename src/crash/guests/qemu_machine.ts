@@ -29,6 +29,7 @@ import { type Guest, GuestError, type GuestUser, shellOn } from "./guest.ts";
 import type { GuestKernel } from "./kernel_package.ts";
 import { fileFor, firstLines, type Machine } from "./machine.ts";
 import { startQemu } from "./qemu_guest.ts";
+import { answerRequest } from "../../throw_later.ts";
 
 /** What the kernel of a guest needs that is not part of it. */
 const MODULES = [
@@ -229,12 +230,14 @@ class Socket implements Backend {
   submit(batch: readonly Request[], complete: Complete): void {
     const { backend } = this;
     if (backend === null) {
-      for (const request of batch) complete(request, closedError(request));
+      for (const request of batch) {
+        answerRequest(request, closedError(request), complete);
+      }
       return;
     }
     this.#pending += batch.length;
     backend.submit(batch, (request, error) => {
-      complete(request, error);
+      answerRequest(request, error, complete);
       if (--this.#pending === 0) this.#idle?.();
     });
   }

@@ -219,6 +219,7 @@ Deno.test({
       [OperationCode.Read, true],
       [OperationCode.Sync, false],
     ]);
+    cancels = null;
     await backend.close();
   },
 });
