@@ -22,6 +22,7 @@ import {
   tmpfsDir,
   untilListening,
 } from "../../helpers.ts";
+import { hasDirect } from "./harness.ts";
 
 const MIB = 1_048_576;
 
@@ -320,6 +321,45 @@ Deno.test({
     await disk.write(8, disk.allocate(8), { fua: true });
     assertEquals(disk.info.abilities.fua, "emulated");
     assertEquals(disk.info.durability.fua, "write + fdatasync");
+  },
+});
+
+Deno.test({
+  name:
+    "VirtualDisk makes writes durable by its own syncs once parts of blocks were zeroed",
+  ignore: Deno.build.os !== "linux" || !await hasDirect(),
+  async fn() {
+    await using dir = await tempDir();
+    for (
+      const [what, act] of [
+        [
+          "zeroes",
+          (disk: VirtualDisk, odd: number) => disk.writeZeroes(8, 8 + odd),
+        ],
+        [
+          "discard",
+          (disk: VirtualDisk, odd: number) => disk.discard(8, 8 + odd),
+        ],
+        [
+          "resize",
+          (disk: VirtualDisk, odd: number) =>
+            disk.resize(disk.sectors + 8 + odd),
+        ],
+      ] as const
+    ) {
+      const path = await dir.file(`${what}.img`, MIB);
+      await using disk = await VirtualDisk.open(path, { backend: "direct" });
+      const { fua } = disk.info.abilities;
+      await act(disk, 0);
+      assertEquals(disk.info.abilities.fua, fua, what);
+      await act(disk, 1);
+      // Zeroes that are written as data are in no cache.
+      const isData = what !== "resize" &&
+        disk.info.abilities[what === "zeroes" ? "writeZeroes" : "discard"] !==
+          "native";
+      assertEquals(disk.info.abilities.fua, isData ? fua : "emulated", what);
+      await disk.write(0, disk.allocate(8), { fua: true });
+    }
   },
 });
 
