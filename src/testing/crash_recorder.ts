@@ -456,9 +456,11 @@ export class CrashRecorder implements AsyncDisposable {
         carryOut(fetched);
         if (this.#options.turns) await nextTurn();
         end();
-      } else {for (const request of requests) {
+      } else {
+        for (const request of requests) {
           answerRequest(request, failure, complete);
-        }}
+        }
+      }
       this.#turnsInFlight--;
     });
   }

@@ -380,7 +380,7 @@ export class DirectBackend implements Backend {
       // What is less than a block of the file system it zeroes in its cache, and
       // a failure to write that back is reported to one sync alone: ours must be
       // the only ones (`durable_write.ts`).
-      if (this.#writesDurably) this.#emulateDurableWrites();
+      this.#emulateDurableWrites();
     }
     transfer.pieceBytes = transfer.total;
     this.#push(transfer);
@@ -733,6 +733,7 @@ export class DirectBackend implements Backend {
 
   /** No call does any more. */
   #emulateDurableWrites(): void {
+    if (!this.#writesDurably) return;
     const { abilities } = this.#image;
     this.#image = {
       ...this.#image,
