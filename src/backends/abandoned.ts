@@ -8,7 +8,6 @@
  * @module
  */
 
-import { callAll } from "../call_all.ts";
 import type { DiskError } from "../errors.ts";
 import { type Request, RequestType } from "../request.ts";
 
@@ -85,9 +84,9 @@ export class Abandoned<T extends InPieces> {
     this.#pieces--;
     this.#failure ??= flushFailure;
     if (transfer.pieces > 0 || !this.#changes.delete(transfer)) return;
-    callAll(this.#waiting.splice(0), (one) => {
+    for (const one of this.#waiting.splice(0)) {
       if (!this.holds(one)) resume(one);
-    });
+    }
   }
 
   /**

@@ -5,7 +5,6 @@
  * @module
  */
 
-import { callAll } from "../call_all.ts";
 import { roundDown, roundUp } from "./alignment_plan.ts";
 
 /** A range that is held or waited for. */
@@ -70,7 +69,7 @@ export class RangeLock {
       for (const other of this.#claims) {
         if (overlap(claim, other) && --other.before === 0) free.push(other);
       }
-      callAll(free, (next) => this.#grant(next));
+      for (const next of free) this.#grant(next);
     });
   }
 }

@@ -7,7 +7,6 @@
  */
 
 import { clearImmediate, setImmediate } from "node:timers";
-import { callAll } from "../call_all.ts";
 import { sleepSync } from "../sleep_sync.ts";
 
 /** The last stretch before a call, in ms, in which a timer would be too late. */
@@ -97,6 +96,6 @@ export class DueQueue {
       due.push(this.#calls.shift()!);
     }
     if (this.#calls.length > 0) this.#arm();
-    callAll(due, (call) => call.run());
+    for (const call of due) call.run();
   };
 }

@@ -26,7 +26,6 @@ import {
   refuse,
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
-import { callAll } from "../../call_all.ts";
 import {
   AllocateMode,
   type Engine,
@@ -412,17 +411,13 @@ export class DirectBackend implements Backend {
     const { group, refused } = this.#flushes.end(
       result < 0 ? this.#error(first.request!, -result) : null,
     );
-    const left = new Set(refused);
-    try {
-      callAll([...group, ...refused], (transfer) => {
-        if (left.has(transfer)) this.#refuse(transfer);
-        else if (result < 0) this.#failed(transfer, -result);
-        else if (cut) this.#cut(transfer);
-        else this.#finish(transfer, null);
-      });
-    } finally {
-      this.#engine.kick();
+    for (const transfer of group) {
+      if (result < 0) this.#failed(transfer, -result);
+      else if (cut) this.#cut(transfer);
+      else this.#finish(transfer, null);
     }
+    for (const transfer of refused) this.#refuse(transfer);
+    this.#engine.kick();
   }
 
   #refuse(transfer: Transfer): void {

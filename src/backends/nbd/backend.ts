@@ -54,7 +54,6 @@ import {
   refuseChanged,
 } from "../../backend.ts";
 import { offsetMemory } from "../../buffer.ts";
-import { callAll } from "../../call_all.ts";
 import { DiskError } from "../../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
@@ -645,15 +644,14 @@ export class NbdBackend implements Backend {
   #flushed(error: DiskError | null): void {
     const { group, refused } = this.#flushes.end(error);
     const [first] = group;
-    const left = new Set(refused);
-    callAll([...group, ...refused], (transfer) => {
-      if (left.has(transfer)) return this.#refuseFlush(transfer);
+    for (const transfer of group) {
       const own = error === null || transfer === first
         ? error
         : sharedFlushError(transfer.request, error, this.#uri);
       this.#flushing.delete(transfer);
       this.#over(transfer, own, own);
-    });
+    }
+    for (const transfer of refused) this.#refuseFlush(transfer);
   }
 
   /** Whose request waits for a flush, if it is not answered. */

@@ -41,7 +41,6 @@ import {
   refuseChanged,
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
-import { callAll } from "../../call_all.ts";
 import { DiskError } from "../../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
@@ -428,7 +427,7 @@ export class RbdBackend implements Backend {
         this.#granted(piece, memory);
       });
     } catch (cause) {
-      // A callback's own, when the piece is over already.
+      // That would be a mistake of ours, when the piece is over already.
       if (isGranted) throw cause;
       const reason = "the system has no memory for it";
       const path = this.#uri;
@@ -481,8 +480,6 @@ export class RbdBackend implements Backend {
   readonly #onBytes = (): void => {
     const { image } = this.#session;
     this.counters.systemCalls++;
-    let failed = false;
-    let first: unknown;
     for (let round = 0; this.#isPolled; round++) {
       if (round === MAX_ROUNDS) {
         // Others have their turn first.
@@ -492,15 +489,9 @@ export class RbdBackend implements Backend {
       const count = image.poll();
       if (count === 0) break;
       for (let i = 0; i < count; i++) {
-        try {
-          this.#completed(image.tags[i]!, image.results[i]!);
-        } catch (error) {
-          if (!failed) first = error;
-          failed = true;
-        }
+        this.#completed(image.tags[i]!, image.results[i]!);
       }
     }
-    if (failed) throw first;
   };
 
   /** A piece is over. */
@@ -526,11 +517,8 @@ export class RbdBackend implements Backend {
     if (flushes) return this.#flushed(error);
     transfer.pieces--;
     transfer.error ??= error;
-    try {
-      if (memory !== null) this.#bounce.give(memory);
-    } finally {
-      this.#proceed(transfer, null);
-    }
+    if (memory !== null) this.#bounce.give(memory);
+    this.#proceed(transfer, null);
   }
 
   /** Goes on with a request of which something is over. */
@@ -559,16 +547,15 @@ export class RbdBackend implements Backend {
   #flushed(error: DiskError | null): void {
     const { group, refused } = this.#flushes.end(error);
     const [first] = group;
-    const left = new Set(refused);
-    callAll([...group, ...refused], (transfer) => {
-      if (left.has(transfer)) return this.#refuseFlush(transfer);
+    for (const transfer of group) {
       const own = error === null || transfer === first
         ? error
         : sharedFlushError(transfer.request, error, this.#uri);
       transfer.pieces--;
       transfer.error ??= own;
       this.#proceed(transfer, own);
-    });
+    }
+    for (const transfer of refused) this.#refuseFlush(transfer);
   }
 
   /** Why nothing can be made durable any more, if a flush failed. */
@@ -630,17 +617,14 @@ export class RbdBackend implements Backend {
       if (transfer.deadline > now) break;
       late.push(transfer);
     }
-    try {
-      callAll(late, (transfer) => {
-        const { request, since } = transfer;
-        const error = timeoutError(request, Math.round(now - since), this.#uri);
-        if (this.#abandoned.withdraw(request) !== undefined) {
-          this.#finish(transfer, error);
-        } else this.#leave(transfer, error);
-      });
-    } finally {
-      if (this.#timer === null) this.#arm();
+    for (const transfer of late) {
+      const { request, since } = transfer;
+      const error = timeoutError(request, Math.round(now - since), this.#uri);
+      if (this.#abandoned.withdraw(request) !== undefined) {
+        this.#finish(transfer, error);
+      } else this.#leave(transfer, error);
     }
+    if (this.#timer === null) this.#arm();
   };
 
   // ---- The size ----

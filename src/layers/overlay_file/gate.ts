@@ -9,6 +9,7 @@
 import type { Complete } from "../../backend.ts";
 import type { DiskError } from "../../errors.ts";
 import { type Request, RequestType } from "../../request.ts";
+import { answerRequest } from "../../throw_later.ts";
 
 /** What waits while something is at work. */
 export const Held = {
@@ -89,11 +90,8 @@ export class Gate {
   answer(request: Request, error: DiskError | null, complete: Complete): void {
     this.#atWork--;
     if (isChange(request)) this.#changesAtWork--;
-    try {
-      complete(request, error);
-    } finally {
-      this.#drained?.();
-    }
+    answerRequest(request, error, complete);
+    this.#drained?.();
   }
 
   /**
