@@ -29,8 +29,10 @@ import { captureStack } from "../call_site.ts";
 import { DiskError } from "../errors.ts";
 import { type Geometry, makeGeometry } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
-import { ID_BYTES, type Request, RequestType } from "../request.ts";
+import { keepOnThread } from "../one_thread.ts";
+import { type Request, RequestType } from "../request.ts";
 import { closedError, errnoError, requestError } from "../request_error.ts";
+import { answerRequest } from "../throw_later.ts";
 import { encodeId } from "../virtio.ts";
 import { BackendSource, type BlockSource, ZeroSource } from "./block_source.ts";
 import type { RecordedRequest } from "./block_version.ts";
@@ -51,7 +53,6 @@ import { writeHeader } from "./recording_header.ts";
 import { RecordingLog } from "./recording_log.ts";
 import { RecordingWriter } from "./recording_writer.ts";
 import { TemporaryContents } from "./temporary_contents.ts";
-import { answerRequest } from "../throw_later.ts";
 
 /** How to record. */
 export interface CrashRecorderOptions {
@@ -111,6 +112,9 @@ export const CRASH_ABILITIES: Abilities = {
 /** Requests stay as they are: each one is one line of a story. */
 const LIMITS: Limits = { maxSegments: 1, maxBytes: 1 << 30 };
 
+/** Their identity: the recorded disk and its states are one to a program. */
+export const CRASH_ID = "crash";
+
 /**
  * What such a backend says of itself.
  *
@@ -141,7 +145,7 @@ export function crashInfo(name: string): BackendInfo {
       reason: "the disk is part of a crash exploration",
     },
     lock: { method: "none", reason: "nothing else can reach the disk" },
-    id: name.slice(0, ID_BYTES),
+    id: CRASH_ID,
   };
 }
 
@@ -550,7 +554,7 @@ export class CrashRecorder implements AsyncDisposable {
       if (this.#options.guard !== undefined) this.#options.guard.read = true;
       this.#read(request, first, count, fetched);
     } else if (request.type === RequestType.GetId) {
-      request.data!.set(encodeId("crash"));
+      request.data!.set(encodeId(CRASH_ID));
     } else {
       this.#keepInitial(first, count, fetched);
     }
@@ -661,6 +665,7 @@ class RecordedBackend implements Backend {
       drain(): Promise<void>;
     },
   ) {
+    keepOnThread(this, "a backend");
     this.geometry = makeGeometry(device.sectors, device.blockSize);
     this.#core = core;
   }

@@ -20,16 +20,17 @@ import { gather, offsetMemory, scatter } from "../buffer.ts";
 import { DiskError } from "../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
+import { keepOnThread } from "../one_thread.ts";
 import { type Request, RequestType } from "../request.ts";
 import { closedError, requestError } from "../request_error.ts";
+import { answerRequest } from "../throw_later.ts";
 import { encodeId } from "../virtio.ts";
 import type { BlockSource } from "./block_source.ts";
 import { type BlockVersion, isSameContent } from "./block_version.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
-import { CRASH_ABILITIES, crashInfo } from "./crash_recorder.ts";
+import { CRASH_ABILITIES, CRASH_ID, crashInfo } from "./crash_recorder.ts";
 import { type CrashGuard, eventLoopTurn } from "./crash_watchdog.ts";
 import type { InitialContents } from "./recording_log.ts";
-import { answerRequest } from "../throw_later.ts";
 
 /** What becomes durable of the blocks of a recording. */
 export interface DurableContents {
@@ -338,6 +339,7 @@ export class CrashStateBackend implements Backend {
     geometry: Geometry = crashGeometry(device),
     guard: CrashGuard | null = null,
   ) {
+    keepOnThread(this, "a backend");
     this.#image = image;
     this.geometry = geometry;
     this.#blockSize = device.blockSize;
@@ -438,7 +440,7 @@ export class CrashStateBackend implements Backend {
       case RequestType.SecureErase:
         return this.#zero(first, count);
       case RequestType.GetId:
-        request.data!.set(encodeId("crash"));
+        request.data!.set(encodeId(CRASH_ID));
         return true;
       default:
         return true;

@@ -16,10 +16,11 @@ import type {
 import { DiskError } from "../../errors.ts";
 import type { Geometry } from "../../geometry.ts";
 import type { BackendInfo } from "../../info.ts";
+import { keepOnThread } from "../../one_thread.ts";
 import type { Request } from "../../request.ts";
+import { answerRequest } from "../../throw_later.ts";
 import type { NbdBackend } from "../nbd/backend.ts";
 import type { QemuNbd } from "./qemu_nbd.ts";
-import { answerRequest } from "../../throw_later.ts";
 
 /** How long an error waits for the words of a child that ends, in ms. */
 const LAST_WORDS_MS = 500;
@@ -50,6 +51,7 @@ export class ContainerBackend implements Backend {
    * @param parts What it is made of; it closes all of it.
    */
   constructor(parts: ContainerParts) {
+    keepOnThread(this, "a backend");
     this.#parts = parts;
   }
 
