@@ -11,15 +11,15 @@
  *
  * A read-modify-write must be alone on its block, or one of two neighbours
  * would put back what the other has changed. So a write holds its blocks, and
- * whatever comes later and shares one waits. All views of one `VirtualDisk` share
- * these locks. What is written past them, by the disk's own methods or through
- * another slice of it, is not held back.
+ * whatever comes later and shares one waits. All views of one `VirtualDisk` and
+ * of its slices share these locks, with whatever serves it by NBD. What is
+ * written past them, by the disk's own methods, is not held back.
  *
  * @module
  */
 
-import { RangeLock } from "../backends/range_lock.ts";
-import { VirtualDisk } from "../disk/disk.ts";
+import { BlockLocks } from "../disk/block_locks.ts";
+import type { VirtualDisk } from "../disk/disk.ts";
 import { describeValue, DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
@@ -41,15 +41,6 @@ export interface ByteWriteResult<T extends Uint8Array = Uint8Array> {
   /** The memory that was given. */
   readonly buffer: T;
 }
-
-/** What all views of one disk and of its slices share. */
-interface Shared {
-  readonly lock: RangeLock;
-  /** Writes and discards that have not ended. */
-  readonly changes: Set<Promise<void>>;
-}
-
-const sharedByDisk = new WeakMap<object, Shared>();
 
 /**
  * A disk by bytes, in the shape of npm's `file-disk`. Offsets and lengths are in
@@ -74,7 +65,7 @@ const sharedByDisk = new WeakMap<object, Shared>();
  */
 export class ByteView {
   readonly #disk: VirtualDisk;
-  readonly #shared: Shared;
+  readonly #locks: BlockLocks;
 
   /**
    * Constructs a new instance.
@@ -83,13 +74,7 @@ export class ByteView {
    */
   constructor(disk: VirtualDisk) {
     this.#disk = disk;
-    const key = VirtualDisk.identityOf(disk);
-    let shared = sharedByDisk.get(key);
-    if (shared === undefined) {
-      shared = { lock: new RangeLock(disk.blockSize), changes: new Set() };
-      sharedByDisk.set(key, shared);
-    }
-    this.#shared = shared;
+    this.#locks = BlockLocks.of(disk);
   }
 
   /**
@@ -130,8 +115,8 @@ export class ByteView {
     const read = () => this.#read(target, fileOffset);
     if (bytesRead > 0) {
       // What is being written is waited for; reads do not keep each other off.
-      if (this.#shared.changes.size === 0) await read();
-      else await this.#alone(fileOffset, bytesRead, read);
+      if (this.#locks.isFree) await read();
+      else await this.#locks.alone(this.#disk, fileOffset, bytesRead, read);
     }
     return { bytesRead, buffer };
   }
@@ -168,7 +153,7 @@ export class ByteView {
       }));
       const [start, end] = parts.middle;
       const middle = memory.subarray(start - fileOffset, end - fileOffset);
-      await this.#change(fileOffset, length, () =>
+      await this.#locks.change(this.#disk, fileOffset, length, () =>
         settleAll([
           ...edges.map((edge) => this.#modify(edge.start, edge.bytes)),
           ...(start === end ? [] : [this.#disk.write(sectorOf(start), middle)]),
@@ -186,7 +171,7 @@ export class ByteView {
    */
   async flush(): Promise<void> {
     // Of those that read a block first, the disk does not know yet.
-    await Promise.allSettled(this.#shared.changes);
+    await this.#locks.settled();
     await this.#disk.flush();
   }
 
@@ -208,7 +193,8 @@ export class ByteView {
     if (length === 0) return;
     const [start, end] = this.#partsOf(offset, length).middle;
     if (start === end) return;
-    await this.#change(
+    await this.#locks.change(
+      this.#disk,
       start,
       end - start,
       () => this.#disk.discard(sectorOf(start), sectorOf(end - start)),
@@ -270,39 +256,6 @@ export class ByteView {
     if (offset < first) edges.push([offset, first]);
     if (last < end) edges.push([last, end]);
     return { edges, middle: [first, last] };
-  }
-
-  /** Carries out what changes bytes, known to those that must wait for it. */
-  async #change(
-    offset: number,
-    length: number,
-    work: () => Promise<void>,
-  ): Promise<void> {
-    const { changes } = this.#shared;
-    const change = this.#alone(offset, length, work);
-    changes.add(change);
-    try {
-      await change;
-    } finally {
-      changes.delete(change);
-    }
-  }
-
-  /** Works once nothing earlier holds a block of these bytes, and holds them. */
-  async #alone(
-    offset: number,
-    length: number,
-    work: () => Promise<void>,
-  ): Promise<void> {
-    const start = this.#disk.start * SECTOR_BYTES + offset;
-    const release = await new Promise<() => void>((resolve) =>
-      this.#shared.lock.claim(start, start + length, resolve)
-    );
-    try {
-      await work();
-    } finally {
-      release();
-    }
   }
 
   #checkEnd(operation: string, offset: number, length: number): void {

@@ -1,11 +1,11 @@
 /**
  * An export: a disk as NBD shows it, in bytes. What all of its connections
- * share is here: memory, and the lock for writes of less than a block.
+ * share is here: memory, and how parts of blocks are written.
  *
  * @module
  */
 
-import { RangeLock } from "../backends/range_lock.ts";
+import { BlockLocks } from "../disk/block_locks.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -55,8 +55,7 @@ const MAP_PIECE = 128;
 
 /** A disk in the words of NBD. */
 export class ServedDisk {
-  readonly #lock = new RangeLock();
-  #claims = 0;
+  readonly #locks: BlockLocks;
   /** The disk. */
   readonly disk: VirtualDisk;
   /** What clients call it. */
@@ -90,6 +89,7 @@ export class ServedDisk {
     const { disk } = from;
     const { abilities, physicalBlockSize } = disk.info;
     this.disk = disk;
+    this.#locks = BlockLocks.of(disk);
     this.name = from.name ?? "";
     this.description = from.description ?? "";
     this.blockSize = disk.blockSize;
@@ -189,9 +189,11 @@ export class ServedDisk {
     memory: Memory,
     fua: boolean,
   ): Promise<void> {
-    const write = () =>
-      this.#writeNow(offset, length, memory, HEADROOM_BYTES, fua);
-    return this.#claims > 0 ? this.#alone(offset, length, write) : write();
+    return this.#whole(
+      offset,
+      length,
+      () => this.#writeNow(offset, length, memory, HEADROOM_BYTES, fua),
+    );
   }
 
   /**
@@ -393,25 +395,16 @@ export class ServedDisk {
     length: number,
     work: () => Promise<void>,
   ): Promise<void> {
-    return this.#claims > 0 ? this.#alone(offset, length, work) : work();
+    return this.#locks.isFree ? work() : this.#alone(offset, length, work);
   }
 
   /** Does something while nobody else changes these bytes. */
-  async #alone(
+  #alone(
     offset: number,
     length: number,
     work: () => Promise<void>,
   ): Promise<void> {
-    this.#claims++;
-    const release = await new Promise<() => void>((resolve) =>
-      this.#lock.claim(offset, offset + length, resolve)
-    );
-    try {
-      await work();
-    } finally {
-      this.#claims--;
-      release();
-    }
+    return this.#locks.change(this.disk, offset, length, work);
   }
 }
 

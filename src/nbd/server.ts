@@ -127,9 +127,9 @@ const MAX_FAILURES = 64;
  * it, on any connection: exports say `CAN_MULTI_CONN`.
  *
  * Requests need not start and end on blocks of the disk: the blocks at their
- * ends are read, changed and written, while no other client changes them. What
- * the program itself writes meanwhile to the same blocks, past the server, may
- * be lost by that.
+ * ends are read, changed and written, while no other client changes them, of
+ * whichever server and export of the disk or of a slice. What the program itself
+ * writes meanwhile to the same blocks, past the server, may be lost by that.
  *
  * @example A disk in memory, for `qemu-img` and all the others
  * ```ts

@@ -9,6 +9,8 @@ import { assert, assertEquals } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
+import { ByteView } from "../../src/image/byte_view.ts";
+import { latency } from "../../src/layers/latency.ts";
 import { NbdServer } from "../../src/nbd/server.ts";
 import { viewOf } from "../../src/bytes.ts";
 import { ChunkType, Command, Option } from "../../src/protocol/nbd/numbers.ts";
@@ -167,6 +169,47 @@ Deno.test("NbdServer lets nobody change a block while another changes a part", a
     }
     clearInterval(timer);
   }
+});
+
+Deno.test("NbdServer keeps parts of a block that several ways lead to", async () => {
+  const disk = VirtualDisk.over(
+    latency(new MemoryBackend({ sectors: 64, blockSize: 4096 }), {
+      seed: 1,
+      spikes: [{ ratio: { numerator: 1, denominator: 2 }, ms: 1 }],
+    }),
+  );
+  const slice = disk.slice(8, 16);
+  await using served = await serveDisk(disk, {
+    exports: [
+      { disk, name: "whole" },
+      { disk, name: "again" },
+      { disk: slice, name: "part" },
+    ],
+  });
+  await using other = await serveDisk(slice);
+  const ways: [client: RawClient, at: number][] = [
+    [await RawClient.attach(served.socket, "whole"), 4096],
+    [await RawClient.attach(served.socket, "again"), 4096],
+    [await RawClient.attach(served.socket, "part"), 0],
+    [await RawClient.attach(other.socket), 0],
+  ];
+  const view = new ByteView(disk);
+  for (let round = 1; round <= 20; round++) {
+    const data = new Uint8Array(16).fill(round);
+    await Promise.all([
+      ...ways.map(async ([client, at], i) => {
+        const answer = await client.ask(Write, at + 16 * i, 16, data);
+        assertEquals(answer.error, 0);
+      }),
+      view.write(data, 0, 16, 4096 + 16 * ways.length),
+    ]);
+    const length = 16 * (ways.length + 1);
+    assertSame(
+      (await disk.read(8, 8)).subarray(0, length),
+      new Uint8Array(length).fill(round),
+    );
+  }
+  for (const [client] of ways) client[Symbol.dispose]();
 });
 
 Deno.test("NbdServer keeps a read's memory until all of its parts are done", async () => {

@@ -138,6 +138,8 @@ export class NbdBackend implements Backend {
   #state: State = "open";
   /** Whether NBD_CMD_DISC was sent. */
   #isLeft = false;
+  /** Whether the disk is being closed, or the server shuts down. */
+  #isClosing = false;
   readonly #inFlight = new InFlight();
   readonly #abandoned = new Abandoned<Transfer>();
   readonly #flushes = new SharedFlush<Transfer>((first) => {
@@ -308,6 +310,7 @@ export class NbdBackend implements Backend {
 
   /** Hears that the disk is to be closed: from now on silence has a bound. */
   closing(): void {
+    this.#isClosing = true;
     if (
       !this.#ended &&
       (this.#inFlight.count > 0 || this.#writer.pendingBytes > 0)
@@ -370,6 +373,8 @@ export class NbdBackend implements Backend {
     }
     if (this.#inFlight.count === 0) this.#stream.ref?.();
     this.#inFlight.enter(1);
+    // The queue hands over what it still had, and whoever closes may flush.
+    if (this.#isClosing) this.#silence.start();
     const transfer = this.#plan(request, complete);
     if (!this.#abandoned.holds(transfer)) this.#go(transfer);
   }

@@ -1217,6 +1217,44 @@ Deno.test("VirtualDisk.close() waits for a server that is slow but answers", asy
   await Promise.all(writes);
 });
 
+/** Silent at once, or after the first answer, with what is asked before close(). */
+const SILENT_CLOSES: [
+  name: string,
+  answered: number,
+  ask: (disk: VirtualDisk) => Promise<unknown>[],
+][] = [
+  ["a write", 0, (disk) => [disk.write(0, new Uint8Array(512))]],
+  ["a read", 0, (disk) => [disk.read(0, 1)]],
+  ["a flush", 0, (disk) => [disk.flush()]],
+  ["a flush after a write", 1, (disk) => [
+    disk.write(0, new Uint8Array(512)),
+    disk.flush(),
+  ]],
+];
+
+for (const [name, answered, ask] of SILENT_CLOSES) {
+  for (const isLate of [false, true]) {
+    Deno.test(`VirtualDisk.close() ends though ${name} is never answered, ${isLate ? "asked before" : "in the same turn"}`, async () => {
+      await using server = await RawServer.start(async (peer) => {
+        await peer.attach();
+        for (let i = 0; i < answered; i++) {
+          await peer.simple(await peer.request());
+        }
+        await silence(peer);
+      });
+      const disk = await VirtualDisk.open(server.uri, { closeTimeoutMs: 300 });
+      const asked = Promise.allSettled(ask(disk));
+      if (isLate) await turns(20);
+      await inTime("close()", disk.close().catch(() => {}));
+      const outcomes = await inTime("the requests", asked);
+      assertEquals(
+        outcomes.map(({ status }) => status),
+        outcomes.map((_, i) => i < answered ? "fulfilled" : "rejected"),
+      );
+    });
+  }
+}
+
 // --- What aborted requests leave behind ----------------------------------
 
 Deno.test("NbdBackend.close() ends though the last completion throws", async () => {
