@@ -572,16 +572,22 @@ export class RequestQueue {
     ask: (backend: Backend) => T | Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
+    const begin = () => this.#query({ sector, count }, ask, signal);
     const held = this.#held;
-    if (held !== null) {
-      // It sees the new size, as a request would.
-      return new Promise((resolve) => {
-        const start = () =>
-          resolve(this.#query({ sector, count }, ask, signal));
-        held.push({ resizes: false, start });
+    // After a resize that is waited for it sees the new size, as a request would.
+    const answer = held === null ? begin() : new Promise<T>((resolve) => {
+      held.push({ resizes: false, start: () => resolve(begin()) });
+    });
+    if (signal === undefined) return answer;
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) return reject(signal.reason);
+      const watch = this.#watchOf(signal);
+      watch.queries.add(reject);
+      answer.then(resolve, reject).finally(() => {
+        watch.queries.delete(reject);
+        this.#endWatch(signal, watch);
       });
-    }
-    return this.#query({ sector, count }, ask, signal);
+    });
   }
 
   #query<T>(
@@ -631,16 +637,7 @@ export class RequestQueue {
       this.#queries.delete(answer);
     };
     answer.then(forget, forget);
-    if (!signal) return answer;
-    return new Promise((resolve, reject) => {
-      if (signal.aborted) return reject(signal.reason);
-      const watch = this.#watchOf(signal);
-      watch.queries.add(reject);
-      answer.then(resolve, reject).finally(() => {
-        watch.queries.delete(reject);
-        this.#endWatch(signal, watch);
-      });
-    });
+    return answer;
   }
 
   /**

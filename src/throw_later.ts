@@ -40,3 +40,20 @@ export function answerRequest(
     throwLater(thrown);
   }
 }
+
+/**
+ * Tells somebody of something; never throws.
+ *
+ * @param listener Who is told, if anybody.
+ * @param value What.
+ */
+export function tell<T>(
+  listener: ((value: T) => void) | undefined,
+  value: T,
+): void {
+  try {
+    listener?.(value);
+  } catch (thrown) {
+    throwLater(thrown);
+  }
+}

@@ -1687,3 +1687,23 @@ Deno.test("RequestQueue keeps every order, whatever is asked of it", async () =>
     await playOut(i < 40 ? i : (base + i) >>> 0);
   }
 });
+
+Deno.test("RequestQueue.query() ends with its signal also while a resize is waited for", async () => {
+  const grown = Promise.withResolvers<void>();
+  const memory = new MemoryBackend({ sectors: 64 });
+  const backend = altered(memory, {
+    resize: () => grown.promise.then(() => memory.resize(128)),
+  });
+  const queue = new RequestQueue(backend);
+  const resized = queue.resize(128, false);
+  const abort = new AbortController();
+  const range = { sector: 0, count: 1 };
+  const asked = queue.query(range, () => "answer", abort.signal);
+  const other = queue.query(range, () => "answer");
+  abort.abort("enough");
+  assertEquals(await asked.catch(String), "enough");
+  grown.resolve();
+  await resized;
+  assertEquals(await other, "answer");
+  await queue.close();
+});

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
+import { isOfMedium } from "../medium_error.ts";
 
 /** What the search needs of a disk. */
 export interface ReadableDisk {
@@ -77,7 +77,7 @@ export async function findBadSectors(
       );
       return;
     } catch (error) {
-      if (!(error instanceof DiskError) || error.kind !== "io") throw error;
+      if (!isOfMedium(error)) throw error;
     }
     if (count === blockSectors) {
       const last = bad.at(-1);

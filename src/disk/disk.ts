@@ -667,14 +667,16 @@ export class VirtualDisk implements AsyncDisposable {
 
   /**
    * A web stream into sectors that writes behind; closing it waits for all of
-   * them and flushes.
+   * them, and flushes a disk that can. A chunk that is detached or resized before
+   * it was taken fails the stream.
    *
    * @param options Where, and how far.
    * @returns The stream; it takes chunks of any length, whole blocks together.
    * @throws {DiskError} If the range is not on the disk.
    */
   writable(options?: WritableStreamOptions): WritableStream<Uint8Array> {
-    return writableStream(this, options);
+    const { flush } = this.#queue.backend.abilities;
+    return writableStream(this, { flush: flush !== "none", ...options });
   }
 
   /**

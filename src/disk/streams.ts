@@ -40,7 +40,7 @@ export interface WritableStreamOptions extends StreamOptions {
   /**
    * Whether closing the stream flushes the disk.
    *
-   * @default {true}
+   * @default {true, for a disk that can flush}
    */
   flush?: boolean | undefined;
 }
@@ -202,6 +202,8 @@ export function writableStream(
   let next = start;
   let current: Uint8Array<ArrayBuffer> | null = null;
   let filled = 0;
+  /** Bytes of each chunk that waits, as it was when it was given. */
+  const lengths: number[] = [];
 
   const send = (data: Uint8Array<ArrayBuffer>, bytes: number) => {
     const done = disk.write(
@@ -238,6 +240,22 @@ export function writableStream(
           "Cannot write to the stream as its chunks must be Uint8Arrays",
         );
       }
+      const { length } = bytes;
+      const given = lengths.shift()!;
+      // Detached or resized, it would be taken for less, and what comes after it
+      // lie where it belongs.
+      const check = async () => {
+        if (bytes.length === given) return;
+        await settle();
+        throw new DiskError(
+          "argument",
+          `Cannot write ${
+            plural(given, "byte")
+          } to the stream as their memory was detached or resized`,
+          { operation: "stream", sector: next },
+        );
+      };
+      await check();
       const left = (end - next) * SECTOR_BYTES - filled;
       if (bytes.length > left) {
         await settle();
@@ -249,11 +267,12 @@ export function writableStream(
           { operation: "stream", sector: next },
         );
       }
-      for (let from = 0; from < bytes.length;) {
+      for (let from = 0; from < length;) {
         signal?.throwIfAborted();
         if (failed !== null) await settle();
         current ??= await buffer();
-        const size = Math.min(chunkBytes - filled, bytes.length - from);
+        await check();
+        const size = Math.min(chunkBytes - filled, length - from);
         current.set(bytes.subarray(from, from + size), filled);
         filled += size;
         from += size;
@@ -283,6 +302,12 @@ export function writableStream(
     },
     async abort() {
       await Promise.allSettled(inFlight);
+    },
+  }, {
+    highWaterMark: 1,
+    size(bytes) {
+      lengths.push(bytes?.byteLength);
+      return 1;
     },
   });
 }

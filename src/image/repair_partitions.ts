@@ -12,6 +12,7 @@
 import type { RequestOptions, VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { isOfMedium } from "../medium_error.ts";
 import { fileSystemNameOf, SIGNATURE_BYTES } from "./file_system_signature.ts";
 import { type GptCopy, usedCopyOf } from "./find_gpt.ts";
 import type { GptHeader } from "./gpt.ts";
@@ -273,7 +274,7 @@ async function isThere(
     return bytes.every((byte, i) => there[offset - start + i] === byte);
   } catch (error) {
     // What cannot be read may be cured by being written.
-    if (error instanceof DiskError && error.kind === "io") return false;
+    if (isOfMedium(error)) return false;
     throw error;
   }
 }

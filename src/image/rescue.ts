@@ -19,6 +19,7 @@ import { refuseShared } from "../disk/shared_sectors.ts";
 import { Zeroes } from "../disk/sparse.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { isOfMedium } from "../medium_error.ts";
 import { plural } from "../plural.ts";
 import { type RescueMap, RescueStatus } from "./rescue_map.ts";
 
@@ -30,20 +31,6 @@ const DEPTH = 4;
 
 /** Milliseconds between two times that the map is to be saved. */
 const CHECKPOINT_MS = 20_000;
-
-/**
- * Error numbers that say that a medium cannot be read here: those of the block
- * layer's BLK_STS_IOERR, MEDIUM, PROTECTION, TARGET and TIMEOUT
- * (Linux, `blk_errors` in block/blk-core.c). Anything else, such as a
- * device that is gone or a server that hung up, says nothing about a sector.
- */
-const MEDIUM_CODES: ReadonlySet<string> = new Set([
-  "EIO",
-  "ENODATA",
-  "EILSEQ",
-  "EREMOTEIO",
-  "ETIMEDOUT",
-]);
 
 /** What is not finished, by how much was tried of it. */
 const LEAST_TRIED_LAST: readonly RescueStatus[] = [
@@ -328,11 +315,6 @@ function* piecesOf(
       at = next;
     }
   }
-}
-
-function isOfMedium(error: unknown): boolean {
-  return error instanceof DiskError && error.kind === "io" &&
-    error.code !== undefined && MEDIUM_CODES.has(error.code);
 }
 
 /**

@@ -9,8 +9,8 @@
  */
 
 import type { VirtualDisk } from "../disk/disk.ts";
-import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
+import { isOfMedium } from "../medium_error.ts";
 
 /** Reads bytes of one disk, and keeps them. */
 export class TableReader {
@@ -84,7 +84,7 @@ export class TableReader {
         signal: this.#signal,
       });
     } catch (error) {
-      if (!(error instanceof DiskError) || error.kind !== "io") throw error;
+      if (!isOfMedium(error)) throw error;
       bytes = null;
     }
     for (let block = from; block < to; block++) {

@@ -167,6 +167,15 @@ export class Commands {
    * @param job The request.
    */
   start(job: Job): void {
+    try {
+      this.#begin(job);
+    } catch (error) {
+      // There is no memory for it.
+      this.#failFrom(job, error);
+    }
+  }
+
+  #begin(job: Job): void {
     if (job.length === 0 && job.type !== Command.Flush) {
       return this.#replies.success(job);
     }
@@ -197,17 +206,20 @@ export class Commands {
    * Takes the memory for a write's payload.
    *
    * @param job The request.
-   * @returns Where the payload goes, all of it, before the write starts.
+   * @returns Where the payload goes, all of it, before the write starts; `null`
+   * if there is no memory, which the client has been told.
    */
-  prepareWrite(job: Job): Uint8Array<ArrayBuffer> {
+  prepareWrite(job: Job): Uint8Array<ArrayBuffer> | null {
     const served = this.#served;
-    let lead = 0;
-    if (job.aligned) {
-      job.memory = served.memory.take(job.length, job.held);
-    } else {
-      this.#options.counters.unaligned++;
-      lead = job.offset % served.blockSize;
-      job.memory = served.memory.take(served.span(job.offset, job.length));
+    const lead = job.aligned ? 0 : job.offset % served.blockSize;
+    if (!job.aligned) this.#options.counters.unaligned++;
+    try {
+      job.memory = job.aligned
+        ? served.memory.take(job.length, job.held)
+        : served.memory.take(served.span(job.offset, job.length));
+    } catch (error) {
+      this.#failFrom(job, error);
+      return null;
     }
     const at = HEADROOM_BYTES + lead;
     return job.memory.bytes.subarray(at, at + job.length);

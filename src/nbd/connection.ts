@@ -401,7 +401,9 @@ export class Connection implements MemoryHolder {
     if (job.type !== Command.Write || job.length === 0) {
       return this.#commands!.start(job);
     }
-    this.#target = this.#commands!.prepareWrite(job);
+    const target = this.#commands!.prepareWrite(job);
+    if (target === null) return this.#reader.drain(job.length);
+    this.#target = target;
     this.#filled = 0;
     this.#filling = job;
   }

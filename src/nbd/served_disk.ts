@@ -154,6 +154,16 @@ export class ServedDisk {
   }
 
   /**
+   * What one request takes at most.
+   *
+   * @param maxPayload Bytes of data that it has at most.
+   * @returns Bytes of memory.
+   */
+  mostMemory(maxPayload: number): number {
+    return memoryBytes(maxPayload + 2 * this.blockSize) + this.endsBytes;
+  }
+
+  /**
    * Reads whole blocks.
    *
    * @param offset First byte, on a block.

@@ -14,6 +14,7 @@ import type { NbdCounters } from "./counters.ts";
 import { MemoryBudget } from "./memory_budget.ts";
 import { type NbdExport, ServedDisk } from "./served_disk.ts";
 import { keepOnThread } from "../one_thread.ts";
+import { tell } from "../throw_later.ts";
 import { isTimerMs, refuseGrace } from "../timer_ms.ts";
 import type { NbdTlsOptions } from "./tls.ts";
 import { Turns } from "./turns.ts";
@@ -216,11 +217,16 @@ export class NbdServer implements AsyncDisposable {
         }: current value is ${maxPayload}`,
       );
     }
-    if (maxMemory < 4 * maxPayload) {
+    // Half of it is lent, and must do for the largest request of all.
+    const most = Math.max(
+      2 * maxPayload,
+      ...[...exports.values()].map((one) => one.mostMemory(maxPayload)),
+    );
+    if (maxMemory < 2 * most) {
       throw new RangeError(
         `Cannot serve as maxMemory must be ${
-          4 * maxPayload
-        } at least, four times maxPayload: current value is ${maxMemory}`,
+          2 * most
+        } at least, for requests of maxPayload: current value is ${maxMemory}`,
       );
     }
     const maxConnections = count(
@@ -339,10 +345,10 @@ export class NbdServer implements AsyncDisposable {
     const connection = new Connection(stream, this.#options);
     const done = connection.run().catch((error) => {
       connection.abandon();
-      this.#onError?.(asError(error));
+      tell(this.#onError, asError(error));
     }).finally(() => {
       this.#connections.delete(connection);
-      if (connection.fault !== null) this.#onError?.(connection.fault);
+      if (connection.fault !== null) tell(this.#onError, connection.fault);
       if (this.#once && connection.attached && this.#connections.size === 0) {
         this.close();
       }
@@ -404,7 +410,7 @@ export class NbdServer implements AsyncDisposable {
         if (this.#closing !== null) return;
         if (isShortage(error)) {
           // Said once, until it is over: this may go on for long.
-          if (!short) this.#onError?.(asError(error));
+          if (!short) tell(this.#onError, asError(error));
           short = true;
           await this.#pause(SHORTAGE_MS);
         } else {

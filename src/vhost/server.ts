@@ -20,6 +20,7 @@ import { errnoText } from "../errno.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { keepOnThread } from "../one_thread.ts";
 import { permissions } from "../platform/permissions.ts";
+import { tell } from "../throw_later.ts";
 import { refuseGrace } from "../timer_ms.ts";
 import { BouncePool } from "./bounce_pool.ts";
 import { noCounts, type VhostCounters } from "./counters.ts";
@@ -258,12 +259,12 @@ export class VhostServer implements AsyncDisposable {
         queues,
         bounces: this.#bounces,
         counters: this.#counters,
-        onError: (error) => onError?.(error),
+        onError: (error) => tell(onError, error),
       });
     } catch (error) {
       // There is no room to watch one more descriptor.
       void closeOffThread(this.#libc, [fd]);
-      onError?.(error as Error);
+      tell(onError, error as Error);
       return this.#listenLater();
     }
     this.#frontEnd = frontEnd;

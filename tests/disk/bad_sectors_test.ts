@@ -6,6 +6,7 @@ import {
   RequestType,
   VirtualDisk,
 } from "../../mod.ts";
+import { readPartitions } from "../../src/image/read_partitions.ts";
 import { altered } from "../fake_backend.ts";
 
 /** A disk in memory on which reads of some sectors fail. */
@@ -18,7 +19,10 @@ function diskWithBad(bad: number[], blockSize = 512): VirtualDisk {
         const hit = type === RequestType.In &&
           bad.some((one) => one >= sector && one < sector + count);
         if (hit) {
-          complete(request, new DiskError("io", "Cannot read: bad sector"));
+          complete(
+            request,
+            new DiskError("io", "Cannot read: bad sector", { code: "EIO" }),
+          );
         } else memory.submit([request], complete);
       }
     },
@@ -54,3 +58,31 @@ Deno.test("findBadSectors() passes on what is not the medium's fault", async () 
     "8192 sectors",
   );
 });
+
+/** A disk that cannot be reached any more. */
+function lostDisk(): VirtualDisk {
+  const memory = new MemoryBackend({ sectors: 8192 });
+  return VirtualDisk.over(altered(memory, {
+    submit(batch, complete) {
+      for (const request of batch) {
+        const options = { code: "ENOTCONN" };
+        complete(request, new DiskError("io", "The server is gone", options));
+      }
+    },
+  }));
+}
+
+for (
+  const [name, look] of Object.entries(
+    {
+      findBadSectors: (disk) => findBadSectors(disk),
+      readPartitions: (disk) => readPartitions(disk),
+    } satisfies Record<string, (disk: VirtualDisk) => Promise<unknown>>,
+  )
+) {
+  Deno.test(`${name}() takes a disk that is lost for no bad medium`, async () => {
+    await using disk = lostDisk();
+    const error = await assertRejects(() => look(disk), DiskError, "is gone");
+    assertEquals(error.code, "ENOTCONN");
+  });
+}

@@ -11,6 +11,7 @@ import {
   assertStrictEquals,
   assertThrows,
 } from "@std/assert";
+import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { Random } from "../../src/random.ts";
@@ -18,7 +19,9 @@ import {
   readableStream,
   type StreamableDisk,
   writableStream,
+  type WritableStreamOptions,
 } from "../../src/disk/streams.ts";
+import { altered } from "../fake_backend.ts";
 
 interface Held {
   kind: "read" | "write" | "flush";
@@ -486,4 +489,63 @@ Deno.test("readable() piped into writable() copies a disk", async () => {
   );
   assertEquals(await target.read(0, 1000), content);
   await disk.close();
+});
+
+/** What happens to a chunk before it is written, or while it is. */
+const CHANGES: Record<string, (chunk: Uint8Array<ArrayBuffer>) => void> = {
+  detached: (chunk) => void chunk.buffer.transfer(),
+  resized: (chunk) => chunk.buffer.resize(512),
+};
+
+for (const [what, change] of Object.entries(CHANGES)) {
+  for (const isTaken of [false, true]) {
+    Deno.test(
+      `writable() writes nothing out of its place if a chunk is ${what} ${
+        isTaken ? "while it is written" : "while it waits"
+      }`,
+      async () => {
+        const disk = new HeldDisk(64);
+        const stream = writableStream(disk, { chunkSectors: 1, depth: 1 });
+        const writer = stream.getWriter();
+        const buffer = new ArrayBuffer(2048, { maxByteLength: 4096 });
+        const chunk = new Uint8Array(buffer);
+        const writes = [new Uint8Array(isTaken ? 0 : 2048), chunk]
+          .map((bytes) => writer.write(bytes));
+        writes.push(writer.write(new Uint8Array(512)), writer.close());
+        const outcomes = Promise.allSettled(writes);
+        await turn();
+        change(chunk);
+        await disk.drain();
+        const [first, ...others] = await outcomes;
+        assertEquals(first!.status, "fulfilled");
+        for (const outcome of others) {
+          assert(outcome.status === "rejected");
+          assertEquals((outcome.reason as DiskError).kind, "argument");
+        }
+        const written = disk.log.filter((one) => one.startsWith("write"));
+        assertEquals(
+          written,
+          written.map((_, i) => `write ${i}+1`).slice(0, 4),
+        );
+        assert(!disk.log.includes("flush"));
+      },
+    );
+  }
+}
+
+Deno.test("writable() ends on a disk that cannot flush, unless it must", async () => {
+  const memory = new MemoryBackend({ sectors: 64 });
+  const { abilities } = memory;
+  const backend = altered(memory, {
+    abilities: { ...abilities, flush: "none", fua: "none" },
+  });
+  await using disk = VirtualDisk.over(backend);
+  const write = async (options: WritableStreamOptions) => {
+    const writer = disk.writable(options).getWriter();
+    await writer.write(new Uint8Array(512));
+    await writer.close();
+  };
+  await write({});
+  const error = await assertRejects(() => write({ flush: true }), DiskError);
+  assertEquals(error.kind, "unsupported");
 });

@@ -21,6 +21,7 @@ import {
 } from "../../src/protocol/nbd/numbers.ts";
 import { Random } from "../../src/random.ts";
 import { sleepSync } from "../../src/sleep_sync.ts";
+import { catchThrown, Thrown } from "../contract.ts";
 import { altered, holding } from "../fake_backend.ts";
 import {
   goData,
@@ -472,6 +473,10 @@ Deno.test("NbdServer throws on options that make no sense", async () => {
     () => make({ maxMemory: 64 << 20, maxPayload: 32 << 20 }),
     RangeError,
   );
+  // Parts of large blocks take more than their data.
+  await using coarse = VirtualDisk.memory({ size: "4MiB", blockSize: 65_536 });
+  const exports = [{ disk: coarse }];
+  assertThrows(() => make({ exports, maxMemory: 262_144 }), RangeError);
   assertThrows(() => make({ stallMs: 0 }), RangeError);
   // A timer that cannot wait for so long would send everybody away at once.
   assertThrows(() => make({ stallMs: 2 ** 31 }), RangeError);
@@ -486,4 +491,70 @@ Deno.test("NbdServer throws on options that make no sense", async () => {
   );
   assertThrows(() => make({}).uri(), TypeError);
   assertEquals(make({}).address, null);
+});
+
+Deno.test("NbdServer answers any request within the least memory, whatever the blocks", async () => {
+  for (const blockSize of [512, 4096, 32_768, 65_536]) {
+    const disk = VirtualDisk.memory({ size: "4MiB", blockSize });
+    let maxMemory = 131_072;
+    for (;; maxMemory += 65_536) {
+      try {
+        NbdServer.detached({ exports: [{ disk }], maxMemory });
+        break;
+      } catch (error) {
+        assert(error instanceof RangeError);
+      }
+    }
+    await using served = await serveDisk(disk, { maxMemory });
+    const clients = [
+      await RawClient.attach(served.socket),
+      await RawClient.attach(served.socket),
+    ];
+    await Promise.all(clients.map(async (client) => {
+      for (let i = 0; i < 3; i++) {
+        const data = new Uint8Array(65_536);
+        assertEquals((await client.ask(Write, 1, 65_536, data)).error, 0);
+        assertEquals((await client.ask(WriteZeroes, 1, 10)).error, 0);
+        assertEquals((await client.ask(Read, 1, 65_536)).error, 0);
+      }
+    }));
+    for (const client of clients) client[Symbol.dispose]();
+  }
+});
+
+Deno.test("NbdServer fails what it has no memory for, and goes on", async () => {
+  const memory = new MemoryBackend({ sectors: 4096 });
+  let isFull = true;
+  const disk = VirtualDisk.over(altered(memory, {
+    allocate(byteLength) {
+      if (isFull) throw new RangeError("Array buffer allocation failed");
+      return memory.allocate(byteLength);
+    },
+  }));
+  await using served = await serveDisk(disk);
+  using client = await RawClient.attach(served.socket);
+  const data = new Uint8Array(4096).fill(1);
+  const EIO = 5;
+  assertEquals((await client.ask(Read, 0, 4096)).error, EIO);
+  assertEquals((await client.ask(Write, 0, 4096, data)).error, EIO);
+  assertEquals((await client.ask(Write, 1, 4096, data)).error, EIO);
+  assertEquals((await client.ask(WriteZeroes, 1, 4096)).error, EIO);
+  isFull = false;
+  assertEquals((await client.ask(Write, 0, 4096, data)).error, 0);
+  assertEquals((await client.ask(Read, 0, 4096)).data, data);
+  assertEquals(served.faults, []);
+});
+
+Deno.test("NbdServer ends in good order though onError throws", async () => {
+  using uncaught = catchThrown();
+  await using served = await serveDisk(VirtualDisk.memory({ sectors: 64 }), {
+    once: true,
+    onError: () => {
+      throw new Thrown();
+    },
+  });
+  using client = await RawClient.attach(served.socket);
+  await client.send(new Uint8Array(28).fill(0xff));
+  await served.server.finished;
+  assertEquals(uncaught.count, 1);
 });

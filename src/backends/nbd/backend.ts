@@ -202,10 +202,7 @@ export class NbdBackend implements Backend {
     this.#exportFlags = negotiated.flags;
     this.geometry = geometryOf(negotiated, uri, options);
     const { blockSize } = this.geometry;
-    this.#maximum = Math.max(
-      blockSize,
-      negotiated.maximum - negotiated.maximum % blockSize,
-    );
+    this.#maximum = negotiated.maximum - negotiated.maximum % blockSize;
     this.limits = {
       maxSegments: 256,
       maxBytes: Math.min(MAX_MERGED_BYTES, this.#maximum),

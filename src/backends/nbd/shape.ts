@@ -32,7 +32,7 @@ export function geometryOf(
   uri: string,
   options: NbdOptions,
 ): Geometry {
-  const { size, minimum, preferred } = negotiated;
+  const { size, minimum, preferred, maximum } = negotiated;
   const least = Math.max(minimum, SECTOR_BYTES);
   const blockSize = options.blockSize ?? least;
   const fail = (reason: string): never => {
@@ -47,6 +47,11 @@ export function geometryOf(
   if (blockSize < least) {
     return fail(
       `its blocks must be ${least} bytes at least: current value is ${blockSize}`,
+    );
+  }
+  if (blockSize > maximum) {
+    return fail(
+      `the server takes ${maximum} bytes at once, and no blocks of ${blockSize}`,
     );
   }
   if (!Number.isSafeInteger(size)) {

@@ -14,8 +14,13 @@ import { stepTimeout } from "../../step_timeout.ts";
 /** In so many steps is looked whether a server is silent. */
 const STEPS = 4;
 
-/** Bytes that must move in a step if nothing is answered in it. */
+/**
+ * What must move in a step if nothing is answered in it: at most so many bytes,
+ * and no more than a slow line has time for. Anything less is a trickle that
+ * could go on for ever.
+ */
 const SIGN_OF_LIFE_BYTES = 65_536;
+const SIGN_OF_LIFE_BYTES_PER_MS = 8;
 
 /** What is seen of a server. */
 export interface SignsOfLife {
@@ -56,12 +61,16 @@ export class SilenceWatch {
   start(): void {
     if (this.#stop !== null) return;
     let seen = this.#look();
+    const bytes = Math.min(
+      SIGN_OF_LIFE_BYTES,
+      this.#timeoutMs / STEPS * SIGN_OF_LIFE_BYTES_PER_MS,
+    );
     const lives = () => {
       const before = seen;
       seen = this.#look();
       // A step that began before anybody waited is none.
       return !before.waits || !seen.waits || seen.answers !== before.answers ||
-        seen.bytes - before.bytes >= SIGN_OF_LIFE_BYTES;
+        seen.bytes - before.bytes >= bytes;
     };
     this.#stop = stepTimeout(this.#timeoutMs, this.#onSilence, {
       steps: STEPS,

@@ -1217,6 +1217,18 @@ Deno.test("VirtualDisk.close() waits for a server that is slow but answers", asy
   await Promise.all(writes);
 });
 
+Deno.test("VirtualDisk.open() refuses blocks that a server does not take at once", async () => {
+  await using server = await RawServer.start(says(
+    exportInfo(),
+    blockInfo(1, 512, 4096),
+  ));
+  const error = await failureOf(
+    VirtualDisk.open(server.uri, { blockSize: 65_536 }),
+  );
+  assertEquals(error.kind, "geometry");
+  assertStringIncludes(error.message, "takes 4096 bytes at once");
+});
+
 /** Silent at once, or after the first answer, with what is asked before close(). */
 const SILENT_CLOSES: [
   name: string,
