@@ -6,7 +6,8 @@
  * @module
  */
 
-import { assert, assertEquals, assertInstanceOf } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf   assertStringIncludes,
+} from "@std/assert";
 import type { Backend } from "../../../src/backend.ts";
 import { MemoryBackend } from "../../../src/backends/memory.ts";
 import { openNbd } from "../../../src/backends/nbd/mod.ts";
