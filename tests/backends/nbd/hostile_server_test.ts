@@ -6,7 +6,11 @@
  * @module
  */
 
-import { assert, assertEquals, assertInstanceOf   assertStringIncludes,
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertStringIncludes,
 } from "@std/assert";
 import type { Backend } from "../../../src/backend.ts";
 import { MemoryBackend } from "../../../src/backends/memory.ts";
