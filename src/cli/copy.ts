@@ -13,6 +13,7 @@
  * @module
  */
 
+import { filesOf, identify, type SourceFile } from "../backends/same_file.ts";
 import { copyDisk, type CopyPhase } from "../disk/copy.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import type { OpenOptions } from "../disk/open.ts";
@@ -401,7 +402,7 @@ async function fromDisk(way: Way, whole: VirtualDisk): Promise<Outcome> {
     force: args.flag("force"),
     blockSize: whole.blockSize,
     sectors: sizeOfNew(numbers, place + source.sectors),
-    inputs: [whole.info.path],
+    inputs: await filesOf(whole.info),
   });
   // Held, and so locked, until it is known what becomes of it.
   await using disk = target.disk;
@@ -463,7 +464,9 @@ async function fromStream(
     force: args.flag("force"),
     blockSize,
     sectors: sizeOfNew(numbers, known),
-    inputs: [disk?.info.path ?? (from === "-" ? io.stdinPath : from)],
+    inputs: disk === undefined
+      ? await filesOfStream(from, io)
+      : await filesOf(disk.info),
   });
   await using _held = target.disk;
   let onto: VirtualDisk;
@@ -510,6 +513,13 @@ async function fromStream(
     target.disk,
     copy.options,
   );
+}
+
+/** What a stream is read from. */
+async function filesOfStream(from: string, io: CliIo): Promise<SourceFile[]> {
+  const name = from === "-" ? io.stdinPath : from;
+  const identity = name === null ? null : await identify(name);
+  return identity === null ? [] : [{ name: name!, identity }];
 }
 
 /** How much will come out of a compressed file, judged by what came so far. */

@@ -172,7 +172,9 @@ function describeFacts(path: string, facts: ContainerFacts): string {
   }`;
 }
 
-function fileRow({ role, name, format }: OtherFile): [string, string] {
+function fileRow(
+  { role, name, format }: Omit<OtherFile, "path">,
+): [string, string] {
   return [role, `${printable(name)}${format === null ? "" : ` (${format})`}`];
 }
 

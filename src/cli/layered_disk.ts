@@ -8,6 +8,7 @@
 
 import { statSync } from "node:fs";
 import type { Backend } from "../backend.ts";
+import { identify } from "../backends/same_file.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
 import { overlay } from "../disk/overlay.ts";
@@ -34,7 +35,6 @@ import {
 import { openOptions, warn } from "./images.ts";
 import { type CliIo, printError } from "./io.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
-import { identify } from "./same_file.ts";
 import { StatsFile } from "./stats_file.ts";
 import { readText } from "./text_file.ts";
 import { TraceFile } from "./trace_file.ts";

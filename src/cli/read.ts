@@ -6,6 +6,12 @@
 
 import { type OpenedFile, openFile } from "../platform/files.ts";
 import { keepNameOf } from "../backends/new_name.ts";
+import {
+  filesOf,
+  identify,
+  identityOf,
+  sharedOf,
+} from "../backends/same_file.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -25,13 +31,7 @@ import { type CliIo, print, send, writeAll } from "./io.ts";
 import { openImage } from "./opened_image.ts";
 import { tell } from "./outcome.ts";
 import { PARTITION_OPTION } from "./partition_option.ts";
-import {
-  type FileIdentity,
-  identify,
-  identityOf,
-  isShared,
-  takeBack,
-} from "./same_file.ts";
+import { takeBack } from "./take_back.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 import { plural } from "../plural.ts";
 
@@ -133,8 +133,11 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     else if (file === undefined) {
       await copyOut(disk, range, (bytes) => send(io.stdout, bytes), signal);
     } else {
-      const from = await identify(path);
-      await save(disk, range, file, from, args.flag("force"), signal);
+      const own = sharedOf(await identify(file), await filesOf(disk.info));
+      if (own !== null) {
+        throw new CliError(`Cannot read "${own.name}" into itself`);
+      }
+      await save(disk, range, file, args.flag("force"), signal);
       return range.to - range.from;
     }
     return null;
@@ -245,14 +248,10 @@ async function save(
   disk: VirtualDisk,
   range: ByteRange,
   path: string,
-  from: FileIdentity | null,
   force: boolean,
   signal: AbortSignal,
 ): Promise<void> {
   const there = await identify(path);
-  if (isShared(there, from)) {
-    throw new CliError(`Cannot read "${path}" into itself`);
-  }
   if (there?.isBlockDevice) {
     throw new CliError(
       `Cannot write to "${path}" as it is a block device, which may be in ` +

@@ -5,11 +5,12 @@
  */
 
 import { keepNameOf } from "../backends/new_name.ts";
+import { identify, identityOf } from "../backends/same_file.ts";
 import { DiskError } from "../errors.ts";
 import { type OpenedFile, openFile } from "../platform/files.ts";
 import { CliError, fileError } from "./images.ts";
 import { writeAll } from "./io.ts";
-import { identify, identityOf, takeBack } from "./same_file.ts";
+import { takeBack } from "./take_back.ts";
 
 /**
  * Saves a text.

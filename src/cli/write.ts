@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isSameFile } from "../backends/same_file.ts";
 import { openFile, statFile } from "../platform/files.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
@@ -21,7 +22,6 @@ import type { CliIo } from "./io.ts";
 import { openImage } from "./opened_image.ts";
 import { flushedWord, OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION } from "./partition_option.ts";
-import { isSameFile } from "./same_file.ts";
 import { SequentialWriter } from "./sequential_writer.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 import { plural } from "../plural.ts";

@@ -1,0 +1,153 @@
+/**
+ * No verb overwrites what it reads: not the image, nor a file that the image
+ * names.
+ *
+ * @module
+ */
+
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+
+import { needs, run } from "../helpers.ts";
+import { exists, platter, Scratch } from "./harness.ts";
+
+const MIB = 1 << 20;
+const CONTENT = new Uint8Array(MIB).map((_, index) => index * 7 >> 3 | 1);
+const ITSELF = /(itself|is the map|as the map: it is ".*")\n$/;
+
+async function isWhole(path: string): Promise<void> {
+  assertEquals((await Deno.readFile(path)).toHex(), CONTENT.toHex());
+}
+
+/** Containers of which another file has the data, and how they are made. */
+const CONTAINERS: readonly {
+  readonly what: string;
+  readonly make: (scratch: Scratch) => Promise<{ image: string; file: string }>;
+}[] = [
+  {
+    what: "a backing file",
+    make: (scratch) => overlays(scratch, 1),
+  },
+  {
+    what: "a backing file of a backing file",
+    make: (scratch) => overlays(scratch, 2),
+  },
+  {
+    what: "an extent",
+    async make(scratch) {
+      const image = scratch.of("disk.vmdk");
+      const flat = ["-o", "subformat=monolithicFlat"];
+      await run("qemu-img", [
+        ...["create", "-q", "-f", "vmdk", ...flat, image, `${MIB}`],
+      ]);
+      const file = scratch.of("disk-flat.vmdk");
+      await Deno.writeFile(file, CONTENT);
+      return { image, file };
+    },
+  },
+];
+
+/** Images, each of which has another one below it. */
+async function overlays(scratch: Scratch, count: number) {
+  const file = await scratch.image("base.img", MIB, { 0: CONTENT });
+  let below = file;
+  for (let number = 1; number <= count; number++) {
+    const image = scratch.of(`${number}.qcow2`);
+    const format = below === file ? "raw" : "qcow2";
+    // By a name from the image's own folder, which is not that of this process.
+    const name = below.slice(scratch.path.length + 1);
+    await run("qemu-img", [
+      ...["create", "-q", "-f", "qcow2", "-b", name, "-F", format, image],
+    ]);
+    below = image;
+  }
+  return { image: below, file };
+}
+
+/** Verbs that read one file and write another one. */
+const WRITERS: Record<
+  string,
+  (image: string, file: string, spare: string) => string[]
+> = {
+  "read --output": (image, file) => ["read", image, "-o", file],
+  "bmap --output": (image, file) => ["bmap", image, "-o", file],
+  "copy": (image, file) => ["copy", image, file, "--to-format", "raw"],
+  "copy --rescue": (image, file, spare) => [
+    ...["copy", image, file, "--to-format", "raw", "--rescue", spare],
+  ],
+};
+
+for (const { what, make } of CONTAINERS) {
+  Deno.test({
+    name: `platter overwrites no file that is ${what} of what it reads`,
+    ...needs("qemu-img", "qemu-nbd"),
+    async fn() {
+      await using scratch = await Scratch.make();
+      const { image, file } = await make(scratch);
+      const link = scratch.of("link");
+      await Deno.link(file, link);
+      const spare = scratch.of("spare");
+      for (const [verb, argsOf] of Object.entries(WRITERS)) {
+        for (const name of [file, link]) {
+          const args = argsOf(image, name, spare);
+          const { code, err } = await platter(
+            [...args, "--backing-files", "--force"],
+          );
+          assertEquals(code, 2, `${verb}: ${err}`);
+          assertMatch(err, ITSELF);
+          await isWhole(file);
+        }
+      }
+      assertEquals(await exists(spare), false);
+    },
+  });
+}
+
+Deno.test({
+  name: "platter copy overwrites no file by way of a container that has it",
+  ...needs("qemu-img", "qemu-nbd"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const { image, file } = await CONTAINERS.at(-1)!.make(scratch);
+    const options = ["--format", "raw", "--backing-files", "--no-lock", "-f"];
+    const { code, err } = await platter(
+      ["copy", file, image, "--count", "8", "--to", "8", ...options],
+    );
+    assertEquals(code, 2);
+    assertStringIncludes(err, "onto itself");
+    await isWhole(file);
+  },
+});
+
+Deno.test({
+  name: "platter copy writes to an overlay what its backing file has",
+  ...needs("qemu-img", "qemu-nbd"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const { image, file } = await overlays(scratch, 1);
+    const { code, err } = await platter(
+      ["copy", file, image, "--backing-files", "--force"],
+    );
+    assertEquals([code, err], [0, ""]);
+    await isWhole(file);
+  },
+});
+
+Deno.test({
+  name: "platter copy --rescue makes no map of a file that it reads",
+  ...needs("qemu-img", "qemu-nbd"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const { image, file } = await overlays(scratch, 1);
+    // What looks like a map of it.
+    const map = `0x0 ? 1\n0x0 ${MIB} ?\n`;
+    await Deno.writeTextFile(file, map.padEnd(MIB, "\n"));
+    const target = scratch.of("new.img");
+    const { code, err } = await platter(
+      ["copy", image, target, "--rescue", file, "--backing-files"],
+    );
+    assertEquals(code, 2);
+    assertMatch(err, /as the map: it is ".*base\.img"/);
+    assertEquals((await Deno.readTextFile(file)).startsWith(map), true);
+    assertEquals(await exists(target), false);
+  },
+});
