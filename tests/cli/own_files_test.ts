@@ -7,6 +7,7 @@
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 
+import { cpioOf } from "../files/trees.ts";
 import { needs, run } from "../helpers.ts";
 import { exists, platter, Scratch } from "./harness.ts";
 
@@ -150,4 +151,29 @@ Deno.test({
     assertEquals((await Deno.readTextFile(file)).startsWith(map), true);
     assertEquals(await exists(target), false);
   },
+});
+
+Deno.test("platter extract --force leaves out what would replace the image that it reads", async () => {
+  await using scratch = await Scratch.make();
+  const files = cpioOf([
+    { name: "disk.img", content: "file" },
+    { name: "link.img", mode: 0o120777, content: "elsewhere" },
+    { name: "other", content: "new" },
+  ]);
+  const image = await scratch.image("disk.img", files.length, { 0: files });
+  await Deno.symlink("disk.img", scratch.of("link.img"));
+  await Deno.writeTextFile(scratch.of("other"), "old");
+  const { code, err } = await platter(
+    ["extract", image, "-o", scratch.path, "--force"],
+  );
+  assertEquals(code, 2);
+  for (const name of ["disk.img", "link.img"]) {
+    assertStringIncludes(
+      err,
+      `"${name}" is left out as the disk is read from the file in its place\n`,
+    );
+  }
+  assertEquals(await Deno.readFile(image), files);
+  assertEquals(await Deno.readLink(scratch.of("link.img")), "disk.img");
+  assertEquals(await Deno.readTextFile(scratch.of("other")), "new");
 });
