@@ -8,7 +8,8 @@
 
 import { realpathSync } from "node:fs";
 import type { BackendInfo } from "../info.ts";
-import { type FileFacts, statFile } from "../platform/files.ts";
+import { type FileFacts, statDescriptor, statFile } from "../platform/files.ts";
+import { os } from "../platform/system.ts";
 import { belowDevice } from "./device_use.ts";
 
 /** What two names share if they lead to one file. */
@@ -71,6 +72,23 @@ function keyOfFile({ dev, ino }: { dev: number; ino: number | null }): string {
 export async function identify(path: string): Promise<FileIdentity | null> {
   try {
     return identityOf(await statFile(path), path);
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Finds out which file a descriptor of this process is open for. That needs no
+ * permission.
+ *
+ * @param descriptor The descriptor.
+ * @returns Its identity; `null` if it is not open, or on Windows.
+ */
+export function identifyDescriptor(descriptor: number): FileIdentity | null {
+  // Without a number of its file it would take a name to know it by.
+  if (os === "windows") return null;
+  try {
+    return identityOf(statDescriptor(descriptor), "");
   } catch {
     return null;
   }

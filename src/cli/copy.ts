@@ -40,6 +40,7 @@ import {
 import type { CliIo } from "./io.ts";
 import { type OpenedImage, openImage } from "./opened_image.ts";
 import { type Outcome, OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import { readText } from "./text_file.ts";
@@ -517,9 +518,9 @@ async function fromStream(
 
 /** What a stream is read from. */
 async function filesOfStream(from: string, io: CliIo): Promise<SourceFile[]> {
-  const name = from === "-" ? io.stdinPath : from;
-  const identity = name === null ? null : await identify(name);
-  return identity === null ? [] : [{ name: name!, identity }];
+  const identity = from === "-" ? io.stdinFile : await identify(from);
+  const name = from === "-" ? "standard input" : from;
+  return identity === null ? [] : [{ name, identity }];
 }
 
 /** How much will come out of a compressed file, judged by what came so far. */
@@ -554,6 +555,7 @@ async function toOutput(way: Way): Promise<null> {
   await using stream = await ImageStream.open(path, io, isRaw, signal);
   if (stream !== null) {
     refusePartition(args, stream);
+    refuseOwnOutput(io, await filesOfStream(path, io));
     await stream.pass(from * SECTOR_BYTES);
     const bytes = count === undefined ? undefined : count * SECTOR_BYTES;
     await copyOut(

@@ -1,12 +1,13 @@
 /**
  * No verb overwrites what it reads: not the image, nor a file that the image
- * names.
+ * names, nor by way of the streams that a shell opens.
  *
  * @module
  */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 
+import { gzipSync } from "node:zlib";
 import { cpioOf } from "../files/trees.ts";
 import { needs, run } from "../helpers.ts";
 import { exists, platter, Scratch } from "./harness.ts";
@@ -177,3 +178,74 @@ Deno.test("platter extract --force leaves out what would replace the image that 
   assertEquals(await Deno.readLink(scratch.of("link.img")), "disk.img");
   assertEquals(await Deno.readTextFile(scratch.of("other")), "new");
 });
+
+// --- standard streams ---
+
+Deno.test("platter writes nothing to standard output that is the image", async () => {
+  await using scratch = await Scratch.make();
+  const image = await scratch.image("a.img", MIB, { 0: CONTENT });
+  const packed = await scratch.image("a.img.gz", 0);
+  await Deno.writeFile(packed, gzipSync(CONTENT));
+  const link = scratch.of("link");
+  await Deno.link(image, link);
+  const cases: [args: string[], stdoutPath: string][] = [
+    [["copy", image, "-", "--from", "8"], link],
+    [["copy", packed, "-"], packed],
+    [["read", image], image],
+    [["read", image, "--raw"], image],
+    [["read", image, "-o", "-"], link],
+    [["bmap", image], link],
+    [["map", image], link],
+    [["info", image], link],
+  ];
+  for (const [args, stdoutPath] of cases) {
+    const { code, out, err } = await platter(args, { stdoutPath });
+    assertEquals([code, out], [2, ""], args.join(" "));
+    assertMatch(err, /^platter: Cannot write to standard output as it goes to/);
+    const elsewhere = scratch.of("elsewhere");
+    await Deno.writeTextFile(elsewhere, "");
+    const other = await platter(args, { stdoutPath: elsewhere });
+    assertEquals(other.code, 0, other.err);
+  }
+});
+
+/** What a shell opens for the program, and what it is called with. */
+const REDIRECTED: readonly (readonly [string, readonly string[]])[] = [
+  ['< "$IMAGE"', ["copy", "-", "IMAGE", "--to", "8", "--force"]],
+  ['< "$IMAGE"', ["write", "IMAGE", "--sector", "8"]],
+  ['1<> "$IMAGE"', ["copy", "IMAGE", "-", "--from", "8"]],
+  ['>> "$IMAGE"', ["copy", "IMAGE", "-"]],
+  ['1<> "$IMAGE"', ["read", "IMAGE", "--raw", "--sector", "8"]],
+];
+
+for (const [redirection, args] of REDIRECTED) {
+  Deno.test({
+    name: `the program refuses ${args.join(" ")} ${redirection}`,
+    ...needs("sh"),
+    ignore: Deno.build.os === "windows",
+    async fn() {
+      await using scratch = await Scratch.make();
+      const image = await scratch.image("a.img", MIB, { 0: CONTENT });
+      const root = new URL("../../", import.meta.url).pathname;
+      // Without a permission for everything, too.
+      const some = [
+        `--allow-read=${scratch.path},${root}`,
+        `--allow-write=${scratch.path}`,
+      ];
+      for (const permissions of [["-A"], some]) {
+        const { code, stderr } = await new Deno.Command("sh", {
+          args: [
+            ...["-c", `exec "$0" run --no-check "$@" ${redirection}`],
+            ...[Deno.execPath(), ...permissions, `${root}src/cli/main.ts`],
+            ...args.map((word) => word === "IMAGE" ? image : word),
+          ],
+          env: { IMAGE: image },
+        }).output();
+        const err = new TextDecoder().decode(stderr);
+        assertEquals(code, 2, err);
+        assertMatch(err, /onto itself|Cannot write to standard output/);
+        await isWhole(image);
+      }
+    },
+  });
+}
