@@ -87,6 +87,8 @@ export interface OtherFile {
    * the path that it was opened by.
    */
   readonly name: string;
+  /** Where that leads: a name is seen from the folder of the image that has it. */
+  readonly path: string;
   /** Its format, as the image has it; `null` if it does not say. */
   readonly format: string | null;
 }

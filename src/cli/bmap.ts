@@ -4,6 +4,7 @@
  * @module
  */
 
+import { filesOf, identify, sharedOf } from "../backends/same_file.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { makeBmap } from "../image/mod.ts";
 import {
@@ -16,7 +17,6 @@ import { type CliIo, print } from "./io.ts";
 import { openImage } from "./opened_image.ts";
 import { QUIET_OPTION, tell } from "./outcome.ts";
 import { Progress } from "./progress.ts";
-import { isSameFile } from "./same_file.ts";
 import { saveText } from "./saved_text.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -65,15 +65,18 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   if (args.flag("json") && output === "-") {
     throw new UsageError("Cannot use --json as it needs --output FILE");
   }
-  if (output !== "-" && await isSameFile(path, output)) {
-    throw new CliError(`Cannot write the map of "${path}" onto itself`);
-  }
   const progress = new Progress(io, args.flag("quiet"));
   let text: string;
   try {
     text = await interruptible(io, async (signal) => {
       const options = { readOnly: true, signal };
       await using opened = await openImage(args, io, path, options);
+      const own = output === "-"
+        ? null
+        : sharedOf(await identify(output), await filesOf(opened.disk.info));
+      if (own !== null) {
+        throw new CliError(`Cannot write the map of "${own.name}" onto itself`);
+      }
       return await makeBmap(opened.disk, {
         signal,
         onProgress: (done, total) =>

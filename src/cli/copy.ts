@@ -13,6 +13,7 @@
  * @module
  */
 
+import { filesOf, identify, type SourceFile } from "../backends/same_file.ts";
 import { copyDisk, type CopyPhase } from "../disk/copy.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import type { OpenOptions } from "../disk/open.ts";
@@ -39,6 +40,7 @@ import {
 import type { CliIo } from "./io.ts";
 import { type OpenedImage, openImage } from "./opened_image.ts";
 import { type Outcome, OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import { Progress } from "./progress.ts";
 import { readText } from "./text_file.ts";
@@ -401,7 +403,7 @@ async function fromDisk(way: Way, whole: VirtualDisk): Promise<Outcome> {
     force: args.flag("force"),
     blockSize: whole.blockSize,
     sectors: sizeOfNew(numbers, place + source.sectors),
-    inputs: [whole.info.path],
+    inputs: await filesOf(whole.info),
   });
   // Held, and so locked, until it is known what becomes of it.
   await using disk = target.disk;
@@ -463,7 +465,9 @@ async function fromStream(
     force: args.flag("force"),
     blockSize,
     sectors: sizeOfNew(numbers, known),
-    inputs: [disk?.info.path ?? (from === "-" ? io.stdinPath : from)],
+    inputs: disk === undefined
+      ? await filesOfStream(from, io)
+      : await filesOf(disk.info),
   });
   await using _held = target.disk;
   let onto: VirtualDisk;
@@ -512,6 +516,13 @@ async function fromStream(
   );
 }
 
+/** What a stream is read from. */
+async function filesOfStream(from: string, io: CliIo): Promise<SourceFile[]> {
+  const identity = from === "-" ? io.stdinFile : await identify(from);
+  const name = from === "-" ? "standard input" : from;
+  return identity === null ? [] : [{ name, identity }];
+}
+
 /** How much will come out of a compressed file, judged by what came so far. */
 function estimate(done: number, source: ImageStream): number | undefined {
   const { fileBytes, fileBytesRead } = source;
@@ -544,6 +555,7 @@ async function toOutput(way: Way): Promise<null> {
   await using stream = await ImageStream.open(path, io, isRaw, signal);
   if (stream !== null) {
     refusePartition(args, stream);
+    refuseOwnOutput(io, await filesOfStream(path, io));
     await stream.pass(from * SECTOR_BYTES);
     const bytes = count === undefined ? undefined : count * SECTOR_BYTES;
     await copyOut(

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { filesOf, identify, sharedOf } from "../backends/same_file.ts";
 import { statFile } from "../platform/files.ts";
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
@@ -23,7 +24,6 @@ import type { CliIo } from "./io.ts";
 import { flushedWord, type Outcome } from "./outcome.ts";
 import type { Progress } from "./progress.ts";
 import { readRescueFile, writeRescueFile } from "./rescue_file.ts";
-import { identify, isSameFile } from "./same_file.ts";
 
 /** Bad ranges that are listed; all are in the map file. */
 const MAX_LISTED = 20;
@@ -84,12 +84,15 @@ export async function copyRescue(copy: RescueCopy): Promise<RescueOutcome> {
   await using disk = target.disk;
   let begun = false;
   try {
-    for (const path of [source.info.path, to]) {
-      if (path !== null && await isSameFile(path, mapFile)) {
-        throw new CliError(
-          `Cannot use "${mapFile}" as the map: it is "${path}"`,
-        );
-      }
+    const used = [source.info, disk.info].map(filesOf);
+    const other = sharedOf(
+      await identify(mapFile),
+      (await Promise.all(used)).flat(),
+    );
+    if (other !== null) {
+      throw new CliError(
+        `Cannot use "${mapFile}" as the map: it is "${other.name}"`,
+      );
     }
     // Read under the target's lock: another rescue may just have ended.
     const map = await knownMap(mapFile, bytes) ?? new RescueMap(bytes);
@@ -155,7 +158,7 @@ async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
     force: force || goesOn,
     blockSize: source.blockSize,
     sectors: source.sectors,
-    inputs: [source.info.path],
+    inputs: await filesOf(source.info),
   });
 }
 

@@ -5,6 +5,13 @@
  * @module
  */
 
+import {
+  type FileIdentity,
+  filesOf,
+  identify,
+  sharedOf,
+  type SourceFile,
+} from "../backends/same_file.ts";
 import type { CopyPhase } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import type { OpenOptions } from "../disk/open.ts";
@@ -14,12 +21,7 @@ import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { CliError, Interrupted } from "./images.ts";
 import { inOptionsOf } from "./option_words.ts";
 import { flushedWord } from "./outcome.ts";
-import {
-  type FileIdentity,
-  identify,
-  isShared,
-  takeBack,
-} from "./same_file.ts";
+import { takeBack } from "./take_back.ts";
 
 /** Where a copy goes. */
 export interface CopyTarget {
@@ -49,7 +51,7 @@ export interface TargetOptions {
   /** Sectors of a new one; without them it must exist. */
   readonly sectors: number | undefined;
   /** Files that are read, which it must not be. */
-  readonly inputs: readonly (string | null)[];
+  readonly inputs: readonly SourceFile[];
 }
 
 /**
@@ -105,22 +107,36 @@ export async function openTarget(
     }
   }
   const identity = await identify(path);
-  for (const input of inputs) {
-    const other = input === null ? null : await identify(input);
-    if (!isShared(other, identity)) continue;
-    throw new CliError(
-      other!.key === identity!.key
-        ? `Cannot copy "${path}" onto itself`
-        : `Cannot copy "${input}" onto "${path}" as one of both is made of the ` +
-          `other, or is a part of it`,
-    );
-  }
+  refuseInputs(path, identity, inputs);
   try {
-    const disk = await VirtualDisk.open(path, open);
+    await using opened = new AsyncDisposableStack();
+    const disk = opened.use(await VirtualDisk.open(path, open));
+    const { otherFiles = [] } = disk.info;
+    // A container's data may be in other files; what backs it is not written to.
+    const written = otherFiles.filter(({ role }) => role !== "backing file");
+    for (const file of await filesOf({ ...disk.info, otherFiles: written })) {
+      refuseInputs(file.name, file.identity, inputs);
+    }
+    opened.move();
     return { path, disk, isNew: false, identity, before: null };
   } catch (error) {
     throw ofTarget(error);
   }
+}
+
+function refuseInputs(
+  path: string,
+  identity: FileIdentity | null,
+  inputs: readonly SourceFile[],
+): void {
+  const input = sharedOf(identity, inputs);
+  if (input === null) return;
+  throw new CliError(
+    input.identity.key === identity?.key
+      ? `Cannot copy "${path}" onto itself`
+      : `Cannot copy "${input.name}" onto "${path}" as one of both is made of ` +
+        `the other, or is a part of it`,
+  );
 }
 
 /** The options about locks and the format are about the source alone. */

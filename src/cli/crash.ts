@@ -6,6 +6,7 @@
 
 import { realpath, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { identify, isSameFile } from "../backends/same_file.ts";
 import { ProgramError } from "../crash/programs.ts";
 import { CrashTestError } from "../crash/crash_test_error.ts";
 import { replaceFile } from "../backends/replace_file.ts";
@@ -27,7 +28,6 @@ import { announce, type CliIo, print, printError } from "./io.ts";
 import { formatJson } from "./json.ts";
 import { QUIET_OPTION } from "./outcome.ts";
 import { Progress } from "./progress.ts";
-import { identify, isSameFile } from "./same_file.ts";
 import {
   ExitCode,
   parseCount,

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { isSameFile } from "../backends/same_file.ts";
 import { openFile } from "../platform/files.ts";
 import { Lines } from "../crash/lines.ts";
 import { parseTraceLine } from "../layers/trace.ts";
@@ -13,7 +14,6 @@ import { drawHeat } from "./heat_picture.ts";
 import { CliError, fileError, interruptible } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { QUIET_OPTION, tell } from "./outcome.ts";
-import { isSameFile } from "./same_file.ts";
 import { saveText } from "./saved_text.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 

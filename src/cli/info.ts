@@ -5,6 +5,7 @@
  */
 
 import type { ContainerFacts } from "../backends/container/mod.ts";
+import { filesOf } from "../backends/same_file.ts";
 import { type DiskInfo, VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -17,6 +18,7 @@ import { IMAGE_OPTIONS, openOptions, warn } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { formatJson } from "./json.ts";
 import { inOptionsOf } from "./option_words.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { partitionLines, tableHeadline } from "./partition_lines.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import {
@@ -75,6 +77,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     // It says why the rest is not to be had.
     throw error;
   });
+  refuseOwnOutput(io, await filesOf(image.info));
   await warn(io, path, image.info);
   const disk = await partitionOf(image, args);
   const table = await readPartitions(disk);
@@ -172,7 +175,9 @@ function describeFacts(path: string, facts: ContainerFacts): string {
   }`;
 }
 
-function fileRow({ role, name, format }: OtherFile): [string, string] {
+function fileRow(
+  { role, name, format }: Omit<OtherFile, "path">,
+): [string, string] {
   return [role, `${printable(name)}${format === null ? "" : ` (${format})`}`];
 }
 

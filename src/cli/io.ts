@@ -7,6 +7,10 @@
 
 import { readFileSync } from "node:fs";
 import process from "node:process";
+import {
+  type FileIdentity,
+  identifyDescriptor,
+} from "../backends/same_file.ts";
 import { listen, type Signal, unlisten } from "../platform/signals.ts";
 import { os } from "../platform/system.ts";
 import { isGranted } from "../platform/permissions.ts";
@@ -49,8 +53,10 @@ export interface CliIo {
    * @returns A stream of it.
    */
   stdin(): ReadableStream<Uint8Array>;
-  /** A name that leads to the file that it comes from; `null` if there is none. */
-  readonly stdinPath: string | null;
+  /** Which file it comes from; `null` if that is not known. */
+  readonly stdinFile: FileIdentity | null;
+  /** Which file standard output goes to; `null` if that is not known. */
+  readonly stdoutFile: FileIdentity | null;
   /**
    * The clock, for rates.
    *
@@ -98,6 +104,9 @@ export class OutputError extends Error {
 }
 
 const DEFAULT_COLUMNS = 80;
+
+/** The descriptors that a program is started with. */
+const [STDIN, STDOUT] = [0, 1];
 
 /** How long to wait for a stream that is full, in ms. */
 const FULL_MS = 5;
@@ -185,10 +194,8 @@ export function processIo(): CliIo {
     stderr: outputOf(stderr),
     debug: wantsDebug(),
     stdin,
-    // No prompt for it.
-    stdinPath: os !== "windows" && isGranted({ name: "read" })
-      ? "/dev/stdin"
-      : null,
+    stdinFile: identifyDescriptor(STDIN),
+    stdoutFile: identifyDescriptor(STDOUT),
     now: () => performance.now(),
     onInterrupt,
   };

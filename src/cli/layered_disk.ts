@@ -8,6 +8,7 @@
 
 import { statSync } from "node:fs";
 import type { Backend } from "../backend.ts";
+import { filesOf, identify } from "../backends/same_file.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
 import { overlay } from "../disk/overlay.ts";
@@ -33,8 +34,8 @@ import {
 } from "./disk_range.ts";
 import { openOptions, warn } from "./images.ts";
 import { type CliIo, printError } from "./io.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
-import { identify } from "./same_file.ts";
 import { StatsFile } from "./stats_file.ts";
 import { readText } from "./text_file.ts";
 import { TraceFile } from "./trace_file.ts";
@@ -246,6 +247,7 @@ export class LayeredDisk implements AsyncDisposable {
     parts.defer(() => figures?.close());
     parts.defer(() => sink?.close());
     parts.defer(() => top.close());
+    refuseOwnOutput(io, await filesOf(base.info));
     const others = {
       "the image": await identify(path),
       "the file of rules": rulesPath === undefined

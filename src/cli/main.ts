@@ -17,6 +17,7 @@
  */
 
 import process from "node:process";
+import type { FileIdentity } from "../backends/same_file.ts";
 import { programArguments } from "../platform/terminal.ts";
 import config from "../../deno.json" with { type: "json" };
 import { Interrupted } from "./images.ts";
@@ -40,7 +41,7 @@ import {
   type VerbOption,
 } from "./verb.ts";
 
-export { type CliIo, type CliOutput, processIo };
+export { type CliIo, type CliOutput, type FileIdentity, processIo };
 
 /**
  * The verbs by name, in the order of the help. Each is a module of its own, loaded

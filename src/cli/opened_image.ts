@@ -6,10 +6,12 @@
  * @module
  */
 
+import { filesOf } from "../backends/same_file.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import type { OpenOptions } from "../disk/open.ts";
 import { openOptions, warn } from "./images.ts";
 import type { CliIo } from "./io.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import type { VerbArguments } from "./verb.ts";
 
@@ -33,6 +35,7 @@ export interface OpenedImage extends AsyncDisposable {
  * @returns The image.
  * @throws {UsageError} If an option cannot be read.
  * @throws {DiskError} If it cannot be opened, or has no such partition.
+ * @throws {CliError} If standard output goes to it.
  */
 export async function openImage(
   args: VerbArguments,
@@ -45,6 +48,7 @@ export async function openImage(
   const image = opened.use(
     await VirtualDisk.open(path, { ...openOptions(args), ...options }),
   );
+  refuseOwnOutput(io, await filesOf(image.info));
   await warn(io, path, image.info);
   const disk = partition === null
     ? image

@@ -4,10 +4,8 @@
  * @module
  */
 
-import { type OpenedFile, openFile } from "../platform/files.ts";
-import { keepNameOf } from "../backends/new_name.ts";
+import { filesOf, identify, sharedOf } from "../backends/same_file.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
-import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { formatSize } from "../units.ts";
 import { HexDump } from "./hex_dump.ts";
@@ -15,23 +13,15 @@ import {
   bytesOf,
   CliError,
   extentsOf,
-  fileError,
   IMAGE_OPTIONS,
-  Interrupted,
   interruptible,
   NO_LOCK_OPTION,
 } from "./images.ts";
-import { type CliIo, print, send, writeAll } from "./io.ts";
+import { type CliIo, print, send } from "./io.ts";
 import { openImage } from "./opened_image.ts";
 import { tell } from "./outcome.ts";
 import { PARTITION_OPTION } from "./partition_option.ts";
-import {
-  type FileIdentity,
-  identify,
-  identityOf,
-  isShared,
-  takeBack,
-} from "./same_file.ts";
+import { saveFile } from "./saved_file.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 import { plural } from "../plural.ts";
 
@@ -133,8 +123,16 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     else if (file === undefined) {
       await copyOut(disk, range, (bytes) => send(io.stdout, bytes), signal);
     } else {
-      const from = await identify(path);
-      await save(disk, range, file, from, args.flag("force"), signal);
+      const own = sharedOf(await identify(file), await filesOf(disk.info));
+      if (own !== null) {
+        throw new CliError(`Cannot read "${own.name}" into itself`);
+      }
+      const force = args.flag("force");
+      await saveFile(
+        file,
+        { force, signal },
+        (write) => copyOut(disk, range, write, signal),
+      );
       return range.to - range.from;
     }
     return null;
@@ -234,71 +232,5 @@ async function copyOut(
 ): Promise<void> {
   for await (const bytes of bytesIn(disk, range, signal)) {
     await write(bytes);
-  }
-}
-
-/**
- * Writes what is read to a file. One that was there is cut last, when all is
- * in it.
- */
-async function save(
-  disk: VirtualDisk,
-  range: ByteRange,
-  path: string,
-  from: FileIdentity | null,
-  force: boolean,
-  signal: AbortSignal,
-): Promise<void> {
-  const there = await identify(path);
-  if (isShared(there, from)) {
-    throw new CliError(`Cannot read "${path}" into itself`);
-  }
-  if (there?.isBlockDevice) {
-    throw new CliError(
-      `Cannot write to "${path}" as it is a block device, which may be in ` +
-        `use: "platter copy" and "platter write" look first`,
-    );
-  }
-  const isNew = !force && there?.isStream !== true;
-  using file = await openOutput(path, isNew);
-  const identity = identityOf(await file.stat(), path);
-  let written = 0;
-  let begun = false;
-  try {
-    // Not by its stream, which does not report every failure.
-    await copyOut(disk, range, async (bytes) => {
-      begun = true;
-      await writeAll(file, bytes);
-      written += bytes.length;
-    }, signal);
-    if (identity.isFile) {
-      await file.truncate(range.to - range.from);
-      await file.sync();
-      keepNameOf(path);
-    }
-  } catch (error) {
-    const left = isNew
-      ? await takeBack(path, identity)
-      : written > 0
-      ? `"${path}" has ${formatSize(written)} of it`
-      : begun
-      ? `"${path}" may have some of it`
-      : `"${path}" is as it was`;
-    if (signal.aborted) throw new Interrupted(`Interrupted: ${left}`);
-    const reason = error instanceof DiskError
-      ? error
-      : fileError("write to", path, error);
-    throw new CliError(`${reason.message}: ${left}`, { cause: error });
-  }
-}
-
-async function openOutput(path: string, isNew: boolean): Promise<OpenedFile> {
-  try {
-    return await openFile(path, {
-      write: true,
-      ...(isNew ? { createNew: true } : { create: true }),
-    });
-  } catch (error) {
-    throw fileError("write to", path, error);
   }
 }

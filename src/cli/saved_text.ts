@@ -1,15 +1,10 @@
 /**
- * Files that a verb makes of what it found out: a new one with all of it, or none.
+ * Texts that a verb makes of what it found out, in a file.
  *
  * @module
  */
 
-import { keepNameOf } from "../backends/new_name.ts";
-import { DiskError } from "../errors.ts";
-import { type OpenedFile, openFile } from "../platform/files.ts";
-import { CliError, fileError } from "./images.ts";
-import { writeAll } from "./io.ts";
-import { identify, identityOf, takeBack } from "./same_file.ts";
+import { saveFile } from "./saved_file.ts";
 
 /**
  * Saves a text.
@@ -26,36 +21,6 @@ export async function saveText(
   text: string,
   force: boolean,
 ): Promise<void> {
-  const there = force ? await identify(path) : null;
-  if (there?.isBlockDevice) {
-    throw new CliError(`Cannot write to "${path}" as it is a block device`);
-  }
-  let file: OpenedFile;
-  try {
-    file = await openFile(
-      path,
-      there === null ? { write: true, createNew: true } : { write: true },
-    );
-  } catch (error) {
-    throw fileError("write to", path, error);
-  }
-  using _open = file;
-  const identity = identityOf(await file.stat(), path);
-  try {
-    const bytes = new TextEncoder().encode(text);
-    await writeAll(file, bytes);
-    if (identity.isFile) {
-      await file.truncate(bytes.length);
-      await file.sync();
-      if (there === null) keepNameOf(path);
-    }
-  } catch (error) {
-    const left = there === null
-      ? await takeBack(path, identity)
-      : `"${path}" is incomplete`;
-    const { message } = error instanceof DiskError
-      ? error
-      : fileError("write to", path, error);
-    throw new CliError(`${message}: ${left}`, { cause: error });
-  }
+  const bytes = new TextEncoder().encode(text);
+  await saveFile(path, { force }, (write) => write(bytes));
 }

@@ -8,15 +8,15 @@
  */
 
 import { realpath } from "node:fs/promises";
-import { openFile } from "../platform/files.ts";
-import { replaceFile } from "../backends/replace_file.ts";
-import { CliError, fileError } from "./images.ts";
 import {
   type FileIdentity,
   identify,
   identityOf,
   isShared,
-} from "./same_file.ts";
+} from "../backends/same_file.ts";
+import { openFile } from "../platform/files.ts";
+import { replaceFile } from "../backends/replace_file.ts";
+import { CliError, fileError } from "./images.ts";
 
 /** How often the figures are written while something happens, in ms. */
 const INTERVAL_MS = 1000;

@@ -6,15 +6,15 @@
  * @module
  */
 
-import { type OpenedFile, openFile } from "../platform/files.ts";
-import { stepTimeout } from "../step_timeout.ts";
-import { CliError, fileError } from "./images.ts";
 import {
   type FileIdentity,
   identify,
   identityOf,
   isShared,
-} from "./same_file.ts";
+} from "../backends/same_file.ts";
+import { type OpenedFile, openFile } from "../platform/files.ts";
+import { stepTimeout } from "../step_timeout.ts";
+import { CliError, fileError } from "./images.ts";
 
 /** How long lines wait for company, in ms. */
 const PATIENCE_MS = 250;

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { identify, isShared } from "../backends/same_file.ts";
 import { openFile, statFile } from "../platform/files.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
@@ -21,7 +22,6 @@ import type { CliIo } from "./io.ts";
 import { openImage } from "./opened_image.ts";
 import { flushedWord, OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION } from "./partition_option.ts";
-import { isSameFile } from "./same_file.ts";
 import { SequentialWriter } from "./sequential_writer.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 import { plural } from "../plural.ts";
@@ -90,8 +90,8 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const path = args.operand(0);
   const written = await interruptible(io, async (signal) => {
     const name = args.operands[1] ?? "-";
-    const from = name === "-" ? io.stdinPath : name;
-    if (from !== null && await isSameFile(path, from)) {
+    const from = name === "-" ? io.stdinFile : await identify(name);
+    if (isShared(await identify(path), from)) {
       throw new CliError(`Cannot write "${path}" onto itself`);
     }
     const input = await openInput(name, io);

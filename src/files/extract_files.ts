@@ -12,6 +12,12 @@
 import * as fs from "node:fs/promises";
 import { listenForFileSizeSignal } from "../backends/file_size_signal.ts";
 import { asDiskError } from "../backends/image_options.ts";
+import {
+  filesOf,
+  identify,
+  sharedOf,
+  type SourceFile,
+} from "../backends/same_file.ts";
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { printable } from "../printable.ts";
@@ -75,7 +81,8 @@ const WINDOWS_NAME =
  * pipes and sockets are left out.
  *
  * A file is there as a whole or not at all, as long as the process is not
- * killed. What cannot be taken out is left out, the rest is not. The system
+ * killed. What cannot be taken out is left out, the rest is not; nor is anything
+ * that would replace the disk's own image, or a file that this names. The system
  * writes it to the medium in its own time, as with `cp`.
  *
  * @param disk The disk; which file system, see {@linkcode listFiles}.
@@ -133,7 +140,11 @@ export async function extractFiles(
       `Cannot extract to "${printable(directory)}" as it must be a directory`,
     );
   }
-  const target = new Target(directory, options.overwrite ?? false);
+  const target = new Target(
+    directory,
+    options.overwrite ?? false,
+    await filesOf(disk.info),
+  );
   const wanted = new Set<FileEntry>();
   for (const entry of entries) {
     signal?.throwIfAborted();
@@ -176,6 +187,8 @@ export async function extractFiles(
 class Target {
   readonly #root: string;
   readonly #overwrite: boolean;
+  /** What the disk itself is read from. */
+  readonly #sources: readonly SourceFile[];
   /** Paths that are made, or will be: what a name stands for. */
   readonly #planned = new Map<string, boolean>();
   /** Directories that are known to be none but directories. */
@@ -195,9 +208,14 @@ class Target {
   /** Files that were begun and could not be read. */
   faults = 0;
 
-  constructor(root: string, overwrite: boolean) {
+  constructor(
+    root: string,
+    overwrite: boolean,
+    sources: readonly SourceFile[],
+  ) {
     this.#root = root;
     this.#overwrite = overwrite;
+    this.#sources = sources;
   }
 
   get result(): ExtractResult {
@@ -425,7 +443,12 @@ class Target {
       return null;
     }
     if (isDirectory) return `"${printable(path)}" is there, and no directory`;
-    if (this.#overwrite && (there.isFile || there.isSymlink)) return null;
+    if (this.#overwrite && (there.isFile || there.isSymlink)) {
+      // Through links: a container names its files by them, too.
+      return sharedOf(await identify(place), this.#sources) === null
+        ? null
+        : "the disk is read from the file in its place";
+    }
     throw new FileSystemError(
       "exists",
       `Cannot extract "${printable(path)}" as "${

@@ -465,7 +465,7 @@ export class FileOverlay extends Layer {
       ...(path === null ? {} : {
         otherFiles: [...otherFiles, {
           role: "overlay",
-          name: path,
+          ...{ name: path, path },
           format: null,
         }],
       }),

@@ -111,6 +111,17 @@ export async function statFile(path: string): Promise<FileFacts> {
 }
 
 /**
+ * Tells of an open file. Deno asks for no permission.
+ *
+ * @param descriptor Its descriptor.
+ * @returns What the system says.
+ * @throws {Error} With the system's `code`.
+ */
+export function statDescriptor(descriptor: number): FileFacts {
+  return factsOf(fs.fstatSync(descriptor));
+}
+
+/**
  * Makes a directory with a name of its own, for temporary files.
  *
  * @param where What its name begins with, and the directory that it is made in if

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { identify } from "../../src/backends/same_file.ts";
 import type { CliIo, CliOutput } from "../../src/cli/io.ts";
 import { main } from "../../src/cli/main.ts";
 import { type TempDir, tempDir } from "../helpers.ts";
@@ -17,6 +18,8 @@ export interface Conditions {
   stdin?: (Uint8Array | "wait")[] | ReadableStream<Uint8Array>;
   /** The file that standard input comes from. */
   stdinPath?: string;
+  /** The file that standard output goes to. */
+  stdoutPath?: string;
   /** Whether the outputs are terminals. */
   terminal?: boolean;
   /** Called with everything that is written, to do things at a moment. */
@@ -72,7 +75,8 @@ export async function platter(
     stderr,
     debug: false,
     stdin: () => streamOf(conditions.stdin ?? [], interrupt),
-    stdinPath: conditions.stdinPath ?? null,
+    stdinFile: await identify(conditions.stdinPath ?? ""),
+    stdoutFile: await identify(conditions.stdoutPath ?? ""),
     now: () => clockMs += conditions.tickMs ?? 1,
     onInterrupt(listener) {
       listeners.add(listener);

@@ -21,7 +21,7 @@ function fakeIo(isTerminal: boolean, columns = 80) {
     stderr: output,
     debug: false,
     stdin: () => new ReadableStream(),
-    stdinPath: null,
+    ...{ stdinFile: null, stdoutFile: null },
     now: () => clock.ms,
     onInterrupt: () => () => {},
   };

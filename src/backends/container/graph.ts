@@ -28,6 +28,7 @@ import { readFullySync } from "../read_fully_sync.ts";
 import {
   HeaderError,
   isForReading,
+  type NamedFile,
   otherFilesOf,
   type ReadAt,
   virtualBytesOf,
@@ -89,7 +90,7 @@ export interface ContainerFacts {
   /** Bytes of the disk inside; `null` if only QEMU can tell. */
   readonly virtualBytes: number | null;
   /** The files that it names; not those that they name. */
-  readonly otherFiles: readonly OtherFile[];
+  readonly otherFiles: readonly NamedFile[];
 }
 
 /**
@@ -156,9 +157,9 @@ class Chain {
     if (format === "raw") return node;
     node.backing = null;
     for (const file of this.#named(fd, path, format, readOnly)) {
-      this.#files.push(file);
       const { role } = file;
       const place = this.#follow(path, file);
+      this.#files.push({ ...file, path: place });
       const other = openOther(
         place,
         readOnly || role === "backing file",
@@ -193,7 +194,7 @@ class Chain {
     path: string,
     format: ContainerFormat,
     readOnly: boolean,
-  ): OtherFile[] {
+  ): NamedFile[] {
     const sizeBytes = sizeOf(fd, path);
     const read = readerOf(fd);
     try {
@@ -220,7 +221,7 @@ class Chain {
   }
 
   /** Where a name leads, if it may be followed. */
-  #follow(path: string, file: OtherFile): string {
+  #follow(path: string, file: NamedFile): string {
     const { role, name, format } = file;
     const said = `${role === "extent" ? "an extent" : `a ${role}`}, "${
       printable(name)
@@ -281,7 +282,7 @@ function contentOf(read: ReadAt, sizeBytes: number): string | null {
   );
 }
 
-function formatOf({ format }: OtherFile): ImageFormat {
+function formatOf({ format }: NamedFile): ImageFormat {
   return formatNamed(format)!;
 }
 

@@ -26,6 +26,9 @@ import { plural } from "../../plural.ts";
  */
 export type ReadAt = (offset: number, length: number) => Uint8Array;
 
+/** A file as a header names it: where that leads is for others to say. */
+export type NamedFile = Omit<OtherFile, "path">;
+
 /** A header that cannot be what it says. */
 export class HeaderError extends Error {}
 
@@ -91,7 +94,7 @@ export function otherFilesOf(
   format: ContainerFormat,
   read: ReadAt,
   sizeBytes: number,
-): OtherFile[] {
+): NamedFile[] {
   switch (format) {
     case "qcow2":
       return ofQcow2(read);
@@ -110,7 +113,7 @@ export function otherFilesOf(
   }
 }
 
-function ofQcow2(read: ReadAt): OtherFile[] {
+function ofQcow2(read: ReadAt): NamedFile[] {
   const header = fieldsAt(read, 0, 72);
   const version = header.getUint32(4);
   if (version !== 2 && version !== 3) {
@@ -124,7 +127,7 @@ function ofQcow2(read: ReadAt): OtherFile[] {
     features?.getUint32(28) ?? 72,
     Number(header.getBigUint64(8)),
   );
-  const files: OtherFile[] = [];
+  const files: NamedFile[] = [];
   // The features are 64 bits; this one is among the lower 32.
   if (
     features !== null && (features.getUint32(4) & QCOW2_EXTERNAL_DATA) !== 0
@@ -219,7 +222,7 @@ function qcow2Extensions(
   return found;
 }
 
-function ofQcow(read: ReadAt): OtherFile[] {
+function ofQcow(read: ReadAt): NamedFile[] {
   const header = fieldsAt(read, 0, 20);
   const name = nameAt(
     read,
@@ -229,7 +232,7 @@ function ofQcow(read: ReadAt): OtherFile[] {
   return name === null ? [] : [{ role: "backing file", name, format: null }];
 }
 
-function ofQed(read: ReadAt): OtherFile[] {
+function ofQed(read: ReadAt): NamedFile[] {
   const header = fieldsAt(read, 0, 64);
   const features = header.getUint32(16, true);
   if ((features & QED_BACKING_FILE) === 0) return [];
@@ -243,7 +246,7 @@ function ofQed(read: ReadAt): OtherFile[] {
   return [{ role: "backing file", name, format }];
 }
 
-function ofVhd(read: ReadAt, sizeBytes: number): OtherFile[] {
+function ofVhd(read: ReadAt, sizeBytes: number): NamedFile[] {
   // At the end; a dynamic one has a copy at its start.
   for (const at of [sizeBytes - 512, sizeBytes - 511, 0]) {
     if (at < 0) continue;
@@ -260,7 +263,7 @@ function ofVhd(read: ReadAt, sizeBytes: number): OtherFile[] {
   throw new HeaderError("it has no footer");
 }
 
-function ofVmdk(read: ReadAt, sizeBytes: number): OtherFile[] {
+function ofVmdk(read: ReadAt, sizeBytes: number): NamedFile[] {
   const magic = textOf(read(0, 4));
   // ESX Server's: a parent in its header, which QEMU does not look at.
   if (magic === "COWD") return [];
@@ -284,8 +287,8 @@ function ofVmdk(read: ReadAt, sizeBytes: number): OtherFile[] {
 }
 
 /** Reads a descriptor; its extents count only where it is the whole image. */
-function ofDescriptor(text: string, isWhole: boolean): OtherFile[] {
-  const files: OtherFile[] = [];
+function ofDescriptor(text: string, isWhole: boolean): NamedFile[] {
+  const files: NamedFile[] = [];
   const parent = /^[ \t]*parentFileNameHint[ \t]*=[ \t]*"([^"\r\n]*)"/m
     .exec(text);
   const hasParent = /^[ \t]*parentCID[ \t]*=[ \t]*(?!ffffffff)/im.test(text);

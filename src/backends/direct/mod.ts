@@ -53,6 +53,8 @@ import {
   type Probed,
 } from "./probe.ts";
 
+export { holdFile } from "./hold_file.ts";
+
 /** How to open an image with FFI. */
 export interface DirectOptions extends ImageOptions {
   /** How an engine is wanted. */

@@ -7,8 +7,10 @@
  */
 
 import { realpathSync } from "node:fs";
-import { belowDevice } from "../backends/device_use.ts";
-import { type FileFacts, remove, statFile } from "../platform/files.ts";
+import type { BackendInfo } from "../info.ts";
+import { type FileFacts, statDescriptor, statFile } from "../platform/files.ts";
+import { os } from "../platform/system.ts";
+import { belowDevice } from "./device_use.ts";
 
 /** What two names share if they lead to one file. */
 export interface FileIdentity {
@@ -76,6 +78,64 @@ export async function identify(path: string): Promise<FileIdentity | null> {
 }
 
 /**
+ * Finds out which file a descriptor of this process is open for. That needs no
+ * permission.
+ *
+ * @param descriptor The descriptor.
+ * @returns Its identity; `null` if it is not open, or on Windows.
+ */
+export function identifyDescriptor(descriptor: number): FileIdentity | null {
+  // Without a number of its file it would take a name to know it by.
+  if (os === "windows") return null;
+  try {
+    return identityOf(statDescriptor(descriptor), "");
+  } catch {
+    return null;
+  }
+}
+
+/** A file that something is read from. */
+export interface SourceFile {
+  /** What to call it. */
+  readonly name: string;
+  /** Which file it is. */
+  readonly identity: FileIdentity;
+}
+
+/**
+ * Finds out which files a disk takes sectors from: its image, and those that a
+ * container names, which the image is worth nothing without.
+ *
+ * @param info What the disk says of itself.
+ * @returns The files; none of what is no file, such as a server's disk.
+ */
+export async function filesOf(
+  { path, otherFiles = [] }: BackendInfo,
+): Promise<SourceFile[]> {
+  const found: SourceFile[] = [];
+  for (const name of [path, ...otherFiles.map((file) => file.path)]) {
+    const identity = name === null ? null : await identify(name);
+    if (identity !== null) found.push({ name: name!, identity });
+  }
+  return found;
+}
+
+/**
+ * Finds out whether to write to a file is to write to what is read.
+ *
+ * @param file What is to be written to; `null` if there is nothing.
+ * @param sources What is read.
+ * @returns That of them which it is to write to, as {@linkcode isShared} has it;
+ * `null` if it is none.
+ */
+export function sharedOf(
+  file: FileIdentity | null,
+  sources: readonly SourceFile[],
+): SourceFile | null {
+  return sources.find(({ identity }) => isShared(identity, file)) ?? null;
+}
+
+/**
  * Whether to write to one is to write to the other: they are one file, or one is
  * a block device that is made of the other, such as a loop device, or a part of
  * it.
@@ -103,27 +163,4 @@ export function isShared(
 export async function isSameFile(a: string, b: string): Promise<boolean> {
   const [first, second] = await Promise.all([identify(a), identify(b)]);
   return isShared(first, second);
-}
-
-/**
- * Removes a file that was made here, unless its name leads to another one by
- * now.
- *
- * @param path Its name.
- * @param made What it was when it was made; `null` if that is not known.
- * @returns What became of it, in words.
- */
-export async function takeBack(
-  path: string,
-  made: FileIdentity | null,
-): Promise<string> {
-  const there = await identify(path);
-  if (there === null) return `"${path}" is gone`;
-  if (there.key !== made?.key) {
-    return `"${path}" is another file by now and was left as it is`;
-  }
-  return await remove(path).then(
-    () => `"${path}" was removed again`,
-    () => `"${path}" is incomplete and could not be removed`,
-  );
 }

@@ -1,0 +1,251 @@
+/**
+ * No verb overwrites what it reads: not the image, nor a file that the image
+ * names, nor by way of the streams that a shell opens.
+ *
+ * @module
+ */
+
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+
+import { gzipSync } from "node:zlib";
+import { cpioOf } from "../files/trees.ts";
+import { needs, run } from "../helpers.ts";
+import { exists, platter, Scratch } from "./harness.ts";
+
+const MIB = 1 << 20;
+const CONTENT = new Uint8Array(MIB).map((_, index) => index * 7 >> 3 | 1);
+const ITSELF = /(itself|is the map|as the map: it is ".*")\n$/;
+
+async function isWhole(path: string): Promise<void> {
+  assertEquals((await Deno.readFile(path)).toHex(), CONTENT.toHex());
+}
+
+/** Containers of which another file has the data, and how they are made. */
+const CONTAINERS: readonly {
+  readonly what: string;
+  readonly make: (scratch: Scratch) => Promise<{ image: string; file: string }>;
+}[] = [
+  {
+    what: "a backing file",
+    make: (scratch) => overlays(scratch, 1),
+  },
+  {
+    what: "a backing file of a backing file",
+    make: (scratch) => overlays(scratch, 2),
+  },
+  {
+    what: "an extent",
+    async make(scratch) {
+      const image = scratch.of("disk.vmdk");
+      const flat = ["-o", "subformat=monolithicFlat"];
+      await run("qemu-img", [
+        ...["create", "-q", "-f", "vmdk", ...flat, image, `${MIB}`],
+      ]);
+      const file = scratch.of("disk-flat.vmdk");
+      await Deno.writeFile(file, CONTENT);
+      return { image, file };
+    },
+  },
+];
+
+/** Images, each of which has another one below it. */
+async function overlays(scratch: Scratch, count: number) {
+  const file = await scratch.image("base.img", MIB, { 0: CONTENT });
+  let below = file;
+  for (let number = 1; number <= count; number++) {
+    const image = scratch.of(`${number}.qcow2`);
+    const format = below === file ? "raw" : "qcow2";
+    // By a name from the image's own folder, which is not that of this process.
+    const name = below.slice(scratch.path.length + 1);
+    await run("qemu-img", [
+      ...["create", "-q", "-f", "qcow2", "-b", name, "-F", format, image],
+    ]);
+    below = image;
+  }
+  return { image: below, file };
+}
+
+/** Verbs that read one file and write another one. */
+const WRITERS: Record<
+  string,
+  (image: string, file: string, spare: string) => string[]
+> = {
+  "read --output": (image, file) => ["read", image, "-o", file],
+  "bmap --output": (image, file) => ["bmap", image, "-o", file],
+  "copy": (image, file) => ["copy", image, file, "--to-format", "raw"],
+  "copy --rescue": (image, file, spare) => [
+    ...["copy", image, file, "--to-format", "raw", "--rescue", spare],
+  ],
+};
+
+for (const { what, make } of CONTAINERS) {
+  Deno.test({
+    name: `platter overwrites no file that is ${what} of what it reads`,
+    ...needs("qemu-img", "qemu-nbd"),
+    async fn() {
+      await using scratch = await Scratch.make();
+      const { image, file } = await make(scratch);
+      const link = scratch.of("link");
+      await Deno.link(file, link);
+      const spare = scratch.of("spare");
+      for (const [verb, argsOf] of Object.entries(WRITERS)) {
+        for (const name of [file, link]) {
+          const args = argsOf(image, name, spare);
+          const { code, err } = await platter(
+            [...args, "--backing-files", "--force"],
+          );
+          assertEquals(code, 2, `${verb}: ${err}`);
+          assertMatch(err, ITSELF);
+          await isWhole(file);
+        }
+      }
+      assertEquals(await exists(spare), false);
+    },
+  });
+}
+
+Deno.test({
+  name: "platter copy overwrites no file by way of a container that has it",
+  ...needs("qemu-img", "qemu-nbd"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const { image, file } = await CONTAINERS.at(-1)!.make(scratch);
+    const options = ["--format", "raw", "--backing-files", "--no-lock", "-f"];
+    const { code, err } = await platter(
+      ["copy", file, image, "--count", "8", "--to", "8", ...options],
+    );
+    assertEquals(code, 2);
+    assertStringIncludes(err, "onto itself");
+    await isWhole(file);
+  },
+});
+
+Deno.test({
+  name: "platter copy writes to an overlay what its backing file has",
+  ...needs("qemu-img", "qemu-nbd"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const { image, file } = await overlays(scratch, 1);
+    const { code, err } = await platter(
+      ["copy", file, image, "--backing-files", "--force"],
+    );
+    assertEquals([code, err], [0, ""]);
+    await isWhole(file);
+  },
+});
+
+Deno.test({
+  name: "platter copy --rescue makes no map of a file that it reads",
+  ...needs("qemu-img", "qemu-nbd"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const { image, file } = await overlays(scratch, 1);
+    // What looks like a map of it.
+    const map = `0x0 ? 1\n0x0 ${MIB} ?\n`;
+    await Deno.writeTextFile(file, map.padEnd(MIB, "\n"));
+    const target = scratch.of("new.img");
+    const { code, err } = await platter(
+      ["copy", image, target, "--rescue", file, "--backing-files"],
+    );
+    assertEquals(code, 2);
+    assertMatch(err, /as the map: it is ".*base\.img"/);
+    assertEquals((await Deno.readTextFile(file)).startsWith(map), true);
+    assertEquals(await exists(target), false);
+  },
+});
+
+Deno.test("platter extract --force leaves out what would replace the image that it reads", async () => {
+  await using scratch = await Scratch.make();
+  const files = cpioOf([
+    { name: "disk.img", content: "file" },
+    { name: "link.img", mode: 0o120777, content: "elsewhere" },
+    { name: "other", content: "new" },
+  ]);
+  const image = await scratch.image("disk.img", files.length, { 0: files });
+  await Deno.symlink("disk.img", scratch.of("link.img"));
+  await Deno.writeTextFile(scratch.of("other"), "old");
+  const { code, err } = await platter(
+    ["extract", image, "-o", scratch.path, "--force"],
+  );
+  assertEquals(code, 2);
+  for (const name of ["disk.img", "link.img"]) {
+    assertStringIncludes(
+      err,
+      `"${name}" is left out as the disk is read from the file in its place\n`,
+    );
+  }
+  assertEquals(await Deno.readFile(image), files);
+  assertEquals(await Deno.readLink(scratch.of("link.img")), "disk.img");
+  assertEquals(await Deno.readTextFile(scratch.of("other")), "new");
+});
+
+// --- standard streams ---
+
+Deno.test("platter writes nothing to standard output that is the image", async () => {
+  await using scratch = await Scratch.make();
+  const image = await scratch.image("a.img", MIB, { 0: CONTENT });
+  const packed = await scratch.image("a.img.gz", 0);
+  await Deno.writeFile(packed, gzipSync(CONTENT));
+  const link = scratch.of("link");
+  await Deno.link(image, link);
+  const cases: [args: string[], stdoutPath: string][] = [
+    [["copy", image, "-", "--from", "8"], link],
+    [["copy", packed, "-"], packed],
+    [["read", image], image],
+    [["read", image, "--raw"], image],
+    [["read", image, "-o", "-"], link],
+    [["bmap", image], link],
+    [["map", image], link],
+    [["info", image], link],
+  ];
+  for (const [args, stdoutPath] of cases) {
+    const { code, out, err } = await platter(args, { stdoutPath });
+    assertEquals([code, out], [2, ""], args.join(" "));
+    assertMatch(err, /^platter: Cannot write to standard output as it goes to/);
+    const elsewhere = scratch.of("elsewhere");
+    await Deno.writeTextFile(elsewhere, "");
+    const other = await platter(args, { stdoutPath: elsewhere });
+    assertEquals(other.code, 0, other.err);
+  }
+});
+
+/** What a shell opens for the program, and what it is called with. */
+const REDIRECTED: readonly (readonly [string, readonly string[]])[] = [
+  ['< "$IMAGE"', ["copy", "-", "IMAGE", "--to", "8", "--force"]],
+  ['< "$IMAGE"', ["write", "IMAGE", "--sector", "8"]],
+  ['1<> "$IMAGE"', ["copy", "IMAGE", "-", "--from", "8"]],
+  ['>> "$IMAGE"', ["copy", "IMAGE", "-"]],
+  ['1<> "$IMAGE"', ["read", "IMAGE", "--raw", "--sector", "8"]],
+];
+
+for (const [redirection, args] of REDIRECTED) {
+  Deno.test({
+    name: `the program refuses ${args.join(" ")} ${redirection}`,
+    ...needs("sh"),
+    ignore: Deno.build.os === "windows",
+    async fn() {
+      await using scratch = await Scratch.make();
+      const image = await scratch.image("a.img", MIB, { 0: CONTENT });
+      const root = new URL("../../", import.meta.url).pathname;
+      // Without a permission for everything, too.
+      const some = [
+        `--allow-read=${scratch.path},${root}`,
+        `--allow-write=${scratch.path}`,
+      ];
+      for (const permissions of [["-A"], some]) {
+        const { code, stderr } = await new Deno.Command("sh", {
+          args: [
+            ...["-c", `exec "$0" run --no-check "$@" ${redirection}`],
+            ...[Deno.execPath(), ...permissions, `${root}src/cli/main.ts`],
+            ...args.map((word) => word === "IMAGE" ? image : word),
+          ],
+          env: { IMAGE: image },
+        }).output();
+        const err = new TextDecoder().decode(stderr);
+        assertEquals(code, 2, err);
+        assertMatch(err, /onto itself|Cannot write to standard output/);
+        await isWhole(image);
+      }
+    },
+  });
+}
