@@ -28,6 +28,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { Buffer } from "node:buffer";
+import fs from "node:fs";
 import { crc32 } from "node:zlib";
 import { LONG, needs, run, tempDir } from "../helpers.ts";
 
@@ -543,6 +544,32 @@ Deno.test("CrashRecorder keeps apart what the start and the end divide", async (
   );
   assertEquals(late.kind, "closed");
   assertEquals(await recorder.end(), recording);
+});
+
+Deno.test("CrashRecorder never tries again to end what could not be made durable", async () => {
+  await using dir = await tempDir();
+  const path = dir.join("recording");
+  await using recorder = await CrashRecorder.create({ device: DEVICE, path });
+  await using disk = VirtualDisk.over(recorder.open());
+  await disk.write(0, new Uint8Array(512).fill(1));
+  const { fsyncSync } = fs;
+  let calls = 0;
+  fs.fsyncSync = () => {
+    if (++calls === 1) throw new Error("EIO: i/o error, fsync");
+  };
+  try {
+    const first = await assertRejects(() => recorder.end(), DiskError, "EIO");
+    const size = (await Deno.stat(path)).size;
+    const second = await assertRejects(() => recorder.end());
+    assertEquals(second, first);
+    assertEquals(recorder.failure, first);
+    assertEquals(calls, 1);
+    assertEquals((await Deno.stat(path)).size, size);
+  } finally {
+    fs.fsyncSync = fsyncSync;
+  }
+  await using opened = await CrashRecording.open(path);
+  assertEquals(opened.requests.length, 1);
 });
 
 Deno.test("CrashRecorder refuses to acknowledge into a file what cannot be JSON", async () => {
