@@ -22,7 +22,7 @@
 
 import type { Backend } from "../backend.ts";
 import type { DiskError } from "../errors.ts";
-import type { SectorRange } from "../geometry.ts";
+import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { type Request, RequestType } from "../request.ts";
 import { abortedError, requestError } from "../request_error.ts";
 import { type Answer, Downward } from "./downward.ts";
@@ -248,12 +248,17 @@ export class WriteBackCache {
     down.submit();
   }
 
-  /** Takes from what is dirty the part that a failing flush loses. */
+  /**
+   * Takes from what is dirty the blocks that a failing flush loses: all that it
+   * touches, as nothing below takes a part of one.
+   */
   #lose(
     work: SectorStore,
-    { sector, count }: SectorRange,
+    range: SectorRange,
     pages: FlushFault["pages"],
   ): void {
+    const { blockSize } = this.#backend.geometry;
+    const { sector, count } = wholeBlocks(range, blockSize / SECTOR_BYTES);
     const end = sector + count;
     if (pages === "reverted") {
       for (const run of work.runs(sector, count)) {
@@ -268,4 +273,14 @@ export class WriteBackCache {
     }
     work.forget(sector, count);
   }
+}
+
+/** The blocks that a range touches. */
+function wholeBlocks(
+  { sector, count }: SectorRange,
+  blockSectors: number,
+): SectorRange {
+  const start = Math.floor(sector / blockSectors) * blockSectors;
+  const end = Math.ceil((sector + count) / blockSectors) * blockSectors;
+  return { sector: start, count: end - start };
 }

@@ -10,7 +10,7 @@ import {
   writeFuaRequest,
   writeRequest,
 } from "../../src/request.ts";
-import { carryOut } from "../contract.ts";
+import { carryOut, submitAll } from "../contract.ts";
 import { assertFails, sector, values } from "./faulty.ts";
 import { memory } from "./stacks.ts";
 
@@ -72,6 +72,24 @@ Deno.test("faults() fails a flush for some sectors only", async () => {
   assertEquals(await values(faulty, 0, 6), [2, 2, 2, 2, 2, 2]);
   await carryOut(faulty, flushRequest());
 });
+
+for (const pages of ["kept", "reverted", "late"]) {
+  Deno.test(`faults() fails a flush for whole blocks, however little of one it is said for (${pages})`, async () => {
+    const below = memory({ blockSize: 4096 });
+    const faulty = faults(below, [`flush sector=7..8 nth=1 flush=${pages}`]);
+    const all = (value: number) => new Array(8).fill(value);
+    await carryOut(faulty, writeRequest(0, sector(1, 24)));
+    const [failed] = await submitAll(faulty, [flushRequest()]);
+    assertEquals(failed?.code ?? null, pages === "late" ? null : "EIO");
+    assertEquals(
+      await values(below, 0, 24),
+      [...all(0), ...all(0), ...all(1)],
+    );
+    const [late] = await submitAll(faulty, [flushRequest()]);
+    assertEquals(late?.code ?? null, pages === "late" ? "EIO" : null);
+    await carryOut(faulty, flushRequest());
+  });
+}
 
 Deno.test("faults() keeps dirty what a plain error of a flush leaves", async () => {
   const below = memory();
