@@ -572,6 +572,23 @@ Deno.test("CrashRecorder never tries again to end what could not be made durable
   assertEquals(opened.requests.length, 1);
 });
 
+Deno.test("save() gives up when its signal fires, and leaves no file", async () => {
+  await using dir = await tempDir();
+  const base = new MemoryBackend({ sectors: 1024 });
+  const device = {};
+  await using recording = await recordWorkload({ device, base, workload });
+  for (const early of [true, false]) {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const path = dir.join("recording");
+    if (early) controller.abort(new Error("given up"));
+    const saved = recording.save(path, { withBase: true, signal });
+    controller.abort(new Error("given up"));
+    await assertRejects(() => saved, Error, "given up");
+    await assertRejects(() => Deno.stat(path), Deno.errors.NotFound);
+  }
+});
+
 Deno.test("CrashRecorder refuses to acknowledge into a file what cannot be JSON", async () => {
   await using dir = await tempDir();
   const path = dir.join("recording");
