@@ -387,7 +387,13 @@ Deno.test("CrashRecording.open() survives records that are wrong under right che
   );
 });
 
-Deno.test("CrashRecording.open() refuses a few bytes that erase a disk without an end", async () => {
+for (const what of ["erase", "write"]) {
+  Deno.test(`CrashRecording.open() refuses a few bytes that ${what} a disk without an end`, async () => {
+    await refusesEndless(what === "write");
+  });
+}
+
+async function refusesEndless(write: boolean): Promise<void> {
   await using dir = await tempDir();
   const [header, ...rest] = payloadsOf(await smallFile(dir.join("whole")));
   const text = new TextDecoder().decode(header!.subarray(5));
@@ -398,14 +404,22 @@ Deno.test("CrashRecording.open() refuses a few bytes that erase a disk without a
   huge[0] = 1;
   new DataView(huge.buffer).setUint32(1, json.length, true);
   huge.set(json, 5);
-  // A discard: type 11 of virtio-blk.
-  const erase = new Uint8Array(23);
-  erase.set([8, 11]);
-  new DataView(erase.buffer).setBigUint64(11, 2n ** 40n, true);
-  const path = await dir.file("huge", fileOf([huge, erase, ...rest]));
+  // A discard, or a write of one run of zeroes: types 11 and 1 of virtio-blk.
+  const request = new Uint8Array(write ? 35 : 23);
+  const view = new DataView(request.buffer);
+  request.set([8, write ? 1 : 11]);
+  view.setBigUint64(11, write ? 2n ** 28n : 2n ** 40n, true);
+  if (write) {
+    view.setUint32(23, 1, true);
+    view.setUint32(27, 2 ** 28, true);
+  }
+  const path = await dir.file("huge", fileOf([huge, request, ...rest]));
+  const { rss } = Deno.memoryUsage();
   const error = await assertRejects(() => CrashRecording.open(path), DiskError);
   assertStringIncludes(error.message, "134217728 blocks at most");
-});
+  // Four bytes for each of the blocks are a GiB.
+  assert(Deno.memoryUsage().rss - rss < 256 << 20);
+}
 
 Deno.test("CrashRecording.open() says what is no recording, and what is of another version", async () => {
   await using dir = await tempDir();
