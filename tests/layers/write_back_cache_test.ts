@@ -11,7 +11,7 @@ import {
   writeRequest,
 } from "../../src/request.ts";
 import { carryOut, submitAll } from "../contract.ts";
-import { assertFails, sector, values } from "./faulty.ts";
+import { assertFails, read, sector, values } from "./faulty.ts";
 import { memory } from "./stacks.ts";
 
 Deno.test("faults() fails a flush and keeps its pages: new until the power is cut", async () => {
@@ -90,6 +90,45 @@ for (const pages of ["kept", "reverted", "late"]) {
     await carryOut(faulty, flushRequest());
   });
 }
+
+Deno.test("faults() heals sectors for good when their new data is written back", async () => {
+  const faulty = faults(memory(), ["flush=kept off"]);
+  faulty.damage(1, 3);
+  faulty.corrupt(2);
+  await carryOut(faulty, writeRequest(1, sector(1, 3)));
+  assertEquals(await values(faulty, 1, 3), [1, 1, 1]);
+  assertEquals([faulty.badSectors, faulty.corruptSectors], [[], []]);
+  faulty.powerCut();
+  assertEquals(faulty.badSectors, [{ sector: 1, count: 3 }]);
+  assertEquals(faulty.corruptSectors, [2]);
+  await assertFails(faulty, read(1));
+  await carryOut(faulty, writeRequest(1, sector(2, 3)), flushRequest());
+  faulty.powerCut();
+  assertEquals([faulty.badSectors, faulty.corruptSectors], [[], []]);
+  assertEquals(await values(faulty, 1, 3), [2, 2, 2]);
+});
+
+for (const pages of ["kept", "reverted"]) {
+  Deno.test(`faults() heals no sector whose new data a flush loses (${pages})`, async () => {
+    const faulty = faults(memory(), [`sector=1 nth=1 flush=${pages}`]);
+    faulty.damage(1, 2);
+    await carryOut(faulty, writeRequest(1, sector(1, 2)));
+    await assertFails(faulty, flushRequest());
+    if (pages === "kept") {
+      assertEquals(await values(faulty, 1, 2), [1, 1]);
+      faulty.powerCut();
+    }
+    await assertFails(faulty, read(1));
+    assertEquals(await values(faulty, 2, 1), [1]);
+  });
+}
+
+Deno.test("faults() keeps bad what became so as it was written into the cache", async () => {
+  const faulty = faults(memory(), ["write nth=1 bad", "flush=kept off"]);
+  await carryOut(faulty, writeRequest(1, sector(1)), flushRequest());
+  faulty.powerCut();
+  await assertFails(faulty, read(1));
+});
 
 Deno.test("faults() keeps dirty what a plain error of a flush leaves", async () => {
   const below = memory();
