@@ -486,6 +486,70 @@ Deno.test("writeWriteLog() puts what a durable write replaces before it", async 
   });
 });
 
+/** What a power cut may leave of a recording, each with what was acknowledged. */
+async function statesOf(recording: CrashRecording): Promise<string[]> {
+  const states = new Set<string>();
+  const { exhaustive } = await exploreRecording(recording, {
+    ...{ progress: false, maxStates: 1e6 },
+    async recover(disk, acknowledged) {
+      const bytes = await disk.read(0, 4);
+      const values = [0, 1, 2, 3].map((sector) => bytes[512 * sector]);
+      states.add(`${acknowledged.length} ${values}`);
+    },
+  });
+  assert(exhaustive);
+  return [...states].sort();
+}
+
+for (
+  const [title, atOnce] of [
+    ["as its recording does, one request after the other", false],
+    ["nothing else than its recording, several requests at once", true],
+  ] as const
+) {
+  Deno.test(`a log leaves after a power cut ${title}`, async () => {
+    await using dir = await tempDir();
+    for (let seed = 1; seed <= (LONG ? 400 : 40); seed++) {
+      const random = new Random(seed);
+      const device: CrashDevice = {
+        sectors: 4,
+        cache: random.chance(1, 4) ? "writethrough" : "writeback",
+        honorsFua: !random.chance(1, 5),
+      };
+      await using recording = await recordWorkload<number>({
+        device,
+        async workload(disk, acknowledge) {
+          const write = (byte: number, fua: boolean) => {
+            const sector = random.below(4);
+            const count = 1 + random.below(4 - sector);
+            const data = new Uint8Array(512 * count).fill(byte);
+            return disk.write(sector, data, { fua });
+          };
+          await write(99, false);
+          for (let i = 1; i < 10; i++) {
+            const kind = random.below(atOnce ? 7 : 6);
+            if (kind === 0) await disk.flush();
+            else if (kind === 1) acknowledge(i);
+            else if (kind < 6) await write(i, kind === 2);
+            else {
+              const flushed = disk.flush();
+              await Promise.all([flushed, write(i, false), write(-i, true)]);
+            }
+          }
+        },
+      });
+      const log = dir.join(`log ${seed}`);
+      await writeWriteLog(recording, log);
+      await using again = await readWriteLog(log, { device });
+      const expected = await statesOf(recording);
+      const states = await statesOf(again);
+      if (!atOnce) assertEquals(states, expected, `seed ${seed}`);
+      const extra = states.filter((state) => !expected.includes(state));
+      assertEquals(extra, [], `seed ${seed}`);
+    }
+  });
+}
+
 Deno.test("writeWriteLog() puts only what a durable write replaces before a flush that does not cover it", async () => {
   await using dir = await tempDir();
   await using recording = recordingOf(
