@@ -5,6 +5,9 @@
  * @module
  */
 
+/** The longest that a timer can wait, in milliseconds. */
+export const MOST_TIMER_MS = 2 ** 31 - 1;
+
 /**
  * Tells whether a timer can wait for so long.
  *

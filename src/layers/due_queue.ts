@@ -8,6 +8,7 @@
 
 import { clearImmediate, setImmediate } from "node:timers";
 import { sleepSync } from "../sleep_sync.ts";
+import { MOST_TIMER_MS } from "../timer_ms.ts";
 
 /** The last stretch before a call, in ms, in which a timer would be too late. */
 const POLL_MS = 2;
@@ -76,7 +77,9 @@ export class DueQueue {
     } else if (this.#immediate === undefined && dueMs < this.#wakeMs) {
       clearTimeout(this.#timer);
       this.#wakeMs = dueMs;
-      this.#timer = setTimeout(this.#wake, Math.floor(waitMs - POLL_MS / 2));
+      // One that wakes up before its time goes on waiting.
+      const ms = Math.min(Math.floor(waitMs - POLL_MS / 2), MOST_TIMER_MS);
+      this.#timer = setTimeout(this.#wake, ms);
     }
   }
 

@@ -119,7 +119,7 @@ export class Faults extends Layer {
     this.#cache = new WriteBackCache(
       backend,
       options.cacheBytes ?? DEFAULT_CACHE_BYTES,
-      (sector, count) => this.#damage.rewritten(sector, count),
+      this.#damage,
     );
     this.#rules = new FaultRules(this.#random, {
       get sectors() {

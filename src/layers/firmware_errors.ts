@@ -66,10 +66,11 @@ export function tornPieces(
 }
 
 /**
- * The same request at another place.
+ * The same request at another place; only one of the whole disk has no other.
  *
  * @param request The request.
- * @param offset How many sectors away; drawn if not given.
+ * @param offset How many sectors away, in whole blocks; as far the other way if
+ * the disk ends before; drawn if not given.
  * @param geometry The disk's shape.
  * @param random Where to draw from.
  * @returns The request as it is done.
@@ -86,9 +87,13 @@ export function misdirected(
   const home = sector / blockSectors;
   let place = home;
   if (offset !== undefined) {
-    place = Math.round((sector + offset) / blockSectors);
     // On the disk, or there would be nothing to see.
-    place = Math.min(Math.max(place, 0), places - 1);
+    const away = (blocks: number) =>
+      Math.min(Math.max(home + blocks, 0), places - 1);
+    const blocks = Math.sign(offset) *
+      Math.max(Math.round(Math.abs(offset) / blockSectors), 1);
+    place = away(blocks);
+    if (place === home) place = away(-blocks);
   } else if (places > 1) {
     place = random.below(places - 1);
     if (place >= home) place++;

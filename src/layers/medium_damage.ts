@@ -25,75 +25,120 @@ export interface Flip {
   readonly mask: number;
 }
 
+/** Sectors that are damaged, and how. */
+class DamagedSectors {
+  /** Sectors that cannot be read. */
+  readonly bad = new SectorRanges();
+  /** Bits that read flipped, by their sector. */
+  readonly flips = new Map<number, Flip[]>();
+
+  get empty(): boolean {
+    return this.bad.empty && this.flips.size === 0;
+  }
+
+  add(sector: number, flips: readonly Flip[]): void {
+    this.flips.set(sector, [...this.flips.get(sector) ?? [], ...flips]);
+  }
+
+  /** Drops what there is of a range, or gives it away. */
+  remove(sector: number, count: number, to?: DamagedSectors): void {
+    if (to !== undefined) {
+      for (const bad of this.bad.within(sector, count)) {
+        to.bad.add(bad.sector, bad.count);
+      }
+    }
+    this.bad.remove(sector, count);
+    for (const [on, flips] of this.flips) {
+      if (on < sector || on >= sector + count) continue;
+      to?.add(on, flips);
+      this.flips.delete(on);
+    }
+  }
+
+  clear(): void {
+    this.bad.clear();
+    this.flips.clear();
+  }
+}
+
 /** What is damaged of a medium. */
 export class MediumDamage {
-  /** Sectors that cannot be read. */
-  readonly #bad = new SectorRanges();
-  /** Bits that read flipped, by their sector. */
-  readonly #flips = new Map<number, Flip[]>();
+  readonly #damaged = new DamagedSectors();
+  /** What a cache has newer data of: it comes back if that is dropped. */
+  readonly #covered = new DamagedSectors();
 
   /** Whether there is none. */
   get empty(): boolean {
-    return this.#bad.empty && this.#flips.size === 0;
+    return this.#damaged.empty;
   }
 
   /** Whether any bit is flipped. */
   get flipped(): boolean {
-    return this.#flips.size > 0;
+    return this.#damaged.flips.size > 0;
   }
 
   /** Sectors that cannot be read. */
   get badSectors(): SectorRange[] {
-    return this.#bad.within(0, Infinity);
+    return this.#damaged.bad.within(0, Infinity);
   }
 
   /** Sectors with flipped bits, in order. */
   get corruptSectors(): number[] {
-    return [...this.#flips.keys()].sort((a, b) => a - b);
+    return [...this.#damaged.flips.keys()].sort((a, b) => a - b);
   }
 
   /** The first sector of a range that cannot be read. */
   firstBad(sector: number, count: number): number | undefined {
-    return this.#bad.first(sector, count);
+    return this.#damaged.bad.first(sector, count);
   }
 
   /** Makes sectors unreadable. */
   spoil(sector: number, count: number): void {
-    this.#bad.add(sector, count);
+    this.#damaged.bad.add(sector, count);
   }
 
   /** Makes flips stay; their offsets count from a sector. */
   flip(sector: number, flips: readonly Flip[]): void {
     for (const { at, mask } of flips) {
       const on = sector + Math.floor(at / SECTOR_BYTES);
-      const of = this.#flips.get(on) ?? [];
-      of.push({ at: at % SECTOR_BYTES, mask });
-      this.#flips.set(on, of);
+      this.#damaged.add(on, [{ at: at % SECTOR_BYTES, mask }]);
     }
   }
 
   /** Flips what a read has read. */
   apply(request: Request): void {
-    if (this.#flips.size === 0) return;
+    if (!this.flipped) return;
     for (let i = 0; i < request.count; i++) {
-      const flips = this.#flips.get(request.sector + i);
+      const flips = this.#damaged.flips.get(request.sector + i);
       if (flips !== undefined) flipBits(request, i * SECTOR_BYTES, flips);
     }
   }
 
   /** What is rewritten is well again. */
   rewritten(sector: number, count: number): void {
-    this.#bad.remove(sector, count);
-    if (this.#flips.size === 0) return;
-    for (const on of [...this.#flips.keys()]) {
-      if (on >= sector && on < sector + count) this.#flips.delete(on);
-    }
+    this.#damaged.remove(sector, count);
+    this.#covered.remove(sector, count);
+  }
+
+  /** What is written into a cache reads well as long as that has it. */
+  cover(sector: number, count: number): void {
+    this.#damaged.remove(sector, count, this.#covered);
+  }
+
+  /** What a cache wrote back is well again, but for what was damaged since. */
+  writtenBack(sector: number, count: number): void {
+    this.#covered.remove(sector, count);
+  }
+
+  /** What a cache drops is as it was before. */
+  uncover(sector: number, count: number): void {
+    this.#covered.remove(sector, count, this.#damaged);
   }
 
   /** Makes everything well again. */
   heal(): void {
-    this.#bad.clear();
-    this.#flips.clear();
+    this.#damaged.clear();
+    this.#covered.clear();
   }
 }
 

@@ -15,6 +15,8 @@
  *   completed returns it.
  * - A piece that cannot be read is dropped, and the reads that wait for it go to
  *   the disk themselves, so that only sectors that have an error report one.
+ * - What changes below it by another way than its own requests is not heard of:
+ *   setting `enabled` to false, and to true again, forgets what was read ahead.
  * - Memory is bounded by `memoryBytes`, and is the disk's own (no copy inside a
  *   direct backend); what a stream has passed is used again.
  *
@@ -181,7 +183,11 @@ export class Readahead extends Layer {
     return this.#counters;
   }
 
-  /** Whether it reads ahead. Switched off, it gives its memory up. */
+  /**
+   * Whether it reads ahead. Switched off, it gives its memory up: so what was
+   * read ahead is forgotten, as it must be where a layer below changed the disk
+   * by a method of its own.
+   */
   get enabled(): boolean {
     return this.#enabled;
   }

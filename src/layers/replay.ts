@@ -11,6 +11,9 @@ import { DueQueue } from "./due_queue.ts";
 import { typeOfOperation } from "./operations.ts";
 import { parseTraceLine, type TraceSubmit } from "./trace.ts";
 
+/** Bytes of the memory of one request, at most: what an array holds anywhere. */
+const MOST_DATA_BYTES = 2 ** 32;
+
 /** What a trace is replayed on: a `VirtualDisk`. */
 export interface ReplayDisk {
   /** Capacity in sectors. */
@@ -64,7 +67,8 @@ export interface ReplayResult {
 
 /**
  * Does again what a trace says. Writes whose bytes are not in the trace write
- * a pattern: the request's `id`, over and over.
+ * a pattern: the request's `id`, over and over. Traces may be joined: each begins
+ * with its first line.
  *
  * @param lines The trace; empty lines do not matter.
  * @param disk The disk, at least as large as what the trace uses.
@@ -105,7 +109,8 @@ export async function replayTrace(
     );
   }
   const due = new DueQueue();
-  const underWay = new Map<number, Pending>();
+  /** By id, in order: traces without their first lines may have one twice. */
+  const underWay = new Map<number, Pending[]>();
   const differences: ReplayDifference[] = [];
   let requests = 0;
   let failed = 0;
@@ -121,38 +126,62 @@ export async function replayTrace(
       differences.push({ submit, failed: expected, status, message });
     }
   };
+  const settleAll = async () => {
+    for (const [id, all] of underWay) {
+      underWay.delete(id);
+      for (const pending of all) await settle(pending, undefined);
+    }
+  };
   try {
     for await (const line of lines) {
       number++;
       if (line.trim() === "") continue;
       signal?.throwIfAborted();
       const event = parseTraceLine(line, number);
-      if (event.event === "submit") {
+      if (event.event === "disk") {
+        // Of traces that were joined, each has ids and times of its own.
+        await settleAll();
+        startMs = undefined;
+      } else if (event.event === "submit") {
         const request = requestOf(event, number);
         const traceMs = event.us / 1000 / speed;
         startMs ??= performance.now() - traceMs;
         const dueMs = startMs + traceMs;
-        if (dueMs > performance.now()) {
-          await new Promise<void>((resolve) => due.add(dueMs, resolve));
-        }
+        if (dueMs > performance.now()) await wait(due, dueMs, signal);
         await disk.ready;
+        signal?.throwIfAborted();
         requests++;
-        underWay.set(event.id, {
-          submit: event,
-          request,
-          status: disk.submit(request),
-        });
-      } else if (event.event === "complete") {
-        const pending = underWay.get(event.id);
-        if (pending === undefined) continue;
-        underWay.delete(event.id);
+        const status = disk.submit(request);
+        const pending = { submit: event, request, status };
+        const others = underWay.get(event.id);
+        if (others === undefined) underWay.set(event.id, [pending]);
+        else others.push(pending);
+      } else {
+        const all = underWay.get(event.id);
+        if (all === undefined) continue;
+        const pending = all.shift()!;
+        if (all.length === 0) underWay.delete(event.id);
         await settle(pending, event.error !== undefined);
       }
     }
   } finally {
-    for (const pending of underWay.values()) await settle(pending, undefined);
+    await settleAll();
   }
   return { requests, failed, differences };
+}
+
+/** Waits until a moment, or until a signal fires. */
+async function wait(
+  due: DueQueue,
+  dueMs: number,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const call = due.add(dueMs, resolve);
+  const onAbort = () => due.expedite(call);
+  signal?.addEventListener("abort", onAbort);
+  await promise;
+  signal?.removeEventListener("abort", onAbort);
 }
 
 interface Pending {
@@ -172,15 +201,36 @@ function requestOf(event: TraceSubmit, number: number): Request {
     (event.unmap ? RequestFlag.Unmap : 0);
   let data: Uint8Array | null = null;
   if (type === RequestType.GetId) data = new Uint8Array(ID_BYTES);
-  if (type === RequestType.In) {
-    data = new Uint8Array(event.count * SECTOR_BYTES);
-  }
-  if (type === RequestType.Out) {
-    data = event.data === undefined
+  const bytes = event.count * SECTOR_BYTES;
+  if (type === RequestType.In || type === RequestType.Out) {
+    if (bytes > MOST_DATA_BYTES) {
+      throw new TypeError(
+        `Cannot replay line ${number} of a trace as a request must have ${MOST_DATA_BYTES} bytes at most: current value is ${bytes}`,
+      );
+    }
+    data = type === RequestType.In
+      ? new Uint8Array(bytes)
+      : event.data === undefined
       ? pattern(event.id, event.count)
-      : Uint8Array.fromBase64(event.data);
+      : dataOf(event.data, bytes, number);
   }
   return new Request(type, event.sector, event.count, flags, data);
+}
+
+/** What a write writes, by the word of a trace. */
+function dataOf(data: unknown, bytes: number, number: number): Uint8Array {
+  let decoded: Uint8Array | null = null;
+  try {
+    decoded = Uint8Array.fromBase64(data as string);
+  } catch {
+    // It is no base64, or no text at all.
+  }
+  if (decoded?.length === bytes) return decoded;
+  throw new TypeError(
+    `Cannot replay line ${number} of a trace as its data must be ${bytes} bytes in base64: current value is ${
+      decoded === null ? "none" : `${decoded.length} bytes`
+    }`,
+  );
 }
 
 function pattern(id: number, count: number): Uint8Array {

@@ -22,10 +22,11 @@
 
 import type { Backend } from "../backend.ts";
 import type { DiskError } from "../errors.ts";
-import type { SectorRange } from "../geometry.ts";
+import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { type Request, RequestType } from "../request.ts";
 import { abortedError, requestError } from "../request_error.ts";
 import { type Answer, Downward } from "./downward.ts";
+import type { MediumDamage } from "./medium_damage.ts";
 import { SectorStore } from "./sector_store.ts";
 import { writeBack, writeBackThen } from "./write_back.ts";
 
@@ -50,7 +51,7 @@ interface Waiting {
 export class WriteBackCache {
   readonly #backend: Backend;
   readonly #bytes: number;
-  readonly #landed: (sector: number, count: number) => void;
+  readonly #damage: MediumDamage;
   /** Written and not flushed. */
   #dirty = new SectorStore();
   /** Being written back by a flush. */
@@ -74,16 +75,16 @@ export class WriteBackCache {
    *
    * @param backend What it lies over.
    * @param bytes Memory for what is held.
-   * @param landed Called when sectors have been written, here or below.
+   * @param damage What is damaged below: what is written there is well again.
    */
   constructor(
     backend: Backend,
     bytes: number,
-    landed: (sector: number, count: number) => void,
+    damage: MediumDamage,
   ) {
     this.#backend = backend;
     this.#bytes = bytes;
-    this.#landed = landed;
+    this.#damage = damage;
   }
 
   /** Whether it holds nothing, and has no failure to report. */
@@ -114,7 +115,7 @@ export class WriteBackCache {
     ) {
       if (type === RequestType.Out) this.#dirty.write(request);
       else this.#dirty.zero(sector, count);
-      this.#landed(sector, count);
+      this.#damage.cover(sector, count);
       return answer(null);
     }
     if (this.#writing !== null || this.#waiting.length > 0) {
@@ -128,7 +129,7 @@ export class WriteBackCache {
     down.add(request, (error) => {
       this.#passing--;
       if (error === null) {
-        this.#landed(sector, count);
+        this.#damage.rewritten(sector, count);
         this.#dirty.forget(sector, count);
         this.#lost.forget(sector, count);
       }
@@ -181,11 +182,16 @@ export class WriteBackCache {
       });
     const done = (error: DiskError | null): void => {
       if (error === null) {
-        for (const run of runs) this.#lost.forget(run.sector, run.count);
+        for (const run of runs) {
+          this.#lost.forget(run.sector, run.count);
+          this.#damage.writtenBack(run.sector, run.count);
+        }
       } else if (cuts === this.#cuts) {
         // What was written is not known: it stays dirty, for the next flush.
         work.merge(this.#dirty);
         this.#dirty = work;
+      } else {
+        for (const run of runs) this.#damage.uncover(run.sector, run.count);
       }
       this.#writing = null;
       if (error === null) {
@@ -214,6 +220,12 @@ export class WriteBackCache {
 
   /** Empties it, as a power cut does. */
   powerCut(): void {
+    const { sectors } = this.#backend.geometry;
+    for (const store of [this.#lost, this.#dirty]) {
+      for (const run of store.runs(0, sectors)) {
+        this.#damage.uncover(run.sector, run.count);
+      }
+    }
     this.#dirty = new SectorStore();
     this.#lost = new SectorStore();
     this.#late = null;
@@ -248,16 +260,22 @@ export class WriteBackCache {
     down.submit();
   }
 
-  /** Takes from what is dirty the part that a failing flush loses. */
+  /**
+   * Takes from what is dirty the blocks that a failing flush loses: all that it
+   * touches, as nothing below takes a part of one.
+   */
   #lose(
     work: SectorStore,
-    { sector, count }: SectorRange,
+    range: SectorRange,
     pages: FlushFault["pages"],
   ): void {
+    const { blockSize } = this.#backend.geometry;
+    const { sector, count } = wholeBlocks(range, blockSize / SECTOR_BYTES);
     const end = sector + count;
     if (pages === "reverted") {
       for (const run of work.runs(sector, count)) {
         this.#lost.forget(run.sector, run.count);
+        this.#damage.uncover(run.sector, run.count);
       }
     } else {
       const failed = new SectorStore();
@@ -268,4 +286,14 @@ export class WriteBackCache {
     }
     work.forget(sector, count);
   }
+}
+
+/** The blocks that a range touches. */
+function wholeBlocks(
+  { sector, count }: SectorRange,
+  blockSectors: number,
+): SectorRange {
+  const start = Math.floor(sector / blockSectors) * blockSectors;
+  const end = Math.ceil((sector + count) / blockSectors) * blockSectors;
+  return { sector: start, count: end - start };
 }

@@ -49,6 +49,8 @@ export interface SaveRecordingOptions {
    * @default {false}
    */
   withBase?: boolean | undefined;
+  /** Gives up, and leaves no file. */
+  signal?: AbortSignal | undefined;
 }
 
 /** What was recorded, over a disk that is only read. */
@@ -145,7 +147,7 @@ export class CrashRecording implements AsyncDisposable {
     options: SaveRecordingOptions = {},
   ): Promise<void> {
     const name = path instanceof URL ? fileURLToPath(path) : path;
-    await saveRecording(this.#parts, name, options.withBase ?? false);
+    await saveRecording(this.#parts, name, options);
   }
 
   /** Whether anything was written. */

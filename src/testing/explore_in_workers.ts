@@ -50,11 +50,12 @@ export async function exploreInWorkers<Value>(
       `Cannot explore crashes as jobs must be a safe integer from 1: current value is ${jobs}`,
     );
   }
-  options.signal?.throwIfAborted();
+  const { signal } = options;
+  signal?.throwIfAborted();
   const folder = await makeTempDir({ prefix: "platter-workers-" });
   try {
     const path = `${folder}/recording`;
-    await recording.save(path, { withBase: true });
+    await recording.save(path, { withBase: true, signal });
     return await new Workers(recording, options, recovery, jobs).run(path);
   } finally {
     await remove(folder, { recursive: true });
@@ -96,6 +97,8 @@ class Workers {
     const onAbort = () => reject(signal!.reason);
     signal?.addEventListener("abort", onAbort);
     try {
+      // No event tells of an abort that was before.
+      signal?.throwIfAborted();
       for (let index = 0; index < this.#jobs; index++) {
         this.#start({ path, index }, resolve, reject);
       }

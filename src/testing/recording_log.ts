@@ -154,6 +154,21 @@ export class RecordingLog {
   }
 
   /**
+   * Checks that a request may change so many blocks.
+   *
+   * @param blocks How many.
+   * @throws {DiskError} If all requests together would change too many.
+   */
+  checkRoom(blocks: number): void {
+    const all = this.#blocks + blocks;
+    if (all <= MOST_BLOCKS) return;
+    throw new DiskError(
+      "unsupported",
+      `Cannot record a request as all of them together may change ${MOST_BLOCKS} blocks at most: current value is ${all}`,
+    );
+  }
+
+  /**
    * Logs a write or a flush as it is submitted. The contents of a write, unless
    * it makes zeroes, are the last of `numbers`.
    *
@@ -169,14 +184,7 @@ export class RecordingLog {
     const { type, sector, count, fua } = request;
     const { blockSectors, atomicWriteBytes } = this.#device;
     const blocks = this.blocksOf(request);
-    if (this.#blocks + blocks > MOST_BLOCKS) {
-      throw new DiskError(
-        "unsupported",
-        `Cannot record a request as all of them together may change ${MOST_BLOCKS} blocks at most: current value is ${
-          this.#blocks + blocks
-        }`,
-      );
-    }
+    this.checkRoom(blocks);
     this.#blocks += blocks;
     const first = sector / blockSectors;
     const at = type === RequestType.Out ? this.numbers.length - blocks : -1;

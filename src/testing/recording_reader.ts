@@ -261,6 +261,8 @@ class Reader {
       writes: !flush,
     };
     const blocks = log.blocksOf(request);
+    // A few bytes may say that they have the contents of very many.
+    log.checkRoom(blocks);
     if (type === RequestType.Out) {
       let left = blocks;
       for (let runs = this.#uint32(); runs > 0; runs--) {

@@ -214,18 +214,20 @@ export class RecordingWriter implements ContentFile {
   }
 
   /**
-   * Writes that the recording has ended, and makes all of it durable.
+   * Writes that the recording has ended, and makes all of it durable. It is not
+   * tried again if it fails: a second fsync may say that nothing is left to write
+   * of what the first one lost.
    *
-   * @throws {DiskError} If that fails.
+   * @throws {DiskError} If that fails, or something failed before.
    */
   end(): void {
+    if (this.#failure !== null) throw this.#failure;
     this.#record(RecordKind.End, 0);
     this.flush();
-    if (this.#failure !== null) throw this.#failure;
     try {
       fs.fsyncSync(this.#fd);
     } catch (cause) {
-      throw fileError("write", this.#path, cause);
+      throw this.#failed(cause);
     }
   }
 
@@ -332,10 +334,15 @@ export class RecordingWriter implements ContentFile {
         done += fs.writeSync(this.#fd, bytes, done, left, offset + done);
       }
     } catch (cause) {
-      this.#failure = fileError("write", this.#path, cause);
-      this.onFailure(this.#failure);
-      throw this.#failure;
+      throw this.#failed(cause);
     }
+  }
+
+  /** Notes why nothing more is written. */
+  #failed(cause: unknown): DiskError {
+    this.#failure = fileError("write", this.#path, cause);
+    this.onFailure(this.#failure);
+    return this.#failure;
   }
 }
 

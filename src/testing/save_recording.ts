@@ -41,14 +41,16 @@ const MOST_BLOCKS = 4096;
  *
  * @param parts The recording.
  * @param path Where; nothing may be there.
- * @param withBase Whether all of the base goes into the file.
+ * @param options Whether all of the base goes into the file, and what gives up.
  * @throws {DiskError} If the file cannot be written, or the base not be read.
  */
 export async function saveRecording(
   parts: CrashRecordingParts,
   path: string,
-  withBase: boolean,
+  options: { withBase?: boolean | undefined; signal?: AbortSignal | undefined },
 ): Promise<void> {
+  const { withBase = false, signal } = options;
+  signal?.throwIfAborted();
   const { device, log, base } = parts;
   const { blockSize } = device;
   const header = writeHeader({ device, base: base?.shape ?? null });
@@ -60,7 +62,7 @@ export async function saveRecording(
     writeBlocks(writer, RecordKind.Initial, initialOf(parts, numberOf));
     if (base !== null) {
       for (const [chunk, sum] of base.sums) writer.baseSum(chunk, sum);
-      if (withBase) await writeBase(parts, store, writer);
+      if (withBase) await writeBase(parts, store, writer, signal);
     }
     writeEvents(log, writer, numberOf);
     if (parts.ended) writer.end();
@@ -124,9 +126,11 @@ async function writeBase(
   { device, source }: CrashRecordingParts,
   store: ContentStore,
   writer: RecordingWriter,
+  signal: AbortSignal | undefined,
 ): Promise<void> {
   const blocks = device.sectors / device.blockSectors;
   for (let block = 0; block < blocks; block++) {
+    signal?.throwIfAborted();
     const content = store.add(
       source.peek(block) ?? await source.fetch(block),
     );

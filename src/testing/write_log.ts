@@ -54,10 +54,16 @@ const MARK = 8;
 const METADATA = 16;
 const ALL_FLAGS = FLUSH | FUA | DISCARD | MARK | METADATA;
 
-/** The mark that the target itself writes when it is removed. */
+/**
+ * The mark that the target itself writes when it is removed, as the last one. An
+ * earlier one is a text that was acknowledged.
+ */
 const END_MARK = "dm-log-writes-end";
 
-/** The mark of `recorder.start()`: what is before it was there before. */
+/**
+ * The mark of `recorder.start()`: what is before the first one was there before.
+ * A later one is a text that was acknowledged.
+ */
 const START_MARK = "platter-start";
 
 /** Bytes of data that are looked at and copied at once. */
@@ -148,9 +154,20 @@ async function readLog(
   });
   {
     await using target = VirtualDisk.over(recorder.open());
+    let started = false;
     for await (const entry of log.entries(signal)) {
+      const { mark, last } = entry;
+      if (mark === START_MARK && !started) {
+        started = true;
+        recorder.start();
+        continue;
+      }
+      if (mark !== null) {
+        if (mark !== END_MARK || !last) recorder.acknowledge(mark);
+        continue;
+      }
       try {
-        await play(entry, log, target, recorder);
+        await play(entry, log, target);
       } catch (cause) {
         if (!(cause instanceof DiskError)) throw cause;
         throw log.damaged(entry, cause.message, cause);
@@ -160,19 +177,13 @@ async function readLog(
   return await recorder.end();
 }
 
-/** Does to a disk what an entry says. */
+/** Does to a disk what an entry says that is no mark. */
 async function play(
   entry: Entry,
   log: LogReader,
   disk: VirtualDisk,
-  recorder: CrashRecorder,
 ): Promise<void> {
-  const { flags, mark, bytes } = entry;
-  if (mark !== null) {
-    if (mark === START_MARK) recorder.start();
-    else if (mark !== END_MARK || !entry.last) recorder.acknowledge(mark);
-    return;
-  }
+  const { flags, bytes } = entry;
   if ((flags & FLUSH) !== 0) await disk.flush();
   if (bytes === 0) return;
   const sector = entry.start / SECTOR_BYTES;
@@ -348,7 +359,8 @@ class LogReader {
  * back. Acknowledgements become marks: a text as it is, any other value as JSON.
  *
  * The log has what completed in an order that the device may have carried it out
- * in; what was in flight at the end comes last. Blocks that were not as in the
+ * in; what was in flight at the end comes last. Of a write whose blocks a durable
+ * one replaces, these come before that. Blocks that were not as in the
  * base (or not zeroes) when the recording started come first, up to a flush and
  * the mark `platter-start`. A log cannot say how long requests were in flight.
  * Zeroes are written as data, as a hole of the file.
@@ -418,7 +430,7 @@ export async function writeWriteLog(
 
 /** Writes what was there when the recording started, and is not in the base. */
 async function writeInitial(
-  { initial, source, device }: CrashRecording,
+  { initial, source, device, acknowledged }: CrashRecording,
   log: LogWriter,
 ): Promise<void> {
   let any = false;
@@ -431,40 +443,75 @@ async function writeInitial(
     log.entry(block * device.blockSize, bytes.length, 0);
     log.data(bytes);
   }
-  if (!any) return;
+  // The first such mark is the start, if a text that was acknowledged is the
+  // same.
+  if (!any && !acknowledged.includes(START_MARK)) return;
   log.entry(0, 0, FLUSH);
   log.mark(START_MARK);
 }
 
+/** A part of a request that is still to be written. */
+interface Part {
+  readonly request: RecordedRequest;
+  readonly sector: number;
+  readonly count: number;
+}
+
 /** Writes requests in the order that a log has. */
 function writeEvents(recording: CrashRecording, log: LogWriter): void {
-  const { events, acknowledged } = recording;
+  const { device, events, acknowledged } = recording;
   /** What completed, and no flush that was submitted since has taken. */
-  let completed = new Set<RecordedRequest>();
-  /** What each flush in flight has taken. */
-  const taken = new Map<RecordedRequest, Set<RecordedRequest>>();
-  const inFlight = new Set<RecordedRequest>();
+  let completed: Part[] = [];
+  /** What each flush in flight has taken, in the order of submission. */
+  const taken = new Map<RecordedRequest, Part[]>();
+  const inFlight = new Map<RecordedRequest, Part[]>();
   let values = 0;
-  const write = (requests: Set<RecordedRequest>) => {
-    for (const request of requests) writeRequest(recording, request, log);
-    requests.clear();
+  const write = (parts: Part[]) => {
+    for (const part of parts) {
+      writePart(recording, part, log, part.request.fua ? FUA : 0);
+    }
+    parts.length = 0;
+  };
+  // What completed earlier comes earlier, unless that would be before a flush
+  // that does not cover it.
+  const writeCompleted = () => {
+    const [first = completed] = taken.values();
+    write(first);
+  };
+  // Nothing that a durable write has replaced is found any more: what is left of
+  // that must not come behind it, even if a flush covers it early.
+  const writeReplaced = (by: RecordedRequest) => {
+    const end = by.sector + by.count;
+    for (const parts of [...taken.values(), completed, ...inFlight.values()]) {
+      for (let i = 0; i < parts.length; i++) {
+        const { request, sector, count } = parts[i]!;
+        const from = Math.max(sector, by.sector);
+        const to = Math.min(sector + count, end);
+        if (request.number > by.number || from >= to) continue;
+        writePart(recording, { request, sector: from, count: to - from }, log);
+        const rest = [
+          { request, sector, count: from - sector },
+          { request, sector: to, count: sector + count - to },
+        ].filter(({ count }) => count > 0);
+        parts.splice(i, 1, ...rest);
+        i += rest.length - 1;
+      }
+    }
   };
   for (const event of events) {
     if (event.kind === "acknowledge") {
-      // What completed earlier comes earlier, unless that would be before the
-      // flush that does not cover it.
-      for (const covered of taken.values()) write(covered);
-      if (taken.size === 0) write(completed);
+      writeCompleted();
       log.mark(textOf(acknowledged[values++]));
       continue;
     }
     const { request } = event;
-    const flush = request.type === RequestType.Flush;
+    const { type, sector, count } = request;
+    const flush = type === RequestType.Flush;
     if (event.kind === "submit") {
       if (flush) {
         taken.set(request, completed);
-        completed = new Set();
-      } else inFlight.add(request);
+        completed = [];
+      } else inFlight.set(request, [{ request, sector, count }]);
     } else if (flush) {
       // Flushes that were submitted before it cover no more than it does.
       for (const [other, covered] of taken) {
@@ -474,30 +521,47 @@ function writeEvents(recording: CrashRecording, log: LogWriter): void {
       taken.delete(request);
       log.entry(0, 0, FLUSH);
     } else {
+      const parts = inFlight.get(request)!;
       inFlight.delete(request);
-      if (request.fua) writeRequest(recording, request, log, FUA);
-      else completed.add(request);
+      if (device.writeBack && !(request.fua && device.honorsFua)) {
+        for (const part of parts) completed.push(part);
+        continue;
+      }
+      writeCompleted();
+      // A discard may leave what it is to replace.
+      if (type !== RequestType.Discard) writeReplaced(request);
+      write(parts);
     }
   }
   for (const covered of taken.values()) write(covered);
   write(completed);
-  write(inFlight);
+  for (const parts of inFlight.values()) {
+    for (const part of parts) writePart(recording, part, log);
+  }
+  if (
+    events.at(-1)?.kind === "acknowledge" && acknowledged.at(-1) === END_MARK
+  ) {
+    log.mark(END_MARK);
+  }
 }
 
-function writeRequest(
+function writePart(
   { device }: CrashRecording,
-  request: RecordedRequest,
+  { request, sector, count }: Part,
   log: LogWriter,
   flags = 0,
 ): void {
-  const { type, sector, count } = request;
+  const { type, firstBlock } = request;
   const discard = type === RequestType.Discard;
   const bytes = count * SECTOR_BYTES;
   log.entry(sector * SECTOR_BYTES, bytes, discard ? DISCARD : flags);
   if (discard) return;
   if (type === RequestType.Out) {
-    for (const version of request.versions) log.data(version.bytes);
-  } else log.hole(count / device.blockSectors * device.blockSize);
+    const first = sector / device.blockSectors - firstBlock;
+    for (let i = 0; i < count / device.blockSectors; i++) {
+      log.data(request.version(first + i).bytes);
+    }
+  } else log.hole(bytes);
 }
 
 function textOf(value: unknown): string {

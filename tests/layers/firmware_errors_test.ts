@@ -86,6 +86,14 @@ Deno.test("faults() loses a flush that it acknowledges", async () => {
   assertEquals(lines.length, 3);
 });
 
+Deno.test("faults() misdirects by a block at least", async () => {
+  const below = memory({ blockSize: 4096 });
+  const faulty = faults(below, ["write misdirected=+1"]);
+  await carryOut(faulty, writeRequest(8, sector(1, 8)));
+  assertEquals((await values(below, 8, 8))[0], 0);
+  assertEquals((await values(below, 16, 8))[0], 1);
+});
+
 Deno.test("faults() misdirects writes and reads", async () => {
   const below = memory();
   const faulty = faults(below, ["write nth=1 misdirected=+3"]);
@@ -95,6 +103,13 @@ Deno.test("faults() misdirects writes and reads", async () => {
   assertEquals(await values(faulty, 5, 1), [9]);
   assertEquals(await values(faulty, 5, 1), [0]);
   // Never home, never off the disk.
+  faulty.clear();
+  faulty.add("write nth=1 misdirected=+8");
+  await carryOut(faulty, writeRequest(8191, sector(5)));
+  assertEquals(await values(below, 8183, 9), [5, 0, 0, 0, 0, 0, 0, 0, 0]);
+  faulty.add("write nth=1 misdirected=-8");
+  await carryOut(faulty, writeRequest(0, sector(6)));
+  assertEquals(await values(below, 0, 9), [0, 0, 0, 0, 9, 0, 0, 0, 6]);
   faulty.clear();
   faulty.add("write misdirected");
   for (let i = 0; i < 50; i++) {

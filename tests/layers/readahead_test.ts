@@ -11,6 +11,7 @@ import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";
+import { overlay } from "../../src/layers/overlay.ts";
 import { readahead } from "../../src/layers/readahead.ts";
 import { trace } from "../../src/layers/trace.ts";
 import { verify } from "../../src/layers/verify.ts";
@@ -238,4 +239,17 @@ Deno.test("readahead() drops what it waits for when the disk is closed", async (
   await assertRejects(() => carryOut(ahead, readRequest(0, data)));
   assertContent(data, sector(0, 8), "untouched");
   assert(ahead.closed);
+});
+
+Deno.test("readahead() forgets what it has read ahead when it is switched off and on", async () => {
+  const changes = overlay(await numbered());
+  const ahead = readahead(changes);
+  await carryOut(changes, writeRequest(0, sector(7, 64)));
+  for (let at = 0; at < 16; at++) await readSectors(ahead, at, 1);
+  assertGreater(ahead.readaheadCounters.hits, 0);
+  changes.discard();
+  ahead.enabled = false;
+  ahead.enabled = true;
+  for (let at = 16; at < 64; at++) await check(ahead, at, 1);
+  await ahead.close();
 });

@@ -272,11 +272,81 @@ Deno.test("replayTrace() throws on what is no trace, and stops when it is told",
     TypeError,
     `Cannot replay line 1 of a trace as there is no operation "wipe"`,
   );
+  for (
+    const wrong of [
+      { data: "!!" },
+      { data: 5 },
+      { data: "AAAA" },
+      { count: 2 ** 24 },
+      { count: 2 ** 50 },
+      { count: 2 ** 50, operation: "read" },
+    ]
+  ) {
+    const bad = JSON.stringify({
+      ...{ event: "submit", us: 0, id: 1, operation: "write" },
+      ...{ sector: 0, count: 1, ...wrong },
+    });
+    await assertRejects(
+      () => replayTrace([line(1, 0), bad], disk),
+      TypeError,
+      "Cannot replay line 2 of a trace as",
+    );
+  }
   const signal = AbortSignal.abort(new Error("enough"));
   await assertRejects(
     () => replayTrace([line(1, 0)], disk, { signal }),
     Error,
     "enough",
+  );
+});
+
+for (const us of [20e6, 9e12]) {
+  Deno.test(`replayTrace() stops in a gap that ends after ${us} µs, and waits without work until then`, async () => {
+    await using disk = VirtualDisk.memory({ sectors: 8 });
+    const controller = new AbortController();
+    const timer = setTimeout(() => controller.abort(new Error("enough")), 50);
+    const { setTimeout: real } = globalThis;
+    let timers = 0;
+    globalThis.setTimeout = ((...all: Parameters<typeof real>) => {
+      timers++;
+      return real(...all);
+    }) as typeof real;
+    try {
+      await assertRejects(
+        () =>
+          replayTrace([line(1, 0), line(2, us)], disk, {
+            ...{ speed: 1, signal: controller.signal },
+          }),
+        Error,
+        "enough",
+      );
+    } finally {
+      globalThis.setTimeout = real;
+      clearTimeout(timer);
+    }
+    assertEquals(timers, 1);
+  });
+}
+
+Deno.test("replayTrace() takes an id twice: of two requests, and of joined traces", async () => {
+  const first =
+    `{"event":"disk","version":1,"sectors":8,"blockSize":512,"backend":"memory","path":null}`;
+  const complete = `{"event":"complete","us":1,"id":1}`;
+  const replay = async (lines: string[]) => {
+    const below = faults(memory(), ["read nth=2 error=EIO"]);
+    await using disk = VirtualDisk.over(below);
+    const { requests, failed, differences } = await replayTrace(lines, disk, {
+      speed: 1,
+    });
+    return [requests, failed, differences.map(({ submit }) => submit.sector)];
+  };
+  assertEquals(
+    await replay([line(1, 0), line(1, 0, 5), complete, complete]),
+    [2, 1, [5]],
+  );
+  assertEquals(
+    await replay([first, line(1, 0), first, line(1, 9e9, 5), complete]),
+    [2, 1, [5]],
   );
 });
 

@@ -10,8 +10,8 @@ import {
   writeFuaRequest,
   writeRequest,
 } from "../../src/request.ts";
-import { carryOut } from "../contract.ts";
-import { assertFails, sector, values } from "./faulty.ts";
+import { carryOut, submitAll } from "../contract.ts";
+import { assertFails, read, sector, values } from "./faulty.ts";
 import { memory } from "./stacks.ts";
 
 Deno.test("faults() fails a flush and keeps its pages: new until the power is cut", async () => {
@@ -71,6 +71,63 @@ Deno.test("faults() fails a flush for some sectors only", async () => {
   assertEquals(await values(below, 0, 6), [2, 2, 0, 0, 2, 2]);
   assertEquals(await values(faulty, 0, 6), [2, 2, 2, 2, 2, 2]);
   await carryOut(faulty, flushRequest());
+});
+
+for (const pages of ["kept", "reverted", "late"]) {
+  Deno.test(`faults() fails a flush for whole blocks, however little of one it is said for (${pages})`, async () => {
+    const below = memory({ blockSize: 4096 });
+    const faulty = faults(below, [`flush sector=7..8 nth=1 flush=${pages}`]);
+    const all = (value: number) => new Array(8).fill(value);
+    await carryOut(faulty, writeRequest(0, sector(1, 24)));
+    const [failed] = await submitAll(faulty, [flushRequest()]);
+    assertEquals(failed?.code ?? null, pages === "late" ? null : "EIO");
+    assertEquals(
+      await values(below, 0, 24),
+      [...all(0), ...all(0), ...all(1)],
+    );
+    const [late] = await submitAll(faulty, [flushRequest()]);
+    assertEquals(late?.code ?? null, pages === "late" ? "EIO" : null);
+    await carryOut(faulty, flushRequest());
+  });
+}
+
+Deno.test("faults() heals sectors for good when their new data is written back", async () => {
+  const faulty = faults(memory(), ["flush=kept off"]);
+  faulty.damage(1, 3);
+  faulty.corrupt(2);
+  await carryOut(faulty, writeRequest(1, sector(1, 3)));
+  assertEquals(await values(faulty, 1, 3), [1, 1, 1]);
+  assertEquals([faulty.badSectors, faulty.corruptSectors], [[], []]);
+  faulty.powerCut();
+  assertEquals(faulty.badSectors, [{ sector: 1, count: 3 }]);
+  assertEquals(faulty.corruptSectors, [2]);
+  await assertFails(faulty, read(1));
+  await carryOut(faulty, writeRequest(1, sector(2, 3)), flushRequest());
+  faulty.powerCut();
+  assertEquals([faulty.badSectors, faulty.corruptSectors], [[], []]);
+  assertEquals(await values(faulty, 1, 3), [2, 2, 2]);
+});
+
+for (const pages of ["kept", "reverted"]) {
+  Deno.test(`faults() heals no sector whose new data a flush loses (${pages})`, async () => {
+    const faulty = faults(memory(), [`sector=1 nth=1 flush=${pages}`]);
+    faulty.damage(1, 2);
+    await carryOut(faulty, writeRequest(1, sector(1, 2)));
+    await assertFails(faulty, flushRequest());
+    if (pages === "kept") {
+      assertEquals(await values(faulty, 1, 2), [1, 1]);
+      faulty.powerCut();
+    }
+    await assertFails(faulty, read(1));
+    assertEquals(await values(faulty, 2, 1), [1]);
+  });
+}
+
+Deno.test("faults() keeps bad what became so as it was written into the cache", async () => {
+  const faulty = faults(memory(), ["write nth=1 bad", "flush=kept off"]);
+  await carryOut(faulty, writeRequest(1, sector(1)), flushRequest());
+  faulty.powerCut();
+  await assertFails(faulty, read(1));
 });
 
 Deno.test("faults() keeps dirty what a plain error of a flush leaves", async () => {

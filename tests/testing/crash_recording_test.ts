@@ -28,6 +28,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { Buffer } from "node:buffer";
+import fs from "node:fs";
 import { crc32 } from "node:zlib";
 import { LONG, needs, run, tempDir } from "../helpers.ts";
 
@@ -386,7 +387,13 @@ Deno.test("CrashRecording.open() survives records that are wrong under right che
   );
 });
 
-Deno.test("CrashRecording.open() refuses a few bytes that erase a disk without an end", async () => {
+for (const what of ["erase", "write"]) {
+  Deno.test(`CrashRecording.open() refuses a few bytes that ${what} a disk without an end`, async () => {
+    await refusesEndless(what === "write");
+  });
+}
+
+async function refusesEndless(write: boolean): Promise<void> {
   await using dir = await tempDir();
   const [header, ...rest] = payloadsOf(await smallFile(dir.join("whole")));
   const text = new TextDecoder().decode(header!.subarray(5));
@@ -397,14 +404,22 @@ Deno.test("CrashRecording.open() refuses a few bytes that erase a disk without a
   huge[0] = 1;
   new DataView(huge.buffer).setUint32(1, json.length, true);
   huge.set(json, 5);
-  // A discard: type 11 of virtio-blk.
-  const erase = new Uint8Array(23);
-  erase.set([8, 11]);
-  new DataView(erase.buffer).setBigUint64(11, 2n ** 40n, true);
-  const path = await dir.file("huge", fileOf([huge, erase, ...rest]));
+  // A discard, or a write of one run of zeroes: types 11 and 1 of virtio-blk.
+  const request = new Uint8Array(write ? 35 : 23);
+  const view = new DataView(request.buffer);
+  request.set([8, write ? 1 : 11]);
+  view.setBigUint64(11, write ? 2n ** 28n : 2n ** 40n, true);
+  if (write) {
+    view.setUint32(23, 1, true);
+    view.setUint32(27, 2 ** 28, true);
+  }
+  const path = await dir.file("huge", fileOf([huge, request, ...rest]));
+  const { rss } = Deno.memoryUsage();
   const error = await assertRejects(() => CrashRecording.open(path), DiskError);
   assertStringIncludes(error.message, "134217728 blocks at most");
-});
+  // Four bytes for each of the blocks are a GiB.
+  assert(Deno.memoryUsage().rss - rss < 256 << 20);
+}
 
 Deno.test("CrashRecording.open() says what is no recording, and what is of another version", async () => {
   await using dir = await tempDir();
@@ -543,6 +558,49 @@ Deno.test("CrashRecorder keeps apart what the start and the end divide", async (
   );
   assertEquals(late.kind, "closed");
   assertEquals(await recorder.end(), recording);
+});
+
+Deno.test("CrashRecorder never tries again to end what could not be made durable", async () => {
+  await using dir = await tempDir();
+  const path = dir.join("recording");
+  await using recorder = await CrashRecorder.create({ device: DEVICE, path });
+  await using disk = VirtualDisk.over(recorder.open());
+  await disk.write(0, new Uint8Array(512).fill(1));
+  const { fsyncSync } = fs;
+  let calls = 0;
+  fs.fsyncSync = () => {
+    if (++calls === 1) throw new Error("EIO: i/o error, fsync");
+  };
+  try {
+    const first = await assertRejects(() => recorder.end(), DiskError, "EIO");
+    const size = (await Deno.stat(path)).size;
+    const second = await assertRejects(() => recorder.end());
+    assertEquals(second, first);
+    assertEquals(recorder.failure, first);
+    assertEquals(calls, 1);
+    assertEquals((await Deno.stat(path)).size, size);
+  } finally {
+    fs.fsyncSync = fsyncSync;
+  }
+  await using opened = await CrashRecording.open(path);
+  assertEquals(opened.requests.length, 1);
+});
+
+Deno.test("save() gives up when its signal fires, and leaves no file", async () => {
+  await using dir = await tempDir();
+  const base = new MemoryBackend({ sectors: 1024 });
+  const device = {};
+  await using recording = await recordWorkload({ device, base, workload });
+  for (const early of [true, false]) {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const path = dir.join("recording");
+    if (early) controller.abort(new Error("given up"));
+    const saved = recording.save(path, { withBase: true, signal });
+    controller.abort(new Error("given up"));
+    await assertRejects(() => saved, Error, "given up");
+    await assertRejects(() => Deno.stat(path), Deno.errors.NotFound);
+  }
 });
 
 Deno.test("CrashRecorder refuses to acknowledge into a file what cannot be JSON", async () => {

@@ -10,6 +10,8 @@ import {
   CrashFailure,
   type CrashOptions,
   exploreCrashes,
+  exploreRecording,
+  recordWorkload,
   replayCrash,
 } from "@platter/disk/testing";
 import { assertEquals, assertRejects } from "@std/assert";
@@ -49,6 +51,23 @@ Deno.test("exploreCrashes() in workers visits as many states as in one thread", 
       ...{ recover: MODULE, jobs },
     });
     assertEquals(report, expected);
+  }
+});
+
+Deno.test("exploreRecording() in workers gives up whenever its signal fires", async () => {
+  await using recording = await recordWorkload<number>(versions(0));
+  // The first is while the recording is saved, the others come later and later.
+  for (const turns of [0, 1, 2, 4, 8]) {
+    const controller = new AbortController();
+    const reason = new Error("given up");
+    const explored = exploreRecording<number>(recording, {
+      recover: MODULE,
+      ...{ jobs: 2, progress: false, signal: controller.signal },
+    });
+    const rejected = assertRejects(() => explored, Error, "given up");
+    for (let turn = 0; turn < turns; turn++) await Promise.resolve();
+    controller.abort(reason);
+    await rejected;
   }
 });
 

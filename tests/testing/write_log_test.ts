@@ -7,6 +7,7 @@
 
 import { DiskError, type VirtualDisk } from "@platter/disk";
 import {
+  type CrashDevice,
   CrashRecording,
   exploreRecording,
   Random,
@@ -314,31 +315,36 @@ for (
   });
 }
 
-/** What happened, in words: `s1` submits write 1, `cF` completes the flush F. */
-function recordingOf(text: string): CrashRecording {
-  const device = completeCrashDevice({ sectors: 64 });
+/**
+ * What happened, in words: `s1` submits the write of sector 1, `s0+4=9!` a durable
+ * one of four sectors from 0, of nines; `cF` completes the flush F.
+ */
+function recordingOf(text: string, promises: CrashDevice = {}): CrashRecording {
+  const device = completeCrashDevice({ sectors: 64, ...promises });
   const file = new TemporaryContents(512);
   const contents = new ContentStore(512, file, Infinity);
   const log = new RecordingLog(device, contents);
   const requests = new Map<string, ReturnType<RecordingLog["submit"]>>();
-  for (const [action, name] of text.split(" ")) {
+  for (const word of text.split(" ")) {
+    const [action, name] = [word[0], word.slice(1)];
     if (action === "s") {
-      const flush = /[A-Z]/.test(name!);
-      const sector = flush ? 0 : Number(name);
-      if (!flush) {
-        const bytes = new Uint8Array(512).fill(sector);
-        log.numbers.push(contents.add(bytes));
+      const flush = /[A-Z]/.test(name);
+      const [sector = 0, count = 1, byte = sector] = flush
+        ? [0, 0]
+        : name.match(/\d+/g)!.map(Number);
+      for (let i = 0; i < count; i++) {
+        log.numbers.push(contents.add(new Uint8Array(512).fill(byte)));
       }
       const request = {
         type: flush ? 4 as const : 1 as const,
         sector,
-        count: flush ? 0 : 1,
+        count,
         // An odd write from 9 on is durable by itself.
-        fua: name === "9",
+        fua: name === "9" || name.endsWith("!"),
         writes: !flush,
       };
-      requests.set(name!, log.submit(request, null));
-    } else if (action === "c") log.complete(requests.get(name!)!);
+      requests.set(name, log.submit(request, null));
+    } else if (action === "c") log.complete(requests.get(name)!);
     else log.acknowledge(name);
   }
   log.completeInitial(false);
@@ -362,7 +368,7 @@ for (
     [
       "a durable write where it completed",
       "s1 c1 s9 c9 s2 c2 sF cF",
-      "9 1 2 F",
+      "1 9 2 F",
     ],
     ["a durable write as any other if it is in flight", "s9 s1 c1", "1 9-"],
     [
@@ -381,6 +387,16 @@ for (
       "1 2 G F 3",
     ],
     ["what is in flight at the end last", "s1 s2 sF c2", "2 1"],
+    [
+      "what a flush in flight does not cover behind it, durable writes or not",
+      "s1 c1 sF s2 c2 s9 c9 cF",
+      "1 9 F 2",
+    ],
+    [
+      "what the later of two flushes covers behind the earlier one",
+      "s1 c1 sF s2 c2 sG ma cF cG",
+      "1 a F 2 G",
+    ],
   ] as const
 ) {
   Deno.test(`writeWriteLog() puts ${title}`, async () => {
@@ -430,6 +446,155 @@ function logOf(
   }
   return Uint8Array.from(sectors.flatMap((bytes) => [...bytes]));
 }
+
+/** Each write in a log, as `sector+count=byte`, FUA as `!`; `F` is a flush. */
+async function writesIn(
+  recording: CrashRecording,
+  dir: TempDir,
+): Promise<string> {
+  const log = dir.join("log");
+  await writeWriteLog(recording, log);
+  const { entries } = entriesOf(await Deno.readFile(log));
+  return entries.map(({ flags, mark, sector, count, data }) => {
+    if (flags === 8) return mark;
+    if (flags === 1) return "F";
+    return `${sector}+${count}=${data[0]}${flags === 2 ? "!" : ""}`;
+  }).join(" ");
+}
+
+Deno.test("writeWriteLog() puts what a durable write replaces before it", async () => {
+  await using dir = await tempDir();
+  await using recording = await recordWorkload<string>({
+    device: { sectors: 8 },
+    async workload(disk, acknowledge) {
+      await disk.write(0, new Uint8Array(512).fill(1));
+      await disk.write(0, new Uint8Array(512).fill(2), { fua: true });
+      acknowledge("two");
+      await disk.write(1, new Uint8Array(512).fill(9));
+      await disk.flush();
+    },
+  });
+  assertEquals(await writesIn(recording, dir), "0+1=1 0+1=2! two 1+1=9 F");
+  await using again = await readWriteLog(dir.join("log"), {
+    device: { sectors: 8 },
+  });
+  await exploreRecording<string>(again, {
+    async recover(disk, acknowledged) {
+      const [byte] = await disk.read(0, 1);
+      if (acknowledged.includes("two")) assertEquals(byte, 2);
+    },
+  });
+});
+
+/** What a power cut may leave of a recording, each with what was acknowledged. */
+async function statesOf(recording: CrashRecording): Promise<string[]> {
+  const states = new Set<string>();
+  const { exhaustive } = await exploreRecording(recording, {
+    ...{ progress: false, maxStates: 1e6 },
+    async recover(disk, acknowledged) {
+      const bytes = await disk.read(0, 4);
+      const values = [0, 1, 2, 3].map((sector) => bytes[512 * sector]);
+      states.add(`${acknowledged.length} ${values}`);
+    },
+  });
+  assert(exhaustive);
+  return [...states].sort();
+}
+
+for (
+  const [title, atOnce] of [
+    ["as its recording does, one request after the other", false],
+    ["nothing else than its recording, several requests at once", true],
+  ] as const
+) {
+  Deno.test(`a log leaves after a power cut ${title}`, async () => {
+    await using dir = await tempDir();
+    for (let seed = 1; seed <= (LONG ? 400 : 40); seed++) {
+      const random = new Random(seed);
+      const device: CrashDevice = {
+        sectors: 4,
+        cache: random.chance(1, 4) ? "writethrough" : "writeback",
+        honorsFua: !random.chance(1, 5),
+      };
+      await using recording = await recordWorkload<number>({
+        device,
+        async workload(disk, acknowledge) {
+          const write = (byte: number, fua: boolean) => {
+            const sector = random.below(4);
+            const count = 1 + random.below(4 - sector);
+            const data = new Uint8Array(512 * count).fill(byte);
+            return disk.write(sector, data, { fua });
+          };
+          await write(99, false);
+          for (let i = 1; i < 10; i++) {
+            const kind = random.below(atOnce ? 7 : 6);
+            if (kind === 0) await disk.flush();
+            else if (kind === 1) acknowledge(i);
+            else if (kind < 6) await write(i, kind === 2);
+            else {
+              const flushed = disk.flush();
+              await Promise.all([flushed, write(i, false), write(-i, true)]);
+            }
+          }
+        },
+      });
+      const log = dir.join(`log ${seed}`);
+      await writeWriteLog(recording, log);
+      await using again = await readWriteLog(log, { device });
+      const expected = await statesOf(recording);
+      const states = await statesOf(again);
+      if (!atOnce) assertEquals(states, expected, `seed ${seed}`);
+      const extra = states.filter((state) => !expected.includes(state));
+      assertEquals(extra, [], `seed ${seed}`);
+    }
+  });
+}
+
+Deno.test("writeWriteLog() puts only what a durable write replaces before a flush that does not cover it", async () => {
+  await using dir = await tempDir();
+  await using recording = recordingOf(
+    "s7 c7 sF s0+4=1 c0+4=1 s1+2=2! c1+2=2! s2+1=3 c2+1=3 cF",
+  );
+  assertEquals(
+    await writesIn(recording, dir),
+    "7+1=7 1+2=1 1+2=2! F 0+1=1 3+1=1 2+1=3",
+  );
+});
+
+Deno.test("writeWriteLog() puts what is in flight and replaced before the durable write", async () => {
+  await using dir = await tempDir();
+  await using recording = recordingOf("s0+2=1 s0+1=2! c0+1=2! c0+2=1");
+  assertEquals(await writesIn(recording, dir), "0+1=1 0+1=2! 1+1=1");
+});
+
+Deno.test("writeWriteLog() writes at once what is durable without a flush", async () => {
+  await using dir = await tempDir();
+  await using recording = recordingOf("s1 c1 sF s2 c2 ma cF", {
+    cache: "writethrough",
+  });
+  assertEquals(await writesIn(recording, dir), "1+1=1 2+1=2 a F");
+});
+
+Deno.test("a log keeps texts that are acknowledged and look like its own marks", async () => {
+  const texts = ["platter-start", "dm-log-writes-end"];
+  for (const prepared of [false, true]) {
+    await using dir = await tempDir();
+    await using recording = await recordWorkload<string>({
+      device: { sectors: 8 },
+      async prepare(disk) {
+        if (prepared) await disk.write(0, new Uint8Array(512).fill(1));
+      },
+      async workload(disk, acknowledge) {
+        await disk.write(1, new Uint8Array(512).fill(2));
+        for (const text of texts) acknowledge(text);
+      },
+    });
+    await writeWriteLog(recording, dir.join("log"));
+    await using again = await readWriteLog(dir.join("log"));
+    assertEquals(again.acknowledged, texts);
+    assertEquals(again.requests.length, 1);
+  }
+});
 
 Deno.test("readWriteLog() reads what only the kernel writes", async () => {
   await using dir = await tempDir();
