@@ -375,6 +375,45 @@ Deno.test("platter copy --bmap writes what is mapped and checks it, from disks a
   assertMatch(none.err, /Cannot use ".*a.bmap": Cannot read a bmap as/);
 });
 
+Deno.test("platter copy --bmap goes by the map of an image that is all holes", async () => {
+  await using scratch = await Scratch.make();
+  const image = await scratch.image("a.img", MIB);
+  const map = scratch.of("a.bmap");
+  assertEquals((await platter(["bmap", image, "-o", map])).code, 0);
+  const old = new Uint8Array(MIB).fill(0xee);
+  for (const name of [image, "-"]) {
+    const stdin = () => [new Uint8Array(MIB)];
+    const target = scratch.of(`${name === "-"}.img`);
+    const args = ["copy", name, target, "--bmap", map, "--verify"];
+    const made = await platter(args, { stdin: stdin() });
+    assertEquals([made.code, made.err], [0, ""]);
+    assertSame(await Deno.readFile(target), new Uint8Array(MIB));
+    await Deno.writeFile(target, old);
+    const over = await platter([...args, "--force", "--json"], {
+      stdin: stdin(),
+    });
+    assertEquals([over.code, over.err], [0, ""]);
+    assertEquals(JSON.parse(over.out).unmapped, MIB);
+    assertSame(await Deno.readFile(target), old);
+  }
+});
+
+Deno.test("platter copy --bmap refuses the map of a shorter image, before it writes", async () => {
+  await using scratch = await Scratch.make();
+  const short = await scratch.image("a.img", MIB, { 0: "a" });
+  const long = await scratch.image("b.img", MIB + 512, { 0: "a" });
+  const map = scratch.of("a.bmap");
+  assertEquals((await platter(["bmap", short, "-o", map])).code, 0);
+  const target = scratch.of("t.img");
+  const { code, err } = await platter(["copy", long, target, "--bmap", map]);
+  assertEquals(code, 2);
+  assertMatch(
+    err,
+    /by that bmap as the image must have 1,048,576 bytes, .* is 1,049,088 bytes\n$/,
+  );
+  assertEquals(await exists(target), false);
+});
+
 Deno.test("platter copy --bmap takes an image that is no whole sectors", async () => {
   await using scratch = await Scratch.make();
   const bytes = new Random(4).bytes(5000);
