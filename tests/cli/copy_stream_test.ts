@@ -144,6 +144,67 @@ for (const tool of ["gzip", "xz", "zstd"]) {
   );
 }
 
+/** The first bytes of a qcow2: QEMU docs/interop/qcow2.rst. */
+const QCOW2 = concat([
+  new Uint8Array([0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3]),
+  new Uint8Array(MIB - 8),
+]);
+
+Deno.test("platter copy refuses what is compressed and no raw image, and leaves the target", async () => {
+  await using scratch = await Scratch.make();
+  const target = await scratch.image("t.img", 4 * MIB, { 0: "before" });
+  const before = await Deno.readFile(target);
+  const cases: [inside: Uint8Array, format: string][] = [
+    [QCOW2, "qcow2"],
+    [PACKED, "gzip"],
+    // Less than is looked at.
+    [QCOW2.subarray(0, 6), "qcow2"],
+  ];
+  for (const [inside, format] of cases) {
+    const file = scratch.of("x.gz");
+    const packed = gzipSync(inside, { level: 1 });
+    await Deno.writeFile(file, packed);
+    for (
+      const args of [[file, target, "-f"], ["-", target, "-f"], [file, "-"]]
+    ) {
+      const { code, out, err, listening } = await platter(
+        ["copy", ...args],
+        { stdin: piecesOf(packed, 11) },
+      );
+      assertEquals([code, out, listening], [2, "", false]);
+      assertMatch(
+        err,
+        new RegExp(
+          `Cannot copy .* as what is in its gzip data must be a raw image: ` +
+            `current value looks like ${format} `,
+        ),
+      );
+    }
+    assertSame(await Deno.readFile(target), before);
+  }
+  // Decompressed elsewhere it is taken as it is, if that is said.
+  const [made, size] = [scratch.of("n.img"), `${QCOW2.length}`];
+  const { code, err } = await platter(
+    ["copy", "-", made, "--size", size, "--format", "raw"],
+    { stdin: piecesOf(QCOW2) },
+  );
+  assertEquals([code, err], [0, ""]);
+  assertSame(await Deno.readFile(made), QCOW2);
+});
+
+Deno.test("platter copy decompresses an encrypted volume", async () => {
+  await using scratch = await Scratch.make();
+  const volume = CONTENT.slice();
+  volume.set([0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe, 0, 2]);
+  const target = scratch.of("t.img");
+  const { code, err } = await platter(
+    ["copy", "-", target, "--size", `${CONTENT.length}`],
+    { stdin: piecesOf(gzipSync(volume, { level: 1 })) },
+  );
+  assertEquals([code, err], [0, ""]);
+  assertSame(await Deno.readFile(target), volume);
+});
+
 Deno.test("platter copy - says how far it came if the target ends, the input fails, or a block is not whole", async () => {
   await using scratch = await Scratch.make();
   const target = await scratch.image("t.img", 2 * MIB);
