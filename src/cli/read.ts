@@ -22,6 +22,7 @@ import {
   NO_LOCK_OPTION,
 } from "./images.ts";
 import { type CliIo, print, send, writeAll } from "./io.ts";
+import { openUnless } from "./open_unless.ts";
 import { openImage } from "./opened_image.ts";
 import { tell } from "./outcome.ts";
 import { PARTITION_OPTION } from "./partition_option.ts";
@@ -260,7 +261,9 @@ async function save(
     );
   }
   const isNew = !force && there?.isStream !== true;
-  using file = await openOutput(path, isNew);
+  using file = there?.isStream
+    ? await openStream(path, signal)
+    : await openOutput(path, isNew);
   const identity = identityOf(await file.stat(), path);
   let written = 0;
   let begun = false;
@@ -289,6 +292,19 @@ async function save(
       ? error
       : fileError("write to", path, error);
     throw new CliError(`${reason.message}: ${left}`, { cause: error });
+  }
+}
+
+/** Opens a pipe, which waits for its reader, or the like. */
+async function openStream(
+  path: string,
+  signal: AbortSignal,
+): Promise<OpenedFile> {
+  try {
+    return await openUnless(signal, path, { write: true });
+  } catch (error) {
+    signal.throwIfAborted();
+    throw fileError("write to", path, error);
   }
 }
 

@@ -13,7 +13,7 @@ import { formatBmap, makeBmap } from "../../src/image/mod.ts";
 import { faults } from "../../src/layers/mod.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
 import { Random } from "../../src/random.ts";
-import { needs, pause, run } from "../helpers.ts";
+import { needs, run } from "../helpers.ts";
 import { concat, exists, platter, processOf, Scratch } from "./harness.ts";
 
 const MIB = 1 << 20;
@@ -745,39 +745,3 @@ Deno.test("platter copy --bmap refuses a map that has no end", {
   assertMatch(err, /Cannot read "\/dev\/zero" as it must have 64 MiB at most/);
   assertEquals(await exists(target), false);
 });
-
-Deno.test(
-  "platter copy --bmap stops while nobody writes to a pipe",
-  needs("mkfifo", "dd"),
-  async () => {
-    await using scratch = await Scratch.make();
-    const image = await scratch.image("disk.img", 4096);
-    const pipe = scratch.of("pipe");
-    await run("mkfifo", [pipe]);
-    // Opens it for a moment, if somebody reads from it or waits for a writer.
-    const hasReader = async () => {
-      const options = ["oflag=nonblock", "conv=notrunc,nocreat", "status=none"];
-      const { success } = await new Deno.Command("dd", {
-        args: ["if=/dev/null", `of=${pipe}`, ...options],
-        stderr: "null",
-      }).output();
-      return success;
-    };
-    for (let ms = 20;; ms *= 2) {
-      const { code, out } = await platter(
-        ["copy", image, scratch.of("copy.img"), "--bmap", pipe],
-        { onListening: (interrupt) => setTimeout(interrupt, ms) },
-      );
-      assertEquals([code, out], [130, ""]);
-      // It may have been interrupted before it came to the pipe.
-      if (await hasReader()) break;
-      assert(ms < 60_000);
-    }
-    // What waits for a writer would do so until there is one. It closes the pipe
-    // then, and nobody reads from it any more.
-    for (let i = 0; await hasReader(); i++) {
-      assert(i < 1000);
-      await pause(10);
-    }
-  },
-);
