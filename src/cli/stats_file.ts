@@ -11,6 +11,7 @@ import { realpath } from "node:fs/promises";
 import { openFile } from "../platform/files.ts";
 import { replaceFile } from "../backends/replace_file.ts";
 import { CliError, fileError } from "./images.ts";
+import { isOwnFile } from "./own_file.ts";
 import {
   type FileIdentity,
   identify,
@@ -179,11 +180,7 @@ async function check(
 /** Whether a file is empty or has figures in it. */
 async function hasFigures(path: string): Promise<boolean> {
   try {
-    using file = await openFile(path);
-    const start = new Uint8Array(START.length);
-    const length = await file.read(start);
-    return length === null ||
-      new TextDecoder().decode(start.subarray(0, length)) === START;
+    return await isOwnFile(path, START);
   } catch (error) {
     throw fileError("write --stats", path, error);
   }
