@@ -228,6 +228,10 @@ async function pour(
     if (isShort) {
       fault = `Cannot write all of ${input.name} as it was cut meanwhile`;
     }
+    // Whatever was to come of a pipe has failed, more likely than not.
+    if (writer.taken === 0) {
+      fault ??= `Cannot write ${input.name} as it is empty`;
+    }
     // What was cut off is no zeroes.
     if (writer.ragged > 0 && pad && !isShort) writer.pad();
     if (writer.ragged > 0) {
