@@ -361,3 +361,21 @@ export async function untilListening(path: string): Promise<void> {
     }
   }
 }
+
+/** The qemu-nbd that have a container open, by what they were started with. */
+export async function childrenOver(path: string): Promise<number[]> {
+  const found: number[] = [];
+  for await (const { name } of Deno.readDir("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      const line = await Deno.readTextFile(`/proc/${name}/cmdline`);
+      const [program = ""] = line.split("\0");
+      if (program.includes("qemu-nbd") && line.includes(path)) {
+        found.push(Number(name));
+      }
+    } catch {
+      // It is gone.
+    }
+  }
+  return found;
+}

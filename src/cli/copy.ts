@@ -388,9 +388,27 @@ async function transfer(way: Way): Promise<Outcome> {
   }
   await using source = await openSource(way);
   const { disk } = source;
-  return bmap === undefined
-    ? await fromDisk(way, disk)
-    : await fromStream(way, new DiskSource(disk, from, signal), bmap, disk);
+  if (bmap === undefined) return await fromDisk(way, disk);
+  refuseLonger(disk, from, bmap);
+  const bytes = new DiskSource(disk, from, signal);
+  return await fromStream(way, bytes, bmap, disk);
+}
+
+/** A map of a shorter image is another one's. A device has what it was made with. */
+function refuseLonger(
+  { sectors, blockSize, info }: VirtualDisk,
+  from: string,
+  { imageBytes }: Bmap,
+): void {
+  const bytes = sectors * SECTOR_BYTES;
+  if (info.medium === "block device" || bytes - imageBytes < blockSize) return;
+  throw new CliError(
+    `Cannot copy "${from}" by that bmap as the image must have ` +
+      `${
+        formatCount(imageBytes, "byte")
+      }, as the bmap says: current value is ` +
+      formatCount(bytes, "byte"),
+  );
 }
 
 async function fromDisk(way: Way, whole: VirtualDisk): Promise<Outcome> {

@@ -95,7 +95,7 @@ export async function copyRescue(copy: RescueCopy): Promise<RescueOutcome> {
       );
     }
     // Read under the target's lock: another rescue may just have ended.
-    const map = await knownMap(mapFile, bytes) ?? new RescueMap(bytes);
+    const map = await knownMap(mapFile, bytes, signal) ?? new RescueMap(bytes);
     if (!target.isNew) await checkGoesOn(copy, disk, map);
     checkRescue(source, disk, map);
     const before = map.bytes(RescueStatus.Finished);
@@ -139,7 +139,7 @@ export async function copyRescue(copy: RescueCopy): Promise<RescueOutcome> {
 async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
   const { source, to, mapFile, force, open } = copy;
   const bytes = source.sectors * SECTOR_BYTES;
-  const map = await knownMap(mapFile, bytes);
+  const map = await knownMap(mapFile, bytes, copy.signal);
   const there = await identify(to);
   const rescued = map?.bytes(RescueStatus.Finished) ?? 0;
   // What a server has is always there; a cluster says itself what it lacks.
@@ -254,8 +254,9 @@ function* samplesOf(
 async function knownMap(
   path: string,
   bytes: number,
+  signal: AbortSignal,
 ): Promise<RescueMap | null> {
-  const map = await readRescueFile(path);
+  const map = await readRescueFile(path, signal);
   if (map !== null && map.size !== bytes) {
     throw new CliError(
       `Cannot use the map "${path}" as it must be about the ` +

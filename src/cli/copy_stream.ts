@@ -87,7 +87,8 @@ export async function copyStream(copy: StreamCopy): Promise<CopySums> {
       }
       writer.pad();
     }
-    if (writer.taken === 0) {
+    // A map may have nothing mapped: then the image is all zeroes.
+    if (writer.taken === 0 && bmap === undefined) {
       throw new CliError(`Cannot copy ${source.name} as it is empty`);
     }
     await writer.finish();

@@ -14,8 +14,8 @@ import { systemCode } from "../backends/system_error.ts";
 import { runCrashTest } from "../crash/run_crash_test.ts";
 import type { CrashTestOptions } from "../crash/crash_test_options.ts";
 import type { CrashReportData } from "../crash/report/data.ts";
-import { reportPage } from "../crash/report/html.ts";
-import { reportJunit } from "../crash/report/junit.ts";
+import { PAGE_START, reportPage } from "../crash/report/html.ts";
+import { JUNIT_START, reportJunit } from "../crash/report/junit.ts";
 import { reportText } from "../crash/report/terminal.ts";
 import { STAGE_NAMES } from "../crash/stages/mod.ts";
 import { plural } from "../plural.ts";
@@ -27,6 +27,7 @@ import { CliError, fileError, Interrupted, interruptible } from "./images.ts";
 import { announce, type CliIo, print, printError } from "./io.ts";
 import { formatJson } from "./json.ts";
 import { QUIET_OPTION } from "./outcome.ts";
+import { isOwnFile } from "./own_file.ts";
 import { Progress } from "./progress.ts";
 import {
   ExitCode,
@@ -178,9 +179,13 @@ export const crash: Verb = {
     {
       name: "html",
       value: "FILE",
-      summary: "Write a page about what was found",
+      summary: "Write a page about what was found, or over such a page",
     },
-    { name: "junit", value: "FILE", summary: "Write a JUnit file" },
+    {
+      name: "junit",
+      value: "FILE",
+      summary: "Write a JUnit file, or over such a file",
+    },
     { name: "json", summary: "Print all that was found as JSON" },
     { ...QUIET_OPTION, summary: "Say what was found, and show no progress" },
   ],
@@ -254,11 +259,13 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   }
   // What was found is told all the same.
   let unwritten: CliError | null = null;
-  for (const [path, write] of files) {
+  for (const file of files) {
     try {
-      await writeReport(path, write(report));
+      await writeReport(file, report);
     } catch (error) {
-      unwritten ??= fileError("write", path, error);
+      unwritten ??= error instanceof CliError
+        ? error
+        : fileError("write", file.path, error);
     }
   }
   if (args.flag("json")) {
@@ -277,6 +284,26 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   }
 }
 
+/** A report that is wanted as a file. */
+interface ReportFile {
+  /** The option that it is wanted by. */
+  readonly option: string;
+  readonly path: string;
+  readonly form: ReportForm;
+}
+
+/** A form of a report. */
+interface ReportForm {
+  /** How each of them begins. */
+  readonly start: string;
+  readonly write: (report: CrashReportData) => string;
+}
+
+const FORMS: Readonly<Record<string, ReportForm>> = {
+  html: { start: PAGE_START, write: reportPage },
+  junit: { start: JUNIT_START, write: reportJunit },
+};
+
 /** What the system says where there is only the old file to write to. */
 const NO_NEW_FILE: readonly (string | undefined)[] = [
   "EACCES",
@@ -289,9 +316,16 @@ const NO_NEW_FILE: readonly (string | undefined)[] = [
  * Writes a report: an older one is there until the new one is whole, unless its
  * folder takes no new file.
  */
-async function writeReport(path: string, text: string): Promise<void> {
+async function writeReport(
+  file: ReportFile,
+  report: CrashReportData,
+): Promise<void> {
+  const { path, form } = file;
+  const text = form.write(report);
   const there = await identify(path);
   if (there?.isStream) return await writeFile(path, text);
+  // The test may have taken hours, and made files itself.
+  if (there !== null) await refuseOther(file);
   try {
     await replaceFile(path, text);
   } catch (error) {
@@ -303,23 +337,16 @@ async function writeReport(path: string, text: string): Promise<void> {
 
 /**
  * What is written where. That it can be is found out before anything runs, as
- * far as that goes, and that it overwrites nothing that is used.
+ * far as that goes, and that it overwrites nothing but a report.
  */
-async function outputs(
-  args: VerbArguments,
-): Promise<[path: string, write: (report: CrashReportData) => string][]> {
-  const found: [string, (report: CrashReportData) => string][] = [];
+async function outputs(args: VerbArguments): Promise<ReportFile[]> {
+  const found: ReportFile[] = [];
   const used = [
     [args.operands[0], "what is tested"],
     [args.value("recording"), "what is tested"],
     [args.value("record"), "what --record makes"],
   ];
-  for (
-    const [name, write] of [["html", reportPage], [
-      "junit",
-      reportJunit,
-    ]] as const
-  ) {
+  for (const [name, form] of Object.entries(FORMS)) {
     const path = args.value(name);
     if (path === undefined) continue;
     const refuse = (reason: string) =>
@@ -339,10 +366,26 @@ async function outputs(
     if (there !== null && !there.isFile && !there.isStream) {
       throw refuse("no file");
     }
+    const file = { option: name, path, form };
+    if (there?.isFile) await refuseOther(file);
     used.push([path, `that of --${name}`]);
-    found.push([path, write]);
+    found.push(file);
   }
   return found;
+}
+
+/** Refuses a file that has something else in it, which would be lost. */
+async function refuseOther(
+  { option, path, form }: ReportFile,
+): Promise<void> {
+  const isOwn = await isOwnFile(path, form.start).catch((error) => {
+    throw fileError("write", path, error);
+  });
+  if (isOwn) return;
+  throw new CliError(
+    `Cannot write --${option} to "${path}" as it has content that is no such ` +
+      `report: name another file`,
+  );
 }
 
 /** A name in its folder, which must be there. */

@@ -70,7 +70,7 @@ export class DiskSource implements ByteSource {
     return Promise.resolve();
   }
 
-  /** What a disk has beyond an image is none of the image's. */
+  /** A device may have more than the image that was flashed onto it. */
   end(): Promise<void> {
     return Promise.resolve();
   }

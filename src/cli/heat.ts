@@ -6,13 +6,13 @@
  */
 
 import { isSameFile } from "../backends/same_file.ts";
-import { openFile } from "../platform/files.ts";
 import { Lines } from "../crash/lines.ts";
 import { parseTraceLine } from "../layers/trace.ts";
 import { HeatMap } from "./heat_map.ts";
 import { drawHeat } from "./heat_picture.ts";
 import { CliError, fileError, interruptible } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
+import { openUnless, unless } from "./open_unless.ts";
 import { QUIET_OPTION, tell } from "./outcome.ts";
 import { saveText } from "./saved_text.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
@@ -93,11 +93,10 @@ async function gather(path: string, signal: AbortSignal): Promise<HeatMap> {
     map.add(parseTraceLine(line.replace(/,"data":"[^"]*("\})?$/, "}"), number));
   });
   try {
-    using file = await openFile(path);
+    using file = await openUnless(signal, path);
     const buffer = new Uint8Array(65_536);
     for (;;) {
-      signal.throwIfAborted();
-      const length = await file.read(buffer);
+      const length = await unless(signal, file.read(buffer));
       if (length === null) break;
       lines.add(buffer.slice(0, length));
     }

@@ -86,7 +86,8 @@ export class ImageStream implements ByteSource, AsyncDisposable {
    * @param isRaw Whether it is taken as it is, whatever it looks like.
    * @param signal Breaks off a read that may never end.
    * @returns The stream; `null` if the image is a disk.
-   * @throws {CliError} If it cannot be read, or is a disk in a container.
+   * @throws {CliError} If it cannot be read, or is a disk in a container, or what
+   * is compressed in it is none.
    */
   static async open(
     path: string,
@@ -105,7 +106,9 @@ export class ImageStream implements ByteSource, AsyncDisposable {
             `image: current value looks like ${format}`,
         );
       }
-      return new ImageStream(raw, raw.name, compression, undefined);
+      return await ready(
+        new ImageStream(raw, raw.name, compression, undefined),
+      );
     } catch (error) {
       await raw.close();
       throw error;
@@ -133,7 +136,17 @@ export class ImageStream implements ByteSource, AsyncDisposable {
         await raw.close();
         return null;
       }
-      return new ImageStream(raw, name, compression, size);
+      return await ready(new ImageStream(raw, name, compression, size));
+    }
+
+    async function ready(stream: ImageStream): Promise<ImageStream> {
+      try {
+        if (stream.compression !== null) await stream.#checkInside();
+        return stream;
+      } catch (error) {
+        await stream[Symbol.asyncDispose]();
+        throw error;
+      }
     }
   }
 
@@ -185,6 +198,29 @@ export class ImageStream implements ByteSource, AsyncDisposable {
         `Cannot take ${this.name} for that image as it goes on after its end`,
       );
     }
+  }
+
+  /**
+   * Refuses what was compressed if its bytes are not those of a disk. An encrypted
+   * volume's are, which begins as LUKS.
+   */
+  async #checkInside(): Promise<void> {
+    while (this.#rest.length < FORMAT_BYTES) {
+      const next = await this.#bytes.next();
+      if (next.done) break;
+      const both = new Uint8Array(this.#rest.length + next.value.length);
+      both.set(this.#rest);
+      both.set(next.value, this.#rest.length);
+      this.#rest = both;
+    }
+    const head = this.#rest.subarray(0, FORMAT_BYTES);
+    const format = contentFormatOf(head, new Uint8Array());
+    if (format === null || format === "LUKS") return;
+    throw new CliError(
+      `Cannot copy ${this.name} as what is in its ${this.compression} data must ` +
+        `be a raw image: current value looks like ${format} (decompress it ` +
+        `first, or pipe its bytes into "platter copy - TARGET --format raw")`,
+    );
   }
 
   /** Ends it, and what decompresses it. */

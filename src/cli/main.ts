@@ -150,21 +150,38 @@ async function verbOf(name: string): Promise<Verb> {
   );
 }
 
-/** Says in one line what went wrong. */
+/** Says in one line what went wrong, and what did after it. */
 async function report(
-  error: unknown,
+  thrown: unknown,
   io: CliIo,
   options: readonly VerbOption[],
 ): Promise<number> {
+  const [error, ...later] = errorsOf(thrown);
   const unread = error instanceof OutputError && error.unread;
   // As with any program: who looked at the beginning has seen enough.
   if (unread && !error.matters) return ExitCode.BrokenPipe;
-  const text = error instanceof Error
-    ? (io.debug ? error.stack : undefined) ?? error.message
-    : String(error);
+  const texts = new Set([error, ...later].map((it) => textOf(it, io.debug)));
+  const text = [...texts].join("; and then: ");
   await printError(io, `platter: ${inOptionsOf(text, options)}\n`);
   if (unread) return ExitCode.BrokenPipe;
   return error instanceof Interrupted ? ExitCode.Interrupted : ExitCode.Trouble;
+}
+
+/**
+ * The errors in one, the first of them first: what fails while something is
+ * disposed of comes with what had failed before it.
+ */
+function errorsOf(error: unknown): unknown[] {
+  return error instanceof Error && error.name === "SuppressedError"
+    ? [(error as SuppressedError).suppressed, (error as SuppressedError).error]
+      .flatMap(errorsOf)
+    : [error];
+}
+
+function textOf(error: unknown, withStack: boolean): string {
+  return error instanceof Error
+    ? (withStack ? error.stack : undefined) ?? error.message
+    : String(error);
 }
 
 async function help(): Promise<string> {

@@ -16,13 +16,17 @@ const MAX_BYTES = 2 ** 27;
  * Reads a map file.
  *
  * @param path Its name.
+ * @param signal Gives up.
  * @returns The map; `null` if there is no such file.
  * @throws {CliError} If it is none, or cannot be read.
  */
-export async function readRescueFile(path: string): Promise<RescueMap | null> {
+export async function readRescueFile(
+  path: string,
+  signal: AbortSignal,
+): Promise<RescueMap | null> {
   let text: string;
   try {
-    text = await readText(path, { maxBytes: MAX_BYTES });
+    text = await readText(path, { maxBytes: MAX_BYTES, signal });
   } catch (error) {
     const { cause } = error as CliError;
     if ((cause as { code?: unknown } | null)?.code === "ENOENT") return null;

@@ -15,6 +15,7 @@ import { type OpenedFile, openFile, statFile } from "../platform/files.ts";
 import { formatSize } from "../units.ts";
 import { CliError, fileError, Interrupted } from "./images.ts";
 import { writeAll } from "./io.ts";
+import { openUnless } from "./open_unless.ts";
 import { inOptionsOf } from "./option_words.ts";
 import { takeBack } from "./take_back.ts";
 
@@ -52,7 +53,7 @@ export async function saveFile(
   using _hold = there?.isFile && !isNew ? await hold(path, signal) : null;
   const sizeLimit = listenForFileSizeSignal();
   try {
-    using file = await openFor(path, isNew);
+    using file = await openFor(path, isNew, signal);
     await fill(path, file, isNew, signal, pour);
   } finally {
     await sizeLimit.release();
@@ -83,10 +84,17 @@ async function hold(
   }
 }
 
-async function openFor(path: string, isNew: boolean): Promise<OpenedFile> {
+async function openFor(
+  path: string,
+  isNew: boolean,
+  signal: AbortSignal | undefined,
+): Promise<OpenedFile> {
   try {
-    return await openFile(path, { write: true, createNew: isNew });
+    return isNew
+      ? await openFile(path, { write: true, createNew: true })
+      : await openUnless(signal, path, { write: true });
   } catch (error) {
+    signal?.throwIfAborted();
     throw fileError("write to", path, error);
   }
 }

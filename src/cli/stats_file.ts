@@ -17,6 +17,7 @@ import {
 import { openFile } from "../platform/files.ts";
 import { replaceFile } from "../backends/replace_file.ts";
 import { CliError, fileError } from "./images.ts";
+import { isOwnFile } from "./own_file.ts";
 
 /** How often the figures are written while something happens, in ms. */
 const INTERVAL_MS = 1000;
@@ -179,11 +180,7 @@ async function check(
 /** Whether a file is empty or has figures in it. */
 async function hasFigures(path: string): Promise<boolean> {
   try {
-    using file = await openFile(path);
-    const start = new Uint8Array(START.length);
-    const length = await file.read(start);
-    return length === null ||
-      new TextDecoder().decode(start.subarray(0, length)) === START;
+    return await isOwnFile(path, START);
   } catch (error) {
     throw fileError("write --stats", path, error);
   }

@@ -4,9 +4,9 @@
  * @module
  */
 
-import { type OpenedFile, openFile } from "../platform/files.ts";
 import { formatSize } from "../units.ts";
 import { CliError, fileError } from "./images.ts";
+import { openUnless, unless } from "./open_unless.ts";
 
 /** What a file may have where nothing else is said, in bytes. */
 const MOST_BYTES = 64 * 1_048_576;
@@ -52,35 +52,5 @@ export async function readText(
   } catch (error) {
     if (error instanceof CliError || signal?.aborted) throw error;
     throw fileError("read", path, error);
-  }
-}
-
-/** Opens a file; what is opened too late is closed again. */
-async function openUnless(
-  signal: AbortSignal | undefined,
-  path: string,
-): Promise<OpenedFile> {
-  const opening = openFile(path);
-  try {
-    return await unless(signal, opening);
-  } catch (error) {
-    opening.then((file) => file.close(), () => {});
-    throw error;
-  }
-}
-
-/** What a promise gives, or the reason of a signal that fires before. */
-async function unless<T>(
-  signal: AbortSignal | undefined,
-  promise: Promise<T>,
-): Promise<T> {
-  const stopped = Promise.withResolvers<never>();
-  const stop = () => stopped.reject(signal?.reason);
-  signal?.addEventListener("abort", stop);
-  try {
-    signal?.throwIfAborted();
-    return await Promise.race([promise, stopped.promise]);
-  } finally {
-    signal?.removeEventListener("abort", stop);
   }
 }

@@ -5,7 +5,7 @@
  */
 
 import { identify, isShared } from "../backends/same_file.ts";
-import { openFile, statFile } from "../platform/files.ts";
+import { statFile } from "../platform/files.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -19,6 +19,7 @@ import {
   interruptible,
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
+import { openUnless } from "./open_unless.ts";
 import { openImage } from "./opened_image.ts";
 import { flushedWord, OUTCOME_OPTIONS, tell } from "./outcome.ts";
 import { PARTITION_OPTION } from "./partition_option.ts";
@@ -94,7 +95,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     if (isShared(await identify(path), from)) {
       throw new CliError(`Cannot write "${path}" onto itself`);
     }
-    const input = await openInput(name, io);
+    const input = await openInput(name, io, signal);
     try {
       await using opened = await openImage(args, io, path, { signal });
       const { disk } = opened;
@@ -128,12 +129,16 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   return ExitCode.Ok;
 }
 
-async function openInput(name: string, io: CliIo): Promise<Input> {
+async function openInput(
+  name: string,
+  io: CliIo,
+  signal: AbortSignal,
+): Promise<Input> {
   if (name === "-") {
     return { name: "standard input", size: undefined, stream: io.stdin() };
   }
   try {
-    const file = await openFile(name);
+    const file = await openUnless(signal, name);
     const stat = await file.stat();
     // Files of /proc have content and no size.
     const size = stat.isFile && stat.size > 0 ? stat.size : undefined;
@@ -142,6 +147,7 @@ async function openInput(name: string, io: CliIo): Promise<Input> {
     }
     file.close();
   } catch (error) {
+    signal.throwIfAborted();
     throw fileError("read", name, error);
   }
   throw new CliError(`Cannot read "${name}" as it is a directory`);
@@ -221,6 +227,10 @@ async function pour(
     }
     if (isShort) {
       fault = `Cannot write all of ${input.name} as it was cut meanwhile`;
+    }
+    // Whatever was to come of a pipe has failed, more likely than not.
+    if (writer.taken === 0) {
+      fault ??= `Cannot write ${input.name} as it is empty`;
     }
     // What was cut off is no zeroes.
     if (writer.ragged > 0 && pad && !isShort) writer.pad();

@@ -13,6 +13,7 @@ import { printable } from "../printable.ts";
 import { FileSystemError } from "./file_system_error.ts";
 import { type FileSystemKind, fileSystemOf } from "./file_system_kind.ts";
 import { hiddenJoliet, type Mask } from "./joliet.ts";
+import { unreadFeature } from "./unread_feature.ts";
 
 /** A file system that can be read. */
 export interface FoundFileSystem {
@@ -107,7 +108,10 @@ async function readable(
   signal: AbortSignal | undefined,
 ): Promise<FoundFileSystem> {
   const { name, reader } = kind;
-  if (reader !== null) {
+  const feature = reader === null
+    ? null
+    : await unreadFeature(disk, reader, { signal });
+  if (reader !== null && feature === null) {
     const mask = reader === "Iso"
       ? await hiddenJoliet(disk, { signal })
       : new Map();
@@ -121,6 +125,8 @@ async function readable(
       "(package libguestfs-tools)";
   throw new FileSystemError(
     "unsupported",
-    `Cannot read files as the disk has ${name}, which 7-Zip cannot read: ${advice}`,
+    `Cannot read files as the disk has ${
+      feature === null ? name : `${name} with ${feature}`
+    }, which 7-Zip cannot read: ${advice}`,
   );
 }

@@ -119,11 +119,11 @@ export function commonArguments(
 }
 
 /**
- * Directories that 7-Zip makes up, with what is no file: the journal, the master
- * file table, what hard links lead to.
+ * Directories that 7-Zip makes up, with what is no file: the journal, inodes
+ * without a name, the master file table, what hard links lead to.
  */
 const METADATA: Readonly<Record<string, readonly string[]>> = {
-  Ext: ["[SYS]"],
+  Ext: ["[SYS]", "[UNKNOWN]"],
   NTFS: ["[SYSTEM]", "[UNKNOWN]", "[LOST]", "[DELETED]"],
   HFS: ["[HFS+ Private Data]"],
 };

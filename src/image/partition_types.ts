@@ -14,6 +14,9 @@
 import { isGuid } from "./guid.ts";
 import { isExtended, PROTECTIVE } from "./mbr.ts";
 
+/** The type of an entry without a partition (UEFI 2.10, table 5.6). */
+const UNUSED = "00000000-0000-0000-0000-000000000000";
+
 /** GUIDs in upper case, and what is in such a partition. */
 const GPT_NAMES: Readonly<Record<string, string>> = {
   "C12A7328-F81F-11D2-BA4B-00A0C93EC93B": "EFI system",
@@ -196,7 +199,7 @@ export function parsePartitionType(kind: "gpt" | "mbr", text: string): string {
   const known = Object.hasOwn(TYPE_WORDS, text) ? TYPE_WORDS[text] : undefined;
   if (kind === "gpt") {
     const guid = known?.gpt ?? text;
-    if (isGuid(guid)) return guid.toUpperCase();
+    if (isGuid(guid) && guid !== UNUSED) return guid.toUpperCase();
   } else {
     const byte = known?.mbr ?? (/^0x[0-9a-f]{1,2}$/i.test(text) ? +text : 0);
     if (byte > 0 && byte !== PROTECTIVE && !isExtended(byte)) {
@@ -207,7 +210,9 @@ export function parsePartitionType(kind: "gpt" | "mbr", text: string): string {
     .filter(([, types]) => types[kind] !== undefined).map(([word]) => word);
   throw new RangeError(
     `Cannot use a type of partition as it must be ${
-      kind === "gpt" ? "a GUID" : "a type byte of data such as 0x83"
+      kind === "gpt"
+        ? "a GUID that is not all zeroes"
+        : "a type byte of data such as 0x83"
     } or one of ${words.join(", ")}: current value is ${JSON.stringify(text)}`,
   );
 }

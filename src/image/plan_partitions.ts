@@ -20,8 +20,8 @@ import { parsePartitionType } from "./partition_types.ts";
 /** A partition to be made. */
 export interface NewPartition {
   /**
-   * What is to be in it: a GUID in a GPT, a type byte such as `"0x83"` in an
-   * MBR, or a word for either: `"linux"`, `"efi"`, `"swap"`, `"boot"`, `"home"`,
+   * What is to be in it: a GUID in a GPT, not all zeroes; a type byte such as
+   * `"0x83"` in an MBR; or a word for either: `"linux"`, `"efi"`, `"swap"`, `"boot"`, `"home"`,
    * `"lvm"`, `"raid"`, `"fat"`, `"ntfs"`, `"bios"`, `"msr"`.
    */
   type: string;

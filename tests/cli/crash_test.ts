@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { PAGE_START } from "../../src/crash/report/html.ts";
 import { needs } from "../helpers.ts";
 import { exists, platter, processOf, Scratch } from "./harness.ts";
 
@@ -82,12 +83,17 @@ Deno.test("crash writes no report over another file of its own, a folder or nowh
   await using dir = await Scratch.make();
   const [one, alias] = [dir.of("one"), `${dir.of("no")}/../one`];
   await Deno.mkdir(dir.of("no"));
+  const [letter, page] = [dir.of("letter"), dir.of("page.html")];
+  await Deno.writeTextFile(letter, "<!DOCTYPE html>");
+  await Deno.writeTextFile(page, PAGE_START);
   const REFUSED: [args: string[], words: string][] = [
     [["--record", one, "--html", one], "as it is what --record makes"],
     [["--record", one, "--junit", alias], "as it is what --record makes"],
     [["--html", one, "--junit", alias], "as it is that of --html"],
     [["--html", dir.of("no")], "as it is no file"],
     [["--html", dir.of("none/x")], "as there is no such file or directory"],
+    [["--html", letter], "as it has content that is no such report: name"],
+    [["--junit", page], "as it has content that is no such report: name"],
   ];
   for (const [args, words] of REFUSED) {
     const { code, out, err } = await platter([
@@ -97,7 +103,9 @@ Deno.test("crash writes no report over another file of its own, a folder or nowh
     assertStringIncludes(err, words);
     assertEquals(err.includes("Preparing"), false);
   }
-  assertEquals((await Array.fromAsync(Deno.readDir(dir.of(".")))).length, 1);
+  assertEquals((await Array.fromAsync(Deno.readDir(dir.of(".")))).length, 3);
+  assertEquals(await Deno.readTextFile(letter), "<!DOCTYPE html>");
+  assertEquals(await Deno.readTextFile(page), PAGE_START);
 });
 
 Deno.test(
@@ -112,6 +120,32 @@ Deno.test(
     assertEquals(code, 2);
     assertStringIncludes(out, "Safe");
     assertStringIncludes(err, 'Cannot write "/dev/full"');
+  },
+);
+
+Deno.test(
+  "crash writes over its own reports, and over no file that was made meanwhile",
+  raw,
+  async () => {
+    await using dir = await Scratch.make();
+    const [html, junit] = [dir.of("it.html"), dir.of("it.xml")];
+    const test = [...SIZE, "--run", run(",fsync"), "--quiet"];
+    const reports = ["--html", html, "--junit", junit];
+    for (let i = 0; i < 2; i++) {
+      const { code, err } = await platter([
+        ...[...test, "--check", CHECK, ...reports],
+      ]);
+      assertEquals([code, err], [0, ""]);
+      assertStringIncludes(await Deno.readTextFile(html), "</html>");
+      assertStringIncludes(await Deno.readTextFile(junit), "</testsuites>");
+    }
+    const { code, out, err } = await platter([
+      ...[...test, "--check", `${CHECK}; echo mine > ${html}`, ...reports],
+    ]);
+    assertEquals(code, 2);
+    assertStringIncludes(out, "Safe");
+    assertStringIncludes(err, `Cannot write --html to "${html}" as it has`);
+    assertEquals(await Deno.readTextFile(html), "mine\n");
   },
 );
 
@@ -147,7 +181,8 @@ Deno.test(
       dir.of(name)
     );
     const old = dir.of("old.html");
-    await Deno.writeTextFile(old, "of last time");
+    await Deno.writeTextFile(old, `${PAGE_START}of last time`);
+    await Deno.writeTextFile(junit!, "");
     await Deno.link(old, html!);
     const { code, out, err } = await platter([
       ...[...SIZE, "--run", run(""), "--check", CHECK, "--record", record!],
@@ -159,7 +194,7 @@ Deno.test(
     assertStringIncludes(await Deno.readTextFile(html!), "it is gone");
     assertStringIncludes(await Deno.readTextFile(junit!), "it is gone");
     // It took the old one's name, and did not empty it first.
-    assertEquals(await Deno.readTextFile(old), "of last time");
+    assertEquals(await Deno.readTextFile(old), `${PAGE_START}of last time`);
     const [token] = /crash1:\S+/.exec(out)!;
     assertStringIncludes(out, `--recording ${record} --only ${token}`);
 

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import config from "../../deno.json" with { type: "json" };
-import { platter } from "./harness.ts";
+import { childrenOver, needs, pause, run } from "../helpers.ts";
+import { platter, Scratch } from "./harness.ts";
 
 const VERBS = [
   "info",
@@ -168,5 +169,41 @@ for (const [args, expected] of MISTAKES) {
     assertEquals([code, out], [2, ""]);
     assertMatch(err, expected);
     assertMatch(err, /^platter: Cannot [^\n]*\n$/);
+  });
+}
+
+for (const isInterrupted of [false, true]) {
+  Deno.test({
+    name: `platter says what failed ${
+      isInterrupted ? "after Ctrl-C" : "first"
+    }, and then what did while it closed a container`,
+    ignore: needs("qemu-img", "qemu-nbd").ignore || Deno.build.os !== "linux",
+    async fn() {
+      await using scratch = await Scratch.make();
+      const path = scratch.of("disk.qcow2");
+      await run("qemu-img", ["create", "-q", "-f", "qcow2", path, "8M"]);
+      let interrupt = () => {};
+      // Asked for its bytes when the container is open.
+      const stdin = new ReadableStream<Uint8Array>({
+        async pull(controller) {
+          for (const pid of await childrenOver(path)) Deno.kill(pid, "SIGKILL");
+          while ((await childrenOver(path)).length > 0) await pause(10);
+          if (isInterrupted) interrupt();
+          controller.enqueue(new Uint8Array(4 << 20).fill(1));
+          controller.close();
+        },
+      }, { highWaterMark: 0 });
+      const { code, out, err } = await platter(
+        ["write", path, "--sector", "0"],
+        { stdin, onListening: (stop) => void (interrupt = stop) },
+      );
+      assertEquals([code, out], [isInterrupted ? 130 : 2, ""]);
+      assertMatch(
+        err,
+        isInterrupted
+          ? /^platter: Interrupted: [^\n]*; and then: Cannot close [^\n]*\n$/
+          : /^platter: Cannot write [^\n]*qemu-nbd has ended[^\n]*; and then: Cannot close [^\n]* SIGKILL\n$/,
+      );
+    },
   });
 }

@@ -148,7 +148,14 @@ Deno.test("platter partitions refuses options that do not go together, and parti
     [["--make", "bsd"], '"gpt" or "mbr"'],
     [["--make", "gpt", "--add", "size=1"], "must have a type"],
     [["--make", "gpt", "--add", "type=linux,colour=red"], "its words are"],
-    [["--force", "--make", "gpt", "--add", "type=ext9"], "GUID or one of"],
+    [["--force", "--make", "gpt", "--add", "type=ext9"], "zeroes or one of"],
+    [
+      [
+        ...["--force", "--make", "gpt"],
+        ...["--add", "type=00000000-0000-0000-0000-000000000000"],
+      ],
+      "a GUID that is not all zeroes",
+    ],
     [["--force", "--make", "gpt", "--add", "type=linux,size=1TiB"], "room"],
     [["--force", "--make", "mbr", "--add", "type=0x05"], "type byte of data"],
   ];

@@ -447,6 +447,26 @@ Deno.test("platter write refuses a file that does not fit, before it writes", as
   }
 });
 
+Deno.test("platter write refuses an input that is empty", async () => {
+  await using scratch = await Scratch.make();
+  const path = await scratch.image("a.img", 4096, { 0: "before" });
+  const before = await Deno.readFile(path);
+  const file = await scratch.image("empty", 0);
+  for (const name of [file, "-"]) {
+    for (const more of [[], ["--pad"]]) {
+      const { code, out, err } = await platter([
+        ...["write", path, name, "--sector", "0", ...more],
+      ]);
+      assertEquals([code, out], [2, ""]);
+      assertMatch(
+        err,
+        /^platter: Cannot write .* as it is empty: wrote nothing\n$/,
+      );
+    }
+  }
+  assertEquals(await Deno.readFile(path), before);
+});
+
 Deno.test("platter write tells how far a stream came that did not fit", async () => {
   await using scratch = await Scratch.make();
   const path = await scratch.image("disk.img", 8192);

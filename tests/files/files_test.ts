@@ -79,6 +79,13 @@ const fat = (bits: string, size: number): Maker => ({
 const MAKERS: Maker[] = [
   ...["ext2", "ext3", "ext4"].map(ext),
   {
+    name: "ext4 with a file of orphans, which has no name",
+    tool: "mke2fs",
+    make: (image, tree) =>
+      makeExt(image, tree, "ext4", "8M", "-O", "orphan_file"),
+    keeps: all,
+  },
+  {
     name: "SquashFS",
     tool: "mksquashfs",
     make: (image, tree) =>
@@ -286,6 +293,74 @@ Deno.test("listFiles() lists ext4 on any disk", needs("mke2fs"), async () => {
     ].map((it) => it.path === "absolute" ? { ...it, size: 15 } : it),
   );
 });
+
+Deno.test(
+  "extractFiles() leaves out what has no name in ext4",
+  needs("mke2fs", "debugfs"),
+  async () => {
+    await using dir = await tempDir();
+    const [tree, image, out] = ["tree", "image", "out"].map(dir.join);
+    await makeTree(tree!);
+    await makeExt(image!, tree!);
+    await run("debugfs", ["-w", "-R", "unlink /hello.txt", image!]);
+    await using disk = await VirtualDisk.open(image!, { readOnly: true });
+    assertEquals((await extractFiles(disk, out!)).skipped, []);
+    const wanted = await thingsIn(tree!);
+    wanted.delete("hello.txt");
+    const found = await thingsIn(out!);
+    found.delete("lost+found");
+    assertEquals([...found.keys()].sort(), [...wanted.keys()].sort());
+  },
+);
+
+/** File systems of kinds that are read, with what is not. */
+const UNREAD: [feature: string, tool: string, args: string[]][] = [
+  [
+    "ext4 with bigalloc",
+    "mke2fs",
+    ["-q", "-t", "ext4", "-O", "bigalloc", "-d", "TREE", "IMAGE", "8M"],
+  ],
+  [
+    "SquashFS with lz4 compression",
+    "mksquashfs",
+    ["TREE", "IMAGE", "-quiet", "-no-progress", "-comp", "lz4"],
+  ],
+];
+
+for (const [feature, tool, args] of UNREAD) {
+  Deno.test(
+    `listFiles() and readFile() call ${feature} unsupported, not damaged`,
+    needs(tool),
+    async () => {
+      await using dir = await tempDir();
+      const places: Record<string, string> = {
+        TREE: dir.join("tree"),
+        IMAGE: dir.join("image"),
+      };
+      await makeTree(places.TREE!);
+      await run(tool, args.map((arg) => places[arg] ?? arg));
+      await padded(places.IMAGE!);
+      // In blocks that are larger than its super block.
+      for (const blockSize of [512, 4096]) {
+        await using disk = VirtualDisk.memory({ size: "8MiB", blockSize });
+        const content = await Deno.readFile(places.IMAGE!);
+        const whole = new Uint8Array(8 << 20);
+        whole.set(content);
+        await disk.write(0, whole);
+        for (
+          const reading of [
+            Array.fromAsync(listFiles(disk)),
+            readFile(disk, "hello.txt"),
+          ]
+        ) {
+          const [kind, message] = await refusal(reading);
+          assertEquals(kind, "unsupported");
+          assertStringIncludes(message, `the disk has ${feature}, which 7-Zip`);
+        }
+      }
+    },
+  );
+}
 
 async function refusal(
   promise: Promise<unknown>,

@@ -127,6 +127,9 @@ export async function makeExt(
   tree: string,
   type = "ext4",
   size = "8M",
+  ...options: string[]
 ): Promise<void> {
-  await run("mke2fs", ["-q", "-t", type, "-d", tree, image, size]);
+  await run("mke2fs", [
+    ...["-q", "-t", type, ...options, "-d", tree, image, size],
+  ]);
 }

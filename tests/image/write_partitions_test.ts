@@ -218,8 +218,12 @@ const REFUSED: [
   [
     "a type that is none",
     { kind: "gpt", partitions: [{ type: "toString" }] },
-    "a GUID or one of",
+    "a GUID that is not all zeroes or one of",
   ],
+  ["a type that means no partition", {
+    kind: "gpt",
+    partitions: [{ type: "00000000-0000-0000-0000-000000000000" }],
+  }, "not all zeroes"],
   [
     "an id that is none",
     { kind: "gpt", id: "0x1234", partitions: [] },

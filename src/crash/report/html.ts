@@ -33,6 +33,14 @@ import {
   summary,
 } from "./words.ts";
 
+/** How every page begins, and nobody else's. */
+export const PAGE_START = `<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="generator" content="Platter">
+`;
+
 /** Lines of a story that are shown, the last ones. */
 const MOST_ROWS = 120;
 
@@ -66,13 +74,10 @@ const POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 export function reportPage(data: CrashReportData): string {
   const { groups, unstable, unjudged } = data;
   const [first, ...others] = groups;
-  return markup`<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+  return markup`${new Markup(
+    PAGE_START,
+  )}<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="${POLICY}">
-<meta name="generator" content="Platter">
 <title>${headline(data)} – crash report</title>
 <link rel="icon" href="data:,">
 <style>${new Markup(PAGE_STYLE)}</style>

@@ -13,11 +13,16 @@
 
 import { tellStory } from "../../testing/crash_story.ts";
 import type { CrashReportData, ReportDoubt, ReportGroup } from "./data.ts";
-import { type Markup, markup } from "./markup.ts";
+import { Markup, markup } from "./markup.ts";
 import { counted, headline, lostOf, sectorsOf, summary } from "./words.ts";
 
 /** What the suite and the class of its test cases are called. */
 const SUITE = "platter.crash";
+
+/** How every such document begins, and nobody else's. */
+export const JUNIT_START = `<?xml version="1.0" encoding="UTF-8"?>
+<testsuites>
+<testsuite name="${SUITE}" `;
 
 /**
  * Writes a report as JUnit XML.
@@ -43,9 +48,9 @@ export function reportJunit(data: CrashReportData): string {
 `,
     );
   }
-  const { text } = markup`<?xml version="1.0" encoding="UTF-8"?>
-<testsuites>
-<testsuite name="${SUITE}" tests="${cases.length}" failures="${failures}" errors="${errors}" skipped="0" time="${seconds}">
+  const { text } = markup`${new Markup(
+    JUNIT_START,
+  )}tests="${cases.length}" failures="${failures}" errors="${errors}" skipped="0" time="${seconds}">
 <properties>
 <property name="states" value="${explored.states}"/>
 <property name="recoveryStates" value="${explored.recoveryStates}"/>

@@ -19,6 +19,7 @@ import { DiskError } from "../../../src/errors.ts";
 import { Random } from "../../../src/random.ts";
 import { isSame } from "../../../src/bytes.ts";
 import {
+  childrenOver,
   hasTmpfs,
   LONG,
   needs,
@@ -565,21 +566,3 @@ Deno.test({
     assertEquals((await again.read(0, 1))[0], 1);
   },
 });
-
-/** The processes that have a container open, by what they were started with. */
-async function childrenOver(path: string): Promise<number[]> {
-  const found: number[] = [];
-  for await (const { name } of Deno.readDir("/proc")) {
-    if (!/^\d+$/.test(name)) continue;
-    try {
-      const line = await Deno.readTextFile(`/proc/${name}/cmdline`);
-      const [program = ""] = line.split("\0");
-      if (program.includes("qemu-nbd") && line.includes(path)) {
-        found.push(Number(name));
-      }
-    } catch {
-      // It is gone.
-    }
-  }
-  return found;
-}
