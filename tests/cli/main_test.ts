@@ -202,7 +202,7 @@ for (const isInterrupted of [false, true]) {
         err,
         isInterrupted
           ? /^platter: Interrupted: [^\n]*; and then: Cannot close [^\n]*\n$/
-          : /^platter: Cannot write [^\n]*qemu-nbd has ended[^\n]*; and then: Cannot close [^\n]* SIGKILL\n$/,
+          : /^platter: Cannot write .*qemu-nbd has ended.*; and then: Cannot close .* SIGKILL\n$/,
       );
     },
   });
