@@ -4,6 +4,7 @@
  * @module
  */
 
+import { fromBase64 } from "../base64.ts";
 import { Request, RequestFlag, RequestType, Status } from "../request.ts";
 import { ID_BYTES } from "../request.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -219,12 +220,7 @@ function requestOf(event: TraceSubmit, number: number): Request {
 
 /** What a write writes, by the word of a trace. */
 function dataOf(data: unknown, bytes: number, number: number): Uint8Array {
-  let decoded: Uint8Array | null = null;
-  try {
-    decoded = Uint8Array.fromBase64(data as string);
-  } catch {
-    // It is no base64, or no text at all.
-  }
+  const decoded = typeof data === "string" ? fromBase64(data) : null;
   if (decoded?.length === bytes) return decoded;
   throw new TypeError(
     `Cannot replay line ${number} of a trace as its data must be ${bytes} bytes in base64: current value is ${

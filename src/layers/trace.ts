@@ -19,6 +19,7 @@
  */
 
 import type { Backend, Complete } from "../backend.ts";
+import { toBase64 } from "../base64.ts";
 import { gather } from "../buffer.ts";
 import type { DiskErrorKind } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -222,7 +223,7 @@ export class Trace extends Layer {
     if (!this.#data || type !== RequestType.Out) return event;
     const bytes = new Uint8Array(count * SECTOR_BYTES);
     gather(request, 0, bytes);
-    return { ...event, data: bytes.toBase64() };
+    return { ...event, data: toBase64(bytes) };
   }
 
   #us(): number {

@@ -59,7 +59,8 @@ export class DuplexBytes implements ByteStream {
       else await new Promise<void>((resolve) => this.#wake = resolve);
     }
     const count = Math.min(target.length, this.#rest.length);
-    target.set(this.#rest.subarray(0, count));
+    // Memory that was detached meanwhile takes nothing, and says so by throwing.
+    if (count > 0) target.set(this.#rest.subarray(0, count));
     this.#rest = this.#rest.subarray(count);
     return count;
   }
