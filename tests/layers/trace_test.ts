@@ -324,7 +324,8 @@ for (const us of [20e6, 9e12]) {
       globalThis.setTimeout = real;
       clearTimeout(timer);
     }
-    assertEquals(timers, 1);
+    // None, if the abort came before the gap.
+    assert(timers <= 1, `${timers} timers`);
   });
 }
 
