@@ -572,6 +572,7 @@ export class RequestQueue {
     ask: (backend: Backend) => T | Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
+    if (signal?.aborted) return Promise.reject(signal.reason);
     const begin = () => this.#query({ sector, count }, ask, signal);
     const held = this.#held;
     // After a resize that is waited for it sees the new size, as a request would.
@@ -580,7 +581,6 @@ export class RequestQueue {
     });
     if (signal === undefined) return answer;
     return new Promise((resolve, reject) => {
-      if (signal.aborted) return reject(signal.reason);
       const watch = this.#watchOf(signal);
       watch.queries.add(reject);
       answer.then(resolve, reject).finally(() => {

@@ -1702,6 +1702,8 @@ Deno.test("RequestQueue.query() ends with its signal also while a resize is wait
   const other = queue.query(range, () => "answer");
   abort.abort("enough");
   assertEquals(await asked.catch(String), "enough");
+  const late = queue.query(range, () => "answer", abort.signal);
+  assertEquals(await late.catch(String), "enough");
   grown.resolve();
   await resized;
   assertEquals(await other, "answer");

@@ -394,14 +394,14 @@ async function transfer(way: Way): Promise<Outcome> {
   return await fromStream(way, bytes, bmap, disk);
 }
 
-/** A map of a shorter image is another one's. A device has what it was made with. */
+/** A map of a shorter image is another one's; but what is no file may be larger. */
 function refuseLonger(
   { sectors, blockSize, info }: VirtualDisk,
   from: string,
   { imageBytes }: Bmap,
 ): void {
   const bytes = sectors * SECTOR_BYTES;
-  if (info.medium === "block device" || bytes - imageBytes < blockSize) return;
+  if (info.medium !== "file" || bytes - imageBytes < blockSize) return;
   throw new CliError(
     `Cannot copy "${from}" by that bmap as the image must have ` +
       `${

@@ -20,7 +20,7 @@ export function refuseOwnOutput(
   { stdoutFile }: CliIo,
   sources: readonly SourceFile[],
 ): void {
-  // A terminal keeps nothing, and is no image.
+  // A terminal or a pipe keeps nothing.
   if (stdoutFile === null || stdoutFile.isStream) return;
   const source = sharedOf(stdoutFile, sources);
   if (source === null) return;

@@ -11,7 +11,12 @@ import { keepNameOf } from "../backends/new_name.ts";
 import { type FileIdentity, identityOf } from "../backends/same_file.ts";
 import { systemCode } from "../backends/system_error.ts";
 import { DiskError } from "../errors.ts";
-import { type OpenedFile, openFile, statFile } from "../platform/files.ts";
+import {
+  isLink,
+  type OpenedFile,
+  openFile,
+  statFile,
+} from "../platform/files.ts";
 import { formatSize } from "../units.ts";
 import { CliError, fileError, Interrupted } from "./images.ts";
 import { writeAll } from "./io.ts";
@@ -49,7 +54,10 @@ export async function saveFile(
         `use: "platter copy" and "platter write" look first`,
     );
   }
-  const isNew = there === null || !force && !there.isStream;
+  // With force, a link that leads nowhere yet has its file made.
+  const isNew = there === null
+    ? !(force && await isLink(path))
+    : !force && !there.isStream;
   using _hold = there?.isFile && !isNew ? await hold(path, signal) : null;
   const sizeLimit = listenForFileSizeSignal();
   try {
@@ -92,7 +100,7 @@ async function openFor(
   try {
     return isNew
       ? await openFile(path, { write: true, createNew: true })
-      : await openUnless(signal, path, { write: true });
+      : await openUnless(signal, path, { write: true, create: true });
   } catch (error) {
     signal?.throwIfAborted();
     throw fileError("write to", path, error);

@@ -47,7 +47,9 @@ const CHUNK_SECTORS = 2048;
  * @param disk The disk.
  * @param options Where to look.
  * @returns The bad runs, in order, whole blocks; empty if all can be read.
- * @throws {DiskError} If a read fails for another reason than the medium.
+ * @throws {DiskError} If a read fails for another reason than the medium: with
+ * another kind than `io`, or a `code` that is none of a medium (`EIO` is one), or
+ * none.
  *
  * @example
  * ```ts

@@ -675,8 +675,9 @@ export class VirtualDisk implements AsyncDisposable {
    * @throws {DiskError} If the range is not on the disk.
    */
   writable(options?: WritableStreamOptions): WritableStream<Uint8Array> {
-    const { flush } = this.#queue.backend.abilities;
-    return writableStream(this, { flush: flush !== "none", ...options });
+    const canFlush = this.#queue.backend.abilities.flush !== "none";
+    const { flush = canFlush } = options ?? {};
+    return writableStream(this, { ...options, flush });
   }
 
   /**

@@ -21,8 +21,8 @@ import { parsePartitionType } from "./partition_types.ts";
 export interface NewPartition {
   /**
    * What is to be in it: a GUID in a GPT, not all zeroes; a type byte such as
-   * `"0x83"` in an MBR; or a word for either: `"linux"`, `"efi"`, `"swap"`, `"boot"`, `"home"`,
-   * `"lvm"`, `"raid"`, `"fat"`, `"ntfs"`, `"bios"`, `"msr"`.
+   * `"0x83"` in an MBR; or a word for either: `"linux"`, `"efi"`, `"swap"`,
+   * `"boot"`, `"home"`, `"lvm"`, `"raid"`, `"fat"`, `"ntfs"`, `"bios"`, `"msr"`.
    */
   type: string;
   /**

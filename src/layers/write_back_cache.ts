@@ -191,7 +191,14 @@ export class WriteBackCache {
         work.merge(this.#dirty);
         this.#dirty = work;
       } else {
-        for (const run of runs) this.#damage.uncover(run.sector, run.count);
+        // What was written again since the power cut has newer data here.
+        const { sectors } = this.#backend.geometry;
+        for (const { sector, count } of this.#dirty.runs(0, sectors)) {
+          work.forget(sector, count);
+        }
+        for (const { sector, count } of work.runs(0, sectors)) {
+          this.#damage.uncover(sector, count);
+        }
       }
       this.#writing = null;
       if (error === null) {

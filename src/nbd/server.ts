@@ -48,7 +48,8 @@ export interface NbdServerOptions {
    * most. Half of it is divided among as many clients as there may be, so that
    * each can always do a little; the other half is lent to who needs more, fairly.
    * While others wait for it, a client that holds some and does not move is sent
-   * away. At least four times `maxPayload`.
+   * away. At least four times `maxPayload`, and for disks with large blocks as
+   * much as a request for parts of them takes.
    *
    * @default {268435456}
    */
@@ -197,10 +198,19 @@ export class NbdServer implements AsyncDisposable {
     };
     this.counters = counters;
     const maxMemory = count("maxMemory", options.maxMemory ?? 256 << 20);
-    const affordable = maxMemory / 4 - maxMemory / 4 % 65_536;
+    // Half of it is lent, and must do for the largest request of all.
+    const needed = (payload: number) =>
+      2 * Math.max(
+        2 * payload,
+        ...[...exports.values()].map((one) => one.mostMemory(payload)),
+      );
+    let affordable = Math.min(32 << 20, maxMemory / 4 - maxMemory / 4 % 65_536);
+    while (affordable > 65_536 && needed(affordable) > maxMemory) {
+      affordable -= 65_536;
+    }
     const maxPayload = count(
       "maxPayload",
-      options.maxPayload ?? Math.max(65_536, Math.min(32 << 20, affordable)),
+      options.maxPayload ?? Math.max(65_536, affordable),
     );
     // What the protocol wants of it: whole blocks, and at least one that is
     // preferred. More than this the kernel of Linux never asks for.
@@ -217,16 +227,11 @@ export class NbdServer implements AsyncDisposable {
         }: current value is ${maxPayload}`,
       );
     }
-    // Half of it is lent, and must do for the largest request of all.
-    const most = Math.max(
-      2 * maxPayload,
-      ...[...exports.values()].map((one) => one.mostMemory(maxPayload)),
-    );
-    if (maxMemory < 2 * most) {
+    if (maxMemory < needed(maxPayload)) {
       throw new RangeError(
         `Cannot serve as maxMemory must be ${
-          2 * most
-        } at least, for requests of maxPayload: current value is ${maxMemory}`,
+          needed(maxPayload)
+        } at least, for requests of ${maxPayload} bytes: current value is ${maxMemory}`,
       );
     }
     const maxConnections = count(

@@ -251,3 +251,17 @@ class NodeFile implements OpenedFile {
     this.close();
   }
 }
+
+/**
+ * Whether a name is a symbolic link, wherever that leads.
+ *
+ * @param path The name.
+ * @returns Whether it is; `false` also if nothing is there.
+ */
+export async function isLink(path: string): Promise<boolean> {
+  try {
+    return (await fs.promises.lstat(path)).isSymbolicLink();
+  } catch {
+    return false;
+  }
+}

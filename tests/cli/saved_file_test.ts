@@ -39,6 +39,25 @@ for (const verb of SAVERS) {
   });
 
   Deno.test({
+    name:
+      `platter ${verb} --output --force makes the file that a link leads to`,
+    ignore: Deno.build.os === "windows",
+    async fn() {
+      await using scratch = await Scratch.make();
+      const image = await imageIn(scratch);
+      const [link, out] = [scratch.of("link"), scratch.of("out")];
+      await Deno.symlink(out, link);
+      const refused = await platter([verb, image, "-o", link]);
+      assertEquals(refused.code, 2);
+      assertEquals(await exists(out), false);
+      const { code, err } = await platter([verb, image, "-o", link, "--force"]);
+      assertEquals([code, err.includes("Cannot")], [0, false]);
+      assertEquals((await Deno.stat(out)).size > 0, true);
+      assertEquals((await Deno.lstat(link)).isSymlink, true);
+    },
+  });
+
+  Deno.test({
     name: `platter ${verb} --output writes nothing where it may not look`,
     ignore: Deno.build.os === "windows",
     async fn() {

@@ -496,14 +496,19 @@ Deno.test("NbdServer throws on options that make no sense", async () => {
 Deno.test("NbdServer answers any request within the least memory, whatever the blocks", async () => {
   for (const blockSize of [512, 4096, 32_768, 65_536]) {
     const disk = VirtualDisk.memory({ size: "4MiB", blockSize });
+    const exports = [{ disk }];
     let maxMemory = 131_072;
     for (;; maxMemory += 65_536) {
       try {
-        NbdServer.detached({ exports: [{ disk }], maxMemory });
+        NbdServer.detached({ exports, maxMemory });
         break;
       } catch (error) {
         assert(error instanceof RangeError);
       }
+    }
+    // With more of it, the default of maxPayload is what there is memory for.
+    for (let more = maxMemory; more < 2 << 20; more += 65_536) {
+      NbdServer.detached({ exports, maxMemory: more });
     }
     await using served = await serveDisk(disk, { maxMemory });
     const clients = [
