@@ -52,7 +52,7 @@ export interface OpenOptions extends QueueOptions {
   /**
    * How the direct backend talks to the kernel. `"auto"` tries and takes the
    * fastest; `info.engine` says which and why. Any other asks for the direct
-   * backend as well.
+   * backend as well, and `backend: "portable"` is refused with it.
    *
    * @default {"auto"}
    */
@@ -508,6 +508,12 @@ function timeout(name: string, value: number): number {
 }
 
 function engineOptions(options: OpenOptions): EngineOptions {
+  const { backend, engine = "auto" } = options;
+  if (backend === "portable" && engine !== "auto") {
+    throw new RangeError(
+      `Cannot open a disk with the engine "${engine}" as the portable backend has none`,
+    );
+  }
   const stallMs = options.stallMs ?? DEFAULT_ENGINE.stallMs;
   if (!(stallMs > 0 && stallMs <= 1000)) {
     throw new RangeError(

@@ -119,6 +119,9 @@ export async function repairPartitions(
     .subarray(0, MBR_BYTES);
   await refuseOther(disk, found, sector, signal);
   const repaired: string[] = [];
+  // What is there already may be a repair that ended before it was durable, and
+  // no step may come before the one before it.
+  if (disk.info.abilities.flush !== "none") await disk.flush();
   for (const { patches, says } of planRepair(found, from, copy, sector)) {
     const changed: Patch[] = [];
     for (const patch of patches) {

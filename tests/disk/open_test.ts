@@ -300,6 +300,11 @@ const WRONG: [string, Partial<CreateOptions>, typeof Error][] = [
   ["engine", { engine: "epoll" as "auto" }, TypeError],
   ["writeCache", { writeCache: "unsafe" as "writeback" }, TypeError],
   ["queueSize 3", { queueSize: 3 }, RangeError],
+  [
+    "an engine of the portable backend",
+    { backend: "portable", engine: "sync" },
+    RangeError,
+  ],
   ["queueSize 2048", { queueSize: 2048 }, RangeError],
   ["blockSize 0", { blockSize: 0 }, RangeError],
   ["blockSize 513", { blockSize: 513 }, RangeError],

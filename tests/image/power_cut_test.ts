@@ -213,6 +213,48 @@ for (const [what, make] of Object.entries(BASES)) {
   });
 }
 
+Deno.test("repairPartitions() makes durable what one that was killed had written", async () => {
+  const whole = VirtualDisk.memory({ sectors: SECTORS });
+  await writePartitions(whole, {
+    kind: "gpt",
+    partitions: [{ type: "linux", start: 40, sectors: 100 }],
+  });
+  for (const lost of [0, 1, SECTORS - 1]) {
+    const content = await whole.read(0, SECTORS);
+    content.fill(0, lost * 512, (lost + 1) * 512);
+    const base = await baseOf(content);
+    const report = await exploreCrashes({
+      device: { sectors: SECTORS },
+      base,
+      async workload(disk, acknowledge) {
+        // The first one ends with its program, before its flush.
+        const killed = Promise.withResolvers<void>();
+        const { flush, write } = disk;
+        let hasWritten = false;
+        disk.write = (...all) => {
+          hasWritten = true;
+          return write.apply(disk, all);
+        };
+        disk.flush = () => {
+          if (!hasWritten) return flush.call(disk);
+          killed.resolve();
+          return new Promise(() => {});
+        };
+        await Promise.race([repairPartitions(disk), killed.promise]);
+        Object.assign(disk, { flush, write });
+        await repairPartitions(disk);
+        acknowledge(true);
+      },
+      async recover(disk, acknowledged) {
+        const { problems } = await readPartitions(disk);
+        if (acknowledged.length > 0) assertEquals(problems, []);
+      },
+      progress: false,
+    });
+    assert(report.states > 1);
+  }
+});
+
 Deno.test("writePartitions() is found out if the disk does not flush", async () => {
   const base = await baseOf(BASES["a GPT"]!());
   const old = gist(await readPartitions(VirtualDisk.over(base)));

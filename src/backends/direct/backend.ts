@@ -58,6 +58,7 @@ import {
   Way,
 } from "../alignment_plan.ts";
 import { expectFileSizeSignal } from "../file_size_signal.ts";
+import { closeParts } from "../close_parts.ts";
 import { asDiskError } from "../image_options.ts";
 import { RangeLock } from "../range_lock.ts";
 import { SharedFlush } from "../shared_flush.ts";
@@ -292,11 +293,13 @@ export class DirectBackend implements Backend {
     await this.#asyncEngine.close();
     this.#bounces.close();
     this.#zeroes?.release();
-    this.#image.claim?.release();
-    const { tailFd, fd, signal } = this.#image;
-    if (tailFd >= 0) this.#host.close(tailFd);
-    this.#host.close(fd);
-    await signal?.release();
+    const { claim, tailFd, fd, signal, info } = this.#image;
+    await closeParts(info.path!, [
+      () => claim?.release(),
+      () => tailFd >= 0 ? this.#host.close(tailFd) : undefined,
+      () => this.#host.close(fd),
+      () => signal?.release(),
+    ]);
   }
 
   #start(request: Request, complete: Complete): void {

@@ -73,6 +73,7 @@ import {
 } from "../alignment_plan.ts";
 import type { FileClaim } from "../file_claim.ts";
 import type { SignalListener } from "../file_size_signal.ts";
+import { closeParts } from "../close_parts.ts";
 import { asDiskError } from "../image_options.ts";
 import { RangeLock } from "../range_lock.ts";
 import { SharedFlush } from "../shared_flush.ts";
@@ -307,7 +308,7 @@ export class PortableBackend implements Backend {
       if (needsTail) tail = this.#openTail();
       await truncateImage(this.#flushDescriptor, path, this.#fileSize, size);
     } catch (error) {
-      if (needsTail) tail.close();
+      if (needsTail) await tail.close();
       throw asDiskError(error, path, "resize");
     }
     this.#tail = tail;
@@ -335,11 +336,13 @@ export class PortableBackend implements Backend {
   }
 
   async #release(): Promise<void> {
-    this.#pool.close();
-    this.#tail.close();
-    fs.closeSync(this.#flushDescriptor);
-    this.#claim?.release();
-    await this.#signal?.release();
+    await closeParts(this.info.path!, [
+      () => this.#pool.close(),
+      () => this.#tail.close(),
+      () => fs.closeSync(this.#flushDescriptor),
+      () => this.#claim?.release(),
+      () => this.#signal?.release(),
+    ]);
   }
 
   async #carryOut(request: Request): Promise<void> {

@@ -6,6 +6,7 @@
 
 import fs from "node:fs";
 import { roundDown } from "../alignment_plan.ts";
+import { settleAll } from "../../settle_all.ts";
 import { sleepSync } from "../../sleep_sync.ts";
 import { Pool } from "../pool.ts";
 import { systemCode } from "../system_error.ts";
@@ -323,10 +324,15 @@ export class DescriptorPool {
     this.#pool.give(descriptor);
   }
 
-  /** Closes all of them; none may be in use or waited for. */
-  close(): void {
+  /**
+   * Closes all of them; none may be in use or waited for.
+   *
+   * @throws {Error} What the first close that failed says.
+   */
+  async close(): Promise<void> {
     this.#pool.close();
-    for (const descriptor of this.#all.splice(0)) fs.closeSync(descriptor);
+    const all = this.#all.splice(0);
+    await settleAll(all.map(async (descriptor) => fs.closeSync(descriptor)));
   }
 
   #tryOpen(open: () => number | null): number | null {
