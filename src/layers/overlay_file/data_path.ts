@@ -10,10 +10,11 @@
  */
 
 import type { Backend, Complete } from "../../backend.ts";
-import { DiskError } from "../../errors.ts";
+import type { DiskError } from "../../errors.ts";
 import { Request, RequestFlag, RequestType } from "../../request.ts";
 import { latchedError, requestError } from "../../request_error.ts";
 import { sliceRequest } from "../slice_request.ts";
+import { anyError } from "./any_error.ts";
 import type { MapPage } from "./change_map.ts";
 import { PAGE_BITS } from "./format.ts";
 import type { Gate } from "./gate.ts";
@@ -113,7 +114,13 @@ export class DataPath {
         } else this.#readMixed(request, complete);
         continue;
       }
-      const pages = map.take(sector, count);
+      let pages: MapPage[];
+      try {
+        pages = map.take(sector, count);
+      } catch (error) {
+        this.#gate.answer(request, this.wrap(request, error), complete);
+        continue;
+      }
       const translated = this.#translate(request);
       translated.owner = new Job(request, complete, 1, pages);
       (toFile ??= []).push(translated);
@@ -131,10 +138,11 @@ export class DataPath {
    * What failed in the file, as the failure of a request.
    *
    * @param request The request.
-   * @param error What the file says.
+   * @param thrown What the file says.
    * @returns The error.
    */
-  wrap(request: Request, error: DiskError): DiskError {
+  wrap(request: Request, thrown: unknown): DiskError {
+    const error = anyError(thrown, "use", this.#file.info.path);
     const { kind, code, errno, message } = error;
     return requestError(kind, request, `its overlay says: ${message}`, {
       path: this.#base.info.path,
@@ -193,7 +201,6 @@ export class DataPath {
     try {
       pages = await map.hold(sector, count);
     } catch (error) {
-      if (!(error instanceof DiskError)) throw error;
       return this.wrap(request, error);
     }
     const { promise, resolve } = Promise.withResolvers<DiskError | null>();

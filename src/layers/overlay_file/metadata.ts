@@ -25,6 +25,7 @@ import { SECTOR_BYTES } from "../../geometry.ts";
 import { flushRequest, Request, RequestType } from "../../request.ts";
 import { latchedError } from "../../request_error.ts";
 import { submitAll } from "../layer.ts";
+import { anyError } from "./any_error.ts";
 import {
   type BaseIdentity,
   identityOf,
@@ -172,6 +173,7 @@ export class OverlayMetadata {
 
   /**
    * Makes durable what was done when it begins; calls before that share it.
+   * Never rejects.
    *
    * @returns Why it failed, or a flush before it.
    */
@@ -199,9 +201,9 @@ export class OverlayMetadata {
     if (this.#failure !== null) {
       return latchedError(flushRequest(), this.#failure, this.#file.info.path);
     }
-    // As it is before the flush: what is marked later may not be durable then.
-    const marks = this.map.snapshot();
     try {
+      // As it is before the flush: what is marked later may not be durable then.
+      const marks = this.map.snapshot();
       await this.#flushFile();
       if (marks.count === 0) return null;
       const { state, digest } = this.header;
@@ -217,8 +219,7 @@ export class OverlayMetadata {
       marks.settle();
       return null;
     } catch (error) {
-      if (!(error instanceof DiskError)) throw error;
-      return this.#failure = error;
+      return this.#failure = anyError(error, "flush", this.#file.info.path);
     }
   }
 
