@@ -10,6 +10,7 @@ import type { Backend } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { overlay } from "../../src/disk/overlay.ts";
 import { DiskError } from "../../src/errors.ts";
+import { faults } from "../../src/layers/faults.ts";
 import type { FileOverlay } from "../../src/layers/file_overlay.ts";
 import {
   layoutOf,
@@ -100,4 +101,31 @@ Deno.test("overlay() in a file fails a write for whose map there is no memory, a
   await carryOut(changes, writeRequest(0, data));
   await changes.commit();
   await changes.close();
+});
+
+Deno.test("overlay() in a file closes its base also if its file fails, and says what failed first", async () => {
+  const closed: string[] = [];
+  for (const flushes of [true, false]) {
+    const base = altered(memory(), {
+      close() {
+        closed.push("base");
+        return Promise.resolve();
+      },
+    });
+    const file = faults(
+      fileWith({
+        close() {
+          closed.push("file");
+          throw new DiskError("io", "Cannot close", { operation: "close" });
+        },
+      }),
+      [],
+    );
+    const changes = await overlay(base, { file });
+    await carryOut(changes, writeRequest(0, sector(1)));
+    if (!flushes) file.add("flush error=EIO");
+    const error = await assertRejects(() => changes.close(), DiskError);
+    assertStringIncludes(error.message, flushes ? "Cannot close" : "EIO");
+    assertEquals(closed.splice(0), ["file", "base"]);
+  }
 });
