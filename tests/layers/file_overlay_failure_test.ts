@@ -13,14 +13,22 @@ import { DiskError } from "../../src/errors.ts";
 import { faults } from "../../src/layers/faults.ts";
 import type { FileOverlay } from "../../src/layers/file_overlay.ts";
 import {
+  HEADER_SECTORS,
   layoutOf,
   PAGE_BIT_BYTES,
 } from "../../src/layers/overlay_file/format.ts";
-import { flushRequest, readRequest, writeRequest } from "../../src/request.ts";
+import {
+  flushRequest,
+  readRequest,
+  RequestType,
+  writeRequest,
+} from "../../src/request.ts";
 import { carryOut, readSectors, submitAll } from "../contract.ts";
-import { altered } from "../fake_backend.ts";
-import { sector } from "./faulty.ts";
+import { altered, holding } from "../fake_backend.ts";
+import { sector, values } from "./faulty.ts";
 import { memory, SECTORS } from "./stacks.ts";
+
+const turn = () => new Promise((resolve) => setTimeout(resolve));
 
 /** A file in memory, which stays when it is closed. */
 function fileWith(changes: Partial<Backend> = {}): Backend {
@@ -128,4 +136,56 @@ Deno.test("overlay() in a file closes its base also if its file fails, and says 
     assertStringIncludes(error.message, flushes ? "Cannot close" : "EIO");
     assertEquals(closed.splice(0), ["file", "base"]);
   }
+});
+
+Deno.test("FileOverlay.commit() that cannot say that it begins leaves the file to be opened again", async () => {
+  for (const copy of HEADER_SECTORS) {
+    const base = memory();
+    const store = fileWith();
+    const file = faults(store, []);
+    const changes = await open(base, file);
+    await carryOut(changes, writeRequest(0, sector(1)), flushRequest());
+    const rule = file.add(`write sector=${copy} error=EIO`);
+    await assertRejects(() => changes.commit(), DiskError, "EIO");
+    file.remove(rule);
+    assertEquals((await readSectors(base, 0, 1))[0], 0);
+    // Which base the file is of is not known: nothing is marked in it.
+    await carryOut(changes, writeRequest(5, sector(2)));
+    const [latched] = await submitAll(changes, [flushRequest()]);
+    assertEquals(latched?.kind, "latched");
+    await assertRejects(() => changes.commit(), DiskError, "EIO");
+    await changes.close();
+    const again = await open(base, store);
+    assertEquals(await values(again, 0, 6), [1, 0, 0, 0, 0, 0]);
+    await again.commit();
+    assertEquals(await values(base, 0, 6), [1, 0, 0, 0, 0, 0]);
+    await again.close();
+  }
+});
+
+Deno.test("FileOverlay.commit() that failed has ended: no piece goes on", async () => {
+  let pieces = 0;
+  const { backend, held } = holding(
+    memory(),
+    ({ type }) => type === RequestType.Out,
+  );
+  const target = altered(backend, {
+    allocate(byteLength) {
+      if (++pieces === 2) {
+        throw new RangeError("Array buffer allocation failed");
+      }
+      return new Uint8Array(byteLength);
+    },
+  });
+  const changes = await open(memory(), fileWith());
+  await carryOut(changes, writeRequest(0, sector(1, 4096)));
+  let ended = false;
+  const commit = assertRejects(() => changes.commit(target), RangeError)
+    .then(() => ended = true);
+  while (held.length === 0) await turn();
+  await turn();
+  assertEquals(ended, false);
+  held.splice(0).forEach((carryOut) => carryOut());
+  await commit;
+  await changes.close();
 });

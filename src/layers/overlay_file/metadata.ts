@@ -11,7 +11,8 @@
  * | opening | what the file has is flushed before it counts as durable |
  *
  * So a mark is never durable before what it tells of. A flush that failed is
- * latched, as a disk's is: nothing is made durable after it.
+ * latched, as a disk's is: nothing is made durable after it. So is a header that
+ * could not be written.
  *
  * @module
  */
@@ -310,10 +311,17 @@ export class OverlayMetadata {
    *
    * @param changes What it says from now on.
    * @returns When it is durable.
-   * @throws {DiskError} If it fails.
+   * @throws {DiskError} If it fails: what the file says is not known then, and
+   * no mark may rely on it.
    */
-  writeHeader(changes: Partial<OverlayHeader>): Promise<void> {
-    return this.#headers.write(changes, () => this.#flushFile());
+  async writeHeader(changes: Partial<OverlayHeader>): Promise<void> {
+    try {
+      await this.#headers.write(changes, () => this.#flushFile());
+    } catch (error) {
+      // Whatever else is thrown comes before the first write.
+      if (error instanceof DiskError) this.latch(error);
+      throw error;
+    }
   }
 
   /**
@@ -370,18 +378,13 @@ export class OverlayMetadata {
       if (joins) last.count += part.count;
       else parts.push(part);
     }
-    try {
-      await this.writeHeader({
-        epoch,
-        state,
-        modified: 0n,
-        digest: new Uint8Array(32),
-        basePath: "",
-      });
-    } catch (error) {
-      if (error instanceof DiskError) this.latch(error);
-      throw error;
-    }
+    await this.writeHeader({
+      epoch,
+      state,
+      modified: 0n,
+      digest: new Uint8Array(32),
+      basePath: "",
+    });
     this.map.reset(epoch);
     if (this.#file.abilities.discard !== "native") return;
     for (const { sector, count } of parts) {
