@@ -428,6 +428,15 @@ export class FileOverlay extends Layer {
       : super.allocate(byteLength);
   }
 
+  /**
+   * Tries to stop a submitted request early, in the file as well.
+   *
+   * @param request The request.
+   */
+  override cancel(request: Request): void {
+    this.#path.cancel(request);
+  }
+
   /** Called when the disk begins to close. */
   override closing(): void {
     super.closing();
