@@ -40,6 +40,7 @@ import { DiskError } from "../errors.ts";
 import type { BackendInfo } from "../info.ts";
 import { flushRequest, type Request, RequestType } from "../request.ts";
 import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
+import { settleAll } from "../settle_all.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { DataPath, PIECE_SECTORS } from "./overlay_file/data_path.ts";
 import { OverlayState } from "./overlay_file/format.ts";
@@ -427,6 +428,15 @@ export class FileOverlay extends Layer {
       : super.allocate(byteLength);
   }
 
+  /**
+   * Tries to stop a submitted request early, in the file as well.
+   *
+   * @param request The request.
+   */
+  override cancel(request: Request): void {
+    this.#path.cancel(request);
+  }
+
   /** Called when the disk begins to close. */
   override closing(): void {
     super.closing();
@@ -479,30 +489,23 @@ export class FileOverlay extends Layer {
 
   /**
    * Gives up what the layer holds; everything has been answered. What was not
-   * flushed is written down first.
+   * flushed is written down first. The base is closed whatever fails before.
    *
    * @returns When it is done.
+   * @throws What failed first.
    */
   protected override async release(): Promise<void> {
     await this.#gate.turn;
-    let error: DiskError | null = null;
-    if (!this.#readOnly && this.#metadata.failure === null) {
-      error = await this.#writeDown();
-    }
-    await this.file.close();
-    await super.release();
-    if (error !== null) throw error;
+    const written = this.#writeDown();
+    const closed = after(written, () => this.file.close());
+    const released = after(closed, () => super.release());
+    await settleAll([written, closed, released]);
   }
 
-  async #writeDown(): Promise<DiskError | null> {
-    try {
-      if (this.#metadata.map.dirty) await this.#metadata.flushOrThrow();
-      await this.#metadata.rememberBase();
-      return null;
-    } catch (error) {
-      if (error instanceof DiskError) return error;
-      throw error;
-    }
+  async #writeDown(): Promise<void> {
+    if (this.#readOnly || this.#metadata.failure !== null) return;
+    if (this.#metadata.map.dirty) await this.#metadata.flushOrThrow();
+    await this.#metadata.rememberBase();
   }
 
   /** Empties the map: nothing is missing in it then. */
@@ -589,6 +592,15 @@ export class FileOverlay extends Layer {
   #error(operation: string, reason: string): DiskError {
     return notOverlay(this.file.info.path, reason, operation);
   }
+}
+
+/** Does something once something else has ended, well or not. */
+async function after(
+  before: Promise<void>,
+  work: () => Promise<void>,
+): Promise<void> {
+  await before.catch(() => {});
+  await work();
 }
 
 /**

@@ -6,14 +6,17 @@
  */
 
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import type { Complete } from "../../src/backend.ts";
+import { Buffer } from "node:buffer";
+import type { Backend, Complete } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import { overlay } from "../../src/disk/overlay.ts";
 import { DiskError } from "../../src/errors.ts";
 import { Layer } from "../../src/layers/layer.ts";
 import { faults, readahead, trace, verify } from "../../src/layers/mod.ts";
+import { layoutOf } from "../../src/layers/overlay_file/format.ts";
 import type { Request } from "../../src/request.ts";
 import { abortedError } from "../../src/request_error.ts";
-import { memory } from "./stacks.ts";
+import { memory, SECTORS } from "./stacks.ts";
 
 const sector = (value: number, count = 1) =>
   new Uint8Array(count * 512).fill(value);
@@ -26,8 +29,8 @@ class Silent extends Layer {
   silent = true;
   memory = true;
 
-  constructor() {
-    super("silent", memory());
+  constructor(below: Backend = memory()) {
+    super("silent", below, { ownsBase: false });
   }
 
   override carryOut(batch: readonly Request[], complete: Complete): void {
@@ -101,6 +104,78 @@ Deno.test("faults() answers requests that are withdrawn while a flush is in flig
   await disk.close();
 });
 
+/** Opens an overlay over a base and in a file that may both fall silent. */
+async function overSilent() {
+  const base = new Silent();
+  const store = memory({ sectors: layoutOf(SECTORS).fileSectors });
+  const file = new Silent(store);
+  base.silent = file.silent = false;
+  const changes = await overlay(base, { file, ownsBase: false });
+  return { base, store, file, changes, disk: VirtualDisk.over(changes) };
+}
+
+Deno.test("overlay() in a file withdraws requests from its file and from its base", async () => {
+  const { base, file, disk } = await overSilent();
+  await disk.write(0, sector(1));
+  await disk.flush();
+  base.silent = file.silent = true;
+  const requests: ((signal: AbortSignal) => Promise<unknown>)[] = [
+    (signal) => disk.read(0, 1, { signal }),
+    (signal) => disk.read(0, 2, { signal }),
+    (signal) => disk.read(1, 1, { signal }),
+    (signal) => disk.write(2, sector(2), { signal }),
+    (signal) => disk.writeZeroes(3, 1, { signal }),
+    // It promises nothing then, and costs nothing of what is durable.
+    (signal) => disk.write(0, sector(3), { signal, fua: true }),
+  ];
+  for (const request of requests) assertEquals(await withdraw(request), true);
+  assertEquals([...base.held, ...file.held], []);
+  base.silent = file.silent = false;
+  assertEquals(
+    await disk.read(0, 4),
+    new Uint8Array([...sector(1), ...sector(0, 3)]),
+  );
+  await disk.write(0, sector(4), { fua: true });
+  await disk.write(2, sector(5));
+  await disk.flush();
+  await disk.close();
+});
+
+Deno.test("overlay() in a file carries out nothing that is withdrawn while its map is read", async () => {
+  const { base, store, disk: first } = await overSilent();
+  await first.write(0, sector(1));
+  await first.close();
+  const file = new Silent(store);
+  file.silent = false;
+  const disk = VirtualDisk.over(await overlay(base, { file }));
+  file.silent = true;
+  const withdrawn = withdraw((signal) => disk.read(0, 1, { signal }));
+  await turn();
+  await turn();
+  const [[request, complete]] = file.held.splice(0) as [[Request, Complete]];
+  store.submit([request], complete);
+  assertEquals(await withdrawn, true);
+  assertEquals(file.held, []);
+  file.silent = false;
+  assertEquals(await disk.read(0, 1), sector(1));
+  await disk.close();
+});
+
+Deno.test("overlay() in a file answers a write that is withdrawn while a commit holds it back", async () => {
+  const { changes, disk } = await overSilent();
+  await disk.write(0, sector(1));
+  const target = new Silent();
+  const commit = changes.commit(target);
+  while (target.held.length === 0) await turn();
+  const write = (signal: AbortSignal) => disk.write(0, sector(2), { signal });
+  assertEquals(await withdraw(write), true);
+  target.letGo();
+  await commit;
+  assertEquals(await disk.read(0, 1), sector(1));
+  await disk.close();
+  await target.close();
+});
+
 Deno.test("readahead() reads on without the memory that it would read ahead into", async () => {
   const silent = new Silent();
   silent.silent = false;
@@ -152,14 +227,14 @@ Deno.test("trace() goes on with the disk if a request cannot be written down", a
   const traced = trace(memory(), () => {}, { data: true });
   const disk = VirtualDisk.over(traced);
   // As it is if the text is longer than the longest string (2^29 - 24 in V8).
-  const original = Uint8Array.prototype.toBase64;
-  Uint8Array.prototype.toBase64 = () => {
+  const original = Buffer.prototype.toString;
+  Buffer.prototype.toString = () => {
     throw new TypeError("Invalid string length");
   };
   try {
     await disk.write(0, sector(1));
   } finally {
-    Uint8Array.prototype.toBase64 = original;
+    Buffer.prototype.toString = original;
   }
   assertEquals(String(traced.failure), "TypeError: Invalid string length");
   assertEquals((await disk.read(0, 1))[0], 1);

@@ -332,7 +332,9 @@ export class DescriptorPool {
   async close(): Promise<void> {
     this.#pool.close();
     const all = this.#all.splice(0);
-    await settleAll(all.map(async (descriptor) => fs.closeSync(descriptor)));
+    await settleAll(
+      all.map((descriptor) => Promise.try(() => fs.closeSync(descriptor))),
+    );
   }
 
   #tryOpen(open: () => number | null): number | null {

@@ -19,6 +19,7 @@ import { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
 import { Request, RequestType } from "../../request.ts";
 import { submitAll } from "../layer.ts";
+import { anyError } from "./any_error.ts";
 import {
   decodePage,
   encodePage,
@@ -177,12 +178,17 @@ export class ChangeMap {
    * @param sector First sector.
    * @param count Sectors.
    * @returns The pages, to be released.
+   * @throws {DiskError} If there is no memory for one that is new.
    */
   take(sector: number, count: number): MapPage[] {
     const pages: MapPage[] = [];
     const last = pageOf(sector + count - 1);
-    for (let index = pageOf(sector); index <= last; index++) {
-      pages.push(this.#take(index));
+    try {
+      for (let index = pageOf(sector); index <= last; index++) {
+        pages.push(this.#take(index));
+      }
+    } catch (error) {
+      throw this.#giveBack(pages, error);
     }
     return pages;
   }
@@ -193,7 +199,8 @@ export class ChangeMap {
    * @param sector First sector.
    * @param count Sectors.
    * @returns The pages, to be released.
-   * @throws {DiskError} If one cannot be read or is damaged.
+   * @throws {DiskError} If one cannot be read or is damaged, or there is no
+   * memory for it.
    */
   async hold(sector: number, count: number): Promise<MapPage[]> {
     const pages: MapPage[] = [];
@@ -206,10 +213,15 @@ export class ChangeMap {
         pages.push(this.#take(index));
       }
     } catch (error) {
-      this.release(pages);
-      throw error;
+      throw this.#giveBack(pages, error);
     }
     return pages;
+  }
+
+  /** Gives back the pages before one that failed. */
+  #giveBack(pages: readonly MapPage[], thrown: unknown): DiskError {
+    this.release(pages);
+    return anyError(thrown, "read", this.#file.info.path);
   }
 
   /** Gives pages back. */

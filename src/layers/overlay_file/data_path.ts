@@ -10,10 +10,16 @@
  */
 
 import type { Backend, Complete } from "../../backend.ts";
-import { DiskError } from "../../errors.ts";
+import type { DiskError } from "../../errors.ts";
 import { Request, RequestFlag, RequestType } from "../../request.ts";
-import { latchedError, requestError } from "../../request_error.ts";
+import {
+  abortedError,
+  latchedError,
+  requestError,
+} from "../../request_error.ts";
+import { answerRequest } from "../../throw_later.ts";
 import { sliceRequest } from "../slice_request.ts";
+import { anyError } from "./any_error.ts";
 import type { MapPage } from "./change_map.ts";
 import { PAGE_BITS } from "./format.ts";
 import type { Gate } from "./gate.ts";
@@ -22,10 +28,13 @@ import type { OverlayMetadata } from "./metadata.ts";
 /** Sectors that a request may have to be carried out in one go: 496 MiB. */
 export const PIECE_SECTORS = 32 * PAGE_BITS;
 
-/** One of a user's requests that is carried out in several. */
+/** One of a user's requests that is carried out by others. */
 class Job {
   readonly request: Request;
   readonly complete: Complete;
+  /** Those to the base, and to the file. */
+  readonly below: readonly Request[];
+  readonly toFile: readonly Request[];
   left: number;
   error: DiskError | null = null;
   /** Pages to mark when it is done; `null` for a read. */
@@ -34,14 +43,27 @@ class Job {
   constructor(
     request: Request,
     complete: Complete,
-    left: number,
+    below: readonly Request[],
+    toFile: readonly Request[],
     pages: readonly MapPage[] | null,
   ) {
     this.request = request;
     this.complete = complete;
-    this.left = left;
+    this.below = below;
+    this.toFile = toFile;
+    this.left = below.length + toFile.length;
     this.pages = pages;
+    for (const part of below) part.owner = this;
+    for (const part of toFile) part.owner = this;
   }
+}
+
+/** How far a request is that is carried out in pieces. */
+interface Progress {
+  /** The piece at work. */
+  piece: Request;
+  /** Whether it was given up. */
+  withdrawn: boolean;
 }
 
 /** The way of the requests of one overlay. */
@@ -50,6 +72,10 @@ export class DataPath {
   readonly #file: Backend;
   readonly #metadata: OverlayMetadata;
   readonly #gate: Gate;
+  /** Jobs at work by their requests, to be found by `cancel`. */
+  readonly #jobs = new Map<Request, Job>();
+  /** Requests that are carried out in pieces. */
+  readonly #progress = new Map<Request, Progress>();
 
   /**
    * Constructs a new instance.
@@ -107,16 +133,18 @@ export class DataPath {
             (below ??= []).push(request);
             continue;
           }
-          const translated = this.#translate(request);
-          translated.owner = new Job(request, complete, 1, null);
-          (toFile ??= []).push(translated);
+          (toFile ??= []).push(this.#inFile(request, complete, null));
         } else this.#readMixed(request, complete);
         continue;
       }
-      const pages = map.take(sector, count);
-      const translated = this.#translate(request);
-      translated.owner = new Job(request, complete, 1, pages);
-      (toFile ??= []).push(translated);
+      let pages: MapPage[];
+      try {
+        pages = map.take(sector, count);
+      } catch (error) {
+        this.#gate.answer(request, this.wrap(request, error), complete);
+        continue;
+      }
+      (toFile ??= []).push(this.#inFile(request, complete, pages));
     }
     if (below !== null) {
       this.#base.submit(
@@ -128,13 +156,38 @@ export class DataPath {
   }
 
   /**
+   * Tries to stop a submitted request early, wherever it is. What it needs of the
+   * map is waited for, as others need it, too; and so is a flush.
+   *
+   * @param request The request.
+   */
+  cancel(request: Request): void {
+    const held = this.#gate.withdraw(request);
+    if (held !== null) {
+      return answerRequest(request, this.#aborted(request), held);
+    }
+    const progress = this.#progress.get(request);
+    if (progress !== undefined) progress.withdrawn = true;
+    const job = this.#jobs.get(progress?.piece ?? request);
+    if (job !== undefined) {
+      cancelParts(job, job.below, this.#base);
+      cancelParts(job, job.toFile, this.#file);
+    } else if (progress === undefined) this.#base.cancel?.(request);
+  }
+
+  #aborted(request: Request): DiskError {
+    return abortedError(request, { path: this.#base.info.path });
+  }
+
+  /**
    * What failed in the file, as the failure of a request.
    *
    * @param request The request.
-   * @param error What the file says.
+   * @param thrown What the file says.
    * @returns The error.
    */
-  wrap(request: Request, error: DiskError): DiskError {
+  wrap(request: Request, thrown: unknown): DiskError {
+    const error = anyError(thrown, "use", this.#file.info.path);
     const { kind, code, errno, message } = error;
     return requestError(kind, request, `its overlay says: ${message}`, {
       path: this.#base.info.path,
@@ -162,13 +215,15 @@ export class DataPath {
   async #inPieces(request: Request, complete: Complete): Promise<void> {
     let error: DiskError | null = null;
     const isWhole = request.count <= PIECE_SECTORS;
+    const progress: Progress = { piece: request, withdrawn: false };
+    this.#progress.set(request, progress);
     for (let done = 0; done < request.count && error === null;) {
       const count = Math.min(PIECE_SECTORS, request.count - done);
-      error = await this.#piece(
-        isWhole ? request : sliceRequest(request, done, count),
-      );
+      if (!isWhole) progress.piece = sliceRequest(request, done, count);
+      error = await this.#piece(progress);
       done += count;
     }
+    this.#progress.delete(request);
     if (error !== null && !isWhole) {
       const { kind, code, errno, message } = error;
       const path = this.#base.info.path;
@@ -182,7 +237,8 @@ export class DataPath {
     this.#gate.answer(request, error, complete);
   }
 
-  async #piece(request: Request): Promise<DiskError | null> {
+  async #piece(progress: Progress): Promise<DiskError | null> {
+    const request = progress.piece;
     const { type, sector, count } = request;
     const { map } = this.#metadata;
     if (request.writes && map.crowded) {
@@ -193,8 +249,11 @@ export class DataPath {
     try {
       pages = await map.hold(sector, count);
     } catch (error) {
-      if (!(error instanceof DiskError)) throw error;
       return this.wrap(request, error);
+    }
+    if (progress.withdrawn) {
+      map.release(pages);
+      return this.#aborted(request);
     }
     const { promise, resolve } = Promise.withResolvers<DiskError | null>();
     const answer: Complete = (_, error) => resolve(error);
@@ -204,9 +263,8 @@ export class DataPath {
       this.#readMixed(request, answer);
       map.release(pages);
     } else {
-      const translated = this.#translate(request);
-      translated.owner = new Job(request, answer, 1, pages);
-      this.#file.submit([translated], this.#fileDone);
+      const part = this.#inFile(request, answer, pages);
+      this.#file.submit([part], this.#fileDone);
     }
     return await promise;
   }
@@ -224,10 +282,20 @@ export class DataPath {
       else below.push(part);
       at = end;
     }
-    const job = new Job(request, complete, below.length + toFile.length, null);
-    for (const part of [...below, ...toFile]) part.owner = job;
+    this.#jobs.set(request, new Job(request, complete, below, toFile, null));
     if (below.length > 0) this.#base.submit(below, this.#baseDone);
     if (toFile.length > 0) this.#file.submit(toFile, this.#fileDone);
+  }
+
+  /** Begins a job that the file does alone; the part of it is to be submitted. */
+  #inFile(
+    request: Request,
+    complete: Complete,
+    pages: readonly MapPage[] | null,
+  ): Request {
+    const part = this.#translate(request);
+    this.#jobs.set(request, new Job(request, complete, [], [part], pages));
+    return part;
   }
 
   /** A request as one to the file; both kinds of zeroes become holes there. */
@@ -261,9 +329,9 @@ export class DataPath {
     const job = part.owner as Job;
     part.owner = null;
     job.error ??= error;
-    if (--job.left === 0) {
-      this.#gate.answer(job.request, job.error, job.complete);
-    }
+    if (--job.left > 0) return;
+    this.#jobs.delete(job.request);
+    this.#gate.answer(job.request, job.error, job.complete);
   };
 
   readonly #fileDone: Complete = (part, error) => {
@@ -272,17 +340,27 @@ export class DataPath {
     const { request, complete, pages } = job;
     job.error ??= error === null ? null : this.wrap(request, error);
     if (--job.left > 0) return;
+    this.#jobs.delete(request);
     if (pages === null) return this.#gate.answer(request, job.error, complete);
     const { map } = this.#metadata;
     const settled = part.fua;
     if (job.error === null) map.mark(pages, request.sector, request.count);
     map.release(pages);
-    if (job.error !== null && settled && request.fua) {
-      this.#metadata.latch(job.error);
-    }
+    // One that was given up promises nothing, and the next flush has it all.
+    const failed = job.error !== null && job.error.kind !== "aborted";
+    if (failed && settled && request.fua) this.#metadata.latch(job.error!);
     if (job.error !== null || !request.fua || settled) {
       return this.#gate.answer(request, job.error, complete);
     }
     void this.#flush(request, complete);
   };
+}
+
+/** Cancels what is not answered yet of a job. */
+function cancelParts(
+  job: Job,
+  parts: readonly Request[],
+  backend: Backend,
+): void {
+  for (const part of parts) if (part.owner === job) backend.cancel?.(part);
 }

@@ -71,6 +71,17 @@ export class Gate {
   }
 
   /**
+   * Takes out a request that is held back.
+   *
+   * @param request The request.
+   * @returns Its callback; `null` if it is not held back.
+   */
+  withdraw(request: Request): Complete | null {
+    const at = this.#held.findIndex(([held]) => held === request);
+    return at < 0 ? null : this.#held.splice(at, 1)[0]![1];
+  }
+
+  /**
    * Counts a part of a request that is in.
    *
    * @param part The part, which {@linkcode Gate.answer} completes.

@@ -11,7 +11,8 @@
  * | opening | what the file has is flushed before it counts as durable |
  *
  * So a mark is never durable before what it tells of. A flush that failed is
- * latched, as a disk's is: nothing is made durable after it.
+ * latched, as a disk's is: nothing is made durable after it. So is a header that
+ * could not be written.
  *
  * @module
  */
@@ -25,6 +26,7 @@ import { SECTOR_BYTES } from "../../geometry.ts";
 import { flushRequest, Request, RequestType } from "../../request.ts";
 import { latchedError } from "../../request_error.ts";
 import { submitAll } from "../layer.ts";
+import { anyError } from "./any_error.ts";
 import {
   type BaseIdentity,
   identityOf,
@@ -172,6 +174,7 @@ export class OverlayMetadata {
 
   /**
    * Makes durable what was done when it begins; calls before that share it.
+   * Never rejects.
    *
    * @returns Why it failed, or a flush before it.
    */
@@ -199,9 +202,9 @@ export class OverlayMetadata {
     if (this.#failure !== null) {
       return latchedError(flushRequest(), this.#failure, this.#file.info.path);
     }
-    // As it is before the flush: what is marked later may not be durable then.
-    const marks = this.map.snapshot();
     try {
+      // As it is before the flush: what is marked later may not be durable then.
+      const marks = this.map.snapshot();
       await this.#flushFile();
       if (marks.count === 0) return null;
       const { state, digest } = this.header;
@@ -217,8 +220,7 @@ export class OverlayMetadata {
       marks.settle();
       return null;
     } catch (error) {
-      if (!(error instanceof DiskError)) throw error;
-      return this.#failure = error;
+      return this.#failure = anyError(error, "flush", this.#file.info.path);
     }
   }
 
@@ -309,10 +311,17 @@ export class OverlayMetadata {
    *
    * @param changes What it says from now on.
    * @returns When it is durable.
-   * @throws {DiskError} If it fails.
+   * @throws {DiskError} If it fails: what the file says is not known then, and
+   * no mark may rely on it.
    */
-  writeHeader(changes: Partial<OverlayHeader>): Promise<void> {
-    return this.#headers.write(changes, () => this.#flushFile());
+  async writeHeader(changes: Partial<OverlayHeader>): Promise<void> {
+    try {
+      await this.#headers.write(changes, () => this.#flushFile());
+    } catch (error) {
+      // Whatever else is thrown comes before the first write.
+      if (error instanceof DiskError) this.latch(error);
+      throw error;
+    }
   }
 
   /**
@@ -369,18 +378,13 @@ export class OverlayMetadata {
       if (joins) last.count += part.count;
       else parts.push(part);
     }
-    try {
-      await this.writeHeader({
-        epoch,
-        state,
-        modified: 0n,
-        digest: new Uint8Array(32),
-        basePath: "",
-      });
-    } catch (error) {
-      if (error instanceof DiskError) this.latch(error);
-      throw error;
-    }
+    await this.writeHeader({
+      epoch,
+      state,
+      modified: 0n,
+      digest: new Uint8Array(32),
+      basePath: "",
+    });
     this.map.reset(epoch);
     if (this.#file.abilities.discard !== "native") return;
     for (const { sector, count } of parts) {

@@ -7,9 +7,9 @@
  */
 
 import type { Backend, Extent } from "../../backend.ts";
-import type { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../../geometry.ts";
 import { Request, RequestFlag, RequestType } from "../../request.ts";
+import { settleAll } from "../../settle_all.ts";
 import { submitAll } from "../layer.ts";
 
 /** Sectors that are copied at once: 1 MiB. */
@@ -83,12 +83,12 @@ export class StoredData {
     const pieces = [...piecesOf(this.extents(run))];
     for (let i = 0; i < pieces.length; i += PIECES_IN_FLIGHT) {
       signal?.throwIfAborted();
-      const errors = await Promise.all(
+      // None goes on when this has failed.
+      await settleAll(
         pieces.slice(i, i + PIECES_IN_FLIGHT).map((piece) =>
           this.#copyPiece(piece, target, shift)
         ),
       );
-      for (const error of errors) if (error !== null) throw error;
     }
   }
 
@@ -96,21 +96,28 @@ export class StoredData {
     { sector, count, hole }: Extent,
     target: Backend,
     shift: number,
-  ): Promise<DiskError | null> {
+  ): Promise<void> {
     const to = sector + shift;
     if (hole && target.abilities.writeZeroes !== "none") {
-      const { Unmap } = RequestFlag;
-      return await submitAll(target, [
-        new Request(RequestType.WriteZeroes, to, count, Unmap),
-      ]);
+      const { WriteZeroes } = RequestType;
+      return await carryOut(
+        target,
+        new Request(WriteZeroes, to, count, RequestFlag.Unmap),
+      );
     }
     const data = target.allocate(count * SECTOR_BYTES);
-    return await submitAll(this.#file, [
-      new Request(RequestType.In, this.#first + sector, count, 0, data),
-    ]) ?? await submitAll(target, [
-      new Request(RequestType.Out, to, count, 0, data),
-    ]);
+    const from = this.#first + sector;
+    await carryOut(
+      this.#file,
+      new Request(RequestType.In, from, count, 0, data),
+    );
+    await carryOut(target, new Request(RequestType.Out, to, count, 0, data));
   }
+}
+
+async function carryOut(backend: Backend, request: Request): Promise<void> {
+  const error = await submitAll(backend, [request]);
+  if (error !== null) throw error;
 }
 
 function* piecesOf(extents: readonly Extent[]): Generator<Extent, void> {
