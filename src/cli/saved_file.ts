@@ -12,7 +12,7 @@ import { type FileIdentity, identityOf } from "../backends/same_file.ts";
 import { systemCode } from "../backends/system_error.ts";
 import { DiskError } from "../errors.ts";
 import {
-  isLink,
+  followLinks,
   type OpenedFile,
   openFile,
   statFile,
@@ -54,10 +54,9 @@ export async function saveFile(
         `use: "platter copy" and "platter write" look first`,
     );
   }
-  // With force, a link that leads nowhere yet has its file made.
-  const isNew = there === null
-    ? !(force && await isLink(path))
-    : !force && !there.isStream;
+  // A link may lead to where nothing is yet.
+  if (force && there === null) path = await followLinks(path);
+  const isNew = there === null || !force && !there.isStream;
   using _hold = there?.isFile && !isNew ? await hold(path, signal) : null;
   const sizeLimit = listenForFileSizeSignal();
   try {
@@ -100,7 +99,7 @@ async function openFor(
   try {
     return isNew
       ? await openFile(path, { write: true, createNew: true })
-      : await openUnless(signal, path, { write: true, create: true });
+      : await openUnless(signal, path, { write: true });
   } catch (error) {
     signal?.throwIfAborted();
     throw fileError("write to", path, error);

@@ -351,7 +351,8 @@ export class FileOverlay extends Layer {
    *
    * @param fork An overlay with the same base.
    * @returns When that is durable.
-   * @throws {DiskError} If it fails; the overlay can be restored again then, or
+   * @throws {DiskError} If it fails; the overlay can be restored again then (once
+   * it was opened anew, if its header could not be written), or
    * discarded.
    * @throws {TypeError} If the fork has another base.
    */

@@ -10,7 +10,7 @@
 
 import fs from "node:fs";
 import os from "node:os";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { promisify } from "node:util";
 import { runtime } from "./system.ts";
 
@@ -253,15 +253,20 @@ class NodeFile implements OpenedFile {
 }
 
 /**
- * Whether a name is a symbolic link, wherever that leads.
+ * Follows symbolic links to a name that is none, whether anything is there or not.
  *
  * @param path The name.
- * @returns Whether it is; `false` also if nothing is there.
+ * @returns Where it leads; itself if it is no link, or leads in a circle.
  */
-export async function isLink(path: string): Promise<boolean> {
-  try {
-    return (await fs.promises.lstat(path)).isSymbolicLink();
-  } catch {
-    return false;
+export async function followLinks(path: string): Promise<string> {
+  let at = path;
+  // As many as Linux follows: MAXSYMLINKS.
+  for (let i = 0; i < 40; i++) {
+    try {
+      at = resolve(dirname(at), await fs.promises.readlink(at));
+    } catch {
+      return at;
+    }
   }
+  return path;
 }

@@ -21,6 +21,7 @@ import {
   flushRequest,
   readRequest,
   RequestType,
+  writeFuaRequest,
   writeRequest,
 } from "../../src/request.ts";
 import { carryOut, readSectors, submitAll } from "../contract.ts";
@@ -149,10 +150,16 @@ Deno.test("FileOverlay.commit() that cannot say that it begins leaves the file t
     await assertRejects(() => changes.commit(), DiskError, "EIO");
     file.remove(rule);
     assertEquals((await readSectors(base, 0, 1))[0], 0);
+    // No write is durable either, of sectors that the map has already.
+    const [durable] = await submitAll(changes, [
+      writeFuaRequest(0, sector(3)),
+    ]);
+    assertEquals(durable?.kind, "latched");
     // Which base the file is of is not known: nothing is marked in it.
     await carryOut(changes, writeRequest(5, sector(2)));
     const [latched] = await submitAll(changes, [flushRequest()]);
     assertEquals(latched?.kind, "latched");
+    await carryOut(changes, writeRequest(0, sector(1)));
     await assertRejects(() => changes.commit(), DiskError, "EIO");
     await changes.close();
     const again = await open(base, store);

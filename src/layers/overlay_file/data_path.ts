@@ -304,7 +304,9 @@ export class DataPath {
     const at = this.#metadata.layout.dataSector + sector;
     const zeroes = type === RequestType.WriteZeroes ||
       type === RequestType.Discard;
+    // Nothing is made durable after a failure: a flush says so.
     const durable = request.fua && request.writes &&
+      this.#metadata.failure === null &&
       this.#file.abilities.fua !== "none" && this.#isSettled(sector, count);
     const flags = (zeroes ? RequestFlag.Unmap : 0) |
       (durable ? RequestFlag.Fua : 0);
