@@ -579,7 +579,7 @@ class Test {
       return { backend: state.openBackend() };
     }
     await this.#files.show(file, state.changes());
-    return { file };
+    return { file, blockSize: this.#files.blockSize };
   }
 }
 

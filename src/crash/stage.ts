@@ -33,6 +33,13 @@ export type AttachedDisk =
   | {
     /** The path of a raw image that nobody else uses meanwhile. */
     readonly file: string;
+    /**
+     * Logical block size of the device that it becomes, in bytes: that of the
+     * disk which the workload had.
+     *
+     * @default {512}
+     */
+    readonly blockSize?: number | undefined;
   };
 
 /** What is asked of a stage for all disks that it is given. */

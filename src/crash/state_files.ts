@@ -38,9 +38,10 @@ interface Run {
 export class StateFiles {
   /** Whether a state shares the blocks of the image. */
   readonly shares: boolean;
+  /** Bytes of a block of the states. */
+  readonly blockSize: number;
   readonly #start: string;
   readonly #sizeBytes: number;
-  readonly #blockSize: number;
   readonly #data: readonly Run[];
   /** All of that, one after the other; `null` if it is too much. */
   readonly #kept: Uint8Array | null;
@@ -56,7 +57,7 @@ export class StateFiles {
   ) {
     this.#start = start;
     this.#sizeBytes = sizeBytes;
-    this.#blockSize = blockSize;
+    this.blockSize = blockSize;
     this.shares = shares;
     this.#data = data;
     this.#kept = keptOf(start, data);
@@ -138,7 +139,7 @@ export class StateFiles {
 
   /** Writes blocks into a file, neighbours at once. */
   #write(file: Deno.FsFile, blocks: ReadonlyMap<number, Uint8Array>): void {
-    const blockSize = this.#blockSize;
+    const { blockSize } = this;
     const numbers = [...blocks.keys()].sort((a, b) => a - b);
     for (let i = 0; i < numbers.length;) {
       const first = numbers[i]!;

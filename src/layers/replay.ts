@@ -127,7 +127,7 @@ export async function replayTrace(
       differences.push({ submit, failed: expected, status, message });
     }
   };
-  const settleAll = async () => {
+  const settleUnderWay = async () => {
     for (const [id, all] of underWay) {
       underWay.delete(id);
       for (const pending of all) await settle(pending, undefined);
@@ -141,7 +141,7 @@ export async function replayTrace(
       const event = parseTraceLine(line, number);
       if (event.event === "disk") {
         // Of traces that were joined, each has ids and times of its own.
-        await settleAll();
+        await settleUnderWay();
         startMs = undefined;
       } else if (event.event === "submit") {
         const request = requestOf(event, number);
@@ -166,7 +166,7 @@ export async function replayTrace(
       }
     }
   } finally {
-    await settleAll();
+    await settleUnderWay();
   }
   return { requests, failed, differences };
 }

@@ -11,6 +11,7 @@ import {
   ExportFlag,
   WireError,
 } from "../protocol/nbd/numbers.ts";
+import { settleAll } from "../settle_all.ts";
 import type { NbdCounters } from "./counters.ts";
 import type { Agreement } from "./handshake.ts";
 import type { Job } from "./job.ts";
@@ -18,7 +19,7 @@ import type { Load } from "./load.ts";
 import { HEADROOM_BYTES, memoryBytes } from "./memory_pool.ts";
 import type { Replies } from "./replies.ts";
 import type { ByteRun } from "./run_map.ts";
-import { allDone, type ServedDisk, wireErrorOf } from "./served_disk.ts";
+import { type ServedDisk, wireErrorOf } from "./served_disk.ts";
 import type { Turns } from "./turns.ts";
 
 /** From here on a read asks where holes are. */
@@ -260,7 +261,7 @@ export class Commands {
     const served = this.#served;
     const data = runs.filter(({ hole }) => !hole);
     const memory = job.memory!;
-    allDone(data.map(({ start, end }) =>
+    settleAll(data.map(({ start, end }) =>
       served.read(
         start,
         end - start,

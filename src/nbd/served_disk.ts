@@ -10,6 +10,7 @@ import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { ExportFlag, WireError } from "../protocol/nbd/numbers.ts";
+import { settleAll } from "../settle_all.ts";
 import {
   HEADROOM_BYTES,
   type Memory,
@@ -303,7 +304,7 @@ export class ServedDisk {
             part(second, last, [last, tail]);
           }
           if (from < to) parts.push(zero(from, to));
-          await allDone(parts);
+          await settleAll(parts);
         }),
     );
   }
@@ -378,7 +379,7 @@ export class ServedDisk {
     try {
       const reads = [this.read(start, block, ends, first)];
       if (last > start) reads.push(this.read(last, block, ends, second));
-      await allDone(reads);
+      await settleAll(reads);
       await work(ends, first, second);
     } finally {
       this.memory.give(ends);
@@ -415,18 +416,6 @@ export class ServedDisk {
     work: () => Promise<void>,
   ): Promise<void> {
     return this.#locks.change(this.disk, offset, length, work);
-  }
-}
-
-/**
- * Waits for all of them, also if one fails: until then their memory is in use.
- *
- * @param parts What is waited for.
- * @throws What the first of them that failed threw.
- */
-export async function allDone(parts: readonly Promise<void>[]): Promise<void> {
-  for (const result of await Promise.allSettled(parts)) {
-    if (result.status === "rejected") throw result.reason;
   }
 }
 

@@ -265,6 +265,7 @@ export class RecordingLog {
     this.acknowledged.length = 0;
     this.#flushes = 0;
   }
+
   /**
    * Completes what is known of the beginning, after a file was read: blocks that
    * nothing was noted of were zeroes, if there is no base. Over a base, a killed

@@ -39,6 +39,20 @@ Deno.test(
   },
 );
 
+Deno.test("checks get a block device like the workload's", {
+  ignore: needs("root", "sfdisk", "nbdfuse", "fusermount3", "losetup").ignore,
+}, async () => {
+  await crashTest({
+    ...{ stage: "host", on: "device", size: "8MiB", maxStates: 8 },
+    device: { blockSize: 4096 },
+    // Who takes blocks for smaller ones finds no table.
+    prepare: 'echo "label: gpt" | sfdisk -q "$PLATTER_DEVICE"',
+    run:
+      'echo size=1MiB | sfdisk -q "$PLATTER_DEVICE" && echo "ACK partitioned"',
+    check: 'sfdisk --dump "$PLATTER_DEVICE" | grep -q "^label: gpt"',
+  });
+});
+
 Deno.test("sgdisk is tested without root", {
   ignore: partitions.ignore || needs("root", "setpriv", "unshare").ignore,
 }, async () => {

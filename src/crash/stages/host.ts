@@ -125,7 +125,8 @@ class HostStage implements Stage {
       source = await Deno.realPath(disk.file);
       if (isMounted) parts.defer(() => released(source));
       else {
-        const loop = parts.use(await attachLoop(source));
+        const { blockSize } = disk;
+        const loop = parts.use(await attachLoop(source, { blockSize }));
         environment.PLATTER_DEVICE = loop.device;
       }
     } else {
