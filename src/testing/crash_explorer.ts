@@ -307,7 +307,10 @@ export class CrashExplorer {
       if (now - this.#yieldedAt >= YIELD_MS) await this.#yield();
       failure = await this.#check(image, position.acknowledged, visit);
     }
-    if (counted !== "nothing") this.#repeated += order.repeated;
+    // All workers pass over the same states of the workload: one counts them.
+    if (counted !== "nothing" && (share?.index ?? 0) === 0) {
+      this.#repeated += order.repeated;
+    }
     if (failure !== null) {
       return { ...failure, steps: [position.step, ...failure.steps] };
     }
@@ -353,9 +356,11 @@ export class CrashExplorer {
     );
     if (failure !== null || !level.recording.wrote) return failure;
     return await this.#explore(level, {
-      ...visit,
       maxStates: this.#maxStatesPerRecovery,
       depth: visit.depth - 1,
+      // Its own: what other recoveries have left, which are not the same ones
+      // in each worker, is not to decide which states are visited.
+      visited: new Visited(),
       seed: (image.high >>> 0) * 2 ** 21 + (image.low >>> 11),
       counted: visit.counted === "nothing" ? "nothing" : "recovery states",
     });
@@ -459,7 +464,8 @@ export class CrashExplorer {
     const rest = await this.#shrink(
       inner.level,
       found,
-      visited,
+      // None of that recovery's states is known: it may not be the one explored.
+      new Visited(),
       depth - 1,
       startedAt,
     );

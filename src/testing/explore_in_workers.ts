@@ -202,14 +202,18 @@ ${SERVE}(recover);`;
         `Cannot prove anything as ${flaw}: look for the fault, or pass allowNoProof: true if that is meant`,
       );
     }
-    let recoveryStates = 0;
-    for (const { report } of all) recoveryStates += report.recoveryStates;
+    // All go through the same states, and each interrupts its own recoveries.
+    let [recoveryStates, repeated] = [0, 0];
+    for (const done of all) {
+      recoveryStates += done.report.recoveryStates;
+      repeated += done.report.repeated;
+    }
     const exhaustive = all.every(({ report }) => report.exhaustive);
     return makeCrashReport(
       this.#recording,
       {
         ...report,
-        ...{ recoveryStates, exhaustive },
+        ...{ recoveryStates, repeated, exhaustive },
         durationMs: performance.now() - this.#startedAt,
       },
       this.#options.only !== undefined

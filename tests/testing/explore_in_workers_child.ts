@@ -15,7 +15,7 @@ import {
   replayCrash,
 } from "@platter/disk/testing";
 import { assertEquals, assertRejects } from "@std/assert";
-import recover, { ENDLESS, NEWEST, WRITING } from "./recovery.ts";
+import recover, { ENDLESS, NEWEST, RESETTING, WRITING } from "./recovery.ts";
 
 const MODULE = new URL("./recovery.ts", import.meta.url);
 
@@ -40,17 +40,27 @@ function versions(
 }
 
 Deno.test("exploreCrashes() in workers visits as many states as in one thread", async () => {
-  const options = versions(0);
-  const { durationMs: _, ...expected } = await exploreCrashes<number>({
-    ...options,
-    recover,
-  });
-  for (const jobs of [1, 3]) {
-    const { durationMs: _, ...report } = await exploreCrashes<number>({
+  for (
+    const options of [
+      versions(0),
+      // Fewer than there are, so that it counts which ones are taken.
+      ...[1, 2].map((crashDuringRecovery) => ({
+        ...versions(0, RESETTING),
+        ...{ crashDuringRecovery, maxStatesPerRecovery: 5 },
+      })),
+    ]
+  ) {
+    const { durationMs: _, ...expected } = await exploreCrashes<number>({
       ...options,
-      ...{ recover: MODULE, jobs },
+      recover,
     });
-    assertEquals(report, expected);
+    for (const jobs of [1, 3]) {
+      const { durationMs: _, ...report } = await exploreCrashes<number>({
+        ...options,
+        ...{ recover: MODULE, jobs },
+      });
+      assertEquals(report, expected);
+    }
   }
 });
 
