@@ -494,7 +494,7 @@ export class CrashExplorer {
     }
     const { acknowledged } = position;
     this.failedImage = position.image.freeze();
-    const error = new CrashFailure({
+    return await CrashFailure.keeping({
       token: encodeToken({ fingerprint, steps }),
       story: tellStory(
         makeStory(crashes, acknowledged, describeError(failure.error)),
@@ -504,10 +504,7 @@ export class CrashExplorer {
       cause: failure.error,
       image: this.failedImage,
       device: this.#recording.device,
-    });
-    const { saveImage } = this.#options;
-    if (saveImage !== undefined) await error.saveImage(saveImage);
-    return error;
+    }, this.#options.saveImage);
   }
 
   /**

@@ -136,7 +136,10 @@ export interface ExploreRecordingOptions<Value = unknown> {
   maxStatesPerRecovery?: number | undefined;
   /** The token of a failure: only that state is visited. */
   only?: string | undefined;
-  /** Where to keep the image of a failure. */
+  /**
+   * Where to keep the image of a failure. If it cannot be written there, the
+   * failure's message says so.
+   */
   saveImage?: string | URL | undefined;
   /**
    * Whether to say how far it is: `true` does on a terminal if it takes longer,

@@ -177,14 +177,11 @@ ${SERVE}(recover);`;
 
   async #failureOf(told: Told): Promise<CrashFailure> {
     const { device, source } = this.#recording;
-    const failure = new CrashFailure({
-      ...told,
-      image: new ChangedSource(source, told.image),
-      device,
-    });
-    const { saveImage } = this.#options;
-    if (saveImage !== undefined) await failure.saveImage(saveImage);
-    return failure;
+    const image = new ChangedSource(source, told.image);
+    return await CrashFailure.keeping(
+      { ...told, image, device },
+      this.#options.saveImage,
+    );
   }
 
   #reportOf(): CrashReport {

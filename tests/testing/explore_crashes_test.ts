@@ -26,6 +26,7 @@ import {
 import {
   assert,
   assertEquals,
+  assertMatch,
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
@@ -800,6 +801,28 @@ Deno.test("CrashFailure keeps the failing image", async () => {
   assertEquals([saved[0], saved[8 * 512]], [3, 3]);
   await using disk = failure.openImage();
   assertEquals(await disk.read(0, 16), saved);
+});
+
+Deno.test("exploreCrashes() and replayCrash() tell of the failure if its image cannot be kept", async () => {
+  await using dir = await tempDir();
+  const { token, message } = await assertRejects(
+    () => exploreCrashes(COUNTER),
+    CrashFailure,
+  );
+  const story = message.slice(0, message.indexOf("\n\nReplay"));
+  for (const saveImage of [dir.join("missing/failed.img"), dir.path]) {
+    for (
+      const run of [
+        () => exploreCrashes({ ...COUNTER, saveImage }),
+        () => replayCrash(token, { ...COUNTER, saveImage }),
+      ]
+    ) {
+      const failure = await assertRejects(run, CrashFailure, story);
+      assertEquals(failure.token, token);
+      assertMatch(failure.message, /\nThe image could not be kept: Cannot /);
+      assert(failure.message.includes(saveImage), failure.message);
+    }
+  }
 });
 
 Deno.test("CrashFailure knows the holes of a large image", async () => {

@@ -100,6 +100,16 @@ Deno.test("exploreCrashes() in workers tells of the same failure as in one threa
   await using image = failure.openImage();
   await using same = expected.openImage();
   assertEquals(await image.read(0, 16), await same.read(0, 16));
+  const unkept = await assertRejects(
+    () =>
+      exploreCrashes<number>({
+        ...inWorkers,
+        saveImage: MODULE.pathname + "/0",
+      }),
+    CrashFailure,
+    "The image could not be kept: Cannot",
+  );
+  assertEquals(unkept.token, expected.token);
   const again = await assertRejects(
     () => replayCrash<number>(failure.token, inWorkers),
     CrashFailure,
