@@ -20,6 +20,7 @@ import {
   hashOf,
   levelOf,
   positionAt,
+  positionInRecovery,
 } from "./crash_level.ts";
 import type { ExploreRecordingOptions, Recovery } from "./crash_options.ts";
 import { CrashOrder } from "./crash_order.ts";
@@ -461,6 +462,7 @@ export class CrashExplorer {
       position.acknowledged,
       false,
     );
+    positionInRecovery(inner.level, found.steps[0]!, failsNoMore);
     const rest = await this.#shrink(
       inner.level,
       found,
@@ -485,13 +487,10 @@ export class CrashExplorer {
     const { fingerprint, crashes, position, failure } = await this.#walk(
       level,
       steps,
+      failsNoMore,
       found instanceof RecoveryTimeout ? { error: found, steps: [] } : null,
     );
-    if (failure === null) {
-      return new Error(
-        "Cannot tell how the recovery fails as it did once, and did not when it was tried again: it depends on more than its disk",
-      );
-    }
+    if (failure === null) return failsNoMore();
     const { acknowledged } = position;
     this.failedImage = position.image.freeze();
     return await CrashFailure.keeping({
@@ -509,11 +508,13 @@ export class CrashExplorer {
 
   /**
    * Goes through crashes again, one after the other; recovers from the last one
-   * as well, unless it is known how that fails.
+   * as well, unless it is known how that fails. Throws what `otherwise` makes of
+   * it if a recovery does not write what it wrote.
    */
   async #walk(
     level: CrashLevel,
     steps: readonly CrashStep[],
+    otherwise: (cause: RangeError) => Error,
     known: Failure | null = null,
   ): Promise<{
     fingerprint: string;
@@ -524,7 +525,9 @@ export class CrashExplorer {
     const fingerprint = level.recording.fingerprint();
     const crashes: StorySource[] = [];
     for (const [i, step] of steps.entries()) {
-      const position = positionAt(level, step);
+      const position = i === 0
+        ? positionAt(level, step)
+        : positionInRecovery(level, step, otherwise);
       crashes.push({ level, step, space: position.space });
       if (i === steps.length - 1 && known !== null) {
         return { fingerprint, crashes, position, failure: known };
@@ -549,7 +552,7 @@ export class CrashExplorer {
         "Cannot replay the crash as the workload does not write what it wrote when the token was printed: explore anew",
       );
     }
-    const { failure } = await this.#walk(level, steps);
+    const { failure } = await this.#walk(level, steps, otherRecovery);
     if (failure !== null) {
       throw await this.#failureOf(level, steps, null, failure.error);
     }
@@ -569,4 +572,20 @@ export class CrashExplorer {
       durationMs: performance.now() - this.#start,
     }, extent);
   }
+}
+
+/** That a recovery that failed does not when it is run again. */
+function failsNoMore(cause?: RangeError): Error {
+  return new Error(
+    "Cannot tell how the recovery fails as it did once, and did not when it was tried again: it depends on more than its disk",
+    cause && { cause },
+  );
+}
+
+/** That a recovery does not leave the state of a token. */
+function otherRecovery(cause: RangeError): RangeError {
+  return new RangeError(
+    "Cannot replay the crash as the recovery does not write what it wrote when the token was printed: explore anew",
+    { cause },
+  );
 }

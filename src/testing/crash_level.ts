@@ -196,6 +196,27 @@ export function positionAt(level: CrashLevel, step: CrashStep): CrashPosition {
   return position;
 }
 
+/**
+ * Goes to a state of a recovery that was recorded anew, and may not write again
+ * what it wrote.
+ *
+ * @param level The recording of the recovery.
+ * @param step The state.
+ * @param otherwise What to throw if there is no such state, by its cause.
+ * @returns The position; its image shows the state.
+ */
+export function positionInRecovery(
+  level: CrashLevel,
+  step: CrashStep,
+  otherwise: (cause: RangeError) => Error,
+): CrashPosition {
+  try {
+    return positionAt(level, step);
+  } catch (cause) {
+    throw cause instanceof RangeError ? otherwise(cause) : cause;
+  }
+}
+
 function noSuchState(): RangeError {
   return new RangeError(
     "Cannot replay the crash as its token names a state that this recording does not have",

@@ -26,6 +26,7 @@ import {
   hashOf,
   levelOf,
   positionAt,
+  positionInRecovery,
 } from "./crash_level.ts";
 import { CrashOrder } from "./crash_order.ts";
 import type { CrashRecording } from "./crash_recording.ts";
@@ -413,7 +414,10 @@ class Judging {
     const depth = turn.depth - 1;
     if (turn.path !== undefined) {
       const [step, ...path] = turn.path;
-      const state = stateAt(recovery, positionInRecovery(recovery, step!));
+      const state = stateAt(
+        recovery,
+        positionInRecovery(recovery, step!, otherRecovery),
+      );
       await this.#judgeOne({ state, number, job, depth, path });
       return;
     }
@@ -678,20 +682,12 @@ class Judging {
   }
 }
 
-/** Goes to a state of a recovery that was recorded anew. */
-function positionInRecovery(
-  level: CrashLevel,
-  step: CrashStep,
-): CrashPosition {
-  try {
-    return positionAt(level, step);
-  } catch (cause) {
-    if (!(cause instanceof RangeError)) throw cause;
-    throw new RangeError(
-      "Cannot judge the state as the recovery does not write what it wrote when the token was made: explore anew",
-      { cause },
-    );
-  }
+/** That a recovery does not leave the state of a token. */
+function otherRecovery(cause: RangeError): RangeError {
+  return new RangeError(
+    "Cannot judge the state as the recovery does not write what it wrote when the token was made: explore anew",
+    { cause },
+  );
 }
 
 /** What states that fail in one way have in common. */

@@ -870,6 +870,41 @@ Deno.test("exploreCrashes() finds what a second crash breaks, and how to replay 
   await assertRejects(() => replayCrash(failure.token, deep), CrashFailure);
 });
 
+Deno.test("exploreCrashes() and replayCrash() say that a recovery depends on more than its disk", async () => {
+  // Fails on what is left of its own writes, and writes less from run to run.
+  const forgetful = (most: number): CrashOptions => {
+    let run = 0;
+    return {
+      device: { sectors: 8 },
+      progress: false,
+      crashDuringRecovery: true,
+      workload: (disk) => disk.write(0, bytes(1)),
+      async recover(disk) {
+        const found = await disk.read(4, 4);
+        if (found.some((byte) => byte !== 0)) throw new Error("Half recovered");
+        const count = run++ < most ? 4 : 0;
+        for (let i = 0; i < count; i++) await disk.write(4 + i, bytes(9));
+      },
+    };
+  };
+  for (const most of [1, 2, 3]) {
+    const error = await assertRejects(() => exploreCrashes(forgetful(most)));
+    assertStringIncludes(
+      (error as Error).message,
+      "it depends on more than its disk",
+    );
+  }
+  const { token } = await assertRejects(
+    () => exploreCrashes(forgetful(Infinity)),
+    CrashFailure,
+  );
+  await assertRejects(
+    () => replayCrash(token, forgetful(0)),
+    RangeError,
+    "the recovery does not write what it wrote when the token was printed",
+  );
+});
+
 Deno.test("exploreCrashes() stops when it is told to", async () => {
   const controller = new AbortController();
   const reason = new Error("Enough");
