@@ -15,12 +15,15 @@ import {
   type VirtualDisk,
 } from "@platter/disk";
 import {
+  type CrashDevice,
   CrashFailure,
   type CrashOptions,
+  CrashRecorder,
   type CrashReport,
   exploreCrashes,
   overlay,
   Random,
+  recordWorkload,
   replayCrash,
 } from "@platter/disk/testing";
 import {
@@ -946,6 +949,36 @@ Deno.test("exploreCrashes() says what is wrong with its options", async () => {
       RangeError,
       message,
     );
+  }
+});
+
+Deno.test("a crash device refuses promises that are none", async () => {
+  const refused = [
+    ...["reorders", "tornBlocks", "honorsFlush", "honorsFua"].flatMap((name) =>
+      ["false", 0, null].map((value) => [name, value, TypeError] as const)
+    ),
+    ...[0, -1, 1.5, NaN, Infinity, "1", null].map((value) =>
+      ["failFlushes", [1, value], RangeError] as const
+    ),
+    ...[1, "12", null].map((value) =>
+      ["failFlushes", value, TypeError] as const
+    ),
+    ["sectors", "8", RangeError],
+    ["atomicWriteBytes", NaN, RangeError],
+  ] as const;
+  for (const [name, value, type] of refused) {
+    const device = { sectors: 8, [name]: value } as CrashDevice;
+    const workload = () => {};
+    for (
+      const run of [
+        () => exploreCrashes({ device, workload, recover: workload }),
+        () => recordWorkload({ device, workload }),
+        () => CrashRecorder.create({ device }),
+      ]
+    ) {
+      const error = await assertRejects(run, type, `as device.${name} must be`);
+      assertStringIncludes(error.message, "current value is");
+    }
   }
 });
 
