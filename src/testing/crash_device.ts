@@ -94,7 +94,9 @@ export interface CrashDevice {
    */
   discarded?: "zero" | "old" | "either";
   /**
-   * Which flushes of the workload fail with EIO, counted from 1. What such a
+   * Which flushes of the workload fail with EIO, counted from 1: from where it
+   * begins. A `CrashRecorder` counts from its `start()`, as what prepares a disk
+   * is not to fail; without that call none fails. What such a
    * flush was to write is marked clean and reads as new, but each block of it
    * may never reach the medium, whatever is flushed later: what Linux file
    * systems do (Rebello et al., "Can Applications Recover from fsync

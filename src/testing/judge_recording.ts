@@ -18,6 +18,7 @@
  * @module
  */
 
+import { inspected } from "../platform/inspect.ts";
 import { Random } from "../random.ts";
 import { checkNumbers, MOST_TIMER_MS } from "./check_numbers.ts";
 import {
@@ -109,6 +110,7 @@ interface Turn {
  * @throws {RangeError} If a number is out of its range, or the token is of
  * another recording.
  * @throws {SyntaxError} If the token is none.
+ * @throws {TypeError} If the judge returns what is no verdict.
  * @throws Whatever the judge throws: that is no verdict.
  *
  * @example A record that is acknowledged before it is durable
@@ -510,7 +512,8 @@ class Judging {
     try {
       const asked = (async () => await judge(state, job, controller.signal))();
       const verdict = await Promise.race([asked, abandoned]);
-      return over === undefined ? verdict! : over;
+      // No verdict is what a judge may say: `null` is that all was given up.
+      return over === undefined ? checkVerdict(verdict) : over;
     } catch (error) {
       // What it throws after its time is what it makes of being ended.
       if (over === undefined) throw error;
@@ -680,6 +683,24 @@ class Judging {
       leftMs: leftMs === Infinity ? null : Math.max(0, leftMs),
     });
   }
+}
+
+/** What a judge said, if it is a verdict: nothing else is to be counted as one. */
+function checkVerdict(verdict: unknown): CrashVerdict {
+  const { outcome, message, output } = (verdict ?? {}) as Partial<
+    Record<"outcome" | "message" | "output", unknown>
+  >;
+  const whole = outcome === "sound" ||
+    (outcome === "failed" || outcome === "unjudged") &&
+      typeof message === "string";
+  if (whole && (output === undefined || typeof output === "string")) {
+    return verdict as CrashVerdict;
+  }
+  throw new TypeError(
+    `Cannot judge crash states as the judge must return a verdict, { outcome: "sound" } or one of "failed" and "unjudged" with a message: current value is ${
+      inspected(verdict)
+    }`,
+  );
 }
 
 /** That a recovery does not leave the state of a token. */
