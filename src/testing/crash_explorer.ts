@@ -499,7 +499,7 @@ export class CrashExplorer {
         makeStory(crashes, acknowledged, describeError(failure.error)),
       ),
       report,
-      acknowledged: [...acknowledged],
+      acknowledged,
       cause: failure.error,
       image: this.failedImage,
       device: this.#recording.device,

@@ -48,8 +48,8 @@ export class CrashPosition {
   readonly #level: CrashLevel;
   #space: CrashSpace;
   #options = new Int32Array(0);
-  /** As many of the recording's values as were acknowledged last. */
-  readonly #acknowledged: unknown[] = [];
+  /** As many of the recording's values as were asked for last. */
+  #acknowledged: readonly unknown[] = Object.freeze([]);
 
   /**
    * Constructs a new instance, before everything.
@@ -80,19 +80,19 @@ export class CrashPosition {
   }
 
   /**
-   * What has been acknowledged here. The array is the same one at every point,
-   * longer or shorter: copying it at each would take longer than all else.
+   * What has been acknowledged here, frozen: one recovery is not to change what
+   * the next one gets.
    */
   get acknowledged(): readonly unknown[] {
     const { acknowledged, recording } = this.#level;
     if (acknowledged !== null) return acknowledged;
-    const values = this.#acknowledged;
     const count = this.#space.acknowledged;
-    if (values.length > count) values.length = count;
-    for (let i = values.length; i < count; i++) {
-      values.push(recording.acknowledged[i]);
+    if (this.#acknowledged.length !== count) {
+      this.#acknowledged = Object.freeze(
+        recording.acknowledged.slice(0, count),
+      );
     }
-    return values;
+    return this.#acknowledged;
   }
 
   /**

@@ -81,8 +81,7 @@ export interface RecordWorkloadOptions<Value = unknown> {
  *
  * @typeParam Value What the workload acknowledged.
  * @param disk The disk as the power cut left it.
- * @param acknowledged What was acknowledged before, in order; valid until the
- * recovery ends.
+ * @param acknowledged What was acknowledged before, in order: a frozen array.
  */
 export type Recovery<Value = unknown> = (
   disk: VirtualDisk,

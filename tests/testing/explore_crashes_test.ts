@@ -32,6 +32,7 @@ import {
   assertMatch,
   assertRejects,
   assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
 import { tempDir } from "../helpers.ts";
 
@@ -906,6 +907,32 @@ Deno.test("exploreCrashes() and replayCrash() say that a recovery depends on mor
     RangeError,
     "the recovery does not write what it wrote when the token was printed",
   );
+});
+
+Deno.test("exploreCrashes() gives each recovery what was acknowledged, whatever another one does with it", async () => {
+  for (const crashDuringRecovery of [false, true]) {
+    await exploreCrashes<number>({
+      device: { sectors: 8 },
+      progress: false,
+      crashDuringRecovery,
+      async workload(disk, acknowledge) {
+        for (let value = 1; value < 5; value++) {
+          await disk.write(value, bytes(value));
+          acknowledge(value);
+        }
+      },
+      async recover(disk, acknowledged) {
+        await disk.read(0, 1);
+        await disk.write(0, bytes(1));
+        const count = acknowledged.length;
+        assertEquals(acknowledged, [1, 2, 3, 4].slice(0, count));
+        const values = acknowledged as number[];
+        for (const change of ["reverse", "pop", "push"] as const) {
+          if (count > 1) assertThrows(() => values[change](9), TypeError);
+        }
+      },
+    });
+  }
 });
 
 Deno.test("exploreCrashes() stops when it is told to", async () => {
