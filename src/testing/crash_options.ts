@@ -142,7 +142,7 @@ export interface ExploreRecordingOptions<Value = unknown> {
   saveImage?: string | URL | undefined;
   /**
    * Whether to say how far it is: `true` does on a terminal if it takes longer,
-   * a function is called now and then.
+   * a function is called now and then. If that throws, so does the exploration.
    *
    * @default {true}
    */
