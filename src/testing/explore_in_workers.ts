@@ -132,7 +132,12 @@ ${SERVE}(recover);`;
       if (data.kind === "progress") {
         if (index > 0) return;
         this.#progress.total = data.progress.total;
-        this.#progress.update(data.progress.states);
+        try {
+          this.#progress.update(data.progress.states);
+        } catch (error) {
+          // What is thrown here would end the whole process.
+          reject(error);
+        }
       } else if (data.kind === "failed") {
         this.#failed.set(index, data.number);
         for (const other of this.#workers) {

@@ -15,7 +15,13 @@ import {
   replayCrash,
 } from "@platter/disk/testing";
 import { assertEquals, assertRejects } from "@std/assert";
-import recover, { ENDLESS, NEWEST, RESETTING, WRITING } from "./recovery.ts";
+import recover, {
+  ENDLESS,
+  NEWEST,
+  RESETTING,
+  SLOW,
+  WRITING,
+} from "./recovery.ts";
 
 const MODULE = new URL("./recovery.ts", import.meta.url);
 
@@ -141,6 +147,23 @@ Deno.test("exploreCrashes() in workers reads a base, and interrupts recoveries",
   await using image = failure.openImage();
   const first = await image.read(0, 4);
   assertEquals([0, 1, 2, 3].map((i) => first[i * 512]), [0, 0, 1, 3]);
+});
+
+Deno.test("exploreCrashes() in workers passes on what its progress throws, as in one thread", async () => {
+  for (const how of [{ recover }, { recover: MODULE, jobs: 1 }]) {
+    const options = {
+      ...versions(0, SLOW),
+      ...how,
+      progress() {
+        throw new Error("No more");
+      },
+    };
+    await assertRejects(
+      () => exploreCrashes<number>(options),
+      Error,
+      "No more",
+    );
+  }
 });
 
 Deno.test("exploreCrashes() in workers ends at once when it is given up, whatever they do", async () => {

@@ -12,6 +12,7 @@ export const NEWEST = 16;
 export const WRITING = 8;
 export const ENDLESS = 24;
 export const RESETTING = 32;
+export const SLOW = 40;
 
 export default async function recover(
   disk: VirtualDisk,
@@ -20,6 +21,7 @@ export default async function recover(
   if (disk.sectors === NEWEST) await checkNewest(disk, acknowledged);
   else if (disk.sectors === WRITING) await move(disk);
   else if (disk.sectors === RESETTING) await reset(disk);
+  else if (disk.sectors === SLOW) spin();
   else {
     // Never lets anything else of its thread run.
     await disk.read(0, 1);
@@ -61,4 +63,10 @@ async function reset(disk: VirtualDisk): Promise<void> {
   }
   await disk.write(0, new Uint8Array(512));
   await disk.write(8, new Uint8Array(512));
+}
+
+/** Takes longer than from one report of progress to the next. */
+function spin(): void {
+  const end = performance.now() + 60;
+  while (performance.now() < end);
 }
