@@ -312,7 +312,7 @@ class Test {
     const isMade = base === undefined && fileSystem !== null;
     const { blockSize = isMade ? FILE_SYSTEM_BLOCK_BYTES : undefined } =
       this.#options.device ?? {};
-    await using recorder = await CrashRecorder.create({
+    await using recorder = CrashRecorder.make({
       device: {
         ...this.#options.device,
         ...(base === undefined ? { sectors } : {}),
@@ -320,7 +320,7 @@ class Test {
       },
       base,
       path: this.#options.record,
-    });
+    }, { origins: false, turns: false, starts: true });
     using failed = new DisposableStack();
     failed.defer(() => recorder.remove());
     onStep?.("preparing");

@@ -29,6 +29,7 @@
  */
 
 import { checkBlockSize, isPowerOfTwo, SECTOR_BYTES } from "../geometry.ts";
+import { inspected } from "../platform/inspect.ts";
 import { plural } from "../plural.ts";
 
 /** A device and what it promises. */
@@ -93,7 +94,9 @@ export interface CrashDevice {
    */
   discarded?: "zero" | "old" | "either";
   /**
-   * Which flushes of the workload fail with EIO, counted from 1. What such a
+   * Which flushes of the workload fail with EIO, counted from 1: from where it
+   * begins. A `CrashRecorder` counts from its `start()`, as what prepares a disk
+   * is not to fail; without that call none fails. What such a
    * flush was to write is marked clean and reads as new, but each block of it
    * may never reach the medium, whatever is flushed later: what Linux file
    * systems do (Rebello et al., "Can Applications Recover from fsync
@@ -134,7 +137,7 @@ export interface CompleteCrashDevice {
  * @param device The device.
  * @param base The shape of the disk below, if there is one.
  * @returns The device, complete.
- * @throws {RangeError} If it cannot have that shape.
+ * @throws {RangeError} If it cannot have that shape, or fail such a flush.
  * @throws {TypeError} If a promise is none that there is.
  */
 export function completeCrashDevice(
@@ -147,7 +150,8 @@ export function completeCrashDevice(
     device;
   checkBlockSize(blockSize);
   if (
-    sectors === undefined || !Number.isSafeInteger(sectors * SECTOR_BYTES) ||
+    sectors === undefined || !Number.isSafeInteger(sectors) ||
+    !Number.isSafeInteger(sectors * SECTOR_BYTES) ||
     sectors <= 0 || sectors * SECTOR_BYTES % blockSize !== 0
   ) {
     throw new RangeError(
@@ -187,18 +191,47 @@ export function completeCrashDevice(
       `Cannot explore crashes as device.atomicWriteBytes must be 0 or a power of two from the block size on: current value is ${atomicWriteBytes}`,
     );
   }
+  const {
+    reorders = true,
+    tornBlocks = false,
+    honorsFlush = true,
+    honorsFua = true,
+    failFlushes = [],
+  } = device;
+  const promises = { reorders, tornBlocks, honorsFlush, honorsFua };
+  for (const [name, value] of Object.entries(promises)) {
+    if (typeof value === "boolean") continue;
+    throw new TypeError(
+      `Cannot explore crashes as device.${name} must be a boolean: current value is ${
+        inspected(value)
+      }`,
+    );
+  }
+  if (!Array.isArray(failFlushes)) {
+    throw new TypeError(
+      `Cannot explore crashes as device.failFlushes must be an array: current value is ${
+        inspected(failFlushes)
+      }`,
+    );
+  }
+  // A number that is none would fail no flush, and nobody would notice.
+  for (const number of failFlushes) {
+    if (Number.isSafeInteger(number) && number >= 1) continue;
+    throw new RangeError(
+      `Cannot explore crashes as device.failFlushes must be safe integers from 1: current value is ${
+        inspected(failFlushes)
+      }`,
+    );
+  }
   return {
     sectors,
     blockSize,
     blockSectors: blockSize / SECTOR_BYTES,
     writeBack: cache === "writeback",
-    reorders: device.reorders ?? true,
-    tornBlocks: device.tornBlocks ?? false,
+    ...promises,
     atomicWriteBytes,
-    honorsFlush: device.honorsFlush ?? true,
-    honorsFua: device.honorsFua ?? true,
     discarded,
-    failFlushes: new Set(device.failFlushes ?? []),
+    failFlushes: new Set(failFlushes),
   };
 }
 

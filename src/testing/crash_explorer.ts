@@ -20,6 +20,7 @@ import {
   hashOf,
   levelOf,
   positionAt,
+  positionInRecovery,
 } from "./crash_level.ts";
 import type { ExploreRecordingOptions, Recovery } from "./crash_options.ts";
 import { CrashOrder } from "./crash_order.ts";
@@ -307,7 +308,10 @@ export class CrashExplorer {
       if (now - this.#yieldedAt >= YIELD_MS) await this.#yield();
       failure = await this.#check(image, position.acknowledged, visit);
     }
-    if (counted !== "nothing") this.#repeated += order.repeated;
+    // All workers pass over the same states of the workload: one counts them.
+    if (counted !== "nothing" && (share?.index ?? 0) === 0) {
+      this.#repeated += order.repeated;
+    }
     if (failure !== null) {
       return { ...failure, steps: [position.step, ...failure.steps] };
     }
@@ -353,9 +357,11 @@ export class CrashExplorer {
     );
     if (failure !== null || !level.recording.wrote) return failure;
     return await this.#explore(level, {
-      ...visit,
       maxStates: this.#maxStatesPerRecovery,
       depth: visit.depth - 1,
+      // Its own: what other recoveries have left, which are not the same ones
+      // in each worker, is not to decide which states are visited.
+      visited: new Visited(),
       seed: (image.high >>> 0) * 2 ** 21 + (image.low >>> 11),
       counted: visit.counted === "nothing" ? "nothing" : "recovery states",
     });
@@ -456,10 +462,12 @@ export class CrashExplorer {
       position.acknowledged,
       false,
     );
+    positionInRecovery(inner.level, found.steps[0]!, failsNoMore);
     const rest = await this.#shrink(
       inner.level,
       found,
-      visited,
+      // None of that recovery's states is known: it may not be the one explored.
+      new Visited(),
       depth - 1,
       startedAt,
     );
@@ -479,38 +487,34 @@ export class CrashExplorer {
     const { fingerprint, crashes, position, failure } = await this.#walk(
       level,
       steps,
+      failsNoMore,
       found instanceof RecoveryTimeout ? { error: found, steps: [] } : null,
     );
-    if (failure === null) {
-      return new Error(
-        "Cannot tell how the recovery fails as it did once, and did not when it was tried again: it depends on more than its disk",
-      );
-    }
+    if (failure === null) return failsNoMore();
     const { acknowledged } = position;
     this.failedImage = position.image.freeze();
-    const error = new CrashFailure({
+    return await CrashFailure.keeping({
       token: encodeToken({ fingerprint, steps }),
       story: tellStory(
         makeStory(crashes, acknowledged, describeError(failure.error)),
       ),
       report,
-      acknowledged: [...acknowledged],
+      acknowledged,
       cause: failure.error,
       image: this.failedImage,
       device: this.#recording.device,
-    });
-    const { saveImage } = this.#options;
-    if (saveImage !== undefined) await error.saveImage(saveImage);
-    return error;
+    }, this.#options.saveImage);
   }
 
   /**
    * Goes through crashes again, one after the other; recovers from the last one
-   * as well, unless it is known how that fails.
+   * as well, unless it is known how that fails. Throws what `otherwise` makes of
+   * it if a recovery does not write what it wrote.
    */
   async #walk(
     level: CrashLevel,
     steps: readonly CrashStep[],
+    otherwise: (cause: RangeError) => Error,
     known: Failure | null = null,
   ): Promise<{
     fingerprint: string;
@@ -521,7 +525,9 @@ export class CrashExplorer {
     const fingerprint = level.recording.fingerprint();
     const crashes: StorySource[] = [];
     for (const [i, step] of steps.entries()) {
-      const position = positionAt(level, step);
+      const position = i === 0
+        ? positionAt(level, step)
+        : positionInRecovery(level, step, otherwise);
       crashes.push({ level, step, space: position.space });
       if (i === steps.length - 1 && known !== null) {
         return { fingerprint, crashes, position, failure: known };
@@ -546,7 +552,7 @@ export class CrashExplorer {
         "Cannot replay the crash as the workload does not write what it wrote when the token was printed: explore anew",
       );
     }
-    const { failure } = await this.#walk(level, steps);
+    const { failure } = await this.#walk(level, steps, otherRecovery);
     if (failure !== null) {
       throw await this.#failureOf(level, steps, null, failure.error);
     }
@@ -566,4 +572,20 @@ export class CrashExplorer {
       durationMs: performance.now() - this.#start,
     }, extent);
   }
+}
+
+/** That a recovery that failed does not when it is run again. */
+function failsNoMore(cause?: RangeError): Error {
+  return new Error(
+    "Cannot tell how the recovery fails as it did once, and did not when it was tried again: it depends on more than its disk",
+    cause && { cause },
+  );
+}
+
+/** That a recovery does not leave the state of a token. */
+function otherRecovery(cause: RangeError): RangeError {
+  return new RangeError(
+    "Cannot replay the crash as the recovery does not write what it wrote when the token was printed: explore anew",
+    { cause },
+  );
 }

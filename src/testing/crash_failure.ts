@@ -28,6 +28,8 @@ export interface CrashFailureOptions {
   image: BlockSource;
   /** The device. */
   device: CompleteCrashDevice;
+  /** Why its image could not be kept where it was to be. */
+  imageLost?: string;
 }
 
 /**
@@ -78,7 +80,10 @@ export class CrashFailure extends Error {
   constructor(options: CrashFailureOptions) {
     const { token, story, report, acknowledged, cause, image, device } =
       options;
-    const end = report === null ? "" : `\n${report.summary}`;
+    let end = report === null ? "" : `\n${report.summary}`;
+    if (options.imageLost !== undefined) {
+      end += `\nThe image could not be kept: ${options.imageLost}`;
+    }
     super(
       `A power cut leaves what cannot be recovered\n\n${story}\n\nReplay this state alone with only: ${
         JSON.stringify(token)
@@ -91,6 +96,30 @@ export class CrashFailure extends Error {
     this.acknowledged = acknowledged;
     this.#image = image;
     this.#device = device;
+  }
+
+  /**
+   * Makes one whose image is kept as a file. If that cannot be written, the
+   * message says so: the failure matters more than its image.
+   *
+   * @param options What it is made of.
+   * @param path Where; `undefined` for nowhere.
+   * @returns The failure.
+   * @internal
+   */
+  static async keeping(
+    options: CrashFailureOptions,
+    path: string | URL | undefined,
+  ): Promise<CrashFailure> {
+    const failure = new CrashFailure(options);
+    if (path === undefined) return failure;
+    try {
+      await failure.saveImage(path);
+    } catch (error) {
+      const imageLost = error instanceof Error ? error.message : `${error}`;
+      return new CrashFailure({ ...options, imageLost });
+    }
+    return failure;
   }
 
   /**

@@ -48,8 +48,8 @@ export class CrashPosition {
   readonly #level: CrashLevel;
   #space: CrashSpace;
   #options = new Int32Array(0);
-  /** As many of the recording's values as were acknowledged last. */
-  readonly #acknowledged: unknown[] = [];
+  /** As many of the recording's values as were asked for last. */
+  #acknowledged: readonly unknown[] = Object.freeze([]);
 
   /**
    * Constructs a new instance, before everything.
@@ -80,19 +80,19 @@ export class CrashPosition {
   }
 
   /**
-   * What has been acknowledged here. The array is the same one at every point,
-   * longer or shorter: copying it at each would take longer than all else.
+   * What has been acknowledged here, frozen: one recovery is not to change what
+   * the next one gets.
    */
   get acknowledged(): readonly unknown[] {
     const { acknowledged, recording } = this.#level;
     if (acknowledged !== null) return acknowledged;
-    const values = this.#acknowledged;
     const count = this.#space.acknowledged;
-    if (values.length > count) values.length = count;
-    for (let i = values.length; i < count; i++) {
-      values.push(recording.acknowledged[i]);
+    if (this.#acknowledged.length !== count) {
+      this.#acknowledged = Object.freeze(
+        recording.acknowledged.slice(0, count),
+      );
     }
-    return values;
+    return this.#acknowledged;
   }
 
   /**
@@ -194,6 +194,27 @@ export function positionAt(level: CrashLevel, step: CrashStep): CrashPosition {
   }
   position.select({ options, changed: null });
   return position;
+}
+
+/**
+ * Goes to a state of a recovery that was recorded anew, and may not write again
+ * what it wrote.
+ *
+ * @param level The recording of the recovery.
+ * @param step The state.
+ * @param otherwise What to throw if there is no such state, by its cause.
+ * @returns The position; its image shows the state.
+ */
+export function positionInRecovery(
+  level: CrashLevel,
+  step: CrashStep,
+  otherwise: (cause: RangeError) => Error,
+): CrashPosition {
+  try {
+    return positionAt(level, step);
+  } catch (cause) {
+    throw cause instanceof RangeError ? otherwise(cause) : cause;
+  }
 }
 
 function noSuchState(): RangeError {

@@ -81,8 +81,7 @@ export interface RecordWorkloadOptions<Value = unknown> {
  *
  * @typeParam Value What the workload acknowledged.
  * @param disk The disk as the power cut left it.
- * @param acknowledged What was acknowledged before, in order; valid until the
- * recovery ends.
+ * @param acknowledged What was acknowledged before, in order: a frozen array.
  */
 export type Recovery<Value = unknown> = (
   disk: VirtualDisk,
@@ -136,11 +135,14 @@ export interface ExploreRecordingOptions<Value = unknown> {
   maxStatesPerRecovery?: number | undefined;
   /** The token of a failure: only that state is visited. */
   only?: string | undefined;
-  /** Where to keep the image of a failure. */
+  /**
+   * Where to keep the image of a failure. If it cannot be written there, the
+   * failure's message says so.
+   */
   saveImage?: string | URL | undefined;
   /**
    * Whether to say how far it is: `true` does on a terminal if it takes longer,
-   * a function is called now and then.
+   * a function is called now and then. If that throws, so does the exploration.
    *
    * @default {true}
    */

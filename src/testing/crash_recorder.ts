@@ -80,6 +80,8 @@ export interface RecordingOptions {
    * goes on in the same order over every base.
    */
   readonly turns: boolean;
+  /** Whether it is surely started: until then nothing of the workload is there. */
+  readonly starts?: boolean;
   /** Says when the time of the program is over. */
   readonly guard?: CrashGuard;
   /**
@@ -252,7 +254,7 @@ export class CrashRecorder implements AsyncDisposable {
    */
   static make(
     options: CrashRecorderOptions,
-    how: Pick<RecordingOptions, "origins" | "turns" | "guard">,
+    how: Pick<RecordingOptions, "origins" | "turns" | "starts" | "guard">,
   ): CrashRecorder {
     const { base, path } = options;
     const device = completeCrashDevice(options.device, base?.geometry);
@@ -266,7 +268,11 @@ export class CrashRecorder implements AsyncDisposable {
       ...(path === undefined ? {} : {
         writer: new RecordingWriter(
           path instanceof URL ? fileURLToPath(path) : path,
-          writeHeader({ device, base: shapeOf(shape) }),
+          writeHeader({
+            device,
+            base: shapeOf(shape),
+            starts: how.starts ?? false,
+          }),
           device.blockSize,
         ),
       }),

@@ -54,8 +54,8 @@ export interface DurableContents {
 }
 
 /** What an image shows of a block that was written. */
-export interface Cell {
-  /** What it shows, changed by the image only. */
+interface Cell {
+  /** What it shows. */
   version: BlockVersion;
   /** Which visit of a point the version belongs to. */
   visit: number;
@@ -73,9 +73,10 @@ export class CrashImage implements BlockSource {
   /** The other half. */
   low = 0;
   /** How often it has moved to a point. */
-  visit = 0;
+  #visit = 0;
   readonly #source: BlockSource;
   readonly #contents: DurableContents;
+  readonly #mostCells: number;
   #cells = new Map<number, Cell>();
   #point = 0;
 
@@ -84,10 +85,16 @@ export class CrashImage implements BlockSource {
    *
    * @param source What is below.
    * @param contents What becomes durable of it.
+   * @param mostCells Blocks that it keeps beside those that were chosen.
    */
-  constructor(source: BlockSource, contents: DurableContents) {
+  constructor(
+    source: BlockSource,
+    contents: DurableContents,
+    mostCells = MOST_CELLS,
+  ) {
     this.#source = source;
     this.#contents = contents;
+    this.#mostCells = mostCells;
   }
 
   /** Blocks that may be anything but zeroes; `null` for all of them. */
@@ -104,43 +111,23 @@ export class CrashImage implements BlockSource {
    */
   moveTo(point: number, high: number, low: number): void {
     this.#point = point;
-    this.visit++;
+    this.#visit++;
     this.high = high;
     this.low = low;
   }
 
   /**
-   * Changes a block.
+   * Changes a block, one of those that were written.
    *
    * @param version What it becomes.
    */
   set(version: BlockVersion): void {
-    this.change(this.choose(version.block), version);
-  }
-
-  /**
-   * Makes a block one that is chosen, to be changed often.
-   *
-   * @param block The block, one of those that were written.
-   * @returns What stands for it in this {@linkcode visit}.
-   */
-  choose(block: number): Cell {
-    const cell = this.#cellOf(block)!;
-    cell.chosen = true;
-    return cell;
-  }
-
-  /**
-   * Changes a block that is chosen.
-   *
-   * @param cell What stands for it.
-   * @param version What it becomes.
-   */
-  change(cell: Cell, version: BlockVersion): void {
+    const cell = this.#cellOf(version.block)!;
     const old = cell.version;
     this.high ^= old.high ^ version.high;
     this.low ^= old.low ^ version.low;
     cell.version = version;
+    cell.chosen = true;
   }
 
   /** A block, if it is at hand. */
@@ -166,7 +153,7 @@ export class CrashImage implements BlockSource {
       : this.#source;
     const chosen = new Map<number, BlockVersion>();
     for (const [block, cell] of this.#cells) {
-      if (cell.chosen && cell.visit === this.visit) {
+      if (cell.chosen && cell.visit === this.#visit) {
         chosen.set(block, cell.version);
       }
     }
@@ -176,12 +163,12 @@ export class CrashImage implements BlockSource {
   /** What it shows of a block; `undefined` if that was not written. */
   #cellOf(block: number): Cell | undefined {
     let cell = this.#cells.get(block);
-    const visit = this.visit;
+    const visit = this.#visit;
     if (cell === undefined) {
       if (this.#contents.initial.content(block) < 0) return undefined;
       const version = this.#contents.durable(block, this.#point);
       cell = { version, visit, chosen: false };
-      if (this.#cells.size >= MOST_CELLS) this.#forget();
+      if (this.#cells.size >= this.#mostCells) this.#forget();
       this.#cells.set(block, cell);
     } else if (cell.visit !== visit) {
       cell.visit = visit;
@@ -195,7 +182,7 @@ export class CrashImage implements BlockSource {
   #forget(): void {
     const kept = new Map<number, Cell>();
     for (const [block, cell] of this.#cells) {
-      if (cell.chosen && cell.visit === this.visit) kept.set(block, cell);
+      if (cell.chosen && cell.visit === this.#visit) kept.set(block, cell);
     }
     this.#cells = kept;
   }

@@ -15,7 +15,7 @@ import {
   type RecordedRequest,
   tears,
 } from "./block_version.ts";
-import type { Cell, CrashImage } from "./crash_state.ts";
+import type { CrashImage } from "./crash_state.ts";
 
 /** Whether the part of a write that concerns a block reached the medium. */
 export type Reached = (request: RecordedRequest, block: number) => boolean;
@@ -73,8 +73,6 @@ export class BlockVariable implements Variable {
   readonly #options: BlockVersion[];
   /** The option that each of what was written is. */
   readonly #optionOf: readonly number[];
-  /** What stands for the block in the image that it changes. */
-  #cell: Cell | null = null;
 
   /**
    * Constructs a new instance.
@@ -126,11 +124,7 @@ export class BlockVariable implements Variable {
   }
 
   apply(image: CrashImage, _from: number, to: number): void {
-    const version = this.#options[to]!;
-    if (this.#cell === null || this.#cell.visit !== image.visit) {
-      this.#cell = image.choose(version.block);
-    }
-    image.change(this.#cell, version);
+    image.set(this.#options[to]!);
   }
 
   choose(reached: Reached): number {

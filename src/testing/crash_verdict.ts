@@ -237,9 +237,12 @@ export interface JudgeOptions {
    * @default {30000}
    */
   shrinkMs?: number | undefined;
-  /** Called now and then, and at the end. */
+  /** Called now and then, and at the end. If it throws, judging rejects. */
   onProgress?: ((progress: JudgeProgress) => void) | undefined;
-  /** Called when a failure of another kind is found. */
+  /**
+   * Called when a failure of another kind is found. If it throws, judging
+   * rejects.
+   */
   onFailure?:
     | ((found: { kind: string; message: string; token: string }) => void)
     | undefined;

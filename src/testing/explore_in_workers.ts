@@ -132,7 +132,12 @@ ${SERVE}(recover);`;
       if (data.kind === "progress") {
         if (index > 0) return;
         this.#progress.total = data.progress.total;
-        this.#progress.update(data.progress.states);
+        try {
+          this.#progress.update(data.progress.states);
+        } catch (error) {
+          // What is thrown here would end the whole process.
+          reject(error);
+        }
       } else if (data.kind === "failed") {
         this.#failed.set(index, data.number);
         for (const other of this.#workers) {
@@ -177,14 +182,11 @@ ${SERVE}(recover);`;
 
   async #failureOf(told: Told): Promise<CrashFailure> {
     const { device, source } = this.#recording;
-    const failure = new CrashFailure({
-      ...told,
-      image: new ChangedSource(source, told.image),
-      device,
-    });
-    const { saveImage } = this.#options;
-    if (saveImage !== undefined) await failure.saveImage(saveImage);
-    return failure;
+    const image = new ChangedSource(source, told.image);
+    return await CrashFailure.keeping(
+      { ...told, image, device },
+      this.#options.saveImage,
+    );
   }
 
   #reportOf(): CrashReport {
@@ -202,14 +204,18 @@ ${SERVE}(recover);`;
         `Cannot prove anything as ${flaw}: look for the fault, or pass allowNoProof: true if that is meant`,
       );
     }
-    let recoveryStates = 0;
-    for (const { report } of all) recoveryStates += report.recoveryStates;
+    // All go through the same states, and each interrupts its own recoveries.
+    let [recoveryStates, repeated] = [0, 0];
+    for (const done of all) {
+      recoveryStates += done.report.recoveryStates;
+      repeated += done.report.repeated;
+    }
     const exhaustive = all.every(({ report }) => report.exhaustive);
     return makeCrashReport(
       this.#recording,
       {
         ...report,
-        ...{ recoveryStates, exhaustive },
+        ...{ recoveryStates, repeated, exhaustive },
         durationMs: performance.now() - this.#startedAt,
       },
       this.#options.only !== undefined

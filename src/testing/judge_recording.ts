@@ -18,6 +18,7 @@
  * @module
  */
 
+import { inspected } from "../platform/inspect.ts";
 import { Random } from "../random.ts";
 import { checkNumbers, MOST_TIMER_MS } from "./check_numbers.ts";
 import {
@@ -26,6 +27,7 @@ import {
   hashOf,
   levelOf,
   positionAt,
+  positionInRecovery,
 } from "./crash_level.ts";
 import { CrashOrder } from "./crash_order.ts";
 import type { CrashRecording } from "./crash_recording.ts";
@@ -108,6 +110,7 @@ interface Turn {
  * @throws {RangeError} If a number is out of its range, or the token is of
  * another recording.
  * @throws {SyntaxError} If the token is none.
+ * @throws {TypeError} If the judge returns what is no verdict.
  * @throws Whatever the judge throws: that is no verdict.
  *
  * @example A record that is acknowledged before it is durable
@@ -413,7 +416,10 @@ class Judging {
     const depth = turn.depth - 1;
     if (turn.path !== undefined) {
       const [step, ...path] = turn.path;
-      const state = stateAt(recovery, positionInRecovery(recovery, step!));
+      const state = stateAt(
+        recovery,
+        positionInRecovery(recovery, step!, otherRecovery),
+      );
       await this.#judgeOne({ state, number, job, depth, path });
       return;
     }
@@ -506,7 +512,8 @@ class Judging {
     try {
       const asked = (async () => await judge(state, job, controller.signal))();
       const verdict = await Promise.race([asked, abandoned]);
-      return over === undefined ? verdict! : over;
+      // No verdict is what a judge may say: `null` is that all was given up.
+      return over === undefined ? checkVerdict(verdict) : over;
     } catch (error) {
       // What it throws after its time is what it makes of being ended.
       if (over === undefined) throw error;
@@ -678,20 +685,30 @@ class Judging {
   }
 }
 
-/** Goes to a state of a recovery that was recorded anew. */
-function positionInRecovery(
-  level: CrashLevel,
-  step: CrashStep,
-): CrashPosition {
-  try {
-    return positionAt(level, step);
-  } catch (cause) {
-    if (!(cause instanceof RangeError)) throw cause;
-    throw new RangeError(
-      "Cannot judge the state as the recovery does not write what it wrote when the token was made: explore anew",
-      { cause },
-    );
+/** What a judge said, if it is a verdict: nothing else is to be counted as one. */
+function checkVerdict(verdict: unknown): CrashVerdict {
+  const { outcome, message, output } = (verdict ?? {}) as Partial<
+    Record<"outcome" | "message" | "output", unknown>
+  >;
+  const whole = outcome === "sound" ||
+    (outcome === "failed" || outcome === "unjudged") &&
+      typeof message === "string";
+  if (whole && (output === undefined || typeof output === "string")) {
+    return verdict as CrashVerdict;
   }
+  throw new TypeError(
+    `Cannot judge crash states as the judge must return a verdict, { outcome: "sound" } or one of "failed" and "unjudged" with a message: current value is ${
+      inspected(verdict)
+    }`,
+  );
+}
+
+/** That a recovery does not leave the state of a token. */
+function otherRecovery(cause: RangeError): RangeError {
+  return new RangeError(
+    "Cannot judge the state as the recovery does not write what it wrote when the token was made: explore anew",
+    { cause },
+  );
 }
 
 /** What states that fail in one way have in common. */

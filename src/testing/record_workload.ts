@@ -72,6 +72,7 @@ export async function recordWorkload<Value>(
   const recorder = CrashRecorder.make(options, {
     origins: true,
     turns: true,
+    starts: true,
     guard,
   });
   try {

@@ -20,6 +20,8 @@ export interface RecordingHeader {
   readonly base:
     | { readonly sectors: number; readonly blockSize: number }
     | null;
+  /** Whether a start follows: what comes before it is none of the workload's. */
+  readonly starts: boolean;
 }
 
 /**
@@ -28,7 +30,9 @@ export interface RecordingHeader {
  * @param header The header.
  * @returns What becomes JSON.
  */
-export function writeHeader({ device, base }: RecordingHeader): unknown {
+export function writeHeader(
+  { device, base, starts }: RecordingHeader,
+): unknown {
   const options: Required<CrashDevice> = {
     sectors: device.sectors,
     blockSize: device.blockSize,
@@ -41,7 +45,7 @@ export function writeHeader({ device, base }: RecordingHeader): unknown {
     discarded: device.discarded,
     failFlushes: [...device.failFlushes],
   };
-  return { device: options, base };
+  return { device: options, base, starts };
 }
 
 /**
@@ -58,7 +62,11 @@ export function readHeader(
   if (!isRecord(value) || !isRecord(value.device)) {
     throw invalid("its header has no device");
   }
-  const { device, base = null } = value;
+  // Older recorders did not say whether they start.
+  const { device, base = null, starts = false } = value;
+  if (typeof starts !== "boolean") {
+    throw invalid("its header does not say whether it starts");
+  }
   for (const name of ["reorders", "tornBlocks", "honorsFlush", "honorsFua"]) {
     if (typeof device[name] !== "boolean") {
       throw invalid(`its device does not say ${name}`);
@@ -76,7 +84,7 @@ export function readHeader(
   } catch (cause) {
     throw invalid(`there is no such device (${(cause as Error).message})`);
   }
-  if (base === null) return { device: complete, base };
+  if (base === null) return { device: complete, base, starts };
   if (
     !isRecord(base) || base.sectors !== complete.sectors ||
     !Number.isSafeInteger(base.blockSize)
@@ -88,6 +96,7 @@ export function readHeader(
       sectors: baseSectors as number,
       blockSize: baseBlockSize as number,
     },
+    starts,
   };
 }
 

@@ -57,7 +57,7 @@ export interface RecordingFile {
  * @param path The file.
  * @returns What it has; its contents have the file open.
  * @throws {DiskError} If it cannot be read, is no recording, of another version
- * or damaged.
+ * or damaged, or has nothing of its workload.
  */
 export function readRecording(path: string): RecordingFile {
   let fd: number;
@@ -122,6 +122,12 @@ class Reader {
     while (this.#frame()) while (this.#at < this.#end) this.#record();
     const state = this.#state;
     if (state === null) throw this.#damaged("it has no header");
+    if (state.starts && !state.log.started) {
+      throw this.#error(
+        "unsupported",
+        "it has nothing of its workload: it was killed before that began",
+      );
+    }
     state.log.completeInitial(state.base !== null);
     state.contents.adopt(state.runs.count);
     return {
@@ -367,6 +373,7 @@ class Reader {
 class State {
   readonly device: CompleteCrashDevice;
   readonly base: RecordingHeader["base"];
+  readonly starts: boolean;
   /** Chunks of the base. */
   readonly chunks: number;
   readonly runs: ContentRuns;
@@ -386,9 +393,10 @@ class State {
     header: unknown,
     invalid: (reason: string) => DiskError,
   ) {
-    const { device, base } = readHeader(header, invalid);
+    const { device, base, starts } = readHeader(header, invalid);
     this.device = device;
     this.base = base;
+    this.starts = starts;
     this.chunks = base === null ? 0 : Math.ceil(base.sectors / CHUNK_SECTORS);
     const { blockSize } = device;
     this.runs = new ContentRuns(fd, path, blockSize);

@@ -53,7 +53,11 @@ export async function saveRecording(
   signal?.throwIfAborted();
   const { device, log, base } = parts;
   const { blockSize } = device;
-  const header = writeHeader({ device, base: base?.shape ?? null });
+  const header = writeHeader({
+    device,
+    base: base?.shape ?? null,
+    starts: log.started,
+  });
   const writer = new RecordingWriter(path, header, blockSize);
   try {
     const store = new ContentStore(blockSize, writer, MEMORY_BYTES);

@@ -296,6 +296,42 @@ Deno.test("CrashRecording.open() gives the beginning of a file that was cut anyw
   assert(shorter > 0);
 });
 
+Deno.test("CrashRecording.open() takes nothing that was prepared for the workload, wherever a file was cut", async () => {
+  await using dir = await tempDir();
+  const write = (disk: VirtualDisk, value: number) =>
+    disk.write(value, new Uint8Array(512).fill(value));
+  // Both a recorder's file and a saved one may be cut before their start.
+  await using recorded = await recordWorkload({
+    device: { sectors: 8 },
+    path: dir.join("recorded"),
+    async prepare(disk) {
+      for (let value = 1; value < 4; value++) await write(disk, value);
+    },
+    workload: (disk) => write(disk, 5),
+  });
+  await recorded.save(dir.join("saved"));
+  const cut = dir.join("cut");
+  for (const name of ["recorded", "saved"]) {
+    const bytes = await Deno.readFile(dir.join(name));
+    let [refused, opened] = [0, 0];
+    for (let length = 0; length <= bytes.length; length += LONG ? 1 : 7) {
+      await Deno.writeFile(cut, bytes.subarray(0, length));
+      try {
+        await using recording = await CrashRecording.open(cut);
+        assert(recording.requests.every(({ sector }) => sector === 5));
+        opened++;
+      } catch (error) {
+        assertInstanceOf(error, DiskError);
+        if (error.message.includes("nothing of its workload")) {
+          assertEquals(error.kind, "unsupported");
+          refused++;
+        }
+      }
+    }
+    assert(refused > 0 && (opened > 0 || name === "saved"), name);
+  }
+});
+
 Deno.test("CrashRecording.open() says that a file is not there", async () => {
   await using dir = await tempDir();
   const path = dir.join("none.rec");
@@ -349,6 +385,22 @@ function fileOf(payloads: readonly Uint8Array[]): Uint8Array {
   }
   return Uint8Array.from(parts.flatMap((part) => [...part]));
 }
+
+Deno.test("CrashRecording.open() opens a file that does not say that it starts, as older ones do", async () => {
+  await using dir = await tempDir();
+  const [header, ...others] = payloadsOf(await smallFile(dir.join("whole")));
+  const text = new TextDecoder().decode(header!.subarray(5));
+  const older = new TextEncoder().encode(text.replace(',"starts":true', ""));
+  assertEquals(older.length, text.length - 14);
+  const payload = new Uint8Array([1, older.length, 0, 0, 0, ...older]);
+  new DataView(payload.buffer).setUint32(1, older.length, true);
+  for (const [i, rest] of [others, []].entries()) {
+    const path = dir.join(`older${i}`);
+    await Deno.writeFile(path, fileOf([payload, ...rest]));
+    await using recording = await CrashRecording.open(path);
+    assertEquals(recording.events.length > 0, rest.length > 0);
+  }
+});
 
 Deno.test("CrashRecording.open() survives records that are wrong under right checksums", async () => {
   await using dir = await tempDir();

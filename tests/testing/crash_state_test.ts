@@ -1,6 +1,9 @@
 import { assertEquals } from "@std/assert";
 import { MemoryBackend, VirtualDisk } from "../../mod.ts";
-import { exploreCrashes } from "../../src/testing/mod.ts";
+import { Random } from "../../src/random.ts";
+import { CrashImage } from "../../src/testing/crash_state.ts";
+import { CrashTimeline } from "../../src/testing/crash_timeline.ts";
+import { exploreCrashes, recordWorkload } from "../../src/testing/mod.ts";
 
 const SECTORS = 65_536;
 
@@ -36,4 +39,54 @@ Deno.test("exploreCrashes() shows recovery all of a large read over a base, what
     },
   });
   assertEquals(seen > 0, true);
+});
+
+Deno.test("CrashImage shows what was chosen of a block, whatever it forgets and whenever it is read", async () => {
+  const blocks = 12;
+  await using recording = await recordWorkload({
+    device: { sectors: blocks },
+    async workload(disk) {
+      for (let value = 1; value < 4; value++) {
+        for (let block = 0; block < blocks; block++) {
+          await disk.write(block, new Uint8Array(512).fill(value));
+        }
+        if (value === 1) await disk.flush();
+      }
+    },
+  });
+  const timeline = CrashTimeline.of(recording);
+  const events = recording.events.length;
+  // The same is done to one that forgets and to one that has room for all.
+  const shown = [2, 1000].map((mostCells) => ({
+    image: new CrashImage(recording.source, timeline, mostCells),
+    // What is undecided is entered again as it was, as long as there is room.
+    spaces: [events - 5, events - 1].map((point) => timeline.space(point)),
+  }));
+  const random = new Random(1);
+  for (let visit = 0; visit < 200; visit++) {
+    const entered = random.below(2);
+    for (const { image, spaces } of shown) {
+      image.moveTo(spaces[entered]!.point, 0, 0);
+    }
+    const { variables } = shown[0]!.spaces[entered]!;
+    const options = variables.map(() => 0);
+    for (let step = 0; step < 30; step++) {
+      if (random.below(2) === 0) {
+        const i = random.below(variables.length);
+        const to = random.below(variables[i]!.count);
+        for (const { image, spaces } of shown) {
+          spaces[entered]!.variables[i]!.apply(image, options[i]!, to);
+        }
+        options[i] = to;
+      }
+      const block = random.below(blocks);
+      const [forgets, keeps] = shown.map(({ image }) => [
+        image.peek(block)![0],
+        image.high,
+        image.low,
+        image.freeze().peek(block)![0],
+      ]);
+      assertEquals(forgets, keeps, `visit ${visit}, step ${step}`);
+    }
+  }
 });

@@ -15,19 +15,24 @@ import {
   type VirtualDisk,
 } from "@platter/disk";
 import {
+  type CrashDevice,
   CrashFailure,
   type CrashOptions,
+  CrashRecorder,
   type CrashReport,
   exploreCrashes,
   overlay,
   Random,
+  recordWorkload,
   replayCrash,
 } from "@platter/disk/testing";
 import {
   assert,
   assertEquals,
+  assertMatch,
   assertRejects,
   assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
 import { tempDir } from "../helpers.ts";
 
@@ -802,6 +807,28 @@ Deno.test("CrashFailure keeps the failing image", async () => {
   assertEquals(await disk.read(0, 16), saved);
 });
 
+Deno.test("exploreCrashes() and replayCrash() tell of the failure if its image cannot be kept", async () => {
+  await using dir = await tempDir();
+  const { token, message } = await assertRejects(
+    () => exploreCrashes(COUNTER),
+    CrashFailure,
+  );
+  const story = message.slice(0, message.indexOf("\n\nReplay"));
+  for (const saveImage of [dir.join("missing/failed.img"), dir.path]) {
+    for (
+      const run of [
+        () => exploreCrashes({ ...COUNTER, saveImage }),
+        () => replayCrash(token, { ...COUNTER, saveImage }),
+      ]
+    ) {
+      const failure = await assertRejects(run, CrashFailure, story);
+      assertEquals(failure.token, token);
+      assertMatch(failure.message, /\nThe image could not be kept: Cannot /);
+      assert(failure.message.includes(saveImage), failure.message);
+    }
+  }
+});
+
 Deno.test("CrashFailure knows the holes of a large image", async () => {
   const failure = await assertRejects(() =>
     exploreCrashes({
@@ -847,6 +874,67 @@ Deno.test("exploreCrashes() finds what a second crash breaks, and how to replay 
   await assertRejects(() => replayCrash(failure.token, deep), CrashFailure);
 });
 
+Deno.test("exploreCrashes() and replayCrash() say that a recovery depends on more than its disk", async () => {
+  // Fails on what is left of its own writes, and writes less from run to run.
+  const forgetful = (most: number): CrashOptions => {
+    let run = 0;
+    return {
+      device: { sectors: 8 },
+      progress: false,
+      crashDuringRecovery: true,
+      workload: (disk) => disk.write(0, bytes(1)),
+      async recover(disk) {
+        const found = await disk.read(4, 4);
+        if (found.some((byte) => byte !== 0)) throw new Error("Half recovered");
+        const count = run++ < most ? 4 : 0;
+        for (let i = 0; i < count; i++) await disk.write(4 + i, bytes(9));
+      },
+    };
+  };
+  for (const most of [1, 2, 3]) {
+    const error = await assertRejects(() => exploreCrashes(forgetful(most)));
+    assertStringIncludes(
+      (error as Error).message,
+      "it depends on more than its disk",
+    );
+  }
+  const { token } = await assertRejects(
+    () => exploreCrashes(forgetful(Infinity)),
+    CrashFailure,
+  );
+  await assertRejects(
+    () => replayCrash(token, forgetful(0)),
+    RangeError,
+    "the recovery does not write what it wrote when the token was printed",
+  );
+});
+
+Deno.test("exploreCrashes() gives each recovery what was acknowledged, whatever another one does with it", async () => {
+  for (const crashDuringRecovery of [false, true]) {
+    await exploreCrashes<number>({
+      device: { sectors: 8 },
+      progress: false,
+      crashDuringRecovery,
+      async workload(disk, acknowledge) {
+        for (let value = 1; value < 5; value++) {
+          await disk.write(value, bytes(value));
+          acknowledge(value);
+        }
+      },
+      async recover(disk, acknowledged) {
+        await disk.read(0, 1);
+        await disk.write(0, bytes(1));
+        const count = acknowledged.length;
+        assertEquals(acknowledged, [1, 2, 3, 4].slice(0, count));
+        const values = acknowledged as number[];
+        for (const change of ["reverse", "pop", "push"] as const) {
+          if (count > 1) assertThrows(() => values[change](9), TypeError);
+        }
+      },
+    });
+  }
+});
+
 Deno.test("exploreCrashes() stops when it is told to", async () => {
   const controller = new AbortController();
   const reason = new Error("Enough");
@@ -888,6 +976,36 @@ Deno.test("exploreCrashes() says what is wrong with its options", async () => {
       RangeError,
       message,
     );
+  }
+});
+
+Deno.test("a crash device refuses promises that are none", async () => {
+  const refused = [
+    ...["reorders", "tornBlocks", "honorsFlush", "honorsFua"].flatMap((name) =>
+      ["false", 0, null].map((value) => [name, value, TypeError] as const)
+    ),
+    ...[0, -1, 1.5, NaN, Infinity, "1", null].map((value) =>
+      ["failFlushes", [1, value], RangeError] as const
+    ),
+    ...[1, "12", null].map((value) =>
+      ["failFlushes", value, TypeError] as const
+    ),
+    ["sectors", "8", RangeError],
+    ["atomicWriteBytes", NaN, RangeError],
+  ] as const;
+  for (const [name, value, type] of refused) {
+    const device = { sectors: 8, [name]: value } as CrashDevice;
+    const workload = () => {};
+    for (
+      const run of [
+        () => exploreCrashes({ device, workload, recover: workload }),
+        () => recordWorkload({ device, workload }),
+        () => CrashRecorder.create({ device }),
+      ]
+    ) {
+      const error = await assertRejects(run, type, `as device.${name} must be`);
+      assertStringIncludes(error.message, "current value is");
+    }
   }
 });
 

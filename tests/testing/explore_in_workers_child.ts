@@ -15,7 +15,13 @@ import {
   replayCrash,
 } from "@platter/disk/testing";
 import { assertEquals, assertRejects } from "@std/assert";
-import recover, { ENDLESS, NEWEST, WRITING } from "./recovery.ts";
+import recover, {
+  ENDLESS,
+  NEWEST,
+  RESETTING,
+  SLOW,
+  WRITING,
+} from "./recovery.ts";
 
 const MODULE = new URL("./recovery.ts", import.meta.url);
 
@@ -40,17 +46,27 @@ function versions(
 }
 
 Deno.test("exploreCrashes() in workers visits as many states as in one thread", async () => {
-  const options = versions(0);
-  const { durationMs: _, ...expected } = await exploreCrashes<number>({
-    ...options,
-    recover,
-  });
-  for (const jobs of [1, 3]) {
-    const { durationMs: _, ...report } = await exploreCrashes<number>({
+  for (
+    const options of [
+      versions(0),
+      // Fewer than there are, so that it counts which ones are taken.
+      ...[1, 2].map((crashDuringRecovery) => ({
+        ...versions(0, RESETTING),
+        ...{ crashDuringRecovery, maxStatesPerRecovery: 5 },
+      })),
+    ]
+  ) {
+    const { durationMs: _, ...expected } = await exploreCrashes<number>({
       ...options,
-      ...{ recover: MODULE, jobs },
+      recover,
     });
-    assertEquals(report, expected);
+    for (const jobs of [1, 3]) {
+      const { durationMs: _, ...report } = await exploreCrashes<number>({
+        ...options,
+        ...{ recover: MODULE, jobs },
+      });
+      assertEquals(report, expected);
+    }
   }
 });
 
@@ -90,6 +106,16 @@ Deno.test("exploreCrashes() in workers tells of the same failure as in one threa
   await using image = failure.openImage();
   await using same = expected.openImage();
   assertEquals(await image.read(0, 16), await same.read(0, 16));
+  const unkept = await assertRejects(
+    () =>
+      exploreCrashes<number>({
+        ...inWorkers,
+        saveImage: MODULE.pathname + "/0",
+      }),
+    CrashFailure,
+    "The image could not be kept: Cannot",
+  );
+  assertEquals(unkept.token, expected.token);
   const again = await assertRejects(
     () => replayCrash<number>(failure.token, inWorkers),
     CrashFailure,
@@ -121,6 +147,23 @@ Deno.test("exploreCrashes() in workers reads a base, and interrupts recoveries",
   await using image = failure.openImage();
   const first = await image.read(0, 4);
   assertEquals([0, 1, 2, 3].map((i) => first[i * 512]), [0, 0, 1, 3]);
+});
+
+Deno.test("exploreCrashes() in workers passes on what its progress throws, as in one thread", async () => {
+  for (const how of [{ recover }, { recover: MODULE, jobs: 1 }]) {
+    const options = {
+      ...versions(0, SLOW),
+      ...how,
+      progress() {
+        throw new Error("No more");
+      },
+    };
+    await assertRejects(
+      () => exploreCrashes<number>(options),
+      Error,
+      "No more",
+    );
+  }
 });
 
 Deno.test("exploreCrashes() in workers ends at once when it is given up, whatever they do", async () => {

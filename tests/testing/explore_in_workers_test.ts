@@ -14,5 +14,5 @@ Deno.test("exploreCrashes() in workers finds what it finds in one thread", async
   }).output();
   const texts = [stdout, stderr].map((text) => new TextDecoder().decode(text));
   assert(success, texts.join("\n"));
-  assert(/ok \| 6 passed/.test(texts[0]!), texts.join("\n"));
+  assert(/ok \| 7 passed/.test(texts[0]!), texts.join("\n"));
 });

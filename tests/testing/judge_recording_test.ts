@@ -217,6 +217,27 @@ Deno.test("judgeRecording() counts what cannot be judged, once each", async () =
   assertEquals(calls, counts.unjudged + counts.sound);
 });
 
+Deno.test("judgeRecording() refuses what a judge says that is no verdict, and counts nothing of it", async () => {
+  await using recording = await record();
+  for (
+    const said of [
+      ...[undefined, null, "sound", 0, true, {}, []],
+      ...[{ outcome: "good" }, { outcome: "failed" }, { outcome: "unjudged" }],
+      { outcome: "failed", message: 5 },
+      { outcome: "failed", message: "It is", output: new Uint8Array(1) },
+    ]
+  ) {
+    for (const crashDuringRecovery of [false, true]) {
+      const judge = () => said as CrashVerdict;
+      await assertRejects(
+        () => findingsOf(recording, { judge, crashDuringRecovery }),
+        TypeError,
+        "as the judge must return a verdict",
+      );
+    }
+  }
+});
+
 Deno.test("judgeRecording() fails what does not end in its time, and ends it", async () => {
   await using recording = await record();
   let ended = 0;

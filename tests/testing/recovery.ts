@@ -11,6 +11,8 @@ import type { VirtualDisk } from "@platter/disk";
 export const NEWEST = 16;
 export const WRITING = 8;
 export const ENDLESS = 24;
+export const RESETTING = 32;
+export const SLOW = 40;
 
 export default async function recover(
   disk: VirtualDisk,
@@ -18,6 +20,8 @@ export default async function recover(
 ): Promise<void> {
   if (disk.sectors === NEWEST) await checkNewest(disk, acknowledged);
   else if (disk.sectors === WRITING) await move(disk);
+  else if (disk.sectors === RESETTING) await reset(disk);
+  else if (disk.sectors === SLOW) spin();
   else {
     // Never lets anything else of its thread run.
     await disk.read(0, 1);
@@ -49,4 +53,20 @@ async function move(disk: VirtualDisk): Promise<void> {
   await disk.write(1, new Uint8Array(512).fill(from! | to!));
   await disk.write(2, new Uint8Array(512).fill(1));
   await disk.write(0, new Uint8Array(512));
+}
+
+/** Writes the same whatever it finds: what is left of it is left of others, too. */
+async function reset(disk: VirtualDisk): Promise<void> {
+  await disk.read(0, 9);
+  for (let i = 10; i < 14; i++) {
+    await disk.write(i, new Uint8Array(512).fill(i));
+  }
+  await disk.write(0, new Uint8Array(512));
+  await disk.write(8, new Uint8Array(512));
+}
+
+/** Takes longer than from one report of progress to the next. */
+function spin(): void {
+  const end = performance.now() + 60;
+  while (performance.now() < end);
 }
