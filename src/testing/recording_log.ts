@@ -103,6 +103,24 @@ export interface RecordedBase {
  */
 const MOST_BLOCKS = 2 ** 27;
 
+/**
+ * Whether a device writes so many sectors there wholly or not at all.
+ *
+ * @param device The device.
+ * @param sector The first sector.
+ * @param count Sectors.
+ * @returns Whether they are a power of two on a multiple of itself, and no more
+ * than the device's atomic write unit.
+ */
+export function isAtomic(
+  { atomicWriteBytes }: CompleteCrashDevice,
+  sector: number,
+  count: number,
+): boolean {
+  return count * SECTOR_BYTES <= atomicWriteBytes &&
+    (count & (count - 1)) === 0 && sector % count === 0;
+}
+
 /** What there is to log of a request. */
 export type LoggedRequest = Pick<
   Request,
@@ -182,7 +200,7 @@ export class RecordingLog {
     origin: Error | string | null,
   ): RecordedRequest {
     const { type, sector, count, fua } = request;
-    const { blockSectors, atomicWriteBytes } = this.#device;
+    const { blockSectors } = this.#device;
     const blocks = this.blocksOf(request);
     this.checkRoom(blocks);
     this.#blocks += blocks;
@@ -194,11 +212,9 @@ export class RecordingLog {
       sector,
       count,
       fua,
-      // A power of two on a multiple of itself; to discard or to erase is no
-      // write.
+      // To discard or to erase is no write.
       atomic: (type === RequestType.Out || type === RequestType.WriteZeroes) &&
-        count * SECTOR_BYTES <= atomicWriteBytes &&
-        (count & (count - 1)) === 0 && sector % count === 0,
+        isAtomic(this.#device, sector, count),
       submittedAt: this.events.length,
       firstBlock: first,
       blocks,

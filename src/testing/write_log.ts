@@ -17,7 +17,8 @@
  * submitted is before the flush, what is durable by itself (FUA) is where it
  * completed, and all else is behind the next flush. So what is before a flush
  * is durable with it, and that is all that a recording needs. A flush with data
- * is a flush, and then a write.
+ * is a flush, and then a write. A durable discard has both flags: the target
+ * writes such a pair, and players look at that of the discard.
  *
  * @module
  */
@@ -31,11 +32,13 @@ import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
 import { DiskError } from "../errors.ts";
 import { isPowerOfTwo, MAX_BLOCK_SIZE, SECTOR_BYTES } from "../geometry.ts";
-import { RequestType } from "../request.ts";
+import { Request, RequestFlag, RequestType, Status } from "../request.ts";
+import { countUpTo } from "./block_history.ts";
 import type { RecordedRequest } from "./block_version.ts";
 import type { CrashDevice } from "./crash_device.ts";
 import { CrashRecorder } from "./crash_recorder.ts";
 import type { CrashRecording } from "./crash_recording.ts";
+import { isAtomic } from "./recording_log.ts";
 import { fileError } from "./recording_writer.ts";
 
 /** `WRITE_LOG_MAGIC`. */
@@ -75,9 +78,9 @@ const MOST_DATA_BYTES = 1 << 30;
 /** How to read a log. */
 export interface ReadWriteLogOptions {
   /**
-   * The device that was logged, and what it promises. A log does not say how
-   * long it is: without `sectors` and a base, it ends where the last write does.
-   * Blocks are the log's sectors unless `blockSize` says otherwise.
+   * The device that was logged, and what it promises; it fails no flushes. A log
+   * does not say how long it is: without `sectors` and a base, it ends where the
+   * last write does. Blocks are the log's sectors unless `blockSize` says otherwise.
    *
    * @default {{}}
    */
@@ -112,7 +115,8 @@ export interface WriteWriteLogOptions {
  * @returns The recording. Close it in the end.
  * @throws {DiskError} Of kind `unsupported` if it is no such log, `io` if it is
  * damaged.
- * @throws {RangeError} If the device cannot have that shape.
+ * @throws {RangeError} If the device cannot have that shape, or is to fail
+ * flushes, which a log cannot say.
  *
  * @example What QEMU's block layer does to a disk
  * ```ts ignore
@@ -144,6 +148,12 @@ async function readLog(
   disk: VirtualDisk,
   { device = {}, base, path, signal }: ReadWriteLogOptions,
 ): Promise<CrashRecording> {
+  const { failFlushes = [] } = device;
+  if (failFlushes.length > 0) {
+    throw new RangeError(
+      `Cannot read the write log as device.failFlushes must be empty, since a log has no failed flushes: current value is ${failFlushes}`,
+    );
+  }
   const log = await LogReader.open(disk);
   const sectors = device.sectors ?? base?.geometry.sectors ??
     await log.end(signal);
@@ -186,12 +196,22 @@ async function play(
   const { flags, bytes } = entry;
   if ((flags & FLUSH) !== 0) await disk.flush();
   if (bytes === 0) return;
-  const sector = entry.start / SECTOR_BYTES;
-  const count = bytes / SECTOR_BYTES;
-  if ((flags & DISCARD) !== 0) return await disk.discard(sector, count);
-  if (await log.isZero(entry)) return await disk.writeZeroes(sector, count);
-  const data = await log.data(entry);
-  await disk.write(sector, data, { fua: (flags & FUA) !== 0 });
+  const discard = (flags & DISCARD) !== 0;
+  const data = discard || await log.isZero(entry)
+    ? null
+    : await log.data(entry);
+  const request = new Request(
+    discard
+      ? RequestType.Discard
+      : data === null
+      ? RequestType.WriteZeroes
+      : RequestType.Out,
+    entry.start / SECTOR_BYTES,
+    bytes / SECTOR_BYTES,
+    (flags & FUA) !== 0 ? RequestFlag.Fua : 0,
+    data,
+  );
+  if (await disk.submit(request) !== Status.Ok) throw request.error;
 }
 
 /** One entry of a log. Offsets are in bytes. */
@@ -281,8 +301,8 @@ class LogReader {
   }
 
   /** Whether the data is nothing but zeroes, and so much that one should know. */
-  async isZero({ bytes, offset, flags }: Entry): Promise<boolean> {
-    if (bytes <= PIECE_BYTES || (flags & FUA) !== 0) return false;
+  async isZero({ bytes, offset }: Entry): Promise<boolean> {
+    if (bytes <= PIECE_BYTES) return false;
     for (let done = 0; done < bytes; done += PIECE_BYTES) {
       const length = Math.min(PIECE_BYTES, bytes - done);
       if (!isZero(await this.#read(offset + done, length))) return false;
@@ -358,12 +378,15 @@ class LogReader {
  * Writes a recording as a log of dm-log-writes, for tools that play such logs
  * back. Acknowledgements become marks: a text as it is, any other value as JSON.
  *
- * The log has what completed in an order that the device may have carried it out
- * in; what was in flight at the end comes last. Of a write whose blocks a durable
- * one replaces, these come before that. Blocks that were not as in the
- * base (or not zeroes) when the recording started come first, up to a flush and
- * the mark `platter-start`. A log cannot say how long requests were in flight.
- * Zeroes are written as data, as a hole of the file.
+ * A write is where it was submitted, or behind the last flush that completed
+ * without covering it; one that is durable by itself (FUA, or on a write-through
+ * device) is where it completed. What overlaps is in the order of submission, on
+ * a device that keeps the order all is: so a part of a write that a newer one
+ * replaces may come early. Blocks that were not as in the base (or not zeroes)
+ * when the recording started come first, up to a flush and the mark
+ * `platter-start`. A log cannot say how long requests were in flight. Zeroes are
+ * written as data, as a hole of the file; a secure erase is a write of zeroes,
+ * block by block where else it would be an atomic one.
  *
  * @param recording The recording.
  * @param path Where; nothing may be there.
@@ -457,86 +480,170 @@ interface Part {
   readonly count: number;
 }
 
+/** An event that no recording has. */
+const NEVER = Infinity;
+
+/**
+ * When writes become durable, and so where in a log they are to be: behind each
+ * flush that does not cover them, and before the first that does.
+ */
+class LogOrder {
+  readonly #recording: CrashRecording;
+  /** Events with which a flush completes that does what it says. */
+  readonly #flushed: number[] = [];
+  /**
+   * What makes writes durable that come before: by their number on a device that
+   * keeps the order, else by the event with which they completed. Sorted by
+   * that; the event is the first one of this and all behind it.
+   */
+  readonly #settling: { before: number; at: number }[] = [];
+
+  constructor(recording: CrashRecording) {
+    this.#recording = recording;
+    const { events, device } = recording;
+    // The last write that completed, also as each flush was submitted.
+    let completed = 0;
+    const reach = new Map<RecordedRequest, number>();
+    for (const [at, event] of events.entries()) {
+      if (event.kind === "acknowledge") continue;
+      const { request } = event;
+      const { type, number, blocks, submittedAt } = request;
+      if (type === RequestType.Flush) {
+        if (event.kind === "submit") reach.set(request, completed);
+        else if (device.honorsFlush) {
+          this.#flushed.push(at);
+          const before = device.reorders ? submittedAt : reach.get(request)!;
+          this.#settling.push({ before, at });
+        }
+      } else if (event.kind === "complete" && blocks > 0) {
+        completed = Math.max(completed, number);
+        if (!device.reorders && this.settlesItself(request)) {
+          this.#settling.push({ before: number, at });
+        }
+      }
+    }
+    this.#settling.sort((a, b) => a.before - b.before);
+    let first = NEVER;
+    for (const settling of this.#settling.toReversed()) {
+      first = settling.at = Math.min(first, settling.at);
+    }
+  }
+
+  /** Whether a write is durable when it completes, which it does. */
+  settlesItself({ blocks, fua, completedAt }: RecordedRequest): boolean {
+    const { writeBack, honorsFua } = this.#recording.device;
+    return blocks > 0 && completedAt >= 0 && (!writeBack || fua && honorsFua);
+  }
+
+  /**
+   * The event behind which a write is to be written.
+   *
+   * @param request The write.
+   * @param inFlight What is in flight as it is submitted, and settles itself.
+   * @returns The event, as early as possible: what may be found between that and
+   * the completion is in the log as well.
+   */
+  positionOf(
+    request: RecordedRequest,
+    inFlight: Iterable<RecordedRequest>,
+  ): number {
+    if (this.settlesItself(request)) return request.completedAt;
+    const settled = this.#settledAt(request);
+    const flushes = countUpTo(this.#flushed, settled - 1, (at) => at);
+    let position = Math.max(
+      request.submittedAt,
+      flushes > 0 ? this.#flushed[flushes - 1]! : 0,
+    );
+    for (const older of inFlight) {
+      // An older write must not seem to be the newer one.
+      if (older.completedAt < settled && this.isBefore(older, request)) {
+        position = Math.max(position, older.completedAt);
+      }
+    }
+    return position;
+  }
+
+  /** Whether an older write, or a part of it, must come before another one. */
+  isBefore(
+    older: Omit<Part, "request">,
+    { sector, count }: Omit<Part, "request">,
+  ): boolean {
+    return !this.#recording.device.reorders ||
+      older.sector < sector + count && sector < older.sector + older.count;
+  }
+
+  #settledAt({ number, completedAt }: RecordedRequest): number {
+    const { reorders } = this.#recording.device;
+    if (reorders && completedAt < 0) return NEVER;
+    const key = reorders ? completedAt : number;
+    const index = countUpTo(
+      this.#settling,
+      key - 1,
+      ({ before }) => before,
+    );
+    return this.#settling[index]?.at ?? NEVER;
+  }
+}
+
 /** Writes requests in the order that a log has. */
 function writeEvents(recording: CrashRecording, log: LogWriter): void {
   const { device, events, acknowledged } = recording;
-  /** What completed, and no flush that was submitted since has taken. */
-  let completed: Part[] = [];
-  /** What each flush in flight has taken, in the order of submission. */
-  const taken = new Map<RecordedRequest, Part[]>();
-  const inFlight = new Map<RecordedRequest, Part[]>();
+  const order = new LogOrder(recording);
+  /** What was submitted and is still to be written, in the order of submission. */
+  const waiting = new Map<RecordedRequest, Part[]>();
+  /** What is to be written behind which event. */
+  const behind = new Map<number, RecordedRequest[]>();
+  const inFlight = new Set<RecordedRequest>();
   let values = 0;
-  const write = (parts: Part[]) => {
+  const write = (request: RecordedRequest) => {
+    const parts = waiting.get(request) ?? [];
+    waiting.delete(request);
     for (const part of parts) {
-      writePart(recording, part, log, part.request.fua ? FUA : 0);
+      writeOlder(part);
+      writePart(recording, part, log);
     }
-    parts.length = 0;
   };
-  // What completed earlier comes earlier, unless that would be before a flush
-  // that does not cover it.
-  const writeCompleted = () => {
-    const [first = completed] = taken.values();
-    write(first);
-  };
-  // Nothing that a durable write has replaced is found any more: what is left of
-  // that must not come behind it, even if a flush covers it early.
-  const writeReplaced = (by: RecordedRequest) => {
+  // What comes behind a write seems to be newer than that. So what is left of
+  // older ones comes before it, even if a flush covers it early.
+  const writeOlder = (by: Part) => {
     const end = by.sector + by.count;
-    for (const parts of [...taken.values(), completed, ...inFlight.values()]) {
-      for (let i = 0; i < parts.length; i++) {
-        const { request, sector, count } = parts[i]!;
+    for (const [request, parts] of waiting) {
+      if (request.number > by.request.number) break;
+      if (!parts.some((part) => order.isBefore(part, by))) continue;
+      if (!device.reorders || request.atomic) {
+        write(request);
+        continue;
+      }
+      const left = parts.flatMap(({ sector, count }) => {
         const from = Math.max(sector, by.sector);
         const to = Math.min(sector + count, end);
-        if (request.number > by.number || from >= to) continue;
+        if (from >= to) return [{ request, sector, count }];
         writePart(recording, { request, sector: from, count: to - from }, log);
-        const rest = [
+        return [
           { request, sector, count: from - sector },
           { request, sector: to, count: sector + count - to },
         ].filter(({ count }) => count > 0);
-        parts.splice(i, 1, ...rest);
-        i += rest.length - 1;
-      }
+      });
+      waiting.set(request, left);
     }
   };
-  for (const event of events) {
-    if (event.kind === "acknowledge") {
-      writeCompleted();
-      log.mark(textOf(acknowledged[values++]));
-      continue;
+  for (const [at, event] of events.entries()) {
+    if (event.kind === "acknowledge") log.mark(textOf(acknowledged[values++]));
+    else if (event.request.type === RequestType.Flush) {
+      if (event.kind === "complete") log.entry(0, 0, FLUSH);
+    } else if (event.kind === "complete") inFlight.delete(event.request);
+    else {
+      const { request } = event;
+      const { sector, count } = request;
+      const position = order.positionOf(request, inFlight);
+      waiting.set(request, [{ request, sector, count }]);
+      const there = behind.get(position);
+      if (there === undefined) behind.set(position, [request]);
+      else there.push(request);
+      if (order.settlesItself(request)) inFlight.add(request);
     }
-    const { request } = event;
-    const { type, sector, count } = request;
-    const flush = type === RequestType.Flush;
-    if (event.kind === "submit") {
-      if (flush) {
-        taken.set(request, completed);
-        completed = [];
-      } else inFlight.set(request, [{ request, sector, count }]);
-    } else if (flush) {
-      // Flushes that were submitted before it cover no more than it does.
-      for (const [other, covered] of taken) {
-        write(covered);
-        if (other === request) break;
-      }
-      taken.delete(request);
-      log.entry(0, 0, FLUSH);
-    } else {
-      const parts = inFlight.get(request)!;
-      inFlight.delete(request);
-      if (device.writeBack && !(request.fua && device.honorsFua)) {
-        for (const part of parts) completed.push(part);
-        continue;
-      }
-      writeCompleted();
-      // A discard may leave what it is to replace.
-      if (type !== RequestType.Discard) writeReplaced(request);
-      write(parts);
-    }
-  }
-  for (const covered of taken.values()) write(covered);
-  write(completed);
-  for (const parts of inFlight.values()) {
-    for (const part of parts) writePart(recording, part, log);
+    for (const request of behind.get(at) ?? []) write(request);
+    behind.delete(at);
   }
   if (
     events.at(-1)?.kind === "acknowledge" && acknowledged.at(-1) === END_MARK
@@ -549,19 +656,27 @@ function writePart(
   { device }: CrashRecording,
   { request, sector, count }: Part,
   log: LogWriter,
-  flags = 0,
 ): void {
-  const { type, firstBlock } = request;
+  const { type, firstBlock, fua, completedAt, atomic } = request;
+  const { blockSectors } = device;
   const discard = type === RequestType.Discard;
-  const bytes = count * SECTOR_BYTES;
-  log.entry(sector * SECTOR_BYTES, bytes, discard ? DISCARD : flags);
-  if (discard) return;
-  if (type === RequestType.Out) {
-    const first = sector / device.blockSectors - firstBlock;
-    for (let i = 0; i < count / device.blockSectors; i++) {
-      log.data(request.version(first + i).bytes);
-    }
-  } else log.hole(bytes);
+  const flags = (discard ? DISCARD : 0) | (fua && completedAt >= 0 ? FUA : 0);
+  // What is no atomic write, as to erase, or as a part of one, must not come back
+  // as one.
+  const each = !discard && !atomic && isAtomic(device, sector, count)
+    ? blockSectors
+    : count;
+  for (let at = sector; at < sector + count; at += each) {
+    const bytes = each * SECTOR_BYTES;
+    log.entry(at * SECTOR_BYTES, bytes, flags);
+    if (discard) continue;
+    if (type === RequestType.Out) {
+      const first = at / blockSectors - firstBlock;
+      for (let i = 0; i < each / blockSectors; i++) {
+        log.data(request.version(first + i).bytes);
+      }
+    } else log.hole(bytes);
+  }
 }
 
 function textOf(value: unknown): string {
