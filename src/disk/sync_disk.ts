@@ -49,9 +49,11 @@ import {
   type DiskCounters,
   type DiskInfo,
   infoOf,
+  isRange,
   memoryFor,
   refuseMemory,
   refuseRange,
+  sectorsIn,
   shownOf,
   type View,
 } from "./view.ts";
@@ -453,12 +455,12 @@ export class SyncDisk implements AsyncDisposable {
     if (refused !== null) throw refused;
   }
 
-  /** The sectors of memory; what has a length and is none, the queue refuses. */
+  /** The sectors of memory; parts of one, the queue refuses. */
   #checkMemory(operation: string, sector: number, memory: Uint8Array): number {
-    const count = memory?.length / SECTOR_BYTES;
+    const count = sectorsIn(memory);
     const refused = refuseRange(this.#view, operation, sector, count);
-    if (refused === null) return count;
-    throw refuseMemory(operation, sector, memory, refused);
+    if (refused === null) return memory.length / SECTOR_BYTES;
+    throw refuseMemory(operation, memory, refused);
   }
 
   #carryOut(
@@ -487,8 +489,10 @@ export class SyncDisk implements AsyncDisposable {
         : requestError("closed", request, "the slice is closed");
     }
     const end = start + sectors;
-    const outside = !owner && request.count > 0 &&
-      (request.sector < start || request.sector + request.count > end);
+    const { sector, count } = request;
+    // What is no range, the queue refuses.
+    const outside = !owner && isRange(sector, count) &&
+      (sector < start || sector + count > end);
     return outside
       ? requestError(
         "range",
