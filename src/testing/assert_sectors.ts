@@ -6,6 +6,7 @@
 
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
+import { restFrom } from "../disk/view.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
 
@@ -127,15 +128,16 @@ export async function assertSectors(
  *
  * @param disk The disk.
  * @param sector First sector; 0 by default.
- * @param count Sectors; the rest of the disk by default.
+ * @param count Sectors; the rest of the disk by default. None are zeroes, too.
  * @param options What to show.
  * @returns When they were read and are zeroes.
  * @throws {DiskAssertionError} If they are not.
+ * @throws {DiskError} If the range is not on the disk, or the disk fails.
  */
 export async function assertZeroes(
   disk: VirtualDisk,
   sector = 0,
-  count: number = disk.sectors - sector,
+  count: number = restFrom(disk.sectors, sector),
   options: AssertSectorsOptions = {},
 ): Promise<void> {
   const difference = new Difference(options, disk.start);

@@ -1,6 +1,6 @@
 /** @module */
 
-import { VirtualDisk } from "@platter/disk";
+import { DiskError, VirtualDisk } from "@platter/disk";
 import {
   assertDisksEqual,
   assertSectors,
@@ -60,6 +60,12 @@ Deno.test("assertSectors() and assertZeroes() read what they are told", async ()
   );
   await assertZeroes(disk, 0, 2 ** 32);
   await assertRejects(() => assertZeroes(disk), DiskAssertionError);
+  await assertZeroes(disk, disk.sectors);
+  await assertZeroes(disk, 8, 0);
+  for (const [sector, count] of [[disk.sectors + 1, 0], [NaN, 0], [0, NaN]]) {
+    await assertRejects(() => assertZeroes(disk, sector, count), DiskError);
+  }
+  await assertRejects(() => assertZeroes(disk, disk.sectors + 1), DiskError);
 });
 
 Deno.test("assertDisksEqual() shows some sectors and counts the others", async () => {
