@@ -35,6 +35,7 @@
 
 import {
   type Backend,
+  checkBackend,
   type Complete,
   type Limits,
   refuse,
@@ -271,9 +272,11 @@ export class RequestQueue {
    * @param backend What carries out the requests; the queue closes it.
    * @param options How it is set up.
    * @throws {RangeError} If the queue size is no power of two up to 1,024.
-   * @throws {TypeError} If the write cache is none that there is.
+   * @throws {TypeError} If the write cache is none that there is, or the backend
+   * is none.
    */
   constructor(backend: Backend, options: QueueOptions = {}) {
+    checkBackend("make a disk", backend);
     checkQueueOptions(options);
     const size = options.queueSize ?? DEFAULT_QUEUE_SIZE;
     this.#backend = backend;

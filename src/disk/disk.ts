@@ -18,7 +18,7 @@ import {
   type MemoryBackendOptions,
 } from "../backends/memory.ts";
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
-import { DiskError } from "../errors.ts";
+import { describeValue, DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { keepOnThread } from "../one_thread.ts";
 import {
@@ -257,6 +257,26 @@ export class VirtualDisk implements AsyncDisposable {
    */
   static identityOf(disk: VirtualDisk): object {
     return disk.#queue;
+  }
+
+  /**
+   * Refuses what is no disk. What has no sectors, such as a backend, would be
+   * equal to anything else that has none.
+   *
+   * @param task What the disks are for, as the error names it.
+   * @param disks What was given as such.
+   * @throws {TypeError} If one is none.
+   * @internal
+   */
+  static check(task: string, ...disks: readonly unknown[]): void {
+    for (const disk of disks) {
+      if (disk instanceof VirtualDisk) continue;
+      throw new TypeError(
+        `Cannot ${task} as each must be a VirtualDisk: current value is ${
+          describeValue(disk)
+        }`,
+      );
+    }
   }
 
   /** Logical block size in bytes: operations start and end on it. */

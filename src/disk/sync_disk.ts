@@ -18,7 +18,7 @@
  * @module
  */
 
-import { type Backend, whyAsyncOnly } from "../backend.ts";
+import { type Backend, checkBackend, whyAsyncOnly } from "../backend.ts";
 import {
   MemoryBackend,
   type MemoryBackendOptions,
@@ -174,6 +174,7 @@ export class SyncDisk implements AsyncDisposable {
    * @throws {RangeError} If an option is out of its range.
    */
   static over(backend: Backend, options: QueueOptions = {}): SyncDisk {
+    checkBackend("make a disk", backend);
     refuseAsyncOnly(backend);
     const view: View = {
       queue: new RequestQueue(backend, options),

@@ -7,8 +7,10 @@
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { restFrom } from "../disk/view.ts";
+import { describeValue } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
+import { isBytes } from "../request.ts";
 
 /** How to compare. */
 export interface AssertSectorsOptions {
@@ -59,6 +61,7 @@ export class DiskAssertionError extends Error {
  * @param expected What should be there.
  * @param options Where it is from.
  * @throws {DiskAssertionError} If they differ.
+ * @throws {TypeError} If one of both is no memory.
  *
  * @example
  * ```ts
@@ -80,6 +83,14 @@ export function assertSectorsEqual(
   expected: Uint8Array,
   options: AssertMemoryOptions = {},
 ): void {
+  for (const memory of [actual, expected]) {
+    if (isBytes(memory)) continue;
+    throw new TypeError(
+      `Cannot compare sectors as each must be a Uint8Array: current value is ${
+        describeValue(memory)
+      }`,
+    );
+  }
   const difference = new Difference(options);
   difference.add(options.sector ?? 0, actual, expected);
   difference.end(

@@ -49,6 +49,20 @@ Deno.test("assertSectorsEqual() says how much there is if lengths differ", () =>
   );
 });
 
+Deno.test("assertSectorsEqual() takes memory only, and calls nothing else equal", () => {
+  const sector = new Uint8Array(512);
+  for (const value of [{}, 5, null, undefined, "", [], new Uint16Array(256)]) {
+    const other = value as Uint8Array;
+    for (const [a, b] of [[other, other], [sector, other], [other, sector]]) {
+      assertThrows(
+        () => assertSectorsEqual(a!, b!),
+        TypeError,
+        "must be a Uint8Array: current value is ",
+      );
+    }
+  }
+});
+
 Deno.test("assertSectors() and assertZeroes() read what they are told", async () => {
   await using disk = VirtualDisk.memory({ sectors: 2 ** 33 });
   await disk.write(2 ** 32, new Uint8Array(512).fill(5));
