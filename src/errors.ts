@@ -24,7 +24,7 @@ import { plural } from "./plural.ts";
  * | `no-space` | the file system or its quota is full |
  * | `latched` | refused as an earlier flush failed: see `cause` |
  * | `aborted` | the caller's `AbortSignal` fired |
- * | `locked` | another program holds the image |
+ * | `locked` | another program, or another disk of this one, holds the image |
  * | `permission` | the operating system or Deno's sandbox says no |
  * | `not-found` | no such image, or no such part of it |
  * | `exists` | there is an image already |
@@ -152,7 +152,7 @@ const KINDS: Readonly<Record<string, DiskErrorKind>> = {
  * @returns The kind.
  */
 export function kindOfCode(code: string): DiskErrorKind {
-  return KINDS[code] ?? "io";
+  return Object.hasOwn(KINDS, code) ? KINDS[code]! : "io";
 }
 
 /**

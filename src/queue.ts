@@ -66,6 +66,7 @@ import {
   busyError,
   closedError,
   latchedError,
+  notSubmitted,
   requestError,
 } from "./request_error.ts";
 import {
@@ -356,11 +357,7 @@ export class RequestQueue {
     outcome: Outcome,
     signal?: AbortSignal,
   ): Promise<unknown> {
-    if (request.owner !== null) {
-      return this.reject(
-        requestError("argument", request, "it is in flight already"),
-      );
-    }
+    if (request?.owner !== null) return this.reject(notSubmitted(request));
     const promise = new Promise<unknown>(catchResolvers);
     const resolve = caughtResolve!;
     const reject = caughtReject!;
@@ -448,9 +445,7 @@ export class RequestQueue {
    * blocking calls and `busy` if it is not alone; `null` if it did not fail.
    */
   submitSync(request: Request): DiskError | null {
-    if (request.owner !== null) {
-      return requestError("argument", request, "it is in flight already");
-    }
+    if (request?.owner !== null) return notSubmitted(request);
     if (this.#writeThrough && request.writes) {
       request.flags |= RequestFlag.Fua;
     }

@@ -51,9 +51,9 @@ const CHUNK_SECTORS = 2048;
  * @param options Where to look.
  * @returns The bad runs, in order, whole blocks; empty if all can be read.
  * @throws {DiskError} With kind `range` or `argument`, as a read would, if there
- * is nothing to read or not all of it on the disk; or if a read fails for another reason than the medium: with
- * another kind than `io`, or a `code` that is none of a medium (`EIO` is one), or
- * none.
+ * is nothing to read or not all of it is on the disk; or if a read fails for
+ * another reason than the medium: with another kind than `io`, or a `code` that
+ * is none of a medium (`EIO` is one), or none.
  *
  * @example
  * ```ts

@@ -498,11 +498,11 @@ export class VirtualDisk implements AsyncDisposable {
    * the whole disk as the request is taken as it is.
    * @param options A signal.
    * @returns How it ended; `request.error` says why.
-   * @throws {DiskError} If the request is in flight already.
+   * @throws {DiskError} If it is no request, or in flight already.
    */
   submit(request: Request, options?: RequestOptions): Promise<Status> {
     // The queue knows the whole disk, and that it is closed; not the slice.
-    if (!this.#owner && request.owner === null) {
+    if (!this.#owner && request?.owner === null) {
       const end = this.#start + this.sectors;
       const { sector, count } = request;
       // What is no range, the queue refuses.

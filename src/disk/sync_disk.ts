@@ -35,7 +35,7 @@ import {
   RequestType,
   Status,
 } from "../request.ts";
-import { closedError, requestError } from "../request_error.ts";
+import { closedError, notSubmitted, requestError } from "../request_error.ts";
 import {
   createBackend,
   type CreateOptions,
@@ -364,7 +364,7 @@ export class SyncDisk implements AsyncDisposable {
    * @param request The request; on a slice, its sectors count from the start of
    * the whole disk as the request is taken as it is.
    * @returns How it ended; `request.error` says why.
-   * @throws {DiskError} If the request is in flight already.
+   * @throws {DiskError} If it is no request, or in flight already.
    *
    * @example Two segments, one request
    * ```ts
@@ -378,9 +378,7 @@ export class SyncDisk implements AsyncDisposable {
    * ```
    */
   submit(request: Request): Status {
-    if (request.owner !== null) {
-      throw requestError("argument", request, "it is in flight already");
-    }
+    if (request?.owner !== null) throw notSubmitted(request);
     const error = this.#refuseOutside(request);
     if (error === null) this.#view.queue.submitSync(request);
     else {

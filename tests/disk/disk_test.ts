@@ -159,6 +159,35 @@ Deno.test("VirtualDisk.submit() tells a status, and the error on the request", a
   assertEquals(await disk.submit(unknown), Status.Unsupp);
 });
 
+Deno.test("VirtualDisk.submit() says what is no request", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  for (const value of ["x", {}, null, undefined, 5, bytes(1)] as unknown[]) {
+    const request = value as Request;
+    for (const on of [disk, disk.slice(8, 8)]) {
+      const says = "must be a Request: current value is ";
+      const error = await assertRejects(
+        async () => await on.submit(request),
+        DiskError,
+        says,
+      );
+      assertEquals(error.kind, "argument");
+      assertThrows(() => on.sync().submit(request), DiskError, says);
+    }
+  }
+});
+
+Deno.test("VirtualDisk.write() has no count of what is no memory", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  const error = await assertRejects(
+    () => disk.write(0, "x" as unknown as Uint8Array),
+    DiskError,
+  );
+  assertEquals(
+    error.message,
+    "Cannot write as its memory must be bytes in a Uint8Array: current value is a string",
+  );
+});
+
 Deno.test("VirtualDisk.submit() carries out what has no method", async () => {
   await using disk = VirtualDisk.memory({ sectors: 64 });
   await disk.write(0, bytes(8));
