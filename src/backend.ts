@@ -323,6 +323,25 @@ export function refuse(
   return null;
 }
 
+/**
+ * Refuses what is no backend, such as the disk over one, before any of it is
+ * looked at.
+ *
+ * @param task What it is for, as the error names it.
+ * @param value What was given as a backend.
+ * @throws {TypeError} If it is none.
+ */
+export function checkBackend(task: string, value: unknown): void {
+  // Of what a backend must have, these are what no disk has.
+  const { abilities, limits } = Object(value) as Partial<Backend>;
+  if (abilities !== undefined && limits !== undefined) return;
+  throw new TypeError(
+    `Cannot ${task} as what it lies over must be a Backend: current value is ${
+      describeValue(value)
+    }`,
+  );
+}
+
 /** Memory that is none: its `length`, if it has one, counts something else. */
 function refuseMemory(request: Request, path?: string): DiskError | null {
   const { data, more } = request;

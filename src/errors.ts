@@ -24,7 +24,7 @@ import { plural } from "./plural.ts";
  * | `no-space` | the file system or its quota is full |
  * | `latched` | refused as an earlier flush failed: see `cause` |
  * | `aborted` | the caller's `AbortSignal` fired |
- * | `locked` | another program holds the image |
+ * | `locked` | another program, or another disk of this one, holds the image |
  * | `permission` | the operating system or Deno's sandbox says no |
  * | `not-found` | no such image, or no such part of it |
  * | `exists` | there is an image already |
@@ -152,7 +152,7 @@ const KINDS: Readonly<Record<string, DiskErrorKind>> = {
  * @returns The kind.
  */
 export function kindOfCode(code: string): DiskErrorKind {
-  return KINDS[code] ?? "io";
+  return Object.hasOwn(KINDS, code) ? KINDS[code]! : "io";
 }
 
 /**
@@ -172,13 +172,33 @@ export function describePlace(
 ): string {
   const where = sector === undefined || count === undefined
     ? ""
-    : ` ${plural(count, "sector")} at sector ${sector}`;
+    : ` ${describeRange(sector, count)}`;
   const of = path === undefined
     ? ""
     : where === ""
     ? ` "${path}"`
     : ` of "${path}"`;
   return `${operation}${where}${of}`;
+}
+
+/**
+ * The words for a range of sectors. What is no number, which only a caller
+ * without types can give, is named by its type: text may be empty, and symbols
+ * cannot be shown.
+ *
+ * @param sector First sector.
+ * @param count Sectors.
+ * @returns For example `8 sectors at sector 16`, or
+ * `sectors (sector: null, count: 8)`.
+ */
+export function describeRange(sector: number, count: number): string {
+  if (typeof sector === "number" && typeof count === "number") {
+    return `${plural(count, "sector")} at sector ${sector}`;
+  }
+  const [at, of] = [sector, count].map((value: unknown) =>
+    typeof value === "number" ? value : describeValue(value)
+  );
+  return `sectors (sector: ${at}, count: ${of})`;
 }
 
 /**

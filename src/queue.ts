@@ -35,6 +35,7 @@
 
 import {
   type Backend,
+  checkBackend,
   type Complete,
   type Limits,
   refuse,
@@ -65,6 +66,7 @@ import {
   busyError,
   closedError,
   latchedError,
+  notSubmitted,
   requestError,
 } from "./request_error.ts";
 import {
@@ -271,9 +273,11 @@ export class RequestQueue {
    * @param backend What carries out the requests; the queue closes it.
    * @param options How it is set up.
    * @throws {RangeError} If the queue size is no power of two up to 1,024.
-   * @throws {TypeError} If the write cache is none that there is.
+   * @throws {TypeError} If the write cache is none that there is, or the backend
+   * is none.
    */
   constructor(backend: Backend, options: QueueOptions = {}) {
+    checkBackend("make a disk", backend);
     checkQueueOptions(options);
     const size = options.queueSize ?? DEFAULT_QUEUE_SIZE;
     this.#backend = backend;
@@ -353,11 +357,7 @@ export class RequestQueue {
     outcome: Outcome,
     signal?: AbortSignal,
   ): Promise<unknown> {
-    if (request.owner !== null) {
-      return this.reject(
-        requestError("argument", request, "it is in flight already"),
-      );
-    }
+    if (request?.owner !== null) return this.reject(notSubmitted(request));
     const promise = new Promise<unknown>(catchResolvers);
     const resolve = caughtResolve!;
     const reject = caughtReject!;
@@ -445,9 +445,7 @@ export class RequestQueue {
    * blocking calls and `busy` if it is not alone; `null` if it did not fail.
    */
   submitSync(request: Request): DiskError | null {
-    if (request.owner !== null) {
-      return requestError("argument", request, "it is in flight already");
-    }
+    if (request?.owner !== null) return notSubmitted(request);
     if (this.#writeThrough && request.writes) {
       request.flags |= RequestFlag.Fua;
     }

@@ -26,11 +26,12 @@
 import { canonicalCode, errnoOf, errnoText } from "./errno.ts";
 import {
   describePlace,
+  describeValue,
   DiskError,
   type DiskErrorKind,
   kindOfCode,
 } from "./errors.ts";
-import { operationName, type Request, RequestType } from "./request.ts";
+import { operationName, Request, RequestType } from "./request.ts";
 
 /** What else is known of a request's failure. */
 export interface RequestErrorOptions extends ErrorOptions {
@@ -121,6 +122,25 @@ export function errnoError(
     ...options,
     code: name,
   });
+}
+
+/**
+ * Makes the error of what cannot be submitted: a request that is in flight, or
+ * no request at all.
+ *
+ * @param value What was given as a request.
+ * @returns The error, of kind `argument`.
+ */
+export function notSubmitted(value: Request): DiskError {
+  return value instanceof Request
+    ? requestError("argument", value, "it is in flight already")
+    : new DiskError(
+      "argument",
+      `Cannot submit a request as it must be a Request: current value is ${
+        describeValue(value)
+      }`,
+      { operation: "submit" },
+    );
 }
 
 /**

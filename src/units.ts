@@ -135,8 +135,9 @@ export function parseSectors(text: string): number {
 
 /**
  * Prints a size in the largest binary unit that it reaches, with at most two
- * decimals. {@linkcode parseSize} reads it back, exactly if it was printed
- * exactly.
+ * decimals. What had to be rounded is another size, which may come to no whole
+ * bytes: 1,048,575 bytes are `"1 MiB"`. {@linkcode parseSize} reads back exactly
+ * what was printed exactly.
  *
  * @param bytes Bytes, 0 or more.
  * @returns For example `"64 MiB"`, `"1.5 GiB"`, `"512 B"`.

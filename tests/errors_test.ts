@@ -46,6 +46,8 @@ Deno.test("kindOfCode() knows what is no plain I/O error", () => {
     ENOSYS: "unsupported",
     EIO: "io",
     EWHATEVER: "io",
+    toString: "io",
+    ["__proto__"]: "io",
   };
   for (const [code, kind] of Object.entries(kinds)) {
     assertEquals(kindOfCode(code), kind, code);

@@ -176,8 +176,14 @@ function make(path: string, overwrite: boolean): number | null {
     return fs.openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o644);
   } catch (error) {
     const failure = whyNotOpened(error, path, { readOnly: false });
-    if (failure.kind === "exists" && overwrite) return null;
-    throw failure;
+    if (failure.kind !== "exists") throw failure;
+    if (overwrite) return null;
+    const { code, errno } = failure;
+    throw new DiskError(
+      "exists",
+      `Cannot create "${path}" as it exists and "overwrite" must be true to lose its content: current value is false`,
+      { operation: "create", path, code, errno, cause: error },
+    );
   }
 }
 

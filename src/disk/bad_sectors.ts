@@ -6,11 +6,14 @@
 
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { isOfMedium } from "../medium_error.ts";
+import { refuseRange, restFrom } from "./view.ts";
 
 /** What the search needs of a disk. */
 export interface ReadableDisk {
   /** Capacity in sectors. */
   readonly sectors: number;
+  /** The sector of the whole disk that it begins at, if that is not its first. */
+  readonly start?: number;
   /** Logical block size in bytes. */
   readonly blockSize: number;
   /** Memory that moves without a copy. */
@@ -47,9 +50,10 @@ const CHUNK_SECTORS = 2048;
  * @param disk The disk.
  * @param options Where to look.
  * @returns The bad runs, in order, whole blocks; empty if all can be read.
- * @throws {DiskError} If a read fails for another reason than the medium: with
- * another kind than `io`, or a `code` that is none of a medium (`EIO` is one), or
- * none.
+ * @throws {DiskError} With kind `range` or `argument`, as a read would, if there
+ * is nothing to read or not all of it is on the disk; or if a read fails for
+ * another reason than the medium: with another kind than `io`, or a `code` that
+ * is none of a medium (`EIO` is one), or none.
  *
  * @example
  * ```ts
@@ -65,7 +69,17 @@ export async function findBadSectors(
   options: BadSectorOptions = {},
 ): Promise<SectorRange[]> {
   const { sector: start = 0, signal } = options;
-  const end = start + (options.count ?? disk.sectors - start);
+  // Where no sector is left to read, none can be called good.
+  const { count = Math.max(1, restFrom(disk.sectors, start)) } = options;
+  const at = disk.start ?? 0;
+  const refused = refuseRange(
+    { start: at, sectors: disk.sectors, owner: at === 0 },
+    "read",
+    start,
+    count,
+  );
+  if (refused !== null) throw refused;
+  const end = start + count;
   const blockSectors = disk.blockSize / SECTOR_BYTES;
   const chunk = Math.max(CHUNK_SECTORS, blockSectors);
   const memory = disk.allocate(chunk);

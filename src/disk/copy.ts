@@ -5,7 +5,7 @@
  */
 
 import type { Extent } from "../backend.ts";
-import type { VirtualDisk } from "./disk.ts";
+import { VirtualDisk } from "./disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
@@ -144,12 +144,14 @@ export interface DiskDifference {
  * is that, `"argument"` if both are the same disk, or slices of one that share
  * sectors, `"io"` if the comparison found a difference, and whatever a request
  * of either disk failed with. If the signal fired, its reason.
+ * @throws {TypeError} If one of both is no disk.
  */
 export async function copyDisk(
   source: VirtualDisk,
   target: VirtualDisk,
   options: CopyOptions = {},
 ): Promise<CopyResult> {
+  VirtualDisk.check("copy disks", source, target);
   const total = source.sectors;
   checkTarget(source, target);
   const { sparse = true, targetIsZero = false, verify = false, signal } =
@@ -252,12 +254,14 @@ export async function copyDisk(
  * size.
  * @throws {DiskError} Whatever a read of either disk failed with before any
  * difference. If the signal fired, its reason.
+ * @throws {TypeError} If one of both is no disk.
  */
 export async function compareDisks(
   a: VirtualDisk,
   b: VirtualDisk,
   options: CompareOptions = {},
 ): Promise<DiskDifference | null> {
+  VirtualDisk.check("compare disks", a, b);
   const common = Math.min(a.sectors, b.sectors);
   const difference = await firstDifference(a, b, common, options);
   if (difference !== null || a.sectors === b.sectors) return difference;

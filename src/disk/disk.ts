@@ -18,7 +18,7 @@ import {
   type MemoryBackendOptions,
 } from "../backends/memory.ts";
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
-import { DiskError } from "../errors.ts";
+import { describeValue, DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { keepOnThread } from "../one_thread.ts";
 import {
@@ -51,9 +51,12 @@ import {
   type DiskCounters,
   type DiskInfo,
   infoOf,
+  isRange,
   memoryFor,
   refuseMemory,
   refuseRange,
+  restFrom,
+  sectorsIn,
   shownOf,
   type View,
 } from "./view.ts";
@@ -256,6 +259,26 @@ export class VirtualDisk implements AsyncDisposable {
     return disk.#queue;
   }
 
+  /**
+   * Refuses what is no disk. What has no sectors, such as a backend, would be
+   * equal to anything else that has none.
+   *
+   * @param task What the disks are for, as the error names it.
+   * @param disks What was given as such.
+   * @throws {TypeError} If one is none.
+   * @internal
+   */
+  static check(task: string, ...disks: readonly unknown[]): void {
+    for (const disk of disks) {
+      if (disk instanceof VirtualDisk) continue;
+      throw new TypeError(
+        `Cannot ${task} as each must be a VirtualDisk: current value is ${
+          describeValue(disk)
+        }`,
+      );
+    }
+  }
+
   /** Logical block size in bytes: operations start and end on it. */
   get blockSize(): number {
     return this.#queue.backend.geometry.blockSize;
@@ -335,14 +358,11 @@ export class VirtualDisk implements AsyncDisposable {
     buffer: Uint8Array,
     options?: RequestOptions,
   ): Promise<void> {
-    // What has a length and is no memory is refused by the queue.
-    const count = buffer?.length / SECTOR_BYTES;
-    const refused = this.#refuseRange("read", sector, count);
+    const refused = this.#refuseRange("read", sector, sectorsIn(buffer));
     if (refused !== null) {
-      return this.#queue.reject(
-        refuseMemory("read", sector, buffer, refused),
-      );
+      return this.#queue.reject(refuseMemory("read", buffer, refused));
     }
+    const count = buffer.length / SECTOR_BYTES;
     return this.#submit(
       new Request(RequestType.In, this.#start + sector, count, 0, buffer),
       Outcome.Void,
@@ -367,14 +387,11 @@ export class VirtualDisk implements AsyncDisposable {
     data: Uint8Array,
     options?: WriteOptions,
   ): Promise<void> {
-    // What has a length and is no memory is refused by the queue.
-    const count = data?.length / SECTOR_BYTES;
-    const refused = this.#refuseRange("write", sector, count);
+    const refused = this.#refuseRange("write", sector, sectorsIn(data));
     if (refused !== null) {
-      return this.#queue.reject(
-        refuseMemory("write", sector, data, refused),
-      );
+      return this.#queue.reject(refuseMemory("write", data, refused));
     }
+    const count = data.length / SECTOR_BYTES;
     return this.#submit(
       new Request(
         RequestType.Out,
@@ -481,14 +498,16 @@ export class VirtualDisk implements AsyncDisposable {
    * the whole disk as the request is taken as it is.
    * @param options A signal.
    * @returns How it ended; `request.error` says why.
-   * @throws {DiskError} If the request is in flight already.
+   * @throws {DiskError} If it is no request, or in flight already.
    */
   submit(request: Request, options?: RequestOptions): Promise<Status> {
     // The queue knows the whole disk, and that it is closed; not the slice.
-    if (!this.#owner && request.owner === null) {
+    if (!this.#owner && request?.owner === null) {
       const end = this.#start + this.sectors;
-      const outside = request.count > 0 &&
-        (request.sector < this.#start || request.sector + request.count > end);
+      const { sector, count } = request;
+      // What is no range, the queue refuses.
+      const outside = isRange(sector, count) &&
+        (sector < this.#start || sector + count > end);
       if (this.#closed || outside) {
         const error = request.error = this.#closed
           ? requestError("closed", request, "the slice is closed")
@@ -649,6 +668,7 @@ export class VirtualDisk implements AsyncDisposable {
    * @param options Where, and how far.
    * @returns The stream; every chunk is memory of its own.
    * @throws {DiskError} If the range is not on the disk.
+   * @throws {RangeError} If a number is out of its range, or none.
    *
    * @example
    * ```ts
@@ -673,6 +693,7 @@ export class VirtualDisk implements AsyncDisposable {
    * @param options Where, and how far.
    * @returns The stream; it takes chunks of any length, whole blocks together.
    * @throws {DiskError} If the range is not on the disk.
+   * @throws {RangeError} If a number is out of its range, or none.
    */
   writable(options?: WritableStreamOptions): WritableStream<Uint8Array> {
     const canFlush = this.#queue.backend.abilities.flush !== "none";
@@ -686,7 +707,7 @@ export class VirtualDisk implements AsyncDisposable {
    * not; writes that are made meanwhile may show as well.
    *
    * @param sector First sector.
-   * @param count Sectors; the rest of the disk by default.
+   * @param count Sectors; the rest of the disk by default. None have no runs.
    * @param options A signal.
    * @returns Runs in order that cover the range, data and holes in turn. Where
    * the backend does not know, everything counts as data.
@@ -708,7 +729,7 @@ export class VirtualDisk implements AsyncDisposable {
    */
   async extents(
     sector = 0,
-    count: number = this.sectors - sector,
+    count: number = restFrom(this.sectors, sector),
     options: RequestOptions = {},
   ): Promise<Extent[]> {
     return await this.#map(sector, count, options.signal, async (backend) => {
@@ -739,12 +760,12 @@ export class VirtualDisk implements AsyncDisposable {
    * @param options A signal.
    * @returns Runs in order, from the first sector on, data and holes in turn; at
    * least one. If they end before the range does, there may be more from there
-   * on, which may go on with the last one.
+   * on, which may go on with the last one. None of a count of 0.
    * @throws {DiskError} If the range is not on the disk or the disk is closed.
    */
   async firstExtents(
     sector = 0,
-    count: number = this.sectors - sector,
+    count: number = restFrom(this.sectors, sector),
     options: RequestOptions = {},
   ): Promise<Extent[]> {
     return await this.#map(
@@ -762,8 +783,7 @@ export class VirtualDisk implements AsyncDisposable {
     signal: AbortSignal | undefined,
     look: (backend: Backend) => Extent[] | Promise<Extent[]>,
   ): Promise<Extent[]> {
-    if (count === 0) return [];
-    const refused = this.#refuseRange("map", sector, count);
+    const refused = this.#refuseRange("map", sector, count, 0);
     if (refused !== null) return await this.#queue.reject(refused);
     if (this.#closed || this.#queue.closed) {
       return await this.#queue.reject(
@@ -772,6 +792,7 @@ export class VirtualDisk implements AsyncDisposable {
         }),
       );
     }
+    if (count === 0) return [];
     const range = { sector: this.#start + sector, count };
     const found = await this.#queue.query(range, look, signal);
     const runs: { sector: number; count: number; hole: boolean }[] = [];
@@ -889,14 +910,15 @@ export class VirtualDisk implements AsyncDisposable {
     operation: string,
     sector: number,
     count: number,
+    least = 1,
   ): DiskError | null {
-    // Most are right, and a view costs something to make.
-    if (sector >= 0 && count > 0 && sector + count <= this.sectors) return null;
-    // Its new size is not known yet: the queue checks it when it is.
-    if (this.#owner && sector >= 0 && count > 0 && this.#queue.resizing) {
-      return null;
-    }
-    return refuseRange(this.#view, operation, sector, count);
+    // Most are right, and a view costs something to make. Of a disk that is being
+    // resized the new size is not known yet: the queue checks it when it is.
+    if (
+      isRange(sector, count, least) &&
+      (sector + count <= this.sectors || this.#owner && this.#queue.resizing)
+    ) return null;
+    return refuseRange(this.#view, operation, sector, count, least);
   }
 
   get #view(): View {

@@ -5,9 +5,10 @@
  * @module
  */
 
-import { DiskError } from "../errors.ts";
+import { describeValue, DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
+import { restFrom } from "./view.ts";
 
 /** How a stream moves over a disk. */
 export interface StreamOptions {
@@ -81,10 +82,12 @@ interface Range {
 
 function rangeOf(disk: StreamableDisk, options: StreamOptions): Range {
   const blockSectors = disk.blockSize / SECTOR_BYTES;
-  const start = options.sector ?? 0;
-  const count = options.count ?? disk.sectors - start;
-  const chunk = options.chunkSectors ?? DEFAULT_CHUNK_SECTORS;
-  const depth = options.depth ?? DEFAULT_DEPTH;
+  const {
+    sector: start = 0,
+    count = restFrom(disk.sectors, start),
+    chunkSectors: chunk = DEFAULT_CHUNK_SECTORS,
+    depth = DEFAULT_DEPTH,
+  } = options;
   for (
     const [name, value, least] of [
       ["sector", start, 0],
@@ -95,7 +98,9 @@ function rangeOf(disk: StreamableDisk, options: StreamOptions): Range {
   ) {
     if (!Number.isSafeInteger(value) || value < least) {
       throw new RangeError(
-        `Cannot make a stream as ${name} must be a safe integer ≥ ${least}: current value is ${value}`,
+        `Cannot make a stream as ${name} must be a safe integer ≥ ${least}: current value is ${
+          typeof value === "number" ? value : describeValue(value)
+        }`,
       );
     }
   }
@@ -132,6 +137,7 @@ function rangeOf(disk: StreamableDisk, options: StreamOptions): Range {
  * @param options Where, and how far to read ahead.
  * @returns The stream.
  * @throws {DiskError} If the range is not on the disk.
+ * @throws {RangeError} If a number is out of its range, or none.
  */
 export function readableStream(
   disk: StreamableDisk,
@@ -187,6 +193,7 @@ export function readableStream(
  * @param options Where, and how many chunks to have in flight.
  * @returns The stream.
  * @throws {DiskError} If the range is not on the disk.
+ * @throws {RangeError} If a number is out of its range, or none.
  */
 export function writableStream(
   disk: StreamableDisk,

@@ -18,7 +18,7 @@
  * @module
  */
 
-import { type Backend, whyAsyncOnly } from "../backend.ts";
+import { type Backend, checkBackend, whyAsyncOnly } from "../backend.ts";
 import {
   MemoryBackend,
   type MemoryBackendOptions,
@@ -35,7 +35,7 @@ import {
   RequestType,
   Status,
 } from "../request.ts";
-import { closedError, requestError } from "../request_error.ts";
+import { closedError, notSubmitted, requestError } from "../request_error.ts";
 import {
   createBackend,
   type CreateOptions,
@@ -49,9 +49,11 @@ import {
   type DiskCounters,
   type DiskInfo,
   infoOf,
+  isRange,
   memoryFor,
   refuseMemory,
   refuseRange,
+  sectorsIn,
   shownOf,
   type View,
 } from "./view.ts";
@@ -172,6 +174,7 @@ export class SyncDisk implements AsyncDisposable {
    * @throws {RangeError} If an option is out of its range.
    */
   static over(backend: Backend, options: QueueOptions = {}): SyncDisk {
+    checkBackend("make a disk", backend);
     refuseAsyncOnly(backend);
     const view: View = {
       queue: new RequestQueue(backend, options),
@@ -361,7 +364,7 @@ export class SyncDisk implements AsyncDisposable {
    * @param request The request; on a slice, its sectors count from the start of
    * the whole disk as the request is taken as it is.
    * @returns How it ended; `request.error` says why.
-   * @throws {DiskError} If the request is in flight already.
+   * @throws {DiskError} If it is no request, or in flight already.
    *
    * @example Two segments, one request
    * ```ts
@@ -375,9 +378,7 @@ export class SyncDisk implements AsyncDisposable {
    * ```
    */
   submit(request: Request): Status {
-    if (request.owner !== null) {
-      throw requestError("argument", request, "it is in flight already");
-    }
+    if (request?.owner !== null) throw notSubmitted(request);
     const error = this.#refuseOutside(request);
     if (error === null) this.#view.queue.submitSync(request);
     else {
@@ -453,12 +454,12 @@ export class SyncDisk implements AsyncDisposable {
     if (refused !== null) throw refused;
   }
 
-  /** The sectors of memory; what has a length and is none, the queue refuses. */
+  /** The sectors of memory; parts of one, the queue refuses. */
   #checkMemory(operation: string, sector: number, memory: Uint8Array): number {
-    const count = memory?.length / SECTOR_BYTES;
+    const count = sectorsIn(memory);
     const refused = refuseRange(this.#view, operation, sector, count);
-    if (refused === null) return count;
-    throw refuseMemory(operation, sector, memory, refused);
+    if (refused === null) return memory.length / SECTOR_BYTES;
+    throw refuseMemory(operation, memory, refused);
   }
 
   #carryOut(
@@ -487,8 +488,10 @@ export class SyncDisk implements AsyncDisposable {
         : requestError("closed", request, "the slice is closed");
     }
     const end = start + sectors;
-    const outside = !owner && request.count > 0 &&
-      (request.sector < start || request.sector + request.count > end);
+    const { sector, count } = request;
+    // What is no range, the queue refuses.
+    const outside = !owner && isRange(sector, count) &&
+      (sector < start || sector + count > end);
     return outside
       ? requestError(
         "range",

@@ -7,7 +7,7 @@
  */
 
 import type { Abilities, BackendCounters } from "../backend.ts";
-import { describeValue, DiskError } from "../errors.ts";
+import { describeRange, describeValue, DiskError } from "../errors.ts";
 import { type Geometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import { plural } from "../plural.ts";
@@ -118,35 +118,81 @@ export function allocateFor(
 }
 
 /**
- * What the queue cannot check: a range that leaves the view.
+ * Whether two numbers are a range of sectors. It is asked before anything is
+ * added to them: `start + null` is a number, and would be somebody's sector.
+ *
+ * @param sector First sector.
+ * @param count Sectors.
+ * @param least The fewest sectors that it may have.
+ * @returns Whether both are safe integers, from 0 and from `least` on.
+ */
+export function isRange(sector: number, count: number, least = 1): boolean {
+  return Number.isSafeInteger(sector) && Number.isSafeInteger(count) &&
+    sector >= 0 && count >= least;
+}
+
+/**
+ * How many sectors there are from one on: the count of a range that was given
+ * none.
+ *
+ * @param sectors Sectors of the disk.
+ * @param sector The first of the range; what is no sector has none after it.
+ * @returns Sectors, 0 or more.
+ */
+export function restFrom(sectors: number, sector: number): number {
+  return isRange(sector, 0, 0) ? Math.max(0, sectors - sector) : 0;
+}
+
+/**
+ * The sectors that memory fills, a part of one as a whole: the queue refuses that
+ * in words of its own.
+ *
+ * @param memory The memory.
+ * @returns Sectors; `NaN` if it is no memory, whose length counts something else.
+ */
+export function sectorsIn(memory: Uint8Array): number {
+  return isBytes(memory) ? Math.ceil(memory.length / SECTOR_BYTES) : NaN;
+}
+
+/**
+ * What the queue cannot check: a range that leaves the view, and what becomes a
+ * number only by adding the view's start to it.
  *
  * @param view The view.
  * @param operation What is asked for.
  * @param sector First sector, counted in the view.
  * @param count Sectors.
+ * @param least The fewest sectors that the operation takes.
  * @returns Why it must be refused; `null` if it need not.
  */
 export function refuseRange(
-  view: View,
+  view: Pick<View, "start" | "sectors" | "owner">,
   operation: string,
   sector: number,
   count: number,
+  least = 1,
 ): DiskError | null {
   const { start, sectors, owner } = view;
-  if (sector >= 0 && count > 0 && sector + count <= sectors) return null;
-  const isArgument = !(sector >= 0 && count > 0);
+  const isArgument = !isRange(sector, count, least);
+  if (!isArgument && sector + count <= sectors) return null;
   const what = owner ? "disk" : "slice";
-  const place = `${plural(count, "sector")} at sector ${sector}${
+  const place = `${describeRange(sector, count)}${
     owner ? "" : " of the slice"
   }`;
   return new DiskError(
     isArgument ? "argument" : "range",
     isArgument
-      ? `Cannot ${operation} ${place} as both must be safe integers, with at least one sector`
+      ? `Cannot ${operation} ${place} as both must be safe integers${
+        least > 0 ? ", with at least one sector" : " of at least 0"
+      }`
       : `Cannot ${operation} ${place} as the ${what} has ${
         plural(sectors, "sector")
       }`,
-    { operation, sector: start + sector, count },
+    {
+      operation,
+      sector: typeof sector === "number" ? start + sector : undefined,
+      count: typeof count === "number" ? count : undefined,
+    },
   );
 }
 
@@ -154,23 +200,21 @@ export function refuseRange(
  * Refuses what is no memory, or else what was found wrong with the range.
  *
  * @param operation What is asked for.
- * @param sector First sector, counted in the view.
  * @param value What was given as memory.
  * @param range What is wrong with the range.
  * @returns Why it must be refused.
  */
 export function refuseMemory(
   operation: string,
-  sector: number,
   value: unknown,
   range: DiskError,
 ): DiskError {
   return isBytes(value) ? range : new DiskError(
     "argument",
-    `Cannot ${operation} at sector ${sector} as its memory must be bytes in a Uint8Array: current value is ${
+    `Cannot ${operation} as its memory must be bytes in a Uint8Array: current value is ${
       describeValue(value)
     }`,
-    { operation, sector },
+    { operation, sector: range.sector },
   );
 }
 

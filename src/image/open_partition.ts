@@ -5,7 +5,7 @@
  */
 
 import type { RequestOptions, VirtualDisk } from "../disk/disk.ts";
-import { DiskError } from "../errors.ts";
+import { describeValue, DiskError } from "../errors.ts";
 import { plural } from "../plural.ts";
 import type { PartitionTable } from "./partition_table.ts";
 import { readPartitions } from "./read_partitions.ts";
@@ -19,8 +19,8 @@ import { readPartitions } from "./read_partitions.ts";
  * @param number The partition's number.
  * @param options A signal.
  * @returns The partition.
- * @throws {DiskError} With kind `not-found` if there is none of that number,
- * `range` if it is not all on the disk, `alignment` if it does not start and end
+ * @throws {DiskError} With kind `argument` if the number is none, `not-found` if
+ * there is none of that number, `range` if it is not all on the disk, `alignment` if it does not start and end
  * on blocks of the disk; or as the disk fails.
  *
  * @example
@@ -45,6 +45,15 @@ export async function openPartition(
   number: number,
   options: RequestOptions = {},
 ): Promise<VirtualDisk> {
+  if (!Number.isSafeInteger(number)) {
+    throw new DiskError(
+      "argument",
+      `Cannot open a partition as its number must be a safe integer: current value is ${
+        typeof number === "number" ? number : describeValue(number)
+      }`,
+      { operation: "open" },
+    );
+  }
   const table = await readPartitions(disk, options);
   const partition = table.partitions.find((it) => it.number === number);
   if (partition !== undefined) {

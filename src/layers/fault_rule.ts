@@ -7,6 +7,7 @@
 import { errnoOf } from "../errno.ts";
 import type { Ratio } from "../random.ts";
 import type { Request } from "../request.ts";
+import { MAX_FLIPS } from "./medium_damage.ts";
 import { checkRatio, type DiskOperation, OPERATIONS } from "./operations.ts";
 
 /** What goes wrong; the table of the module `faults` explains each kind. */
@@ -47,7 +48,7 @@ export type FaultEffect =
   | {
     /** Bits flip: of a read this time, of a write until it is rewritten. */
     readonly kind: "corrupt";
-    /** How many; 1 if not given. */
+    /** How many different ones, up to the 4,096 of a sector; 1 if not given. */
     readonly bits?: number | undefined;
   }
   | {
@@ -155,7 +156,7 @@ function hasPlace(operation: DiskOperation): boolean {
 export function checkFaultRule(rule: FaultRule): void {
   const { effect, sector, count, nth, times, ratio } = rule;
   const known = APPLIES[effect.kind];
-  if (known === undefined) {
+  if (!Object.hasOwn(APPLIES, effect.kind)) {
     throw new TypeError(
       `Cannot use a fault rule as its effect must be one of ${
         Object.keys(APPLIES).map((kind) => `"${kind}"`).join(", ")
@@ -206,7 +207,7 @@ export function checkFaultRule(rule: FaultRule): void {
       }
       break;
     case "corrupt":
-      checkInteger("bits", effect.bits, 1);
+      checkFlips(effect.bits);
       break;
     case "flush":
       if (!PAGES.includes(effect.pages)) {
@@ -220,6 +221,20 @@ export function checkFaultRule(rule: FaultRule): void {
 }
 
 const PAGES: readonly string[] = ["kept", "reverted", "late"];
+
+/**
+ * Checks how many bits are to flip.
+ *
+ * @param bits How many; 1 if not given.
+ * @throws {RangeError} If that is none, or more than a sector has.
+ */
+export function checkFlips(bits: number | undefined): void {
+  checkInteger("bits", bits, 1);
+  if (bits === undefined || bits <= MAX_FLIPS) return;
+  throw new RangeError(
+    `Cannot use a fault rule as bits must be at most ${MAX_FLIPS}, those of a sector: current value is ${bits}`,
+  );
+}
 
 function checkInteger(
   name: string,

@@ -350,7 +350,7 @@ const WORDS: readonly ReadableWord[] = [
     `"corrupt" or a number of bits as in "corrupt=3"`,
     [
       ["corrupt", "a bit flips: read, this time; written, until rewritten"],
-      ["corrupt=5", "so many bits flip"],
+      ["corrupt=5", "so many bits flip, up to the 4,096 of a sector"],
     ],
     (value) => {
       if (value === undefined) return { kind: "corrupt" };

@@ -39,7 +39,7 @@ import { type Request, RequestType } from "../request.ts";
 import { errnoError } from "../request_error.ts";
 import { type Answer, Downward } from "./downward.ts";
 import { DueQueue, sleepUntil } from "./due_queue.ts";
-import type { FaultEffect, FaultRule } from "./fault_rule.ts";
+import { checkFlips, type FaultEffect, type FaultRule } from "./fault_rule.ts";
 import { formatFaultRule } from "./fault_rule_text.ts";
 import { type FaultEvent, FaultRules, type Verdict } from "./fault_rules.ts";
 import { misdirected, tornPieces } from "./firmware_errors.ts";
@@ -214,9 +214,12 @@ export class Faults extends Layer {
    * Flips bits of a sector until it is rewritten.
    *
    * @param sector The sector.
-   * @param bits How many, at places drawn by the seed.
+   * @param bits How many different ones, at places drawn by the seed: up to the
+   * 4,096 of a sector.
+   * @throws {RangeError} If there are none, or more.
    */
   corrupt(sector: number, bits = 1): void {
+    checkFlips(bits);
     if (sector < 0) return;
     this.#damage.flip(sector, drawFlips(this.#random, 1, bits));
   }

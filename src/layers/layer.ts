@@ -18,6 +18,7 @@ import {
   type Abilities,
   type Backend,
   type BackendCounters,
+  checkBackend,
   type Complete,
   type Extent,
   type Limits,
@@ -61,8 +62,10 @@ export abstract class Layer implements Backend {
    * @param name The layer's name, for `info.backend`.
    * @param backend What it lies over.
    * @param options Whether it owns that.
+   * @throws {TypeError} If that is no backend.
    */
   constructor(name: string, backend: Backend, options: LayerOptions = {}) {
+    checkBackend(`make the layer ${name}`, backend);
     this.#name = name;
     this.backend = backend;
     this.ownsBase = options.ownsBase ?? true;

@@ -37,7 +37,10 @@ class DamagedSectors {
   }
 
   add(sector: number, flips: readonly Flip[]): void {
-    this.flips.set(sector, [...this.flips.get(sector) ?? [], ...flips]);
+    const there = this.flips.get(sector);
+    // One by one: a list of its own for each of many flips is slow to make.
+    if (there === undefined) this.flips.set(sector, [...flips]);
+    else for (const flip of flips) there.push(flip);
   }
 
   /** Drops what there is of a range, or gives it away. */
@@ -142,20 +145,25 @@ export class MediumDamage {
   }
 }
 
+/** The most bits that one fault flips: any request has as many. */
+export const MAX_FLIPS = SECTOR_BYTES * 8;
+
 /**
- * Draws bits of some sectors.
+ * Draws bits of some sectors, each of them once: two flips of one are none.
  *
  * @param random Where to draw from.
  * @param count Sectors.
- * @param bits How many bits.
+ * @param bits How many bits, up to {@linkcode MAX_FLIPS}.
  * @returns The bits; their offsets count from the first of the sectors.
  */
 export function drawFlips(random: Random, count: number, bits = 1): Flip[] {
   if (count <= 0) return [];
-  return Array.from({ length: bits }, () => {
-    const bit = random.below(count * SECTOR_BYTES * 8);
-    return { at: Math.floor(bit / 8), mask: 1 << (bit % 8) };
-  });
+  const drawn = new Set<number>();
+  while (drawn.size < bits) drawn.add(random.below(count * SECTOR_BYTES * 8));
+  return Array.from(
+    drawn,
+    (bit) => ({ at: Math.floor(bit / 8), mask: 1 << (bit % 8) }),
+  );
 }
 
 /**

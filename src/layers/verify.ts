@@ -23,6 +23,7 @@ import {
   type Abilities,
   type Ability,
   type Backend,
+  checkBackend,
   type Complete,
   refuseChanged,
   whyAsyncOnly,
@@ -131,9 +132,11 @@ export class Verify extends Layer {
    * @param options Whether it owns both.
    * @throws {RangeError} If they differ in size, or the second one has larger
    * blocks.
+   * @throws {TypeError} If one of both is no backend.
    */
   constructor(a: Backend, b: Backend, options?: LayerOptions) {
     super("verify", a, options);
+    checkBackend("make the layer verify", b);
     if (
       a.geometry.sectors !== b.geometry.sectors ||
       b.geometry.blockSize > a.geometry.blockSize

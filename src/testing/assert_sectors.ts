@@ -6,8 +6,11 @@
 
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
+import { restFrom } from "../disk/view.ts";
+import { describeValue } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
+import { isBytes } from "../request.ts";
 
 /** How to compare. */
 export interface AssertSectorsOptions {
@@ -58,6 +61,7 @@ export class DiskAssertionError extends Error {
  * @param expected What should be there.
  * @param options Where it is from.
  * @throws {DiskAssertionError} If they differ.
+ * @throws {TypeError} If one of both is no memory.
  *
  * @example
  * ```ts
@@ -79,6 +83,14 @@ export function assertSectorsEqual(
   expected: Uint8Array,
   options: AssertMemoryOptions = {},
 ): void {
+  for (const memory of [actual, expected]) {
+    if (isBytes(memory)) continue;
+    throw new TypeError(
+      `Cannot compare sectors as each must be a Uint8Array: current value is ${
+        describeValue(memory)
+      }`,
+    );
+  }
   const difference = new Difference(options);
   difference.add(options.sector ?? 0, actual, expected);
   difference.end(
@@ -127,15 +139,16 @@ export async function assertSectors(
  *
  * @param disk The disk.
  * @param sector First sector; 0 by default.
- * @param count Sectors; the rest of the disk by default.
+ * @param count Sectors; the rest of the disk by default. None are zeroes, too.
  * @param options What to show.
  * @returns When they were read and are zeroes.
  * @throws {DiskAssertionError} If they are not.
+ * @throws {DiskError} If the range is not on the disk, or the disk fails.
  */
 export async function assertZeroes(
   disk: VirtualDisk,
   sector = 0,
-  count: number = disk.sectors - sector,
+  count: number = restFrom(disk.sectors, sector),
   options: AssertSectorsOptions = {},
 ): Promise<void> {
   const difference = new Difference(options, disk.start);

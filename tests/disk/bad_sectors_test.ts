@@ -59,6 +59,37 @@ Deno.test("findBadSectors() passes on what is not the medium's fault", async () 
   );
 });
 
+Deno.test("findBadSectors() calls nothing good that it has not read", async () => {
+  await using disk = diskWithBad([...Array(8192).keys()]);
+  for (const on of [disk, disk.slice(8, 64)]) {
+    const cases: [sector: unknown, count: unknown, kind: string][] = [
+      [on.sectors, undefined, "range"],
+      [on.sectors, 1, "range"],
+      [1e9, undefined, "range"],
+      [0, on.sectors + 1, "range"],
+      [0, 0, "argument"],
+      [0, -1, "argument"],
+      [-1, undefined, "argument"],
+      [0.5, undefined, "argument"],
+      ...[NaN, Infinity, null, true, "1", [], 1n].flatMap((
+        value,
+      ): [unknown, unknown, string][] => [
+        [value, undefined, "argument"],
+        [value, 1, "argument"],
+        [0, value, "argument"],
+      ]),
+    ];
+    for (const [sector, count, kind] of cases) {
+      const range = { sector: sector as number, count: count as number };
+      const error = await assertRejects(
+        () => findBadSectors(on, range),
+        DiskError,
+      );
+      assertEquals(error.kind, kind, `${sector} ${count}`);
+    }
+  }
+});
+
 /** A disk that cannot be reached any more. */
 function lostDisk(): VirtualDisk {
   const memory = new MemoryBackend({ sectors: 8192 });

@@ -7,8 +7,10 @@ import {
 } from "@std/assert";
 import type { Backend, Complete, Extent } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
+import { assertDisksEqual } from "../../src/crash/assertions/assert_disks_equal.ts";
 import { compareDisks, copyDisk } from "../../src/disk/copy.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import { SyncDisk } from "../../src/disk/sync_disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import { Random } from "../../src/random.ts";
 import { type Request, RequestType } from "../../src/request.ts";
@@ -393,6 +395,28 @@ Deno.test("copyDisk() refuses slices of one disk that overlap, and the disk itse
     (await disk.read(0, 1024)).toHex(),
     content.slice(2048 * 512, 3072 * 512).toHex(),
   );
+});
+
+Deno.test("copyDisk() and compareDisks() take disks only, and call nothing else equal", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  const others: unknown[] = [
+    new MemoryBackend({ sectors: 64 }),
+    SyncDisk.memory({ sectors: 64 }),
+    {},
+    null,
+    undefined,
+  ];
+  for (const other of others as VirtualDisk[]) {
+    for (const [a, b] of [[other, other], [disk, other], [other, disk]]) {
+      for (const call of [compareDisks, copyDisk, assertDisksEqual]) {
+        await assertRejects(
+          async () => await call(a!, b!),
+          TypeError,
+          "must be a VirtualDisk: current value is ",
+        );
+      }
+    }
+  }
 });
 
 Deno.test("compareDisks() finds the first of several differences", async () => {

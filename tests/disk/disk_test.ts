@@ -159,6 +159,35 @@ Deno.test("VirtualDisk.submit() tells a status, and the error on the request", a
   assertEquals(await disk.submit(unknown), Status.Unsupp);
 });
 
+Deno.test("VirtualDisk.submit() says what is no request", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  for (const value of ["x", {}, null, undefined, 5, bytes(1)] as unknown[]) {
+    const request = value as Request;
+    for (const on of [disk, disk.slice(8, 8)]) {
+      const says = "must be a Request: current value is ";
+      const error = await assertRejects(
+        async () => await on.submit(request),
+        DiskError,
+        says,
+      );
+      assertEquals(error.kind, "argument");
+      assertThrows(() => on.sync().submit(request), DiskError, says);
+    }
+  }
+});
+
+Deno.test("VirtualDisk.write() has no count of what is no memory", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  const error = await assertRejects(
+    () => disk.write(0, "x" as unknown as Uint8Array),
+    DiskError,
+  );
+  assertEquals(
+    error.message,
+    "Cannot write as its memory must be bytes in a Uint8Array: current value is a string",
+  );
+});
+
 Deno.test("VirtualDisk.submit() carries out what has no method", async () => {
   await using disk = VirtualDisk.memory({ sectors: 64 });
   await disk.write(0, bytes(8));
@@ -192,7 +221,7 @@ const CALLS: Call[] = [
   { title: "past the end", kind: "range", sector: 64, count: 8 },
   { title: "over the end", kind: "range", sector: 56, count: 16 },
   { title: "far away", kind: "range", sector: 2 ** 52, count: 8 },
-  { title: "for ever", kind: "range", sector: 0, count: Infinity },
+  { title: "for ever", kind: "argument", sector: 0, count: Infinity },
   { title: "below zero", kind: "argument", sector: -8, count: 8 },
   { title: "at no number", kind: "argument", sector: NaN, count: 8 },
   { title: "of no number", kind: "argument", sector: 0, count: NaN },
@@ -228,6 +257,106 @@ for (const { title, kind, sector, count } of CALLS) {
     await disk.close();
   });
 }
+
+/** What programs without types give for a number. */
+const NO_NUMBERS: unknown[] = [
+  null,
+  undefined,
+  true,
+  "",
+  "1",
+  [],
+  [8],
+  {},
+  8n,
+  Symbol("sector"),
+];
+
+Deno.test("VirtualDisk refuses sectors and counts that are no numbers, as its slices do", async () => {
+  const { disk, log } = recorded();
+  for (const on of [disk, disk.slice(16, 16)]) {
+    for (const value of NO_NUMBERS as number[]) {
+      const calls: (() => Promise<unknown>)[] = [
+        () => on.read(value, 1),
+        () => on.readInto(value, bytes(1)),
+        () => on.write(value, bytes(1)),
+        () => on.discard(value, 1),
+        () => on.writeZeroes(value, 1),
+        () => on.read(0, value),
+        () => on.discard(0, value),
+        () => on.writeZeroes(0, value),
+        async () => await on.slice(value, 1).close(),
+        async () => await on.slice(0, value).close(),
+      ];
+      // Without them, these are about the whole disk.
+      if (value !== undefined) {
+        calls.push(
+          () => on.extents(value),
+          () => on.extents(value, 1),
+          () => on.extents(0, value),
+          () => on.firstExtents(value),
+          () => on.firstExtents(0, value),
+        );
+      }
+      for (const call of calls) {
+        const error = await assertRejects(call, DiskError, "safe integers");
+        assertEquals(error.kind, "argument", `${call} of ${String(value)}`);
+      }
+      for (
+        const request of [
+          writeRequest(value, bytes(1)),
+          discardRequest(value, 1),
+          discardRequest(0, value),
+        ]
+      ) {
+        assertEquals(await on.submit(request), Status.IoErr);
+        assertEquals(request.error?.kind, "argument");
+      }
+    }
+  }
+  assertEquals(log.length, 0);
+  await disk.close();
+});
+
+Deno.test("VirtualDisk refuses them as well while it is resized", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  const resized = disk.resize(128);
+  for (const value of NO_NUMBERS as number[]) {
+    assertEquals(await kindOf(() => disk.write(value, bytes(1))), "argument");
+  }
+  await resized;
+  assert(isZero(await disk.read(0, 128)));
+});
+
+Deno.test("VirtualDisk refuses parts of sectors where there is no memory to have them", async () => {
+  const { disk, log } = recorded();
+  for (
+    const call of [
+      () => disk.read(0, 1.5),
+      () => disk.discard(0, 1.5),
+      () => disk.writeZeroes(0, 1.5),
+      () => disk.extents(0.5, 1),
+      () => disk.extents(0, 1.5),
+      () => disk.firstExtents(0.5),
+    ]
+  ) assertEquals(await kindOf(call), "argument", `${call}`);
+  assertEquals(log.length, 0);
+  await disk.close();
+});
+
+Deno.test("VirtualDisk.extents() of no sectors has no runs, but on the disk only", async () => {
+  const disk = VirtualDisk.memory({ sectors: 64 });
+  for (const on of [disk, disk.slice(0, 64)]) {
+    assertEquals(await on.extents(8, 0), []);
+    assertEquals(await on.extents(64), []);
+    assertEquals(await kindOf(() => on.extents(65, 0)), "range");
+    assertEquals(await kindOf(() => on.extents(65)), "range");
+    assertEquals(await kindOf(() => on.extents(NaN, 0)), "argument");
+    assertEquals(await kindOf(() => on.extents(-1, 0)), "argument");
+  }
+  await disk.close();
+  assertEquals(await kindOf(() => disk.extents(8, 0)), "closed");
+});
 
 Deno.test("VirtualDisk refuses memory that is no whole sectors", async () => {
   const { disk, log } = recorded();
@@ -435,7 +564,7 @@ Deno.test("VirtualDisk.slice() refuses what is no part of the disk", () => {
       [NaN, 8, "argument"],
       [4, 8, "alignment"],
       [0, 12, "alignment"],
-      [0.5, 8, "alignment"],
+      [0.5, 8, "argument"],
     ] as const
   ) {
     const error = assertThrows(() => disk.slice(start, count), DiskError);

@@ -114,10 +114,12 @@ for (const backend of BACKENDS) {
     await using dir = await tempDir();
     const content = new Random(2).bytes(4096);
     const path = await dir.file("disk.img", content);
-    assertEquals(
-      await kindOf(() => VirtualDisk.create(path, { sectors: 8, backend })),
-      "exists",
+    const error = await assertRejects(
+      () => VirtualDisk.create(path, { sectors: 8, backend }),
+      DiskError,
+      `Cannot create "${path}" as it exists and "overwrite" must be true`,
     );
+    assertEquals([error.kind, error.code], ["exists", "EEXIST"]);
     assertEquals(await Deno.readFile(path), content);
   });
 

@@ -287,11 +287,21 @@ Deno.test("readable() and writable() refuse numbers that make no sense", () => {
       { chunkSectors: 1.5 },
       { depth: 0 },
       { depth: Infinity },
-      { sector: 100 },
+      ...([null, true, "", "1", [], 1n, Symbol("sector")] as unknown[]).flatMap(
+        (value) => [
+          { sector: value as number },
+          { count: value as number },
+          { sector: 100, count: value as number },
+        ],
+      ),
     ]
   ) {
     assertThrows(() => disk.readable(options), RangeError);
     assertThrows(() => disk.writable(options), RangeError);
+  }
+  for (const options of [{ sector: 65 }, { sector: 65, count: 0 }]) {
+    assertThrows(() => disk.readable(options), DiskError, "64 sectors");
+    assertThrows(() => disk.writable(options), DiskError, "64 sectors");
   }
 });
 

@@ -225,6 +225,21 @@ Deno.test("SyncDisk fails with the words of the asynchronous disk", async () => 
       [() => disk.read(7, 2), () => now.read(7, 2)],
       [() => disk.read(-2, 2), () => now.read(-2, 2)],
       [() => disk.read(0, NaN), () => now.read(0, NaN)],
+      ...[null, true, "", "1", [], 1n, Symbol("sector"), 0.5].flatMap(
+        (value): [() => Promise<unknown>, () => unknown][] => {
+          const no = value as number;
+          const data = new Uint8Array(1024);
+          return [
+            [() => disk.read(no, 2), () => now.read(no, 2)],
+            [() => disk.read(0, no), () => now.read(0, no)],
+            [() => disk.readInto(no, data), () => now.readInto(no, data)],
+            [() => disk.write(no, data), () => now.write(no, data)],
+            [() => disk.discard(no, 2), () => now.discard(no, 2)],
+            [() => disk.discard(0, no), () => now.discard(0, no)],
+            [() => disk.writeZeroes(no, 2), () => now.zero(no, 2)],
+          ];
+        },
+      ),
       [() => disk.read(0, 1), () => now.read(0, 1)],
       [() => disk.read(1, 2), () => now.read(1, 2)],
       [() => disk.readInto(0, bad), () => now.readInto(0, bad)],

@@ -358,6 +358,14 @@ Deno.test("openPartition() opens what there is, and names it otherwise", async (
   const error = await assertRejects(() => openPartition(disk, 3), DiskError);
   assertEquals(error.kind, "not-found");
   assertStringIncludes(error.message, "has 2 partitions: 1, 2");
+  for (const value of [null, "2", [2], 2n, 0.5, NaN, Symbol("2")]) {
+    const error = await assertRejects(
+      () => openPartition(disk, value as number),
+      DiskError,
+      "safe integer",
+    );
+    assertEquals(error.kind, "argument");
+  }
 });
 
 Deno.test("readPartitions() reads at most 64 KiB of ordinary tables, and nothing outside of the disk", async () => {

@@ -207,6 +207,7 @@ const BAD: [text: string, message: string][] = [
   ["ratio=3/2 lost", "0 ≤ numerator ≤ denominator"],
   ["delay=20 read", `delay must be a time as in "delay=20ms"`],
   ["torn=x", `torn must be "torn", a number of blocks`],
+  ["corrupt=4097", "bits must be at most 4096"],
   ["corrupt=0", `corrupt must be "corrupt" or a number of bits`],
   ["misdirected=0", `misdirected must be`],
   ["lost=3", `lost must be "lost"`],

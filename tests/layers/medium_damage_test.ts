@@ -1,4 +1,10 @@
-import { assertEquals, assertGreater, assertStringIncludes } from "@std/assert";
+import {
+  assertEquals,
+  assertGreater,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import type { FaultRule } from "../../src/layers/fault_rule.ts";
 import { faults } from "../../src/layers/faults.ts";
 import {
   discardRequest,
@@ -41,6 +47,24 @@ Deno.test("faults() corrupts a write until it is rewritten, and keeps what was w
   assertGreater(bitsIn(await readSectors(faulty, 3, 1)), 0);
   faulty.heal();
   assertEquals(bitsIn(await readSectors(faulty, 3, 1)), 0);
+});
+
+Deno.test("faults() flips as many bits as it is told, each of them once", async () => {
+  for (const bits of [1, 2, 2048, 4095, 4096]) {
+    const written = faults(memory(), [`write corrupt=${bits}`]);
+    await carryOut(written, writeRequest(0, sector(0)));
+    assertEquals(bitsIn(await readSectors(written, 0, 1)), bits);
+    const read = faults(memory(), [`read corrupt=${bits}`]);
+    assertEquals(bitsIn(await readSectors(read, 0, 2)), bits);
+    const called = faults(memory());
+    called.corrupt(3, bits);
+    assertEquals(bitsIn(await readSectors(called, 3, 1)), bits);
+  }
+  for (const bits of [0, -1, 0.5, NaN, 4097, 2 ** 31]) {
+    assertThrows(() => faults(memory()).corrupt(3, bits), RangeError);
+    const rule: FaultRule = { effect: { kind: "corrupt", bits } };
+    assertThrows(() => faults(memory(), [rule]), RangeError, "bits");
+  }
 });
 
 Deno.test("faults() makes sectors bad until they are rewritten", async () => {

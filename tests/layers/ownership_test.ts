@@ -5,10 +5,11 @@
  * @module
  */
 
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import type { Backend } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import { SyncDisk } from "../../src/disk/sync_disk.ts";
 import {
   faults,
   latency,
@@ -50,7 +51,36 @@ const FACTORIES: Record<
   verify: ([a, b], options) => verify(a, b, options),
 };
 
+/** What is no backend, though some of it has a part of one. */
+const NO_BACKENDS: unknown[] = [
+  undefined,
+  null,
+  {},
+  "disk.img",
+  VirtualDisk.memory({ sectors: 8 }),
+  SyncDisk.memory({ sectors: 8 }),
+];
+
+Deno.test("A disk is made over a backend only, and says so", () => {
+  for (const value of NO_BACKENDS as Backend[]) {
+    for (const over of [VirtualDisk.over, SyncDisk.over]) {
+      assertThrows(() => over(value), TypeError, "must be a Backend");
+    }
+  }
+});
+
 for (const [name, make] of Object.entries(FACTORIES)) {
+  Deno.test(`${name}() lies over a backend only, and says so`, () => {
+    for (const value of NO_BACKENDS as Backend[]) {
+      const bases: [Backend, Backend][] = [[value, value]];
+      if (name === "verify") bases.push([new Counted(), value]);
+      for (const given of bases) {
+        const error = assertThrows(() => make(given), TypeError);
+        assertMatch(error.message, /must be a Backend: current value is /);
+      }
+    }
+  });
+
   Deno.test(`${name}() closes what it was given, unless told not to`, async () => {
     const given = name === "verify" ? 2 : 1;
     for (

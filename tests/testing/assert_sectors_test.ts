@@ -1,6 +1,6 @@
 /** @module */
 
-import { VirtualDisk } from "@platter/disk";
+import { DiskError, VirtualDisk } from "@platter/disk";
 import {
   assertDisksEqual,
   assertSectors,
@@ -49,6 +49,20 @@ Deno.test("assertSectorsEqual() says how much there is if lengths differ", () =>
   );
 });
 
+Deno.test("assertSectorsEqual() takes memory only, and calls nothing else equal", () => {
+  const sector = new Uint8Array(512);
+  for (const value of [{}, 5, null, undefined, "", [], new Uint16Array(256)]) {
+    const other = value as Uint8Array;
+    for (const [a, b] of [[other, other], [sector, other], [other, sector]]) {
+      assertThrows(
+        () => assertSectorsEqual(a!, b!),
+        TypeError,
+        "must be a Uint8Array: current value is ",
+      );
+    }
+  }
+});
+
 Deno.test("assertSectors() and assertZeroes() read what they are told", async () => {
   await using disk = VirtualDisk.memory({ sectors: 2 ** 33 });
   await disk.write(2 ** 32, new Uint8Array(512).fill(5));
@@ -60,6 +74,12 @@ Deno.test("assertSectors() and assertZeroes() read what they are told", async ()
   );
   await assertZeroes(disk, 0, 2 ** 32);
   await assertRejects(() => assertZeroes(disk), DiskAssertionError);
+  await assertZeroes(disk, disk.sectors);
+  await assertZeroes(disk, 8, 0);
+  for (const [sector, count] of [[disk.sectors + 1, 0], [NaN, 0], [0, NaN]]) {
+    await assertRejects(() => assertZeroes(disk, sector, count), DiskError);
+  }
+  await assertRejects(() => assertZeroes(disk, disk.sectors + 1), DiskError);
 });
 
 Deno.test("assertDisksEqual() shows some sectors and counts the others", async () => {

@@ -7,7 +7,7 @@
  */
 
 import { isGranted } from "../../platform/permissions.ts";
-import type { VirtualDisk } from "../../disk/disk.ts";
+import { VirtualDisk } from "../../disk/disk.ts";
 import { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../../geometry.ts";
 import { findTable } from "../../image/read_partitions.ts";
@@ -70,6 +70,7 @@ export async function assertDisksEqual(
   expected: VirtualDisk,
   options: AssertDisksOptions = {},
 ): Promise<void> {
+  VirtualDisk.check("compare disks", actual, expected);
   const difference = new Difference(options, actual.start);
   const end = Math.min(actual.sectors, expected.sectors);
   const ignored = new ImageRanges(options.ignore ?? [], end, "ignore");
