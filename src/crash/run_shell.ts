@@ -55,6 +55,15 @@ then
 fi 2> /dev/null
 `;
 
+/**
+ * What commands are told by. Those of the caller's, who may be a command of
+ * another test, are kept from them: they would stand for another disk.
+ */
+const VARIABLES = [
+  ...["PLATTER_DIR", "PLATTER_IMAGE", "PLATTER_DEVICE", "PLATTER_NBD"],
+  ...["PLATTER_ACK", "PLATTER_ACKED", "PLATTER_STATE"],
+];
+
 /** How to run a command line, beside what {@linkcode RunOptions} say. */
 export interface ShellOptions extends RunOptions {
   /** A folder for the pipe and the file of acknowledgements. */
@@ -108,8 +117,9 @@ export async function runShell(
     : await AcknowledgementPipe.create(`${directory}/ack`, onAcknowledge);
   if (pipe !== null) environment.PLATTER_ACK = String(ACKNOWLEDGE_DESCRIPTOR);
   const numbered = namespaces && options.acknowledged === undefined;
+  const unset = VARIABLES.filter((name) => !(name in environment));
   // In one stream, in order, unless standard output has to be told apart.
-  const before = (numbered ? NUMBERED : "") +
+  const before = (numbered ? NUMBERED : "") + `unset ${unset.join(" ")}\n` +
     (pipe === null ? "exec 2>&1\n" : `exec ${ACKNOWLEDGE_DESCRIPTOR}>"$2"\n`);
   const shell = ["sh", "-c", before + script, "sh", command, pipe?.path ?? ""];
   if (servers !== undefined && nested !== null && pipe === null) {

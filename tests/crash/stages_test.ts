@@ -159,6 +159,27 @@ Deno.test(
 );
 
 Deno.test(
+  "host names its own device, whatever variables are given",
+  roots,
+  async () => {
+    await using dir = await tmpfsDir();
+    const file = await ext4(dir);
+    for (const on of ["mount", "device"] as const) {
+      await using attached = await attach(
+        hostStage,
+        { file },
+        await options(dir, on, on === "mount" ? "ext4" : null),
+      );
+      const { output } = await attached.run('echo "$PLATTER_DEVICE"', {
+        ...run,
+        environment: { PLATTER_DEVICE: "/dev/null" },
+      });
+      assert(/^\/dev\/loop\d+\n$/.test(output), output);
+    }
+  },
+);
+
+Deno.test(
   "host unmounts what a command left busy, in good order",
   roots,
   async () => {

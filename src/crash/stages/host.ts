@@ -52,7 +52,7 @@ if [ $$ != 1 ]; then
 fi
 mount -t "$PLATTER_TYPE" -o "$PLATTER_OPTIONS" \
   "$PLATTER_SOURCE" "$PLATTER_DIR" || exit
-if [ -z "$PLATTER_DEVICE" ]; then
+if [ ! -b "$PLATTER_SOURCE" ]; then
   while read -r _ _ _ _ at _ rest; do
     if [ "$at" = "$PLATTER_POINT" ]; then
       rest=\${rest#*- }
@@ -168,7 +168,7 @@ class HostStage implements Stage {
           directory,
           servers: this.#servers,
           isolated: run.isolated || isMounted,
-          environment: { ...environment, ...mounting, ...run.environment },
+          environment: { ...run.environment, ...environment, ...mounting },
           script: isMounted ? MOUNTED : undefined,
         });
         if (isMounted && outcome.code !== 0 && NO_LOOP.test(outcome.output)) {
