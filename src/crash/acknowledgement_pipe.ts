@@ -98,8 +98,8 @@ export class AcknowledgementPipe {
         this.#failure = { error };
       }
     });
+    const buffer = new Uint8Array(65_536);
     while (!ended) {
-      const buffer = new Uint8Array(65_536);
       const count = await this.#file.read(buffer);
       if (count === null) break;
       lines.add(buffer.subarray(0, count));
