@@ -311,7 +311,7 @@ Deno.test("host names the device in folders of any name", roots, async () => {
   await using dir = await tmpfsDir();
   const file = await dir.file("disk.img", 4 << 20);
   await makeFileSystem("ext4", file, 4096);
-  const directory = dir.join("a b\\c\n'd\"");
+  const directory = dir.join("a b\\c\n'd\"#\te");
   await Deno.mkdir(directory);
   await using attached = await attach(hostStage, { file }, {
     directory,

@@ -176,7 +176,7 @@ for (const tool of TOOLS) {
     ...needed,
     async fn() {
       await using dir = await tempDir();
-      const path = dir.join("a b\\c");
+      const path = dir.join("a b\\c#\td\ne");
       await using disk = VirtualDisk.memory({ size: "1MiB" });
       const file = await asFile(disk, { path, tool });
       assertEquals(file.path, path);
