@@ -12,6 +12,7 @@
 
 import { Lines } from "./lines.ts";
 import { runProgram } from "./programs.ts";
+import { removeIfThere } from "./scratch.ts";
 
 /** The descriptor's number. One digit is all that every shell can redirect. */
 export const ACKNOWLEDGE_DESCRIPTOR = 9;
@@ -24,6 +25,8 @@ export class AcknowledgementPipe {
   /** Its path: a shell opens it for writing. */
   readonly path: string;
   readonly #file: Deno.FsFile;
+  /** The same once more: the runtime does one thing at a time with a file. */
+  readonly #own: Deno.FsFile;
   /** A line that ends it, which nobody else writes. */
   readonly #mark = `end ${crypto.randomUUID()}`;
   readonly #done: Promise<void>;
@@ -32,10 +35,12 @@ export class AcknowledgementPipe {
   private constructor(
     path: string,
     file: Deno.FsFile,
+    own: Deno.FsFile,
     onLine: (line: string) => void,
   ) {
     this.path = path;
     this.#file = file;
+    this.#own = own;
     this.#done = this.#read(onLine);
   }
 
@@ -53,7 +58,9 @@ export class AcknowledgementPipe {
     await runProgram("mkfifo", ["-m", "600", path]);
     // Open for both, so that neither this open nor a read waits for a writer.
     const file = await Deno.open(path, { read: true, write: true });
-    return new AcknowledgementPipe(path, file, onLine);
+    // Now: its writer may remove the name.
+    const own = await Deno.open(path, { write: true });
+    return new AcknowledgementPipe(path, file, own, onLine);
   }
 
   /**
@@ -68,13 +75,12 @@ export class AcknowledgementPipe {
       // A pipe keeps the order: what was written before it is read before it.
       // So short a write is not torn by others (pipe(7), PIPE_BUF).
       const mark = `${UNENDED}\n${this.#mark}\n`;
-      // Opened once more: the runtime does one thing at a time with a file.
-      using file = await Deno.open(this.path, { write: true });
-      await file.write(new TextEncoder().encode(mark));
+      await this.#own.write(new TextEncoder().encode(mark));
       await this.#done;
     } finally {
+      this.#own.close();
       this.#file.close();
-      await Deno.remove(this.path);
+      await removeIfThere(this.path);
     }
     if (this.#failure !== null) throw this.#failure.error;
   }

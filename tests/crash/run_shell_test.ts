@@ -142,6 +142,27 @@ Deno.test(
 );
 
 Deno.test(
+  "runShell() hears a command that removes the pipe it acknowledges by",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    const lines: string[] = [];
+    const { code } = await runShell(
+      `echo one >&9; rm -rf "$AT"; echo two >&9; echo ACK three`,
+      {
+        ...{ directory: dir.path, isolated: false },
+        environment: { AT: dir.path },
+        onAcknowledge: (line) => lines.push(line),
+      },
+    );
+    assertEquals(code, 0);
+    assertEquals(lines.toSorted(), ["one", "three", "two"]);
+    // It is removed again.
+    await Deno.mkdir(dir.path);
+  },
+);
+
+Deno.test(
   "runShell() fails with what onAcknowledge throws",
   linux,
   async () => {
