@@ -1,7 +1,7 @@
 /**
- * The descriptor that a command writes acknowledgements to, as a named pipe: the
- * runtime cannot hand a descriptor of its own to a child, so the shell that
- * starts the command opens the pipe by its name.
+ * What a command acknowledges: lines that it prints, and lines that it writes to a
+ * descriptor. That is a named pipe: the runtime cannot hand a descriptor of its
+ * own to a child, so the shell that starts the command opens the pipe by its name.
  *
  * Late, never early: a program writes a line after the disk completed what the
  * line promises; the recorder logged that completion before the disk told of it,
@@ -16,6 +16,46 @@ import { removeIfThere } from "./scratch.ts";
 
 /** The descriptor's number. One digit is all that every shell can redirect. */
 export const ACKNOWLEDGE_DESCRIPTOR = 9;
+
+/** What lines of standard output are acknowledgements, unless it is said. */
+const ACKNOWLEDGEMENT = /^ACK(?: (.*))?$/;
+
+/**
+ * Finds acknowledgements in standard output. A line above 1 MiB is none.
+ *
+ * @param onAcknowledge Told each.
+ * @param pattern What lines are some: what its first group has is acknowledged, or
+ * the whole match.
+ * @returns What takes the output.
+ */
+export function printedAcknowledgements(
+  onAcknowledge: (line: string) => void,
+  pattern: RegExp = ACKNOWLEDGEMENT,
+): Lines {
+  const { source, flags } = pattern;
+  // Without what would remember where the last one ended.
+  const own = new RegExp(source, flags.replaceAll(/[gy]/g, ""));
+  return new Lines((line, isWhole) => {
+    const found = isWhole ? own.exec(line) : null;
+    if (found !== null) onAcknowledge(found[1] ?? found[0]);
+  });
+}
+
+/**
+ * Refuses a line of the descriptor that is cut off.
+ *
+ * @param line The line, or its beginning.
+ * @param isWhole Whether it is all of it.
+ * @throws {RangeError} If it is not: it is above 1 MiB.
+ */
+export function checkAcknowledgement(line: string, isWhole: boolean): void {
+  if (isWhole) return;
+  throw new RangeError(
+    `Cannot take an acknowledgement as it must be at most 1 MiB long: it begins with ${
+      JSON.stringify(line.slice(0, 80))
+    }`,
+  );
+}
 
 /** End of transmission: closes a line that its writer did not end. */
 const UNENDED = "\x04";
@@ -91,13 +131,7 @@ export class AcknowledgementPipe {
       ended ||= line === this.#mark;
       if (ended || line.endsWith(UNENDED) || this.#failure !== null) return;
       try {
-        if (!isWhole) {
-          throw new RangeError(
-            `Cannot take an acknowledgement as it must be at most 1 MiB long: it begins with ${
-              JSON.stringify(line.slice(0, 80))
-            }`,
-          );
-        }
+        checkAcknowledgement(line, isWhole);
         onLine(line);
       } catch (error) {
         // The rest is read all the same: its writer must not wait for ever.

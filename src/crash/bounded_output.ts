@@ -94,5 +94,5 @@ export class BoundedOutput {
 }
 
 function decode(bytes: Uint8Array): string {
-  return new TextDecoder().decode(bytes);
+  return new TextDecoder(undefined, { ignoreBOM: true }).decode(bytes);
 }

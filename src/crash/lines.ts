@@ -11,6 +11,9 @@ const MOST_LINE_BYTES = 1 << 20;
 
 const NEWLINE = 10;
 
+/** A mark of byte order is for files; in a line it is a character. */
+const DECODER = new TextDecoder(undefined, { ignoreBOM: true });
+
 /** Cuts bytes into lines. */
 export class Lines {
   readonly #onLine: (line: string, isWhole: boolean) => void;
@@ -53,7 +56,7 @@ export class Lines {
   }
 
   #end(): void {
-    const line = new TextDecoder().decode(this.#kept.bytes);
+    const line = DECODER.decode(this.#kept.bytes);
     const isWhole = this.#isWhole;
     this.#kept.remove(0, this.#kept.length);
     this.#isWhole = true;

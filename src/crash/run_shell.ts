@@ -22,16 +22,13 @@
 import {
   ACKNOWLEDGE_DESCRIPTOR,
   AcknowledgementPipe,
+  printedAcknowledgements,
 } from "./acknowledgement_pipe.ts";
 import { BoundedOutput } from "./bounded_output.ts";
 import type { ForkServers, ServedCommand } from "./fork_server.ts";
 import { findIsolation, withoutIsolation } from "./isolation.ts";
-import { Lines } from "./lines.ts";
 import { ProgramError, searchPath } from "./programs.ts";
 import type { RunOptions, RunOutcome } from "./stage.ts";
-
-/** What lines of standard output are acknowledgements, unless it is said. */
-export const ACKNOWLEDGEMENT: RegExp = /^ACK(?: (.*))?$/;
 
 /** How long output is waited for after the command ended, in ms. */
 const PATIENCE_MS = 1000;
@@ -96,9 +93,6 @@ export async function runShell(
 ): Promise<RunOutcome> {
   const { directory, signal, onAcknowledge, servers } = options;
   const { script = PLAIN } = options;
-  const { source, flags } = options.ackPattern ?? ACKNOWLEDGEMENT;
-  // Without what would remember where the last one ended.
-  const ackPattern = new RegExp(source, flags.replaceAll(/[gy]/g, ""));
   signal?.throwIfAborted();
   const { prefix, namespaces, nested } = options.isolated
     ? await findIsolation()
@@ -154,16 +148,15 @@ export async function runShell(
       }
     };
     timedOut = await limited(options, kill, async (isOver) => {
-      const lines = new Lines((line, isWhole) => {
-        const found = isWhole ? ackPattern.exec(line) : null;
-        if (found === null || failure !== null) return;
+      const lines = printedAcknowledgements((line) => {
+        if (failure !== null) return;
         try {
-          onAcknowledge?.(found[1] ?? found[0]);
+          onAcknowledge?.(line);
         } catch (error) {
           failure = { error };
           kill();
         }
-      });
+      }, options.ackPattern);
       const readers = [
         reading(child.stdout, (chunk) => {
           output.add(chunk);

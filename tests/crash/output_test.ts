@@ -47,3 +47,14 @@ Deno.test("BoundedOutput keeps both ends, in whatever pieces they come", () => {
     assert(tail!.length >= 49_152 && tail!.length <= 2 * 49_152);
   }
 });
+
+Deno.test("Lines and BoundedOutput keep a mark of byte order", () => {
+  const heard: string[] = [];
+  const lines = new Lines((line) => heard.push(line));
+  const output = new BoundedOutput();
+  const bytes = new TextEncoder().encode("\ufeffone\n\ufefftwo\n");
+  lines.add(bytes);
+  output.add(bytes);
+  assertEquals(heard, ["\ufeffone", "\ufefftwo"]);
+  assertEquals(output.text(), "\ufeffone\n\ufefftwo\n");
+});
