@@ -208,6 +208,62 @@ Deno.test(
 );
 
 Deno.test(
+  "host adds nothing to what a command says that unmounts, or mounts once more",
+  roots,
+  async () => {
+    await using dir = await tmpfsDir();
+    const file = await ext4(dir);
+    for (
+      const first of [
+        'umount "$PLATTER_DIR"',
+        'mount -t tmpfs none "$PLATTER_DIR"',
+        // As one of the mount's own, which would be no verdict.
+        "echo failed to setup loop device >&2",
+      ]
+    ) {
+      const attachOptions = await options(dir, "mount", "ext4");
+      {
+        await using attached = await attach(hostStage, { file }, attachOptions);
+        const ran = await attached.run(`${first}; echo last; exit 32`, run);
+        assertEquals(ran.code, 32);
+        assert(/^(failed to .*\n)?last\n$/.test(ran.output), ran.output);
+      }
+      await Deno.remove(attachOptions.directory, { recursive: true });
+      assertEquals(await leftOf(dir), []);
+      const magic = await Deno.readFile(file);
+      // Unmounted in good order: s_feature_incompat without bit 2, ext4(5).
+      assertEquals(magic[1024 + 0x60]! & 4, 0);
+    }
+  },
+);
+
+Deno.test(
+  "host is no verdict where there is no loop device to be had",
+  roots,
+  async () => {
+    await using dir = await tmpfsDir();
+    const file = await ext4(dir);
+    await Deno.mkdir(dir.join("bin"));
+    await Deno.writeTextFile(
+      dir.join("bin/mount"),
+      "#!/bin/sh\necho 'mount: failed to setup loop device for it' >&2\nexit 32\n",
+      { mode: 0o755 },
+    );
+    await using attached = await attach(
+      hostStage,
+      { file },
+      await options(dir, "mount", "ext4"),
+    );
+    const PATH = `${dir.join("bin")}:${Deno.env.get("PATH")}`;
+    await assertRejects(
+      () => attached.run("true", { ...run, environment: { PATH } }),
+      ProgramError,
+      "failed to setup loop device",
+    );
+  },
+);
+
+Deno.test(
   "host tells of a file system that cannot be mounted",
   roots,
   async () => {
