@@ -98,6 +98,19 @@ export async function removeIfThere(path: string): Promise<void> {
   }
 }
 
+/**
+ * The same at once: of small things that no other process serves.
+ *
+ * @param path A file, or a folder with its content.
+ */
+export function removeNowIfThere(path: string): void {
+  try {
+    Deno.removeSync(path, { recursive: true });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
 /** Whether so much takes less than half of the memory that is left there. */
 async function hasRoom(bytes: number): Promise<boolean> {
   if (Deno.build.os !== "linux") return false;
