@@ -12,6 +12,7 @@
  * @module
  */
 
+import { asDiskError } from "../backends/image_options.ts";
 import { DiskError } from "../errors.ts";
 import { keepOnThread } from "../one_thread.ts";
 import { Supervisor } from "./supervisor.ts";
@@ -153,8 +154,8 @@ export class LoopDevice implements AsyncDisposable {
  * @param options How.
  * @returns The device, until it is detached.
  * @throws {RangeError} If the block size is none.
- * @throws {DiskError} With kind `not-found` if there is no such file, `platform`
- * if losetup cannot do it.
+ * @throws {DiskError} With kind `not-found` if there is no such file, `permission`
+ * or `io` if its path leads nowhere else, `platform` if losetup cannot do it.
  */
 export async function attachLoop(
   file: string,
@@ -170,7 +171,9 @@ export async function attachLoop(
   try {
     path = await Deno.realPath(file);
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (!(error instanceof Deno.errors.NotFound)) {
+      throw asDiskError(error, file, "attach");
+    }
     throw new DiskError(
       "not-found",
       `Cannot attach "${file}" as there is no such file`,

@@ -454,3 +454,21 @@ Deno.test({
     assertEquals(closed, 2);
   },
 });
+
+Deno.test({
+  name: "asFile() refuses a disk that is closed, and a slice of it",
+  ...needsFuse("nbdfuse"),
+  async fn() {
+    const disk = VirtualDisk.memory({ sectors: 2048 });
+    const slices = [disk.slice(0, 8), disk.slice(0, 16)];
+    await slices[0]!.close();
+    const kindOf = async (what: VirtualDisk) =>
+      (await assertRejects(() => asFile(what), DiskError)).kind;
+    assertEquals(await kindOf(slices[0]!), "closed");
+    await disk.close();
+    assertEquals([await kindOf(disk), await kindOf(slices[1]!)], [
+      "closed",
+      "closed",
+    ]);
+  },
+});

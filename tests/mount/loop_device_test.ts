@@ -134,6 +134,11 @@ Deno.test({
     );
     const missing = () => attachLoop(dir.join("none"));
     assertEquals((await assertRejects(missing, DiskError)).kind, "not-found");
+    await Deno.symlink("round", dir.join("round"));
+    for (const odd of [`${path}/below`, dir.join("round")]) {
+      const error = await assertRejects(() => attachLoop(odd), DiskError);
+      assert(error.message.startsWith(`Cannot attach "${odd}"`), error.message);
+    }
     const large = () => attachLoop(path, { blockSize: 1 << 20 });
     const error = await assertRejects(large, DiskError);
     assertEquals(error.kind, "platform");
