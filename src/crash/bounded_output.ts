@@ -11,36 +11,72 @@ const HEAD_BYTES = 16_384;
 /** Bytes of the end that are kept, and as many again before some are dropped. */
 const TAIL_BYTES = 49_152;
 
+/** Bytes in memory that grows with them. */
+export class ByteList {
+  #bytes = new Uint8Array(0);
+  #length = 0;
+
+  /** How many there are. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** All of them: a view, until more are added. */
+  get bytes(): Uint8Array {
+    return this.#bytes.subarray(0, this.#length);
+  }
+
+  /**
+   * Adds more.
+   *
+   * @param chunk The bytes. They are copied: a chunk of a stream, however small,
+   * is a view of a large buffer, which would stay as long as the chunk.
+   */
+  add(chunk: Uint8Array): void {
+    const length = this.#length + chunk.length;
+    if (length > this.#bytes.length) {
+      const bytes = new Uint8Array(Math.max(length, 2 * this.#bytes.length));
+      bytes.set(this.bytes);
+      this.#bytes = bytes;
+    }
+    this.#bytes.set(chunk, this.#length);
+    this.#length = length;
+  }
+
+  /**
+   * Takes some away.
+   *
+   * @param from The first one.
+   * @param to The one after the last.
+   */
+  remove(from: number, to: number): void {
+    this.#bytes.copyWithin(from, to, this.#length);
+    this.#length -= to - from;
+  }
+}
+
 /** Takes bytes as they come, and gives the text of what was kept. */
 export class BoundedOutput {
-  readonly #head: Uint8Array[] = [];
-  #headBytes = 0;
-  #tail: Uint8Array[] = [];
-  #tailBytes = 0;
+  readonly #kept = new ByteList();
   #dropped = 0;
 
   /**
    * Takes more of it.
    *
-   * @param chunk The bytes; they are kept and must not change.
+   * @param chunk The bytes.
    */
   add(chunk: Uint8Array): void {
-    const room = HEAD_BYTES - this.#headBytes;
-    if (room > 0) {
-      const part = chunk.subarray(0, room);
-      this.#head.push(part);
-      this.#headBytes += part.length;
-      chunk = chunk.subarray(room);
+    for (let at = 0; at < chunk.length;) {
+      const excess = this.#kept.length - HEAD_BYTES - TAIL_BYTES;
+      if (excess === TAIL_BYTES) {
+        this.#kept.remove(HEAD_BYTES, HEAD_BYTES + excess);
+        this.#dropped += excess;
+      }
+      const room = HEAD_BYTES + 2 * TAIL_BYTES - this.#kept.length;
+      const part = chunk.subarray(at, at + room);
+      this.#kept.add(part);
+      at += part.length;
     }
-    if (chunk.length === 0) return;
-    this.#tail.push(chunk);
-    this.#tailBytes += chunk.length;
-    if (this.#tailBytes <= 2 * TAIL_BYTES) return;
-    const all = joined(this.#tail, this.#tailBytes);
-    this.#dropped += all.length - TAIL_BYTES;
-    // A copy, or all of it is kept.
-    this.#tail = [all.slice(-TAIL_BYTES)];
-    this.#tailBytes = TAIL_BYTES;
   }
 
   /**
@@ -49,27 +85,14 @@ export class BoundedOutput {
    * @returns The text; what is no UTF-8 is replaced.
    */
   text(): string {
-    const tail = joined(this.#tail, this.#tailBytes);
-    if (this.#dropped === 0) {
-      return decode(
-        joined([...this.#head, tail], this.#headBytes + tail.length),
-      );
-    }
-    return `${decode(joined(this.#head, this.#headBytes))}\n… ` +
-      `${this.#dropped} bytes are left out here …\n${decode(tail)}`;
+    const kept = this.#kept.bytes;
+    if (this.#dropped === 0) return decode(kept);
+    return `${decode(kept.subarray(0, HEAD_BYTES))}\n… ` +
+      `${this.#dropped} bytes are left out here …\n` +
+      decode(kept.subarray(HEAD_BYTES));
   }
-}
-
-function joined(chunks: readonly Uint8Array[], length: number): Uint8Array {
-  const all = new Uint8Array(length);
-  let at = 0;
-  for (const chunk of chunks) {
-    all.set(chunk, at);
-    at += chunk.length;
-  }
-  return all;
 }
 
 function decode(bytes: Uint8Array): string {
-  return new TextDecoder().decode(bytes);
+  return new TextDecoder(undefined, { ignoreBOM: true }).decode(bytes);
 }

@@ -45,7 +45,7 @@ export interface CrashTestOptions {
   run?: string | undefined;
   /** Judges a disk: exits with 0 if it is sound, 125 if that cannot be told. */
   check: string;
-  /** Variables for all commands. */
+  /** Variables for all commands; what Platter sets itself comes before them. */
   environment?: Readonly<Record<string, string>> | undefined;
   /**
    * Which lines of standard output of `run` are acknowledgements: the first

@@ -4,16 +4,20 @@
  * @module
  */
 
+import { ByteList } from "./bounded_output.ts";
+
 /** Bytes of a line that are kept; of a longer one, the beginning. */
 const MOST_LINE_BYTES = 1 << 20;
 
 const NEWLINE = 10;
 
+/** A mark of byte order is for files; in a line it is a character. */
+const DECODER = new TextDecoder(undefined, { ignoreBOM: true });
+
 /** Cuts bytes into lines. */
 export class Lines {
   readonly #onLine: (line: string, isWhole: boolean) => void;
-  #parts: Uint8Array[] = [];
-  #bytes = 0;
+  readonly #kept = new ByteList();
   #isWhole = true;
 
   /**
@@ -29,7 +33,7 @@ export class Lines {
   /**
    * Takes more bytes.
    *
-   * @param chunk The bytes; they are kept and must not change.
+   * @param chunk The bytes.
    */
   add(chunk: Uint8Array): void {
     for (let at = 0; at < chunk.length;) {
@@ -37,10 +41,9 @@ export class Lines {
       const end = found < 0 ? chunk.length : found;
       const part = chunk.subarray(at, end).subarray(
         0,
-        MOST_LINE_BYTES - this.#bytes,
+        MOST_LINE_BYTES - this.#kept.length,
       );
-      if (part.length > 0) this.#parts.push(part);
-      this.#bytes += part.length;
+      this.#kept.add(part);
       if (part.length < end - at) this.#isWhole = false;
       at = end + 1;
       if (found >= 0) this.#end();
@@ -49,20 +52,14 @@ export class Lines {
 
   /** Tells what comes after the last end of line, if that is anything. */
   end(): void {
-    if (this.#bytes > 0) this.#end();
+    if (this.#kept.length > 0) this.#end();
   }
 
   #end(): void {
-    const line = new Uint8Array(this.#bytes);
-    let filled = 0;
-    for (const part of this.#parts) {
-      line.set(part, filled);
-      filled += part.length;
-    }
+    const line = DECODER.decode(this.#kept.bytes);
     const isWhole = this.#isWhole;
-    this.#parts = [];
-    this.#bytes = 0;
+    this.#kept.remove(0, this.#kept.length);
     this.#isWhole = true;
-    this.#onLine(new TextDecoder().decode(line), isWhole);
+    this.#onLine(line, isWhole);
   }
 }

@@ -25,7 +25,7 @@ import { copyDisk } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
 import { sectorsOf } from "../disk_size.ts";
-import { DiskError } from "../errors.ts";
+import { DiskError, kindOfCode } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { RequestType } from "../request.ts";
 import { checkNumbers, MOST_TIMER_MS } from "../testing/check_numbers.ts";
@@ -47,7 +47,13 @@ import type { CrashTestOptions } from "./crash_test_options.ts";
 import type { CrashReportData, ReportCommand } from "./report/data.ts";
 import { makeReport } from "./report/make_report.ts";
 import { makeFileSystem } from "./make_file_system.ts";
-import { isFull, makeScratch, type Scratch } from "./scratch.ts";
+import {
+  isFull,
+  makeScratch,
+  removeIfThere,
+  removeNowIfThere,
+  type Scratch,
+} from "./scratch.ts";
 import type {
   AttachAs,
   AttachedDisk,
@@ -414,7 +420,10 @@ class Test {
     const options = this.#options;
     const [start, end] = [startOf(recording), endOf(recording)];
     if (this.#stage.wants(this.#attaching.on) === "file") {
-      this.#files = await this.#startFile(start, recording.device.blockSize);
+      const { blockSize } = recording.device;
+      this.#files = await this.#filling(() =>
+        this.#startFile(start, blockSize)
+      );
     }
     options.onStep?.("checking the unharmed images");
     // A recorder that was killed left a workload that was under way.
@@ -541,7 +550,9 @@ class Test {
     const file = `${images}/disk.img`;
     let isServed = true;
     try {
-      const disk = "changes" in what ? await this.#diskOf(what, file) : what;
+      const disk = "changes" in what
+        ? await this.#filling(() => this.#diskOf(what, file))
+        : what;
       isServed = "backend" in disk;
       await using attached = await this.#stage.attach(disk, {
         ...this.#attaching,
@@ -553,21 +564,36 @@ class Test {
         signal,
       });
       if (outcome.code !== 0 && await isFull(this.#scratch.path)) {
-        throw new CrashTestError(
-          `Cannot test as there is no room left in "${
-            dirname(this.#scratch.path)
-          }"`,
-          outcome.output,
-        );
+        throw this.#fullError(outcome.output);
       }
       return outcome;
     } finally {
-      Deno.removeSync(images, { recursive: true });
+      removeNowIfThere(images);
       // Were it still mounted, this process would wait for itself.
-      if (isServed) await Deno.remove(directory, { recursive: true });
-      else Deno.removeSync(directory, { recursive: true });
+      if (isServed) await removeIfThere(directory);
+      else removeNowIfThere(directory);
       this.#free.push(job);
     }
+  }
+
+  /** Does what writes to the folder of images, which may be full. */
+  async #filling<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      const { code } = error as { code?: unknown };
+      if (kindOfCode(String(code)) !== "no-space") throw error;
+      throw this.#fullError(String(error));
+    }
+  }
+
+  #fullError(said: string): CrashTestError {
+    return new CrashTestError(
+      `Cannot test as there is no room left in "${
+        dirname(this.#scratch.path)
+      }"`,
+      said,
+    );
   }
 
   /** Makes a state a disk, as the stage wants it. */

@@ -22,16 +22,13 @@
 import {
   ACKNOWLEDGE_DESCRIPTOR,
   AcknowledgementPipe,
+  printedAcknowledgements,
 } from "./acknowledgement_pipe.ts";
 import { BoundedOutput } from "./bounded_output.ts";
 import type { ForkServers, ServedCommand } from "./fork_server.ts";
 import { findIsolation, withoutIsolation } from "./isolation.ts";
-import { Lines } from "./lines.ts";
 import { ProgramError, searchPath } from "./programs.ts";
 import type { RunOptions, RunOutcome } from "./stage.ts";
-
-/** What lines of standard output are acknowledgements, unless it is said. */
-export const ACKNOWLEDGEMENT: RegExp = /^ACK(?: (.*))?$/;
 
 /** How long output is waited for after the command ended, in ms. */
 const PATIENCE_MS = 1000;
@@ -54,6 +51,15 @@ then
   while [ "$number" -lt 64 ]; do (:); number=$((number + 1)); done
 fi 2> /dev/null
 `;
+
+/**
+ * What commands are told by. Those of the caller's, who may be a command of
+ * another test, are kept from them: they would stand for another disk.
+ */
+const VARIABLES = [
+  ...["PLATTER_DIR", "PLATTER_IMAGE", "PLATTER_DEVICE", "PLATTER_NBD"],
+  ...["PLATTER_ACK", "PLATTER_ACKED", "PLATTER_STATE"],
+];
 
 /** How to run a command line, beside what {@linkcode RunOptions} say. */
 export interface ShellOptions extends RunOptions {
@@ -87,9 +93,6 @@ export async function runShell(
 ): Promise<RunOutcome> {
   const { directory, signal, onAcknowledge, servers } = options;
   const { script = PLAIN } = options;
-  const { source, flags } = options.ackPattern ?? ACKNOWLEDGEMENT;
-  // Without what would remember where the last one ended.
-  const ackPattern = new RegExp(source, flags.replaceAll(/[gy]/g, ""));
   signal?.throwIfAborted();
   const { prefix, namespaces, nested } = options.isolated
     ? await findIsolation()
@@ -108,8 +111,9 @@ export async function runShell(
     : await AcknowledgementPipe.create(`${directory}/ack`, onAcknowledge);
   if (pipe !== null) environment.PLATTER_ACK = String(ACKNOWLEDGE_DESCRIPTOR);
   const numbered = namespaces && options.acknowledged === undefined;
+  const unset = VARIABLES.filter((name) => !(name in environment));
   // In one stream, in order, unless standard output has to be told apart.
-  const before = (numbered ? NUMBERED : "") +
+  const before = (numbered ? NUMBERED : "") + `unset ${unset.join(" ")}\n` +
     (pipe === null ? "exec 2>&1\n" : `exec ${ACKNOWLEDGE_DESCRIPTOR}>"$2"\n`);
   const shell = ["sh", "-c", before + script, "sh", command, pipe?.path ?? ""];
   if (servers !== undefined && nested !== null && pipe === null) {
@@ -144,16 +148,15 @@ export async function runShell(
       }
     };
     timedOut = await limited(options, kill, async (isOver) => {
-      const lines = new Lines((line, isWhole) => {
-        const found = isWhole ? ackPattern.exec(line) : null;
-        if (found === null || failure !== null) return;
+      const lines = printedAcknowledgements((line) => {
+        if (failure !== null) return;
         try {
-          onAcknowledge?.(found[1] ?? found[0]);
+          onAcknowledge?.(line);
         } catch (error) {
           failure = { error };
           kill();
         }
-      });
+      }, options.ackPattern);
       const readers = [
         reading(child.stdout, (chunk) => {
           output.add(chunk);

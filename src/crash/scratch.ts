@@ -84,6 +84,33 @@ export async function isFull(path: string): Promise<boolean> {
   return blocks * bsize < 65_536;
 }
 
+/**
+ * Removes what may be gone: commands are free to remove what they are given.
+ *
+ * @param path A file, or a folder with its content.
+ * @returns When it is not there.
+ */
+export async function removeIfThere(path: string): Promise<void> {
+  try {
+    await Deno.remove(path, { recursive: true });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+/**
+ * The same at once: of small things that no other process serves.
+ *
+ * @param path A file, or a folder with its content.
+ */
+export function removeNowIfThere(path: string): void {
+  try {
+    Deno.removeSync(path, { recursive: true });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
 /** Whether so much takes less than half of the memory that is left there. */
 async function hasRoom(bytes: number): Promise<boolean> {
   if (Deno.build.os !== "linux") return false;

@@ -18,6 +18,7 @@ import { isZero } from "../buffer.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { ProgramError, runProgram } from "./programs.ts";
+import { removeIfThere } from "./scratch.ts";
 
 /** Bytes that are looked at, and kept or left out, in one piece: a page. */
 const CHUNK_BYTES = 4096;
@@ -226,12 +227,4 @@ function createNew(path: string): Deno.FsFile | null {
 
 function writeAll(file: Deno.FsFile, bytes: Uint8Array): void {
   for (let at = 0; at < bytes.length;) at += file.writeSync(bytes.subarray(at));
-}
-
-async function removeIfThere(path: string): Promise<void> {
-  try {
-    await Deno.remove(path, { recursive: true });
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
 }

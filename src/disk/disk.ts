@@ -279,6 +279,17 @@ export class VirtualDisk implements AsyncDisposable {
     }
   }
 
+  /**
+   * Whether a disk takes no requests any more.
+   *
+   * @param disk The disk, or a slice of one.
+   * @returns Whether it, or the disk that it is a slice of, is closed or closing.
+   * @internal
+   */
+  static isClosed(disk: VirtualDisk): boolean {
+    return disk.#closed || disk.#queue.closed;
+  }
+
   /** Logical block size in bytes: operations start and end on it. */
   get blockSize(): number {
     return this.#queue.backend.geometry.blockSize;

@@ -83,10 +83,12 @@ const POLL_MS = 5;
  * is closed with it.
  * @param options Where, and how.
  * @returns The file, until it is closed.
+ * @throws {RangeError} If the path is none of a file, or that of the private socket,
+ * in the folder for temporary files (`TMPDIR`), is too long for a socket.
  * @throws {DiskError} With kind `exists` if there is something of that name,
  * `not-found` if its folder is missing, `platform` if a tool is (its package is
  * named), `permission` if the system or Deno says no, `io` if the tool fails,
- * `aborted` if the signal fires. A backend that was given is closed then, too.
+ * `aborted` if the signal fires, `closed` if the disk is. A backend that was given is closed then, too.
  *
  * @example A disk in memory, given to a program
  * ```ts
@@ -114,6 +116,11 @@ export async function asFile(
   const { signal, onError } = options;
   onlyOnDeno("show a disk as a file");
   checkSignal(signal);
+  if (VirtualDisk.isClosed(disk)) {
+    throw new DiskError("closed", "Cannot mount a disk as it is closed", {
+      operation: "mount",
+    });
+  }
   const tool = await findFuseTool(options.tool);
 
   const dir = await permitted(

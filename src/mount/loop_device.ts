@@ -12,6 +12,7 @@
  * @module
  */
 
+import { asDiskError } from "../backends/image_options.ts";
 import { DiskError } from "../errors.ts";
 import { keepOnThread } from "../one_thread.ts";
 import { Supervisor } from "./supervisor.ts";
@@ -52,11 +53,13 @@ name=\${device##*/}
 sequence() { cat "/sys/block/$name/diskseq" 2> /dev/null; }
 ours=$(sequence)
 echo "direct $(cat "/sys/block/$name/loop/dio")"
+echo "sequence $ours"
 echo "device $device"
 read -r _
-losetup --detach "$device"
+attached() { [ -e "/sys/block/$name/loop" ] && [ "$(sequence)" = "$ours" ]; }
+if attached; then losetup --detach "$device"; fi
 tries=0
-while [ -e "/sys/block/$name/loop" ] && [ "$(sequence)" = "$ours" ]; do
+while attached; do
   tries=$((tries + 1))
   if [ "$tries" -gt 200 ]; then echo busy; exit; fi
   sleep 0.05
@@ -66,7 +69,9 @@ echo detached
 
 /** What a shell of the loop device does that another one has left. */
 const DETACH = `
-if [ "$(cat "/sys/block/\${1##*/}/loop/backing_file")" = "$2" ]; then
+at=/sys/block/\${1##*/}
+if [ "$(cat "$at/loop/backing_file")" = "$2" ] &&
+  [ "$(cat "$at/diskseq" 2> /dev/null)" = "$3" ]; then
   losetup --detach "$1"
 fi
 echo detached
@@ -76,6 +81,7 @@ echo detached
 export class LoopDevice implements AsyncDisposable {
   readonly #supervisor: Supervisor;
   readonly #file: string;
+  readonly #sequence: string;
   /** Its path, such as `/dev/loop0`. */
   readonly device: string;
   /** Whether it passes by the cache of what the file is on. */
@@ -86,24 +92,28 @@ export class LoopDevice implements AsyncDisposable {
    *
    * @param supervisor The shell that detaches it.
    * @param file The file.
+   * @param sequence Its `diskseq`; empty if the kernel has none.
    * @param device The device's path.
    * @param direct Whether it does direct I/O.
    */
   constructor(
     supervisor: Supervisor,
     file: string,
+    sequence: string,
     device: string,
     direct: boolean,
   ) {
     keepOnThread(this, "a LoopDevice");
     this.#supervisor = supervisor;
     this.#file = file;
+    this.#sequence = sequence;
     this.device = device;
     this.direct = direct;
   }
 
   /**
-   * Detaches the device, and waits until the kernel is done with the file.
+   * Detaches the device, and waits until the kernel is done with the file. One
+   * that somebody else has detached is left to who has its number now.
    * Idempotent.
    *
    * @returns When it is done.
@@ -115,8 +125,11 @@ export class LoopDevice implements AsyncDisposable {
     if (outcome.lines.includes("detached")) return;
     if (!outcome.lines.includes("busy")) {
       // The shell was killed.
-      const { lines } = await new Supervisor(DETACH, [this.device, this.#file])
-        .end(END_MS);
+      const { lines } = await new Supervisor(DETACH, [
+        this.device,
+        this.#file,
+        this.#sequence,
+      ]).end(END_MS);
       if (lines.includes("detached")) return;
     }
     throw new DiskError(
@@ -141,8 +154,8 @@ export class LoopDevice implements AsyncDisposable {
  * @param options How.
  * @returns The device, until it is detached.
  * @throws {RangeError} If the block size is none.
- * @throws {DiskError} With kind `not-found` if there is no such file, `platform`
- * if losetup cannot do it.
+ * @throws {DiskError} With kind `not-found` if there is no such file, `permission`
+ * or `io` if its path leads nowhere else, `platform` if losetup cannot do it.
  */
 export async function attachLoop(
   file: string,
@@ -158,7 +171,9 @@ export async function attachLoop(
   try {
     path = await Deno.realPath(file);
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (!(error instanceof Deno.errors.NotFound)) {
+      throw asDiskError(error, file, "attach");
+    }
     throw new DiskError(
       "not-found",
       `Cannot attach "${file}" as there is no such file`,
@@ -180,5 +195,6 @@ export async function attachLoop(
     );
   }
   const direct = await supervisor.line("direct") === "1";
-  return new LoopDevice(supervisor, path, device, direct);
+  const sequence = await supervisor.line("sequence") ?? "";
+  return new LoopDevice(supervisor, path, sequence, device, direct);
 }

@@ -202,14 +202,15 @@ function outcomeOf({ lines, said }: SupervisorOutcome): MountOutcome {
 }
 
 /**
- * A path as /proc/self/mountinfo writes it: proc_pid_mountinfo(5).
+ * A mount point as /proc/self/mountinfo writes it: proc_pid_mountinfo(5). A `#`
+ * stays as it is there, though not in the field of the source.
  *
  * @param path The path.
  * @returns The word in its place.
  */
 export function escaped(path: string): string {
   return path.replace(
-    /[ \t\n\\#]/g,
+    /[ \t\n\\]/g,
     (sign) => `\\${sign.charCodeAt(0).toString(8).padStart(3, "0")}`,
   );
 }

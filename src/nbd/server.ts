@@ -7,7 +7,11 @@
 import { systemCode } from "../backends/system_error.ts";
 import type { ByteStream } from "../platform/byte_stream.ts";
 import { listenAt, type Listener } from "../platform/sockets.ts";
-import { formatNbdUri, type NbdAddress } from "../protocol/nbd/uri.ts";
+import {
+  formatNbdUri,
+  MAX_SOCKET_PATH_BYTES,
+  type NbdAddress,
+} from "../protocol/nbd/uri.ts";
 import { MAX_STRING_BYTES } from "../protocol/nbd/numbers.ts";
 import { Connection, type ConnectionOptions } from "./connection.ts";
 import type { NbdCounters } from "./counters.ts";
@@ -261,6 +265,12 @@ export class NbdServer implements AsyncDisposable {
       return;
     }
     if ("path" in listen) {
+      const bytes = new TextEncoder().encode(listen.path).length;
+      if (bytes > MAX_SOCKET_PATH_BYTES) {
+        throw new RangeError(
+          `Cannot listen at a path as it must have at most ${MAX_SOCKET_PATH_BYTES} bytes, in a folder with a shorter name: current value is "${listen.path}" with ${bytes}`,
+        );
+      }
       this.#address = { transport: "unix", path: listen.path };
       this.#listener = listenAt(this.#address);
     } else {

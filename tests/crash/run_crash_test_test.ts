@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { DiskError, VirtualDisk } from "@platter/disk";
 import { openBackend } from "../../src/disk/open.ts";
-import { crashTest } from "../../src/crash/run_crash_test.ts";
+import { crashTest, runCrashTest } from "../../src/crash/run_crash_test.ts";
 import {
   CrashTestError,
   CrashTestFailure,
@@ -9,7 +9,7 @@ import {
 import type { CrashTestOptions } from "../../src/crash/crash_test_options.ts";
 import type { RunOptions, RunOutcome, Stage } from "../../src/crash/stage.ts";
 import { dirname } from "node:path";
-import { tempDir } from "../helpers.ts";
+import { needs, tempDir } from "../helpers.ts";
 
 /** What a command of {@linkcode playing} does. */
 type Act = (
@@ -596,4 +596,54 @@ Deno.test("crashTest() gives up while it checks what an interrupted check left",
     "enough",
   );
   assertEquals(stage.attached, 0);
+});
+
+Deno.test({
+  name: "crashTest() names the folder that has no room for a disk",
+  ...needs("root", "mount", "nbdfuse", "fusermount3"),
+  async fn() {
+    await using dir = await tempDir();
+    const image = await dir.file("disk.img", new Uint8Array(1 << 20).fill(1));
+    const directory = dir.join("small");
+    await Deno.mkdir(directory);
+    const system = async (program: string, ...args: string[]) => {
+      const { success } = await new Deno.Command(program, { args }).output();
+      assert(success, program);
+    };
+    // Room for nothing; for what all states come from and for no state.
+    for (const size of ["512k", "1536k"]) {
+      await system(
+        ...["mount", "-t", "tmpfs", "-o", `size=${size}`, "none", directory],
+      );
+      try {
+        const error = await assertRejects(
+          () =>
+            crashTest({
+              ...{ image, directory, jobs: 1, check: "true" },
+              run:
+                "printf x | dd of=$PLATTER_IMAGE conv=notrunc,fsync; echo ACK",
+            }),
+          CrashTestError,
+          `Cannot test as there is no room left in "${directory}"`,
+        );
+        assert(!error.message.includes("check is broken"));
+        assertEquals(await Array.fromAsync(Deno.readDir(directory)), []);
+      } finally {
+        await system("umount", directory);
+      }
+    }
+  },
+});
+
+Deno.test({
+  name: "crashTest() lets a check remove the folder of its image",
+  ...needs("nbdfuse", "fusermount3"),
+  async fn() {
+    const report = await runCrashTest({
+      ...{ size: "64KiB", jobs: 1, maxStates: 4 },
+      run: "printf x | dd of=$PLATTER_IMAGE conv=notrunc,fsync; echo ACK",
+      check: 'rm -r "$(dirname "$PLATTER_IMAGE")"',
+    });
+    assertEquals(report.verdict, "safe");
+  },
 });

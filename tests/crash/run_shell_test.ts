@@ -142,6 +142,27 @@ Deno.test(
 );
 
 Deno.test(
+  "runShell() hears a command that removes the pipe it acknowledges by",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    const lines: string[] = [];
+    const { code } = await runShell(
+      `echo one >&9; rm -rf "$AT"; echo two >&9; echo ACK three`,
+      {
+        ...{ directory: dir.path, isolated: false },
+        environment: { AT: dir.path },
+        onAcknowledge: (line) => lines.push(line),
+      },
+    );
+    assertEquals(code, 0);
+    assertEquals(lines.toSorted(), ["one", "three", "two"]);
+    // It is removed again.
+    await Deno.mkdir(dir.path);
+  },
+);
+
+Deno.test(
   "runShell() fails with what onAcknowledge throws",
   linux,
   async () => {
@@ -177,6 +198,52 @@ Deno.test(
       environment: { WHO: "me" },
     });
     assertEquals(output, "a\nb c\nme\n");
+  },
+);
+
+/** Variables that this process has, as a command of another test would. */
+function withVariables(variables: Record<string, string>): Disposable {
+  const before = Object.keys(variables).map((name) =>
+    [name, Deno.env.get(name)] as const
+  );
+  for (const name in variables) Deno.env.set(name, variables[name]!);
+  return {
+    [Symbol.dispose]() {
+      for (const [name, value] of before) {
+        if (value === undefined) Deno.env.delete(name);
+        else Deno.env.set(name, value);
+      }
+    },
+  };
+}
+
+Deno.test(
+  "runShell() hands on no variable of another test's that surrounds this one",
+  linux,
+  async () => {
+    await using dir = await tempDir();
+    await using servers = new ForkServers();
+    using _others = withVariables({
+      ...{ PLATTER_DIR: "no", PLATTER_IMAGE: "no", PLATTER_DEVICE: "no" },
+      ...{ PLATTER_NBD: "no", PLATTER_ACK: "no", PLATTER_ACKED: "no" },
+      ...{ PLATTER_STATE: "no", PLATTER_OWN: "kept" },
+    });
+    for (
+      const how of [
+        { isolated: false },
+        { isolated: true },
+        { isolated: true, servers },
+      ]
+    ) {
+      const { output } = await runShell(
+        "env | grep -E '^PLATTER_.*=(no|given|kept)$' | sort",
+        {
+          ...{ directory: dir.path, ...how },
+          environment: { PLATTER_DIR: "given" },
+        },
+      );
+      assertEquals(output, "PLATTER_DIR=given\nPLATTER_OWN=kept\n");
+    }
   },
 );
 

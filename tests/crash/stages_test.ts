@@ -159,6 +159,27 @@ Deno.test(
 );
 
 Deno.test(
+  "host names its own device, whatever variables are given",
+  roots,
+  async () => {
+    await using dir = await tmpfsDir();
+    const file = await ext4(dir);
+    for (const on of ["mount", "device"] as const) {
+      await using attached = await attach(
+        hostStage,
+        { file },
+        await options(dir, on, on === "mount" ? "ext4" : null),
+      );
+      const { output } = await attached.run('echo "$PLATTER_DEVICE"', {
+        ...run,
+        environment: { PLATTER_DEVICE: "/dev/null" },
+      });
+      assert(/^\/dev\/loop\d+\n$/.test(output), output);
+    }
+  },
+);
+
+Deno.test(
   "host unmounts what a command left busy, in good order",
   roots,
   async () => {
@@ -183,6 +204,62 @@ Deno.test(
     const magic = await Deno.readFile(file);
     // The journal needs no recovery: s_feature_incompat without bit 2, ext4(5).
     assertEquals(magic[1024 + 0x60]! & 4, 0);
+  },
+);
+
+Deno.test(
+  "host adds nothing to what a command says that unmounts, or mounts once more",
+  roots,
+  async () => {
+    await using dir = await tmpfsDir();
+    const file = await ext4(dir);
+    for (
+      const first of [
+        'umount "$PLATTER_DIR"',
+        'mount -t tmpfs none "$PLATTER_DIR"',
+        // As one of the mount's own, which would be no verdict.
+        "echo failed to setup loop device >&2",
+      ]
+    ) {
+      const attachOptions = await options(dir, "mount", "ext4");
+      {
+        await using attached = await attach(hostStage, { file }, attachOptions);
+        const ran = await attached.run(`${first}; echo last; exit 32`, run);
+        assertEquals(ran.code, 32);
+        assert(/^(failed to .*\n)?last\n$/.test(ran.output), ran.output);
+      }
+      await Deno.remove(attachOptions.directory, { recursive: true });
+      assertEquals(await leftOf(dir), []);
+      const magic = await Deno.readFile(file);
+      // Unmounted in good order: s_feature_incompat without bit 2, ext4(5).
+      assertEquals(magic[1024 + 0x60]! & 4, 0);
+    }
+  },
+);
+
+Deno.test(
+  "host is no verdict where there is no loop device to be had",
+  roots,
+  async () => {
+    await using dir = await tmpfsDir();
+    const file = await ext4(dir);
+    await Deno.mkdir(dir.join("bin"));
+    await Deno.writeTextFile(
+      dir.join("bin/mount"),
+      "#!/bin/sh\necho 'mount: failed to setup loop device for it' >&2\nexit 32\n",
+      { mode: 0o755 },
+    );
+    await using attached = await attach(
+      hostStage,
+      { file },
+      await options(dir, "mount", "ext4"),
+    );
+    const PATH = `${dir.join("bin")}:${Deno.env.get("PATH")}`;
+    await assertRejects(
+      () => attached.run("true", { ...run, environment: { PATH } }),
+      ProgramError,
+      "failed to setup loop device",
+    );
   },
 );
 
@@ -290,7 +367,7 @@ Deno.test("host names the device in folders of any name", roots, async () => {
   await using dir = await tmpfsDir();
   const file = await dir.file("disk.img", 4 << 20);
   await makeFileSystem("ext4", file, 4096);
-  const directory = dir.join("a b\\c\n'd\"");
+  const directory = dir.join("a b\\c\n'd\"#\te");
   await Deno.mkdir(directory);
   await using attached = await attach(hostStage, { file }, {
     directory,

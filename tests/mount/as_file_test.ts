@@ -176,7 +176,7 @@ for (const tool of TOOLS) {
     ...needed,
     async fn() {
       await using dir = await tempDir();
-      const path = dir.join("a b\\c");
+      const path = dir.join("a b\\c#\td\ne");
       await using disk = VirtualDisk.memory({ size: "1MiB" });
       const file = await asFile(disk, { path, tool });
       assertEquals(file.path, path);
@@ -452,5 +452,23 @@ Deno.test({
     assertEquals(closed, 1);
     await assertRejects(() => asFile(backendOf(), { path: "/" }), RangeError);
     assertEquals(closed, 2);
+  },
+});
+
+Deno.test({
+  name: "asFile() refuses a disk that is closed, and a slice of it",
+  ...needsFuse("nbdfuse"),
+  async fn() {
+    const disk = VirtualDisk.memory({ sectors: 2048 });
+    const slices = [disk.slice(0, 8), disk.slice(0, 16)];
+    await slices[0]!.close();
+    const kindOf = async (what: VirtualDisk) =>
+      (await assertRejects(() => asFile(what), DiskError)).kind;
+    assertEquals(await kindOf(slices[0]!), "closed");
+    await disk.close();
+    assertEquals([await kindOf(disk), await kindOf(slices[1]!)], [
+      "closed",
+      "closed",
+    ]);
   },
 });

@@ -10,7 +10,7 @@ import { DiskError } from "../../src/errors.ts";
 import { asFile } from "../../src/mount/as_file.ts";
 import { attachLoop } from "../../src/mount/loop_device.ts";
 import { needs, tempDir } from "../helpers.ts";
-import { needsFuse, shell } from "./harness.ts";
+import { exists, needsFuse, processesWith, shell, until } from "./harness.ts";
 
 /** The only line of a file; `null` if it is not there, or goes meanwhile. */
 function contentOf(path: string): Promise<string | null> {
@@ -78,6 +78,35 @@ Deno.test({
   },
 });
 
+for (const killed of [false, true]) {
+  const how = killed ? ", after its shell was killed" : "";
+  Deno.test({
+    name:
+      `LoopDevice.detach() takes nobody's device away that has its number${how}`,
+    ...needs("root", "losetup"),
+    async fn() {
+      await using dir = await tempDir();
+      const path = await dir.file("disk.img", 1 << 20);
+      const loop = await attachLoop(path);
+      const { device } = loop;
+      const backing = `/sys/block/${device.slice("/dev/".length)}/loop`;
+      await shell('losetup --detach "$1"', device);
+      // Before Linux 5.15 nothing tells the two apart.
+      if (!exists(backing.replace(/loop$/, "diskseq"))) return;
+      await until("the kernel", () => !exists(backing));
+      // Unless somebody else is faster.
+      const { code } = await shell('losetup "$1" "$2"', device, path);
+      if (killed) {
+        for (const pid of processesWith(path)) Deno.kill(pid, "SIGKILL");
+      }
+      await loop.detach();
+      if (code !== 0) return;
+      assertEquals(await contentOf(`${backing}/backing_file`), path);
+      await shell('losetup --detach "$1"', device);
+    },
+  });
+}
+
 Deno.test({
   name: "attachLoop() refuses writes to a device that is read-only",
   ...needs("root", "losetup"),
@@ -105,6 +134,11 @@ Deno.test({
     );
     const missing = () => attachLoop(dir.join("none"));
     assertEquals((await assertRejects(missing, DiskError)).kind, "not-found");
+    await Deno.symlink("round", dir.join("round"));
+    for (const odd of [`${path}/below`, dir.join("round")]) {
+      const error = await assertRejects(() => attachLoop(odd), DiskError);
+      assert(error.message.startsWith(`Cannot attach "${odd}"`), error.message);
+    }
     const large = () => attachLoop(path, { blockSize: 1 << 20 });
     const error = await assertRejects(large, DiskError);
     assertEquals(error.kind, "platform");

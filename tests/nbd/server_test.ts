@@ -90,6 +90,22 @@ Deno.test("NbdServer refuses what is out of range or malformed", async () => {
   assert((await disk.read(0, 2048)).every((byte) => byte === 0));
 });
 
+Deno.test({
+  name: "NbdServer names a path that is too long for a socket",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using disk = VirtualDisk.memory({ sectors: 8 });
+    // Of two bytes each.
+    const path = `/tmp/${"\u00e9".repeat(60)}`;
+    const error = assertThrows(
+      () => NbdServer.listen({ path, exports: [{ disk }] }),
+      RangeError,
+      path,
+    );
+    assert(error.message.startsWith("Cannot listen at a path"), error.message);
+  },
+});
+
 Deno.test("NbdServer refuses writes to what is read-only", async () => {
   const disk = VirtualDisk.memory({ sectors: 64 });
   await using served = await serveDisk(disk, {

@@ -25,10 +25,13 @@
  * @module
  */
 
-import { ACKNOWLEDGE_DESCRIPTOR } from "../acknowledgement_pipe.ts";
+import {
+  ACKNOWLEDGE_DESCRIPTOR,
+  checkAcknowledgement,
+  printedAcknowledgements,
+} from "../acknowledgement_pipe.ts";
 import { BoundedOutput } from "../bounded_output.ts";
 import { Lines } from "../lines.ts";
-import { ACKNOWLEDGEMENT } from "../run_shell.ts";
 import type { RunOptions, RunOutcome } from "../stage.ts";
 import { type Channel, speaker } from "./control_disk.ts";
 import { GuestError, GuestTimeout, type Outcome } from "./guest.ts";
@@ -76,6 +79,8 @@ export interface GuestCommand {
  * @param options What it gets, and how long it may take.
  * @returns How it ended. A kernel that stops is an outcome.
  * @throws {GuestError} If something else than the command fails.
+ * @throws What `onAcknowledge` threw, and RangeError for a line above 1 MiB to the
+ * descriptor.
  * @throws The reason of the signal, if that is aborted: the guest has ended then.
  */
 export async function runInGuest(
@@ -84,7 +89,6 @@ export async function runInGuest(
   options: RunOptions,
 ): Promise<RunOutcome> {
   const { timeoutMs = LONGEST_MS, signal, onAcknowledge } = options;
-  const { ackPattern = ACKNOWLEDGEMENT } = options;
   const acknowledges = onAcknowledge !== undefined;
   signal?.throwIfAborted();
   const environment = { ...options.environment };
@@ -97,19 +101,20 @@ export async function runInGuest(
   }
   const output = new BoundedOutput();
   let failure: { readonly error: unknown } | null = null;
-  const tell = (line: string) => {
+  const tell = (line: string, isWhole: boolean) => {
     if (failure !== null) return;
     try {
+      checkAcknowledgement(line, isWhole);
       onAcknowledge?.(line);
     } catch (error) {
       failure = { error };
     }
   };
-  const acknowledgements = new Lines((line) => tell(line));
-  const printed = new Lines((line) => {
-    const found = ackPattern.exec(line);
-    if (found !== null) tell(found[1] ?? found[0]);
-  });
+  const acknowledgements = new Lines(tell);
+  const printed = printedAcknowledgements(
+    (line) => tell(line, true),
+    options.ackPattern,
+  );
   machine.control.listener = (channel, bytes) => {
     if (channel === "ack") return acknowledgements.add(bytes);
     output.add(bytes);

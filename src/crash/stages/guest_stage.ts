@@ -189,7 +189,7 @@ class GuestDisk implements Attached {
         workingDirectory: Deno.cwd(),
       }, {
         ...options,
-        environment: { ...this.environment, ...options.environment },
+        environment: { ...options.environment, ...this.environment },
       });
       if (outcome.timedOut) this.#isSound = false;
       return outcome;

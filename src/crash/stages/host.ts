@@ -24,6 +24,7 @@ import { ForkServers } from "../fork_server.ts";
 import { findIsolation } from "../isolation.ts";
 import { program, ProgramError, requireAll } from "../programs.ts";
 import { runShell } from "../run_shell.ts";
+import { removeIfThere } from "../scratch.ts";
 import type {
   Attached,
   AttachedDisk,
@@ -42,8 +43,11 @@ const RELEASE_MS = 30_000;
  * it is unmounted everybody else in the namespace is killed, so that it is busy
  * for a moment only.
  *
- * That the mount fails is told by its own code and words; 32 for what mount(8)
- * says of a failed mount.
+ * That the mount fails is told by its own code and words (32 for what mount(8)
+ * says of a failed mount), and by a file beside the mount point, as the command
+ * may exit and speak alike. What comes after the command says nothing: its last
+ * line is the verdict's. It may have unmounted the disk itself, or mounted another
+ * one over it.
  */
 const MOUNTED = `
 if [ $$ != 1 ]; then
@@ -51,26 +55,34 @@ if [ $$ != 1 ]; then
   exit 125
 fi
 mount -t "$PLATTER_TYPE" -o "$PLATTER_OPTIONS" \
-  "$PLATTER_SOURCE" "$PLATTER_DIR" || exit
-if [ -z "$PLATTER_DEVICE" ]; then
+  "$PLATTER_SOURCE" "$PLATTER_DIR" || { code=$?; : > "$PLATTER_DIR.failed"; exit "$code"; }
+mounted() {
+  device=
   while read -r _ _ _ _ at _ rest; do
     if [ "$at" = "$PLATTER_POINT" ]; then
       rest=\${rest#*- }
       rest=\${rest#* }
-      export PLATTER_DEVICE="\${rest%% *}"
+      device=\${rest%% *}
     fi
   done < /proc/self/mountinfo
+  [ -n "$device" ]
+}
+if [ ! -b "$PLATTER_SOURCE" ] && mounted; then
+  export PLATTER_DEVICE="$device"
 fi
 sh -c "$1"
 code=$?
-tries=0
-kill -KILL -1 2> /dev/null
-until umount "$PLATTER_DIR" 2> /dev/null; do
-  tries=$((tries + 1))
-  if [ "$tries" -gt 100 ]; then umount "$PLATTER_DIR"; break; fi
-  kill -KILL -1 2> /dev/null
-  sleep 0.02
-done
+{
+  tries=0
+  kill -KILL -1
+  while mounted; do
+    if umount "$PLATTER_DIR"; then continue; fi
+    tries=$((tries + 1))
+    if [ "$tries" -gt 100 ]; then break; fi
+    kill -KILL -1
+    sleep 0.02
+  done
+} > /dev/null 2>&1
 exit "$code"
 `;
 
@@ -151,7 +163,7 @@ class HostStage implements Stage {
     if (isMounted) {
       environment.PLATTER_DIR = `${directory}/mnt`;
       await Deno.mkdir(environment.PLATTER_DIR);
-      parts.defer(() => Deno.remove(`${directory}/mnt`));
+      parts.defer(() => removeIfThere(`${directory}/mnt`));
     }
     const mounting = isMounted
       ? {
@@ -168,10 +180,13 @@ class HostStage implements Stage {
           directory,
           servers: this.#servers,
           isolated: run.isolated || isMounted,
-          environment: { ...environment, ...mounting, ...run.environment },
+          environment: { ...run.environment, ...environment, ...mounting },
           script: isMounted ? MOUNTED : undefined,
         });
-        if (isMounted && outcome.code !== 0 && NO_LOOP.test(outcome.output)) {
+        if (
+          isMounted && outcome.code !== 0 && NO_LOOP.test(outcome.output) &&
+          await takeAway(`${environment.PLATTER_DIR}.failed`)
+        ) {
           throw new ProgramError(
             `Cannot use the stage host as mount says: ${outcome.output.trim()}`,
           );
@@ -212,6 +227,17 @@ function mountingOf(
     PLATTER_TYPE: fileSystem ?? "auto",
     PLATTER_OPTIONS: words.join(",") || "defaults",
   };
+}
+
+/** Removes a file; whether it was there. */
+async function takeAway(path: string): Promise<boolean> {
+  try {
+    await Deno.remove(path);
+    return true;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    return false;
+  }
 }
 
 /** Waits until no loop device has a file any more. */

@@ -75,7 +75,7 @@ class RawStage implements Stage {
           ...run,
           directory,
           servers: this.#servers,
-          environment: { ...environment, ...run.environment },
+          environment: { ...run.environment, ...environment },
         }),
       [Symbol.asyncDispose]: () => all.disposeAsync(),
     };

@@ -52,7 +52,7 @@ export interface NbdTls {
  * Bytes that a socket's path may have: `sun_path` of sys/un.h holds 108 on Linux
  * and 104 elsewhere, with a zero at the end.
  */
-const MAX_SOCKET_PATH_BYTES = os === "linux" ? 107 : 103;
+export const MAX_SOCKET_PATH_BYTES: number = os === "linux" ? 107 : 103;
 
 /**
  * Tells whether something names an NBD server and not a file: also if
