@@ -301,10 +301,19 @@ Deno.test('platter takes "-" for a stream only where it means one', async () => 
     ["serve", image, "--trace", "-"],
     ["serve", image, "--socket", "-"],
     ["serve", image, "--fault-file", "-"],
+    ["extract", image, "-o", "-"],
+    ["extract", image, "a", "-", "-o", scratch.of("tree")],
+    ["cat", image, "-"],
+    ["cat", image, "a", "b", "-"],
+    ["ls", image, "-"],
+    ["mount", image, "-"],
+    ["doctor", "-"],
+    ["heat", "-"],
   ];
   for (const args of refused) {
     const { code, out, err } = await platter(args);
     assertEquals([code, out], [2, ""], args.join(" "));
+    assert(!/ as (PATH|TRACE|--\w+) .*disk|undefined/.test(err), err);
     assertStringIncludes(err, `current value is "-"`);
     assertStringIncludes(err, `"./-"`);
   }
