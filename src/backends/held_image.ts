@@ -19,6 +19,7 @@ import { claimFile, type FileClaim, ReplacedError } from "./file_claim.ts";
 import { lockedError, patiently, rememberOpening } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
+import { systemCode } from "./system_error.ts";
 import { loadLocks, openHeld } from "../platform/held_file.ts";
 import { os } from "../platform/system.ts";
 
@@ -176,8 +177,32 @@ function make(path: string, overwrite: boolean): number | null {
     return fs.openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o644);
   } catch (error) {
     const failure = whyNotOpened(error, path, { readOnly: false });
-    if (failure.kind === "exists" && overwrite) return null;
+    if (failure.kind !== "exists") throw failure;
+    const target = lostTarget(path);
+    if (target !== null) {
+      throw new DiskError(
+        "not-found",
+        `Cannot create "${path}" as it is a link to "${target}", which is not there`,
+        { operation: "create", path, cause: error },
+      );
+    }
+    if (overwrite) return null;
     throw failure;
+  }
+}
+
+/** Where a link leads if nothing is there; `null` if it is none. */
+function lostTarget(path: string): string | null {
+  try {
+    fs.statSync(path);
+    return null;
+  } catch (error) {
+    if (systemCode(error)?.code !== "ENOENT") return null;
+  }
+  try {
+    return fs.readlinkSync(path);
+  } catch {
+    return null;
   }
 }
 
