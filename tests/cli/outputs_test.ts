@@ -349,6 +349,8 @@ Deno.test("platter overwrites no image that it works on, by whatever name", asyn
       [["read", image, "--force", "-o", name], "into itself"],
       [["write", image, name, "--sector", "0"], "onto itself"],
       [["copy", image, name, "--force"], "onto itself"],
+      [["copy", image, name], "onto itself"],
+      [["copy", image, name, "--rescue", scratch.of("map")], "onto itself"],
     ];
     for (const [args, words] of cases) {
       const { code, err } = await platter(args);
@@ -356,6 +358,34 @@ Deno.test("platter overwrites no image that it works on, by whatever name", asyn
       assertStringIncludes(err, words);
       await isWhole(image);
     }
+  }
+});
+
+Deno.test("platter copy refuses what cannot be before it makes a target", async () => {
+  await using scratch = await scratchOf();
+  const [image, made] = [scratch.of("a.img"), scratch.of("new.img")];
+  const cases: [args: string[], words: string][] = [
+    [
+      [image, made, "--count", "0"],
+      `--count as it must be one sector at least: current value is "0"`,
+    ],
+    [["-", made, "--count", "0"], "--count as it must be one sector at least"],
+    [[image, "-", "--count", "0"], "--count as it must be one sector at least"],
+    [
+      [image, made, "--to-partition", "1"],
+      `Cannot copy into a partition of "${made}" as there is no such file`,
+    ],
+    [
+      ["-", made, "--to-partition", "1", "--size", "1MiB"],
+      `Cannot copy into a partition of "${made}" as there is no such file`,
+    ],
+  ];
+  for (const [args, words] of cases) {
+    const { code, out, err } = await platter(["copy", ...args]);
+    assertEquals([code, out], [2, ""]);
+    assertStringIncludes(err, words);
+    assert(!err.includes("removed again"), err);
+    assertEquals(await exists(made), false);
   }
 });
 
