@@ -140,6 +140,37 @@ for (const verb of [...VERBS, ...MORE_VERBS, "crash", "doctor"]) {
   });
 }
 
+Deno.test("the docs name every verb with --partition", async () => {
+  const docs = new URL("../../docs/", import.meta.url);
+  for (const name of ["cli.md", "image.md"]) {
+    const text = await Deno.readTextFile(new URL(name, docs));
+    const [words = ""] = /^`--partition N` .*?\n\n/ms.exec(text) ?? [];
+    for (const verb of [...VERBS, ...MORE_VERBS]) {
+      const { out } = await platter([verb, "--help"]);
+      assertEquals(
+        words.includes(`\`${verb}\``),
+        / --partition /.test(out),
+        `${name}: ${verb}`,
+      );
+    }
+  }
+});
+
+Deno.test("platter create takes every size that its help shows", async () => {
+  await using scratch = await Scratch.make();
+  const { out } = await platter(["--help"]);
+  const [, shown = ""] = /has a unit: (.*?)\. [A-Z]/s.exec(out) ?? [];
+  const sizes = shown.replace(/\(.*?\)/gs, "").split(",").map((it) =>
+    it.trim()
+  );
+  for (const size of sizes) {
+    const path = scratch.of(`${size}.img`);
+    const { err } = await platter(["create", path, size]);
+    assertEquals(err, "");
+  }
+  assert(sizes.length >= 5, shown);
+});
+
 Deno.test("platter help faults lists the words of a fault rule", async () => {
   const { code, out, err } = await platter(["help", "faults"]);
   assertEquals([code, err], [0, ""]);
