@@ -351,7 +351,13 @@ interface TypedOption {
   readonly value: string | undefined;
 }
 
-/** Tells options and operands apart. What they mean is not looked at. */
+/**
+ * Tells options and operands apart. What they mean is not looked at.
+ *
+ * `parseArgs` of `@std/cli` would do it, but takes `--force=no` for a yes, lets
+ * `--force` swallow an operand called `false`, and makes `--no-lock` of a name
+ * that is none: where a word decides over somebody's data, that is too much.
+ */
 function takeApart(
   args: readonly string[],
   options: readonly VerbOption[],
