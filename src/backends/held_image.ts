@@ -19,6 +19,7 @@ import { claimFile, type FileClaim, ReplacedError } from "./file_claim.ts";
 import { lockedError, patiently, rememberOpening } from "./holder.ts";
 import { asDiskError, type ImageOptions } from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
+import { systemCode } from "./system_error.ts";
 import { loadLocks, openHeld } from "../platform/held_file.ts";
 import { os } from "../platform/system.ts";
 
@@ -177,6 +178,14 @@ function make(path: string, overwrite: boolean): number | null {
   } catch (error) {
     const failure = whyNotOpened(error, path, { readOnly: false });
     if (failure.kind !== "exists") throw failure;
+    const target = lostTarget(path);
+    if (target !== null) {
+      throw new DiskError(
+        "not-found",
+        `Cannot create "${path}" as it is a link to "${target}", which is not there`,
+        { operation: "create", path, cause: error },
+      );
+    }
     if (overwrite) return null;
     const { code, errno } = failure;
     throw new DiskError(
@@ -184,6 +193,21 @@ function make(path: string, overwrite: boolean): number | null {
       `Cannot create "${path}" as it exists and "overwrite" must be true to lose its content: current value is false`,
       { operation: "create", path, code, errno, cause: error },
     );
+  }
+}
+
+/** Where a link leads if nothing is there; `null` if it is none. */
+function lostTarget(path: string): string | null {
+  try {
+    fs.statSync(path);
+    return null;
+  } catch (error) {
+    if (systemCode(error)?.code !== "ENOENT") return null;
+  }
+  try {
+    return fs.readlinkSync(path);
+  } catch {
+    return null;
   }
 }
 

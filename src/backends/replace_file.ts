@@ -7,7 +7,7 @@
  */
 
 import { realpath, rename, unlink } from "node:fs/promises";
-import { type FileFacts, openFile } from "../platform/files.ts";
+import { type FileFacts, followLinks, openFile } from "../platform/files.ts";
 import { keepNameOf } from "./new_name.ts";
 
 /** How a file is replaced. */
@@ -38,7 +38,7 @@ export async function replaceFile(
   text: string,
   { durable = false, check }: Replacement = {},
 ): Promise<void> {
-  const place = await realpath(path).catch(() => path);
+  const place = await realpath(path).catch(() => followLinks(path));
   const beside = `${place}.${crypto.randomUUID().slice(0, 8)}.tmp`;
   const bytes = new TextEncoder().encode(text);
   {

@@ -19,6 +19,8 @@ import type { VirtualDisk } from "../disk/disk.ts";
 import type { OpenOptions } from "../disk/open.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { type Bmap, parseBmap } from "../image/mod.ts";
+import { isNbdUri } from "../protocol/nbd/uri.ts";
+import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { formatCount, formatSize, parseSize } from "../units.ts";
 import { copyOut } from "./copy_out.ts";
 import { copyOutcome } from "./copy_report.ts";
@@ -32,6 +34,7 @@ import {
   formatOption,
   IMAGE_OPTIONS,
   interruptible,
+  lookAt,
   NO_LOCK_OPTION,
   openOptions,
   parsePlainSectors,
@@ -242,11 +245,19 @@ function numbersOf(args: VerbArguments): Numbers {
   return {
     from: args.parsed("from", parsePlainSectors) ?? 0,
     to: args.parsed("to", parsePlainSectors) ?? 0,
-    count: args.parsed("count", parsePlainSectors),
+    count: args.parsed("count", parseLength),
     size: args.parsed("size", parseSize),
     depth: args.parsed("depth", parseDepth),
     retries: args.parsed("retries", parseCount),
   };
+}
+
+function parseLength(text: string): number {
+  const count = parsePlainSectors(text);
+  if (count > 0) return count;
+  throw new RangeError(
+    `Cannot parse a length as it must be one sector at least: current value is "${text}"`,
+  );
 }
 
 function parseDepth(text: string): number {
@@ -373,6 +384,7 @@ async function placeOn(
 async function transfer(way: Way): Promise<Outcome> {
   const { args, io, signal } = way;
   const from = args.operand(0);
+  await refuseNew(args);
   const bmapFile = args.value("bmap");
   const bmap = bmapFile === undefined
     ? undefined
@@ -392,6 +404,19 @@ async function transfer(way: Way): Promise<Outcome> {
   refuseLonger(disk, from, bmap);
   const bytes = new DiskSource(disk, from, signal);
   return await fromStream(way, bytes, bmap, disk);
+}
+
+/** A new target has no partitions. */
+async function refuseNew(args: VerbArguments): Promise<void> {
+  const to = args.operand(1);
+  if (
+    args.value("to-partition") === undefined || isNbdUri(to) || isRbdUri(to) ||
+    await lookAt("copy to", to) !== null
+  ) return;
+  throw new CliError(
+    `Cannot copy into a partition of "${to}" as there is no such file or ` +
+      `directory`,
+  );
 }
 
 /** A map of a shorter image is another one's; but what is no file may be larger. */

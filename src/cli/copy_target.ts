@@ -98,6 +98,7 @@ export async function openTarget(
     const isThere = error instanceof DiskError && (error.kind === "exists" ||
       error.kind === "format" && await identify(path) !== null);
     if (!isThere) throw ofTarget(error);
+    refuseInputs(path, await identify(path), inputs);
     if (!force) {
       throw new CliError(
         `Cannot copy onto "${path}" as it exists: overwrite its content with ` +
@@ -106,6 +107,7 @@ export async function openTarget(
       );
     }
   }
+  // Once more, as the name may lead elsewhere by now.
   const identity = await identify(path);
   refuseInputs(path, identity, inputs);
   try {

@@ -58,6 +58,8 @@ export const crash: Verb = {
     "What it writes is thrown away, unless --crash-during-recovery says that the\n" +
     "power may fail in that as well.\n" +
     "\n" +
+    "A TIME is in seconds, or has a unit: 30, 500ms, 30s, 10m, 1h.\n" +
+    "\n" +
     "Stages: raw gives programs a file, or an NBD server (--on nbd), without root;\n" +
     "host gives them a file system or block device of this kernel, as root; uml and\n" +
     "qemu those of a guest's kernel, without root.",

@@ -6,11 +6,14 @@
  */
 
 import type { Extent } from "../backend.ts";
+import { type FileIdentity, identityOf } from "../backends/same_file.ts";
+import { systemCode } from "../backends/system_error.ts";
 import { CONTAINER_FORMATS } from "../content_format.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import type { OpenOptions } from "../disk/open.ts";
+import { statFile } from "../platform/files.ts";
 import { parseSectors, parseSize } from "../units.ts";
 import { type CliIo, printError } from "./io.ts";
 import { UsageError, type VerbArguments, type VerbOption } from "./verb.ts";
@@ -195,7 +198,7 @@ export function fileError(
   const reason = code === "ENOENT"
     ? "there is no such file or directory"
     : code === "EEXIST"
-    ? "it exists: use --force to overwrite it"
+    ? "it exists"
     : (code === "EACCES" || code === "EPERM")
     ? "the operating system does not permit it"
     : error instanceof Error
@@ -204,6 +207,27 @@ export function fileError(
   return new CliError(`Cannot ${operation} "${path}" as ${reason}`, {
     cause: error,
   });
+}
+
+/**
+ * Finds out what is where a file is to be written. What may not be looked at is
+ * not written to either.
+ *
+ * @param operation What is to be done with it.
+ * @param path Its name.
+ * @returns What it is; `null` if nothing is there.
+ * @throws {CliError} If that cannot be found out.
+ */
+export async function lookAt(
+  operation: string,
+  path: string,
+): Promise<FileIdentity | null> {
+  try {
+    return identityOf(await statFile(path), path);
+  } catch (error) {
+    if (systemCode(error)?.code === "ENOENT") return null;
+    throw fileError(operation, path, error);
+  }
 }
 
 /**

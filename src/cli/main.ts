@@ -200,7 +200,7 @@ async function help(): Promise<string> {
     "(through qemu-nbd), what an NBD server has: nbd://HOST/NAME,\n" +
     "nbds://HOST/NAME (by TLS), nbd+unix:///NAME?socket=PATH, or an image in a Ceph\n" +
     "cluster: rbd:POOL/IMAGE.\n" +
-    "A SIZE is in bytes, or has a unit: 512, 4KiB, 64MiB, 1.5GiB, 10MB (powers\n" +
+    "A SIZE is in bytes, or has a unit: 512, 4KiB, 64MiB, 1.5GiB, 512MB (powers\n" +
     "of 1,000), 2048s (sectors of 512 bytes). Options that count sectors take a\n" +
     "plain number as sectors. Numbers may be hexadecimal: 0x800.\n" +
     'The words of a fault RULE: "platter help faults".\n',

@@ -8,17 +8,12 @@
 import { holdFile } from "../backends/direct/mod.ts";
 import { listenForFileSizeSignal } from "../backends/file_size_signal.ts";
 import { keepNameOf } from "../backends/new_name.ts";
-import { type FileIdentity, identityOf } from "../backends/same_file.ts";
+import { identityOf } from "../backends/same_file.ts";
 import { systemCode } from "../backends/system_error.ts";
 import { DiskError } from "../errors.ts";
-import {
-  followLinks,
-  type OpenedFile,
-  openFile,
-  statFile,
-} from "../platform/files.ts";
+import { followLinks, type OpenedFile, openFile } from "../platform/files.ts";
 import { formatSize } from "../units.ts";
-import { CliError, fileError, Interrupted } from "./images.ts";
+import { CliError, fileError, Interrupted, lookAt } from "./images.ts";
 import { writeAll } from "./io.ts";
 import { openUnless } from "./open_unless.ts";
 import { inOptionsOf } from "./option_words.ts";
@@ -47,7 +42,7 @@ export async function saveFile(
   { force, signal }: Saving,
   pour: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>,
 ): Promise<void> {
-  const there = await lookAt(path);
+  const there = await lookAt("write to", path);
   if (there?.isBlockDevice) {
     throw new CliError(
       `Cannot write to "${path}" as it is a block device, which may be in ` +
@@ -64,16 +59,6 @@ export async function saveFile(
     await fill(path, file, isNew, signal, pour);
   } finally {
     await sizeLimit.release();
-  }
-}
-
-/** What is there; what may not be looked at is not written to either. */
-async function lookAt(path: string): Promise<FileIdentity | null> {
-  try {
-    return identityOf(await statFile(path), path);
-  } catch (error) {
-    if (systemCode(error)?.code === "ENOENT") return null;
-    throw fileError("write to", path, error);
   }
 }
 
@@ -102,6 +87,12 @@ async function openFor(
       : await openUnless(signal, path, { write: true });
   } catch (error) {
     signal?.throwIfAborted();
+    if (systemCode(error)?.code === "EEXIST") {
+      throw new CliError(
+        `Cannot write to "${path}" as it exists: use --force to overwrite it`,
+        { cause: error },
+      );
+    }
     throw fileError("write to", path, error);
   }
 }

@@ -14,10 +14,11 @@ import {
   identityOf,
   isShared,
 } from "../backends/same_file.ts";
-import { openFile } from "../platform/files.ts";
+import { followLinks, openFile } from "../platform/files.ts";
 import { replaceFile } from "../backends/replace_file.ts";
-import { CliError, fileError } from "./images.ts";
+import { CliError, fileError, lookAt } from "./images.ts";
 import { isOwnFile } from "./own_file.ts";
+import { takeBack } from "./take_back.ts";
 
 /** How often the figures are written while something happens, in ms. */
 const INTERVAL_MS = 1000;
@@ -67,34 +68,37 @@ export class StatsFile {
     figures: () => object,
     onFailure: (error: CliError) => void,
   ): Promise<StatsFile> {
-    const there = await identify(path);
+    const there = await lookAt("write --stats", path);
     if (there !== null) await check(path, there, others);
+    // A name that leads elsewhere goes on to do so, also to where nothing is yet.
+    const place = there === null
+      ? await followLinks(path)
+      : await realpath(path).catch((error) => {
+        throw fileError("write --stats", path, error);
+      });
     let identity: FileIdentity;
     try {
       // An empty one first, so that the name is taken by nobody else.
       using file = await openFile(
-        path,
+        place,
         there === null ? { write: true, createNew: true } : { read: true },
       );
-      identity = identityOf(await file.stat(), path);
+      identity = identityOf(await file.stat(), place);
     } catch (error) {
       throw fileError("write --stats", path, error);
     }
-    await check(path, identity, others);
-    // A name that leads elsewhere goes on to do so.
-    const file = new StatsFile(
-      await realpath(path),
-      identity,
-      figures,
-      onFailure,
-    );
-    file.#update();
-    await file.#writing;
-    if (file.#failure !== null) {
+    const file = new StatsFile(place, identity, figures, onFailure);
+    try {
+      await check(path, identity, others);
+      file.#update();
+      await file.#writing;
+      if (file.#failure !== null) throw file.#failure;
+      return file;
+    } catch (error) {
       clearInterval(file.#timer);
-      throw file.#failure;
+      if (there === null) await takeBack(place, identity);
+      throw error;
     }
-    return file;
   }
 
   /** Why the file has not the last figures; `null` if it has. */

@@ -8,13 +8,12 @@
 
 import {
   type FileIdentity,
-  identify,
   identityOf,
   isShared,
 } from "../backends/same_file.ts";
 import { type OpenedFile, openFile } from "../platform/files.ts";
 import { stepTimeout } from "../step_timeout.ts";
-import { CliError, fileError } from "./images.ts";
+import { CliError, fileError, lookAt } from "./images.ts";
 
 /** How long lines wait for company, in ms. */
 const PATIENCE_MS = 250;
@@ -70,7 +69,7 @@ export class TraceFile {
     others: Readonly<Record<string, FileIdentity | null>>,
     onFailure: (error: CliError) => void,
   ): Promise<TraceFile> {
-    await check(path, await identify(path), others);
+    await check(path, await lookAt("write --trace", path), others);
     let file: OpenedFile;
     try {
       file = await openFile(path, { write: true, create: true });

@@ -5,7 +5,6 @@
  * @module
  */
 
-import { parseArgs } from "@std/cli/parse-args";
 import type { CliIo } from "./io.ts";
 import { didYouMean } from "./suggestion.ts";
 
@@ -85,7 +84,7 @@ export class UsageError extends Error {
 export class VerbArguments {
   /** What is not an option. */
   readonly operands: readonly string[];
-  readonly #values: ReadonlyMap<string, string | boolean | string[]>;
+  readonly #values: ReadonlyMap<string, string | true | string[]>;
 
   /**
    * Constructs a new instance.
@@ -95,7 +94,7 @@ export class VerbArguments {
    */
   constructor(
     operands: readonly string[],
-    values: ReadonlyMap<string, string | boolean | string[]>,
+    values: ReadonlyMap<string, string | true | string[]>,
   ) {
     this.operands = operands;
     this.#values = values;
@@ -243,62 +242,53 @@ export function readArguments(
 ): VerbArguments {
   const options = [...verb.options, HELP];
   const see = `see "platter ${verb.name} --help"`;
-  let unknown: string | undefined;
-  const { bare, others } = takeBare(args, options);
-  const parsed = parseArgs(joinDashes(others, options), {
-    boolean: options.filter((it) => it.value === undefined).map(nameOf),
-    string: [
-      "_",
-      ...options.filter((it) => it.value !== undefined).map(nameOf),
-    ],
-    collect: options.filter((it) => it.repeats === true).map(nameOf),
-    alias: Object.fromEntries(
-      options.flatMap(({ letter, name }) => letter ? [[name, letter]] : []),
-    ),
-    unknown: (arg: string, key?: string) => {
-      if (key === undefined) return true;
-      unknown ??= arg;
-      return false;
-    },
-  }) as Record<string, unknown>;
-  const operands = parsed._ as string[];
-  const values = new Map<string, string | boolean | string[]>();
-  for (const { name, value } of options) {
-    const given = parsed[name] ?? bare.has(name);
-    if (
-      typeof given === "string" || given === true || Array.isArray(given)
-    ) values.set(name, given);
-    if (given === "-" && /^(FILE|PATH)$/.test(value ?? "") && !parsed.help) {
-      throw dashError(verb, `--${name}`, "file");
+  const { operands, typed } = takeApart(args, options);
+  const values = new Map<string, string | true | string[]>();
+  const isHelp = typed.some(({ option, value }) =>
+    option === HELP && value === undefined
+  );
+  if (isHelp) return new VerbArguments(operands, new Map([["help", true]]));
+  for (const { option, name, value } of typed) {
+    const refuse = (reason: string): never => {
+      throw new UsageError(`Cannot run "${verb.name}" as ${reason}: ${see}`);
+    };
+    if (option === undefined) {
+      const meant = didYouMean(name, options.map(({ name }) => `--${name}`));
+      return refuse(`there is no option "${name}"${meant}`);
     }
-    const empty = given === "" || (Array.isArray(given) && given.includes(""));
-    if (value !== undefined && empty && !parsed.help) {
-      throw new UsageError(
-        `Cannot run "${verb.name}" as --${name} needs its ${value}: ${see}`,
-      );
+    // Above all "--force=no", which somebody might take for a no.
+    if (option.value === undefined && value !== undefined) {
+      refuse(`${name} takes no value: current value is "${value}"`);
+    }
+    if (value === "") refuse(`--${option.name} needs its ${option.value}`);
+    if (value === "-" && /^(FILE|PATH|DIR)$/.test(option.value ?? "")) {
+      throw dashError(verb, `--${option.name}`);
+    }
+    const given = value ?? true;
+    const before = values.get(option.name);
+    if (option.repeats) {
+      values.set(option.name, [...(before as string[] ?? []), value!]);
+    } else if (before === undefined || before === given) {
+      values.set(option.name, given);
+    } else {
+      refuse(`--${option.name} must not be given twice with different values`);
     }
   }
-  if (!parsed.help) {
-    const [least, most] = verb.operandCount;
-    if (unknown !== undefined) {
-      const names = options.map(({ name }) => `--${name}`);
-      const meant = didYouMean(unknown.replace(/=.*/s, ""), names);
-      throw new UsageError(
-        `Cannot run "${verb.name}" as there is no option "${unknown}"${meant}: ${see}`,
-      );
-    }
-    if (operands.length < least || operands.length > most) {
-      const count = operands.length < least ? "few" : "many";
-      throw new UsageError(
-        `Cannot run "${verb.name}" as there are too ${count} arguments for ` +
-          `"${usageOf(verb)}": ${see}`,
-      );
-    }
-    const names = verb.operands.split(" ");
-    const dash = operands.findIndex((text, index) =>
-      text === "-" && names[index] !== "SIZE" && !/\|-\]?$/.test(names[index]!)
+  const [least, most] = verb.operandCount;
+  if (operands.length < least || operands.length > most) {
+    const count = operands.length < least ? "few" : "many";
+    throw new UsageError(
+      `Cannot run "${verb.name}" as there are too ${count} arguments for ` +
+        `"${usageOf(verb)}": ${see}`,
     );
-    if (dash >= 0) throw dashError(verb, names[dash]!, "disk");
+  }
+  const names = verb.operands.split(" ");
+  for (const [index, text] of operands.entries()) {
+    // The last one may stand for several.
+    const name = names[index] ?? names.at(-1)!;
+    if (text === "-" && name !== "SIZE" && !/\|-\]?$/.test(name)) {
+      throw dashError(verb, name.replace(/[[\]…]/g, ""));
+    }
   }
   return new VerbArguments(operands, values);
 }
@@ -351,59 +341,89 @@ export function listOf(
     .join("");
 }
 
-/** Takes out the options that come without the value that they may have. */
-function takeBare(
-  args: readonly string[],
-  options: readonly VerbOption[],
-): { bare: Set<string>; others: string[] } {
-  const names = options.filter((it) => it.optional === true).map(nameOf);
-  const bare = new Set<string>();
-  const end = args.indexOf("--");
-  const others = args.filter((arg, index) => {
-    const name = names.find((each) => arg === `--${each}`);
-    if (name === undefined || end >= 0 && index > end) return true;
-    bare.add(name);
-    return false;
-  });
-  return { bare, others };
+/** An option as it was typed. */
+interface TypedOption {
+  /** What it is; `undefined` if there is none of that name. */
+  readonly option: VerbOption | undefined;
+  /** Its name with the dashes, as it was typed. */
+  readonly name: string;
+  /** Its value; empty if the one that it needs is missing. */
+  readonly value: string | undefined;
 }
 
-/** Gives options their "-", which would be taken for an operand. */
-function joinDashes(
+/**
+ * Tells options and operands apart. What they mean is not looked at.
+ *
+ * `parseArgs` of `@std/cli` would do it, but takes `--force=no` for a yes, lets
+ * `--force` swallow an operand called `false`, and makes `--no-lock` of a name
+ * that is none: where a word decides over somebody's data, that is too much.
+ */
+function takeApart(
   args: readonly string[],
   options: readonly VerbOption[],
-): string[] {
-  const joined: string[] = [];
-  for (const arg of args) {
-    const last = joined.at(-1);
-    const option = options.find(({ name, letter, value }) =>
-      value !== undefined && (last === `--${name}` || last === `-${letter}`)
-    );
-    if (arg === "-" && option !== undefined) {
-      joined.splice(-1, 1, `--${option.name}=-`);
-    } else joined.push(arg);
+): { operands: string[]; typed: TypedOption[] } {
+  const operands: string[] = [];
+  const typed: TypedOption[] = [];
+  const rest = [...args];
+  const next = () => isOption(rest[0] ?? "--") ? "" : rest.shift();
+  for (let arg; (arg = rest.shift()) !== undefined;) {
+    if (arg === "--") {
+      operands.push(...rest);
+      break;
+    }
+    if (!isOption(arg)) {
+      operands.push(arg);
+    } else if (arg.startsWith("--")) {
+      const name = arg.replace(/=.*/s, "");
+      const option = options.find((it) => name === `--${it.name}`);
+      const value = name !== arg
+        ? arg.slice(name.length + 1)
+        : needsValue(option)
+        ? next()
+        : undefined;
+      typed.push({ option, name, value });
+    } else {
+      for (let at = 1; at < arg.length; at++) {
+        const name = `-${arg[at]}`;
+        const option = options.find((it) => name === `-${it.letter}`);
+        const more = arg.slice(at + 1);
+        if (more.startsWith("=") || needsValue(option)) {
+          // `-o=FILE`, `-oFILE` and `-o FILE`.
+          const value = more === "" ? next() : more.replace("=", "");
+          typed.push({ option, name, value });
+          break;
+        }
+        typed.push({ option, name, value: undefined });
+      }
+    }
   }
-  return joined;
+  return { operands, typed };
+}
+
+/** Whether it begins as an option does; "-" is a stream. */
+function isOption(arg: string): boolean {
+  return arg.length > 1 && arg.startsWith("-");
+}
+
+function needsValue(option: VerbOption | undefined): boolean {
+  return option?.value !== undefined && option.optional !== true;
 }
 
 /** A stream where only something with a name will do. */
-function dashError(verb: Verb, name: string, what: string): UsageError {
-  const instead = what === "disk" && verb.instead !== undefined
+function dashError(verb: Verb, name: string): UsageError {
+  const isDisk = /^(IMAGE|A|B|OVERLAY|BASE)$/.test(name);
+  const what = isDisk ? "the name of a disk" : "a name";
+  const instead = isDisk && verb.instead !== undefined
     ? `${verb.instead}, or `
     : "";
   return new UsageError(
-    `Cannot run "${verb.name}" as ${name} must be the name of a ${what} and no ` +
-      `stream: current value is "-" (use ${instead}"./-" for a file of that ` +
-      `name)`,
+    `Cannot run "${verb.name}" as ${name} must be ${what} and no stream: ` +
+      `current value is "-" (use ${instead}"./-" for a file of that name)`,
   );
 }
 
 function usageOf(verb: Verb): string {
   return `platter ${verb.name} ${verb.operands}`;
-}
-
-function nameOf(option: VerbOption): string {
-  return option.name;
 }
 
 /**

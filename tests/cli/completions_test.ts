@@ -119,7 +119,7 @@ Deno.test("platter says what a mistyped verb or option may have meant", async ()
         ["copy", "a", "b", "--forse"],
         /"--forse" \(did you mean "--force"\?\): see/,
       ],
-      [["read", "a", "--ofset=1"], /"--ofset=1" \(did you mean "--offset"\?\)/],
+      [["read", "a", "--ofset=1"], /"--ofset" \(did you mean "--offset"\?\)/],
       [["frobnicate"], /no verb "frobnicate": see/],
     ] as const
   ) {

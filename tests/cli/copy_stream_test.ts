@@ -296,7 +296,7 @@ Deno.test("platter copy --from, --to and --count move a range, in either numbers
         ["--to", "4000"],
         /to sector 4000 of ".*" as the target has only 4096: ".*" is as it was/,
       ],
-      [["--count", "0"], /Cannot copy from sector 0/],
+      [["--count", "0"], /--count as it must be one sector at least/],
     ] as const
   ) {
     const { code, err } = await platter([

@@ -162,6 +162,39 @@ Deno.test("platter serve --stats overwrites nothing but figures", async () => {
   assertStringIncludes(err, "it is the trace");
 });
 
+for (const option of ["trace", "stats"]) {
+  Deno.test(`platter serve --${option} leaves no file behind that it may not use`, async () => {
+    await using dir = await tempDir();
+    const image = await dir.file("disk.img", 1 << 20);
+    const path = dir.join("note");
+    const main = new URL("../../src/cli/main.ts", import.meta.url).pathname;
+    const cases = [
+      // It may not be looked at.
+      { read: image, write: dir.path },
+      // Nothing may be made beside it.
+      ...(option === "stats"
+        ? [{ read: [image, path].join(), write: path }]
+        : []),
+    ];
+    for (const { read, write } of cases) {
+      const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: [
+          ...["run", "--no-check", "--no-prompt", "--allow-net"],
+          ...[`--allow-read=${read}`, `--allow-write=${write}`, main],
+          ...["serve", image, "--port", "0", "--overlay"],
+          ...[`--${option}`, path],
+        ],
+        stdin: "null",
+        stdout: "null",
+      }).output();
+      const err = new TextDecoder().decode(stderr);
+      assertEquals(code, 2, err);
+      assertStringIncludes(err, `Cannot write --${option} "`);
+      assertEquals(await exists(path), false);
+    }
+  });
+}
+
 for (const way of ["a file that came meanwhile", "what came into its file"]) {
   Deno.test(`StatsFile stops rather than replace ${way}`, async () => {
     await using dir = await tempDir();

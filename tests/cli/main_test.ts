@@ -1,4 +1,10 @@
-import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertLess,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import config from "../../deno.json" with { type: "json" };
 import { childrenOver, needs, pause, run } from "../helpers.ts";
 import { platter, Scratch } from "./harness.ts";
@@ -117,6 +123,54 @@ for (const verb of [...VERBS, ...MORE_VERBS]) {
   });
 }
 
+for (const verb of [...VERBS, ...MORE_VERBS, "crash", "doctor"]) {
+  Deno.test(`platter ${verb} takes no value with a switch`, async () => {
+    const { out } = await platter([verb, "--help"]);
+    const switches = [...out.matchAll(/^ {2}(?:-., | {4})(--[a-z-]+) {2}/gm)];
+    for (const [, name] of switches) {
+      for (const value of ["", "no", "0", "False", "false", "true", "yes"]) {
+        const { code, err } = await platter([verb, `${name}=${value}`]);
+        assertEquals(code, 2, err);
+        assertStringIncludes(
+          err,
+          `as ${name} takes no value: current value is "${value}": see`,
+        );
+      }
+    }
+  });
+}
+
+Deno.test("the docs name every verb with --partition", async () => {
+  const docs = new URL("../../docs/", import.meta.url);
+  for (const name of ["cli.md", "image.md"]) {
+    const text = await Deno.readTextFile(new URL(name, docs));
+    const [words = ""] = /^`--partition N` .*?\n\n/ms.exec(text) ?? [];
+    for (const verb of [...VERBS, ...MORE_VERBS]) {
+      const { out } = await platter([verb, "--help"]);
+      assertEquals(
+        words.includes(`\`${verb}\``),
+        / --partition /.test(out),
+        `${name}: ${verb}`,
+      );
+    }
+  }
+});
+
+Deno.test("platter create takes every size that its help shows", async () => {
+  await using scratch = await Scratch.make();
+  const { out } = await platter(["--help"]);
+  const [, shown = ""] = /has a unit: (.*?)\. [A-Z]/s.exec(out) ?? [];
+  const sizes = shown.replace(/\(.*?\)/gs, "").split(",").map((it) =>
+    it.trim()
+  );
+  for (const size of sizes) {
+    const path = scratch.of(`${size}.img`);
+    const { err } = await platter(["create", path, size]);
+    assertEquals(err, "");
+  }
+  assert(sizes.length >= 5, shown);
+});
+
 Deno.test("platter help faults lists the words of a fault rule", async () => {
   const { code, out, err } = await platter(["help", "faults"]);
   assertEquals([code, err], [0, ""]);
@@ -128,6 +182,31 @@ Deno.test("platter help faults lists the words of a fault rule", async () => {
 Deno.test("platter --version prints the version of the package", async () => {
   const { code, out } = await platter(["--version"]);
   assertEquals([code, out], [0, `platter ${config.version}\n`]);
+});
+
+Deno.test("platter takes an option's value in each form", async () => {
+  await using scratch = await Scratch.make();
+  const image = await scratch.image("a.img", 1024, { 512: "ab" });
+  const forms = [
+    ["-P0x41"],
+    ["-P=0x41"],
+    ["-P", "0x41"],
+    ["--pattern=0x41"],
+    ["--pattern", "0x41"],
+    ["-qP0x41", "-q", "--quiet", "--pattern=0x41"],
+  ];
+  for (const form of forms) {
+    await Deno.writeFile(image, new Uint8Array(1024));
+    const { code, err } = await platter([
+      "fill",
+      "--all",
+      ...form,
+      "--",
+      image,
+    ]);
+    assertEquals([code, err], [0, ""]);
+    assertEquals(await Deno.readFile(image), new Uint8Array(1024).fill(0x41));
+  }
 });
 
 const MISTAKES: [args: string[], err: RegExp][] = [
@@ -161,6 +240,22 @@ const MISTAKES: [args: string[], err: RegExp][] = [
   [["create", "x", "1000"], /whole blocks of 512 bytes: current value is 1000/],
   [["create", "x", "0"], /one block at least: current value is 0/],
   [["info", "x", "--block-size", "1000"], /power of two .* value is 1000/],
+  [["read", "x", "--no-force"], /there is no option "--no-force"/],
+  [["read", "x", "-fno"], /there is no option "-n"/],
+  [["read", "x", "-f=no"], /-f takes no value: current value is "no"/],
+  [["info", "x", "--help=no"], /--help takes no value: current value is "no"/],
+  [
+    ["info", "x", "--json", "false"],
+    /too many arguments/,
+  ],
+  [
+    ["read", "x", "--count", "1", "--count=2"],
+    /--count must not be given twice with different values/,
+  ],
+  [
+    ["read", "x", "-o", "y", "--output=z"],
+    /--output must not be given twice with different values/,
+  ],
 ];
 
 for (const [args, expected] of MISTAKES) {

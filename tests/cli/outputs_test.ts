@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import { fileError } from "../../src/cli/images.ts";
 import { writeAll } from "../../src/cli/io.ts";
 import { inOptionsOf } from "../../src/cli/option_words.ts";
 import { flushedWord } from "../../src/cli/outcome.ts";
@@ -301,10 +302,19 @@ Deno.test('platter takes "-" for a stream only where it means one', async () => 
     ["serve", image, "--trace", "-"],
     ["serve", image, "--socket", "-"],
     ["serve", image, "--fault-file", "-"],
+    ["extract", image, "-o", "-"],
+    ["extract", image, "a", "-", "-o", scratch.of("tree")],
+    ["cat", image, "-"],
+    ["cat", image, "a", "b", "-"],
+    ["ls", image, "-"],
+    ["mount", image, "-"],
+    ["doctor", "-"],
+    ["heat", "-"],
   ];
   for (const args of refused) {
     const { code, out, err } = await platter(args);
     assertEquals([code, out], [2, ""], args.join(" "));
+    assert(!/ as (PATH|TRACE|--\w+) .*disk|undefined/.test(err), err);
     assertStringIncludes(err, `current value is "-"`);
     assertStringIncludes(err, `"./-"`);
   }
@@ -339,6 +349,8 @@ Deno.test("platter overwrites no image that it works on, by whatever name", asyn
       [["read", image, "--force", "-o", name], "into itself"],
       [["write", image, name, "--sector", "0"], "onto itself"],
       [["copy", image, name, "--force"], "onto itself"],
+      [["copy", image, name], "onto itself"],
+      [["copy", image, name, "--rescue", scratch.of("map")], "onto itself"],
     ];
     for (const [args, words] of cases) {
       const { code, err } = await platter(args);
@@ -347,6 +359,94 @@ Deno.test("platter overwrites no image that it works on, by whatever name", asyn
       await isWhole(image);
     }
   }
+});
+
+Deno.test("platter copy refuses what cannot be before it makes a target", async () => {
+  await using scratch = await scratchOf();
+  const [image, made] = [scratch.of("a.img"), scratch.of("new.img")];
+  const cases: [args: string[], words: string][] = [
+    [
+      [image, made, "--count", "0"],
+      `--count as it must be one sector at least: current value is "0"`,
+    ],
+    [["-", made, "--count", "0"], "--count as it must be one sector at least"],
+    [[image, "-", "--count", "0"], "--count as it must be one sector at least"],
+    [
+      [image, made, "--to-partition", "1"],
+      `Cannot copy into a partition of "${made}" as there is no such file`,
+    ],
+    [
+      ["-", made, "--to-partition", "1", "--size", "1MiB"],
+      `Cannot copy into a partition of "${made}" as there is no such file`,
+    ],
+  ];
+  for (const [args, words] of cases) {
+    const { code, out, err } = await platter(["copy", ...args]);
+    assertEquals([code, out], [2, ""]);
+    assertStringIncludes(err, words);
+    assert(!err.includes("removed again"), err);
+    assertEquals(await exists(made), false);
+  }
+});
+
+Deno.test("platter makes no disk at the end of a link, and says so", async () => {
+  await using scratch = await scratchOf();
+  const [image, link] = [scratch.of("a.img"), scratch.of("link.img")];
+  await Deno.symlink(scratch.of("nowhere"), link);
+  const serve = ["serve", image, "--port", "0"];
+  const cases = [
+    ["create", link, "1MiB"],
+    ["create", link, "1MiB", "--backend", "portable"],
+    ["create", link, "1MiB", "--force"],
+    ["copy", image, link],
+    ["copy", image, link, "--force"],
+    ["copy", image, link, "--rescue", scratch.of("map")],
+    [...serve, `--overlay=${link}`],
+  ];
+  for (const args of cases) {
+    const { code, err } = await platter(args);
+    assertEquals(code, 2, err);
+    assertStringIncludes(
+      err,
+      `Cannot create "${link}" as it is a link to "${
+        scratch.of("nowhere")
+      }", which is not there\n`,
+    );
+    assertEquals(await exists(scratch.of("nowhere")), false);
+  }
+});
+
+Deno.test("platter makes notes about the work at the end of a link", async () => {
+  await using scratch = await scratchOf();
+  const [image, link] = [scratch.of("a.img"), scratch.of("link")];
+  const target = scratch.of("nowhere");
+  await Deno.symlink(target, link);
+  const serve = ["serve", image, "--port", "0", "--overlay"];
+  const cases = [
+    ["read", image, "--force", "--output", link],
+    ["bmap", image, "--force", "--output", link],
+    ["copy", image, scratch.of("new.img"), "--rescue", link],
+    [...serve, "--trace", link],
+    [...serve, "--stats", link],
+  ];
+  for (const args of cases) {
+    const { code, err } = await platter(args, {
+      onOutput: (text, interrupt) => text.startsWith("nbd") && interrupt(),
+    });
+    assertEquals(code, 0, err);
+    assert((await Deno.stat(target)).size > 0);
+    assert((await Deno.lstat(link)).isSymlink);
+    await Deno.remove(target);
+  }
+});
+
+Deno.test("platter advises --force only where there is such an option", async () => {
+  await using scratch = await scratchOf();
+  const [image, old] = [scratch.of("a.img"), scratch.of("b.img")];
+  const read = await platter(["read", image, "--output", old]);
+  assertStringIncludes(read.err, "as it exists: use --force to overwrite it");
+  const { message } = fileError("write", old, { code: "EEXIST" });
+  assertEquals(message, `Cannot write "${old}" as it exists`);
 });
 
 Deno.test("platter read --output --force cuts an old file only when all is in it", async () => {

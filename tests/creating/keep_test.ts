@@ -198,7 +198,7 @@ for (const backend of BACKENDS) {
     await Deno.symlink("disk.img", link);
     await Deno.symlink("nowhere.img", dangling);
     await refusal(link, { sectors: 8, backend }, "exists");
-    await refusal(dangling, { sectors: 8, backend }, "exists");
+    await refusal(dangling, { sectors: 8, backend }, "not-found");
     const create = { sectors: 8, overwrite: true, backend };
     await refusal(dangling, create, "not-found");
     assert((await Deno.lstat(dangling)).isSymlink);
