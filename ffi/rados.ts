@@ -8,7 +8,7 @@
  */
 
 import { CallMemory } from "./call_memory.ts";
-import type { CephLibrary } from "./ceph_library.ts";
+import type { CephLibrary, ReadyCall } from "./ceph_library.ts";
 import type { Libc } from "./libc.ts";
 import { memoryAt } from "./memory.ts";
 
@@ -31,11 +31,19 @@ export class RadosCluster {
   readonly #libc: Libc;
   readonly #ceph: CephLibrary;
   readonly #handle: bigint;
+  /** Ready from the start: it ends also once FFI is not allowed any more. */
+  readonly #shutdown: ReadyCall;
 
-  private constructor(libc: Libc, ceph: CephLibrary, handle: bigint) {
+  private constructor(
+    libc: Libc,
+    ceph: CephLibrary,
+    handle: bigint,
+    shutdown: ReadyCall,
+  ) {
     this.#libc = libc;
     this.#ceph = ceph;
     this.#handle = handle;
+    this.#shutdown = shutdown;
   }
 
   /**
@@ -62,9 +70,9 @@ export class RadosCluster {
         memory.text(user),
         0n,
       );
-      return result < 0
-        ? result
-        : new RadosCluster(libc, ceph, memory.pointer(out));
+      if (result < 0) return result;
+      const shutdown = ceph.ready("rados_shutdown");
+      return new RadosCluster(libc, ceph, memory.pointer(out), shutdown);
     } finally {
       memory.release();
     }
@@ -261,7 +269,8 @@ export class RadosCluster {
    * @returns When it is done.
    */
   async shutdown(): Promise<void> {
-    await this.#ceph.wait("rados_shutdown", this.#handle);
+    await this.#shutdown.call(this.#handle);
+    this.#shutdown.close();
   }
 
   #with<T>(call: (memory: CallMemory) => T): T {

@@ -47,6 +47,7 @@ import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { socketOf } from "../../platform/descriptor_socket.ts";
+import { isNotCapable } from "../../platform/permissions.ts";
 import { type Request, RequestFlag, RequestType } from "../../request.ts";
 import {
   abortedError,
@@ -78,6 +79,9 @@ const MAX_ROUNDS = 16;
 
 /** How often the image's size is looked at, in ms. */
 const SIZE_MS = 1000;
+
+/** Why nothing new is asked of the image once FFI was revoked. */
+const NO_FFI = "Deno does not allow it any more: it needs --allow-ffi";
 
 /** What the completion of a refresh is known by, which is no piece. */
 const REFRESH = MAX_INT;
@@ -174,6 +178,14 @@ export class RbdBackend implements Backend {
   #asking: Promise<void> | null = null;
   /** Whether completions are taken: not once the image is being closed. */
   #isPolled = true;
+  /** Where what was written since the last flush began ends, in bytes. */
+  #reach = 0;
+  /** Where what that flush is to make durable ends. */
+  #flushReach = 0;
+  /** Whether others have cut off something that no flush has covered. */
+  #isCut = false;
+  /** A flush whose content is looked for. */
+  #confirming: Promise<void> | null = null;
   #geometry: Geometry;
   /** What it can do. */
   readonly abilities: Abilities;
@@ -312,16 +324,17 @@ export class RbdBackend implements Backend {
   }
 
   async #resizeImage(sectors: number, isLate: () => boolean): Promise<void> {
-    const { openTimeoutMs, session } = this.#parts;
     await this.#asking;
     await this.#ask(async () => {
       let result: number;
-      session.bound(openTimeoutMs);
       try {
-        result = await session.image.resize(sectors * SECTOR_BYTES);
-      } finally {
-        session.bound(null);
+        result = await this.#session.image.resize(sectors * SECTOR_BYTES);
+      } catch (cause) {
+        if (!isNotCapable(cause)) throw cause;
+        throw resizeError(NO_FFI, this.#uri, "permission");
       }
+      // What lies beyond was given up on purpose: no flush is to miss it.
+      if (result >= 0) this.#forgetBeyond(sectors * SECTOR_BYTES);
       const isNews = await this.#readSize();
       // Nobody waits for this size any more, or it is not the one asked for.
       if (isNews && (isLate() || result < 0)) {
@@ -429,11 +442,18 @@ export class RbdBackend implements Backend {
     } catch (cause) {
       // That would be a mistake of ours, when the piece is over already.
       if (isGranted) throw cause;
-      const reason = "the system has no memory for it";
-      const path = this.#uri;
-      const options = { path, code: "ENOMEM", cause };
-      this.#over(piece, requestError("io", request, reason, options));
+      this.#over(piece, this.#memoryError(request, cause));
     }
+  }
+
+  #memoryError(request: Request, cause: unknown): DiskError {
+    const path = this.#uri;
+    if (isNotCapable(cause)) {
+      const options = { path, code: "EPERM", cause };
+      return requestError("permission", request, NO_FFI, options);
+    }
+    const reason = "the system has no memory for it";
+    return requestError("io", request, reason, { path, code: "ENOMEM", cause });
   }
 
   /** There is memory for the data of a piece. */
@@ -456,8 +476,11 @@ export class RbdBackend implements Backend {
     this.#pieces[tag] = piece;
     const offset = request.sector * SECTOR_BYTES + from;
     let result: number;
-    if (flushes) result = image.flush(tag);
-    else {
+    if (flushes) {
+      this.#flushReach = this.#reach;
+      this.#reach = 0;
+      result = image.flush(tag);
+    } else {
       switch (request.type) {
         case RequestType.In:
           result = image.read(offset, length, memory!.address, tag);
@@ -503,7 +526,16 @@ export class RbdBackend implements Backend {
     const { transfer: { request, answered }, from, length, memory } = piece;
     let error: DiskError | null = null;
     if (result < 0) error = failedError(request, result, this.#uri);
-    else if (request.type === RequestType.In && !answered) {
+    else if (piece.flushes) {
+      if (this.#isCut) error = cutError(request, this.#uri);
+      else if (this.#flushReach > 0) {
+        this.#confirming = this.#confirm(piece);
+        return;
+      }
+    } else if (request.writes) {
+      const end = request.sector * SECTOR_BYTES + from + length;
+      this.#reach = Math.max(this.#reach, end);
+    } else if (request.type === RequestType.In && !answered) {
       if (result !== length) error = cutError(request, this.#uri);
       else if (!scatter(request, from, memory!.bytes.subarray(0, length))) {
         error = changedError(request, this.#uri);
@@ -529,6 +561,32 @@ export class RbdBackend implements Backend {
       flushFailure,
       (waiting) => this.#resume(waiting),
     );
+  }
+
+  /**
+   * Ends a flush once it is sure that the image still has what it covers. Of a
+   * write that goes past the image's end librbd carries out what lies before it,
+   * and says that all is well: so whoever was to be told that it is durable learns
+   * that others have cut it off. One look is enough for all writes before it; each
+   * of them to look for itself would take a thread for each.
+   */
+  async #confirm(piece: Piece): Promise<void> {
+    const { request } = piece.transfer;
+    let error: DiskError | null = null;
+    try {
+      const size = await this.#session.image.size();
+      if (size < 0) error = failedError(request, size, this.#uri);
+      else if (size < this.#flushReach) error = cutError(request, this.#uri);
+    } catch (cause) {
+      const reason = "the image cannot be asked for its size";
+      error = requestError("io", request, reason, { path: this.#uri, cause });
+    }
+    this.#over(piece, error);
+  }
+
+  #forgetBeyond(bytes: number): void {
+    this.#reach = Math.min(this.#reach, bytes);
+    this.#flushReach = Math.min(this.#flushReach, bytes);
   }
 
   /** Asks for a flush, together with who else does. */
@@ -659,6 +717,8 @@ export class RbdBackend implements Backend {
     const size = await this.#session.image.size();
     const { blockSize, sectors } = this.#geometry;
     if (size < 0) return false;
+    // It may be longer again by the next flush.
+    if (size < this.#reach) this.#isCut = true;
     const now = Math.floor(size / blockSize) * (blockSize / SECTOR_BYTES);
     if (now === sectors) return false;
     this.#geometry = makeGeometry(now, blockSize, this.#geometry);
@@ -696,18 +756,23 @@ export class RbdBackend implements Backend {
 
   async #closeImage(): Promise<number> {
     await this.#asking;
+    await this.#confirming;
     try {
       this.#session.bound(this.#parts.closeTimeoutMs);
     } catch {
       // FFI is not allowed any more: it is closed all the same.
     }
     this.#isPolled = false;
-    const result = await this.#session.close();
-    this.#bounce.release();
-    const gone = new Promise((resolve) => this.#socket.once("close", resolve));
-    this.#socket.destroy();
-    await gone;
-    this.#pair.close();
-    return result;
+    try {
+      return await this.#session.close();
+    } finally {
+      this.#bounce.release();
+      const gone = new Promise((resolve) =>
+        this.#socket.once("close", resolve)
+      );
+      this.#socket.destroy();
+      await gone;
+      this.#pair.close();
+    }
   }
 }

@@ -25,6 +25,11 @@ class ToldImage {
   readonly flushes: number[] = [];
   /** Flushes so far. */
   asked = 0;
+  /** Its size in bytes, and how often it was asked for. */
+  bytes = 524_288;
+  looks = 0;
+  /** What becomes of refreshes: 0, or −errno. */
+  refreshed = 0;
   readonly #libc: Libc;
   readonly #over: [tag: number, result: number][] = [];
   readonly #byte = alignedMemory(1, 8);
@@ -42,6 +47,31 @@ class ToldImage {
   write(_offset: number, length: number, _address: number, tag: number) {
     this.#end(tag, length);
     return 0;
+  }
+
+  discard(_offset: number, length: number, tag: number) {
+    this.#end(tag, length);
+    return 0;
+  }
+
+  zero(_offset: number, length: number, _keeps: boolean, tag: number) {
+    this.#end(tag, length);
+    return 0;
+  }
+
+  refresh(tag: number): number {
+    this.#end(tag, this.refreshed);
+    return 0;
+  }
+
+  size(): Promise<number> {
+    this.looks++;
+    return Promise.resolve(this.bytes);
+  }
+
+  resize(bytes: number): Promise<number> {
+    this.bytes = bytes;
+    return Promise.resolve(0);
   }
 
   flush(tag: number): number {
@@ -71,7 +101,7 @@ class ToldImage {
   }
 }
 
-function toldDisk(): { disk: VirtualDisk; image: ToldImage } {
+function toldDisk(isFixed = true): { disk: VirtualDisk; image: ToldImage } {
   const libc = openLibc();
   const image = new ToldImage(libc);
   const session = {
@@ -87,7 +117,7 @@ function toldDisk(): { disk: VirtualDisk; image: ToldImage } {
     info,
     uri: "rbd:pool/told",
     readOnly: false,
-    isFixed: true,
+    isFixed,
     objectMap: null,
     openTimeoutMs: 30_000,
     requestTimeoutMs: 30_000,
@@ -162,6 +192,85 @@ Deno.test(
       assertEquals(sector, 2 + 2 * index);
     }
     assertEquals(image.asked, 2);
+    await disk.close();
+  },
+);
+
+/** Waits until something is so; a test that waits in vain does not end. */
+async function until(isSo: () => boolean): Promise<void> {
+  while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+
+/** Ends the next flush. */
+async function endFlush(image: ToldImage): Promise<void> {
+  await until(() => image.flushes.length > 0);
+  image.endFlush(0);
+}
+
+for (
+  const [what, change] of [
+    ["a write", (disk) => disk.write(1008, new Uint8Array(8192))],
+    ["a discard", (disk) => disk.discard(1008, 16)],
+    ["zeroes", (disk) => disk.writeZeroes(1008, 16)],
+    ["a durable write", null],
+  ] as [string, ((disk: VirtualDisk) => Promise<void>) | null][]
+) {
+  Deno.test(
+    `RbdBackend fails the flush behind ${what} that others have cut off`,
+    options,
+    async () => {
+      const { disk, image } = toldDisk();
+      image.bytes -= 4096;
+      await change?.(disk);
+      const flush = assertRejects(
+        () => change === null ? durably(disk, 1020) : disk.flush(),
+        DiskError,
+        "it was cut while open",
+      );
+      await endFlush(image);
+      assertEquals((await flush).kind, "io");
+      assertEquals(disk.failure?.kind, "io");
+      await disk.close();
+    },
+  );
+}
+
+Deno.test(
+  "RbdBackend knows at a flush that an image was shorter meanwhile",
+  options,
+  async () => {
+    const { disk, image } = toldDisk(false);
+    image.bytes -= 4096;
+    await disk.write(1008, new Uint8Array(8192));
+    await until(() => image.looks > 0);
+    image.bytes += 4096;
+    const flush = assertRejects(
+      () => disk.flush(),
+      DiskError,
+      "it was cut while open",
+    );
+    await endFlush(image);
+    await flush;
+    await disk.close();
+  },
+);
+
+Deno.test(
+  "RbdBackend flushes a disk that was made shorter by itself",
+  options,
+  async () => {
+    const { disk, image } = toldDisk();
+    await disk.write(1008, new Uint8Array(8192));
+    await disk.resize(512, { force: true });
+    const flush = disk.flush();
+    await endFlush(image);
+    await flush;
+    // What no write came before needs no look.
+    const { looks } = image;
+    const next = disk.flush();
+    await endFlush(image);
+    await next;
+    assertEquals([looks, disk.failure], [image.looks, null]);
     await disk.close();
   },
 );
