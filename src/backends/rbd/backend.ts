@@ -28,7 +28,7 @@ import {
   setTimeout,
 } from "node:timers";
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
-import { MAX_INT } from "../../../ffi/rbd.ts";
+import { MAX_INT, RBD_FEATURE } from "../../../ffi/rbd.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 import {
   type Abilities,
@@ -44,7 +44,7 @@ import { gather, offsetMemory, scatter } from "../../buffer.ts";
 import { DiskError } from "../../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
-import type { BackendInfo } from "../../info.ts";
+import type { BackendInfo, LockInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { socketOf } from "../../platform/descriptor_socket.ts";
 import { isNotCapable } from "../../platform/permissions.ts";
@@ -77,8 +77,11 @@ const MAX_RANGE_BYTES = 1 << 28;
 /** Calls for completions until others have their turn. */
 const MAX_ROUNDS = 16;
 
-/** How often the image's size is looked at, in ms. */
+/** How often the image's size and lock are looked at, in ms. */
 const SIZE_MS = 1000;
+
+/** What librbd answers once others may write to the image, or have removed it. */
+const LOST = ["ESHUTDOWN", "EROFS", "ENOENT"];
 
 /** Why nothing new is asked of the image once FFI was revoked. */
 const NO_FFI = "Deno does not allow it any more: it needs --allow-ffi";
@@ -169,7 +172,7 @@ export class RbdBackend implements Backend {
   /** The longest that a request may take from now on, in ms. */
   #timeoutMs: number;
   #timer: ReturnType<typeof setTimeout> | null = null;
-  #sizeTimer: ReturnType<typeof setInterval> | null = null;
+  readonly #sizeTimer: ReturnType<typeof setInterval>;
   /** Who is to hear that others have changed the size. */
   #resized: (sectors: number) => void = () => {};
   /** Whether librbd is to learn of changes first. */
@@ -187,12 +190,13 @@ export class RbdBackend implements Backend {
   /** A flush whose content is looked for. */
   #confirming: Promise<void> | null = null;
   #geometry: Geometry;
+  #info: BackendInfo;
+  /** Which objects there are; `null` once that is not known any more. */
+  #objectMap: ObjectMap | null;
   /** What it can do. */
   readonly abilities: Abilities;
   /** How large requests may get. */
   readonly limits: Limits = { maxSegments: 1024, maxBytes: MAX_BOUNCE_BYTES };
-  /** What it is and why. */
-  readonly info: BackendInfo;
   /** What it counted so far. */
   readonly counters: BackendCounters = {
     systemCalls: 0,
@@ -208,13 +212,14 @@ export class RbdBackend implements Backend {
    */
   constructor(parts: RbdParts) {
     keepOnThread(this, "a disk");
-    const { session, uri, readOnly, info } = parts;
+    const { session, uri, readOnly, info, objectMap } = parts;
     this.#parts = parts;
     this.#session = session;
     this.#uri = uri;
     this.#timeoutMs = parts.requestTimeoutMs;
     this.#geometry = parts.geometry;
-    this.info = info;
+    this.#info = info;
+    this.#objectMap = objectMap;
     this.#id = encodeId(info.id);
     const ability = readOnly ? "none" : "native";
     this.abilities = {
@@ -246,10 +251,13 @@ export class RbdBackend implements Backend {
       const options = { operation: "open", path: uri, code: codeOf(told) };
       throw new DiskError("io", `Cannot open "${uri}" as ${reason}`, options);
     }
-    if (!parts.isFixed) {
-      this.#sizeTimer = setInterval(this.#lookAtSize, SIZE_MS);
-      this.#sizeTimer.unref();
-    }
+    this.#sizeTimer = setInterval(this.#lookAtSize, SIZE_MS);
+    this.#sizeTimer.unref();
+  }
+
+  /** What it is and why; the lock may get lost. */
+  get info(): BackendInfo {
+    return this.#info;
   }
 
   /** The disk's shape, which others may change. */
@@ -269,7 +277,7 @@ export class RbdBackend implements Backend {
 
   /** Where objects are, if that is known: else everything counts as data. */
   extents(sector: number, count: number): Extent[] {
-    return this.#parts.objectMap?.extents(sector, count) ??
+    return this.#objectMap?.extents(sector, count) ??
       [{ sector, count, hole: false }];
   }
 
@@ -368,7 +376,7 @@ export class RbdBackend implements Backend {
       request.type === RequestType.Out;
     if (moves) this.counters.bounced++;
     if (request.writes) {
-      this.#parts.objectMap?.touch(request.sector, request.count);
+      this.#objectMap?.touch(request.sector, request.count);
     }
     const transfer: Transfer = {
       request,
@@ -519,14 +527,16 @@ export class RbdBackend implements Backend {
 
   /** A piece is over. */
   #completed(tag: number, result: number): void {
-    if (tag === REFRESH) return this.#refreshed();
+    if (tag === REFRESH) return this.#refreshed(result);
     const piece = this.#pieces[tag]!;
     this.#pieces[tag] = null;
     this.#freeTags.push(tag);
     const { transfer: { request, answered }, from, length, memory } = piece;
     let error: DiskError | null = null;
-    if (result < 0) error = failedError(request, result, this.#uri);
-    else if (piece.flushes) {
+    if (result < 0) {
+      error = failedError(request, result, this.#uri);
+      if (LOST.includes(codeOf(result))) this.#lost(librarySays(result));
+    } else if (piece.flushes) {
       if (this.#isCut) error = cutError(request, this.#uri);
       else if (this.#flushReach > 0) {
         this.#confirming = this.#confirm(piece);
@@ -694,12 +704,37 @@ export class RbdBackend implements Backend {
     this.#refreshing = this.#session.image.refresh(REFRESH) >= 0;
   };
 
-  #refreshed(): void {
+  #refreshed(result: number): void {
     this.#refreshing = false;
-    if (this.#asking !== null || this.#inFlight.closed) return;
+    if (result < 0) this.#lost(librarySays(result));
+    if (
+      this.#parts.isFixed || this.#asking !== null || this.#inFlight.closed
+    ) return;
     this.#ask(async () => {
       if (await this.#readSize()) this.#resized(this.#geometry.sectors);
+      await this.#lookAtLock();
     }).catch(() => {});
+  }
+
+  /** `rbd feature disable` takes the lock away, from whoever holds it. */
+  async #lookAtLock(): Promise<void> {
+    if (!this.#isLocked) return;
+    const features = await this.#session.image.features();
+    if (features >= 0 && (features & RBD_FEATURE.EXCLUSIVE_LOCK) === 0) {
+      this.#lost("others have taken the feature exclusive-lock off the image");
+    }
+  }
+
+  get #isLocked(): boolean {
+    return this.#info.lock.method === "exclusive-lock";
+  }
+
+  /** Hears that the image is not ours any more: others may write where it has holes. */
+  #lost(reason: string): void {
+    this.#objectMap = null;
+    if (!this.#isLocked) return;
+    const lock: LockInfo = { method: "none", reason: `it is lost: ${reason}` };
+    this.#info = { ...this.#info, lock };
   }
 
   /** Has something asked of the image on another thread, one at a time. */
@@ -729,7 +764,7 @@ export class RbdBackend implements Backend {
 
   async #release(): Promise<void> {
     if (this.#timer !== null) clearTimeout(this.#timer);
-    if (this.#sizeTimer !== null) clearInterval(this.#sizeTimer);
+    clearInterval(this.#sizeTimer);
     const { closeTimeoutMs } = this.#parts;
     const late = Promise.withResolvers<null>();
     const timer = setTimeout(() => late.resolve(null), closeTimeoutMs);

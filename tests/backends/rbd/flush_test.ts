@@ -5,11 +5,16 @@
  * @module
  */
 
-import { assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
+import { RBD_FEATURE } from "../../../ffi/rbd.ts";
 import { addressOf, alignedMemory } from "../../../ffi/memory.ts";
 import { MemoryBackend } from "../../../src/backends/memory.ts";
-import { RbdBackend } from "../../../src/backends/rbd/backend.ts";
+import { ObjectMap } from "../../../src/backends/rbd/object_map.ts";
+import {
+  RbdBackend,
+  type RbdParts,
+} from "../../../src/backends/rbd/backend.ts";
 import type { Session } from "../../../src/backends/rbd/session.ts";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { DiskError } from "../../../src/errors.ts";
@@ -28,8 +33,13 @@ class ToldImage {
   /** Its size in bytes, and how often it was asked for. */
   bytes = 524_288;
   looks = 0;
-  /** What becomes of refreshes: 0, or −errno. */
+  /** What becomes of reads and refreshes: 0, or −errno. */
   refreshed = 0;
+  answer = 0;
+  /** Bits of RBD_FEATURE. */
+  bits = RBD_FEATURE.EXCLUSIVE_LOCK;
+  /** Bounds in ms that requests were given. */
+  readonly bounds: (number | null)[] = [];
   readonly #libc: Libc;
   readonly #over: [tag: number, result: number][] = [];
   readonly #byte = alignedMemory(1, 8);
@@ -57,6 +67,15 @@ class ToldImage {
   zero(_offset: number, length: number, _keeps: boolean, tag: number) {
     this.#end(tag, length);
     return 0;
+  }
+
+  read(_offset: number, length: number, _address: number, tag: number) {
+    this.#end(tag, this.answer < 0 ? this.answer : length);
+    return 0;
+  }
+
+  features(): Promise<number> {
+    return Promise.resolve(this.bits);
   }
 
   refresh(tag: number): number {
@@ -101,13 +120,23 @@ class ToldImage {
   }
 }
 
-function toldDisk(isFixed = true): { disk: VirtualDisk; image: ToldImage } {
+function toldDisk(
+  isFixed = true,
+  held: Partial<RbdParts> = {},
+  mmap?: () => never,
+): { disk: VirtualDisk; image: ToldImage } {
   const libc = openLibc();
   const image = new ToldImage(libc);
   const session = {
-    libc,
+    libc: mmap === undefined ? libc : new Proxy(libc, {
+      get(_, name: keyof Libc) {
+        if (name === "mmap") return mmap;
+        const member = libc[name];
+        return typeof member === "function" ? member.bind(libc) : member;
+      },
+    }),
     image,
-    bound() {},
+    bound: (ms: number | null) => image.bounds.push(ms),
     close: () => Promise.resolve(0),
   } as unknown as Session;
   const { geometry, info } = new MemoryBackend({ sectors: 1024 });
@@ -122,6 +151,7 @@ function toldDisk(isFixed = true): { disk: VirtualDisk; image: ToldImage } {
     openTimeoutMs: 30_000,
     requestTimeoutMs: 30_000,
     closeTimeoutMs: 30_000,
+    ...held,
   });
   return { disk: VirtualDisk.over(backend), image };
 }
@@ -271,6 +301,84 @@ Deno.test(
     await endFlush(image);
     await next;
     assertEquals([looks, disk.failure], [image.looks, null]);
+    await disk.close();
+  },
+);
+
+for (
+  const [what, lose] of [
+    ["its client is shut out", async (image, disk) => {
+      image.answer = -108;
+      await assertRejects(() => disk.read(0, 1), DiskError, "ESHUTDOWN");
+    }],
+    ["its lock has gone to others", async (image, disk) => {
+      image.answer = -30;
+      await assertRejects(() => disk.read(0, 1), DiskError, "EROFS");
+    }],
+    ["its snapshot is gone", async (image, disk) => {
+      image.answer = -2;
+      await assertRejects(() => disk.read(0, 1), DiskError, "ENOENT");
+    }],
+    ["what has changed cannot be learned", async (image) => {
+      image.refreshed = -108;
+      await until(() => image.looks > 0);
+    }],
+    ["others switch its lock off", async (image) => {
+      image.bits = 0;
+      await until(() => image.looks > 0);
+    }],
+  ] as [string, (image: ToldImage, disk: VirtualDisk) => Promise<void>][]
+) {
+  Deno.test(
+    `RbdBackend knows of no holes and no lock once ${what}`,
+    options,
+    async () => {
+      const { info } = new MemoryBackend({ sectors: 1024 });
+      const { disk, image } = toldDisk(false, {
+        info: { ...info, lock: { method: "exclusive-lock", reason: null } },
+        objectMap: new ObjectMap(new Uint8Array(1), 1024),
+      });
+      const all = { sector: 0, count: 1024 };
+      assertEquals(await disk.extents(), [{ ...all, hole: true }]);
+      await lose(image, disk);
+      await until(() => disk.info.lock.method === "none");
+      assertEquals(await disk.extents(), [{ ...all, hole: false }]);
+      assert(disk.info.lock.reason?.startsWith("it is lost: "));
+      await disk.close();
+    },
+  );
+}
+
+Deno.test(
+  "RbdBackend bounds no request by the time that a resize may take",
+  options,
+  async () => {
+    const { disk, image } = toldDisk();
+    await disk.resize(2048);
+    assertEquals(image.bounds, []);
+    await disk.close();
+  },
+);
+
+Deno.test(
+  "RbdBackend says that FFI was revoked, and not that memory is short",
+  options,
+  async () => {
+    const revoked = () => {
+      throw new Deno.errors.NotCapable("Requires ffi access");
+    };
+    const { disk, image } = toldDisk(true, {}, revoked);
+    image.resize = () => Promise.reject(new Deno.errors.NotCapable("no"));
+    for (
+      const request of [
+        () => disk.write(0, SECTOR),
+        () => disk.read(0, 1),
+        () => disk.resize(2048),
+      ]
+    ) {
+      const { kind } = await assertRejects(request, DiskError, "--allow-ffi");
+      assertEquals(kind, "permission");
+    }
     await disk.close();
   },
 );
