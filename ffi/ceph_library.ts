@@ -42,6 +42,17 @@ const RADOS_CALLS = {
   rados_ioctx_set_namespace: { parameters: [P, P], result: I },
   // void rados_ioctx_destroy(rados_ioctx_t)
   rados_ioctx_destroy: { parameters: [P], result: I },
+  // int rados_aio_create_completion2(void *argument, rados_callback_t, rados_completion_t *)
+  rados_aio_create_completion2: { parameters: [P, P, P], result: I },
+  // int rados_aio_stat(rados_ioctx_t, const char *object, rados_completion_t, uint64_t *size,
+  //                    time_t *)
+  rados_aio_stat: { parameters: [P, P, P, P, P], result: I },
+  // int rados_aio_is_complete(rados_completion_t)
+  rados_aio_is_complete: { parameters: [P], result: I },
+  // int rados_aio_get_return_value(rados_completion_t)
+  rados_aio_get_return_value: { parameters: [P], result: I },
+  // void rados_aio_release(rados_completion_t)
+  rados_aio_release: { parameters: [P], result: I },
   // void rados_buffer_free(char *)
   rados_buffer_free: { parameters: [P], result: I },
 } as const;

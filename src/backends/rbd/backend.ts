@@ -28,6 +28,7 @@ import {
   setTimeout,
 } from "node:timers";
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
+import type { ObjectLook } from "../../../ffi/rados.ts";
 import { MAX_INT, RBD_FEATURE } from "../../../ffi/rbd.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 import {
@@ -65,7 +66,7 @@ import { SharedFlush } from "../shared_flush.ts";
 import { Bounce, MAX_BOUNCE_BYTES } from "./bounce.ts";
 import { codeOf, failedError, librarySays, timeoutError } from "./errors.ts";
 import type { ObjectMap } from "./object_map.ts";
-import type { Session } from "./session.ts";
+import { over, type Session } from "./session.ts";
 import { answerRequest } from "../../throw_later.ts";
 
 /** Pieces of one request that are in flight at once. */
@@ -105,6 +106,8 @@ export interface RbdParts {
   readonly isFixed: boolean;
   /** Which objects there are; `null` if that is not known. */
   readonly objectMap: ObjectMap | null;
+  /** Looks for what is gone once the image is not ours; `null` if nothing is. */
+  readonly look: Pick<ObjectLook, "begin" | "poll" | "release"> | null;
   /** The longest that a change of its size may take, in ms, for each step. */
   readonly openTimeoutMs: number;
   /** The longest that a request may take, in ms. */
@@ -190,6 +193,8 @@ export class RbdBackend implements Backend {
   /** A flush whose content is looked for. */
   #confirming: Promise<void> | null = null;
   #geometry: Geometry;
+  /** −errno once what is open is not there any more, where librbd does not say so. */
+  #gone = 0;
   #info: BackendInfo;
   /** Which objects there are; `null` once that is not known any more. */
   #objectMap: ObjectMap | null;
@@ -362,6 +367,8 @@ export class RbdBackend implements Backend {
   #start(request: Request, complete: Complete): void {
     const refused = this.#inFlight.closed
       ? closedError(request, this.#uri)
+      : this.#gone < 0
+      ? failedError(request, this.#gone, this.#uri)
       : refuse(request, this.#geometry, this.abilities, this.#uri);
     if (refused !== null) return answerRequest(request, refused, complete);
     if (request.type === RequestType.GetId) {
@@ -700,7 +707,9 @@ export class RbdBackend implements Backend {
   // No thread waits for a cluster that does not answer, nor the program for that
   // thread: librbd knows the size by the time that it is asked for.
   readonly #lookAtSize = (): void => {
-    if (this.#refreshing || this.#inFlight.closed) return;
+    if (this.#inFlight.closed) return;
+    this.#lookForIt();
+    if (this.#refreshing) return;
     this.#refreshing = this.#session.image.refresh(REFRESH) >= 0;
   };
 
@@ -714,6 +723,23 @@ export class RbdBackend implements Backend {
       if (await this.#readSize()) this.#resized(this.#geometry.sectors);
       await this.#lookAtLock();
     }).catch(() => {});
+  }
+
+  /**
+   * Looks for the object map, or for the image's header: a client that was shut
+   * out learns it from what it asks the cluster alone, and one without a watch that
+   * its snapshot or image was removed.
+   */
+  #lookForIt(): void {
+    const { look } = this.#parts;
+    const result = look?.poll() ?? null;
+    if (look === null || result === null) return;
+    if (result < 0 && LOST.includes(codeOf(result))) {
+      this.#lost(librarySays(result));
+      // What was removed reads as zeroes; with a watch librbd says so itself.
+      if (!this.#session.isSeen) this.#gone = result;
+    }
+    look.begin();
   }
 
   /** `rbd feature disable` takes the lock away, from whoever holds it. */
@@ -792,6 +818,11 @@ export class RbdBackend implements Backend {
   async #closeImage(): Promise<number> {
     await this.#asking;
     await this.#confirming;
+    const { look } = this.#parts;
+    if (look !== null) {
+      await over(look, true);
+      look.release();
+    }
     try {
       this.#session.bound(this.#parts.closeTimeoutMs);
     } catch {

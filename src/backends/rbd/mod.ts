@@ -14,7 +14,7 @@ import { RbdBackend } from "./backend.ts";
 import { librarySays, openError } from "./errors.ts";
 import { askFacts, describe } from "./facts.ts";
 import { lockImage } from "./lock.ts";
-import { readObjectMap } from "./object_map.ts";
+import { headerName, objectMapName, readObjectMap } from "./object_map.ts";
 import { DEFAULT_REQUEST_TIMEOUT_MS, type RbdOptions } from "./options.ts";
 import { bounded, openSession, type Session } from "./session.ts";
 
@@ -102,8 +102,14 @@ async function openOn(
   // Nobody else writes to it.
   const isOurs = snapshot !== null || lock.method !== "none";
   const { objectSize } = sizes;
-  const place = { cluster, pool: session.pool, image, snapshot, objectSize };
-  const objectMap = isOurs ? await readObjectMap(place) : null;
+  const { pool } = session;
+  const name = isOurs ? await objectMapName(image, snapshot) : null;
+  const looked = session.isSeen || snapshot !== null
+    ? name
+    : await headerName(image);
+  const objectMap = name === null
+    ? null
+    : await readObjectMap({ cluster, pool, image, name, objectSize });
   goOn();
   const id = options.id ??
     (target.image.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "rbd");
@@ -118,6 +124,7 @@ async function openOn(
     readOnly,
     isFixed: snapshot !== null,
     objectMap,
+    look: looked === null ? null : cluster.lookFor(pool, looked),
     openTimeoutMs: options.openTimeoutMs,
     requestTimeoutMs: options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
     closeTimeoutMs: options.closeTimeoutMs,

@@ -127,8 +127,14 @@ function seconds(ms: number): string {
   return String(Math.ceil(ms / 1000));
 }
 
-/** Waits until something is over that librbd does. */
-async function over<T>(
+/**
+ * Waits until something is over that librbd does.
+ *
+ * @param task What it is.
+ * @param isLastWish Whether the program may end before.
+ * @returns What came of it, or −errno.
+ */
+export async function over<T>(
   task: RbdTask<T>,
   isLastWish = false,
 ): Promise<T | number> {

@@ -38,6 +38,9 @@ class ToldImage {
   answer = 0;
   /** Bits of RBD_FEATURE. */
   bits = RBD_FEATURE.EXCLUSIVE_LOCK;
+  /** What looks for its map find, and how many there were. */
+  found = 0;
+  sought = 0;
   /** Bounds in ms that requests were given. */
   readonly bounds: (number | null)[] = [];
   readonly #libc: Libc;
@@ -122,13 +125,13 @@ class ToldImage {
 
 function toldDisk(
   isFixed = true,
-  held: Partial<RbdParts> = {},
-  mmap?: () => never,
+  held: Partial<Omit<RbdParts, "look">> & { look?: boolean } = {},
+  mmap: (() => never) | null = null,
 ): { disk: VirtualDisk; image: ToldImage } {
   const libc = openLibc();
   const image = new ToldImage(libc);
   const session = {
-    libc: mmap === undefined ? libc : new Proxy(libc, {
+    libc: mmap === null ? libc : new Proxy(libc, {
       get(_, name: keyof Libc) {
         if (name === "mmap") return mmap;
         const member = libc[name];
@@ -136,6 +139,7 @@ function toldDisk(
       },
     }),
     image,
+    isSeen: false,
     bound: (ms: number | null) => image.bounds.push(ms),
     close: () => Promise.resolve(0),
   } as unknown as Session;
@@ -152,6 +156,9 @@ function toldDisk(
     requestTimeoutMs: 30_000,
     closeTimeoutMs: 30_000,
     ...held,
+    look: held.look === true
+      ? { begin: () => image.sought++, poll: () => image.found, release() {} }
+      : null,
   });
   return { disk: VirtualDisk.over(backend), image };
 }
@@ -323,6 +330,10 @@ for (
       image.refreshed = -108;
       await until(() => image.looks > 0);
     }],
+    ["the cluster has it no more", async (image) => {
+      image.found = -108;
+      await until(() => image.sought > 1);
+    }],
     ["others switch its lock off", async (image) => {
       image.bits = 0;
       await until(() => image.looks > 0);
@@ -337,6 +348,7 @@ for (
       const { disk, image } = toldDisk(false, {
         info: { ...info, lock: { method: "exclusive-lock", reason: null } },
         objectMap: new ObjectMap(new Uint8Array(1), 1024),
+        look: true,
       });
       const all = { sector: 0, count: 1024 };
       assertEquals(await disk.extents(), [{ ...all, hole: true }]);
@@ -379,6 +391,23 @@ Deno.test(
       const { kind } = await assertRejects(request, DiskError, "--allow-ffi");
       assertEquals(kind, "permission");
     }
+    await disk.close();
+  },
+);
+
+Deno.test(
+  "RbdBackend fails reads of a snapshot that is gone, and has no zeroes for them",
+  options,
+  async () => {
+    const { disk, image } = toldDisk(true, { look: true });
+    await disk.read(0, 1);
+    image.found = -2;
+    await until(() => image.sought > 1);
+    const { code, kind } = await assertRejects(
+      () => disk.read(0, 1),
+      DiskError,
+    );
+    assertEquals([kind, code], ["not-found", "ENOENT"]);
     await disk.close();
   },
 );
