@@ -42,6 +42,17 @@ const RADOS_CALLS = {
   rados_ioctx_set_namespace: { parameters: [P, P], result: I },
   // void rados_ioctx_destroy(rados_ioctx_t)
   rados_ioctx_destroy: { parameters: [P], result: I },
+  // int rados_aio_create_completion2(void *argument, rados_callback_t, rados_completion_t *)
+  rados_aio_create_completion2: { parameters: [P, P, P], result: I },
+  // int rados_aio_stat(rados_ioctx_t, const char *object, rados_completion_t, uint64_t *size,
+  //                    time_t *)
+  rados_aio_stat: { parameters: [P, P, P, P, P], result: I },
+  // int rados_aio_is_complete(rados_completion_t)
+  rados_aio_is_complete: { parameters: [P], result: I },
+  // int rados_aio_get_return_value(rados_completion_t)
+  rados_aio_get_return_value: { parameters: [P], result: I },
+  // void rados_aio_release(rados_completion_t)
+  rados_aio_release: { parameters: [P], result: I },
   // void rados_buffer_free(char *)
   rados_buffer_free: { parameters: [P], result: I },
 } as const;
@@ -116,6 +127,8 @@ const WAITING = {
   rbd_get_stripe_count: { library: RBD, parameters: 2 },
   // int rbd_snap_get_id(rbd_image_t, const char *, uint64_t *)
   rbd_snap_get_id: { library: RBD, parameters: 3 },
+  // int rbd_snap_is_protected(rbd_image_t, const char *, int *)
+  rbd_snap_is_protected: { library: RBD, parameters: 3 },
   // int rbd_get_overlap(rbd_image_t, uint64_t *)
   rbd_get_overlap: { library: RBD, parameters: 2 },
   // int rbd_get_flags(rbd_image_t, uint64_t *)
@@ -177,6 +190,23 @@ export interface CephLibrary {
    * @throws {Deno.errors.NotCapable} If FFI is not allowed.
    */
   wait(name: WaitingCall, ...args: bigint[]): Promise<number>;
+  /**
+   * Gets such a function ready: it can be called without a permission from then
+   * on.
+   *
+   * @param name The function.
+   * @returns It; to be closed once it is not needed.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+   */
+  ready(name: WaitingCall): ReadyCall;
+}
+
+/** A function that waits for the cluster, whatever becomes of permissions. */
+export interface ReadyCall {
+  /** Calls it on another thread; as {@linkcode CephLibrary.wait}. */
+  call(...args: bigint[]): Promise<number>;
+  /** Gives it up; not while it is being called. */
+  close(): void;
 }
 
 let shared: CephLibrary | undefined;
@@ -196,7 +226,7 @@ export function openCeph(libc: Libc): CephLibrary {
     ...bind(libc, RADOS, RADOS_CALLS),
     ...bind(libc, RBD, RBD_CALLS),
   };
-  return shared = { calls, wait: callWaiting };
+  return shared = { calls, wait: callWaiting, ready: readyCall };
 }
 
 /**
@@ -262,6 +292,15 @@ async function callWaiting(
   name: WaitingCall,
   ...args: bigint[]
 ): Promise<number> {
+  const ready = readyCall(name);
+  try {
+    return await ready.call(...args);
+  } finally {
+    ready.close();
+  }
+}
+
+function readyCall(name: WaitingCall): ReadyCall {
   assertFfiGranted();
   const { library: fileName, parameters } = WAITING[name];
   const library = foreign().openLibrary(fileName, {
@@ -272,10 +311,8 @@ async function callWaiting(
       nonblocking: true,
     },
   });
-  const call = library.symbols.call as (...args: bigint[]) => Promise<number>;
-  try {
-    return await call(...args);
-  } finally {
-    library.close();
-  }
+  return {
+    call: library.symbols.call as (...args: bigint[]) => Promise<number>,
+    close: () => library.close(),
+  };
 }

@@ -8,7 +8,7 @@
  */
 
 import { CallMemory } from "./call_memory.ts";
-import type { CephLibrary } from "./ceph_library.ts";
+import type { CephLibrary, ReadyCall } from "./ceph_library.ts";
 import type { Libc } from "./libc.ts";
 import { memoryAt } from "./memory.ts";
 
@@ -31,11 +31,19 @@ export class RadosCluster {
   readonly #libc: Libc;
   readonly #ceph: CephLibrary;
   readonly #handle: bigint;
+  /** Ready from the start: it ends also once FFI is not allowed any more. */
+  readonly #shutdown: ReadyCall;
 
-  private constructor(libc: Libc, ceph: CephLibrary, handle: bigint) {
+  private constructor(
+    libc: Libc,
+    ceph: CephLibrary,
+    handle: bigint,
+    shutdown: ReadyCall,
+  ) {
     this.#libc = libc;
     this.#ceph = ceph;
     this.#handle = handle;
+    this.#shutdown = shutdown;
   }
 
   /**
@@ -62,9 +70,9 @@ export class RadosCluster {
         memory.text(user),
         0n,
       );
-      return result < 0
-        ? result
-        : new RadosCluster(libc, ceph, memory.pointer(out));
+      if (result < 0) return result;
+      const shutdown = ceph.ready("rados_shutdown");
+      return new RadosCluster(libc, ceph, memory.pointer(out), shutdown);
     } finally {
       memory.release();
     }
@@ -204,6 +212,17 @@ export class RadosCluster {
   }
 
   /**
+   * Makes ready to look whether an object is there, now and then.
+   *
+   * @param pool The pool's handle, which stays open until it is released.
+   * @param name The object's name.
+   * @returns What looks.
+   */
+  lookFor(pool: bigint, name: string): ObjectLook {
+    return new ObjectLook(this.#libc, this.#ceph, pool, name);
+  }
+
+  /**
    * Asks a monitor.
    *
    * @param command What is asked, for JSON.
@@ -261,7 +280,8 @@ export class RadosCluster {
    * @returns When it is done.
    */
   async shutdown(): Promise<void> {
-    await this.#ceph.wait("rados_shutdown", this.#handle);
+    await this.#shutdown.call(this.#handle);
+    this.#shutdown.close();
   }
 
   #with<T>(call: (memory: CallMemory) => T): T {
@@ -271,5 +291,78 @@ export class RadosCluster {
     } finally {
       memory.release();
     }
+  }
+}
+
+/** Looks whether an object is there; nothing waits for it, and FFI may go. */
+export class ObjectLook {
+  readonly #ceph: CephLibrary;
+  readonly #pool: bigint;
+  readonly #memory: CallMemory;
+  readonly #name: bigint;
+  readonly #size: bigint;
+  readonly #time: bigint;
+  #completion = 0n;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param libc The C library.
+   * @param ceph The libraries.
+   * @param pool The pool's handle.
+   * @param name The object's name.
+   */
+  constructor(libc: Libc, ceph: CephLibrary, pool: bigint, name: string) {
+    this.#ceph = ceph;
+    this.#pool = pool;
+    this.#memory = new CallMemory(libc);
+    this.#name = this.#memory.text(name);
+    this.#size = this.#memory.take(8);
+    this.#time = this.#memory.take(8);
+  }
+
+  /**
+   * Begins to look; not before the last look is over.
+   *
+   * @returns 0, or −errno, after which nothing has begun.
+   */
+  begin(): number {
+    const { calls } = this.#ceph;
+    calls.rados_aio_create_completion2(0n, 0n, this.#size);
+    this.#completion = this.#memory.pointer(this.#size);
+    const result = calls.rados_aio_stat(
+      this.#pool,
+      this.#name,
+      this.#completion,
+      this.#size,
+      this.#time,
+    );
+    if (result < 0) this.#end();
+    return result;
+  }
+
+  /**
+   * Asks what the look has found.
+   *
+   * @returns 0 if the object is there, or if nothing has begun; −errno (ENOENT: it
+   * is not there); `null` as long as that is not known.
+   */
+  poll(): number | null {
+    const { calls } = this.#ceph;
+    if (this.#completion === 0n) return 0;
+    if (calls.rados_aio_is_complete(this.#completion) === 0) return null;
+    const result = calls.rados_aio_get_return_value(this.#completion);
+    this.#end();
+    return result;
+  }
+
+  /** Gives its memory back, once the last look is over. */
+  release(): void {
+    this.#memory.release();
+  }
+
+  #end(): void {
+    this.#ceph.calls.rados_aio_release(this.#completion);
+    this.#completion = 0n;
   }
 }

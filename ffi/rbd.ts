@@ -10,7 +10,7 @@
  */
 
 import { CallMemory } from "./call_memory.ts";
-import type { CephLibrary } from "./ceph_library.ts";
+import type { CephLibrary, ReadyCall } from "./ceph_library.ts";
 import type { Libc } from "./libc.ts";
 import { addressOf, alignedMemory, memoryAt } from "./memory.ts";
 
@@ -24,7 +24,11 @@ const THICK_PROVISION = 1;
 const LOCK_MODE_EXCLUSIVE = 0n;
 
 /** rbd/features.h. */
-export const RBD_FEATURE = { EXCLUSIVE_LOCK: 1 << 2, OBJECT_MAP: 1 << 3 };
+export const RBD_FEATURE = {
+  EXCLUSIVE_LOCK: 1 << 2,
+  OBJECT_MAP: 1 << 3,
+  NON_PRIMARY: 1 << 10,
+};
 
 /** librbd.h: RBD_FLAG_OBJECT_MAP_INVALID. */
 export const RBD_FLAG_OBJECT_MAP_INVALID = 1;
@@ -205,10 +209,16 @@ export class RbdImage {
   /** Their results: bytes, 0, or −errno. */
   readonly results: Int32Array<ArrayBuffer> = new Int32Array(MOST_COMPLETIONS);
 
+  /** The size is asked for all the time, and once FFI is not allowed, too. */
+  readonly #size: ReadyCall;
+  readonly #sizeCell: CallMemory;
+
   private constructor(libc: Libc, ceph: CephLibrary, handle: bigint) {
     this.#libc = libc;
     this.#ceph = ceph;
     this.#handle = BigUint64Array.of(handle);
+    this.#size = ceph.ready("rbd_get_size");
+    this.#sizeCell = new CallMemory(libc, 8);
   }
 
   /**
@@ -257,7 +267,11 @@ export class RbdImage {
       this.#ceph,
       (completion) =>
         this.#ceph.calls.rbd_aio_close(this.#handle[0]!, completion),
-      (result) => result,
+      (result) => {
+        this.#size.close();
+        this.#sizeCell.release();
+        return result;
+      },
     );
   }
 
@@ -441,9 +455,15 @@ export class RbdImage {
     return this.#ceph.calls.rbd_get_data_pool_id(this.#handle[0]!);
   }
 
-  /** Its size in bytes, as the cluster has it now, or −errno. */
-  size(): Promise<number> {
-    return this.#number("rbd_get_size");
+  /**
+   * Its size, as the cluster has it now.
+   *
+   * @returns Bytes, or −errno. The image may be closed only once it is there.
+   */
+  async size(): Promise<number> {
+    const out = this.#sizeCell.take(0);
+    const result = await this.#size.call(this.#handle[0]!, out);
+    return result < 0 ? result : this.#sizeCell.number(out);
   }
 
   /** Its features, bits of {@linkcode RBD_FEATURE}, or −errno. */
@@ -478,6 +498,26 @@ export class RbdImage {
         out,
       );
       return result < 0 ? result : memory.number(out);
+    });
+  }
+
+  /**
+   * Whether a snapshot is protected from being removed.
+   *
+   * @param name Its name.
+   * @returns 1 if it is, 0 if not, or −errno.
+   */
+  snapshotIsProtected(name: string): Promise<number> {
+    return this.#ask(async (memory) => {
+      const text = memory.text(name);
+      const out = memory.take(8);
+      const result = await this.#ceph.wait(
+        "rbd_snap_is_protected",
+        this.#handle[0]!,
+        text,
+        out,
+      );
+      return result < 0 ? result : memory.int(out);
     });
   }
 
@@ -614,7 +654,6 @@ export class RbdImage {
   #number(
     name:
       | "rbd_get_stripe_count"
-      | "rbd_get_size"
       | "rbd_get_features"
       | "rbd_get_flags"
       | "rbd_get_overlap",

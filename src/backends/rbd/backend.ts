@@ -28,7 +28,8 @@ import {
   setTimeout,
 } from "node:timers";
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
-import { MAX_INT } from "../../../ffi/rbd.ts";
+import type { ObjectLook } from "../../../ffi/rados.ts";
+import { MAX_INT, RBD_FEATURE } from "../../../ffi/rbd.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 import {
   type Abilities,
@@ -44,9 +45,10 @@ import { gather, offsetMemory, scatter } from "../../buffer.ts";
 import { DiskError } from "../../errors.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
-import type { BackendInfo } from "../../info.ts";
+import type { BackendInfo, LockInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { socketOf } from "../../platform/descriptor_socket.ts";
+import { isNotCapable } from "../../platform/permissions.ts";
 import { type Request, RequestFlag, RequestType } from "../../request.ts";
 import {
   abortedError,
@@ -64,7 +66,7 @@ import { SharedFlush } from "../shared_flush.ts";
 import { Bounce, MAX_BOUNCE_BYTES } from "./bounce.ts";
 import { codeOf, failedError, librarySays, timeoutError } from "./errors.ts";
 import type { ObjectMap } from "./object_map.ts";
-import type { Session } from "./session.ts";
+import { over, type Session } from "./session.ts";
 import { answerRequest } from "../../throw_later.ts";
 
 /** Pieces of one request that are in flight at once. */
@@ -76,8 +78,14 @@ const MAX_RANGE_BYTES = 1 << 28;
 /** Calls for completions until others have their turn. */
 const MAX_ROUNDS = 16;
 
-/** How often the image's size is looked at, in ms. */
+/** How often the image's size and lock are looked at, in ms. */
 const SIZE_MS = 1000;
+
+/** What librbd answers once others may write to the image, or have removed it. */
+const LOST = ["ESHUTDOWN", "EROFS", "ENOENT"];
+
+/** Why nothing new is asked of the image once FFI was revoked. */
+const NO_FFI = "Deno does not allow it any more: it needs --allow-ffi";
 
 /** What the completion of a refresh is known by, which is no piece. */
 const REFRESH = MAX_INT;
@@ -98,6 +106,8 @@ export interface RbdParts {
   readonly isFixed: boolean;
   /** Which objects there are; `null` if that is not known. */
   readonly objectMap: ObjectMap | null;
+  /** Looks for what is gone once the image is not ours; `null` if nothing is. */
+  readonly look: Pick<ObjectLook, "begin" | "poll" | "release"> | null;
   /** The longest that a change of its size may take, in ms, for each step. */
   readonly openTimeoutMs: number;
   /** The longest that a request may take, in ms. */
@@ -165,7 +175,7 @@ export class RbdBackend implements Backend {
   /** The longest that a request may take from now on, in ms. */
   #timeoutMs: number;
   #timer: ReturnType<typeof setTimeout> | null = null;
-  #sizeTimer: ReturnType<typeof setInterval> | null = null;
+  readonly #sizeTimer: ReturnType<typeof setInterval>;
   /** Who is to hear that others have changed the size. */
   #resized: (sectors: number) => void = () => {};
   /** Whether librbd is to learn of changes first. */
@@ -174,13 +184,24 @@ export class RbdBackend implements Backend {
   #asking: Promise<void> | null = null;
   /** Whether completions are taken: not once the image is being closed. */
   #isPolled = true;
+  /** Where what was written since the last flush began ends, in bytes. */
+  #reach = 0;
+  /** Where what that flush is to make durable ends. */
+  #flushReach = 0;
+  /** Whether others have cut off something that no flush has covered. */
+  #isCut = false;
+  /** A flush whose content is looked for. */
+  #confirming: Promise<void> | null = null;
   #geometry: Geometry;
+  /** −errno once what is open is not there any more, where librbd does not say so. */
+  #gone = 0;
+  #info: BackendInfo;
+  /** Which objects there are; `null` once that is not known any more. */
+  #objectMap: ObjectMap | null;
   /** What it can do. */
   readonly abilities: Abilities;
   /** How large requests may get. */
   readonly limits: Limits = { maxSegments: 1024, maxBytes: MAX_BOUNCE_BYTES };
-  /** What it is and why. */
-  readonly info: BackendInfo;
   /** What it counted so far. */
   readonly counters: BackendCounters = {
     systemCalls: 0,
@@ -196,13 +217,14 @@ export class RbdBackend implements Backend {
    */
   constructor(parts: RbdParts) {
     keepOnThread(this, "a disk");
-    const { session, uri, readOnly, info } = parts;
+    const { session, uri, readOnly, info, objectMap } = parts;
     this.#parts = parts;
     this.#session = session;
     this.#uri = uri;
     this.#timeoutMs = parts.requestTimeoutMs;
     this.#geometry = parts.geometry;
-    this.info = info;
+    this.#info = info;
+    this.#objectMap = objectMap;
     this.#id = encodeId(info.id);
     const ability = readOnly ? "none" : "native";
     this.abilities = {
@@ -234,10 +256,13 @@ export class RbdBackend implements Backend {
       const options = { operation: "open", path: uri, code: codeOf(told) };
       throw new DiskError("io", `Cannot open "${uri}" as ${reason}`, options);
     }
-    if (!parts.isFixed) {
-      this.#sizeTimer = setInterval(this.#lookAtSize, SIZE_MS);
-      this.#sizeTimer.unref();
-    }
+    this.#sizeTimer = setInterval(this.#lookAtSize, SIZE_MS);
+    this.#sizeTimer.unref();
+  }
+
+  /** What it is and why; the lock may get lost. */
+  get info(): BackendInfo {
+    return this.#info;
   }
 
   /** The disk's shape, which others may change. */
@@ -257,7 +282,7 @@ export class RbdBackend implements Backend {
 
   /** Where objects are, if that is known: else everything counts as data. */
   extents(sector: number, count: number): Extent[] {
-    return this.#parts.objectMap?.extents(sector, count) ??
+    return this.#objectMap?.extents(sector, count) ??
       [{ sector, count, hole: false }];
   }
 
@@ -312,16 +337,17 @@ export class RbdBackend implements Backend {
   }
 
   async #resizeImage(sectors: number, isLate: () => boolean): Promise<void> {
-    const { openTimeoutMs, session } = this.#parts;
     await this.#asking;
     await this.#ask(async () => {
       let result: number;
-      session.bound(openTimeoutMs);
       try {
-        result = await session.image.resize(sectors * SECTOR_BYTES);
-      } finally {
-        session.bound(null);
+        result = await this.#session.image.resize(sectors * SECTOR_BYTES);
+      } catch (cause) {
+        if (!isNotCapable(cause)) throw cause;
+        throw resizeError(NO_FFI, this.#uri, "permission");
       }
+      // What lies beyond was given up on purpose: no flush is to miss it.
+      if (result >= 0) this.#forgetBeyond(sectors * SECTOR_BYTES);
       const isNews = await this.#readSize();
       // Nobody waits for this size any more, or it is not the one asked for.
       if (isNews && (isLate() || result < 0)) {
@@ -341,6 +367,8 @@ export class RbdBackend implements Backend {
   #start(request: Request, complete: Complete): void {
     const refused = this.#inFlight.closed
       ? closedError(request, this.#uri)
+      : this.#gone < 0
+      ? failedError(request, this.#gone, this.#uri)
       : refuse(request, this.#geometry, this.abilities, this.#uri);
     if (refused !== null) return answerRequest(request, refused, complete);
     if (request.type === RequestType.GetId) {
@@ -355,7 +383,7 @@ export class RbdBackend implements Backend {
       request.type === RequestType.Out;
     if (moves) this.counters.bounced++;
     if (request.writes) {
-      this.#parts.objectMap?.touch(request.sector, request.count);
+      this.#objectMap?.touch(request.sector, request.count);
     }
     const transfer: Transfer = {
       request,
@@ -429,11 +457,18 @@ export class RbdBackend implements Backend {
     } catch (cause) {
       // That would be a mistake of ours, when the piece is over already.
       if (isGranted) throw cause;
-      const reason = "the system has no memory for it";
-      const path = this.#uri;
-      const options = { path, code: "ENOMEM", cause };
-      this.#over(piece, requestError("io", request, reason, options));
+      this.#over(piece, this.#memoryError(request, cause));
     }
+  }
+
+  #memoryError(request: Request, cause: unknown): DiskError {
+    const path = this.#uri;
+    if (isNotCapable(cause)) {
+      const options = { path, code: "EPERM", cause };
+      return requestError("permission", request, NO_FFI, options);
+    }
+    const reason = "the system has no memory for it";
+    return requestError("io", request, reason, { path, code: "ENOMEM", cause });
   }
 
   /** There is memory for the data of a piece. */
@@ -456,8 +491,11 @@ export class RbdBackend implements Backend {
     this.#pieces[tag] = piece;
     const offset = request.sector * SECTOR_BYTES + from;
     let result: number;
-    if (flushes) result = image.flush(tag);
-    else {
+    if (flushes) {
+      this.#flushReach = this.#reach;
+      this.#reach = 0;
+      result = image.flush(tag);
+    } else {
       switch (request.type) {
         case RequestType.In:
           result = image.read(offset, length, memory!.address, tag);
@@ -496,14 +534,25 @@ export class RbdBackend implements Backend {
 
   /** A piece is over. */
   #completed(tag: number, result: number): void {
-    if (tag === REFRESH) return this.#refreshed();
+    if (tag === REFRESH) return this.#refreshed(result);
     const piece = this.#pieces[tag]!;
     this.#pieces[tag] = null;
     this.#freeTags.push(tag);
     const { transfer: { request, answered }, from, length, memory } = piece;
     let error: DiskError | null = null;
-    if (result < 0) error = failedError(request, result, this.#uri);
-    else if (request.type === RequestType.In && !answered) {
+    if (result < 0) {
+      error = failedError(request, result, this.#uri);
+      if (LOST.includes(codeOf(result))) this.#lost(librarySays(result));
+    } else if (piece.flushes) {
+      if (this.#isCut) error = cutError(request, this.#uri);
+      else if (this.#flushReach > 0) {
+        this.#confirming = this.#confirm(piece);
+        return;
+      }
+    } else if (request.writes) {
+      const end = request.sector * SECTOR_BYTES + from + length;
+      this.#reach = Math.max(this.#reach, end);
+    } else if (request.type === RequestType.In && !answered) {
       if (result !== length) error = cutError(request, this.#uri);
       else if (!scatter(request, from, memory!.bytes.subarray(0, length))) {
         error = changedError(request, this.#uri);
@@ -529,6 +578,32 @@ export class RbdBackend implements Backend {
       flushFailure,
       (waiting) => this.#resume(waiting),
     );
+  }
+
+  /**
+   * Ends a flush once it is sure that the image still has what it covers. Of a
+   * write that goes past the image's end librbd carries out what lies before it,
+   * and says that all is well: so whoever was to be told that it is durable learns
+   * that others have cut it off. One look is enough for all writes before it; each
+   * of them to look for itself would take a thread for each.
+   */
+  async #confirm(piece: Piece): Promise<void> {
+    const { request } = piece.transfer;
+    let error: DiskError | null = null;
+    try {
+      const size = await this.#session.image.size();
+      if (size < 0) error = failedError(request, size, this.#uri);
+      else if (size < this.#flushReach) error = cutError(request, this.#uri);
+    } catch (cause) {
+      const reason = "the image cannot be asked for its size";
+      error = requestError("io", request, reason, { path: this.#uri, cause });
+    }
+    this.#over(piece, error);
+  }
+
+  #forgetBeyond(bytes: number): void {
+    this.#reach = Math.min(this.#reach, bytes);
+    this.#flushReach = Math.min(this.#flushReach, bytes);
   }
 
   /** Asks for a flush, together with who else does. */
@@ -632,16 +707,60 @@ export class RbdBackend implements Backend {
   // No thread waits for a cluster that does not answer, nor the program for that
   // thread: librbd knows the size by the time that it is asked for.
   readonly #lookAtSize = (): void => {
-    if (this.#refreshing || this.#inFlight.closed) return;
+    if (this.#inFlight.closed) return;
+    this.#lookForIt();
+    if (this.#refreshing) return;
     this.#refreshing = this.#session.image.refresh(REFRESH) >= 0;
   };
 
-  #refreshed(): void {
+  #refreshed(result: number): void {
     this.#refreshing = false;
-    if (this.#asking !== null || this.#inFlight.closed) return;
+    if (result < 0) this.#lost(librarySays(result));
+    if (
+      this.#parts.isFixed || this.#asking !== null || this.#inFlight.closed
+    ) return;
     this.#ask(async () => {
       if (await this.#readSize()) this.#resized(this.#geometry.sectors);
+      await this.#lookAtLock();
     }).catch(() => {});
+  }
+
+  /**
+   * Looks for the object map, or for the image's header: a client that was shut
+   * out learns it from what it asks the cluster alone, and one without a watch that
+   * its snapshot or image was removed.
+   */
+  #lookForIt(): void {
+    const { look } = this.#parts;
+    const result = look?.poll() ?? null;
+    if (look === null || result === null) return;
+    if (result < 0 && LOST.includes(codeOf(result))) {
+      this.#lost(librarySays(result));
+      // What was removed reads as zeroes; with a watch librbd says so itself.
+      if (!this.#session.isSeen) this.#gone = result;
+    }
+    look.begin();
+  }
+
+  /** `rbd feature disable` takes the lock away, from whoever holds it. */
+  async #lookAtLock(): Promise<void> {
+    if (!this.#isLocked) return;
+    const features = await this.#session.image.features();
+    if (features >= 0 && (features & RBD_FEATURE.EXCLUSIVE_LOCK) === 0) {
+      this.#lost("others have taken the feature exclusive-lock off the image");
+    }
+  }
+
+  get #isLocked(): boolean {
+    return this.#info.lock.method === "exclusive-lock";
+  }
+
+  /** Hears that the image is not ours any more: others may write where it has holes. */
+  #lost(reason: string): void {
+    this.#objectMap = null;
+    if (!this.#isLocked) return;
+    const lock: LockInfo = { method: "none", reason: `it is lost: ${reason}` };
+    this.#info = { ...this.#info, lock };
   }
 
   /** Has something asked of the image on another thread, one at a time. */
@@ -659,6 +778,8 @@ export class RbdBackend implements Backend {
     const size = await this.#session.image.size();
     const { blockSize, sectors } = this.#geometry;
     if (size < 0) return false;
+    // It may be longer again by the next flush.
+    if (size < this.#reach) this.#isCut = true;
     const now = Math.floor(size / blockSize) * (blockSize / SECTOR_BYTES);
     if (now === sectors) return false;
     this.#geometry = makeGeometry(now, blockSize, this.#geometry);
@@ -669,7 +790,7 @@ export class RbdBackend implements Backend {
 
   async #release(): Promise<void> {
     if (this.#timer !== null) clearTimeout(this.#timer);
-    if (this.#sizeTimer !== null) clearInterval(this.#sizeTimer);
+    clearInterval(this.#sizeTimer);
     const { closeTimeoutMs } = this.#parts;
     const late = Promise.withResolvers<null>();
     const timer = setTimeout(() => late.resolve(null), closeTimeoutMs);
@@ -696,18 +817,28 @@ export class RbdBackend implements Backend {
 
   async #closeImage(): Promise<number> {
     await this.#asking;
+    await this.#confirming;
+    const { look } = this.#parts;
+    if (look !== null) {
+      await over(look, true);
+      look.release();
+    }
     try {
       this.#session.bound(this.#parts.closeTimeoutMs);
     } catch {
       // FFI is not allowed any more: it is closed all the same.
     }
     this.#isPolled = false;
-    const result = await this.#session.close();
-    this.#bounce.release();
-    const gone = new Promise((resolve) => this.#socket.once("close", resolve));
-    this.#socket.destroy();
-    await gone;
-    this.#pair.close();
-    return result;
+    try {
+      return await this.#session.close();
+    } finally {
+      this.#bounce.release();
+      const gone = new Promise((resolve) =>
+        this.#socket.once("close", resolve)
+      );
+      this.#socket.destroy();
+      await gone;
+      this.#pair.close();
+    }
   }
 }

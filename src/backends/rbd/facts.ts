@@ -34,6 +34,8 @@ export interface ClusterFacts {
   readonly problems: readonly string[];
   /** librbd's cache: its policy, or `null` if it is off. */
   readonly cache: string | null;
+  /** Whether that answers a write before the cluster has it. */
+  readonly isWriteBack: boolean;
   /** Whether writes end in a cache on this machine that outlives the program. */
   readonly isKeptHere: boolean;
 }
@@ -41,6 +43,8 @@ export interface ClusterFacts {
 /** What the cluster is asked of librbd's options. */
 const CACHE = "rbd_cache";
 const POLICY = "rbd_cache_policy";
+/** Bytes that the cache may have and the cluster not; with 0 it writes through. */
+const MAX_DIRTY = "rbd_cache_max_dirty";
 /** `disabled`, or where this machine keeps what is not in the cluster yet. */
 const PERSISTENT = "rbd_persistent_cache_mode";
 
@@ -65,13 +69,14 @@ export async function askFacts(
   const [pools, health, options] = await Promise.all([
     askJson(cluster, "osd pool ls", { detail: "detail" }),
     askJson(cluster, "health", {}),
-    image.options([CACHE, POLICY, PERSISTENT]),
+    image.options([CACHE, POLICY, MAX_DIRTY, PERSISTENT]),
   ]);
   const values = typeof options === "number"
     ? new Map<string, string>()
     : options;
   const isCached = (values.get(CACHE) ?? cluster.get(CACHE)) === "true";
   const policy = values.get(POLICY) ?? cluster.get(POLICY) ?? "on";
+  const maxDirty = values.get(MAX_DIRTY) ?? cluster.get(MAX_DIRTY);
   const kept = values.get(PERSISTENT) ?? cluster.get(PERSISTENT) ?? "disabled";
   const said = member(health, "status");
   const status = typeof said === "string" ? printable(said) : null;
@@ -80,6 +85,7 @@ export async function askFacts(
     health: status,
     problems: status === "HEALTH_OK" ? [] : problemsOf(health),
     cache: isCached ? policy : null,
+    isWriteBack: policy !== "writethrough" && maxDirty !== "0",
     isKeptHere: kept !== "disabled" && kept !== "",
   };
 }
@@ -180,7 +186,7 @@ export function describe(image: DescribedImage): BackendInfo {
 }
 
 function durabilityOf(
-  { pool, cache, isKeptHere }: ClusterFacts,
+  { pool, cache, isWriteBack, isKeptHere }: ClusterFacts,
 ): DurabilityInfo {
   const reasons: string[] = [];
   if (pool === null) {
@@ -204,7 +210,11 @@ function durabilityOf(
   }
   if (cache !== null) {
     reasons.push(
-      `librbd's cache is on (${cache}): a write may be over before the cluster has it, and a flush brings it there`,
+      `librbd's cache is on (${cache}): ${
+        isWriteBack
+          ? "a write may be over before the cluster has it, and a flush brings it there"
+          : "a write is over once the cluster has it"
+      }`,
     );
   }
   if (isKeptHere) {

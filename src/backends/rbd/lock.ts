@@ -36,6 +36,9 @@ export async function lockImage(
   }
   const owner = await image.lockOwner();
   if (typeof owner === "number") {
+    if (codeOf(owner) === "EBUSY") {
+      throw lockedError(uri, "somebody has locked it (`rbd lock ls` says who)");
+    }
     throw openError(uri, librarySays(owner), owner);
   }
   if (owner !== null && await isThere(image, owner)) {

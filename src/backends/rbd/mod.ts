@@ -4,6 +4,7 @@
  * @module
  */
 
+import { RBD_FEATURE, type RbdImage } from "../../../ffi/rbd.ts";
 import { parseRbdUri, type RbdTarget } from "../../protocol/rbd/uri.ts";
 import { printable } from "../../printable.ts";
 import { makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
@@ -13,13 +14,21 @@ import { RbdBackend } from "./backend.ts";
 import { librarySays, openError } from "./errors.ts";
 import { askFacts, describe } from "./facts.ts";
 import { lockImage } from "./lock.ts";
-import { readObjectMap } from "./object_map.ts";
+import { headerName, objectMapName, readObjectMap } from "./object_map.ts";
 import { DEFAULT_REQUEST_TIMEOUT_MS, type RbdOptions } from "./options.ts";
 import { bounded, openSession, type Session } from "./session.ts";
 
 /** What an image without a watch cannot promise. */
 const UNSEEN =
   "the key of this user may only read: nobody is kept from resizing or removing the image meanwhile";
+
+/** The same of a snapshot, which is then read as zeroes without an error. */
+const UNSEEN_SNAPSHOT =
+  "the key of this user may only read: if others remove the snapshot or the image meanwhile, it reads as zeroes";
+
+/** What a watch does not prevent. */
+const UNPROTECTED =
+  "the snapshot is not protected: others may remove it meanwhile, and what is read just then may be zeroes (`rbd snap protect` prevents it)";
 
 /**
  * Opens a disk that is an image in a Ceph cluster, or makes it first.
@@ -28,7 +37,7 @@ const UNSEEN =
  * @param options How to open it.
  * @returns Its backend.
  * @throws {DiskError} If it cannot be opened, or not in time.
- * @throws {TypeError} If the name cannot be read.
+ * @throws {TypeError} If the name cannot be read, or no image can be made of it.
  */
 export async function openRbd(
   uri: string,
@@ -40,6 +49,14 @@ export async function openRbd(
       "platform",
       `Cannot create "${uri}" as a snapshot is made of an image: "rbd snap create" does`,
       { operation: "create", path: uri },
+    );
+  }
+  const { image } = target;
+  if (options.create !== undefined && /[@/]/.test(image)) {
+    throw new TypeError(
+      `Cannot create a Ceph image as its name must have no @ and no / in it, which Ceph's own tools do not find: current value is ${
+        printable(`"${image}"`)
+      }`,
     );
   }
   return await bounded(
@@ -73,6 +90,7 @@ async function openOn(
   if (!session.isSeen && !readOnly) {
     throw openError(uri, "the key of this user may only read it", -1);
   }
+  if (!readOnly) await refuseMirrored(image, uri);
   const lock = await lockFor(session, target, uri, { ...options, readOnly });
   const sizes = await image.sizes();
   if (typeof sizes === "number") {
@@ -84,12 +102,18 @@ async function openOn(
   // Nobody else writes to it.
   const isOurs = snapshot !== null || lock.method !== "none";
   const { objectSize } = sizes;
-  const place = { cluster, pool: session.pool, image, snapshot, objectSize };
-  const objectMap = isOurs ? await readObjectMap(place) : null;
+  const { pool } = session;
+  const name = isOurs ? await objectMapName(image, snapshot) : null;
+  const looked = session.isSeen || snapshot !== null
+    ? name
+    : await headerName(image);
+  const objectMap = name === null
+    ? null
+    : await readObjectMap({ cluster, pool, image, name, objectSize });
   goOn();
   const id = options.id ??
     (target.image.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "rbd");
-  const warnings = session.isSeen || snapshot !== null ? [] : [UNSEEN];
+  const warnings = await warningsOf(session, snapshot);
   // From here on it is requests that have a bound.
   session.bound(null);
   return new RbdBackend({
@@ -100,10 +124,32 @@ async function openOn(
     readOnly,
     isFixed: snapshot !== null,
     objectMap,
+    look: looked === null ? null : cluster.lookFor(pool, looked),
     openTimeoutMs: options.openTimeoutMs,
     requestTimeoutMs: options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
     closeTimeoutMs: options.closeTimeoutMs,
   });
+}
+
+/** The cluster that an image is mirrored from has the only writer. */
+async function refuseMirrored(image: RbdImage, uri: string): Promise<void> {
+  const features = await image.features();
+  if (features < 0 || (features & RBD_FEATURE.NON_PRIMARY) === 0) return;
+  throw new DiskError(
+    "read-only",
+    `Cannot open "${uri}" for writing as it is the mirror of an image of another cluster: open it for reading, or promote it (\`rbd mirror image promote\`)`,
+    { operation: "open", path: uri, code: "EROFS" },
+  );
+}
+
+async function warningsOf(
+  { isSeen, image }: Session,
+  snapshot: string | null,
+): Promise<string[]> {
+  if (snapshot === null) return isSeen ? [] : [UNSEEN];
+  // One that is protected cannot be removed, nor can its image.
+  if (await image.snapshotIsProtected(snapshot) > 0) return [];
+  return [isSeen ? UNPROTECTED : UNSEEN_SNAPSHOT];
 }
 
 async function lockFor(

@@ -21,7 +21,7 @@ import {
   type RbdTask,
   removeRbd,
 } from "../../../ffi/rbd.ts";
-import { DiskError } from "../../errors.ts";
+import { DiskError, type DiskErrorKind, kindOfCode } from "../../errors.ts";
 import { permissions } from "../../platform/permissions.ts";
 import { runtime } from "../../platform/system.ts";
 import type { RbdTarget } from "../../protocol/rbd/uri.ts";
@@ -31,6 +31,10 @@ import type { RbdOptions } from "./options.ts";
 /** How often something that librbd does is looked at, in ms: ever less often. */
 const FIRST_LOOK_MS = 1;
 const LAST_LOOK_MS = 50;
+
+/** What there is to know of an image that was not made as it should. */
+const MAYBE_LEFT =
+  "; it may be there in part, or come to be: `rbd rm` removes it";
 
 /** include/uapi/asm-generic/errno.h. */
 const ETIMEDOUT = 110;
@@ -123,8 +127,14 @@ function seconds(ms: number): string {
   return String(Math.ceil(ms / 1000));
 }
 
-/** Waits until something is over that librbd does. */
-async function over<T>(
+/**
+ * Waits until something is over that librbd does.
+ *
+ * @param task What it is.
+ * @param isLastWish Whether the program may end before.
+ * @returns What came of it, or −errno.
+ */
+export async function over<T>(
   task: RbdTask<T>,
   isLastWish = false,
 ): Promise<T | number> {
@@ -152,14 +162,18 @@ async function over<T>(
 export async function bounded<T>(
   start: (isLate: () => boolean) => Promise<T>,
   uri: string,
-  { openTimeoutMs, signal }: RbdOptions,
+  { openTimeoutMs, signal, create }: RbdOptions,
 ): Promise<T> {
   signal?.throwIfAborted();
   let late = false;
   const given = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
     const reason = `the cluster has not answered for ${openTimeoutMs} ms`;
-    given.reject(openError(uri, reason, -ETIMEDOUT));
+    given.reject(
+      create === undefined
+        ? openError(uri, reason, -ETIMEDOUT)
+        : madeError(uri, reason + MAYBE_LEFT, -ETIMEDOUT),
+    );
   }, openTimeoutMs);
   const onAbort = () => given.reject(signal!.reason);
   signal?.addEventListener("abort", onAbort, { once: true });
@@ -324,7 +338,9 @@ function connectError(
     case "EPERM":
       return openError(
         uri,
-        `the monitors${monitors} do not take the key of client.${id}`,
+        `the monitors${monitors} do not take the key of client.${id}, which is looked for in ${
+          cluster.get("keyring") ?? "/etc/ceph"
+        }`,
         result,
         "permission",
       );
@@ -343,7 +359,7 @@ async function openImage(
   const { image: name, snapshot } = target;
   if (create !== undefined) {
     const made = await createRbd(libc, ceph, pool, name, create.sizeBytes);
-    if (made < 0) throw createError(made, uri);
+    if (made < 0) throw createError(made, target, uri);
   }
   const attempt = (unseen: boolean) =>
     over(RbdImage.open(libc, ceph, { pool, name, snapshot, unseen }));
@@ -364,16 +380,48 @@ async function openImage(
   throw imageError(image, target, uri);
 }
 
-function createError(result: number, uri: string): DiskError {
+/**
+ * The error of making an image. Where the cluster did not refuse it there may be a
+ * part of it, which is not removed here: it could be that of somebody else who has
+ * made one of that name at the same time.
+ */
+function createError(
+  result: number,
+  { pool, namespace }: RbdTarget,
+  uri: string,
+): DiskError {
+  const place = namespace === ""
+    ? `pool "${pool}"`
+    : `namespace "${namespace}" of the pool "${pool}"`;
+  switch (codeOf(result)) {
+    case "EEXIST":
+      return madeError(uri, "it exists", result, "exists");
+    case "ENOENT":
+      return madeError(uri, `there is no ${place}`, result);
+    case "EACCES":
+    case "EPERM": {
+      const reason = `the key of this user may make none in the ${place}`;
+      return madeError(uri, reason, result);
+    }
+    case "ENAMETOOLONG":
+      return madeError(uri, "its name is too long for the cluster", result);
+    default:
+      return madeError(uri, librarySays(result) + MAYBE_LEFT, result);
+  }
+}
+
+function madeError(
+  uri: string,
+  reason: string,
+  result: number,
+  kind?: DiskErrorKind,
+): DiskError {
   const code = codeOf(result);
-  return code === "EEXIST"
-    ? new DiskError("exists", `Cannot create "${uri}" as it exists`, {
-      operation: "create",
-      path: uri,
-      code,
-      errno: -result,
-    })
-    : openError(uri, librarySays(result), result);
+  return new DiskError(
+    kind ?? kindOfCode(code),
+    `Cannot create "${uri}" as ${reason}`,
+    { operation: "create", path: uri, code, errno: -result },
+  );
 }
 
 function imageError(

@@ -32,6 +32,9 @@ export interface RbdTarget {
   readonly cluster: string;
 }
 
+/** The longest that a part of a name may be, in bytes: more than Ceph takes. */
+const MOST_BYTES = 1024;
+
 const PARAMETERS = ["conf", "id", "cluster"] as const;
 
 /**
@@ -72,8 +75,11 @@ export function parseRbdUri(uri: string | URL): RbdTarget {
       );
     }
     // C would stop there, and mean another one.
-    return decoded.includes("\0")
-      ? fail(`there cannot be a zero in its ${what}`)
+    if (decoded.includes("\0")) {
+      return fail(`there cannot be a zero in its ${what}`);
+    }
+    return new TextEncoder().encode(decoded).length > MOST_BYTES
+      ? fail(`its ${what} must be ${MOST_BYTES} bytes at most`)
       : decoded;
   };
   const [, spec = "", query = ""] = /^rbd:([^?]*)(?:\?(.*))?$/is.exec(text) ??
@@ -121,6 +127,9 @@ export function parseRbdUri(uri: string | URL): RbdTarget {
       return fail(`it must have ${parameter} only once`);
     }
     options[parameter] = decode(`parameter ${parameter}`, value);
+  }
+  if (/[,;]/.test(options.conf ?? "")) {
+    return fail("librados takes a comma or ; in conf for the end of a path");
   }
   return {
     pool,

@@ -391,6 +391,164 @@ Deno.test({
   },
 });
 
+/** Waits until something is so, for a minute. */
+async function until(isSo: () => Promise<boolean>): Promise<void> {
+  for (let attempts = 0; !await isSo(); attempts++) {
+    assert(attempts < 600, "it is not so after a minute");
+    await pause(100);
+  }
+}
+
+Deno.test({
+  name: "a disk that asks for nothing learns that its lock was stolen",
+  ignore,
+  async fn() {
+    const { disk, name } = await openNew();
+    const all = { sector: 0, count: disk.sectors };
+    assertEquals(await disk.extents(), [{ ...all, hole: true }]);
+    const [{ id, locker }] = JSON.parse(
+      await cluster!.rbd("lock", "ls", "--format", "json", name),
+    ) as [{ id: string; locker: string }];
+    await cluster!.rbd("lock", "rm", name, id, locker);
+    await until(() => Promise.resolve(disk.info.lock.method === "none"));
+    assertEquals(await disk.extents(), [{ ...all, hole: false }]);
+    await disk.close().catch((closing) => assert(closing instanceof DiskError));
+  },
+});
+
+Deno.test({
+  name: "a snapshot that can be removed says so, and fails once it is",
+  ignore,
+  async fn() {
+    const { disk, name } = await openNew();
+    await disk.write(0, block(1));
+    await disk.flush();
+    await cluster!.rbd("snap", "create", "--no-progress", `${name}@one`);
+    const uri = cluster!.uri(`${name}@one`);
+    const isWarned = ({ info }: VirtualDisk) =>
+      info.warnings!.some((text) =>
+        text.includes("the snapshot is not protected")
+      );
+    await cluster!.rbd("snap", "protect", `${name}@one`);
+    {
+      await using protected_ = await VirtualDisk.open(uri);
+      assert(!isWarned(protected_));
+    }
+    await cluster!.rbd("snap", "unprotect", `${name}@one`);
+    await using snapshot = await VirtualDisk.open(uri);
+    assert(isWarned(snapshot));
+    assertEquals(await snapshot.read(0, 8), block(1));
+    await cluster!.rbd("snap", "rm", "--no-progress", `${name}@one`);
+    await until(() =>
+      snapshot.read(0, 8).then(() => false, (error) => error.code === "ENOENT")
+    );
+    await disk.close();
+  },
+});
+
+Deno.test({
+  name: "a durable write that somebody has cut the image under fails",
+  ignore,
+  async fn() {
+    const { disk, name } = await openNew();
+    await cluster!.rbd(
+      "resize",
+      "--no-progress",
+      "--allow-shrink",
+      "--size",
+      "4",
+      name,
+    );
+    const error = await assertRejects(
+      () => disk.write(8184, new Uint8Array(8192), { fua: true }),
+      DiskError,
+    );
+    assert(["io", "range"].includes(error.kind), error.message);
+    await disk.close();
+  },
+});
+
+Deno.test({
+  name: "disk.close() with FFI revoked lets go of all of it",
+  ignore,
+  async fn() {
+    const name = `image${++images}`;
+    await cluster!.rbd("create", "--size", "8", name);
+    const said = await program(
+      name,
+      {},
+      `await disk.write(0, new Uint8Array(512), { fua: true });
+await told();
+Deno.permissions.revokeSync({ name: "ffi" });
+console.log(await disk.write(0, new Uint8Array(1 << 20)).catch((e) => e.kind));
+await disk.flush();
+console.log(await disk.resize({ size: "16MiB" }).catch((e) => e.kind));
+await disk.close();
+console.log("closed");
+`,
+      () => Promise.resolve(),
+    );
+    assertEquals(said, "permission\npermission\nclosed\n");
+    assert((await cluster!.rbd("status", name)).includes("Watchers: none"));
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk.open() and create() say whose an image is",
+  ignore,
+  async fn() {
+    const name = `image${++images}`;
+    await cluster!.rbd("create", "--size", "8", name);
+    await cluster!.rbd("lock", "add", name, "bob");
+    const uri = cluster!.uri(name);
+    const held = await assertRejects(() => VirtualDisk.open(uri), DiskError);
+    assertEquals(held.kind, "locked");
+    const other = `image${++images}`;
+    await cluster!.rbd("create", "--size", "8", other);
+    await cluster!.rbd("mirror", "pool", "enable", "rbd", "image");
+    await cluster!.rbd("mirror", "image", "enable", `rbd/${other}`, "snapshot");
+    await cluster!.rbd("mirror", "image", "demote", `rbd/${other}`);
+    for (const lock of ["auto", "none"] as const) {
+      const mirror = await assertRejects(
+        () => VirtualDisk.open(cluster!.uri(other), { lock }),
+        DiskError,
+        "it is the mirror of an image of another cluster",
+      );
+      assertEquals(mirror.kind, "read-only");
+    }
+    const nowhere = await assertRejects(
+      () =>
+        VirtualDisk.create(cluster!.uri("x").replace("/x", "/not/x"), {
+          size: "8MiB",
+        }),
+      DiskError,
+      'there is no namespace "not" of the pool "rbd"',
+    );
+    assertEquals([nowhere.kind, nowhere.operation], ["not-found", "create"]);
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk.create() that is not over in time says what may be left",
+  ignore,
+  async fn() {
+    const uri = cluster!.uri(`image${++images}`);
+    await cluster!.holdOsd();
+    try {
+      const error = await assertRejects(
+        () => VirtualDisk.create(uri, { size: "8MiB", openTimeoutMs: 1000 }),
+        DiskError,
+        "`rbd rm` removes it",
+      );
+      assertEquals([error.operation, error.code], ["create", "ETIMEDOUT"]);
+    } finally {
+      cluster!.releaseOsd();
+    }
+    // Until what came too late is gone again.
+    await pause(3000);
+  },
+});
+
 Deno.test({
   name: "writes to a pool that is full wait for room, for requestTimeoutMs",
   ignore,

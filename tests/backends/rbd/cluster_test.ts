@@ -293,6 +293,26 @@ Deno.test({
 });
 
 Deno.test({
+  name:
+    "VirtualDisk.open() of an image with a cache that writes through says so",
+  ignore,
+  async fn() {
+    for (
+      const [option, value] of [
+        ["rbd_cache_policy", "writethrough"],
+        ["rbd_cache_max_dirty", "0"],
+      ] as const
+    ) {
+      const name = await image(1);
+      await cluster!.rbd("config", "image", "set", name, option, value);
+      await using disk = await VirtualDisk.open(cluster!.uri(name));
+      const reason = disk.info.durability.reason!;
+      assert(reason.includes("a write is over once the cluster has it"));
+    }
+  },
+});
+
+Deno.test({
   name: "VirtualDisk.open() says what there is not",
   ignore,
   async fn() {

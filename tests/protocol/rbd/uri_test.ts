@@ -39,6 +39,8 @@ Deno.test("parseRbdUri() reads pools, namespaces, images, snapshots and options"
   );
 });
 
+const LONG = "ü".repeat(513);
+
 Deno.test("parseRbdUri() refuses what is no name, and says how it is written", () => {
   for (
     const [uri, text] of [
@@ -55,6 +57,15 @@ Deno.test("parseRbdUri() refuses what is no name, and says how it is written", (
       ["rbd:pool/img?mon=x", "only conf=PATH, id=USER and cluster=NAME"],
       ["rbd:pool/img?id=a&id=b", "must have id only once"],
       ["rbd:pool/img%00x", "there cannot be a zero in its image"],
+      ["rbd:pool/img?conf=/a,b.conf", "a comma or ; in conf"],
+      ["rbd:pool/img?conf=/a%3Bb.conf", "a comma or ; in conf"],
+      [`rbd:${LONG}/img`, "its pool must be 1024 bytes at most"],
+      [`rbd:pool/${LONG}/img`, "its namespace must be 1024 bytes at most"],
+      [`rbd:pool/${LONG}`, "its image must be 1024 bytes at most"],
+      [`rbd:pool/img@${LONG}`, "its snapshot must be 1024 bytes at most"],
+      [`rbd:pool/img?id=${LONG}`, "id must be 1024 bytes at most"],
+      [`rbd:pool/img?cluster=${LONG}`, "cluster must be 1024 bytes at most"],
+      [`rbd:pool/img?conf=/${LONG}`, "conf must be 1024 bytes at most"],
       ["rbd:pool/%img", "every % in its image"],
     ] as const
   ) {
@@ -99,4 +110,11 @@ Deno.test("VirtualDisk.open() refuses what an image of a cluster cannot have", a
     DiskError,
   );
   assertEquals([made.kind, made.operation], ["platform", "create"]);
+  for (const name of ["a%40b", "a%2Fb"]) {
+    await assertRejects(
+      () => VirtualDisk.create(`rbd:pool/${name}`, { sectors: 8 }),
+      TypeError,
+      "its name must have no @ and no / in it",
+    );
+  }
 });
