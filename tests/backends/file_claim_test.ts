@@ -1,8 +1,10 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { closeSync, constants, openSync } from "node:fs";
-import { claimFile } from "../../src/backends/file_claim.ts";
+import { claimFile, ReplacedError } from "../../src/backends/file_claim.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
-import { tempDir } from "../helpers.ts";
+import { needs, run, tempDir } from "../helpers.ts";
+import { hasEngine } from "./direct/harness.ts";
 
 /** How the descriptors of this process that lock a file are open. */
 function lockingAccess(inode: number): number[] {
@@ -39,6 +41,39 @@ Deno.test({
         assertThrows(() => claimFile(path, fd, false), DiskError, path);
         claim.release();
         assertEquals(lockingAccess(inode), []);
+      }
+    } finally {
+      closeSync(fd);
+    }
+  },
+});
+
+Deno.test({
+  name: "claimFile() does not wait for a pipe that has the file's name by now",
+  ...(Deno.build.os === "linux" ? needs("mkfifo") : { ignore: true }),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 4096);
+    const fd = openSync(path, constants.O_RDONLY);
+    try {
+      Deno.removeSync(path);
+      await run("mkfifo", [path]);
+      // A writer, so that to wait would not be for ever.
+      const writer = openSync(path, constants.O_RDWR);
+      try {
+        for (const readOnly of [false, true]) {
+          const open = Deno.openSync;
+          let opened = 0;
+          Deno.openSync = (...args) => (opened++, open(...args));
+          try {
+            assertThrows(() => claimFile(path, fd, readOnly), ReplacedError);
+          } finally {
+            Deno.openSync = open;
+          }
+          assertEquals(opened, 0);
+        }
+      } finally {
+        closeSync(writer);
       }
     } finally {
       closeSync(fd);
@@ -103,6 +138,40 @@ Deno.test({
     } finally {
       Deno.FsFile.prototype.tryLockSync = tryLockSync;
       closeSync(fd);
+    }
+  },
+});
+
+Deno.test({
+  name:
+    "An image whose lock finds no free descriptor is a DiskError, with FFI and without",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 65_536);
+    const open = Deno.openSync;
+    const refuse = () => {
+      throw Object.assign(new Error("Too many open files (os error 24)"), {
+        code: "EMFILE",
+      });
+    };
+    const ways = [
+      { backend: "portable" },
+      { backend: "portable", readOnly: true, lock: "exclusive" },
+      ...(hasEngine("sync") ? [{ backend: "direct" }] : []),
+    ] as const;
+    for (const way of ways) {
+      Deno.openSync = refuse;
+      try {
+        const error = await assertRejects(
+          () => VirtualDisk.open(path, way),
+          DiskError,
+          `Cannot open "${path}"`,
+        );
+        assertEquals([error.kind, error.code], ["io", "EMFILE"]);
+      } finally {
+        Deno.openSync = open;
+      }
     }
   },
 });
