@@ -69,8 +69,8 @@ export function loopDevicesOver(fd: number): string[] {
 export type BelowDevice =
   /** A device, by its number as `stat` gives it. */
   | { readonly device: number }
-  /** A file, as `stat` gives it. */
-  | { readonly dev: number; readonly ino: number };
+  /** A file, as `stat` gives it, and its path. */
+  | { readonly dev: number; readonly ino: number; readonly path: string };
 
 /**
  * What a block device is made of or a part of: the disk of a partition, the file
@@ -97,12 +97,13 @@ export function belowDevice(device: number): BelowDevice[] {
       found.push({ device: numberOf(next) });
       look(next);
     }
-    const file = statOf(read(`${directory}/loop/backing_file`));
-    if (file === null) return;
+    const path = read(`${directory}/loop/backing_file`);
+    const file = statOf(path);
+    if (path === undefined || file === null) return;
     if (file.isBlockDevice()) {
       found.push({ device: file.rdev });
       look(deviceNumber(BigInt(file.rdev)));
-    } else found.push({ dev: file.dev, ino: file.ino });
+    } else found.push({ dev: file.dev, ino: file.ino, path });
   };
   look(deviceNumber(BigInt(device)));
   return found;

@@ -2,6 +2,7 @@ import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { closeSync, constants, openSync } from "node:fs";
 import { claimFile, ReplacedError } from "../../src/backends/file_claim.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import type { OpenOptions } from "../../src/disk/open.ts";
 import { DiskError } from "../../src/errors.ts";
 import { needs, run, tempDir } from "../helpers.ts";
 import { hasEngine } from "./direct/harness.ts";
@@ -155,11 +156,11 @@ Deno.test({
         code: "EMFILE",
       });
     };
-    const ways = [
+    const ways: OpenOptions[] = [
       { backend: "portable" },
       { backend: "portable", readOnly: true, lock: "exclusive" },
       ...(hasEngine("sync") ? [{ backend: "direct" }] : []),
-    ] as const;
+    ];
     for (const way of ways) {
       Deno.openSync = refuse;
       try {

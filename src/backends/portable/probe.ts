@@ -12,9 +12,9 @@ import {
   bufferedInfo,
   directLimit,
   type FileSystem,
-  flushReach,
   notDirect,
 } from "../medium.ts";
+import { flushReachOf } from "../file_system.ts";
 import { isAlignment, type QueueAttributes } from "../sysfs.ts";
 import { PAGE_BYTES } from "./aligned_memory.ts";
 import { arch, os } from "../../platform/system.ts";
@@ -165,12 +165,14 @@ function flushMethod(): string {
 /**
  * What a flush reaches.
  *
+ * @param fd The image's descriptor.
  * @param isDevice Whether the image is a device.
  * @param fileSystem The file system that it is on, if that is known.
  * @param device What the system says of the device that it is or lies on.
  * @returns The same, for `info`.
  */
 export function durabilityOf(
+  fd: number,
   isDevice: boolean,
   fileSystem: FileSystem | null,
   device: Partial<QueueAttributes>,
@@ -191,15 +193,14 @@ export function durabilityOf(
       }
       : { ...known, flush: "media", reason: null };
   }
-  if (isDevice) return { ...known, flush: "media", reason: null };
   return {
     ...known,
-    ...(fileSystem === null
+    ...(fileSystem === null && !isDevice
       ? {
         flush: "unknown",
         reason:
           "which file system this is cannot be told without --allow-sys=statfs",
       }
-      : flushReach(fileSystem)),
+      : flushReachOf(fileSystem, fd, known.deviceCache)),
   };
 }
