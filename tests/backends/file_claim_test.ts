@@ -159,7 +159,7 @@ Deno.test({
     const ways: OpenOptions[] = [
       { backend: "portable" },
       { backend: "portable", readOnly: true, lock: "exclusive" },
-      ...(hasEngine("sync") ? [{ backend: "direct" }] : []),
+      ...(hasEngine("sync") ? [{ backend: "direct" as const }] : []),
     ];
     for (const way of ways) {
       Deno.openSync = refuse;

@@ -100,9 +100,16 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
   if (descriptor === null) {
     return fallBack("the image was replaced meanwhile", known ?? PAGE_BYTES);
   }
-  const tried = known === null
-    ? tryAlignment(descriptor, size, isDevice)
-    : { bytes: known, source: "sysfs", takesAnything: false };
+  // Of a file, what the device wants is no proof that it is asked: ext4 buffers
+  // all of a file with data=journal.
+  const trial = known !== null && isDevice
+    ? null
+    : tryAlignment(descriptor, size, isDevice);
+  const tried = known === null ? trial! : {
+    bytes: known,
+    source: "sysfs",
+    takesAnything: trial?.takesAnything ?? false,
+  };
   if (want === "never") {
     fs.closeSync(descriptor);
     return fallBack("it was not asked for", tried.bytes);
@@ -130,7 +137,8 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
   }
   return {
     info: {
-      active: fileSystem?.buffers !== true,
+      active: fileSystem?.buffers !== true &&
+        !(fileSystem?.alignedAsDevice && tried.takesAnything),
       method: "O_DIRECT",
       reason: reasons.length === 0 ? null : reasons.join("; "),
       // Always pages, whatever less the host would take.

@@ -396,6 +396,37 @@ Deno.test({
 });
 
 Deno.test({
+  name: "openPortable() is not direct where ext4 buffers a file all the same",
+  ...(linux ? needs("root", "losetup", "mkfs.ext4") : { ignore: true }),
+  async fn() {
+    for (const journal of ["journal", "ordered"]) {
+      await using stack = new AsyncDisposableStack();
+      const dir = stack.use(await tempDir());
+      const loop = stack.use(
+        await loopDevice(await dir.file("back", 32 << 20)),
+      );
+      await run("mkfs.ext4", ["-q", loop.path]);
+      const place = stack.use(
+        await mount(loop.path, dir.join("mnt"), "-o", `data=${journal}`),
+      );
+      const path = place.join("disk.img");
+      await Deno.writeFile(path, new Uint8Array(1 << 20).fill(1));
+      await run("sync", ["-f", path]);
+      const disk = await openPortable(path);
+      const { active, reason } = disk.info.direct;
+      await disk.close();
+      if (journal === "ordered") {
+        assertEquals([active, reason], [true, null]);
+      } else {
+        assertEquals(active, false);
+        assertMatch(reason!, /takes unaligned reads/);
+        await assertOpenFails(path, { direct: "require" }, "platform");
+      }
+    }
+  },
+});
+
+Deno.test({
   name: "openPortable() takes a device's own blocks",
   ...loops,
   async fn() {
