@@ -141,15 +141,34 @@ function isMadeUp(device: bigint): boolean {
   return splitDevice(device).major === 0;
 }
 
-/** What statfs(2) says of a path, if it may be asked. */
+/**
+ * How much space a file system has left.
+ *
+ * @param path A file on it.
+ * @returns Bytes, those for the administrator alone included; `null` if it cannot
+ * be asked for.
+ */
+export function freeBytesAt(path: string): number | null {
+  const found = askStatfs(path);
+  return found === null ? null : found.bfree * found.bsize;
+}
+
+/** What statfs(2) says that a path is on, if it may be asked. */
 function statfs(path: string): FileSystem | null {
+  const found = askStatfs(path);
+  // Magic numbers above 2^31 may come sign-extended.
+  return found === null
+    ? null
+    : fileSystemOf(Number(BigInt.asUintN(32, BigInt(found.type))));
+}
+
+/** Asks statfs(2), if there need be no prompt. */
+function askStatfs(path: string): fs.StatsFs | null {
   if (os !== "linux") return null;
   try {
-    if (!isGranted({ name: "sys", kind: "statfs" })) return null;
-    // Magic numbers above 2^31 may come sign-extended.
-    return fileSystemOf(
-      Number(BigInt.asUintN(32, BigInt(fs.statfsSync(path).type))),
-    );
+    return isGranted({ name: "sys", kind: "statfs" })
+      ? fs.statfsSync(path)
+      : null;
   } catch {
     return null;
   }
