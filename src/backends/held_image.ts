@@ -21,7 +21,12 @@ import {
   leadsTo,
   ReplacedError,
 } from "./file_claim.ts";
-import { lockedError, patiently, rememberOpening } from "./holder.ts";
+import {
+  besideError,
+  lockedError,
+  patiently,
+  rememberOpening,
+} from "./holder.ts";
 import {
   asDiskError,
   type ImageOptions,
@@ -130,6 +135,11 @@ async function tryToHold<T extends OpenedImage>(
     if (!readOnly && options.lock !== "none") refuseInUse(path, fd);
     taken = await patiently(() => lock(image!), options.signal);
     if (!leadsTo(path, fd)) throw new ReplacedError(path);
+    // Locked itself by now: of two at once, one at least finds the other.
+    const beside = readOnly || options.lock === "none"
+      ? null
+      : besideError(path, fd);
+    if (beside !== null) throw beside;
     if (madeFd !== null && fs.fstatSync(fd).size > 0) throw takenOver(path);
     const { info } = taken;
     const claim = taken.claim ?? marker(path);

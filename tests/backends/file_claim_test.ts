@@ -1,4 +1,9 @@
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import {
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
 import { closeSync, constants, openSync } from "node:fs";
 import { claimFile, ReplacedError } from "../../src/backends/file_claim.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
@@ -172,6 +177,54 @@ Deno.test({
         assertEquals([error.kind, error.code], ["io", "EMFILE"]);
       } finally {
         Deno.openSync = open;
+      }
+    }
+  },
+});
+
+Deno.test({
+  name:
+    "Two writers cannot open a file, its loop device and a partition of it under two names",
+  ...(Deno.build.os === "linux"
+    ? needs("root", "losetup", "addpart")
+    : { ignore: true }),
+  async fn() {
+    await using stack = new AsyncDisposableStack();
+    const dir = stack.use(await tempDir());
+    const file = await dir.file("disk.img", 4 << 20);
+    const device = (await run("losetup", ["-P", "--show", "-f", file])).trim();
+    stack.defer(async () => {
+      await run("losetup", ["-d", device]);
+    });
+    await run("addpart", [device, "1", "2048", "2048"]);
+    const part = `${device}p1`;
+    const backends = hasEngine("sync")
+      ? ["direct", "portable"] as const
+      : ["portable"] as const;
+    for (
+      const [one, other] of [
+        ...[[file, device], [device, file], [device, part], [part, device]],
+        ...[[file, part], [part, file]],
+      ] as const
+    ) {
+      for (const first of backends) {
+        await using disk = await VirtualDisk.open(one, { backend: first });
+        for (const backend of backends) {
+          const error = await assertRejects(
+            () => VirtualDisk.open(other, { backend }),
+            DiskError,
+            `Cannot open "${other}" for writing as this process, `,
+          );
+          assertEquals(error.kind, "locked");
+          assertMatch(error.message, new RegExp(`has "${one}" open`));
+          // Readers are nobody's trouble, and whoever knows better is let in.
+          await (await VirtualDisk.open(other, { backend, readOnly: true }))
+            .close();
+          if (backend === "direct") continue;
+          await (await VirtualDisk.open(other, { backend, lock: "none" }))
+            .close();
+        }
+        await disk.read(0, 1);
       }
     }
   },
