@@ -69,8 +69,8 @@ export function loopDevicesOver(fd: number): string[] {
 export type BelowDevice =
   /** A device, by its number as `stat` gives it. */
   | { readonly device: number }
-  /** A file, as `stat` gives it. */
-  | { readonly dev: number; readonly ino: number };
+  /** A file, as `stat` gives it, and its path. */
+  | { readonly dev: number; readonly ino: number; readonly path: string };
 
 /**
  * What a block device is made of or a part of: the disk of a partition, the file
@@ -97,12 +97,13 @@ export function belowDevice(device: number): BelowDevice[] {
       found.push({ device: numberOf(next) });
       look(next);
     }
-    const file = statOf(read(`${directory}/loop/backing_file`));
-    if (file === null) return;
+    const path = read(`${directory}/loop/backing_file`);
+    const file = statOf(path);
+    if (path === undefined || file === null) return;
     if (file.isBlockDevice()) {
       found.push({ device: file.rdev });
       look(deviceNumber(BigInt(file.rdev)));
-    } else found.push({ dev: file.dev, ino: file.ino });
+    } else found.push({ dev: file.dev, ino: file.ino, path });
   };
   look(deviceNumber(BigInt(device)));
   return found;
@@ -229,6 +230,71 @@ function numberAt(path: string): DeviceNumber | null {
   } catch {
     return null;
   }
+}
+
+/** Someone who writes to what an image is made of, a part of, or has as a part. */
+export interface WriterBeside {
+  /** What is written to: a path. */
+  readonly path: string;
+  /** The number of the process. */
+  readonly pid: number;
+}
+
+/**
+ * Who has open for writing what shares its data with an image and has another
+ * name: the disk of a partition, the partitions of a disk, the file of a loop
+ * device, the loop devices of a file. They are known by flock(2), which every
+ * writer of ours takes.
+ *
+ * @param fd The image's descriptor.
+ * @returns One of them; `null` if none is known.
+ */
+export function writerBeside(fd: number): WriterBeside | null {
+  if (!isReadable()) return null;
+  // 1: FLOCK  ADVISORY  WRITE 123 00:06:1234 0 EOF (proc_locks(5)).
+  const line = /FLOCK\s+ADVISORY\s+WRITE\s+(\d+) (\S+) /g;
+  const writers = new Map<string, number>();
+  for (const [, pid, key] of (read("/proc/locks") ?? "").matchAll(line)) {
+    writers.set(key!, Number(pid));
+  }
+  if (writers.size === 0) return null;
+  for (const path of beside(fs.fstatSync(fd, { bigint: true }))) {
+    const stat = fs.statSync(path, { bigint: true, throwIfNoEntry: false });
+    if (stat === undefined) continue;
+    const [major, minor] = deviceNumber(stat.dev).split(":")
+      .map((part) => Number(part).toString(16).padStart(2, "0"));
+    const pid = writers.get(`${major}:${minor}:${stat.ino}`);
+    if (pid !== undefined) return { path, pid };
+  }
+  return null;
+}
+
+/** Paths of what shares its data with an image. */
+function beside(stat: fs.BigIntStats): string[] {
+  if (!stat.isBlockDevice()) {
+    return loopsOver(stat).flatMap((name) => withParts(`/sys/block/${name}`));
+  }
+  const directory = `/sys/dev/block/${deviceNumber(stat.rdev)}`;
+  const below = belowDevice(Number(stat.rdev)).map((it) =>
+    "path" in it
+      ? it.path
+      : nodeOf(`/sys/dev/block/${deviceNumber(BigInt(it.device))}`)
+  );
+  return [...below, ...withParts(directory).slice(1)];
+}
+
+/** The nodes of a device and its parts. */
+function withParts(directory: string): string[] {
+  const parts = list(directory).filter((name) =>
+    exists(`${directory}/${name}/partition`)
+  );
+  return [directory, ...parts.map((name) => `${directory}/${name}`)]
+    .map(nodeOf);
+}
+
+/** A slash in a name is an exclamation mark there. */
+function nodeOf(directory: string): string {
+  return `/dev/${nameOf(directory).replaceAll("!", "/")}`;
 }
 
 /** The names of the loop devices over a file. */

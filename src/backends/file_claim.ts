@@ -29,12 +29,15 @@ export class ReplacedError extends Error {}
  * @returns The lock; `null` where the file system has none.
  * @throws {DiskError} With kind `locked` if someone else holds it.
  * @throws {ReplacedError} If the path leads to another file by now.
+ * @throws {Error} If it cannot be opened once more.
  */
 export function claimFile(
   path: string,
   fd: number,
   readOnly: boolean,
 ): FileClaim | null {
+  // Before it is opened: a pipe would be waited for.
+  if (!leadsTo(path, fd)) throw new ReplacedError(path);
   let file: HeldFile;
   try {
     // Over NFS an exclusive lock needs a descriptor for writing: flock(2).
@@ -71,6 +74,20 @@ export function claimFile(
     });
   }
   return { release: () => file.close() };
+}
+
+/**
+ * Whether a path leads to an open file; links are followed.
+ *
+ * @param path The path.
+ * @param fd The file's descriptor.
+ * @returns Whether it does.
+ */
+export function leadsTo(path: string, fd: number): boolean {
+  const file = fs.fstatSync(fd, { bigint: true });
+  const there = fs.statSync(path, { bigint: true, throwIfNoEntry: false });
+  return there !== undefined && there.dev === file.dev &&
+    there.ino === file.ino;
 }
 
 /** Whether a file is what a descriptor is open for. */

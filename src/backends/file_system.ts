@@ -19,9 +19,12 @@
 import fs from "node:fs";
 import { isGranted } from "../platform/permissions.ts";
 import { os } from "../platform/system.ts";
+import { belowDevice } from "./device_use.ts";
 import {
   type FileSystem,
   fileSystemOf,
+  type FlushReach,
+  flushReach,
   isKnown,
   isOverlay,
   nineP,
@@ -62,10 +65,75 @@ export function isUnknownAt(path: string): boolean {
  */
 export function identify(found: FileSystem, fd: number): FileSystem {
   if (isOverlay(found)) return overlayOf(fd);
-  if (!isMadeUp(fs.fstatSync(fd, { bigint: true }).dev)) return found;
-  return found.onDevice || mountOf(fd, findMount)?.type === "9p"
-    ? nineP()
+  const mount = mountOf(fd, findMount);
+  const madeUp = isMadeUp(fs.fstatSync(fd, { bigint: true }).dev);
+  if (madeUp && (found.onDevice || mount?.type === "9p")) return nineP();
+  return mount !== null && isWithoutBarriers(mount)
+    ? { ...found, withoutBarriers: true }
     : found;
+}
+
+/** Whether ext4, btrfs, f2fs, or XFS before Linux 4.19, is mounted so. */
+function isWithoutBarriers({ options }: MountLine): boolean {
+  const words = options.split(",");
+  return words.includes("nobarrier") || words.includes("barrier=0");
+}
+
+/**
+ * What a flush of an image reaches: what its file system lets through, and the
+ * file that the device is made of, as a loop device is, which is flushed with it.
+ *
+ * @param fileSystem The file system that it is on; `null` for a device.
+ * @param fd Its descriptor.
+ * @param deviceCache The cache of the device, as far as it is known.
+ * @returns How far, and why no farther.
+ */
+export function flushReachOf(
+  fileSystem: FileSystem | null,
+  fd: number,
+  deviceCache: string,
+): FlushReach {
+  const own: FlushReach = fileSystem === null
+    ? { flush: "media", reason: null }
+    : flushReach(fileSystem, deviceCache);
+  if (own.flush !== "media") return own;
+  const stat = fs.fstatSync(fd, { bigint: true });
+  const device = stat.isBlockDevice() ? stat.rdev : stat.dev;
+  for (const below of belowDevice(Number(device))) {
+    if (!("path" in below)) continue;
+    const reach = reachOfFile(below.path);
+    if (reach === null || reach.flush === "media") continue;
+    return {
+      ...reach,
+      reason:
+        `of "${below.path}", which the device is made of, ${reach.reason}`,
+    };
+  }
+  return own;
+}
+
+/** What a flush of another file reaches; `null` if it is not to be told. */
+function reachOfFile(path: string): FlushReach | null {
+  return withFile(path, (fd) => {
+    const found = fileSystemAt(path, fd);
+    return found === null ? null : flushReachOf(found, fd, "unknown");
+  });
+}
+
+/** Opens a file for a moment; `null` if it cannot be. */
+function withFile<T>(path: string, use: (fd: number) => T | null): T | null {
+  let fd: number;
+  try {
+    const { O_RDONLY, O_NONBLOCK } = fs.constants;
+    fd = fs.openSync(path, O_RDONLY | (O_NONBLOCK ?? 0));
+  } catch {
+    return null;
+  }
+  try {
+    return use(fd);
+  } finally {
+    fs.closeSync(fd);
+  }
 }
 
 /** Whether no device has that number: its first half is 0. */
@@ -73,15 +141,34 @@ function isMadeUp(device: bigint): boolean {
   return splitDevice(device).major === 0;
 }
 
-/** What statfs(2) says of a path, if it may be asked. */
+/**
+ * How much space a file system has left.
+ *
+ * @param path A file on it.
+ * @returns Bytes, those for the administrator alone included; `null` if it cannot
+ * be asked for.
+ */
+export function freeBytesAt(path: string): number | null {
+  const found = askStatfs(path);
+  return found === null ? null : found.bfree * found.bsize;
+}
+
+/** What statfs(2) says that a path is on, if it may be asked. */
 function statfs(path: string): FileSystem | null {
+  const found = askStatfs(path);
+  // Magic numbers above 2^31 may come sign-extended.
+  return found === null
+    ? null
+    : fileSystemOf(Number(BigInt.asUintN(32, BigInt(found.type))));
+}
+
+/** Asks statfs(2), if there need be no prompt. */
+function askStatfs(path: string): fs.StatsFs | null {
   if (os !== "linux") return null;
   try {
-    if (!isGranted({ name: "sys", kind: "statfs" })) return null;
-    // Magic numbers above 2^31 may come sign-extended.
-    return fileSystemOf(
-      Number(BigInt.asUintN(32, BigInt(fs.statfsSync(path).type))),
-    );
+    return isGranted({ name: "sys", kind: "statfs" })
+      ? fs.statfsSync(path)
+      : null;
   } catch {
     return null;
   }
@@ -194,7 +281,7 @@ export function overlayOf(fd: number): FileSystem {
   try {
     const path = pathInUpper(mount, fs.readlinkSync(`/proc/self/fd/${fd}`));
     const upper = path !== null && isSeenThrough(fd, path)
-      ? statfs(path)
+      ? withFile(path, (below) => fileSystemAt(path, below))
       : null;
     return overlayAbove(upper, mount.volatile);
   } catch {

@@ -15,9 +15,23 @@ import { captureStack } from "../call_site.ts";
 import { DiskError } from "../errors.ts";
 import type { LockInfo } from "../info.ts";
 import { isReadOnlyDevice, refuseInUse } from "./device_use.ts";
-import { claimFile, type FileClaim, ReplacedError } from "./file_claim.ts";
-import { lockedError, patiently, rememberOpening } from "./holder.ts";
-import { asDiskError, type ImageOptions } from "./image_options.ts";
+import {
+  claimFile,
+  type FileClaim,
+  leadsTo,
+  ReplacedError,
+} from "./file_claim.ts";
+import {
+  besideError,
+  lockedError,
+  patiently,
+  rememberOpening,
+} from "./holder.ts";
+import {
+  asDiskError,
+  type ImageOptions,
+  openFailure,
+} from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
 import { systemCode } from "./system_error.ts";
 import { loadLocks, openHeld } from "../platform/held_file.ts";
@@ -76,7 +90,9 @@ export async function holdImage<T extends OpenedImage>(
     try {
       return await tryToHold(path, options, open, lock);
     } catch (error) {
-      if (!(error instanceof ReplacedError)) throw error;
+      if (!(error instanceof ReplacedError)) {
+        throw openFailure(error, path, options.signal);
+      }
       if (tries < MOST_TRIES) continue;
       throw new DiskError(
         "locked",
@@ -120,6 +136,11 @@ async function tryToHold<T extends OpenedImage>(
     if (!readOnly && options.lock !== "none") refuseInUse(path, fd);
     taken = await patiently(() => lock(image!), options.signal);
     if (!leadsTo(path, fd)) throw new ReplacedError(path);
+    // Locked itself by now: of two at once, one at least finds the other.
+    const beside = readOnly || options.lock === "none"
+      ? null
+      : besideError(path, fd);
+    if (beside !== null) throw beside;
     if (madeFd !== null && fs.fstatSync(fd).size > 0) throw takenOver(path);
     const { info } = taken;
     const claim = taken.claim ?? marker(path);
@@ -233,7 +254,9 @@ export function openAgain(
   fd: number,
   flags: number,
 ): number | null {
-  const other = fs.openSync(path, flags);
+  // A pipe that has the name by now would be waited for. Files and block devices
+  // take no notice: open(2).
+  const other = fs.openSync(path, flags | (fs.constants.O_NONBLOCK ?? 0));
   if (isSame(fd, other)) return other;
   fs.closeSync(other);
   return null;
@@ -268,14 +291,6 @@ export function openSure(path: string, fd: number, flags: number): number {
 export function isSame(a: number, b: number): boolean {
   const [one, other] = [a, b].map((fd) => fs.fstatSync(fd, { bigint: true }));
   return one!.dev === other!.dev && one!.ino === other!.ino;
-}
-
-/** Whether a path leads to an open file; links are followed. */
-function leadsTo(path: string, fd: number): boolean {
-  const file = fs.fstatSync(fd, { bigint: true });
-  const there = fs.statSync(path, { bigint: true, throwIfNoEntry: false });
-  return there !== undefined && there.dev === file.dev &&
-    there.ino === file.ino;
 }
 
 /**

@@ -8,6 +8,7 @@ import fs from "node:fs";
 import process from "node:process";
 import { callSites } from "../call_site.ts";
 import { DiskError } from "../errors.ts";
+import { writerBeside } from "./device_use.ts";
 import { isGranted } from "../platform/permissions.ts";
 import { os, runtime } from "../platform/system.ts";
 
@@ -68,8 +69,20 @@ export function nameHolder(
   }
   const pid = findHolder(fd, type, byte);
   if (pid === null) return null;
+  return pid === process.pid
+    ? `another thread of this process, ${runtime} (process ${pid}),`
+    : nameProcess(pid);
+}
+
+/**
+ * Who has a process' number.
+ *
+ * @param pid The number.
+ * @returns For example `qemu-io (process 123)`; `null` if it is not to be told.
+ */
+export function nameProcess(pid: number): string | null {
   if (pid === process.pid) {
-    return `another thread of this process, ${runtime} (process ${pid}),`;
+    return `this process, ${runtime} (process ${pid}),`;
   }
   try {
     const command = fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim();
@@ -147,6 +160,22 @@ export function lockedError(
   );
   if (who.holder === null) unnamed.add(error);
   return error;
+}
+
+/**
+ * The error for an image that shares its data with something that is open for
+ * writing.
+ *
+ * @param path The image's path.
+ * @param fd Its descriptor.
+ * @returns The error; `null` if there is no such writer.
+ */
+export function besideError(path: string, fd: number): DiskError | null {
+  const found = writerBeside(fd);
+  return found === null ? null : lockedError(path, "writing", {
+    holder: nameProcess(found.pid) ?? `process ${found.pid}`,
+    holds: `has "${found.path}" open for writing, which shares its data`,
+  });
 }
 
 /**

@@ -81,7 +81,9 @@ function checkImageSize(
 /** What an image with such a size is instead, as few others have one. */
 function formatOf(path: string, sizeBytes: number): string | null {
   try {
-    const fd = fs.openSync(path, "r");
+    const { O_RDONLY, O_NONBLOCK } = fs.constants;
+    // A pipe that has the name by now would be waited for.
+    const fd = fs.openSync(path, O_RDONLY | (O_NONBLOCK ?? 0));
     try {
       const read = (at: number) => {
         const bytes = new Uint8Array(Math.min(FORMAT_BYTES, sizeBytes));

@@ -96,6 +96,8 @@ export interface FileSystem {
   readonly local: boolean;
   /** Whether it was mounted so that a flush does nothing. */
   readonly volatile: boolean;
+  /** Whether it was mounted so that it sends no flush to its device. */
+  readonly withoutBarriers: boolean;
   /** Whether O_DIRECT is taken and has no effect at all. */
   readonly ignoresDirect: boolean;
   /** Whether what O_DIRECT is asked for may be buffered all the same. */
@@ -134,6 +136,7 @@ function fileSystem(
     onDevice: false,
     local: true,
     volatile: false,
+    withoutBarriers: false,
     ignoresDirect: false,
     buffers: false,
     statxTells: false,
@@ -334,20 +337,32 @@ export function bufferingReason(
   return direct && !fileSystem.ignoresDirect ? null : directLimit(fileSystem);
 }
 
+/** How far a flush reaches, and why no farther. */
+export type FlushReach = Pick<DurabilityInfo, "flush" | "reason">;
+
 /**
  * What a flush reaches.
  *
  * @param fileSystem The file system that a file is on.
+ * @param deviceCache The cache of the device below, as far as it is known.
  * @returns How far, and why no farther.
  */
 export function flushReach(
   fileSystem: FileSystem,
-): Pick<DurabilityInfo, "flush" | "reason"> {
+  deviceCache: string,
+): FlushReach {
   const title = titleOf(fileSystem);
   if (fileSystem.volatile) {
     return {
       flush: "page cache",
       reason: `${title} is mounted volatile, so that a flush does nothing`,
+    };
+  }
+  if (fileSystem.withoutBarriers && deviceCache !== "write through") {
+    return {
+      flush: "device cache",
+      reason:
+        `${title} is mounted without barriers, so that no flush is sent to the device`,
     };
   }
   if (fileSystem.local) return { flush: "media", reason: null };

@@ -7,7 +7,9 @@
 
 import fs from "node:fs";
 import { isZero } from "../buffer.ts";
+import { errnoText } from "../errno.ts";
 import { DiskError } from "../errors.ts";
+import { freeBytesAt } from "./file_system.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { readFullySync } from "./read_fully_sync.ts";
 import { isSame } from "./held_image.ts";
@@ -15,6 +17,9 @@ import { asDiskError, type ImageOptions } from "./image_options.ts";
 
 /** Bytes that are read or written at once. */
 const PIECE_BYTES = 1 << 20;
+
+/** Bytes of a block as stat(2) counts them. */
+const STAT_BLOCK_BYTES = 512;
 
 /** After so many ms, others on this thread have their turn. */
 const TURN_MS = 5;
@@ -78,6 +83,7 @@ export class NewContent {
     const { sizeBytes, preallocate } = this.#create;
     try {
       if (sizeBytes > this.#oldSize) fs.ftruncateSync(this.#fd, sizeBytes);
+      if (preallocate) this.#refuseTooLarge(sizeBytes);
       if (preallocate && !this.#space.reserve(sizeBytes)) {
         await this.#each(sizeBytes, (file, piece, at) => {
           // What reads as zeroes may be a hole; all else has its space.
@@ -121,6 +127,18 @@ export class NewContent {
     } catch (error) {
       throw asDiskError(error, this.#path, "empty");
     }
+  }
+
+  /**
+   * Fails where there is no space for sure: what was taken for holes of the old
+   * content, until there was none left, could not be given back.
+   */
+  #refuseTooLarge(sizeBytes: number): void {
+    const free = freeBytesAt(this.#path);
+    const taken = fs.fstatSync(this.#fd).blocks * STAT_BLOCK_BYTES;
+    if (free === null || sizeBytes - taken <= free) return;
+    const code = "ENOSPC";
+    throw Object.assign(new Error(errnoText(code)!), { code });
   }
 
   /** Takes back what {@linkcode NewContent.makeRoom} did. */

@@ -44,10 +44,11 @@ export class WorkerDescriptors implements DescriptorKeeper {
 
   /** Takes a descriptor; it stays as it is where Deno can open no file. */
   keep(fd: number): number {
-    const { O_RDONLY, O_CLOEXEC } = this.#libc.abi.open;
+    const { O_RDONLY, O_NONBLOCK, O_CLOEXEC } = this.#libc.abi.open;
     let own: number;
     try {
-      own = openSync(this.#path, O_RDONLY);
+      // A pipe that has the name by now would be waited for.
+      own = openSync(this.#path, O_RDONLY | O_NONBLOCK);
     } catch {
       return fd;
     }

@@ -1,8 +1,16 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import {
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
 import { closeSync, constants, openSync } from "node:fs";
-import { claimFile } from "../../src/backends/file_claim.ts";
+import { claimFile, ReplacedError } from "../../src/backends/file_claim.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import type { OpenOptions } from "../../src/disk/open.ts";
 import { DiskError } from "../../src/errors.ts";
-import { tempDir } from "../helpers.ts";
+import { needs, run, tempDir } from "../helpers.ts";
+import { hasEngine } from "./direct/harness.ts";
 
 /** How the descriptors of this process that lock a file are open. */
 function lockingAccess(inode: number): number[] {
@@ -39,6 +47,39 @@ Deno.test({
         assertThrows(() => claimFile(path, fd, false), DiskError, path);
         claim.release();
         assertEquals(lockingAccess(inode), []);
+      }
+    } finally {
+      closeSync(fd);
+    }
+  },
+});
+
+Deno.test({
+  name: "claimFile() does not wait for a pipe that has the file's name by now",
+  ...(Deno.build.os === "linux" ? needs("mkfifo") : { ignore: true }),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 4096);
+    const fd = openSync(path, constants.O_RDONLY);
+    try {
+      Deno.removeSync(path);
+      await run("mkfifo", [path]);
+      // A writer, so that to wait would not be for ever.
+      const writer = openSync(path, constants.O_RDWR);
+      try {
+        for (const readOnly of [false, true]) {
+          const open = Deno.openSync;
+          let opened = 0;
+          Deno.openSync = (...args) => (opened++, open(...args));
+          try {
+            assertThrows(() => claimFile(path, fd, readOnly), ReplacedError);
+          } finally {
+            Deno.openSync = open;
+          }
+          assertEquals(opened, 0);
+        }
+      } finally {
+        closeSync(writer);
       }
     } finally {
       closeSync(fd);
@@ -103,6 +144,88 @@ Deno.test({
     } finally {
       Deno.FsFile.prototype.tryLockSync = tryLockSync;
       closeSync(fd);
+    }
+  },
+});
+
+Deno.test({
+  name:
+    "An image whose lock finds no free descriptor is a DiskError, with FFI and without",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 65_536);
+    const open = Deno.openSync;
+    const refuse = () => {
+      throw Object.assign(new Error("Too many open files (os error 24)"), {
+        code: "EMFILE",
+      });
+    };
+    const ways: OpenOptions[] = [
+      { backend: "portable" },
+      { backend: "portable", readOnly: true, lock: "exclusive" },
+      ...(hasEngine("sync") ? [{ backend: "direct" as const }] : []),
+    ];
+    for (const way of ways) {
+      Deno.openSync = refuse;
+      try {
+        const error = await assertRejects(
+          () => VirtualDisk.open(path, way),
+          DiskError,
+          `Cannot open "${path}"`,
+        );
+        assertEquals([error.kind, error.code], ["io", "EMFILE"]);
+      } finally {
+        Deno.openSync = open;
+      }
+    }
+  },
+});
+
+Deno.test({
+  name:
+    "Two writers cannot open a file, its loop device and a partition of it under two names",
+  ...(Deno.build.os === "linux"
+    ? needs("root", "losetup", "addpart")
+    : { ignore: true }),
+  async fn() {
+    await using stack = new AsyncDisposableStack();
+    const dir = stack.use(await tempDir());
+    const file = await dir.file("disk.img", 4 << 20);
+    const device = (await run("losetup", ["-P", "--show", "-f", file])).trim();
+    stack.defer(async () => {
+      await run("losetup", ["-d", device]);
+    });
+    await run("addpart", [device, "1", "2048", "2048"]);
+    const part = `${device}p1`;
+    const backends = hasEngine("sync")
+      ? ["direct", "portable"] as const
+      : ["portable"] as const;
+    for (
+      const [one, other] of [
+        ...[[file, device], [device, file], [device, part], [part, device]],
+        ...[[file, part], [part, file]],
+      ] as const
+    ) {
+      for (const first of backends) {
+        await using disk = await VirtualDisk.open(one, { backend: first });
+        for (const backend of backends) {
+          const error = await assertRejects(
+            () => VirtualDisk.open(other, { backend }),
+            DiskError,
+            `Cannot open "${other}" for writing as this process, `,
+          );
+          assertEquals(error.kind, "locked");
+          assertMatch(error.message, new RegExp(`has "${one}" open`));
+          // Readers are nobody's trouble, and whoever knows better is let in.
+          await (await VirtualDisk.open(other, { backend, readOnly: true }))
+            .close();
+          if (backend === "direct") continue;
+          await (await VirtualDisk.open(other, { backend, lock: "none" }))
+            .close();
+        }
+        await disk.read(0, 1);
+      }
     }
   },
 });

@@ -166,6 +166,94 @@ for (const { kind, long, options = [], active, flush, reasons } of ABOVE) {
   });
 }
 
+for (
+  const [type, options, expected] of [
+    ["ext4", "barrier=0", "device cache"],
+    ["ext4", "defaults", "media"],
+    ["btrfs", "nobarrier", "device cache"],
+  ] as const
+) {
+  Deno.test({
+    name:
+      `VirtualDisk.open() says that a flush reaches ${expected} on ${type} mounted ${options}`,
+    ignore: !hasEngine("sync") ||
+      needs("root", "losetup", `mkfs.${type}`).ignore,
+    async fn() {
+      await using stack = new AsyncDisposableStack();
+      const dir = stack.use(await tempDir());
+      const size = type === "btrfs" ? 128 : 16;
+      const loop = stack.use(
+        await loopDevice(await dir.file("back", size * MIB)),
+      );
+      await run(`mkfs.${type}`, ["-q", loop.path]);
+      const place = stack.use(
+        await mount(loop.path, dir.join("mnt"), "-o", options),
+      );
+      for (const name of ["upper", "work"]) await Deno.mkdir(place.join(name));
+      await Deno.mkdir(dir.join("lower"));
+      await Deno.writeFile(place.join("upper/disk.img"), new Uint8Array(MIB));
+      const over = stack.use(
+        await mount(
+          "overlay",
+          dir.join("over"),
+          ...["-t", "overlay", "-o"],
+          `lowerdir=${dir.join("lower")},upperdir=${
+            place.join("upper")
+          },workdir=${place.join("work")}`,
+        ),
+      );
+      for (const backend of ["direct", "portable"] as const) {
+        for (const at of [place.join("upper"), over.path]) {
+          await using disk = await VirtualDisk.open(`${at}/disk.img`, {
+            backend,
+          });
+          const { durability, abilities } = disk.info;
+          assertEquals(durability.flush, expected, `${backend} ${at}`);
+          if (expected === "media") continue;
+          assertMatch(durability.reason!, /is mounted without barriers/);
+          assertEquals(abilities.fua, "emulated");
+        }
+      }
+    },
+  });
+}
+
+Deno.test({
+  name:
+    "VirtualDisk.open() says that a flush of a device, or of a file on it, reaches no farther than the file that it is made of",
+  ignore: !hasEngine("sync") ||
+    needs("root", "losetup", "mkfs.ext4").ignore,
+  async fn() {
+    await using stack = new AsyncDisposableStack();
+    const dir = stack.use(await tempDir());
+    const memory = stack.use(
+      await mount("memory", dir.join("memory"), "-t", "tmpfs"),
+    );
+    const file = memory.join("back");
+    await Deno.writeFile(file, new Uint8Array(16 * MIB));
+    // In memory there is no direct I/O that such a device could ask for.
+    const device = (await run("losetup", ["--show", "-f", file])).trim();
+    stack.defer(async () => {
+      await run("losetup", ["-d", device]);
+    });
+    await run("mkfs.ext4", ["-q", device]);
+    for (const backend of ["direct", "portable"] as const) {
+      await using disk = await VirtualDisk.open(device, { backend });
+      const { flush, reason } = disk.info.durability;
+      assertEquals(flush, "page cache");
+      assertMatch(reason!, /back", which the device is made of, tmpfs keeps/);
+    }
+    const place = stack.use(await mount(device, dir.join("mnt")));
+    await Deno.writeFile(place.join("disk.img"), new Uint8Array(MIB));
+    for (const backend of ["direct", "portable"] as const) {
+      await using disk = await VirtualDisk.open(place.join("disk.img"), {
+        backend,
+      });
+      assertEquals(disk.info.durability.flush, "page cache");
+    }
+  },
+});
+
 Deno.test({
   name:
     "VirtualDisk.open() promises nothing of an overlay that it cannot see through",

@@ -3,6 +3,7 @@ import {
   bufferingReason,
   directLimit,
   FILE_SYSTEMS,
+  type FileSystem,
   fileSystemOf,
   flushReach,
   isOverlay,
@@ -43,16 +44,31 @@ Deno.test("FILE_SYSTEMS says why of each that buffers", () => {
   }
 });
 
+const reachOf = (fileSystem: FileSystem) =>
+  flushReach(fileSystem, "write back");
+
 Deno.test("flushReach() promises the medium where a file system has its own disk alone", () => {
   const reach = (name: string) =>
-    flushReach(FILE_SYSTEMS.find((known) => known.name === name)!);
+    reachOf(FILE_SYSTEMS.find((known) => known.name === name)!);
   assertEquals(reach("ext4"), { flush: "media", reason: null });
   assertEquals(reach("tmpfs").flush, "page cache");
   for (const name of ["nfs", "9p", "fuse", "overlay"]) {
     assertEquals(reach(name).flush, "unknown");
     assertMatch(reach(name).reason!, new RegExp(name));
   }
-  assertEquals(flushReach(fileSystemOf(0x1234)).flush, "unknown");
+  assertEquals(reachOf(fileSystemOf(0x1234)).flush, "unknown");
+});
+
+Deno.test("flushReach() promises the device's cache where flushes do not get there, if it has one", () => {
+  const mounted = { ...named("ext4"), withoutBarriers: true };
+  for (const cache of ["write back", "unknown"]) {
+    assertEquals(flushReach(mounted, cache), {
+      flush: "device cache",
+      reason:
+        "ext4 is mounted without barriers, so that no flush is sent to the device",
+    });
+  }
+  assertEquals(flushReach(mounted, "write through").flush, "media");
 });
 
 const NOTHING = { statxAligns: false, noCow: false };
@@ -89,25 +105,25 @@ Deno.test("overlayAbove() is as good as what is below", () => {
     assertEquals(isOverlay(overlay), false);
     assertEquals(overlay.zeroesRanges, named(name).zeroesRanges);
     assertEquals(overlay.alignedAsDevice, false);
-    assertEquals(flushReach(overlay).flush, flushReach(named(name)).flush);
+    assertEquals(reachOf(overlay).flush, reachOf(named(name)).flush);
     assertEquals(
       bufferingReason(overlay, NOTHING) === null,
       bufferingReason(named(name), NOTHING) === null,
     );
-    const volatile = flushReach(overlayAbove(named(name), true));
+    const volatile = reachOf(overlayAbove(named(name), true));
     assertEquals(volatile.flush, "page cache");
     assertMatch(volatile.reason!, /mounted volatile/);
   }
-  assertEquals(flushReach(above("ext4")), { flush: "media", reason: null });
-  assertMatch(flushReach(above("tmpfs")).reason!, /^overlay above tmpfs /);
+  assertEquals(reachOf(above("ext4")), { flush: "media", reason: null });
+  assertMatch(reachOf(above("tmpfs")).reason!, /^overlay above tmpfs /);
   assertMatch(directLimit(above("btrfs"))!, /^overlay above btrfs buffers/);
   assertMatch(bufferingReason(above("tmpfs"), ALIGNS)!, /in memory/);
   const noCow = { ...NOTHING, noCow: true };
   assertEquals(bufferingReason(above("btrfs"), noCow), null);
   const unseen = overlayAbove(null, false);
-  assertEquals(flushReach(unseen).flush, "unknown");
+  assertEquals(reachOf(unseen).flush, "unknown");
   assertMatch(bufferingReason(unseen, NOTHING)!, /cannot be told from here/);
-  assertEquals(flushReach(overlayAbove(null, true)).flush, "page cache");
+  assertEquals(reachOf(overlayAbove(null, true)).flush, "page cache");
 });
 
 Deno.test("FILE_SYSTEMS gives ranges up where that was tried, and cuts where that holds", () => {

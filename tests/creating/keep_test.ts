@@ -23,6 +23,7 @@ import {
   loopDevice,
   mount,
   needs,
+  run,
   tempDir,
   tmpfsDir,
 } from "../helpers.ts";
@@ -105,6 +106,17 @@ for (const backend of BACKENDS) {
       const options = { sectors: 65_536, preallocate: true, backend };
       const { code } = await keeps(small, options, "no-space");
       assertEquals(code, "ENOSPC");
+      // Of an old one that is a hole, none is filled.
+      const sparse = small.join("sparse.img");
+      await Deno.writeFile(sparse, new Uint8Array(8192).fill(1));
+      await Deno.truncate(sparse, 32 * MIB);
+      await run("sync", ["-f", sparse]);
+      const { blocks } = await Deno.stat(sparse);
+      await refusal(sparse, { ...options, overwrite: true }, "no-space");
+      await run("sync", ["-f", sparse]);
+      const { size, blocks: kept } = await Deno.stat(sparse);
+      assertEquals([size, kept], [32 * MIB, blocks]);
+      await Deno.remove(sparse);
       // There is room for half of it: none was kept.
       await using disk = await VirtualDisk.create(small.join("fits.img"), {
         sectors: 8192,

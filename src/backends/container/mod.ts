@@ -171,6 +171,7 @@ async function serve(
         },
         direct: bufferedInfo("qemu-nbd uses the page cache"),
         durability: durabilityOf(
+          held.image.fd,
           isDevice,
           fileSystem,
           deviceAttributes(isDevice ? stat.rdev : stat.dev),

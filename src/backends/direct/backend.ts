@@ -124,6 +124,10 @@ export class DirectBackend implements Backend {
     this.#push(first);
   });
   #zeroes: Bounce | null = null;
+  /** Operations in flight that make their write durable by themselves. */
+  #durable = 0;
+  /** What goes to the kernel's cache, until there are none of these. */
+  #afterDurable: Transfer[] = [];
   readonly #inFlight = new InFlight();
   #bounced = 0;
   #readModifyWrites = 0;
@@ -363,6 +367,7 @@ export class DirectBackend implements Backend {
     transfer.fd = this.#image.fd;
     transfer.offset = transfer.request!.sector * SECTOR_BYTES;
     transfer.length = transfer.total;
+    transfer.pieceBytes = transfer.total;
     if (this.#image.blockDevice) {
       // Only whole blocks of the device: a discard is rounded inward, as its
       // sectors may read as anything; zeroes that do not fit are written.
@@ -381,10 +386,13 @@ export class DirectBackend implements Backend {
     } else if ((transfer.offset | transfer.length) % CACHED_BELOW !== 0) {
       // What is less than a block of the file system it zeroes in its cache, and
       // a failure to write that back is reported to one sync alone: ours must be
-      // the only ones (`durable_write.ts`).
+      // the only ones (`durable_write.ts`), those in flight included.
       this.#emulateDurableWrites();
+      if (this.#durable > 0) {
+        this.#afterDurable.push(transfer);
+        return;
+      }
     }
-    transfer.pieceBytes = transfer.total;
     this.#push(transfer);
   }
 
@@ -620,10 +628,12 @@ export class DirectBackend implements Backend {
   }
 
   #push(transfer: Transfer): void {
+    if (transfer.durable) this.#durable++;
     this.#engine.push(transfer);
   }
 
   #completed(transfer: Transfer, result: number): void {
+    if (transfer.durable && --this.#durable === 0) this.#cacheZeroes();
     if (transfer.stage === Stage.Sync) return this.#synced(transfer, result);
     if (result < 0) return this.#failed(transfer, -result);
     transfer.retries = 0;
@@ -678,6 +688,13 @@ export class DirectBackend implements Backend {
       if (this.#endsBefore(this.#size)) return this.#cut(transfer);
     }
     this.#finish(transfer, null);
+  }
+
+  /** Goes on with what waited for the last durable write. */
+  #cacheZeroes(): void {
+    if (this.#afterDurable.length === 0) return;
+    for (const transfer of this.#afterDurable.splice(0)) this.#push(transfer);
+    this.#engine.kick();
   }
 
   /** Ends a request whose memory was detached or resized meanwhile. */

@@ -16,7 +16,7 @@ import type { Libc } from "../../../ffi/libc.ts";
 import { DiskError } from "../../errors.ts";
 import { claimFile, type FileClaim } from "../file_claim.ts";
 import type { TakenLock } from "../held_image.ts";
-import { lockedError } from "../holder.ts";
+import { besideError, lockedError } from "../holder.ts";
 import { type ImageOptions, openError } from "../image_options.ts";
 import { lockImage, unlockImage } from "./image_lock.ts";
 
@@ -88,7 +88,7 @@ function claimDevice(libc: Libc, fd: number, path: string): FileClaim | null {
   const { O_RDONLY, O_EXCL, O_CLOEXEC } = libc.abi.open;
   const opened = libc.open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
   if (opened === -libc.abi.errno.EBUSY) {
-    throw lockedError(path, "writing", {
+    throw besideError(path, fd) ?? lockedError(path, "writing", {
       holder: null,
       holds: "uses the device, mounted or otherwise",
     });

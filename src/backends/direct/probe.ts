@@ -27,14 +27,13 @@ import {
 } from "../../../ffi/statx.ts";
 import { type EngineFile, syncMethod } from "../../engines/mod.ts";
 import type { DirectInfo, DurabilityInfo } from "../../info.ts";
-import { identify } from "../file_system.ts";
+import { flushReachOf, identify } from "../file_system.ts";
 import {
   bufferedInfo,
   bufferingReason,
   directLimit,
   type FileSystem,
   fileSystemOf,
-  flushReach,
   type Medium,
   mediumOfStat,
 } from "../medium.ts";
@@ -144,13 +143,13 @@ export function probe(
     inode: status.inode,
     direct,
     writtenOffset: written,
-    durability: durabilityInfo(libc, medium, found, queue),
+    durability: durabilityInfo(libc, fd, medium, found, queue),
     durableWrites: writesDurably(
       libc.abi.os,
       medium,
       fileSystem?.name ?? null,
       direct,
-    ),
+    ) && fileSystem?.withoutBarriers !== true,
     erases: medium === "block device" && takesSecureErase(libc, fd),
     zeroesRanges: isDevice || (fileSystem?.zeroesRanges ?? false),
     discards: !isDevice
@@ -402,12 +401,14 @@ function silentlyBuffered(
 
 function durabilityInfo(
   libc: Libc,
+  fd: number,
   medium: Medium | null,
   fileSystem: FileSystem | number | null,
   queue: QueueAttributes,
 ): DurabilityInfo {
   const method = syncMethod(libc);
   const { os } = libc.abi;
+  const deviceCache = queue.writeCache ?? "unknown";
   const reach = typeof fileSystem === "number"
     ? {
       flush: "unknown",
@@ -415,14 +416,13 @@ function durabilityInfo(
         errnoName(libc.abi, -fileSystem)
       }`,
     } as const
-    : fileSystem !== null
-    ? flushReach(fileSystem)
+    : os === "linux"
+    ? flushReachOf(fileSystem, fd, deviceCache)
     : os === "freebsd" && medium !== "file"
     ? {
       flush: "device cache",
       reason: "fdatasync does not flush the cache of a raw device",
     } as const
     : { flush: "media", reason: null } as const;
-  const deviceCache = queue.writeCache ?? "unknown";
   return { method, fua: `write + ${method}`, deviceCache, ...reach };
 }

@@ -53,23 +53,26 @@ export function recoveryOf(
   const { code, durable } = transfer;
   const { EINTR, EAGAIN, EBUSY, EINVAL, ECANCELED } = numbers;
   const { EOPNOTSUPP, ENOSYS, EPERM } = numbers;
+  // A durable write syncs within: that it failed may be the only report there is
+  // of what is lost, so that its second answer may be a lie, as that of a sync. An
+  // errno does not tell whether it began.
+  const syncs = durable || code === OperationCode.Sync;
   // That is no failure of the medium: what never ran, or was interrupted, has cost
   // no durability. A sync is not cancelled.
   if (
-    (errno === ECANCELED || errno === EINTR) && transfer.cancelled &&
-    code !== OperationCode.Sync
+    (errno === ECANCELED && code !== OperationCode.Sync ||
+      errno === EINTR && !syncs) && transfer.cancelled
   ) return Recovery.Abort;
   const unsupported = errno === EOPNOTSUPP || errno === ENOSYS;
   // What the ring cannot do, a blocking call may. Cancelled without being asked
   // to: io_uring found no thread for what would block (RLIMIT_NPROC;
   // io_uring/io-wq.c). Before Linux 6.12 it cannot discard.
   const performable = code === OperationCode.Discard && unsupported ||
-    errno === ECANCELED && !durable && code !== OperationCode.Sync;
+    errno === ECANCELED && !syncs;
   if (performable && !transfer.tried) return Recovery.Perform;
-  // A sync is never repeated: its second answer may be a lie.
   if (
-    (errno === EINTR || errno === EAGAIN) &&
-    code !== OperationCode.Sync && transfer.retries < MAX_RETRIES
+    (errno === EINTR || errno === EAGAIN) && !syncs &&
+    transfer.retries < MAX_RETRIES
   ) return Recovery.Repeat;
   // A filter that denies a call says EPERM; where writes are denied as such, a
   // plain one fails with it again.

@@ -188,7 +188,7 @@ export async function openPortable(
             "without FFI: reads run on other threads, a descriptor each; writes occupy this one while the kernel takes them",
         },
         direct: direct.info,
-        durability: durabilityOf(isDevice, fileSystem, device),
+        durability: durabilityOf(flushDescriptor, isDevice, fileSystem, device),
         lock: lock.info,
         format: "raw",
         ...seen,

@@ -12,9 +12,9 @@ import {
   bufferedInfo,
   directLimit,
   type FileSystem,
-  flushReach,
   notDirect,
 } from "../medium.ts";
+import { flushReachOf } from "../file_system.ts";
 import { isAlignment, type QueueAttributes } from "../sysfs.ts";
 import { PAGE_BYTES } from "./aligned_memory.ts";
 import { arch, os } from "../../platform/system.ts";
@@ -100,9 +100,16 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
   if (descriptor === null) {
     return fallBack("the image was replaced meanwhile", known ?? PAGE_BYTES);
   }
-  const tried = known === null
-    ? tryAlignment(descriptor, size, isDevice)
-    : { bytes: known, source: "sysfs", takesAnything: false };
+  // Of a file, what the device wants is no proof that it is asked: ext4 buffers
+  // all of a file with data=journal.
+  const trial = known !== null && isDevice
+    ? null
+    : tryAlignment(descriptor, size, isDevice);
+  const tried = known === null ? trial! : {
+    bytes: known,
+    source: "sysfs",
+    takesAnything: trial?.takesAnything ?? false,
+  };
   if (want === "never") {
     fs.closeSync(descriptor);
     return fallBack("it was not asked for", tried.bytes);
@@ -130,7 +137,8 @@ export function probeDirect(question: DirectQuestion): DirectAnswer {
   }
   return {
     info: {
-      active: fileSystem?.buffers !== true,
+      active: fileSystem?.buffers !== true &&
+        !(fileSystem?.alignedAsDevice && tried.takesAnything),
       method: "O_DIRECT",
       reason: reasons.length === 0 ? null : reasons.join("; "),
       // Always pages, whatever less the host would take.
@@ -165,12 +173,14 @@ function flushMethod(): string {
 /**
  * What a flush reaches.
  *
+ * @param fd The image's descriptor.
  * @param isDevice Whether the image is a device.
  * @param fileSystem The file system that it is on, if that is known.
  * @param device What the system says of the device that it is or lies on.
  * @returns The same, for `info`.
  */
 export function durabilityOf(
+  fd: number,
   isDevice: boolean,
   fileSystem: FileSystem | null,
   device: Partial<QueueAttributes>,
@@ -191,15 +201,14 @@ export function durabilityOf(
       }
       : { ...known, flush: "media", reason: null };
   }
-  if (isDevice) return { ...known, flush: "media", reason: null };
   return {
     ...known,
-    ...(fileSystem === null
+    ...(fileSystem === null && !isDevice
       ? {
         flush: "unknown",
         reason:
           "which file system this is cannot be told without --allow-sys=statfs",
       }
-      : flushReach(fileSystem)),
+      : flushReachOf(fileSystem, fd, known.deviceCache)),
   };
 }

@@ -199,6 +199,37 @@ Deno.test({
 });
 
 Deno.test({
+  name:
+    "DirectBackend zeroes parts of blocks when the durable writes in flight are over",
+  ignore,
+  async fn() {
+    for (const zeroes of [writeZeroesRequest, discardRequest]) {
+      for (const fails of [false, true]) {
+        await using file = await scratch(65_536);
+        const { EIO } = openLibc().abi.errno;
+        const { backend, asked } = backendOver(
+          file.fd,
+          128,
+          ({ length, durable }) => fails && durable ? -EIO : length,
+        );
+        const write = (sector: number) =>
+          writeFuaRequest(sector, new Uint8Array(4096));
+        await submitAll(backend, [
+          ...[write(16), write(32), zeroes(9, 1), zeroes(57, 1)],
+          readRequest(48, new Uint8Array(4096)),
+        ]);
+        assertEquals(asked.map(({ code }) => code), [
+          ...[OperationCode.WriteVector, OperationCode.WriteVector],
+          ...[OperationCode.Read],
+          ...[OperationCode.Allocate, OperationCode.Allocate],
+        ]);
+        await backend.close();
+      }
+    }
+  },
+});
+
+Deno.test({
   name: "DirectBackend has the engine cancel what moves data, and no sync",
   ignore,
   async fn() {

@@ -83,14 +83,20 @@ Deno.test("recoveryOf() repeats reads and writes, so many times at most", () => 
   }
 });
 
-Deno.test("recoveryOf() makes a write durable otherwise where it is denied as such", () => {
-  assertEquals(recoveries({ code: "Write", durable: true }), {
-    EPERM: "SyncInstead",
-    EINTR: "Repeat",
-    EAGAIN: "Repeat",
-    ENOSYS: "SyncInstead",
-    EOPNOTSUPP: "SyncInstead",
-  });
+Deno.test("recoveryOf() makes a write durable otherwise where it is denied as such, and repeats it never", () => {
+  for (const code of ["Write", "WriteVector"] as const) {
+    const denied = {
+      EPERM: "SyncInstead",
+      ENOSYS: "SyncInstead",
+      EOPNOTSUPP: "SyncInstead",
+    };
+    assertEquals(recoveries({ code, durable: true }), denied);
+    // What never ran was given up; what was interrupted may have lost something.
+    assertEquals(recoveries({ code, durable: true, cancelled: true }), {
+      ...denied,
+      ECANCELED: "Abort",
+    });
+  }
 });
 
 Deno.test("recoveryOf() zeroes otherwise where a mode of fallocate is denied", () => {

@@ -5,8 +5,11 @@ import {
   assertMatch,
   assertNotEquals,
   assertRejects,
+  assertThrows,
 } from "@std/assert";
+import { closeSync, constants, openSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { openAgain, openSure } from "../../../src/backends/held_image.ts";
 import type { PortableBackend } from "../../../src/backends/portable/backend.ts";
 import {
   openPortable,
@@ -393,6 +396,37 @@ Deno.test({
 });
 
 Deno.test({
+  name: "openPortable() is not direct where ext4 buffers a file all the same",
+  ...(linux ? needs("root", "losetup", "mkfs.ext4") : { ignore: true }),
+  async fn() {
+    for (const journal of ["journal", "ordered"]) {
+      await using stack = new AsyncDisposableStack();
+      const dir = stack.use(await tempDir());
+      const loop = stack.use(
+        await loopDevice(await dir.file("back", 32 << 20)),
+      );
+      await run("mkfs.ext4", ["-q", loop.path]);
+      const place = stack.use(
+        await mount(loop.path, dir.join("mnt"), "-o", `data=${journal}`),
+      );
+      const path = place.join("disk.img");
+      await Deno.writeFile(path, new Uint8Array(1 << 20).fill(1));
+      await run("sync", ["-f", path]);
+      const disk = await openPortable(path);
+      const { active, reason } = disk.info.direct;
+      await disk.close();
+      if (journal === "ordered") {
+        assertEquals([active, reason], [true, null]);
+      } else {
+        assertEquals(active, false);
+        assertMatch(reason!, /takes unaligned reads/);
+        await assertOpenFails(path, { direct: "require" }, "platform");
+      }
+    }
+  },
+});
+
+Deno.test({
   name: "openPortable() takes a device's own blocks",
   ...loops,
   async fn() {
@@ -458,6 +492,37 @@ Deno.test("PortableBackend keeps to its image when the path leads elsewhere", as
   await disk.close();
   assertEquals((await Deno.readFile(path))[0], 2);
   assertEquals((await Deno.readFile(dir.join("old.img")))[0], 3);
+});
+
+Deno.test({
+  name: "PortableBackend goes on where a pipe has the image's name by now",
+  ...(linux ? needs("mkfifo") : { ignore: true }),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", new Uint8Array(65_536).fill(1));
+    const disk = await openPortable(path, { readOnly: true });
+    const fd = openSync(path, constants.O_RDONLY);
+    try {
+      // How it opens: else what follows would wait for ever.
+      const other = openAgain(path, fd, constants.O_RDONLY)!;
+      const info = Deno.readTextFileSync(`/proc/self/fdinfo/${other}`);
+      closeSync(other);
+      const flags = parseInt(/^flags:\s*([0-7]+)$/m.exec(info)![1]!, 8);
+      assertEquals(flags & constants.O_NONBLOCK, constants.O_NONBLOCK);
+      await Deno.remove(path);
+      await run("mkfifo", [path]);
+      const reads = [0, 8, 16].map((sector) => readSectors(disk, sector, 1));
+      for (const data of await Promise.all(reads)) assertEquals(data[0], 1);
+      assertThrows(
+        () => openSure(path, fd, constants.O_RDONLY),
+        DiskError,
+        "was replaced meanwhile",
+      );
+    } finally {
+      closeSync(fd);
+      await disk.close();
+    }
+  },
 });
 
 Deno.test("PortableBackend says that an image shrank", async () => {
