@@ -115,34 +115,6 @@ Deno.test({
 });
 
 Deno.test({
-  name: "A limit on the size of files that is set on an open disk is one, too",
-  ignore,
-  async fn() {
-    await using dir = await tempDir();
-    const path = await dir.file("disk.img", 2 * FILE_LIMIT);
-    const found = await program<unknown[]>(
-      `
-      ${SET_LIMIT}
-      const found = [];
-      for (const way of ${JSON.stringify(WAYS)}) {
-        // RLIM64_INFINITY, 2^64 − 1.
-        limit("FSIZE", -1);
-        const disk = await VirtualDisk.open(path, way);
-        limit("FSIZE", ${FILE_LIMIT});
-        const write = () =>
-          disk.write(${LIMIT_SECTOR + 8}, disk.allocate(8).fill(1));
-        found.push(brief(await attempt(write())));
-        await disk.close();
-      }
-      return found;
-      `,
-      { args: [path] },
-    );
-    assertEquals(found, WAYS.map(() => TOO_LARGE));
-  },
-});
-
-Deno.test({
   name: "A limit on open files is an error with EMFILE, and nothing leaks",
   ignore,
   async fn() {

@@ -8,6 +8,7 @@
 import { closeSync, fstatSync, openSync } from "node:fs";
 import { DIRECTIO_ON, errnoName, FALLOCATE } from "../../../ffi/abi.ts";
 import { blockDeviceSize } from "../../../ffi/block_device.ts";
+import { fileSizeLimit } from "../../../ffi/file_size_limit.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { alignedMemory } from "../../../ffi/memory.ts";
 import { statfsType } from "../../../ffi/statx.ts";
@@ -82,8 +83,10 @@ export async function openDirect(
     return await openOnWindows(path, options, options.engine ?? DEFAULT_ENGINE);
   }
   const libc = loadFfi(openLibc, path);
-  // Whatever the limit is now: others may set it later (prlimit(2)).
-  const signal = options.readOnly ? null : listenForFileSizeSignal();
+  // Without a limit there is no signal, and no need of a thread for it.
+  const signal = options.readOnly || fileSizeLimit(libc) === Infinity
+    ? null
+    : listenForFileSizeSignal();
   try {
     return await openListening(libc, path, options, signal);
   } catch (error) {
