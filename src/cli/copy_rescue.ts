@@ -159,6 +159,7 @@ async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
     blockSize: source.blockSize,
     sectors: source.sectors,
     inputs: await filesOf(source.info),
+    io: copy.io,
   });
 }
 
