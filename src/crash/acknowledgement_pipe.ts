@@ -10,6 +10,7 @@
  * @module
  */
 
+import { printable } from "../printable.ts";
 import { Lines } from "./lines.ts";
 import { runProgram } from "./programs.ts";
 
@@ -87,9 +88,9 @@ export class AcknowledgementPipe {
       try {
         if (!isWhole) {
           throw new RangeError(
-            `Cannot take an acknowledgement as it must be at most 1 MiB long: it begins with ${
-              JSON.stringify(line.slice(0, 80))
-            }`,
+            `Cannot take an acknowledgement as it must be at most 1 MiB long: it begins with "${
+              printable(line, 80)
+            }"`,
           );
         }
         onLine(line);
