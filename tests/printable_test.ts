@@ -1,4 +1,7 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
+import { parseBmap, RescueMap } from "../src/image/mod.ts";
+import { parseFaultRule } from "../src/layers/fault_rule_text.ts";
+import { parseTraceLine } from "../src/layers/trace.ts";
 import { printable } from "../src/printable.ts";
 
 const CASES: [title: string, text: string, printed: string][] = [
@@ -34,3 +37,34 @@ Deno.test("printable() keeps so many characters, and never half of one", () => {
   // What is cut is cut before it is written out.
   assertEquals(printable("\x1b".repeat(10), 2), "\\u{1b}\\u{1b}…");
 });
+
+/** What reads text from elsewhere, and such text with something in it. */
+const READERS: Record<string, (text: string) => unknown> = {
+  "parseBmap(), a version": (text) => parseBmap(`<bmap version="${text}"/>`),
+  "parseBmap(), an element": (text) =>
+    parseBmap(`<bmap version="2.0"><a${text}>1</a${text}></bmap>`),
+  "parseBmap(), a number": (text) =>
+    parseBmap(
+      `<bmap version="1.2"><ImageSize>1${text}</ImageSize></bmap>`,
+    ),
+  "parseBmap(), a type of sums": (text) =>
+    parseBmap(
+      `<bmap version="2.0"><ChecksumType>${text}</ChecksumType></bmap>`,
+    ),
+  "RescueMap.parse(), the state": (text) => RescueMap.parse(`a${text}`),
+  "RescueMap.parse(), a block": (text) =>
+    RescueMap.parse(`0x0 ?\n0x0 a${text}`),
+  "parseTraceLine()": (text) => parseTraceLine(`a${text}b`, 1),
+  "parseFaultRule()": (text) => parseFaultRule(`a${text}b`),
+  "parseFaultRule(), a word": (text) => parseFaultRule(`read:a${text}b`),
+};
+
+for (const [name, read] of Object.entries(READERS)) {
+  Deno.test(`${name} quotes no control of what it refuses`, () => {
+    for (const control of ["\u001b[31m", "\u009b31m", "\u0085", "\u202e"]) {
+      const error = assertThrows(() => read(control));
+      const { message } = error as Error;
+      assertEquals(/[\p{Cc}\p{Cf}]/u.test(message), false, message);
+    }
+  });
+}

@@ -112,8 +112,33 @@ export interface SourceFile {
 export async function filesOf(
   { path, otherFiles = [] }: BackendInfo,
 ): Promise<SourceFile[]> {
+  return await namedFiles(path, ...otherFiles.map((file) => file.path));
+}
+
+/**
+ * Finds out which files a disk's writes may go to: what a container has its data
+ * in, but not what backs it, which is only read.
+ *
+ * @param info What the disk says of itself.
+ * @returns The files, as {@linkcode filesOf} has them.
+ */
+export async function writtenFilesOf(info: BackendInfo): Promise<SourceFile[]> {
+  const { otherFiles = [] } = info;
+  const written = otherFiles.filter(({ role }) => role !== "backing file");
+  return await filesOf({ ...info, otherFiles: written });
+}
+
+/**
+ * Finds out which files some names lead to.
+ *
+ * @param names The names; `null` for none.
+ * @returns The files; none of what leads nowhere.
+ */
+export async function namedFiles(
+  ...names: readonly (string | null)[]
+): Promise<SourceFile[]> {
   const found: SourceFile[] = [];
-  for (const name of [path, ...otherFiles.map((file) => file.path)]) {
+  for (const name of names) {
     const identity = name === null ? null : await identify(name);
     if (identity !== null) found.push({ name: name!, identity });
   }

@@ -77,7 +77,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       if (own !== null) {
         throw new CliError(`Cannot write the map of "${own.name}" onto itself`);
       }
-      return await makeBmap(opened.disk, {
+      const text = await makeBmap(opened.disk, {
         signal,
         onProgress: (done, total) =>
           progress.update(
@@ -86,6 +86,8 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
             total * SECTOR_BYTES,
           ),
       });
+      if (output !== "-") await saveText(output, text, { force, io, signal });
+      return text;
     });
   } finally {
     await progress.clear();
@@ -94,7 +96,6 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     await print(io.stdout, text);
     return ExitCode.Ok;
   }
-  await saveText(output, text, force);
   await tell(args, io, {
     text: `Saved the block map to ${output}`,
     json: {

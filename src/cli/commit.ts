@@ -4,6 +4,7 @@
  * @module
  */
 
+import { filesOf, namedFiles } from "../backends/same_file.ts";
 import { openBackend } from "../disk/open.ts";
 import { basePathOf, overlay } from "../disk/overlay.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -13,6 +14,7 @@ import { IMAGE_OPTIONS, interruptible, openOptions, warn } from "./images.ts";
 import type { CliIo } from "./io.ts";
 import { ACCEPT_BASE_OPTION } from "./layered_disk.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
 /** The verb. */
@@ -66,6 +68,8 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   await using parts = new AsyncDisposableStack();
   const below = await openBackend(basePath, options);
   parts.defer(() => below.close());
+  const written = [...await filesOf(below.info), ...await namedFiles(file)];
+  refuseOwnOutput(io, written, "written");
   void warn(io, base, below.info);
   const changes = await overlay(below, {
     direct,

@@ -13,7 +13,7 @@
  * @module
  */
 
-import { filesOf, identify, type SourceFile } from "../backends/same_file.ts";
+import { filesOf, namedFiles, type SourceFile } from "../backends/same_file.ts";
 import { copyDisk, type CopyPhase } from "../disk/copy.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import type { OpenOptions } from "../disk/open.ts";
@@ -386,9 +386,11 @@ async function transfer(way: Way): Promise<Outcome> {
   const from = args.operand(0);
   await refuseNew(args);
   const bmapFile = args.value("bmap");
-  const bmap = bmapFile === undefined
-    ? undefined
-    : await readBmap(bmapFile, signal);
+  let bmap: Bmap | undefined;
+  if (bmapFile !== undefined) {
+    refuseOwnOutput(io, await namedFiles(bmapFile));
+    bmap = await readBmap(bmapFile, signal);
+  }
   const isRaw = args.value("format") === "raw";
   await using stream = await ImageStream.open(from, io, isRaw, signal);
   if (stream !== null) {
@@ -447,6 +449,7 @@ async function fromDisk(way: Way, whole: VirtualDisk): Promise<Outcome> {
     blockSize: whole.blockSize,
     sectors: sizeOfNew(numbers, place + source.sectors),
     inputs: await filesOf(whole.info),
+    io,
   });
   // Held, and so locked, until it is known what becomes of it.
   await using disk = target.disk;
@@ -503,14 +506,16 @@ async function fromStream(
     ? undefined
     : place + Math.ceil(bytes / blockSize) * blockSize / SECTOR_BYTES;
   if (bytes === 0) throw new CliError(`Cannot copy "${from}" as it is empty`);
+  const inputs = disk === undefined
+    ? await filesOfStream(from, io)
+    : await filesOf(disk.info);
+  refuseOwnOutput(io, inputs);
   const target = await openTarget(to, {
     open,
     force: args.flag("force"),
     blockSize,
     sectors: sizeOfNew(numbers, known),
-    inputs: disk === undefined
-      ? await filesOfStream(from, io)
-      : await filesOf(disk.info),
+    ...{ inputs, io },
   });
   await using _held = target.disk;
   let onto: VirtualDisk;
@@ -561,9 +566,9 @@ async function fromStream(
 
 /** What a stream is read from. */
 async function filesOfStream(from: string, io: CliIo): Promise<SourceFile[]> {
-  const identity = from === "-" ? io.stdinFile : await identify(from);
-  const name = from === "-" ? "standard input" : from;
-  return identity === null ? [] : [{ name, identity }];
+  if (from !== "-") return await namedFiles(from);
+  const { stdinFile: identity } = io;
+  return identity === null ? [] : [{ name: "standard input", identity }];
 }
 
 /** How much will come out of a compressed file, judged by what came so far. */

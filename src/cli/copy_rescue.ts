@@ -9,6 +9,7 @@
 import { filesOf, identify, sharedOf } from "../backends/same_file.ts";
 import { statFile } from "../platform/files.ts";
 import { isZero } from "../buffer.ts";
+import { isSame } from "../bytes.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -30,6 +31,9 @@ const MAX_LISTED = 20;
 
 /** Places at which source and target are compared before a rescue goes on. */
 const SAMPLES = 32;
+
+/** One in so many of them may differ, as a source may be in use. */
+const FEW = 8;
 
 /** Bytes of each of them, at least. */
 const SAMPLE_BYTES = 4096;
@@ -159,13 +163,16 @@ async function openRescued(copy: RescueCopy): Promise<CopyTarget> {
     blockSize: source.blockSize,
     sectors: source.sectors,
     inputs: await filesOf(source.info),
+    io: copy.io,
   });
 }
 
 /**
  * Refuses to go on where the target has other bytes than the source in most of
  * the places that the map calls finished: it is the map of another disk, or that
- * is another target. A few may differ, as a source may be in use.
+ * is another target. Where some differ, the target has lost something: force says
+ * to go on all the same. A few may differ, as a source may be in use. What lies
+ * between two places that are equal, and has one that differs, is to be read again.
  *
  * Where nothing tells, as nothing is finished or all of it reads as zeroes, the
  * target must have nothing, or be overwritten by force.
@@ -177,6 +184,10 @@ async function checkGoesOn(
 ): Promise<void> {
   let compared = 0;
   let different = 0;
+  const doubtful: { from: number; to: number }[] = [];
+  // The end of the last place that is equal, and whether one that differs came.
+  let equalTo = 0;
+  let isDoubtful = false;
   for (const [sector, count] of samplesOf(map, source, target)) {
     let there: Uint8Array;
     let here: Uint8Array;
@@ -191,8 +202,16 @@ async function checkGoesOn(
     }
     if (isZero(there) && isZero(here)) continue;
     compared++;
-    if (there.some((byte, i) => byte !== here[i])) different++;
+    if (!isSame(there, here)) {
+      different++;
+      isDoubtful = true;
+      continue;
+    }
+    if (isDoubtful) doubtful.push({ from: equalTo, to: sector * SECTOR_BYTES });
+    isDoubtful = false;
+    equalTo = (sector + count) * SECTOR_BYTES;
   }
+  if (isDoubtful) doubtful.push({ from: equalTo, to: map.size });
   if (compared === 0) {
     if (force || await hasNothing(target, signal)) return;
     throw new CliError(
@@ -200,12 +219,34 @@ async function checkGoesOn(
         `the target of "${mapFile}": overwrite it with --force`,
     );
   }
-  if (different * 2 <= compared) return;
+  if (different * 2 <= compared) {
+    if (different * FEW > compared && !force) {
+      throw new CliError(
+        `Cannot go on with "${to}" as it must have what "${mapFile}" says that ` +
+          `was read: ${different} of ${compared} places that were compared ` +
+          `differ from "${from}" (--force reads again what is around them)`,
+      );
+    }
+    for (const range of doubtful) setUntried(map, range);
+    return;
+  }
   throw new CliError(
     `Cannot go on with "${to}" as it has other content than "${from}" where ` +
       `"${mapFile}" says that it was read: give the map of this rescue, or ` +
       `another name to begin anew`,
   );
+}
+
+/** Has all of a range that is finished be read again. */
+function setUntried(
+  map: RescueMap,
+  { from, to }: { from: number; to: number },
+): void {
+  for (const { position, size } of map.blocks(RescueStatus.Finished)) {
+    const start = Math.max(from, position);
+    const end = Math.min(to, position + size);
+    if (start < end) map.set(start, end - start, RescueStatus.Untried);
+  }
 }
 
 /** Whether it reads as zeroes. Where nobody knows holes, all of it is read. */

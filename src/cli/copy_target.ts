@@ -5,12 +5,14 @@
  * @module
  */
 
+import { dirname, resolve } from "node:path";
 import {
   type FileIdentity,
   filesOf,
   identify,
   sharedOf,
   type SourceFile,
+  writtenFilesOf,
 } from "../backends/same_file.ts";
 import type { CopyPhase } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
@@ -19,8 +21,10 @@ import { DiskError } from "../errors.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { CliError, Interrupted } from "./images.ts";
+import type { CliIo } from "./io.ts";
 import { inOptionsOf } from "./option_words.ts";
 import { flushedWord } from "./outcome.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { takeBack } from "./take_back.ts";
 
 /** Where a copy goes. */
@@ -52,6 +56,8 @@ export interface TargetOptions {
   readonly sectors: number | undefined;
   /** Files that are read, which it must not be. */
   readonly inputs: readonly SourceFile[];
+  /** What to talk to. */
+  readonly io: CliIo;
 }
 
 /**
@@ -60,12 +66,13 @@ export interface TargetOptions {
  * @param path Its name.
  * @param options What it must be like.
  * @returns The target.
- * @throws {CliError} If it may not be overwritten, or is what is read.
+ * @throws {CliError} If it may not be overwritten, is what is read, or standard
+ * output goes to it.
  * @throws {DiskError} If it cannot be opened or made.
  */
 export async function openTarget(
   path: string,
-  { open, force, blockSize, sectors, inputs }: TargetOptions,
+  { open, force, blockSize, sectors, inputs, io }: TargetOptions,
 ): Promise<CopyTarget> {
   try {
     // What a server has cannot be made, only overwritten.
@@ -113,16 +120,33 @@ export async function openTarget(
   try {
     await using opened = new AsyncDisposableStack();
     const disk = opened.use(await VirtualDisk.open(path, open));
-    const { otherFiles = [] } = disk.info;
-    // A container's data may be in other files; what backs it is not written to.
-    const written = otherFiles.filter(({ role }) => role !== "backing file");
-    for (const file of await filesOf({ ...disk.info, otherFiles: written })) {
+    refuseOwnOutput(io, await filesOf(disk.info), "written");
+    for (const file of await writtenFilesOf(disk.info)) {
       refuseInputs(file.name, file.identity, inputs);
     }
     opened.move();
     return { path, disk, isNew: false, identity, before: null };
   } catch (error) {
+    if (error instanceof DiskError && error.kind === "locked") {
+      await refuseOwnData(path, inputs);
+    }
     throw ofTarget(error);
+  }
+}
+
+/**
+ * Refuses a container that has its data in what is read: that is held for the
+ * copy, and all that its opening says is that somebody holds it.
+ */
+async function refuseOwnData(
+  path: string,
+  inputs: readonly SourceFile[],
+): Promise<void> {
+  const { lookInside } = await import("../backends/container/mod.ts");
+  for (const { role, name } of lookInside(path)?.otherFiles ?? []) {
+    if (role === "backing file") continue;
+    const file = resolve(dirname(path), name);
+    refuseInputs(file, await identify(file), inputs);
   }
 }
 

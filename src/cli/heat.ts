@@ -5,7 +5,7 @@
  * @module
  */
 
-import { isSameFile } from "../backends/same_file.ts";
+import { isSameFile, namedFiles } from "../backends/same_file.ts";
 import { Lines } from "../crash/lines.ts";
 import { parseTraceLine } from "../layers/trace.ts";
 import { HeatMap } from "./heat_map.ts";
@@ -14,6 +14,7 @@ import { CliError, fileError, interruptible } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { openUnless, unless } from "./open_unless.ts";
 import { QUIET_OPTION, tell } from "./outcome.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { saveText } from "./saved_text.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
 
@@ -63,13 +64,16 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   if (output !== "-" && await isSameFile(path, output)) {
     throw new CliError(`Cannot draw "${path}" onto itself`);
   }
-  const map = await interruptible(io, (signal) => gather(path, signal));
-  const picture = drawHeat(map);
+  refuseOwnOutput(io, await namedFiles(path));
+  const picture = await interruptible(io, async (signal) => {
+    const picture = drawHeat(await gather(path, signal));
+    if (output !== "-") await saveText(output, picture, { force, io, signal });
+    return picture;
+  });
   if (output === "-") {
     await print(io.stdout, picture);
     return ExitCode.Ok;
   }
-  await saveText(output, picture, force);
   await tell(args, io, {
     text: `Drew ${output}`,
     json: {

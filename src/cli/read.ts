@@ -130,7 +130,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
       const force = args.flag("force");
       await saveFile(
         file,
-        { force, signal },
+        { force, io, signal },
         (write) => copyOut(disk, range, write, signal),
       );
       return range.to - range.from;

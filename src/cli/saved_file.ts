@@ -14,17 +14,20 @@ import { DiskError } from "../errors.ts";
 import { followLinks, type OpenedFile, openFile } from "../platform/files.ts";
 import { formatSize } from "../units.ts";
 import { CliError, fileError, Interrupted, lookAt } from "./images.ts";
-import { writeAll } from "./io.ts";
+import { type CliIo, writeAll } from "./io.ts";
 import { openUnless } from "./open_unless.ts";
 import { inOptionsOf } from "./option_words.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { takeBack } from "./take_back.ts";
 
 /** How a file is saved. */
 export interface Saving {
   /** Whether over what is there. */
   readonly force: boolean;
+  /** What to talk to. */
+  readonly io: CliIo;
   /** Stops it. */
-  readonly signal?: AbortSignal;
+  readonly signal: AbortSignal;
 }
 
 /**
@@ -39,7 +42,7 @@ export interface Saving {
  */
 export async function saveFile(
   path: string,
-  { force, signal }: Saving,
+  { force, io, signal }: Saving,
   pour: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>,
 ): Promise<void> {
   const there = await lookAt("write to", path);
@@ -52,6 +55,9 @@ export async function saveFile(
   // A link may lead to where nothing is yet.
   if (force && there === null) path = await followLinks(path);
   const isNew = there === null || !force && !there.isStream;
+  if (there !== null && !isNew) {
+    refuseOwnOutput(io, [{ name: path, identity: there }], "written");
+  }
   using _hold = there?.isFile && !isNew ? await hold(path, signal) : null;
   const sizeLimit = listenForFileSizeSignal();
   try {
@@ -65,12 +71,12 @@ export async function saveFile(
 /** Keeps others from writing to it meanwhile, and finds out whether one does. */
 async function hold(
   path: string,
-  signal: AbortSignal | undefined,
+  signal: AbortSignal,
 ): Promise<Disposable> {
   try {
     return await holdFile(path, signal);
   } catch (error) {
-    if (signal?.aborted || !(error instanceof DiskError)) throw error;
+    if (signal.aborted || !(error instanceof DiskError)) throw error;
     // The option about locks is about the image.
     throw new CliError(inOptionsOf(error.message, []), { cause: error });
   }
@@ -79,14 +85,14 @@ async function hold(
 async function openFor(
   path: string,
   isNew: boolean,
-  signal: AbortSignal | undefined,
+  signal: AbortSignal,
 ): Promise<OpenedFile> {
   try {
     return isNew
       ? await openFile(path, { write: true, createNew: true })
       : await openUnless(signal, path, { write: true });
   } catch (error) {
-    signal?.throwIfAborted();
+    signal.throwIfAborted();
     if (systemCode(error)?.code === "EEXIST") {
       throw new CliError(
         `Cannot write to "${path}" as it exists: use --force to overwrite it`,
@@ -101,7 +107,7 @@ async function fill(
   path: string,
   file: OpenedFile,
   isNew: boolean,
-  signal: AbortSignal | undefined,
+  signal: AbortSignal,
   pour: Parameters<typeof saveFile>[2],
 ): Promise<void> {
   const identity = identityOf(await file.stat(), path);
@@ -128,7 +134,7 @@ async function fill(
       : begun
       ? `"${path}" may have some of it`
       : `"${path}" is as it was`;
-    if (signal?.aborted) throw new Interrupted(`Interrupted: ${left}`);
+    if (signal.aborted) throw new Interrupted(`Interrupted: ${left}`);
     const { message } = error instanceof DiskError
       ? error
       : fileError("write to", path, error);

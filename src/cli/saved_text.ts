@@ -4,14 +4,14 @@
  * @module
  */
 
-import { saveFile } from "./saved_file.ts";
+import { saveFile, type Saving } from "./saved_file.ts";
 
 /**
  * Saves a text.
  *
  * @param path Where.
  * @param text The text.
- * @param force Whether over what is there, which is cut last.
+ * @param saving How.
  * @returns When all of it is durable.
  * @throws {CliError} If it cannot be; it says what is left. A file that was made
  * for it is removed.
@@ -19,8 +19,8 @@ import { saveFile } from "./saved_file.ts";
 export async function saveText(
   path: string,
   text: string,
-  force: boolean,
+  saving: Saving,
 ): Promise<void> {
   const bytes = new TextEncoder().encode(text);
-  await saveFile(path, { force }, (write) => write(bytes));
+  await saveFile(path, saving, (write) => write(bytes));
 }

@@ -4,7 +4,12 @@
  * @module
  */
 
-import { identify, isShared } from "../backends/same_file.ts";
+import {
+  namedFiles,
+  sharedOf,
+  type SourceFile,
+  writtenFilesOf,
+} from "../backends/same_file.ts";
 import { statFile } from "../platform/files.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
@@ -22,6 +27,7 @@ import type { CliIo } from "./io.ts";
 import { openUnless } from "./open_unless.ts";
 import { openImage } from "./opened_image.ts";
 import { flushedWord, OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { PARTITION_OPTION } from "./partition_option.ts";
 import { SequentialWriter } from "./sequential_writer.ts";
 import { ExitCode, UsageError, type Verb, type VerbArguments } from "./verb.ts";
@@ -91,14 +97,19 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const path = args.operand(0);
   const written = await interruptible(io, async (signal) => {
     const name = args.operands[1] ?? "-";
-    const from = name === "-" ? io.stdinFile : await identify(name);
-    if (isShared(await identify(path), from)) {
-      throw new CliError(`Cannot write "${path}" onto itself`);
-    }
+    const { stdinFile } = io;
+    const inputs = name !== "-"
+      ? await namedFiles(name)
+      : stdinFile === null
+      ? []
+      : [{ name: "standard input", identity: stdinFile }];
+    refuseInput(path, await namedFiles(path), inputs);
+    refuseOwnOutput(io, inputs);
     const input = await openInput(name, io, signal);
     try {
       await using opened = await openImage(args, io, path, { signal });
       const { disk } = opened;
+      refuseInput(path, await writtenFilesOf(opened.image.info), inputs);
       const pad = args.flag("pad");
       checkPlace(disk, offset, input, pad);
       const writer = new SequentialWriter(disk, {
@@ -127,6 +138,24 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
     done: `"${path}" has all of the input, ${written.flushed}`,
   });
   return ExitCode.Ok;
+}
+
+/** Refuses where what is read is among what is written, by whatever name. */
+function refuseInput(
+  path: string,
+  written: readonly SourceFile[],
+  inputs: readonly SourceFile[],
+): void {
+  for (const { name, identity } of inputs) {
+    const own = sharedOf(identity, written);
+    if (own === null) continue;
+    throw new CliError(
+      own.name === path
+        ? `Cannot write "${path}" onto itself`
+        : `Cannot write "${name}" onto "${path}" as that has its data in ` +
+          `"${own.name}"`,
+    );
+  }
 }
 
 async function openInput(

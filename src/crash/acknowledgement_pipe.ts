@@ -10,6 +10,7 @@
  * @module
  */
 
+import { printable } from "../printable.ts";
 import { Lines } from "./lines.ts";
 import { runProgram } from "./programs.ts";
 import { removeIfThere } from "./scratch.ts";
@@ -51,9 +52,9 @@ export function printedAcknowledgements(
 export function checkAcknowledgement(line: string, isWhole: boolean): void {
   if (isWhole) return;
   throw new RangeError(
-    `Cannot take an acknowledgement as it must be at most 1 MiB long: it begins with ${
-      JSON.stringify(line.slice(0, 80))
-    }`,
+    `Cannot take an acknowledgement as it must be at most 1 MiB long: it begins with "${
+      printable(line, 80)
+    }"`,
   );
 }
 

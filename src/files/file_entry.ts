@@ -5,6 +5,7 @@
  * @module
  */
 
+import { printable } from "../printable.ts";
 import { FileSystemError } from "./file_system_error.ts";
 
 /** What a name in a file system stands for. */
@@ -148,9 +149,9 @@ function readEntry(record: string): FileEntry {
 function notAListing(text: string): FileSystemError {
   return new FileSystemError(
     "damaged",
-    `Cannot list files as 7-Zip's listing has lines that are none: ${
-      JSON.stringify(text.slice(0, 80))
-    }`,
+    `Cannot list files as 7-Zip's listing has lines that are none: "${
+      printable(text, 80)
+    }"`,
   );
 }
 

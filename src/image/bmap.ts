@@ -11,6 +11,7 @@
  * @module
  */
 
+import { printable } from "../printable.ts";
 import { createHash } from "node:crypto";
 import { describeValue, DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -90,7 +91,7 @@ export function parseBmap(text: string): Bmap {
   if (version === null) {
     throw refused(
       `its version must be 1.x or 2.x: current value is ` +
-        JSON.stringify(fields.version.slice(0, 20)),
+        `"${printable(fields.version, 20)}"`,
     );
   }
   const number = Number(version[1]) * 1000 + Number(version[2]);
@@ -119,7 +120,7 @@ export function parseBmap(text: string): Bmap {
     if (match === null) {
       throw refused(
         `a Range must be blocks such as "0-7": current value is ` +
-          JSON.stringify(text.slice(0, 40)),
+          `"${printable(text, 40)}"`,
       );
     }
     const first = Number(match[1]);
@@ -240,11 +241,15 @@ function fieldsOf(text: string): Fields {
         continue;
       }
       if (open.pop() !== token.name) {
-        throw refused(`its elements must nest: "${token.name}" does not`);
+        throw refused(
+          `its elements must nest: "${token.name}" does not`,
+        );
       }
       if (open.length === 2) {
         if (open[1] !== "BlockMap" || token.name !== "Range") {
-          throw refused(`"${token.name}" must not stand in "${open[1]}"`);
+          throw refused(
+            `"${token.name}" must not stand in "${open[1]}"`,
+          );
         }
         ranges.push({ text: content, checksum });
       } else if (open.length === 1 && token.name !== "BlockMap") {
@@ -276,7 +281,7 @@ function checksumTypeOf(
   if (!Object.hasOwn(DIGITS, type)) {
     throw refused(
       `its ChecksumType must be ${Object.keys(DIGITS).join(" or ")}: current ` +
-        `value is ${JSON.stringify(type.slice(0, 20))}`,
+        `value is "${printable(type, 20)}"`,
     );
   }
   return type as BmapChecksumType;
@@ -305,7 +310,7 @@ function checkDigits(type: BmapChecksumType, sum: string): void {
       `a checksum of ${type} must have ${
         DIGITS[type]
       } lower-case hexadecimal ` +
-        `digits: current value is ${JSON.stringify(sum.slice(0, 140))}`,
+        `digits: current value is "${printable(sum, 140)}"`,
     );
   }
 }
@@ -320,7 +325,7 @@ function numberIn(
   if (!Number.isSafeInteger(value) || value < least) {
     throw refused(
       `its ${name} must be a whole number from ${least}: current value is ` +
-        (text === undefined ? "none" : JSON.stringify(text.slice(0, 40))),
+        (text === undefined ? "none" : `"${printable(text, 40)}"`),
     );
   }
   return value;

@@ -22,7 +22,7 @@ import {
 } from "./mbr.ts";
 import type { ByteRange, Patch } from "./table_writer.ts";
 
-/** How many entries a table has at least. */
+/** How many entries a new table has at least; others may have fewer. */
 export const LEAST_ENTRIES: number = ENTRIES_BYTES / ENTRY_BYTES;
 
 /**
@@ -30,14 +30,14 @@ export const LEAST_ENTRIES: number = ENTRIES_BYTES / ENTRY_BYTES;
  *
  * @param header How many there are, and of what length.
  * @param sectorSize Bytes of a block.
- * @returns Blocks; never fewer than the specification wants.
+ * @returns Blocks. Of a table with few entries they are fewer than the
+ * specification wants to be kept free for them.
  */
 export function entryBlocksOf(
   { entryCount, entryBytes }: Pick<GptHeader, "entryCount" | "entryBytes">,
   sectorSize: number,
 ): number {
-  const bytes = Math.max(entryCount * entryBytes, ENTRIES_BYTES);
-  return Math.ceil(bytes / sectorSize);
+  return Math.ceil(entryCount * entryBytes / sectorSize);
 }
 
 /**

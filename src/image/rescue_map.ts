@@ -10,6 +10,7 @@
  * @module
  */
 
+import { printable } from "../printable.ts";
 import { describeValue, DiskError } from "../errors.ts";
 
 /** What is known of a range, in ddrescue's own letters. */
@@ -120,7 +121,7 @@ export class RescueMap {
             state === undefined
               ? '"POSITION STATUS [PASS]"'
               : '"POSITION SIZE STATUS"'
-          }: current value is ${JSON.stringify(line.slice(0, 60))}`,
+          }: current value is "${printable(line, 60)}"`,
         );
       }
       if (state === undefined) {

@@ -11,6 +11,7 @@
  * @module
  */
 
+import { printable } from "../printable.ts";
 import {
   checkFaultRule,
   type FaultEffect,
@@ -43,9 +44,9 @@ import { EFFECT_NAMES, type FaultDraft, readFaultWord } from "./fault_words.ts";
 export function parseFaultRule(text: string): FaultRule {
   const fail = (reason: string, word: string): never => {
     throw new TypeError(
-      `Cannot parse the fault rule ${
-        JSON.stringify(text)
-      } as ${reason}: current value is ${JSON.stringify(word)}`,
+      `Cannot parse the fault rule "${
+        printable(text)
+      }" as ${reason}: current value is "${printable(word)}"`,
     );
   };
   const rule: FaultDraft = {};

@@ -18,6 +18,7 @@
  * @module
  */
 
+import { printable } from "../printable.ts";
 import type { Backend, Complete } from "../backend.ts";
 import { toBase64 } from "../base64.ts";
 import { gather } from "../buffer.ts";
@@ -289,8 +290,8 @@ export function parseTraceLine(line: string, number = 1): TraceEvent {
     if (good) return event as unknown as TraceEvent;
   }
   throw new TypeError(
-    `Cannot read line ${number} of a trace as it must be an event "disk" of version 1, "submit" or "complete": current value is ${
-      JSON.stringify(line.length > 80 ? `${line.slice(0, 80)}…` : line)
-    }`,
+    `Cannot read line ${number} of a trace as it must be an event "disk" of version 1, "submit" or "complete": current value is "${
+      printable(line, 80)
+    }"`,
   );
 }

@@ -1,6 +1,7 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import { isSame } from "../../src/bytes.ts";
 import { RescueMap } from "../../src/image/mod.ts";
 import { faults } from "../../src/layers/mod.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
@@ -182,10 +183,44 @@ Deno.test("platter copy --rescue goes on with no map of another disk", async () 
   assertEquals(await Deno.readFile(path("begun")), begun);
 
   assertEquals((await rescue("source", "begun")).code, 0);
-  assertEquals(
-    (await Deno.readFile(path("begun"))).slice(4096),
-    source.slice(4096),
-  );
+  assertEquals(await Deno.readFile(path("begun")), source);
+});
+
+Deno.test("platter copy --rescue reads again what the target has lost", async () => {
+  await using scratch = await Scratch.make();
+  const size = SECTORS * 512;
+  const [from, to] = [scratch.of("from.img"), scratch.of("to.img")];
+  const mapFile = scratch.of("t.map");
+  const source = new Random(1).bytes(size);
+  await Deno.writeFile(from, source);
+  // What of the finished part is lost, and whether it needs force.
+  const cases: [lost: [number, number], needsForce: boolean][] = [
+    [[0, size / 4], true],
+    [[size / 4, size / 2], true],
+    [[size / 8, size * 3 / 8], true],
+    [[size / 8, size * 3 / 16], false],
+    [[size / 4, size / 4 + size / 32], false],
+    [[size / 2 - size / 64, size / 2], false],
+  ];
+  for (const [lost, needsForce] of cases) {
+    const map = new RescueMap(size);
+    map.set(0, size / 2, "+");
+    await Deno.writeTextFile(mapFile, map.format());
+    const there = source.slice().fill(0, ...lost).fill(0, size / 2);
+    await Deno.writeFile(to, there);
+    const args = ["copy", from, to, "--rescue", mapFile];
+    if (needsForce) {
+      const { code, err } = await platter(args);
+      assertEquals(code, 2);
+      assertMatch(err, /differ from ".*from.img" \(--force .* is as it was\n$/);
+      assertEquals(await Deno.readTextFile(mapFile), map.format());
+      assertEquals(await Deno.readFile(to), there);
+      args.push("--force");
+    }
+    const { code, err } = await platter(args);
+    assertEquals([code, err], [0, ""]);
+    assertEquals(isSame(await Deno.readFile(to), source), true, `${lost}`);
+  }
 });
 
 Deno.test("platter copy --rescue takes no map for a target's of which it says nothing", async () => {

@@ -5,9 +5,19 @@
  * @module
  */
 
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 
 import { gzipSync } from "node:zlib";
+import { isSame } from "../../src/bytes.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import { openBackend } from "../../src/disk/open.ts";
+import { overlay } from "../../src/disk/overlay.ts";
+import { trace } from "../../src/layers/trace.ts";
 import { cpioOf } from "../files/trees.ts";
 import { needs, run } from "../helpers.ts";
 import { exists, platter, Scratch } from "./harness.ts";
@@ -45,6 +55,24 @@ const CONTAINERS: readonly {
       await Deno.writeFile(file, CONTENT);
       return { image, file };
     },
+  },
+];
+
+/** Containers that write to another file, and how qemu-img makes them. */
+const DATA_FILES: readonly {
+  readonly what: string;
+  readonly format: string;
+  readonly args: (scratch: Scratch) => string;
+}[] = [
+  {
+    what: "the data file",
+    format: "qcow2",
+    args: (scratch) => `data_file=${scratch.of("data")},data_file_raw=on`,
+  },
+  {
+    what: "an extent",
+    format: "vmdk",
+    args: () => "subformat=twoGbMaxExtentFlat",
   },
 ];
 
@@ -116,6 +144,52 @@ Deno.test({
     );
     assertEquals(code, 2);
     assertStringIncludes(err, "onto itself");
+    await isWhole(file);
+  },
+});
+
+for (const { what, format, args } of DATA_FILES) {
+  Deno.test({
+    name: `platter overwrites no input that is ${what} of the image`,
+    ...needs("qemu-img", "qemu-nbd"),
+    async fn() {
+      await using scratch = await Scratch.make();
+      const image = scratch.of(`disk.${format}`);
+      const made = ["create", "-q", "-f", format, "-o", args(scratch)];
+      await run("qemu-img", [...made, image, "1M"]);
+      const file = (await Array.fromAsync(Deno.readDir(scratch.path)))
+        .map(({ name }) => scratch.of(name)).find((path) => path !== image)!;
+      await Deno.writeFile(file, CONTENT);
+      const link = scratch.of("link");
+      await Deno.link(file, link);
+      const into = ["write", image, "--backing-files", "--sector", "8"];
+      for (const name of [file, link]) {
+        for (
+          const { code, err } of [
+            await platter([...into, name]),
+            await platter(into, { stdinPath: name, stdin: [CONTENT] }),
+            await platter(["copy", name, image, "--backing-files", "-f"]),
+          ]
+        ) {
+          assertEquals(code, 2, err);
+          assertMatch(err, /itself|has its data in ".*"\n/);
+          await isWhole(file);
+        }
+      }
+    },
+  });
+}
+
+Deno.test({
+  name: "platter write writes to an overlay what its backing file has",
+  ...needs("qemu-img", "qemu-nbd"),
+  async fn() {
+    await using scratch = await Scratch.make();
+    const { image, file } = await overlays(scratch, 1);
+    const { code, err } = await platter(
+      ["write", image, file, "--sector", "0", "--backing-files"],
+    );
+    assertEquals([code, err], [0, ""]);
     await isWhole(file);
   },
 });
@@ -207,6 +281,81 @@ Deno.test("platter writes nothing to standard output that is the image", async (
     const other = await platter(args, { stdoutPath: elsewhere });
     assertEquals(other.code, 0, other.err);
   }
+});
+
+Deno.test("platter writes nothing to a file that standard output goes to", async () => {
+  await using scratch = await Scratch.make();
+  const image = await scratch.image("a.img", MIB, { 0: CONTENT });
+  const packed = scratch.of("a.img.gz");
+  await Deno.writeFile(packed, gzipSync(CONTENT));
+  const input = await scratch.image("input", 512, { 0: "input" });
+  const [bmap, map] = [scratch.of("bmap"), scratch.of("map")];
+  assertEquals((await platter(["bmap", image, "-o", bmap])).code, 0);
+  await Deno.writeTextFile(map, `0x0 ? 1\n0x0 ${MIB} ?\n`);
+  const tracePath = scratch.of("trace");
+  const overlaid = await scratch.image("base.img", MIB, { 0: CONTENT });
+  const changes = scratch.of("changes");
+  {
+    const base = await openBackend(overlaid);
+    const file = await overlay(base, { file: changes });
+    await using disk = VirtualDisk.over(trace(file, (line) => {
+      Deno.writeTextFileSync(tracePath, `${line}\n`, { append: true });
+    }));
+    await disk.write(0, new Uint8Array(512).fill(1));
+    await disk.flush();
+  }
+  const target = await scratch.image("target", MIB, { 0: CONTENT });
+  const link = scratch.of("link");
+  await Deno.link(target, link);
+  const cases: [args: string[], stdoutPath: string][] = [
+    [["copy", image, target, "-f"], target],
+    [["copy", image, target, "-f", "--verify", "--json"], link],
+    [["copy", image, target, "-f", "--quiet"], target],
+    [["copy", packed, target, "-f"], target],
+    [["copy", packed, target, "-f"], packed],
+    [["copy", "-", target, "-f"], target],
+    [["copy", image, target, "-f", "--bmap", bmap], target],
+    [["copy", image, target, "-f", "--bmap", bmap], bmap],
+    [["copy", packed, target, "-f", "--bmap", bmap], link],
+    [["copy", image, target, "-f", "--rescue", map], target],
+    [["commit", changes], overlaid],
+    [["commit", changes], changes],
+    [["read", image, "-o", target, "-f"], link],
+    [["bmap", image, "-o", target, "-f"], target],
+    [["heat", tracePath, "-o", target, "-f"], target],
+    [["heat", tracePath, "-o", target, "-f"], tracePath],
+    [["heat", tracePath], tracePath],
+    [["write", target, input, "--sector", "0"], link],
+    [["write", target, input, "--sector", "0"], input],
+    [["zero", target, "--all"], target],
+    [["fill", target, "--all", "--pattern", "1"], target],
+    [["discard", target, "--all"], target],
+    [["flush", target], target],
+    [["resize", target, "2MiB"], target],
+    [["partitions", target, "--make", "gpt", "-f"], target],
+  ];
+  const all = [image, packed, input, bmap, map, tracePath, overlaid, changes];
+  const contents = () =>
+    Promise.all([...all, target].map((path) => Deno.readFile(path)));
+  const before = await contents();
+  for (const [args, stdoutPath] of cases) {
+    const stdin = [CONTENT];
+    const { code, out, err } = await platter(args, { stdoutPath, stdin });
+    const what = args.join(" ");
+    assertEquals([code, out], [2, ""], what);
+    assertMatch(err, /Cannot write to standard output as it goes to/, what);
+    assert((await contents()).every((it, i) => isSame(it, before[i]!)), what);
+  }
+});
+
+Deno.test("platter saves to a pipe or a device that standard output goes to", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using scratch = await Scratch.make();
+  const image = await scratch.image("a.img", MIB, { 0: CONTENT });
+  const args = ["read", image, "-o", "/dev/null", "-f"];
+  const { code, err } = await platter(args, { stdoutPath: "/dev/null" });
+  assertEquals([code, err], [0, ""]);
 });
 
 /** What a shell opens for the program, and what it is called with. */

@@ -5,6 +5,9 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import { MemoryBackend } from "../../src/backends/memory.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import { trace } from "../../src/layers/trace.ts";
 import { needs, pause, run } from "../helpers.ts";
 import { exists, platter, Scratch } from "./harness.ts";
 
@@ -42,6 +45,16 @@ const CASES: readonly Case[] = [
     args: (image, pipe) => ["read", image, "--output", pipe],
     opensFor: "writing",
   },
+  {
+    name: "bmap --output",
+    args: (image, pipe) => ["bmap", image, "--output", pipe, "--force"],
+    opensFor: "writing",
+  },
+  {
+    name: "heat --output",
+    args: (image, pipe) => ["heat", `${image}.trace`, "-o", pipe, "--force"],
+    opensFor: "writing",
+  },
 ];
 
 for (const { name, args, opensFor } of CASES) {
@@ -53,6 +66,12 @@ for (const { name, args, opensFor } of CASES) {
       const image = await scratch.image("disk.img", 4096);
       const [pipe, other] = [scratch.of("pipe"), scratch.of("other.img")];
       await run("mkfifo", [pipe]);
+      await using disk = VirtualDisk.over(
+        trace(new MemoryBackend({ sectors: 8 }), (line) => {
+          Deno.writeTextFileSync(`${image}.trace`, `${line}\n`);
+        }),
+      );
+      assertEquals(disk.sectors, 8);
       for (let ms = 20;; ms *= 2) {
         const { code, out } = await platter(args(image, pipe, other), {
           onListening: (interrupt) => setTimeout(interrupt, ms),

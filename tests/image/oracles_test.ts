@@ -211,6 +211,34 @@ Deno.test({
 });
 
 Deno.test({
+  name: "sfdisk and sgdisk take a table of few entries that was repaired",
+  ...needs("sfdisk", "sgdisk"),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 16 << 20);
+    await run("sgdisk", ["-S", "4", "-a", "1", "-n", "1:6:0", path]);
+    const sound = await Deno.readFile(path);
+    for (const sector of [1, 32_767]) {
+      {
+        await using disk = await VirtualDisk.open(path);
+        await disk.writeZeroes(sector, 1);
+        const { repaired } = await repairPartitions(disk);
+        assertEquals(repaired.length, 1);
+      }
+      assertEquals(await Deno.readFile(path), sound);
+      assertStringIncludes(
+        await run("sgdisk", ["-v", path]),
+        "No problems found",
+      );
+      assertStringIncludes(
+        await run("sfdisk", ["--verify", path]),
+        "No errors detected",
+      );
+    }
+  },
+});
+
+Deno.test({
   name:
     "sfdisk and sgdisk take tables of a device of 4,096-byte sectors as they are written, and repaired",
   ...needs("root", "losetup", "sfdisk", "sgdisk"),

@@ -361,6 +361,35 @@ Deno.test("repairPartitions() repairs a table for sectors of another size where 
   }
 });
 
+Deno.test("repairPartitions() changes nothing in what is sound of a table with few entries", async () => {
+  for (const sectorSize of [512, 4096]) {
+    for (const entryCount of [1, 4, 12, 127]) {
+      const blocks = MIB / sectorSize;
+      const entryBlocks = Math.ceil(entryCount * 128 / sectorSize);
+      // All the room there is.
+      const first = 2 + entryBlocks;
+      const partitions = [{ first, last: blocks - 2 - entryBlocks }];
+      const sound = rawGpt({ size: MIB, sectorSize, entryCount, partitions });
+      // Nothing, either header, the entries of either copy.
+      for (
+        const at of [
+          ...[null, sectorSize, MIB - sectorSize, 2 * sectorSize],
+          ...[MIB - (1 + entryBlocks) * sectorSize],
+        ]
+      ) {
+        const bytes = sound.slice();
+        if (at !== null) bytes[at]! ^= 1;
+        await using disk = await diskOf(bytes, { blockSize: sectorSize });
+        const { table, repaired } = await repairPartitions(disk);
+        const kinds = table.problems.map(({ kind }) => kind);
+        assertEquals(kinds.filter((kind) => kind !== "alignment"), []);
+        assertEquals(repaired.length, at === null ? 0 : 1);
+        assertEquals(await disk.read(0, disk.sectors), sound);
+      }
+    }
+  }
+});
+
 Deno.test("repairPartitions() writes over no partition, and repairs nothing that is not there", async () => {
   const partitions = [{ first: 64, last: 1000 }];
   const cut = rawGpt({ size: MIB, partitions });

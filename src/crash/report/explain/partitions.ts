@@ -6,7 +6,8 @@
 
 import { SECTOR_BYTES } from "../../../geometry.ts";
 import { usedCopyOf } from "../../../image/find_gpt.ts";
-import { entryBlocksOf } from "../../../image/gpt_layout.ts";
+import { ENTRY_BYTES } from "../../../image/gpt.ts";
+import { entryBlocksOf, LEAST_ENTRIES } from "../../../image/gpt_layout.ts";
 import type { FoundTable } from "../../../image/read_partitions.ts";
 import { printable } from "../../../printable.ts";
 
@@ -59,7 +60,10 @@ function gptParts({ gpt }: FoundTable): DiskPart[] {
   const used = usedCopyOf(gpt!);
   const copy = used === null ? null : gpt![used];
   // Without a header, the 16 KiB that the specification wants at least.
-  const size = copy?.sound ? copy.header : { entryCount: 0, entryBytes: 0 };
+  const size = copy?.sound ? copy.header : {
+    entryCount: LEAST_ENTRIES,
+    entryBytes: ENTRY_BYTES,
+  };
   const entries = entryBlocksOf(size, sectorSize);
   const last = Number(blocks) - 1;
   const part = (name: string, block: number, count: number): DiskPart => ({
