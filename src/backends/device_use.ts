@@ -331,7 +331,12 @@ function statOf(path: string | undefined): fs.Stats | null {
 }
 
 function exists(path: string): boolean {
-  return fs.existsSync(path);
+  try {
+    return fs.existsSync(path);
+  } catch {
+    // Deno gives /sys to programs with `--allow-all` alone.
+    return false;
+  }
 }
 
 function list(path: string): string[] {
