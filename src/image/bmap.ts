@@ -241,15 +241,11 @@ function fieldsOf(text: string): Fields {
         continue;
       }
       if (open.pop() !== token.name) {
-        throw refused(
-          `its elements must nest: "${token.name}" does not`,
-        );
+        throw refused(`its elements must nest: "${token.name}" does not`);
       }
       if (open.length === 2) {
         if (open[1] !== "BlockMap" || token.name !== "Range") {
-          throw refused(
-            `"${token.name}" must not stand in "${open[1]}"`,
-          );
+          throw refused(`"${token.name}" must not stand in "${open[1]}"`);
         }
         ranges.push({ text: content, checksum });
       } else if (open.length === 1 && token.name !== "BlockMap") {

@@ -252,7 +252,7 @@ function placeOf(
       `it must have at least one block from sector ${usable.sector} to ${
         end - 1
       }, where there is room: current values are ${
-        plural(sectors, "sector")
+        plural(Math.max(sectors, 0), "sector")
       } at sector ${start}`,
     );
   }

@@ -336,6 +336,18 @@ Deno.test("writePartitions() refuses disks that are too small or read-only, and 
   );
 });
 
+Deno.test("writePartitions() says of a disk without room that there are 0 sectors", async () => {
+  for (const start of [2047, 2048, 4096]) {
+    await using disk = memory(MIB);
+    const error = await assertRejects(() =>
+      writePartitions(disk, {
+        kind: "gpt",
+        partitions: [{ type: "linux", start }],
+      }), RangeError);
+    assertStringIncludes(error.message, "current values are 0 sectors at");
+  }
+});
+
 Deno.test("repairPartitions() writes one copy from the other, as it is told", async () => {
   const bytes = rawGpt({ size: MIB, partitions: [{ first: 64, last: 127 }] });
   bytes[1024 + 56] = 0x61;
