@@ -4,6 +4,7 @@
  * @module
  */
 
+import { namedFiles } from "../backends/same_file.ts";
 import { statFile } from "../platform/files.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
@@ -18,6 +19,7 @@ import {
 } from "./images.ts";
 import type { CliIo } from "./io.ts";
 import { OUTCOME_OPTIONS, tell } from "./outcome.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import {
   ExitCode,
   parseAs,
@@ -86,6 +88,7 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
         `${blockSize} bytes: current value is ${bytes}`,
     );
   }
+  refuseOwnOutput(io, await namedFiles(path), "written");
   const disk = await interruptible(io, (signal) =>
     make(path, {
       ...options,

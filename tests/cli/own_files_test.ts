@@ -308,6 +308,7 @@ Deno.test("platter writes nothing to a file that standard output goes to", async
   const link = scratch.of("link");
   await Deno.link(target, link);
   const cases: [args: string[], stdoutPath: string][] = [
+    [["create", target, "64KiB", "-f"], target],
     [["copy", image, target, "-f"], target],
     [["copy", image, target, "-f", "--verify", "--json"], link],
     [["copy", image, target, "-f", "--quiet"], target],
