@@ -252,7 +252,8 @@ export interface WriterBeside {
 export function writerBeside(fd: number): WriterBeside | null {
   if (!isReadable()) return null;
   // 1: FLOCK  ADVISORY  WRITE 123 00:06:1234 0 EOF (proc_locks(5)).
-  const line = /FLOCK\s+ADVISORY\s+WRITE\s+(\d+) (\S+) /g;
+  // Who waits for a lock has an arrow there.
+  const line = /^\d+: FLOCK\s+ADVISORY\s+WRITE\s+(\d+) (\S+) /gm;
   const writers = new Map<string, number>();
   for (const [, pid, key] of (read("/proc/locks") ?? "").matchAll(line)) {
     writers.set(key!, Number(pid));

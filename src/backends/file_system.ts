@@ -150,7 +150,10 @@ function isMadeUp(device: bigint): boolean {
  */
 export function freeBytesAt(path: string): number | null {
   const found = askStatfs(path);
-  return found === null ? null : found.bfree * found.bsize;
+  // One without a limit says nothing but zeroes, as tmpfs with size=0.
+  return found === null || found.blocks === 0
+    ? null
+    : found.bfree * found.bsize;
 }
 
 /** What statfs(2) says that a path is on, if it may be asked. */

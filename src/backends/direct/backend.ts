@@ -507,6 +507,8 @@ export class DirectBackend implements Backend {
   /** Moves a piece through aligned memory, once that is there. */
   #copy(transfer: Transfer): void {
     const request = transfer.request!;
+    // It may have waited for memory since that was decided.
+    transfer.durable &&= this.#writesDurably;
     const { start, span, skip, pieceBytes } = transfer;
     const bounce = transfer.bounce!;
     if (transfer.readsFirst || transfer.readsLast) {

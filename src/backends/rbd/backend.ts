@@ -735,9 +735,12 @@ export class RbdBackend implements Backend {
     const result = look?.poll() ?? null;
     if (look === null || result === null) return;
     if (result < 0 && LOST.includes(codeOf(result))) {
-      this.#lost(librarySays(result));
-      // What was removed reads as zeroes; with a watch librbd says so itself.
+      // What was removed reads as zeroes; with a watch librbd says so itself, and
+      // a map that is gone may be one that was switched off.
       if (!this.#session.isSeen) this.#gone = result;
+      if (this.#session.isSeen && codeOf(result) === "ENOENT") {
+        this.#objectMap = null;
+      } else this.#lost(librarySays(result));
     }
     look.begin();
   }
@@ -817,12 +820,13 @@ export class RbdBackend implements Backend {
 
   async #closeImage(): Promise<number> {
     await this.#asking;
-    await this.#confirming;
     const { look } = this.#parts;
     if (look !== null) {
       await over(look, true);
       look.release();
     }
+    // Last: a flush that nobody waits for any more may have ended meanwhile.
+    await this.#confirming;
     try {
       this.#session.bound(this.#parts.closeTimeoutMs);
     } catch {
