@@ -4,7 +4,8 @@
  * A content is known by a number: 0 is all zeroes and takes no room, the others
  * count from 1 in the order of their first appearance. They lie in segments of
  * 64 KiB. When more than so many segments are in memory, the oldest go to a
- * file (`ContentFile`), and what is read of them comes back through a cache.
+ * file (`ContentFile`), and what is read of them comes back through a cache of
+ * segments, or by itself.
  *
  * Whether a block is a content that is there is found by its CRC-32, which is
  * native code and the fastest hash at hand, and then by comparing bytes: no two
@@ -27,8 +28,8 @@ const FIRST_BYTES = 4096;
 /** Contents that there is room for to be found in the beginning. */
 const FIRST_SLOTS = 32;
 
-/** Bytes of segments that are kept in memory after they were read back. */
-const CACHE_BYTES = 16 << 20;
+/** Segments that are kept in memory after they were read back: 16 MiB. */
+const CACHED_SEGMENTS = 256;
 
 /** Where contents go that memory has no room for. */
 export interface ContentFile {
@@ -79,6 +80,8 @@ export class ContentStore {
   #forgets = true;
   /** Segments that were read back, the last one used last. */
   readonly #cache = new Map<number, Uint8Array>();
+  /** The segment that was looked for last in neither; -1 if none was. */
+  #missed = -1;
   /**
    * Contents by CRC-32: the sum and the number of each, side by side as both are
    * looked at; the number is 0 where it is free.
@@ -197,9 +200,13 @@ export class ContentStore {
   readSome(first: number, count: number): Uint8Array {
     const index = Math.floor((first - 1) / this.#blocks);
     const at = (first - 1) % this.#blocks;
-    const end = Math.min(at + count, this.#blocks);
-    return this.#segment(index)
-      .subarray(at * this.#blockSize, end * this.#blockSize);
+    const some = Math.min(count, this.#blocks - at);
+    const segment = this.#segment(index);
+    if (segment === undefined) return this.#loadSome(first, some);
+    return segment.subarray(
+      at * this.#blockSize,
+      (at + some) * this.#blockSize,
+    );
   }
 
   /**
@@ -366,14 +373,29 @@ export class ContentStore {
     return segment;
   }
 
-  #segment(index: number): Uint8Array {
+  /**
+   * A segment, if memory has it or has room for it. Where it must replace another
+   * one it is loaded if it was missed just before: for whoever reads on in one,
+   * and not for whoever reads here and there.
+   */
+  #segment(index: number): Uint8Array | undefined {
     const segment = this.#segments[index] ?? this.#cache.get(index);
-    if (segment === undefined) return this.#load(index);
-    if (index < this.#oldest) {
+    if (segment === undefined) {
+      if (index === this.#missed || this.#cache.size < CACHED_SEGMENTS) {
+        return this.#load(index);
+      }
+      this.#missed = index;
+    } else if (index < this.#oldest) {
       this.#cache.delete(index);
       this.#cache.set(index, segment);
     }
     return segment;
+  }
+
+  #loadSome(first: number, count: number): Uint8Array {
+    const bytes = new Uint8Array(count * this.#blockSize);
+    this.#file.load(first, bytes);
+    return bytes;
   }
 
   #load(index: number): Uint8Array {
@@ -381,7 +403,7 @@ export class ContentStore {
     const count = Math.min(this.#blocks, this.count - first + 1);
     const segment = new Uint8Array(count * this.#blockSize);
     this.#file.load(first, segment);
-    if (this.#cache.size >= CACHE_BYTES / SEGMENT_BYTES) {
+    if (this.#cache.size >= CACHED_SEGMENTS) {
       this.#cache.delete(this.#cache.keys().next().value!);
     }
     this.#cache.set(index, segment);

@@ -66,7 +66,7 @@ export interface CrashRecorderOptions {
   /**
    * The file to record into; nothing may be there. What a killed recorder leaves
    * there is whole up to its last turn of the event loop. Without one, contents
-   * of more than 32 MiB go to a private temporary file, if that is allowed.
+   * of more than 128 MiB go to a private temporary file, if that is allowed.
    */
   path?: string | URL | undefined;
 }
@@ -99,7 +99,7 @@ export interface RecordingOptions {
 const REQUEST_BYTES = 1024;
 
 /** Bytes of contents that stay in memory. */
-const MEMORY_BYTES = 32 << 20;
+const MEMORY_BYTES = 128 << 20;
 
 /** What such a backend can do: everything. */
 export const CRASH_ABILITIES: Abilities = {

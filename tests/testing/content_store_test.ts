@@ -66,6 +66,35 @@ for (const blockSize of [512, 4096, 65_536]) {
   }
 }
 
+Deno.test("ContentStore with a full cache loads no segments for whoever reads here and there", () => {
+  const loads: number[] = [];
+  class Counted extends TemporaryContents {
+    override load(first: number, target: Uint8Array): void {
+      loads.push(target.length);
+      super.load(first, target);
+    }
+  }
+  const store = new ContentStore(4096, new Counted(4096), 0);
+  const random = new Random(3);
+  const blocks = Array.from({ length: 300 * 16 }, () => random.bytes(4096));
+  for (const block of blocks) store.add(block);
+  /** Reads the first block of a segment. */
+  const read = (segment: number) =>
+    assertEquals(store.read(segment * 16 + 1), blocks[segment * 16]);
+  for (let segment = 0; segment < 256; segment++) read(segment);
+  assertEquals(loads, Array(256).fill(65_536));
+  loads.length = 0;
+  for (const segment of [3, 270, 271, 270, 255, 272]) read(segment);
+  assertEquals(loads, Array(4).fill(4096));
+  loads.length = 0;
+  read(272);
+  assertEquals(loads, [65_536]);
+  for (let i = 2; i <= 16; i++) store.read(272 * 16 + i);
+  assertEquals(store.readSome(270 * 16 + 15, 9).length, 8192);
+  assertEquals(loads, [65_536, 8192]);
+  store.close();
+});
+
 Deno.test("ContentStore tells contents of one CRC-32 apart", () => {
   const store = new ContentStore(512, new TemporaryContents(512), Infinity);
   const one = new Random(1).bytes(512);
