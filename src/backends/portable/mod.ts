@@ -35,7 +35,7 @@ import { DescriptorPool } from "./descriptors.ts";
 import { deviceAttributes } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
 import { takeNoSpace, takeWindowsLock } from "./windows.ts";
-import { endOf } from "../../platform/device_size.ts";
+import { openSized } from "../../platform/device_size.ts";
 import { isGranted } from "../../platform/permissions.ts";
 import { os, runtime, runtimeName } from "../../platform/system.ts";
 
@@ -116,20 +116,22 @@ export async function openPortable(
     undo.push(() => content?.undo());
     await content?.makeRoom();
     const image = fs.fstatSync(flushDescriptor, { bigint: true });
+    const device = isDevice ? openSized(path) : null;
+    undo.push(() => device?.close());
     // It may be cut yet.
-    const size = options.create?.sizeBytes ??
-      (isDevice ? endOf(path) : Number(image.size));
+    const size = options.create?.sizeBytes ?? device?.size() ??
+      Number(image.size);
     const openSame = (flags: number) =>
       openAgain(path, flushDescriptor, access | flags);
     const openTail = () => openSure(path, flushDescriptor, access);
-    const device = deviceAttributes(isDevice ? image.rdev : image.dev);
+    const attributes = deviceAttributes(isDevice ? image.rdev : image.dev);
     const fileSystem = isDevice ? null : fileSystemAt(path, flushDescriptor);
     const direct = probeDirect({
       path,
       want: options.direct ?? "prefer",
       isDevice,
       size,
-      device,
+      device: attributes,
       fileSystem,
       open: openSame,
     });
@@ -158,7 +160,7 @@ export async function openPortable(
       path,
       size,
       options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
-      isDevice ? device : {},
+      isDevice ? attributes : {},
     );
     await content?.cut();
     if (content !== null) keepName(path, flushDescriptor);
@@ -168,6 +170,7 @@ export async function openPortable(
       size,
       alignment,
       flushDescriptor,
+      device,
       pool: new DescriptorPool(
         [first],
         maxDescriptors,
@@ -188,7 +191,12 @@ export async function openPortable(
             "without FFI: reads run on other threads, a descriptor each; writes occupy this one while the kernel takes them",
         },
         direct: direct.info,
-        durability: durabilityOf(flushDescriptor, isDevice, fileSystem, device),
+        durability: durabilityOf(
+          flushDescriptor,
+          isDevice,
+          fileSystem,
+          attributes,
+        ),
         lock: lock.info,
         format: "raw",
         ...seen,
