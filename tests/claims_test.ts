@@ -24,6 +24,7 @@ import {
   loopDevice,
   mount,
   needs,
+  pause,
   run,
   tempDir,
   tmpfsDir,
@@ -337,6 +338,59 @@ for (const backend of BACKENDS) {
     }
     assertMatch(said, /^opened/);
   });
+
+  test(
+    "waits for what shares its data with an image while its writer ends",
+    ["root", "losetup", "flock"],
+    async () => {
+      await using dir = await tempDir();
+      const image = await dir.file("disk.img", MIB);
+      await using device = await loopDevice(image);
+      for (const [held, path] of [[image, device.path], [device.path, image]]) {
+        /** What an attempt to open says while the lock is left by who took it. */
+        const sayWhile = async (isReleased: boolean): Promise<string> => {
+          const left = Number(
+            await run("flock", [
+              ...["--no-fork", held!, "sh", "-c"],
+              "sleep 60 > /dev/null 2>&1 & echo $!",
+            ]),
+          );
+          const opening = VirtualDisk.open(path!, { backend }).then(
+            async (disk) => {
+              await disk.close();
+              return "opened";
+            },
+            ({ kind, message }) => `${kind}: ${message}`,
+          );
+          if (isReleased) {
+            await pause(100);
+            Deno.kill(left, "SIGKILL");
+          }
+          const said = await opening;
+          if (!isReleased) Deno.kill(left, "SIGKILL");
+          return said;
+        };
+        assertMatch(
+          await sayWhile(false),
+          /^locked: .* as process \d+ has "\S+" open for writing, which shares/,
+        );
+        // A busy machine may end the other one too late.
+        let said = "";
+        for (let tries = 0; tries < 5 && said !== "opened"; tries++) {
+          said = await sayWhile(true);
+        }
+        assertEquals(said, "opened");
+        await using other = await VirtualDisk.open(held!, { backend });
+        assertMatch(
+          await refusal(path!, { backend }, "locked"),
+          new RegExp(
+            `this process, .*process ${Deno.pid}.* has "${held}" open`,
+          ),
+        );
+        await other.close();
+      }
+    },
+  );
 
   const engines = backend === "direct"
     ? ["io_uring", "libaio", "sync"] as const

@@ -135,12 +135,14 @@ async function tryToHold<T extends OpenedImage>(
     if (!readOnly) refuseReadOnly(path, fd);
     if (!readOnly && options.lock !== "none") refuseInUse(path, fd);
     taken = await patiently(() => lock(image!), options.signal);
-    if (!leadsTo(path, fd)) throw new ReplacedError(path);
     // Locked itself by now: of two at once, one at least finds the other.
-    const beside = readOnly || options.lock === "none"
-      ? null
-      : besideError(path, fd);
-    if (beside !== null) throw beside;
+    await patiently(() => {
+      if (!leadsTo(path, fd)) throw new ReplacedError(path);
+      const beside = readOnly || options.lock === "none"
+        ? null
+        : besideError(path, fd);
+      if (beside !== null) throw beside;
+    }, options.signal);
     if (madeFd !== null && fs.fstatSync(fd).size > 0) throw takenOver(path);
     const { info } = taken;
     const claim = taken.claim ?? marker(path);
