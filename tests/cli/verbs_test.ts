@@ -841,10 +841,13 @@ Deno.test({
     );
     {
       await using device = await loopDevice(path);
+      await using other = await loopDevice(path);
       const loop = device.path;
       for (
         const args of [
           ["copy", path, loop, "--force"],
+          ["copy", other.path, loop, "--force"],
+          ["write", loop, other.path, "--sector", "0"],
           ["copy", loop, path, "--force", "--to", "8"],
           ["copy", "-", loop, "--force", "--to", "8"],
           ["write", loop, path, "--sector", "0"],
