@@ -33,6 +33,7 @@ import {
   openFailure,
 } from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
+import { refuseAmongDevices } from "./new_name.ts";
 import { systemCode } from "./system_error.ts";
 import { loadLocks, openHeld } from "../platform/held_file.ts";
 import { os } from "../platform/system.ts";
@@ -196,6 +197,7 @@ function isLost(error: unknown): boolean {
 /** Makes an empty file; `null` if there is one that may be overwritten. */
 function make(path: string, overwrite: boolean): number | null {
   const { O_RDWR, O_CREAT, O_EXCL } = fs.constants;
+  refuseAmongDevices(path);
   try {
     return fs.openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o644);
   } catch (error) {

@@ -23,7 +23,13 @@ import { DiskError } from "../errors.ts";
 import type { JudgeProgress } from "../testing/crash_verdict.ts";
 import { parseSize } from "../units.ts";
 import { clock } from "./format.ts";
-import { CliError, fileError, Interrupted, interruptible } from "./images.ts";
+import {
+  CliError,
+  fileError,
+  Interrupted,
+  interruptible,
+  lookAt,
+} from "./images.ts";
 import { announce, type CliIo, print, printError } from "./io.ts";
 import { formatJson } from "./json.ts";
 import { QUIET_OPTION } from "./outcome.ts";
@@ -364,7 +370,7 @@ async function outputs(args: VerbArguments): Promise<ReportFile[]> {
         place === await placeOf(other).catch(() => null)
       ) throw refuse(reason!);
     }
-    const there = await identify(path);
+    const there = await lookAt("write", path);
     if (there !== null && !there.isFile && !there.isStream) {
       throw refuse("no file");
     }

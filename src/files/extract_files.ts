@@ -12,6 +12,7 @@
 import * as fs from "node:fs/promises";
 import { listenForFileSizeSignal } from "../backends/file_size_signal.ts";
 import { asDiskError } from "../backends/image_options.ts";
+import { isNewAmongDevices } from "../backends/new_name.ts";
 import {
   filesOf,
   identify,
@@ -130,6 +131,14 @@ export async function extractFiles(
     throw new FileSystemError(
       "not-found",
       `Cannot extract "${printable(path)}" as there is none in the file system`,
+    );
+  }
+  if (isNewAmongDevices(`${directory}/${crypto.randomUUID()}`)) {
+    throw new FileSystemError(
+      "exists",
+      `Cannot extract to "${
+        printable(directory)
+      }" as it must be a directory for files: current value is among devices`,
     );
   }
   const there = await lstat(directory);

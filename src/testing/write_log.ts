@@ -27,6 +27,7 @@ import { isSame, viewOf } from "../bytes.ts";
 import fs from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Backend } from "../backend.ts";
+import { refuseAmongDevices } from "../backends/new_name.ts";
 import { isZero } from "../buffer.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
@@ -697,6 +698,7 @@ class LogWriter {
     this.#sectorSize = sectorSize;
     // Behind the superblock, which comes last.
     this.#offset = sectorSize;
+    refuseAmongDevices(path);
     try {
       this.#fd = fs.openSync(path, "wx+");
     } catch (cause) {
