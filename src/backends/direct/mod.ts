@@ -30,6 +30,7 @@ import { holdImage, openSure, type TakenLock } from "../held_image.ts";
 import { refuseOtherFormats } from "../image_format.ts";
 import {
   asDiskError,
+  checkImageOptions,
   type ImageOptions,
   openError,
   openFailure,
@@ -72,12 +73,14 @@ export interface DirectOptions extends ImageOptions {
  * @param options How to open it.
  * @returns The backend.
  * @throws {DiskError} If it cannot be opened as asked.
+ * @throws {RangeError} If an option is out of its range.
  */
 export async function openDirect(
   path: string,
   options: DirectOptions,
 ): Promise<DirectBackend> {
   options = { openedAt: captureStack(), ...options };
+  checkImageOptions(options);
   if (os === "windows") {
     const { openOnWindows } = await import("./windows/mod.ts");
     return await openOnWindows(path, options, options.engine ?? DEFAULT_ENGINE);

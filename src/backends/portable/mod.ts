@@ -9,9 +9,8 @@
 
 import fs from "node:fs";
 import { captureStack } from "../../call_site.ts";
-import { checkBlockSize, SECTOR_BYTES } from "../../geometry.ts";
+import { SECTOR_BYTES } from "../../geometry.ts";
 import { ID_BYTES } from "../../request.ts";
-import { encodeId } from "../../virtio.ts";
 import { claimFile } from "../file_claim.ts";
 import { listenForFileSizeSignal } from "../file_size_signal.ts";
 import { fileSystemAt } from "../file_system.ts";
@@ -22,7 +21,11 @@ import {
   type TakenLock,
 } from "../held_image.ts";
 import { refuseOtherFormats } from "../image_format.ts";
-import { type ImageOptions, openFailure } from "../image_options.ts";
+import {
+  checkImageOptions,
+  type ImageOptions,
+  openFailure,
+} from "../image_options.ts";
 import { imageGeometry } from "../image_size.ts";
 import { mediumOf, noDisk } from "../medium.ts";
 import { NewContent, NO_FAST_SPACE } from "../new_content.ts";
@@ -71,8 +74,7 @@ export async function openPortable(
   const { readOnly = false, maxDescriptors = DEFAULT_MAX_DESCRIPTORS } =
     options;
   const openedAt = captureStack();
-  if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
-  if (options.id !== undefined) encodeId(options.id);
+  checkImageOptions(options);
   if (!Number.isInteger(maxDescriptors) || maxDescriptors < 1) {
     throw new RangeError(
       `Cannot open "${path}" as maxDescriptors must be an integer ≥ 1: current value is ${maxDescriptors}`,
