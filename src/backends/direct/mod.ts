@@ -123,7 +123,8 @@ async function openListening(
         if (file.opened.method !== null) writeBackFile(libc, file.fd);
         const seen = look(libc, file.fd, options);
         // Before it is locked: whoever opens it otherwise locks it otherwise.
-        refuseOtherFormats(path, seen.contentFormat, options);
+        const { size } = fstatSync(file.fd);
+        refuseOtherFormats(path, seen.contentFormat, size, options);
         return { ...file, seen };
       } catch (error) {
         closeSync(file.fd);

@@ -157,7 +157,7 @@ export async function openPortable(
       options.create === undefined ? size : 0,
       scratchOf(Math.max(alignment, PAGE_BYTES)),
     );
-    refuseOtherFormats(path, seen.contentFormat, wanted);
+    refuseOtherFormats(path, seen.contentFormat, size, wanted);
     const geometry = imageGeometry(
       path,
       size,
