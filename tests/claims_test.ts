@@ -358,7 +358,7 @@ for (const backend of BACKENDS) {
           await assertOpens(other, { backend, lock: "none" });
         }
         assertEquals(
-          disk.info.warnings.map((text) => text.split(" ")[0]).sort(),
+          disk.info.warnings!.map((text) => text.split(" ")[0]).sort(),
           all.slice(1).filter((path) =>
             path !== held && !(held === above.path && path === one.path)
           ).sort(),

@@ -131,6 +131,17 @@ export function belowDevice(device: number): BelowDevice[] {
     /** Where its bytes are in what has it from there on. */
     const shifted = (by: number): Bytes | null =>
       own && { start: own.start + by, end: own.end + by };
+    const path = read(`${directory}/loop/backing_file`);
+    if (path !== undefined) {
+      const bytes = shifted(Number(read(`${directory}/loop/offset`) ?? 0));
+      const file = statOf(path);
+      if (file?.isBlockDevice()) {
+        add(deviceNumber(BigInt(file.rdev)), bytes);
+      } else if (file !== null) {
+        found.push({ key: keyOfFile(file.dev, file.ino), bytes, path });
+      }
+      return;
+    }
     for (const name of list(`${directory}/slaves`)) {
       add(read(`${directory}/slaves/${name}/dev`), null);
     }
@@ -138,13 +149,6 @@ export function belowDevice(device: number): BelowDevice[] {
       const start = sectorsAt(`${directory}/start`);
       add(read(`${directory}/../dev`), shifted(start));
     }
-    const path = read(`${directory}/loop/backing_file`);
-    const file = statOf(path);
-    if (path === undefined || file === null) return;
-    const bytes = shifted(Number(read(`${directory}/loop/offset`) ?? 0));
-    if (file.isBlockDevice()) {
-      add(deviceNumber(BigInt(file.rdev)), bytes);
-    } else found.push({ key: keyOfFile(file.dev, file.ino), bytes, path });
   };
   const number = deviceNumber(BigInt(device));
   look(number, { start: 0, end: sectorsAt(`/sys/dev/block/${number}/size`) });
@@ -381,9 +385,9 @@ function loopsBeside(stat: fs.BigIntStats): string[] {
   return names.filter((name) => {
     const number = read(`/sys/block/${name}/dev`);
     if (number === undefined) return false;
-    const key = keyOfDevice(numberOf(number));
-    return !own.some((place) => place.key === key) &&
-      isDataShared(own, belowDirectory(`/sys/block/${name}`));
+    const device = numberOf(number);
+    return !own.some(({ key }) => key === keyOfDevice(device)) &&
+      isDataShared(own, belowDevice(device));
   });
 }
 

@@ -16,7 +16,6 @@ import {
   isDataShared,
   keyOfDevice,
   keyOfFile,
-  type Place,
 } from "./device_use.ts";
 
 /** What two names share if they lead to one file. */
@@ -29,8 +28,14 @@ export interface FileIdentity {
   readonly isStream: boolean;
   /** Whether it is a block device. */
   readonly isBlockDevice: boolean;
-  /** Itself, and what a block device is a part of or made of, as far as known. */
-  readonly places: readonly Place[];
+  /**
+   * Itself, and what a block device is a part of or made of, as far as known: which
+   * bytes of it, or `null` for some.
+   */
+  readonly places: readonly {
+    readonly key: string;
+    readonly bytes: { readonly start: number; readonly end: number } | null;
+  }[];
 }
 
 /**
