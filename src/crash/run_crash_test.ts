@@ -38,10 +38,8 @@ import type {
   JudgeOptions,
 } from "../testing/crash_verdict.ts";
 import type { CompleteCrashDevice } from "../testing/crash_device.ts";
-import {
-  checkJudgeOptions,
-  judgeRecording,
-} from "../testing/judge_recording.ts";
+import { checkJudgeOptions } from "../testing/judge_numbers.ts";
+import { judgeRecording } from "../testing/judge_recording.ts";
 import { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
 import type { CrashTestOptions } from "./crash_test_options.ts";
 import type { CrashReportData, ReportCommand } from "./report/data.ts";
