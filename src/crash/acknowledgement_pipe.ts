@@ -21,8 +21,12 @@ export const ACKNOWLEDGE_DESCRIPTOR = 9;
 /** What lines of standard output are acknowledgements, unless it is said. */
 const ACKNOWLEDGEMENT = /^ACK(?: (.*))?$/;
 
+/** UTF-8's mark of byte order, which some runtimes print before all else. */
+const BYTE_ORDER_MARK = "\ufeff";
+
 /**
- * Finds acknowledgements in standard output. A line above 1 MiB is none.
+ * Finds acknowledgements in standard output. A line above 1 MiB is none. Unless
+ * a pattern is given, a mark of byte order at the start does not count.
  *
  * @param onAcknowledge Told each.
  * @param pattern What lines are some: what its first group has is acknowledged, or
@@ -31,12 +35,16 @@ const ACKNOWLEDGEMENT = /^ACK(?: (.*))?$/;
  */
 export function printedAcknowledgements(
   onAcknowledge: (line: string) => void,
-  pattern: RegExp = ACKNOWLEDGEMENT,
+  pattern?: RegExp,
 ): Lines {
-  const { source, flags } = pattern;
+  const { source, flags } = pattern ?? ACKNOWLEDGEMENT;
   // Without what would remember where the last one ended.
   const own = new RegExp(source, flags.replaceAll(/[gy]/g, ""));
+  // Whoever gives a pattern says all of what a line is.
+  let mayBeMarked = pattern === undefined;
   return new Lines((line, isWhole) => {
+    if (mayBeMarked && line.startsWith(BYTE_ORDER_MARK)) line = line.slice(1);
+    mayBeMarked = false;
     const found = isWhole ? own.exec(line) : null;
     if (found !== null) onAcknowledge(found[1] ?? found[0]);
   });

@@ -49,7 +49,8 @@ export interface CrashTestOptions {
   environment?: Readonly<Record<string, string>> | undefined;
   /**
    * Which lines of standard output of `run` are acknowledgements: the first
-   * group, or all of what matches.
+   * group, or all of what matches. Without one, a mark of byte order (UTF-8's
+   * BOM) at the start of the output does not count.
    *
    * @default {/^ACK(?: (.*))?$/}
    */

@@ -25,7 +25,7 @@ import { copyDisk } from "../disk/copy.ts";
 import { VirtualDisk } from "../disk/disk.ts";
 import { openBackend } from "../disk/open.ts";
 import { sectorsOf } from "../disk_size.ts";
-import { DiskError, kindOfCode } from "../errors.ts";
+import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { RequestType } from "../request.ts";
 import { checkNumbers, MOST_TIMER_MS } from "../testing/check_numbers.ts";
@@ -38,20 +38,21 @@ import type {
   JudgeOptions,
 } from "../testing/crash_verdict.ts";
 import type { CompleteCrashDevice } from "../testing/crash_device.ts";
-import {
-  checkJudgeOptions,
-  judgeRecording,
-} from "../testing/judge_recording.ts";
+import { checkJudgeOptions } from "../testing/judge_numbers.ts";
+import { judgeRecording } from "../testing/judge_recording.ts";
 import { CrashTestError, CrashTestFailure } from "./crash_test_error.ts";
 import type { CrashTestOptions } from "./crash_test_options.ts";
 import type { CrashReportData, ReportCommand } from "./report/data.ts";
 import { makeReport } from "./report/make_report.ts";
 import { makeFileSystem } from "./make_file_system.ts";
+import { ProgramError } from "./programs.ts";
 import {
   isFull,
   makeScratch,
+  noRoom,
   removeIfThere,
   removeNowIfThere,
+  saysFull,
   type Scratch,
 } from "./scratch.ts";
 import type {
@@ -113,7 +114,7 @@ const CANNOT_JUDGE = 125;
  * @throws {CrashTestFailure} If a state fails, or fails sometimes, if none could be
  * judged, or if the budget was spent before each group of alike crash points had
  * been seen once.
- * @throws {CrashTestError} If the test proves nothing.
+ * @throws {CrashTestError} If the test proves nothing, or has no room.
  * @throws {ProgramError} If a program or a right is missing; it names all.
  * @throws {RangeError} If a number is out of its range.
  *
@@ -142,7 +143,7 @@ export async function crashTest(
  *
  * @param options The program, its check, and the disk.
  * @returns What was found.
- * @throws {CrashTestError} If the test proves nothing.
+ * @throws {CrashTestError} If the test proves nothing, or has no room.
  * @throws {ProgramError} If a program or a right is missing; it names all.
  */
 export async function runCrashTest(
@@ -331,7 +332,7 @@ class Test {
     failed.defer(() => recorder.remove());
     onStep?.("preparing");
     if (isMade) {
-      await this.#make(fileSystem, recorder, sectors);
+      await this.#filling(() => this.#make(fileSystem, recorder, sectors));
     }
     if (prepare !== undefined) {
       const outcome = await this.#attach(
@@ -541,30 +542,37 @@ class Test {
     // until its disk is detached.
     const job = this.#free.pop() ?? this.#places++;
     const directory = `${this.#scratch.path}/at${job}`;
-    // Small things in a folder of our own: to wait for a thread costs more.
-    Deno.mkdirSync(directory);
     const images = `${this.#scratch.images}/${job}`;
-    // A new one for each: programs leave files beside an image, too.
-    Deno.mkdirSync(images);
-    // Called as the workload's, for checks that look at names.
-    const file = `${images}/disk.img`;
     let isServed = true;
     try {
-      const disk = "changes" in what
-        ? await this.#filling(() => this.#diskOf(what, file))
-        : what;
+      const disk = await this.#filling<AttachedDisk>(() => {
+        // Small things in a folder of our own: to wait for a thread costs more.
+        Deno.mkdirSync(directory);
+        // A new one for each: programs leave files beside an image, too.
+        Deno.mkdirSync(images);
+        // Called as the workload's, for checks that look at names.
+        const file = `${images}/disk.img`;
+        return "changes" in what
+          ? this.#diskOf(what, file)
+          : Promise.resolve(what);
+      });
       isServed = "backend" in disk;
-      await using attached = await this.#stage.attach(disk, {
-        ...this.#attaching,
-        ...{ directory, job, signal },
-      });
-      const outcome = await attached.run(command, {
-        ...run,
-        environment: { ...this.#options.environment, ...run.environment },
-        signal,
-      });
+      await using attached = await this.#filling(() =>
+        this.#stage.attach(disk, {
+          ...this.#attaching,
+          ...{ directory, job, signal },
+        })
+      );
+      // Looked at before it is detached, which may make room.
+      const outcome = await this.#filling(() =>
+        attached.run(command, {
+          ...run,
+          environment: { ...this.#options.environment, ...run.environment },
+          signal,
+        })
+      );
       if (outcome.code !== 0 && await isFull(this.#scratch.path)) {
-        throw this.#fullError(outcome.output);
+        throw this.#noRoom(outcome.output);
       }
       return outcome;
     } finally {
@@ -576,24 +584,25 @@ class Test {
     }
   }
 
-  /** Does what writes to the folder of images, which may be full. */
+  /** Does what writes to the scratch folder, which may be full. */
   async #filling<T>(work: () => Promise<T>): Promise<T> {
+    const { path } = this.#scratch;
     try {
       return await work();
     } catch (error) {
-      const { code } = error as { code?: unknown };
-      if (kindOfCode(String(code)) !== "no-space") throw error;
-      throw this.#fullError(String(error));
+      // A recording may be on another disk, and that full.
+      const isElsewhere = error instanceof DiskError &&
+        error.path !== undefined && !error.path.startsWith(path);
+      // Programs have words for it, of any language.
+      const isIt = saysFull(error) ||
+        error instanceof ProgramError && await isFull(path);
+      if (isElsewhere || !isIt) throw error;
+      throw this.#noRoom(String(error));
     }
   }
 
-  #fullError(said: string): CrashTestError {
-    return new CrashTestError(
-      `Cannot test as there is no room left in "${
-        dirname(this.#scratch.path)
-      }"`,
-      said,
-    );
+  #noRoom(said: string): CrashTestError {
+    return noRoom(`"${dirname(this.#scratch.path)}"`, said);
   }
 
   /** Makes a state a disk, as the stage wants it. */

@@ -34,7 +34,7 @@ import type { RunOptions, RunOutcome } from "./stage.ts";
 const PATIENCE_MS = 1000;
 
 /** What the command is given to by default: the user's line, as a child. */
-const PLAIN = 'sh -c "$1"; exit $?';
+const PLAIN = { text: 'sh -c "$1"; exit $?', args: [] };
 
 /**
  * Process numbers of `prepare` and `run` begin with this in their namespace,
@@ -44,12 +44,15 @@ const PLAIN = 'sh -c "$1"; exit $?';
  */
 const FIRST_PROCESS = 16_384;
 
-/** Says so; a number that the system does not have is an error, too. */
+/**
+ * Says so; a number that the system does not have is an error, too. In a shell of
+ * its own: the command may have a variable of that name.
+ */
 const NUMBERED = `if ! echo ${FIRST_PROCESS} > /proc/sys/kernel/ns_last_pid
-then
+then (
   number=1
   while [ "$number" -lt 64 ]; do (:); number=$((number + 1)); done
-fi 2> /dev/null
+) fi 2> /dev/null
 `;
 
 /**
@@ -67,9 +70,12 @@ export interface ShellOptions extends RunOptions {
   readonly directory: string;
   /**
    * A script of `sh` that runs the command, which is `"$1"`, among other
-   * things. The script's own exit code is that of the outcome.
+   * things, and what it finds in `"$3"` and so on. The script's own exit code is
+   * that of the outcome.
    */
-  readonly script?: string | undefined;
+  readonly script?:
+    | { readonly text: string; readonly args: readonly string[] }
+    | undefined;
   /**
    * What starts it, if it is isolated and nothing is acknowledged; else, and
    * where no namespaces can be made within others, this process does.
@@ -92,7 +98,7 @@ export async function runShell(
   options: ShellOptions,
 ): Promise<RunOutcome> {
   const { directory, signal, onAcknowledge, servers } = options;
-  const { script = PLAIN } = options;
+  const { text, args: given } = options.script ?? PLAIN;
   signal?.throwIfAborted();
   const { prefix, namespaces, nested } = options.isolated
     ? await findIsolation()
@@ -115,7 +121,10 @@ export async function runShell(
   // In one stream, in order, unless standard output has to be told apart.
   const before = (numbered ? NUMBERED : "") + `unset ${unset.join(" ")}\n` +
     (pipe === null ? "exec 2>&1\n" : `exec ${ACKNOWLEDGE_DESCRIPTOR}>"$2"\n`);
-  const shell = ["sh", "-c", before + script, "sh", command, pipe?.path ?? ""];
+  const shell = [
+    ...["sh", "-c", before + text, "sh", command, pipe?.path ?? ""],
+    ...given,
+  ];
   if (servers !== undefined && nested !== null && pipe === null) {
     return await runServed(options, servers, nested.server, {
       args: [...nested.command, ...shell],

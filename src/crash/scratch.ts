@@ -6,7 +6,10 @@
  */
 
 import { statfs } from "node:fs/promises";
+import { systemCode } from "../backends/system_error.ts";
+import { DiskError, kindOfCode } from "../errors.ts";
 import { Supervisor } from "../mount/supervisor.ts";
+import { CrashTestError } from "./crash_test_error.ts";
 
 /** A folder that goes away with its content. */
 export interface Scratch extends AsyncDisposable {
@@ -23,12 +26,25 @@ export interface Scratch extends AsyncDisposable {
  * @param directory Where to make it, if that is said.
  * @param bytes How much will be kept there at most.
  * @returns The folder.
+ * @throws {CrashTestError} If there is no room for it.
  */
 export async function makeScratch(
   directory: string | undefined,
   bytes: number,
 ): Promise<Scratch> {
   const dir = directory ?? (await hasRoom(bytes) ? MEMORY : undefined);
+  try {
+    return await makeIn(dir);
+  } catch (error) {
+    if (!saysFull(error)) throw error;
+    throw noRoom(
+      dir === undefined ? "the folder of temporary files" : `"${dir}"`,
+      String(error),
+    );
+  }
+}
+
+async function makeIn(dir: string | undefined): Promise<Scratch> {
   const path = await Deno.realPath(
     await Deno.makeTempDir({
       prefix: "platter-crash-",
@@ -71,14 +87,43 @@ const END_MS = 10_000;
 const MEMORY = "/dev/shm";
 
 /**
+ * Says that a test cannot go on.
+ *
+ * @param where What has no room left.
+ * @param said What told of it.
+ * @returns The error.
+ */
+export function noRoom(where: string, said: string): CrashTestError {
+  return new CrashTestError(
+    `Cannot test as there is no room left in ${where}`,
+    said,
+  );
+}
+
+/**
+ * Whether an error says that there is no room.
+ *
+ * @param error The error.
+ * @returns Whether.
+ */
+export function saysFull(error: unknown): boolean {
+  const kind = error instanceof DiskError
+    ? error.kind
+    : kindOfCode(systemCode(error)?.code ?? "");
+  return kind === "no-space";
+}
+
+/**
  * Whether a folder has no room any more, which commands take for an error of
  * their disk.
  *
  * @param path The folder.
- * @returns Whether there is less than 64 KiB.
+ * @returns Whether there is less than 64 KiB, or no file can be made.
  */
 export async function isFull(path: string): Promise<boolean> {
-  const { bavail, bfree, bsize } = await statfs(path);
+  const { bavail, bfree, bsize, files, ffree } = await statfs(path);
+  // Where files are not counted, there are 0 of them.
+  if (files > 0 && ffree === 0) return true;
   // Some of it is for root alone.
   const blocks = Deno.uid() === 0 ? bfree : bavail;
   return blocks * bsize < 65_536;

@@ -45,6 +45,7 @@ import { type FaultEvent, FaultRules, type Verdict } from "./fault_rules.ts";
 import { misdirected, tornPieces } from "./firmware_errors.ts";
 import { Layer, type LayerOptions } from "./layer.ts";
 import { drawFlips, flipBits, MediumDamage } from "./medium_damage.ts";
+import { checkRanges } from "./named_range.ts";
 import { coverage, extentsOver } from "./sector_store.ts";
 import { type FlushFault, WriteBackCache } from "./write_back_cache.ts";
 
@@ -205,8 +206,10 @@ export class Faults extends Layer {
    *
    * @param sector First sector.
    * @param count Sectors.
+   * @throws {RangeError} If there are none, or they do not lie on the disk.
    */
   damage(sector: number, count = 1): void {
+    checkRanges([{ sector, count }], this.geometry.sectors, "damage");
     this.#damage.spoil(sector, count);
   }
 
@@ -216,11 +219,12 @@ export class Faults extends Layer {
    * @param sector The sector.
    * @param bits How many different ones, at places drawn by the seed: up to the
    * 4,096 of a sector.
-   * @throws {RangeError} If there are none, or more.
+   * @throws {RangeError} If there are none, or more, or the sector does not lie
+   * on the disk.
    */
   corrupt(sector: number, bits = 1): void {
     checkFlips(bits);
-    if (sector < 0) return;
+    checkRanges([{ sector, count: 1 }], this.geometry.sectors, "corrupt");
     this.#damage.flip(sector, drawFlips(this.#random, 1, bits));
   }
 

@@ -12,7 +12,8 @@
 import { onlyOnDeno } from "../deno_only.ts";
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
-import { DiskError } from "../errors.ts";
+import { systemCode } from "../backends/system_error.ts";
+import { DiskError, kindOfCode } from "../errors.ts";
 import { NbdServer } from "../nbd/server.ts";
 import { findFuseTool, type FuseToolName } from "./fuse_tool.ts";
 import { MountShell } from "./mount_shell.ts";
@@ -226,7 +227,7 @@ async function permitted<T>(
       : error instanceof Deno.errors.NotCapable ||
           error instanceof Deno.errors.PermissionDenied
       ? "permission"
-      : "io";
+      : kindOfCode(systemCode(error)?.code ?? "");
     const reason = kind === "exists"
       ? "there is something of that name"
       : (error as Error).message;

@@ -48,8 +48,6 @@ export class CrashPosition {
   readonly #level: CrashLevel;
   #space: CrashSpace;
   #options = new Int32Array(0);
-  /** As many of the recording's values as were asked for last. */
-  #acknowledged: readonly unknown[] = Object.freeze([]);
 
   /**
    * Constructs a new instance, before everything.
@@ -79,20 +77,11 @@ export class CrashPosition {
     return this.#level.acknowledged?.length ?? this.#space.acknowledged;
   }
 
-  /**
-   * What has been acknowledged here, frozen: one recovery is not to change what
-   * the next one gets.
-   */
+  /** What has been acknowledged here, frozen. */
   get acknowledged(): readonly unknown[] {
     const { acknowledged, recording } = this.#level;
-    if (acknowledged !== null) return acknowledged;
-    const count = this.#space.acknowledged;
-    if (this.#acknowledged.length !== count) {
-      this.#acknowledged = Object.freeze(
-        recording.acknowledged.slice(0, count),
-      );
-    }
-    return this.#acknowledged;
+    return acknowledged ??
+      recording.firstAcknowledged(this.#space.acknowledged);
   }
 
   /**

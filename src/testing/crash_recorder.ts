@@ -15,21 +15,11 @@
 import { setImmediate } from "node:timers";
 import { fileURLToPath } from "node:url";
 import { crc32 } from "node:zlib";
-import {
-  type Abilities,
-  type Backend,
-  type BackendCounters,
-  type Complete,
-  type Limits,
-  refuse,
-  refuseChanged,
-} from "../backend.ts";
-import { gather, offsetMemory, scatter } from "../buffer.ts";
+import { type Backend, type Complete, refuseChanged } from "../backend.ts";
+import { gather, scatter } from "../buffer.ts";
 import { captureStack } from "../call_site.ts";
 import { DiskError } from "../errors.ts";
-import { type Geometry, makeGeometry } from "../geometry.ts";
-import type { BackendInfo } from "../info.ts";
-import { keepOnThread } from "../one_thread.ts";
+import type { Geometry } from "../geometry.ts";
 import { type Request, RequestType } from "../request.ts";
 import { closedError, errnoError, requestError } from "../request_error.ts";
 import { answerRequest } from "../throw_later.ts";
@@ -48,6 +38,7 @@ import {
   eventLoopTurn,
   RecoveryTimeout,
 } from "./crash_watchdog.ts";
+import { CRASH_ID, RecordedBackend } from "./recorded_backend.ts";
 import { RecordKind } from "./recording_format.ts";
 import { writeHeader } from "./recording_header.ts";
 import { RecordingLog } from "./recording_log.ts";
@@ -100,56 +91,6 @@ const REQUEST_BYTES = 1024;
 
 /** Bytes of contents that stay in memory. */
 const MEMORY_BYTES = 128 << 20;
-
-/** What such a backend can do: everything. */
-export const CRASH_ABILITIES: Abilities = {
-  readOnly: false,
-  flush: "native",
-  fua: "native",
-  discard: "native",
-  writeZeroes: "native",
-  secureErase: "native",
-};
-
-/** Requests stay as they are: each one is one line of a story. */
-const LIMITS: Limits = { maxSegments: 1, maxBytes: 1 << 30 };
-
-/** Their identity: the recorded disk and its states are one to a program. */
-export const CRASH_ID = "crash";
-
-/**
- * What such a backend says of itself.
- *
- * @param name What it is.
- * @returns The information.
- */
-export function crashInfo(name: string): BackendInfo {
-  return {
-    backend: name,
-    path: null,
-    medium: "memory",
-    fileSystem: null,
-    engine: { name: "memory", reason: null },
-    direct: {
-      active: false,
-      method: null,
-      reason: "the disk is in memory",
-      memoryAlignment: 1,
-      offsetAlignment: 1,
-      readOffsetAlignment: 1,
-      alignmentSource: "none",
-    },
-    durability: {
-      flush: "memory",
-      method: "none",
-      deviceCache: "unknown",
-      fua: "none",
-      reason: "the disk is part of a crash exploration",
-    },
-    lock: { method: "none", reason: "nothing else can reach the disk" },
-    id: CRASH_ID,
-  };
-}
 
 /**
  * A device that records what is done to it.
@@ -644,57 +585,6 @@ export class CrashRecorder implements AsyncDisposable {
       }),
       complete,
     );
-  }
-}
-
-/** The device that is recorded, as one opening of it sees it. */
-class RecordedBackend implements Backend {
-  readonly geometry: Geometry;
-  readonly abilities = CRASH_ABILITIES;
-  readonly limits = LIMITS;
-  readonly info = crashInfo("crash recording");
-  readonly counters: Readonly<BackendCounters> = {
-    systemCalls: 0,
-    bounced: 0,
-    readModifyWrites: 0,
-  };
-  readonly #core: {
-    submit(batch: readonly Request[], complete: Complete): void;
-    drain(): Promise<void>;
-  };
-  #closed = false;
-
-  constructor(
-    device: CompleteCrashDevice,
-    core: {
-      submit(batch: readonly Request[], complete: Complete): void;
-      drain(): Promise<void>;
-    },
-  ) {
-    keepOnThread(this, "a backend");
-    this.geometry = makeGeometry(device.sectors, device.blockSize);
-    this.#core = core;
-  }
-
-  submit(batch: readonly Request[], complete: Complete): void {
-    const accepted: Request[] = [];
-    for (const request of batch) {
-      const error = this.#closed
-        ? closedError(request)
-        : refuse(request, this.geometry, this.abilities);
-      if (error === null) accepted.push(request);
-      else answerRequest(request, error, complete);
-    }
-    if (accepted.length > 0) this.#core.submit(accepted, complete);
-  }
-
-  allocate(byteLength: number): Uint8Array<ArrayBuffer> {
-    return offsetMemory(byteLength);
-  }
-
-  async close(): Promise<void> {
-    this.#closed = true;
-    await this.#core.drain();
   }
 }
 

@@ -74,6 +74,8 @@ export class CrashRecording implements AsyncDisposable {
   readonly ended: boolean;
   readonly #parts: CrashRecordingParts;
   #fingerprint: string | null = null;
+  /** As many of the values as were asked for last. */
+  #first: readonly unknown[] = Object.freeze([]);
   /** Recordings over states of this one. */
   readonly #over: CrashRecording[] = [];
 
@@ -148,6 +150,22 @@ export class CrashRecording implements AsyncDisposable {
   ): Promise<void> {
     const name = path instanceof URL ? fileURLToPath(path) : path;
     await saveRecording(this.#parts, name, options);
+  }
+
+  /**
+   * What was acknowledged first, frozen: one check is not to change what the next
+   * one gets. Those that follow each other with as much share it, as a copy of
+   * many values takes longer than many a check.
+   *
+   * @param count How many values.
+   * @returns The values.
+   * @internal
+   */
+  firstAcknowledged(count: number): readonly unknown[] {
+    if (this.#first.length !== count) {
+      this.#first = Object.freeze(this.acknowledged.slice(0, count));
+    }
+    return this.#first;
   }
 
   /** Whether anything was written. */

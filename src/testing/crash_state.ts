@@ -28,8 +28,8 @@ import { encodeId } from "../virtio.ts";
 import type { BlockSource } from "./block_source.ts";
 import { type BlockVersion, isSameContent } from "./block_version.ts";
 import type { CompleteCrashDevice } from "./crash_device.ts";
-import { CRASH_ABILITIES, CRASH_ID, crashInfo } from "./crash_recorder.ts";
 import { type CrashGuard, eventLoopTurn } from "./crash_watchdog.ts";
+import { CRASH_ABILITIES, CRASH_ID, crashInfo } from "./recorded_backend.ts";
 import type { InitialContents } from "./recording_log.ts";
 
 /** What becomes durable of the blocks of a recording. */

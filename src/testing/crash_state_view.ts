@@ -83,9 +83,9 @@ export class CrashStateView implements CrashState {
 
   /** What had been acknowledged, before the first crash. */
   get acknowledged(): readonly unknown[] {
-    return this.#acknowledged ??= this.level.acknowledged ?? Object.freeze(
-      this.level.recording.acknowledged.slice(0, this.#acknowledgedCount),
-    );
+    const { acknowledged, recording } = this.level;
+    return this.#acknowledged ??= acknowledged ??
+      recording.firstAcknowledged(this.#acknowledgedCount);
   }
 
   /** What differs from the disk as it was when the recording started. */

@@ -18,9 +18,7 @@
  * @module
  */
 
-import { inspected } from "../platform/inspect.ts";
-import { Random } from "../random.ts";
-import { checkNumbers, MOST_TIMER_MS } from "./check_numbers.ts";
+import { askJudge } from "./ask_judge.ts";
 import {
   type CrashLevel,
   type CrashPosition,
@@ -47,21 +45,16 @@ import type {
 import { eventLoopTurn } from "./crash_watchdog.ts";
 import { failureKind } from "./failure_kind.ts";
 import { scramble } from "./hash.ts";
+import { type JudgeNumbers, judgeNumbersOf } from "./judge_numbers.ts";
 import { RecordedState } from "./recorded_state.ts";
 import { makeStory } from "./story_data.ts";
 import { Visited } from "./visited.ts";
-
-/** States to judge if nothing is said. */
-const MAX_STATES = 20_000;
 
 /** States up to which they are counted where only the time is limited. */
 const MOST_COUNTED = 2 ** 20;
 
 /** How often a state that failed is judged again. */
 const AGAIN = 2;
-
-/** Milliseconds that a judge has to end after its time is over. */
-const GRACE_MS = 5000;
 
 /** Milliseconds after which the event loop gets a turn. */
 const YIELD_MS = 50;
@@ -148,58 +141,9 @@ export async function judgeRecording(
   return await new Judging(recording, options).run();
 }
 
-/**
- * Checks what can be wrong with options before there is a recording, which may
- * take minutes to make.
- *
- * @param options The options.
- * @throws {RangeError} If a number is out of its range.
- * @throws {SyntaxError} If the token of `only` is none.
- */
-export function checkJudgeOptions(options: Omit<JudgeOptions, "judge">): void {
-  numbersOf(options);
-  if (options.only !== undefined) decodeToken(options.only);
-}
-
-/** The numbers of the options, checked. */
-function numbersOf(options: Omit<JudgeOptions, "judge">): {
-  seed: number;
-  jobs: number;
-  maxStates: number;
-  budgetMs: number;
-  judgeTimeoutMs: number;
-  depth: number;
-  maxStatesPerRecovery: number;
-  maxShrinkStates: number;
-  shrinkMs: number;
-} {
-  const { budgetMs, jobs = 1, judgeTimeoutMs = 60_000 } = options;
-  const { crashDuringRecovery = false, maxStatesPerRecovery = 8 } = options;
-  const depth = Number(crashDuringRecovery);
-  const { maxShrinkStates = 200, shrinkMs = 30_000 } = options;
-  const maxStates = options.maxStates ??
-    (budgetMs === undefined ? MAX_STATES : Number.MAX_SAFE_INTEGER);
-  checkNumbers("judge crash states", [
-    ["jobs", jobs, 1],
-    ["maxStates", maxStates, 1],
-    ["budgetMs", budgetMs ?? 1, 1],
-    ["judgeTimeoutMs", judgeTimeoutMs, 1, MOST_TIMER_MS],
-    ["crashDuringRecovery", depth, 0],
-    ["maxStatesPerRecovery", maxStatesPerRecovery, 1],
-    ["maxShrinkStates", maxShrinkStates, 0],
-    ["shrinkMs", shrinkMs, 0],
-  ]);
-  return {
-    seed: new Random(options.seed ?? 0).seed,
-    budgetMs: budgetMs ?? Infinity,
-    ...{ jobs, maxStates, judgeTimeoutMs, depth, maxStatesPerRecovery },
-    ...{ maxShrinkStates, shrinkMs },
-  };
-}
-
 class Judging {
   readonly #options: JudgeOptions;
-  readonly #numbers: ReturnType<typeof numbersOf>;
+  readonly #numbers: JudgeNumbers;
   readonly #recording: CrashRecording;
   readonly #level: CrashLevel;
   readonly #order: CrashOrder;
@@ -229,7 +173,7 @@ class Judging {
 
   constructor(recording: CrashRecording, options: JudgeOptions) {
     this.#options = options;
-    this.#numbers = numbersOf(options);
+    this.#numbers = judgeNumbersOf(options);
     this.#recording = recording;
     this.#level = levelOf(recording);
     const { maxStates, seed } = this.#numbers;
@@ -478,51 +422,14 @@ class Judging {
     }
   }
 
-  /**
-   * Asks the judge.
-   *
-   * @returns The verdict; `null` if all was given up meanwhile.
-   */
+  /** Asks the judge: `null` if all was given up meanwhile. */
   async #ask(state: CrashState, job: number): Promise<CrashVerdict | null> {
     const { judge, signal } = this.#options;
-    if (signal?.aborted) return null;
     const { judgeTimeoutMs } = this.#numbers;
-    const controller = new AbortController();
-    const late: CrashVerdict = {
-      outcome: "failed",
-      message: `The check has not ended within ${judgeTimeoutMs} ms`,
-    };
-    let over: CrashVerdict | null | undefined;
-    let grace: ReturnType<typeof setTimeout> | undefined;
-    const { promise: abandoned, resolve: abandon } = Promise.withResolvers<
-      void
-    >();
-    const end = (verdict: CrashVerdict | null, reason: unknown) => {
-      if (over !== undefined) return;
-      over = verdict;
-      controller.abort(reason);
-      grace = setTimeout(abandon, GRACE_MS);
-    };
-    const timer = setTimeout(
-      () => end(late, new DOMException(late.message, "TimeoutError")),
-      judgeTimeoutMs,
-    );
-    const onAbort = () => end(null, signal!.reason);
-    signal?.addEventListener("abort", onAbort);
-    try {
-      const asked = (async () => await judge(state, job, controller.signal))();
-      const verdict = await Promise.race([asked, abandoned]);
-      // No verdict is what a judge may say: `null` is that all was given up.
-      return over === undefined ? checkVerdict(verdict) : over;
-    } catch (error) {
-      // What it throws after its time is what it makes of being ended.
-      if (over === undefined) throw error;
-      return over;
-    } finally {
-      clearTimeout(timer);
-      clearTimeout(grace);
-      signal?.removeEventListener("abort", onAbort);
-    }
+    return await askJudge((end) => judge(state, job, end), {
+      timeoutMs: judgeTimeoutMs,
+      signal,
+    });
   }
 
   /** Judges the state of a token. */
@@ -683,24 +590,6 @@ class Judging {
       leftMs: leftMs === Infinity ? null : Math.max(0, leftMs),
     });
   }
-}
-
-/** What a judge said, if it is a verdict: nothing else is to be counted as one. */
-function checkVerdict(verdict: unknown): CrashVerdict {
-  const { outcome, message, output } = (verdict ?? {}) as Partial<
-    Record<"outcome" | "message" | "output", unknown>
-  >;
-  const whole = outcome === "sound" ||
-    (outcome === "failed" || outcome === "unjudged") &&
-      typeof message === "string";
-  if (whole && (output === undefined || typeof output === "string")) {
-    return verdict as CrashVerdict;
-  }
-  throw new TypeError(
-    `Cannot judge crash states as the judge must return a verdict, { outcome: "sound" } or one of "failed" and "unjudged" with a message: current value is ${
-      inspected(verdict)
-    }`,
-  );
 }
 
 /** That a recovery does not leave the state of a token. */

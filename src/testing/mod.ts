@@ -75,9 +75,8 @@ export { exploreRecording } from "./explore_recording.ts";
 export { judgeRecording } from "./judge_recording.ts";
 export { recordWorkload } from "./record_workload.ts";
 export * from "./test_images.ts";
+export { readWriteLog, type ReadWriteLogOptions } from "./write_log_reader.ts";
 export {
-  readWriteLog,
-  type ReadWriteLogOptions,
   writeWriteLog,
   type WriteWriteLogOptions,
-} from "./write_log.ts";
+} from "./write_log_writer.ts";

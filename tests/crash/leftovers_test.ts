@@ -1,20 +1,26 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { recordWorkload } from "@platter/disk/testing";
 import { crashTest } from "../../src/crash/run_crash_test.ts";
-import { CrashTestError } from "../../src/crash/crash_test_error.ts";
+import {
+  CrashTestError,
+  CrashTestFailure,
+} from "../../src/crash/crash_test_error.ts";
 import { needs, run, tempDir } from "../helpers.ts";
 
 const fuse = needs("nbdfuse", "fusermount3");
 
 /** Two versions, each of which is promised once it is durable. */
-async function recorded(path: string): Promise<string> {
+async function recorded(
+  path: string,
+  promise = (version: number): unknown => version,
+): Promise<string> {
   await using made = await recordWorkload({
     device: { sectors: 128 },
     async workload(disk, acknowledge) {
       for (const version of [1, 2]) {
         await disk.write(version, new Uint8Array(512).fill(version));
         await disk.flush();
-        acknowledge(version);
+        acknowledge(promise(version));
       }
     },
   });
@@ -70,5 +76,46 @@ Deno.test(
     } finally {
       await run("umount", [small]);
     }
+  },
+);
+
+Deno.test(
+  "crashTest() says that there is no room, whatever is made there first that has none",
+  needs("root", "nbdfuse", "fusermount3", "mount"),
+  async () => {
+    await using dir = await tempDir();
+    const directory = dir.join("small");
+    await Deno.mkdir(directory);
+    const isRoomIn = async (
+      size: string,
+      options: Parameters<typeof crashTest>[0],
+    ): Promise<boolean> => {
+      await run("mount", ["-t", "tmpfs", "-o", size, "tmpfs", directory]);
+      try {
+        await crashTest({ directory, jobs: 1, maxStates: 2, ...options });
+        return true;
+      } catch (error) {
+        if (error instanceof CrashTestFailure) return true;
+        assert(error instanceof CrashTestError, `${size}: ${error}`);
+        const words = `Cannot test as there is no room left in "${directory}"`;
+        assert(error.message.startsWith(words), `${size}: ${error.message}`);
+        return false;
+      } finally {
+        await run("umount", [directory]);
+      }
+    };
+    const workload = {
+      ...{ size: "64KiB", check: "true" },
+      run: "printf x | dd of=$PLATTER_IMAGE conv=notrunc,fsync; echo ACK",
+    };
+    // One more file each time: some thing or other has no room.
+    let files = 1;
+    while (!await isRoomIn(`nr_inodes=${files}`, workload)) files++;
+    assert(files > 5, `${files}`);
+    const recording = await recorded(
+      dir.join("run.rec"),
+      () => "x".repeat(1 << 20),
+    );
+    assert(!await isRoomIn("size=512k", { recording, check: "true" }));
   },
 );

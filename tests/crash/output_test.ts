@@ -5,6 +5,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import { printedAcknowledgements } from "../../src/crash/acknowledgement_pipe.ts";
 import { BoundedOutput } from "../../src/crash/bounded_output.ts";
 import { Lines } from "../../src/crash/lines.ts";
 
@@ -57,4 +58,21 @@ Deno.test("Lines and BoundedOutput keep a mark of byte order", () => {
   output.add(bytes);
   assertEquals(heard, ["\ufeffone", "\ufefftwo"]);
   assertEquals(output.text(), "\ufeffone\n\ufefftwo\n");
+});
+
+Deno.test("a mark of byte order at the start of the output takes no promise away, unless a pattern is given", () => {
+  const heardOf = (text: string, pattern?: RegExp) => {
+    const heard: string[] = [];
+    const lines = printedAcknowledgements((line) => heard.push(line), pattern);
+    piecemeal(text, (chunk) => lines.add(chunk));
+    lines.end();
+    return heard;
+  };
+  assertEquals(heardOf("\ufeffACK one\nACK two"), ["one", "two"]);
+  assertEquals(heardOf("\ufeffACK"), ["ACK"]);
+  // Later it is a character like others, and so is a second one.
+  assertEquals(heardOf("ACK one\n\ufeffACK two\n"), ["one"]);
+  assertEquals(heardOf("\ufeff\ufeffACK one\n"), []);
+  assertEquals(heardOf("\ufeffACK one\n", /^ACK (.*)/), []);
+  assertEquals(heardOf("\ufeffACK one\n", /^\ufeffACK (.*)/), ["one"]);
 });

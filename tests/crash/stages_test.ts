@@ -379,6 +379,54 @@ Deno.test("host names the device in folders of any name", roots, async () => {
   assertEquals(ran.code, 0, ran.output);
 });
 
+for (const on of ["device", "mount"] as const) {
+  Deno.test(
+    `host tells a command where its disk is and no more, and changes no variable of its own: ${on}`,
+    roots,
+    async () => {
+      await using dir = await tmpfsDir();
+      const file = await ext4(dir);
+      // Names that scripts of ours have used or might.
+      const own = Object.fromEntries(
+        [
+          ...["SOURCE", "TYPE", "OPTIONS", "POINT"].map((it) =>
+            `PLATTER_${it}`
+          ),
+          ...["at", "code", "device", "number", "rest", "tries"],
+        ].map((name) => [name, "the user's"]),
+      );
+      await using attached = await attach(
+        hostStage,
+        { file },
+        await options(dir, on, on === "mount" ? "ext4" : null),
+      );
+      const where = on === "mount"
+        ? ["PLATTER_DEVICE", "PLATTER_DIR"]
+        : ["PLATTER_DEVICE"];
+      for (
+        const [how, names] of [
+          [{}, where],
+          [{ acknowledged: [] }, ["PLATTER_ACKED", ...where]],
+          [{ onAcknowledge() {} }, ["PLATTER_ACK", ...where]],
+        ] as const
+      ) {
+        const { output } = await attached.run("env", { ...run, ...how });
+        const told = (output.match(/^PLATTER_\w+/gm) ?? [])
+          // What this process was given for itself is no word of ours.
+          .filter((name) => !Deno.env.has(name) || name in own);
+        assertEquals(told.sort(), [...names].sort());
+        const ran = await attached.run("env", {
+          ...{ ...run, ...how, environment: own },
+        });
+        const lines = ran.output.split("\n");
+        for (const [name, value] of Object.entries(own)) {
+          assert(lines.includes(`${name}=${value}`), `${name}: ${ran.output}`);
+        }
+      }
+    },
+  );
+}
+
 Deno.test("host leaves nothing if it is given up", roots, async () => {
   await using dir = await tmpfsDir();
   const file = await ext4(dir);

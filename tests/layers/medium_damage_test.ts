@@ -97,6 +97,25 @@ Deno.test("faults() finds bad sectors when they are read", async () => {
   await carryOut(faulty, read(7));
 });
 
+Deno.test("faults() damages and corrupts sectors of the disk, and refuses others", () => {
+  const faulty = faults(memory());
+  const { sectors } = faulty.geometry;
+  for (const sector of [-1, 0.5, NaN, Infinity, sectors, 2 ** 53]) {
+    const told = `from sector ${sector} on`;
+    assertThrows(() => faulty.damage(sector), RangeError, told);
+    assertThrows(() => faulty.corrupt(sector), RangeError, told);
+  }
+  for (const count of [-1, 0, 0.5, NaN, Infinity, sectors]) {
+    assertThrows(() => faulty.damage(1, count), RangeError, "from sector 1 on");
+  }
+  assertEquals(faulty.badSectors, []);
+  assertEquals(faulty.corruptSectors, []);
+  faulty.damage(sectors - 2, 2);
+  faulty.corrupt(sectors - 1);
+  assertEquals(faulty.badSectors, [{ sector: sectors - 2, count: 2 }]);
+  assertEquals(faulty.corruptSectors, [sectors - 1]);
+});
+
 Deno.test("faults() leaves a sector bad if rewriting fails", async () => {
   const faulty = faults(memory(), ["write nth=1 error=EIO"]);
   faulty.damage(3);

@@ -217,6 +217,26 @@ Deno.test("judgeRecording() counts what cannot be judged, once each", async () =
   assertEquals(calls, counts.unjudged + counts.sound);
 });
 
+Deno.test("judgeRecording() copies what was acknowledged once for states with as much, frozen", async () => {
+  await using recording = await record();
+  const copies: (readonly unknown[])[] = [];
+  const { report } = await findingsOf(recording, {
+    judge(state) {
+      const { acknowledged } = state;
+      if (copies.at(-1) !== acknowledged) copies.push(acknowledged);
+      const count = acknowledged.length;
+      assertEquals(acknowledged, recording.acknowledged.slice(0, count));
+      assert(Object.isFrozen(acknowledged));
+      return SOUND;
+    },
+  });
+  const changes = copies.filter(({ length }, i) =>
+    length !== copies[i - 1]?.length
+  );
+  assertEquals(copies.length, changes.length);
+  assert(report.states > copies.length, report.summary);
+});
+
 Deno.test("judgeRecording() refuses what a judge says that is no verdict, and counts nothing of it", async () => {
   await using recording = await record();
   for (

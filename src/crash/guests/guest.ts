@@ -124,6 +124,16 @@ exec setsid sh -c 'exec sh ${terminal} >${terminal} 2>&1'
 `;
 }
 
+/** A command that runs in a guest. */
+interface Running {
+  /** What its output comes after. */
+  readonly begin: RegExp;
+  /** What comes after its output, with its code. */
+  readonly end: RegExp;
+  /** What it did, once that is known. */
+  outcome: Outcome | null;
+}
+
 /** A guest, and a shell in it. */
 export class Guest implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
@@ -132,7 +142,9 @@ export class Guest implements AsyncDisposable {
   readonly #reading: Promise<unknown>;
   readonly #ended: Promise<unknown>;
   readonly #log: () => Promise<string>;
+  /** What it said since the command that runs began. */
   #text = "";
+  #running: Running | null = null;
   #heard = Promise.withResolvers<void>();
   #over = false;
   #count = 0;
@@ -249,23 +261,21 @@ export class Guest implements AsyncDisposable {
     const { timeoutMs = COMMAND_MS, signal } = options;
     const mark = `@@${++this.#count}@@`;
     const [first, rest] = [mark.slice(0, 3), mark.slice(3)];
+    const running: Running = {
+      begin: new RegExp(`${mark}begin\\r?\\n`),
+      end: new RegExp(`${mark}(\\d+)end`),
+      outcome: null,
+    };
+    // What commands before have left running may have spoken meanwhile.
+    this.#text = "";
+    this.#running = running;
     // The mark does not stand in what is echoed.
     await this.#send(
       `echo ${first}''${rest}begin; (${command}\n) </dev/null 2>&1; echo ${first}''${rest}$?end\n`,
     );
-    const pattern = new RegExp(
-      `${mark}begin\\r?\\n([\\s\\S]*?)${mark}(\\d+)end`,
-    );
     const deadline = performance.now() + timeoutMs;
     for (;;) {
-      const match = pattern.exec(this.#text);
-      if (match !== null) {
-        this.#text = this.#text.slice(match.index + match[0].length);
-        return {
-          code: Number(match[2]),
-          output: match[1]!.replaceAll("\r", "").trimEnd(),
-        };
-      }
+      if (running.outcome !== null) return running.outcome;
       if (performance.now() > deadline) {
         await this.#fail(`does not end "${command}"`, GuestTimeout);
       }
@@ -310,7 +320,7 @@ export class Guest implements AsyncDisposable {
     await this.#ended;
     await this.#reading;
     const said = `${this.#said.text().slice(-4000)}\n${await this.#log()}`;
-    const output = this.#text.replace(/^@@\d+@@begin\r?\n/, "").slice(-2000);
+    const output = this.#text.slice(-2000);
     throw new Kind(`The guest ${what}. Its kernel said:\n${said.trim()}`, {
       output,
     });
@@ -348,12 +358,7 @@ export class Guest implements AsyncDisposable {
     const decoder = new TextDecoder();
     try {
       for await (const bytes of this.#child.stdout) {
-        this.#text += decoder.decode(bytes, { stream: true });
-        if (this.#text.length > MOST_TEXT) {
-          // The marks of a command are at its two ends.
-          this.#text = this.#text.slice(0, HEAD_TEXT) +
-            "\n… some is left out here …\n" + this.#text.slice(-TAIL_TEXT);
-        }
+        this.#take(decoder.decode(bytes, { stream: true }));
         this.#heard.resolve();
         this.#heard = Promise.withResolvers();
       }
@@ -361,6 +366,35 @@ export class Guest implements AsyncDisposable {
       // It was killed.
     }
     this.#heard.resolve();
+  }
+
+  /**
+   * Takes what it says: looks for the marks of the command that runs, and leaves
+   * something out only then. Others may speak on the same terminal before a mark,
+   * after it, and within the first one, without which all counts as output.
+   */
+  #take(said: string): void {
+    this.#text += said;
+    const running = this.#running;
+    if (running !== null) {
+      const begin = running.begin.exec(this.#text);
+      if (begin !== null) {
+        this.#text = this.#text.slice(begin.index + begin[0].length);
+      }
+      const end = running.end.exec(this.#text);
+      if (end !== null) {
+        running.outcome = {
+          code: Number(end[1]),
+          output: this.#text.slice(0, end.index).replaceAll("\r", "").trimEnd(),
+        };
+        this.#running = null;
+        this.#text = "";
+      }
+    }
+    if (this.#text.length > MOST_TEXT) {
+      this.#text = this.#text.slice(0, HEAD_TEXT) +
+        "\n… some is left out here …\n" + this.#text.slice(-TAIL_TEXT);
+    }
   }
 
   async #readErrors(): Promise<void> {

@@ -39,9 +39,11 @@ import type {
 const RELEASE_MS = 30_000;
 
 /**
- * Runs `$1` in the file system of `$PLATTER_SOURCE`, a device or a file. Before
- * it is unmounted everybody else in the namespace is killed, so that it is busy
- * for a moment only.
+ * Runs `$1` in a file system: of type `$4`, with the options `$5`, of `$3`, a
+ * device or a file; the kernel calls where it is mounted `$6`. No variable tells
+ * any of that, and none is set here before the command: it would find it in its
+ * environment, or one of its own changed. Before it is unmounted everybody else
+ * in the namespace is killed, so that it is busy for a moment only.
  *
  * That the mount fails is told by its own code and words (32 for what mount(8)
  * says of a failed mount), and by a file beside the mount point, as the command
@@ -54,28 +56,28 @@ if [ $$ != 1 ]; then
   echo "no namespace of its own" >&2
   exit 125
 fi
-mount -t "$PLATTER_TYPE" -o "$PLATTER_OPTIONS" \
-  "$PLATTER_SOURCE" "$PLATTER_DIR" || { code=$?; : > "$PLATTER_DIR.failed"; exit "$code"; }
-mounted() {
+mount -t "$4" -o "$5" "$3" "$PLATTER_DIR" ||
+  { code=$?; : > "$PLATTER_DIR.failed"; exit "$code"; }
+mounted() (
   device=
   while read -r _ _ _ _ at _ rest; do
-    if [ "$at" = "$PLATTER_POINT" ]; then
+    if [ "$at" = "$1" ]; then
       rest=\${rest#*- }
       rest=\${rest#* }
       device=\${rest%% *}
     fi
   done < /proc/self/mountinfo
-  [ -n "$device" ]
-}
-if [ ! -b "$PLATTER_SOURCE" ] && mounted; then
-  export PLATTER_DEVICE="$device"
+  [ -n "$device" ] && printf '%s\\n' "$device"
+)
+if [ ! -b "$3" ] && PLATTER_DEVICE=$(mounted "$6"); then
+  export PLATTER_DEVICE
 fi
 sh -c "$1"
 code=$?
 {
   tries=0
   kill -KILL -1
-  while mounted; do
+  while mounted "$6"; do
     if umount "$PLATTER_DIR"; then continue; fi
     tries=$((tries + 1))
     if [ "$tries" -gt 100 ]; then break; fi
@@ -165,12 +167,15 @@ class HostStage implements Stage {
       await Deno.mkdir(environment.PLATTER_DIR);
       parts.defer(() => removeIfThere(`${directory}/mnt`));
     }
-    const mounting = isMounted
+    const script = isMounted
       ? {
-        PLATTER_POINT: escaped(environment.PLATTER_DIR!),
-        ...mountingOf(source, options),
+        text: MOUNTED,
+        args: [
+          ...mountingOf(source, options),
+          escaped(environment.PLATTER_DIR!),
+        ],
       }
-      : {};
+      : undefined;
     const all = parts.move();
     return {
       environment,
@@ -180,8 +185,8 @@ class HostStage implements Stage {
           directory,
           servers: this.#servers,
           isolated: run.isolated || isMounted,
-          environment: { ...run.environment, ...environment, ...mounting },
-          script: isMounted ? MOUNTED : undefined,
+          environment: { ...run.environment, ...environment },
+          script,
         });
         if (
           isMounted && outcome.code !== 0 && NO_LOOP.test(outcome.output) &&
@@ -211,22 +216,18 @@ export function hostStage(): Stage {
   return new HostStage();
 }
 
-/** What the script needs to know. */
+/** What is mounted, as which type, with what options. */
 function mountingOf(
   source: string,
   { fileSystem, mountOptions }: AttachOptions,
-): Record<string, string> {
+): string[] {
   const words = [
     ...source.startsWith("/dev/") ? [] : ["loop"],
     // Two images of one file system are mounted side by side: xfs(5).
     ...fileSystem === "xfs" ? ["nouuid"] : [],
     ...mountOptions === undefined ? [] : [mountOptions],
   ];
-  return {
-    PLATTER_SOURCE: source,
-    PLATTER_TYPE: fileSystem ?? "auto",
-    PLATTER_OPTIONS: words.join(",") || "defaults",
-  };
+  return [source, fileSystem ?? "auto", words.join(",") || "defaults"];
 }
 
 /** Removes a file; whether it was there. */

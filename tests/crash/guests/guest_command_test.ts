@@ -82,3 +82,34 @@ Deno.test(
     assertEquals((await guest.try("echo next")).output, "next");
   },
 );
+
+Deno.test(
+  "Guest.try() hears a command out, whatever else is said on its terminal",
+  needs("setpriv"),
+  async () => {
+    await using dir = await tempDir();
+    const noise = await dir.file("noise", new Uint8Array(100_000).fill(0x2e));
+    // Of others: before the second command's output and after it, and within the
+    // mark of the third one's beginning.
+    const others = [
+      ...["-e", `/@@2@@begin/e cat ${noise}; echo`],
+      ...["-e", `/@@2@@3end/r ${noise}`],
+      ...["-e", "s/@@3@@begin/@@3@[   1.5] usb 1-1\\n@begin/"],
+    ];
+    await using guest = await Guest.start({
+      command: "sh",
+      args: ["-c", 'sh 2>&1 | sed -u "$@"', "sh", ...others],
+    });
+    assertEquals(await guest.try("echo one"), { code: 0, output: "one" });
+    const { code, output } = await guest.try(
+      "echo begins; yes | head -c 3000000; echo ends; exit 3",
+    );
+    assertEquals(code, 3);
+    assert(output.startsWith("begins\ny\n"), output.slice(0, 100));
+    assert(output.endsWith("y\nends"));
+    const third = await guest.try("echo three; exit 4");
+    assertEquals(third.code, 4);
+    assert(third.output.endsWith("\nthree"), third.output);
+    assertEquals(await guest.run("echo four"), "four");
+  },
+);
