@@ -99,7 +99,7 @@ Deno.test("VhostServer takes no disk that is closed", {
       ["closed", "Cannot serve the disk as it is closed"],
     );
   }
-  assertEquals([...Deno.readDirSync(dir.path)], []);
+  assertEquals(await Array.fromAsync(Deno.readDir(dir.path)), []);
 });
 
 Deno.test("VhostServer tells its features, in replies that QEMU takes", {
