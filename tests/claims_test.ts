@@ -24,6 +24,7 @@ import {
   loopDevice,
   mount,
   needs,
+  pause,
   run,
   tempDir,
   tmpfsDir,
@@ -337,6 +338,127 @@ for (const backend of BACKENDS) {
     }
     assertMatch(said, /^opened/);
   });
+
+  test(
+    "lets one write to a file and all loop devices that are made of it",
+    ["root", "losetup", "mkfs.ext4"],
+    async () => {
+      await using dir = await tempDir();
+      const image = await dir.file("disk.img", 16 * MIB);
+      await using one = await loopDevice(image);
+      await using two = await loopDevice(image);
+      await using above = await loopDevice(one.path);
+      const all = [image, one.path, two.path, above.path];
+      for (const held of all) {
+        await using disk = await VirtualDisk.open(held, { backend });
+        for (const other of all.filter((path) => path !== held)) {
+          const said = await refusal(other, { backend }, "locked");
+          assertStringIncludes(said, `has "${held}" open for writing, which`);
+          await assertOpens(other, { backend, readOnly: true });
+          await assertOpens(other, { backend, lock: "none" });
+        }
+        assertEquals(
+          disk.info.warnings!.map((text) => text.split(" ")[0]).sort(),
+          all.slice(1).filter((path) =>
+            path !== held && !(held === above.path && path === one.path)
+          ).sort(),
+        );
+      }
+      await run("mkfs.ext4", ["-q", two.path]);
+      {
+        await using _place = await mount(two.path, dir.join("mnt"));
+        for (const path of all) {
+          const said = await refusal(path, { backend }, "locked");
+          assertStringIncludes(said, "mounted on");
+        }
+      }
+      await assertOpensSoon(one.path, { backend });
+    },
+  );
+
+  test(
+    "lets several write to loop devices of several parts of a file",
+    ["root", "losetup"],
+    async () => {
+      await using dir = await tempDir();
+      const image = await dir.file("disk.img", 4 * MIB);
+      await using stack = new AsyncDisposableStack();
+      const part = async (from: number, size: number) => {
+        const device = (await run("losetup", [
+          ...["--offset", `${from}`, "--sizelimit", `${size}`],
+          ...["--show", "-f", image],
+        ])).trim();
+        stack.defer(() => run("losetup", ["-d", device]).then(() => {}));
+        return device;
+      };
+      const [first, second, both] = [
+        await part(0, MIB),
+        await part(MIB, MIB),
+        await part(0, 2 * MIB),
+      ];
+      {
+        await using _disk = await VirtualDisk.open(first, { backend });
+        await assertOpens(second, { backend });
+        await refusal(both, { backend }, "locked");
+      }
+      await using _disk = await VirtualDisk.open(both, { backend });
+      await refusal(first, { backend }, "locked");
+      await refusal(second, { backend }, "locked");
+    },
+  );
+
+  test(
+    "waits for what shares its data with an image while its writer ends",
+    ["root", "losetup", "flock"],
+    async () => {
+      await using dir = await tempDir();
+      const image = await dir.file("disk.img", MIB);
+      await using device = await loopDevice(image);
+      for (const [held, path] of [[image, device.path], [device.path, image]]) {
+        /** What an attempt to open says while the lock is left by who took it. */
+        const sayWhile = async (isReleased: boolean): Promise<string> => {
+          const left = Number(
+            await run("flock", [
+              ...["--no-fork", held!, "sh", "-c"],
+              "sleep 60 > /dev/null 2>&1 & echo $!",
+            ]),
+          );
+          const opening = VirtualDisk.open(path!, { backend }).then(
+            async (disk) => {
+              await disk.close();
+              return "opened";
+            },
+            ({ kind, message }) => `${kind}: ${message}`,
+          );
+          if (isReleased) {
+            await pause(100);
+            Deno.kill(left, "SIGKILL");
+          }
+          const said = await opening;
+          if (!isReleased) Deno.kill(left, "SIGKILL");
+          return said;
+        };
+        assertMatch(
+          await sayWhile(false),
+          /^locked: .* as process \d+ has "\S+" open for writing, which shares/,
+        );
+        // A busy machine may end the other one too late.
+        let said = "";
+        for (let tries = 0; tries < 5 && said !== "opened"; tries++) {
+          said = await sayWhile(true);
+        }
+        assertEquals(said, "opened");
+        await using other = await VirtualDisk.open(held!, { backend });
+        assertMatch(
+          await refusal(path!, { backend }, "locked"),
+          new RegExp(
+            `this process, .*process ${Deno.pid}.* has "${held}" open`,
+          ),
+        );
+        await other.close();
+      }
+    },
+  );
 
   const engines = backend === "direct"
     ? ["io_uring", "libaio", "sync"] as const

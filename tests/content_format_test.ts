@@ -5,6 +5,7 @@
  */
 
 import {
+  assert,
   assertEquals,
   assertMatch,
   assertRejects,
@@ -211,6 +212,36 @@ Deno.test("VirtualDisk.open() takes a container for one only where content and n
     }
     assertEquals(await Deno.readFile(path), content);
   }
+});
+
+Deno.test("VirtualDisk.open() advises nobody to open raw what is no whole blocks", async () => {
+  await using dir = await tempDir();
+  let refused = 0;
+  for (const [name, header, ...outcomes] of RULES) {
+    const content = new Uint8Array(65_537);
+    content.set(HEADERS[header]!);
+    const path = await dir.file(name, content);
+    for (const backend of BACKENDS) {
+      for (const [i, outcome] of outcomes.entries()) {
+        if (outcome === "raw") continue;
+        const open = { backend, readOnly: i === 0 };
+        const { kind, message } = await assertRejects(
+          () => VirtualDisk.open(path, open),
+          DiskError,
+        );
+        assertEquals(kind, "format", message);
+        assert(!message.includes('format: "raw"'), message);
+        assertMatch(message, /[^,:]$/);
+        refused++;
+        const raw = await assertRejects(
+          () => VirtualDisk.open(path, { ...open, format: "raw" }),
+          DiskError,
+        );
+        assertEquals(raw.kind, "geometry");
+      }
+    }
+  }
+  assert(refused > 0);
 });
 
 Deno.test("what is written to an open raw disk never makes it another one", async () => {

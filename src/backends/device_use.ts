@@ -40,11 +40,8 @@ export function deviceNumber(device: bigint): DeviceNumber {
 export function refuseInUse(path: string, fd: number): void {
   if (!isReadable()) return;
   const stat = fs.fstatSync(fd, { bigint: true });
-  const use = stat.isBlockDevice()
-    ? useOf(deviceNumber(stat.rdev))
-    : stat.isFile()
-    ? useOfLoops(loopsOver(stat))
-    : null;
+  const use = (stat.isBlockDevice() ? useOf(deviceNumber(stat.rdev)) : null) ??
+    useOfLoops(loopsBeside(stat));
   if (use === null) return;
   throw new DiskError(
     "locked",
@@ -54,27 +51,65 @@ export function refuseInUse(path: string, fd: number): void {
 }
 
 /**
- * The loop devices that are made of a file: they have a cache of their own.
+ * The loop devices that share their data with an image: they have a cache of
+ * their own.
  *
- * @param fd The file's descriptor.
+ * @param fd The image's descriptor.
  * @returns Their paths.
  */
-export function loopDevicesOver(fd: number): string[] {
+export function loopDevicesBeside(fd: number): string[] {
   if (!isReadable()) return [];
-  const stat = fs.fstatSync(fd, { bigint: true });
-  return stat.isFile() ? loopsOver(stat).map((name) => `/dev/${name}`) : [];
+  return loopsBeside(fs.fstatSync(fd, { bigint: true }))
+    .map((name) => `/dev/${name}`);
 }
 
-/** Something that a block device is made of or a part of. */
+/** Bytes of something, from one to before another. */
+interface Bytes {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Which bytes of a file or a device something has its data in. */
+export interface Place {
+  /** The file or the device: the same for all names of it. */
+  readonly key: string;
+  /** The bytes; `null` if they are only some of them, as of a mapped device. */
+  readonly bytes: Bytes | null;
+}
+
+/** All of a file or a device. */
+export const ALL_BYTES: Bytes = { start: 0, end: Infinity };
+
+/** What a block device has its data in. */
 export type BelowDevice =
-  /** A device, by its number as `stat` gives it. */
-  | { readonly device: number }
-  /** A file, as `stat` gives it, and its path. */
-  | { readonly dev: number; readonly ino: number; readonly path: string };
+  & Place
+  /** A file, by its path, or a device, by its number as `stat` gives it. */
+  & ({ readonly path: string } | { readonly device: number });
 
 /**
- * What a block device is made of or a part of: the disk of a partition, the file
- * of a loop device, the devices below a mapped one, and what these are made of.
+ * What a device is known by, whatever node leads to it.
+ *
+ * @param device Its number as `stat` gives it.
+ * @returns A key, as {@linkcode Place} has it.
+ */
+export function keyOfDevice(device: number): string {
+  return `device ${device}`;
+}
+
+/**
+ * What a file is known by, whatever name leads to it.
+ *
+ * @param dev Its file system's number as `stat` gives it.
+ * @param ino Its own there.
+ * @returns A key, as {@linkcode Place} has it.
+ */
+export function keyOfFile(dev: number, ino: number): string {
+  return `file ${dev} ${ino}`;
+}
+
+/**
+ * Where a block device has its data: on the disk of a partition, in the file of a
+ * loop device, on the devices below a mapped one, and where these have it.
  *
  * @param device Its number as `stat` gives it.
  * @returns All of it, as far as it is known.
@@ -83,30 +118,69 @@ export function belowDevice(device: number): BelowDevice[] {
   if (!isReadable()) return [];
   const found: BelowDevice[] = [];
   const seen = new Set<DeviceNumber>();
-  const look = (number: DeviceNumber) => {
+  const look = (number: DeviceNumber, own: Bytes | null) => {
     if (seen.has(number)) return;
     seen.add(number);
     const directory = `/sys/dev/block/${number}`;
-    const below = list(`${directory}/slaves`)
-      .map((name) => read(`${directory}/slaves/${name}/dev`));
-    if (exists(`${directory}/partition`)) {
-      below.push(read(`${directory}/../dev`));
-    }
-    for (const next of below) {
-      if (next === undefined) continue;
-      found.push({ device: numberOf(next) });
-      look(next);
-    }
+    const add = (next: DeviceNumber | undefined, bytes: Bytes | null) => {
+      if (next === undefined) return;
+      const device = numberOf(next);
+      found.push({ key: keyOfDevice(device), bytes, device });
+      look(next, bytes);
+    };
+    /** Where its bytes are in what has it from there on. */
+    const shifted = (by: number): Bytes | null =>
+      own && { start: own.start + by, end: own.end + by };
     const path = read(`${directory}/loop/backing_file`);
-    const file = statOf(path);
-    if (path === undefined || file === null) return;
-    if (file.isBlockDevice()) {
-      found.push({ device: file.rdev });
-      look(deviceNumber(BigInt(file.rdev)));
-    } else found.push({ dev: file.dev, ino: file.ino, path });
+    if (path !== undefined) {
+      const bytes = shifted(Number(read(`${directory}/loop/offset`) ?? 0));
+      const file = statOf(path);
+      if (file?.isBlockDevice()) {
+        add(deviceNumber(BigInt(file.rdev)), bytes);
+      } else if (file !== null) {
+        found.push({ key: keyOfFile(file.dev, file.ino), bytes, path });
+      }
+      return;
+    }
+    for (const name of list(`${directory}/slaves`)) {
+      add(read(`${directory}/slaves/${name}/dev`), null);
+    }
+    if (exists(`${directory}/partition`)) {
+      const start = sectorsAt(`${directory}/start`);
+      add(read(`${directory}/../dev`), shifted(start));
+    }
   };
-  look(deviceNumber(BigInt(device)));
+  const number = deviceNumber(BigInt(device));
+  look(number, { start: 0, end: sectorsAt(`/sys/dev/block/${number}/size`) });
   return found;
+}
+
+/** A number of sectors of 512 bytes in `/sys`, in bytes. */
+function sectorsAt(path: string): number {
+  return Number(read(path) ?? 0) * 512;
+}
+
+/**
+ * Whether two have the same data: one is made of the other, or both are made of
+ * the same bytes of a third, such as two loop devices of one file.
+ *
+ * @param a One, with all that it has its data in.
+ * @param b The other.
+ * @returns Whether they have, as far as it is known.
+ */
+export function isDataShared(
+  a: readonly Place[],
+  b: readonly Place[],
+): boolean {
+  return a.some((x) =>
+    b.some((y) =>
+      x.key === y.key &&
+      (x.bytes === null || y.bytes === null
+        // Two mapped devices share their disk, and nothing on it.
+        ? x.bytes !== y.bytes
+        : x.bytes.start < y.bytes.end && y.bytes.start < x.bytes.end)
+    )
+  );
 }
 
 /** A device's number as `stat` gives it: {@linkcode deviceNumber} the other way. */
@@ -272,25 +346,26 @@ export function writerBeside(fd: number): WriterBeside | null {
 
 /** Paths of what shares its data with an image. */
 function beside(stat: fs.BigIntStats): string[] {
-  if (!stat.isBlockDevice()) {
-    return loopsOver(stat).flatMap((name) => withParts(`/sys/block/${name}`));
-  }
-  const directory = `/sys/dev/block/${deviceNumber(stat.rdev)}`;
+  const own = placesOf(stat);
+  const loops = loopsBeside(stat)
+    .flatMap((name) => withParts(`/sys/block/${name}`))
+    .filter((directory) => isDataShared(own, belowDirectory(directory)));
+  if (!stat.isBlockDevice()) return loops.map(nodeOf);
   const below = belowDevice(Number(stat.rdev)).map((it) =>
     "path" in it
       ? it.path
       : nodeOf(`/sys/dev/block/${deviceNumber(BigInt(it.device))}`)
   );
-  return [...below, ...withParts(directory).slice(1)];
+  const parts = withParts(`/sys/dev/block/${deviceNumber(stat.rdev)}`).slice(1);
+  return [...below, ...[...parts, ...loops].map(nodeOf)];
 }
 
-/** The nodes of a device and its parts. */
+/** The folders of a device and its parts. */
 function withParts(directory: string): string[] {
   const parts = list(directory).filter((name) =>
     exists(`${directory}/${name}/partition`)
   );
-  return [directory, ...parts.map((name) => `${directory}/${name}`)]
-    .map(nodeOf);
+  return [directory, ...parts.map((name) => `${directory}/${name}`)];
 }
 
 /** A slash in a name is an exclamation mark there. */
@@ -298,27 +373,43 @@ function nodeOf(directory: string): string {
   return `/dev/${nameOf(directory).replaceAll("!", "/")}`;
 }
 
-/** The names of the loop devices over a file. */
-function loopsOver(file: { dev: bigint; ino: bigint }): string[] {
+/**
+ * The names of the loop devices that share their data with an image, but for
+ * those that it is itself made of.
+ */
+function loopsBeside(stat: fs.BigIntStats): string[] {
   // /sys/block has those that are made of nothing as well, often hundreds.
   const names = (read("/proc/partitions") ?? "").match(/\bloop\d+$/gm) ?? [];
+  if (names.length === 0) return [];
+  const own = placesOf(stat);
   return names.filter((name) => {
-    const backing = read(`/sys/block/${name}/loop/backing_file`);
-    if (backing === undefined) return false;
-    try {
-      const { dev, ino } = fs.statSync(backing, { bigint: true });
-      return dev === file.dev && ino === file.ino;
-    } catch {
-      return false;
-    }
+    const number = read(`/sys/block/${name}/dev`);
+    if (number === undefined) return false;
+    const device = numberOf(number);
+    return !own.some(({ key }) => key === keyOfDevice(device)) &&
+      isDataShared(own, belowDevice(device));
   });
+}
+
+/** An image itself, and what it has its data in. */
+function placesOf(stat: fs.BigIntStats): Place[] {
+  const [dev, ino, rdev] = [stat.dev, stat.ino, stat.rdev].map(Number);
+  return stat.isBlockDevice()
+    ? [{ key: keyOfDevice(rdev!), bytes: ALL_BYTES }, ...belowDevice(rdev!)]
+    : [{ key: keyOfFile(dev!, ino!), bytes: ALL_BYTES }];
+}
+
+/** The same as {@linkcode belowDevice} of the device with a folder in `/sys`. */
+function belowDirectory(directory: string): BelowDevice[] {
+  const number = read(`${directory}/dev`);
+  return number === undefined ? [] : belowDevice(numberOf(number));
 }
 
 function useOfLoops(names: readonly string[]): string | null {
   for (const name of names) {
     const number = read(`/sys/block/${name}/dev`);
     const use = number === undefined ? null : useOf(number);
-    if (use !== null) return `/dev/${name} is made of it, and ${use}`;
+    if (use !== null) return `/dev/${name} shares its data, and ${use}`;
   }
   return null;
 }

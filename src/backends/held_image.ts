@@ -33,6 +33,7 @@ import {
   openFailure,
 } from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
+import { refuseAmongDevices } from "./new_name.ts";
 import { systemCode } from "./system_error.ts";
 import { loadLocks, openHeld } from "../platform/held_file.ts";
 import { os } from "../platform/system.ts";
@@ -135,12 +136,14 @@ async function tryToHold<T extends OpenedImage>(
     if (!readOnly) refuseReadOnly(path, fd);
     if (!readOnly && options.lock !== "none") refuseInUse(path, fd);
     taken = await patiently(() => lock(image!), options.signal);
-    if (!leadsTo(path, fd)) throw new ReplacedError(path);
     // Locked itself by now: of two at once, one at least finds the other.
-    const beside = readOnly || options.lock === "none"
-      ? null
-      : besideError(path, fd);
-    if (beside !== null) throw beside;
+    await patiently(() => {
+      if (!leadsTo(path, fd)) throw new ReplacedError(path);
+      const beside = readOnly || options.lock === "none"
+        ? null
+        : besideError(path, fd);
+      if (beside !== null) throw beside;
+    }, options.signal);
     if (madeFd !== null && fs.fstatSync(fd).size > 0) throw takenOver(path);
     const { info } = taken;
     const claim = taken.claim ?? marker(path);
@@ -194,6 +197,7 @@ function isLost(error: unknown): boolean {
 /** Makes an empty file; `null` if there is one that may be overwritten. */
 function make(path: string, overwrite: boolean): number | null {
   const { O_RDWR, O_CREAT, O_EXCL } = fs.constants;
+  refuseAmongDevices(path);
   try {
     return fs.openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o644);
   } catch (error) {

@@ -68,7 +68,7 @@ export function nameHolder(
     return `this process, ${runtime} (process ${process.pid})${place},`;
   }
   const pid = findHolder(fd, type, byte);
-  if (pid === null) return null;
+  if (pid === null || isEnding(pid)) return null;
   return pid === process.pid
     ? `another thread of this process, ${runtime} (process ${pid}),`
     : nameProcess(pid);
@@ -89,6 +89,31 @@ export function nameProcess(pid: number): string | null {
     return `${command} (process ${pid})`;
   } catch {
     return null;
+  }
+}
+
+/** PF_EXITING of Linux (include/linux/sched.h). */
+const EXITING = 0x4;
+
+/** SIGKILL is signal 9, and has the ninth bit of a set of signals. */
+const KILLED = 0x100n;
+
+/**
+ * Whether a process is no more, or about to be: it has its name and its
+ * descriptors until its memory is given back, which takes a while.
+ */
+function isEnding(pid: number): boolean {
+  try {
+    // The seventh after the name, which may have blanks, is the flags:
+    // proc_pid_stat(5).
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8");
+    const flags = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[6];
+    const status = fs.readFileSync(`/proc/${pid}/status`, "utf8");
+    const pending = /^SigPnd:\s*([\da-f]+)$/m.exec(status)?.[1] ?? "0";
+    return (Number(flags) & EXITING) !== 0 ||
+      (BigInt(`0x${pending}`) & KILLED) !== 0n;
+  } catch {
+    return true;
   }
 }
 
@@ -135,7 +160,7 @@ function findHolder(fd: number, type: LockType, byte: number): number | null {
   return null;
 }
 
-/** Errors about locks whose holder could not be named. */
+/** Errors about locks whose holder could not be named, or is about to end. */
 const unnamed = new WeakSet<DiskError>();
 
 /**
@@ -172,10 +197,13 @@ export function lockedError(
  */
 export function besideError(path: string, fd: number): DiskError | null {
   const found = writerBeside(fd);
-  return found === null ? null : lockedError(path, "writing", {
+  if (found === null) return null;
+  const error = lockedError(path, "writing", {
     holder: nameProcess(found.pid) ?? `process ${found.pid}`,
     holds: `has "${found.path}" open for writing, which shares its data`,
   });
+  if (isEnding(found.pid)) unnamed.add(error);
+  return error;
 }
 
 /**

@@ -28,6 +28,7 @@ import {
   OVERLAY_FILE,
 } from "../content_format.ts";
 import { DiskError } from "../errors.ts";
+import { SECTOR_BYTES } from "../geometry.ts";
 import type { ImageOptions } from "./image_options.ts";
 
 /** An image that is not to be opened as a raw one. */
@@ -60,15 +61,19 @@ export class NotRawError extends DiskError {
  *
  * @param path The image's path.
  * @param found What its content looks like.
+ * @param sizeBytes Its size: what is no whole blocks is not to be had raw either.
  * @param options How it is opened.
  * @throws {NotRawError} If it must be opened otherwise, or a person must say.
  */
 export function refuseOtherFormats(
   path: string,
   found: string | null,
-  options: Pick<ImageOptions, "format" | "readOnly" | "create">,
+  sizeBytes: number,
+  options: Pick<ImageOptions, "format" | "readOnly" | "create" | "blockSize">,
 ): void {
   if (options.format === "raw" || options.create !== undefined) return;
+  const couldBeRaw = sizeBytes % (options.blockSize ?? SECTOR_BYTES) === 0;
+  const orRaw = (words: string) => couldBeRaw ? `, ${words} format: "raw"` : "";
   const container = containerOf(found);
   const named = formatsOfName(path);
   if (container !== null) {
@@ -81,26 +86,34 @@ export function refuseOtherFormats(
     }
     throw new NotRawError(
       path,
-      `its content looks like ${found}, which its name does not say, and whoever wrote to the disk may have made it look so: if it is, open it with format: "${container}", and if it is not, with format: "raw"`,
+      `its content looks like ${found}, which its name does not say, and whoever wrote to the disk may have made it look so: if it is, open it with format: "${container}"${
+        orRaw("and if it is not, with")
+      }`,
     );
   }
   if (found === OVERLAY_FILE) {
     throw new NotRawError(
       path,
-      `its content looks like ${found}, which has the changes to another image: open that image with it, by overlay(base, { file }) or "platter serve IMAGE --overlay=FILE", or write the changes to it by "platter commit", and if it is a raw disk all the same, open it with format: "raw"`,
+      `its content looks like ${found}, which has the changes to another image: open that image with it, by overlay(base, { file }) or "platter serve IMAGE --overlay=FILE", or write the changes to it by "platter commit"${
+        orRaw("and if it is a raw disk all the same, open it with")
+      }`,
     );
   }
   if (compressionOf(found) !== null && !options.readOnly) {
     throw new NotRawError(
       path,
-      `its content looks like ${found}, and what is written into compressed data makes it unreadable: unpack it first, or insist with format: "raw"`,
+      `its content looks like ${found}, and what is written into compressed data makes it unreadable: unpack it first${
+        orRaw("or insist with")
+      }`,
     );
   }
   const [other] = named;
   if (other !== undefined) {
     throw new NotRawError(
       path,
-      `its name says ${other} and its content does not: it may be damaged, and if it is a raw disk all the same, open it with format: "raw"`,
+      `its name says ${other} and its content does not: it may be damaged${
+        orRaw("and if it is a raw disk all the same, open it with")
+      }`,
     );
   }
 }

@@ -7,6 +7,8 @@
 
 import { errnoText } from "../errno.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
+import { checkBlockSize } from "../geometry.ts";
+import { encodeId } from "../virtio.ts";
 import { systemCode } from "./system_error.ts";
 import { isNotCapable } from "../platform/permissions.ts";
 
@@ -40,6 +42,19 @@ export interface ImageOptions {
   readonly openedAt?: Error;
   /** Gives up waiting for a lock, or making room. */
   readonly signal?: AbortSignal;
+}
+
+/**
+ * Checks what a disk can be refused for, before there is anything to close again.
+ *
+ * @param options How it is opened.
+ * @throws {RangeError} If its block size or its identity is none.
+ */
+export function checkImageOptions(
+  { blockSize, id }: Pick<Partial<ImageOptions>, "blockSize" | "id">,
+): void {
+  if (blockSize !== undefined) checkBlockSize(blockSize);
+  if (id !== undefined) encodeId(id);
 }
 
 /**

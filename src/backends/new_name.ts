@@ -1,5 +1,7 @@
 /**
- * Makes the name of a new image durable: a file that is synced and whose folder
+ * The name of a new file: where there may be none, and that it stays.
+ *
+ * The name of a new image is made durable: a file that is synced and whose folder
  * is not may have no name after a power cut (fsync(2), "Description").
  *
  * The file goes first, or a name could lead to an image of size 0. Then the
@@ -12,9 +14,10 @@
  */
 
 import fs from "node:fs";
-import { dirname } from "node:path";
+import { dirname, isAbsolute, resolve } from "node:path";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { isGranted, isNotCapable } from "../platform/permissions.ts";
+import { os } from "../platform/system.ts";
 import { systemCode } from "./system_error.ts";
 
 /**
@@ -26,6 +29,47 @@ const CANNOT: ReadonlySet<string> = new Set([
   ...["EACCES", "EPERM", "EISDIR", "EBADF"],
   ...["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "ENOTTY"],
 ]);
+
+/** Where devices are. */
+const DEVICES = "/dev";
+
+/**
+ * Refuses to make a file among devices: see {@linkcode isNewAmongDevices}.
+ *
+ * @param path The file's path.
+ * @throws {DiskError} With kind `not-found` if it would be one.
+ */
+export function refuseAmongDevices(path: string): void {
+  if (!isNewAmongDevices(path)) return;
+  throw new DiskError(
+    "not-found",
+    `Cannot create "${path}" as there is no such device, and a file among devices would be in memory`,
+    { operation: "create", path },
+  );
+}
+
+/**
+ * Whether a file would be a new one among devices: in memory, and there for
+ * whoever means a device, such as by a mistyped name. What is mounted there, such
+ * as `/dev/shm`, is for files.
+ *
+ * @param path The file's path.
+ * @returns Whether it would be; not if it is there.
+ */
+export function isNewAmongDevices(path: string): boolean {
+  // Which directory this is takes a permission to find out.
+  const place = isAbsolute(path) || isGranted({ name: "read" })
+    ? resolve(path)
+    : path;
+  if (os === "windows" || !place.startsWith(`${DEVICES}/`)) return false;
+  // It need not be mounted there.
+  if (place.startsWith(`${DEVICES}/shm/`)) return false;
+  const look = { throwIfNoEntry: false } as const;
+  if (fs.lstatSync(place, look) !== undefined) return false;
+  let folder = dirname(place);
+  while (fs.statSync(folder, look) === undefined) folder = dirname(folder);
+  return fs.statSync(folder).dev === fs.statSync(DEVICES).dev;
+}
 
 /**
  * Syncs a new file and the folder that has its name.

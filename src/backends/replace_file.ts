@@ -8,7 +8,7 @@
 
 import { realpath, rename, unlink } from "node:fs/promises";
 import { type FileFacts, followLinks, openFile } from "../platform/files.ts";
-import { keepNameOf } from "./new_name.ts";
+import { keepNameOf, refuseAmongDevices } from "./new_name.ts";
 
 /** How a file is replaced. */
 export interface Replacement {
@@ -39,6 +39,7 @@ export async function replaceFile(
   { durable = false, check }: Replacement = {},
 ): Promise<void> {
   const place = await realpath(path).catch(() => followLinks(path));
+  refuseAmongDevices(place);
   const beside = `${place}.${crypto.randomUUID().slice(0, 8)}.tmp`;
   const bytes = new TextEncoder().encode(text);
   {

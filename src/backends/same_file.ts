@@ -10,7 +10,13 @@ import { realpathSync } from "node:fs";
 import type { BackendInfo } from "../info.ts";
 import { type FileFacts, statDescriptor, statFile } from "../platform/files.ts";
 import { os } from "../platform/system.ts";
-import { belowDevice } from "./device_use.ts";
+import {
+  ALL_BYTES,
+  belowDevice,
+  isDataShared,
+  keyOfDevice,
+  keyOfFile,
+} from "./device_use.ts";
 
 /** What two names share if they lead to one file. */
 export interface FileIdentity {
@@ -22,8 +28,14 @@ export interface FileIdentity {
   readonly isStream: boolean;
   /** Whether it is a block device. */
   readonly isBlockDevice: boolean;
-  /** The keys of what a block device is a part of or made of, as far as known. */
-  readonly below: readonly string[];
+  /**
+   * Itself, and what a block device is a part of or made of, as far as known: which
+   * bytes of it, or `null` for some.
+   */
+  readonly places: readonly {
+    readonly key: string;
+    readonly bytes: { readonly start: number; readonly end: number } | null;
+  }[];
 }
 
 /**
@@ -35,32 +47,26 @@ export interface FileIdentity {
  */
 export function identityOf(stat: FileFacts, path: string): FileIdentity {
   const isBlockDevice = stat.isBlockDevice === true;
+  const key = keyOf(stat, path);
   return {
-    key: keyOf(stat, path),
+    key,
     isFile: stat.isFile,
     isStream: stat.isCharDevice === true || stat.isFifo === true ||
       stat.isSocket === true,
     isBlockDevice,
-    below: isBlockDevice
-      ? belowDevice(stat.rdev!).map((it) =>
-        "device" in it ? keyOfDevice(it.device) : keyOfFile(it)
-      )
-      : [],
+    places: [
+      { key, bytes: ALL_BYTES },
+      ...(isBlockDevice ? belowDevice(stat.rdev!) : []),
+    ],
   };
 }
 
 function keyOf(stat: FileFacts, path: string): string {
   // Two nodes of one device have inodes of their own.
   if (stat.isBlockDevice === true) return keyOfDevice(stat.rdev!);
-  return stat.ino === null ? `path ${realpathSync(path)}` : keyOfFile(stat);
-}
-
-function keyOfDevice(rdev: number): string {
-  return `device ${rdev}`;
-}
-
-function keyOfFile({ dev, ino }: { dev: number; ino: number | null }): string {
-  return `file ${dev} ${ino}`;
+  return stat.ino === null
+    ? `path ${realpathSync(path)}`
+    : keyOfFile(stat.dev, stat.ino);
 }
 
 /**
@@ -161,9 +167,9 @@ export function sharedOf(
 }
 
 /**
- * Whether to write to one is to write to the other: they are one file, or one is
- * a block device that is made of the other, such as a loop device, or a part of
- * it.
+ * Whether to write to one is to write to the other: they are one file, one is a
+ * block device that is made of the other, such as a loop device, or a part of
+ * it, or both are made of the same bytes.
  *
  * @param a One.
  * @param b The other.
@@ -173,8 +179,7 @@ export function isShared(
   a: FileIdentity | null,
   b: FileIdentity | null,
 ): boolean {
-  if (a === null || b === null) return false;
-  return a.key === b.key || a.below.includes(b.key) || b.below.includes(a.key);
+  return a !== null && b !== null && isDataShared(a.places, b.places);
 }
 
 /**

@@ -12,7 +12,7 @@ import {
   FORMAT_BYTES,
 } from "../content_format.ts";
 import type { BackendInfo } from "../info.ts";
-import { loopDevicesOver } from "./device_use.ts";
+import { loopDevicesBeside } from "./device_use.ts";
 
 /** What {@linkcode lookAt} found. */
 export type Seen = Required<Pick<BackendInfo, "contentFormat" | "warnings">>;
@@ -45,8 +45,8 @@ export function lookAt(
     read(0, Math.min(sizeBytes, FORMAT_BYTES)),
     read(lastAt, sizeBytes - lastAt).subarray(-FORMAT_BYTES),
   );
-  const warnings = loopDevicesOver(fd).map((device) =>
-    `${device} is made of it and has a cache of its own: what is written on one side may not be seen on the other`
+  const warnings = loopDevicesBeside(fd).map((device) =>
+    `${device} shares its data and has a cache of its own: what is written on one side may not be seen on the other`
   );
   if (contentFormat !== null) warnings.unshift(describeFormat(contentFormat));
   return { contentFormat, warnings };

@@ -6,7 +6,12 @@
  * @module
  */
 
-import { filesOf, identify, sharedOf } from "../backends/same_file.ts";
+import {
+  filesOf,
+  identify,
+  namedFiles,
+  sharedOf,
+} from "../backends/same_file.ts";
 import { statFile } from "../platform/files.ts";
 import { isZero } from "../buffer.ts";
 import { isSame } from "../bytes.ts";
@@ -21,6 +26,7 @@ import { formatCount, formatSize } from "../units.ts";
 import { type CopyTarget, failCopy, openTarget } from "./copy_target.ts";
 import { duration } from "./format.ts";
 import { CliError, Interrupted } from "./images.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import type { CliIo } from "./io.ts";
 import { flushedWord, type Outcome } from "./outcome.ts";
 import type { Progress } from "./progress.ts";
@@ -98,6 +104,7 @@ export async function copyRescue(copy: RescueCopy): Promise<RescueOutcome> {
         `Cannot use "${mapFile}" as the map: it is "${other.name}"`,
       );
     }
+    refuseOwnOutput(io, await namedFiles(mapFile), "written");
     // Read under the target's lock: another rescue may just have ended.
     const map = await knownMap(mapFile, bytes, signal) ?? new RescueMap(bytes);
     if (!target.isNew) await checkGoesOn(copy, disk, map);

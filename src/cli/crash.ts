@@ -23,7 +23,14 @@ import { DiskError } from "../errors.ts";
 import type { JudgeProgress } from "../testing/crash_verdict.ts";
 import { parseSize } from "../units.ts";
 import { clock } from "./format.ts";
-import { CliError, fileError, Interrupted, interruptible } from "./images.ts";
+import {
+  CliError,
+  fileError,
+  Interrupted,
+  interruptible,
+  lookAt,
+} from "./images.ts";
+import { refuseOwnOutput } from "./own_output.ts";
 import { announce, type CliIo, print, printError } from "./io.ts";
 import { formatJson } from "./json.ts";
 import { QUIET_OPTION } from "./outcome.ts";
@@ -221,7 +228,7 @@ export const crash: Verb = {
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const options = testOptions(args);
-  const files = await outputs(args);
+  const files = await outputs(args, io);
   const quiet = args.flag("quiet");
   const progress = new Progress(io, quiet);
   const say = async (text: string) => {
@@ -341,7 +348,10 @@ async function writeReport(
  * What is written where. That it can be is found out before anything runs, as
  * far as that goes, and that it overwrites nothing but a report.
  */
-async function outputs(args: VerbArguments): Promise<ReportFile[]> {
+async function outputs(
+  args: VerbArguments,
+  io: CliIo,
+): Promise<ReportFile[]> {
   const found: ReportFile[] = [];
   const used = [
     [args.operands[0], "what is tested"],
@@ -364,9 +374,12 @@ async function outputs(args: VerbArguments): Promise<ReportFile[]> {
         place === await placeOf(other).catch(() => null)
       ) throw refuse(reason!);
     }
-    const there = await identify(path);
+    const there = await lookAt("write", path);
     if (there !== null && !there.isFile && !there.isStream) {
       throw refuse("no file");
+    }
+    if (there !== null) {
+      refuseOwnOutput(io, [{ name: path, identity: there }], "written");
     }
     const file = { option: name, path, form };
     if (there?.isFile) await refuseOther(file);

@@ -59,11 +59,16 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   const result = await interruptible(io, async (signal) => {
     const options = { readOnly: true, signal };
     await using opened = await openImage(args, io, image, options);
-    const { extractFiles } = await import("../files/mod.ts");
+    const { extractSparing } = await import("../files/extract_files.ts");
     const overwrite = args.flag("force");
-    return await extractFiles(opened.disk, directory, {
-      ...{ paths, overwrite, signal },
-    });
+    const how = { paths, overwrite, signal };
+    // What is said of it at the end would be lost with the file.
+    const identity = io.stdoutFile;
+    const spared = identity === null || identity.isStream ? [] : [{
+      identity,
+      reason: "standard output goes to the file in its place",
+    }];
+    return await extractSparing(opened.disk, directory, how, spared);
   });
   const { files, directories, symlinks, bytes, skipped, skippedCount } = result;
   for (const { path, reason } of skipped) {

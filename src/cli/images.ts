@@ -6,6 +6,7 @@
  */
 
 import type { Extent } from "../backend.ts";
+import { refuseAmongDevices } from "../backends/new_name.ts";
 import { type FileIdentity, identityOf } from "../backends/same_file.ts";
 import { systemCode } from "../backends/system_error.ts";
 import { CONTAINER_FORMATS } from "../content_format.ts";
@@ -13,7 +14,8 @@ import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
 import type { OpenOptions } from "../disk/open.ts";
-import { statFile } from "../platform/files.ts";
+import { DiskError } from "../errors.ts";
+import { followLinks, statFile } from "../platform/files.ts";
 import { parseSectors, parseSize } from "../units.ts";
 import { type CliIo, printError } from "./io.ts";
 import { UsageError, type VerbArguments, type VerbOption } from "./verb.ts";
@@ -194,6 +196,9 @@ export function fileError(
   path: string,
   error: unknown,
 ): CliError {
+  if (error instanceof DiskError) {
+    return new CliError(error.message, { cause: error });
+  }
   const { code } = Object(error) as { code?: unknown };
   const reason = code === "ENOENT"
     ? "there is no such file or directory"
@@ -211,12 +216,12 @@ export function fileError(
 
 /**
  * Finds out what is where a file is to be written. What may not be looked at is
- * not written to either.
+ * not written to either, and no file is made among devices.
  *
  * @param operation What is to be done with it.
  * @param path Its name.
  * @returns What it is; `null` if nothing is there.
- * @throws {CliError} If that cannot be found out.
+ * @throws {CliError} If that cannot be found out, or nothing may be there.
  */
 export async function lookAt(
   operation: string,
@@ -225,7 +230,14 @@ export async function lookAt(
   try {
     return identityOf(await statFile(path), path);
   } catch (error) {
-    if (systemCode(error)?.code === "ENOENT") return null;
+    if (systemCode(error)?.code !== "ENOENT") {
+      throw fileError(operation, path, error);
+    }
+  }
+  try {
+    refuseAmongDevices(await followLinks(path));
+    return null;
+  } catch (error) {
     throw fileError(operation, path, error);
   }
 }

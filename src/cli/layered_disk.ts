@@ -248,8 +248,10 @@ export class LayeredDisk implements AsyncDisposable {
     parts.defer(() => sink?.close());
     parts.defer(() => top.close());
     refuseOwnOutput(io, await filesOf(base.info));
+    const { stdoutFile } = io;
     const others = {
       "the image": await identify(path),
+      "what standard output goes to": stdoutFile?.isStream ? null : stdoutFile,
       "the file of rules": rulesPath === undefined
         ? null
         : await identify(rulesPath),

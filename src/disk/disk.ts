@@ -280,14 +280,21 @@ export class VirtualDisk implements AsyncDisposable {
   }
 
   /**
-   * Whether a disk takes no requests any more.
+   * Refuses a disk that takes no requests any more.
    *
+   * @param operation What it is for.
    * @param disk The disk, or a slice of one.
-   * @returns Whether it, or the disk that it is a slice of, is closed or closing.
+   * @throws {DiskError} With kind `closed` if it, or the disk that it is a slice
+   * of, is closed or closing.
    * @internal
    */
-  static isClosed(disk: VirtualDisk): boolean {
-    return disk.#closed || disk.#queue.closed;
+  static refuseClosed(operation: string, disk: VirtualDisk): void {
+    if (!disk.#closed && !disk.#queue.closed) return;
+    throw new DiskError(
+      "closed",
+      `Cannot ${operation} the disk as it is closed`,
+      { operation, path: disk.info.path ?? undefined },
+    );
   }
 
   /** Logical block size in bytes: operations start and end on it. */
@@ -567,11 +574,7 @@ export class VirtualDisk implements AsyncDisposable {
   slice(start: number, count: number): VirtualDisk {
     const refused = this.#refuseRange("slice", start, count);
     if (refused !== null) throw refused;
-    if (this.#closed || this.#queue.closed) {
-      throw new DiskError("closed", "Cannot slice the disk as it is closed", {
-        operation: "slice",
-      });
-    }
+    VirtualDisk.refuseClosed("slice", this);
     const blockSectors = this.blockSize / SECTOR_BYTES;
     if (start % blockSectors !== 0 || count % blockSectors !== 0) {
       throw new DiskError(

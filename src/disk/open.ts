@@ -254,10 +254,10 @@ async function open(
   const openedAt = captureStack();
   options.signal?.throwIfAborted();
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
+  checkId(String(path), options.id);
   if (isNbdUri(path)) return await openRemote(String(path), options, create);
   if (isRbdUri(path)) return await openCluster(String(path), options, create);
   const name = typeof path === "string" ? path : fileURLToPath(path);
-  checkId(name, options.id);
   const format = oneOf("format", options.format ?? "auto", [
     "auto",
     "raw",
@@ -470,7 +470,6 @@ async function openCluster(
     );
   }
   refuseFileOptions(uri, what, options);
-  checkId(uri, id);
   const lock = oneOf("lock", options.lock ?? "auto", [
     "exclusive",
     "auto",

@@ -12,11 +12,12 @@
 import * as fs from "node:fs/promises";
 import { listenForFileSizeSignal } from "../backends/file_size_signal.ts";
 import { asDiskError } from "../backends/image_options.ts";
+import { isNewAmongDevices } from "../backends/new_name.ts";
 import {
+  type FileIdentity,
   filesOf,
   identify,
-  sharedOf,
-  type SourceFile,
+  isShared,
 } from "../backends/same_file.ts";
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
@@ -111,6 +112,33 @@ export async function extractFiles(
   directory: string,
   options: ExtractOptions = {},
 ): Promise<ExtractResult> {
+  return await extractSparing(disk, directory, options, []);
+}
+
+/** A file that is not replaced. */
+export interface SparedFile {
+  /** Which file it is. */
+  readonly identity: FileIdentity;
+  /** Why not, as the end of a sentence. */
+  readonly reason: string;
+}
+
+/**
+ * The same as {@linkcode extractFiles}, which leaves out what some files are in
+ * the place of.
+ *
+ * @param disk The disk.
+ * @param directory Where to.
+ * @param options What is taken out, and how.
+ * @param spared The files, beside those that the disk is read from.
+ * @returns What was taken out.
+ */
+export async function extractSparing(
+  disk: VirtualDisk,
+  directory: string,
+  options: ExtractOptions,
+  spared: readonly SparedFile[],
+): Promise<ExtractResult> {
   const { signal } = options;
   const found = await findFileSystem(disk, signal);
   const paths = plainPaths(options.paths ?? []);
@@ -132,6 +160,14 @@ export async function extractFiles(
       `Cannot extract "${printable(path)}" as there is none in the file system`,
     );
   }
+  if (isNewAmongDevices(`${directory}/${crypto.randomUUID()}`)) {
+    throw new FileSystemError(
+      "exists",
+      `Cannot extract to "${
+        printable(directory)
+      }" as it must be a directory for files: current value is among devices`,
+    );
+  }
   const there = await lstat(directory);
   // Where it is a link, that is meant: the person has named it.
   if (there !== null && !(await Deno.stat(directory)).isDirectory) {
@@ -143,7 +179,13 @@ export async function extractFiles(
   const target = new Target(
     directory,
     options.overwrite ?? false,
-    await filesOf(disk.info),
+    [
+      ...(await filesOf(disk.info)).map(({ identity }) => ({
+        identity,
+        reason: "the disk is read from the file in its place",
+      })),
+      ...spared,
+    ],
   );
   const wanted = new Set<FileEntry>();
   for (const entry of entries) {
@@ -187,8 +229,7 @@ export async function extractFiles(
 class Target {
   readonly #root: string;
   readonly #overwrite: boolean;
-  /** What the disk itself is read from. */
-  readonly #sources: readonly SourceFile[];
+  readonly #spared: readonly SparedFile[];
   /** Paths that are made, or will be: what a name stands for. */
   readonly #planned = new Map<string, boolean>();
   /** Directories that are known to be none but directories. */
@@ -211,11 +252,11 @@ class Target {
   constructor(
     root: string,
     overwrite: boolean,
-    sources: readonly SourceFile[],
+    spared: readonly SparedFile[],
   ) {
     this.#root = root;
     this.#overwrite = overwrite;
-    this.#sources = sources;
+    this.#spared = spared;
   }
 
   get result(): ExtractResult {
@@ -445,9 +486,9 @@ class Target {
     if (isDirectory) return `"${printable(path)}" is there, and no directory`;
     if (this.#overwrite && (there.isFile || there.isSymlink)) {
       // Through links: a container names its files by them, too.
-      return sharedOf(await identify(place), this.#sources) === null
-        ? null
-        : "the disk is read from the file in its place";
+      const found = await identify(place);
+      return this.#spared.find(({ identity }) => isShared(identity, found))
+        ?.reason ?? null;
     }
     throw new FileSystemError(
       "exists",

@@ -56,14 +56,27 @@ export async function openPartition(
   }
   const table = await readPartitions(disk, options);
   const partition = table.partitions.find((it) => it.number === number);
-  if (partition !== undefined) {
-    return disk.slice(partition.start, partition.sectors);
+  const path = disk.info.path ?? undefined;
+  // Of two disks, it is to be known which.
+  const what = `partition ${number}${
+    path === undefined ? "" : ` of "${path}"`
+  }`;
+  if (partition === undefined) {
+    throw new DiskError(
+      "not-found",
+      `Cannot open ${what} as ${describeNumbers(table)}`,
+      { operation: "open", path },
+    );
   }
-  throw new DiskError(
-    "not-found",
-    `Cannot open partition ${number} as ${describeNumbers(table)}`,
-    { operation: "open" },
-  );
+  const { start, sectors } = partition;
+  try {
+    return disk.slice(start, sectors);
+  } catch (cause) {
+    const { kind, message } = cause as DiskError;
+    throw new DiskError(kind, `Cannot open ${what} as that fails: ${message}`, {
+      ...{ operation: "open", path, sector: start, count: sectors, cause },
+    });
+  }
 }
 
 /** Which partitions there are, for whoever asked for another one. */

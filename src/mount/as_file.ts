@@ -117,11 +117,7 @@ export async function asFile(
   const { signal, onError } = options;
   onlyOnDeno("show a disk as a file");
   checkSignal(signal);
-  if (VirtualDisk.isClosed(disk)) {
-    throw new DiskError("closed", "Cannot mount a disk as it is closed", {
-      operation: "mount",
-    });
-  }
+  VirtualDisk.refuseClosed("mount", disk);
   const tool = await findFuseTool(options.tool);
 
   const dir = await permitted(

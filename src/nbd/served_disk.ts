@@ -6,7 +6,7 @@
  */
 
 import { BlockLocks } from "../disk/block_locks.ts";
-import type { VirtualDisk } from "../disk/disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { ExportFlag, WireError } from "../protocol/nbd/numbers.ts";
@@ -85,9 +85,11 @@ export class ServedDisk {
    * Constructs a new instance.
    *
    * @param from The disk and how to show it.
+   * @throws {DiskError} With kind `closed` if the disk is.
    */
   constructor(from: NbdExport) {
     const { disk } = from;
+    VirtualDisk.refuseClosed("serve", disk);
     const { abilities, physicalBlockSize } = disk.info;
     this.disk = disk;
     this.#locks = BlockLocks.of(disk);

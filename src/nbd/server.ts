@@ -291,6 +291,7 @@ export class NbdServer implements AsyncDisposable {
    * @param options What to serve, where, and within which bounds.
    * @returns The server.
    * @throws {RangeError | TypeError} If an option is none that there can be.
+   * @throws {DiskError} With kind `closed` if a disk is.
    * @throws {Error} If it cannot listen there, with the system's `code` where the
    * runtime tells it at once: Deno does, and nothing tells of a port on Node.js.
    */
@@ -305,6 +306,7 @@ export class NbdServer implements AsyncDisposable {
    * @param options What to serve, and within which bounds.
    * @returns The server.
    * @throws {RangeError | TypeError} If an option is none that there can be.
+   * @throws {DiskError} With kind `closed` if a disk is.
    */
   static detached(options: NbdServerOptions): NbdServer {
     return new NbdServer(options, null);

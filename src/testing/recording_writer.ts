@@ -15,6 +15,7 @@ import { clearImmediate, setImmediate } from "node:timers";
 import { crc32 } from "node:zlib";
 import { isNotCapable } from "../platform/permissions.ts";
 import { inspected } from "../platform/inspect.ts";
+import { refuseAmongDevices } from "../backends/new_name.ts";
 import { systemCode } from "../backends/system_error.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { RequestType } from "../request.ts";
@@ -69,6 +70,7 @@ export class RecordingWriter implements ContentFile {
   constructor(path: string, header: unknown, blockSize: number) {
     this.#path = path;
     this.#blockSize = blockSize;
+    refuseAmongDevices(path);
     try {
       this.#fd = fs.openSync(path, "wx+");
     } catch (cause) {

@@ -8,6 +8,7 @@
 import { isSame, viewOf } from "../bytes.ts";
 import fs from "node:fs";
 import { fileURLToPath } from "node:url";
+import { refuseAmongDevices } from "../backends/new_name.ts";
 import { DiskError } from "../errors.ts";
 import { isPowerOfTwo, SECTOR_BYTES } from "../geometry.ts";
 import { RequestType } from "../request.ts";
@@ -252,6 +253,7 @@ class LogWriter {
     this.#sectorSize = sectorSize;
     // Behind the superblock, which comes last.
     this.#offset = sectorSize;
+    refuseAmongDevices(path);
     try {
       this.#fd = fs.openSync(path, "wx+");
     } catch (cause) {

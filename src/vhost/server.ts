@@ -15,7 +15,7 @@ import {
   listenUnix,
   MAX_SOCKET_PATH_BYTES,
 } from "../../ffi/unix_socket.ts";
-import type { VirtualDisk } from "../disk/disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { errnoText } from "../errno.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { keepOnThread } from "../one_thread.ts";
@@ -110,6 +110,7 @@ export class VhostServer implements AsyncDisposable {
       );
     }
     checkSocketPath(path);
+    VirtualDisk.refuseClosed("serve", options.disk);
     this.#options = options;
     this.#libc = loadLibc(path);
     askForPath(path);
@@ -137,9 +138,9 @@ export class VhostServer implements AsyncDisposable {
    * @param options What to serve, and where.
    * @returns The server.
    * @throws {RangeError} If an option is out of its range, or the path too long.
-   * @throws {DiskError} With kind `exists` if there is something of that name,
-   * `permission` if Deno or the system says no, `platform` where there is no
-   * vhost-user.
+   * @throws {DiskError} With kind `closed` if the disk is, `exists` if there is
+   * something of that name, `permission` if Deno or the system says no,
+   * `platform` where there is no vhost-user.
    */
   static listen(options: VhostServerOptions): VhostServer {
     return new VhostServer(options);

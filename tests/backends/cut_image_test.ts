@@ -9,7 +9,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError } from "../../src/errors.ts";
 import type { OpenOptions } from "../../src/disk/open.ts";
-import { tempDir } from "../helpers.ts";
+import { loopDevice, needs, run, tempDir } from "../helpers.ts";
 
 const SECTORS = 8192;
 const CUT = 2048;
@@ -19,24 +19,34 @@ interface Cut extends AsyncDisposable {
   size(): Promise<number>;
 }
 
-/** An open disk of data that was cut to a quarter; `null` without the engine. */
-async function cut(options: OpenOptions): Promise<Cut | null> {
+/**
+ * An open disk of data, with some more written where it is cut off, that was cut
+ * to a quarter; `null` without the engine.
+ */
+async function cut(
+  options: OpenOptions,
+  medium: "file" | "device" = "file",
+): Promise<Cut | null> {
   await using stack = new AsyncDisposableStack();
   const dir = stack.use(await tempDir());
   const path = await dir.file(
     "disk.img",
     new Uint8Array(SECTORS * 512).fill(7),
   );
+  const device = medium === "file" ? null : stack.use(await loopDevice(path));
   let disk: VirtualDisk;
   try {
-    disk = await VirtualDisk.open(path, options);
+    disk = await VirtualDisk.open(device?.path ?? path, options);
   } catch (error) {
     if (!(error instanceof DiskError) || error.kind !== "platform") throw error;
     console.warn(`A variant is skipped: ${error.message}`);
     return null;
   }
   stack.use(disk);
+  await disk.write(4096, disk.allocate(8).fill(1));
   await Deno.truncate(path, CUT * 512);
+  // Without it a loop device fails what it cannot write.
+  if (device !== null) await run("losetup", ["--set-capacity", device.path]);
   const kept = stack.move();
   return {
     disk,
@@ -132,5 +142,30 @@ for (const variant of VARIANTS) {
       [],
     );
     await assertCut(disk.read(CUT, 8));
+  });
+
+  Deno.test({
+    name:
+      `VirtualDisk over ${name}, direct: ${variant.direct}, makes nothing durable on a device that was cut`,
+    ...needs("root", "losetup"),
+    async fn() {
+      for (const how of ["flush", "fua", "last"] as const) {
+        const image = await cut(variant, "device");
+        if (image === null) return;
+        await using _ = image;
+        const { disk } = image;
+        if (how === "last") {
+          await assertCut(disk.write(SECTORS - 8, disk.allocate(8)));
+        }
+        await assertCut(
+          how === "fua"
+            ? disk.write(0, disk.allocate(8), { fua: true })
+            : disk.flush(),
+        );
+        const error = await assertRejects(() => disk.flush(), DiskError);
+        assertEquals(error.kind, "latched");
+        assertEquals((await disk.read(0, 1))[0], how === "fua" ? 0 : 7);
+      }
+    },
   });
 }

@@ -5,7 +5,11 @@
  * @module
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { replaceFile } from "../../src/backends/replace_file.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
+import { DiskError } from "../../src/errors.ts";
+import { RecordingWriter } from "../../src/testing/recording_writer.ts";
 import { LONG, loopDevice, mount, needs, run, tempDir } from "../helpers.ts";
 
 const MIB = 1_048_576;
@@ -181,3 +185,35 @@ for (const backend of ["direct", "portable"]) {
     }
   }
 }
+
+Deno.test({
+  name: "no file is made among devices",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const path = `/dev/platter-${crypto.randomUUID()}`;
+    const ways: (() => unknown)[] = [
+      ...(["direct", "portable"] as const).flatMap((backend) =>
+        [false, true].map((overwrite) => async () => {
+          const disk = await VirtualDisk.create(path, {
+            ...{ size: "1MiB", backend, overwrite },
+          });
+          await disk.close();
+        })
+      ),
+      () => replaceFile(path, ""),
+      () => new RecordingWriter(path, {}, 512).remove(),
+    ];
+    await using stack = new AsyncDisposableStack();
+    stack.defer(() => Deno.remove(path).catch(() => {}));
+    for (const way of ways) {
+      const error = await assertRejects(async () => await way(), DiskError);
+      assertEquals(
+        [error.kind, error.message],
+        [
+          "not-found",
+          `Cannot create "${path}" as there is no such device, and a file among devices would be in memory`,
+        ],
+      );
+    }
+  },
+});

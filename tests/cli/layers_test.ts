@@ -160,6 +160,15 @@ Deno.test("platter serve --stats overwrites nothing but figures", async () => {
     ["serve", image, "--port", "0", "--trace", trace, "--stats", trace],
   );
   assertStringIncludes(err, "it is the trace");
+  const output = await dir.file("output", 0);
+  for (const option of ["--trace", "--stats"]) {
+    const { code, err } = await platter(
+      ["serve", image, "--port", "0", option, output],
+      { stdoutPath: output },
+    );
+    assertEquals(code, 2);
+    assertStringIncludes(err, "it is what standard output goes to");
+  }
 });
 
 for (const option of ["trace", "stats"]) {

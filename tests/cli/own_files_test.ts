@@ -253,6 +253,33 @@ Deno.test("platter extract --force leaves out what would replace the image that 
   assertEquals(await Deno.readTextFile(scratch.of("other")), "new");
 });
 
+Deno.test("platter extract replaces no file that standard output goes to", async () => {
+  await using scratch = await Scratch.make();
+  const image = await scratch.image("disk.img", MIB, {
+    0: cpioOf([{ name: "log", content: "new" }, { name: "other" }]),
+  });
+  const tree = scratch.of("tree");
+  await Deno.mkdir(tree);
+  await Deno.writeTextFile(`${tree}/log`, "old");
+  for (const stdoutPath of [`${tree}/log`, "/dev/null"]) {
+    const args = ["extract", image, "-o", tree, "--force"];
+    const { code, out, err } = await platter(args, { stdoutPath });
+    const isSpared = stdoutPath !== "/dev/null";
+    assertEquals(code, isSpared ? 2 : 0);
+    assertStringIncludes(out, isSpared ? "left out 1" : "Extracted");
+    assertEquals(
+      err,
+      isSpared
+        ? 'platter: "log" is left out as standard output goes to the file in its place\n'
+        : "",
+    );
+    assertEquals(
+      await Deno.readTextFile(`${tree}/log`),
+      isSpared ? "old" : "new",
+    );
+  }
+});
+
 // --- standard streams ---
 
 Deno.test("platter writes nothing to standard output that is the image", async () => {
@@ -304,6 +331,8 @@ Deno.test("platter writes nothing to a file that standard output goes to", async
     await disk.write(0, new Uint8Array(512).fill(1));
     await disk.flush();
   }
+  const report = await scratch.image("report.html", 0);
+  const crash = ["--run", "true", "--check", "true", "--size", "1MiB"];
   const target = await scratch.image("target", MIB, { 0: CONTENT });
   const link = scratch.of("link");
   await Deno.link(target, link);
@@ -319,6 +348,8 @@ Deno.test("platter writes nothing to a file that standard output goes to", async
     [["copy", image, target, "-f", "--bmap", bmap], bmap],
     [["copy", packed, target, "-f", "--bmap", bmap], link],
     [["copy", image, target, "-f", "--rescue", map], target],
+    [["copy", image, target, "-f", "--rescue", map], map],
+    [["crash", ...crash, "--html", report], report],
     [["commit", changes], overlaid],
     [["commit", changes], changes],
     [["read", image, "-o", target, "-f"], link],

@@ -260,7 +260,29 @@ Deno.test("platter says which partitions there are if one is not", async () => {
   ) {
     const { code, err } = await platter([...args, "--partition", "3"]);
     assertEquals(code, 2, args[0]);
-    assertStringIncludes(err, "the disk has 2 partitions: 1, 2");
+    assertStringIncludes(
+      err,
+      `partition 3 of "${image.path}" as the disk has 2 partitions: 1, 2`,
+    );
+  }
+  // The first has no table, the second no such partition, the third not all of it.
+  const [bare, cut] = [image.join("bare.img"), image.join("cut.img")];
+  await Deno.writeFile(bare, new Uint8Array(MIB));
+  await Deno.writeFile(cut, before.subarray(0, 8 * MIB));
+  for (
+    const [args, of] of [
+      [["compare", image.path, bare, "--partition", "2"], bare],
+      [["compare", bare, image.path, "--partition", "2"], bare],
+      [["compare", image.path, bare, "--with-partition", "1"], bare],
+      [["compare", image.path, cut, "--partition", "2"], cut],
+      [["copy", bare, image.path, "--force", "--partition", "2"], bare],
+      [["copy", image.path, bare, "--force", "--to-partition", "2"], bare],
+      [["copy", image.path, cut, "--force", "--to-partition", "2"], cut],
+    ] as const
+  ) {
+    const { code, err } = await platter([...args]);
+    assertEquals(code, 2, err);
+    assertMatch(err, new RegExp(`partition \\d of "${of}" as`), args.join(" "));
   }
   await assertIs(image.path, before);
   const none = await platter([

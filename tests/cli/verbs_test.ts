@@ -13,6 +13,7 @@ import { MemoryBackend } from "../../src/backends/memory.ts";
 import { faults } from "../../src/layers/mod.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
 import { Random } from "../../src/random.ts";
+import { cpioOf } from "../files/trees.ts";
 import { loopDevice, mount, needs, run } from "../helpers.ts";
 import { exists, platter, Scratch, undrawn } from "./harness.ts";
 
@@ -841,10 +842,13 @@ Deno.test({
     );
     {
       await using device = await loopDevice(path);
+      await using other = await loopDevice(path);
       const loop = device.path;
       for (
         const args of [
           ["copy", path, loop, "--force"],
+          ["copy", other.path, loop, "--force"],
+          ["write", loop, other.path, "--sector", "0"],
           ["copy", loop, path, "--force", "--to", "8"],
           ["copy", "-", loop, "--force", "--to", "8"],
           ["write", loop, path, "--sector", "0"],
@@ -865,6 +869,58 @@ Deno.test({
       assertStringIncludes(heat.err, "as it is a block device");
     }
     assertSame(await Deno.readFile(path), before);
+  },
+});
+
+Deno.test({
+  name: "platter makes no file among devices, for a name that is mistyped",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using scratch = await Scratch.make();
+    const image = await scratch.image("a.img", MIB, {
+      0: cpioOf([{ name: "file" }]),
+    });
+    const trace = await scratch.image("trace", 0);
+    await Deno.writeTextFile(
+      trace,
+      '{"event":"disk","version":1,"sectors":64,"blockSize":512,"backend":"memory","path":null}\n',
+    );
+    const other = await scratch.image("b.img", MIB);
+    const node = `/dev/platter-${crypto.randomUUID()}`;
+    const link = scratch.of("link");
+    await Deno.symlink(node, link);
+    await using stack = new AsyncDisposableStack();
+    stack.defer(() => Deno.remove(node).catch(() => {}));
+    for (
+      const args of [
+        ["create", node, "1MiB"],
+        ["create", node, "1MiB", "--force"],
+        ["copy", image, node],
+        ["copy", image, node, "--backend", "portable"],
+        ["copy", image, other, "--force", "--rescue", node],
+        ["read", image, "--output", node],
+        ["read", image, "--output", link, "--force"],
+        ["bmap", image, "--output", node],
+        ["extract", image, "--output", node],
+        ["extract", image, "--output", "/dev"],
+        ["heat", trace, "--output", node],
+        ["crash", "--recording", trace, "--check", "true", "--html", node],
+        ["serve", image, "--trace", node],
+        ["serve", image, "--stats", node],
+      ]
+    ) {
+      const { code, out, err } = await platter(args);
+      assertEquals([code, out], [2, ""], args.join(" "));
+      assertMatch(err, /a file among devices|is among devices/);
+      assert(!await exists(node));
+    }
+    const file = `/dev/shm/${crypto.randomUUID()}`;
+    if (!await exists("/dev/shm")) return;
+    try {
+      assertEquals((await platter(["create", file, "1MiB"])).code, 0);
+    } finally {
+      await Deno.remove(file);
+    }
   },
 });
 

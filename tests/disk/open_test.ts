@@ -19,6 +19,7 @@ import { isZero } from "../../src/buffer.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { DiskError, type DiskErrorKind } from "../../src/errors.ts";
 import type { CreateOptions, OpenOptions } from "../../src/disk/open.ts";
+import { NbdServer } from "../../src/nbd/mod.ts";
 import { Random } from "../../src/random.ts";
 import { hasTmpfs, tempDir, tmpfsDir } from "../helpers.ts";
 
@@ -319,6 +320,21 @@ const WRONG: [string, Partial<CreateOptions>, typeof Error][] = [
   ["a long id", { id: "x".repeat(21) }, RangeError],
   ["an id that is no ASCII", { id: "größe" }, RangeError],
 ];
+
+Deno.test("VirtualDisk.open() refuses an id before it asks a server", async () => {
+  await using served = VirtualDisk.memory({ sectors: 8 });
+  await using server = NbdServer.listen({
+    port: 0,
+    exports: [{ disk: served }],
+  });
+  for (const id of ["", "x".repeat(21), "größe"]) {
+    await assertRejects(
+      () => VirtualDisk.open(server.uri(), { id }),
+      RangeError,
+    );
+  }
+  assertEquals(server.counters.connections, 0);
+});
 
 for (const [title, options, type] of WRONG) {
   Deno.test(`VirtualDisk.open() and create() refuse ${title} and touch nothing`, async () => {

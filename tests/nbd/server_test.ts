@@ -34,6 +34,29 @@ import {
 
 const { Read, Write, Flush, Trim, Cache, WriteZeroes, BlockStatus } = Command;
 
+Deno.test("NbdServer takes no disk that is closed", async () => {
+  const disk = VirtualDisk.memory({ sectors: 8 });
+  await using whole = VirtualDisk.memory({ sectors: 8 });
+  const slice = whole.slice(0, 4);
+  await disk.close();
+  await slice.close();
+  for (const closed of [disk, slice]) {
+    const exports = [{ disk: whole }, { name: "closed", disk: closed }];
+    for (
+      const serve of [
+        () => NbdServer.listen({ port: 0, exports }),
+        () => NbdServer.detached({ exports }),
+      ]
+    ) {
+      const error = assertThrows(serve, DiskError);
+      assertEquals(
+        [error.kind, error.message],
+        ["closed", "Cannot serve the disk as it is closed"],
+      );
+    }
+  }
+});
+
 Deno.test("NbdServer answers every command in simple replies", async () => {
   const disk = VirtualDisk.memory({ sectors: 2048 });
   await using served = await serveDisk(disk);

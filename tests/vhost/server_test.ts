@@ -79,6 +79,29 @@ async function ask(
   return await reply(conn);
 }
 
+Deno.test("VhostServer takes no disk that is closed", {
+  ignore,
+}, async () => {
+  await using dir = await tempDir();
+  const path = dir.join("disk.sock");
+  const disk = VirtualDisk.memory({ sectors: 8 });
+  await using whole = VirtualDisk.memory({ sectors: 8 });
+  const slice = whole.slice(0, 4);
+  await disk.close();
+  await slice.close();
+  for (const closed of [disk, slice]) {
+    const error = assertThrows(
+      () => VhostServer.listen({ path, disk: closed }),
+      DiskError,
+    );
+    assertEquals(
+      [error.kind, error.message],
+      ["closed", "Cannot serve the disk as it is closed"],
+    );
+  }
+  assertEquals(await Array.fromAsync(Deno.readDir(dir.path)), []);
+});
+
 Deno.test("VhostServer tells its features, in replies that QEMU takes", {
   ignore,
 }, async () => {

@@ -118,6 +118,8 @@ export class DirectBackend implements Backend {
   readonly #addressOf = (memory: Uint8Array): number =>
     this.#lendsCallerMemory && addressOf(memory) || NO_ADDRESS;
   readonly #id: Uint8Array;
+  /** Whether a seek finds its end: of some systems' devices it does not. */
+  readonly #hasEnd: boolean;
   readonly #flushes = new SharedFlush<Transfer>((first) => {
     first.fd = this.#image.fd;
     first.length = 0;
@@ -158,6 +160,7 @@ export class DirectBackend implements Backend {
       zero: image.zeroesInPlace ?? image.zeroesRanges,
     };
     this.#planners = plannersOf(image);
+    this.#hasEnd = !image.blockDevice || host.fileSize(image.fd) >= this.#size;
     this.#rangeLock = image.geometry.blockSize % image.writeAlignment === 0
       ? null
       : new RangeLock(image.writeAlignment);
@@ -765,13 +768,14 @@ export class DirectBackend implements Backend {
   /**
    * Whether the image ends before that byte: it was cut while it was open.
    *
-   * A write beyond the new end makes the file longer again, and what lies
+   * A write beyond the new end makes a file longer again, and what lies
    * between reads as zeroes. To look before each write would cost too much; but
    * only a write of the disk's last sector can hide a cut for good. So that one
-   * looks before, and what promises durability looks after.
+   * looks before, and what promises durability looks after. A device that was
+   * cut refuses writes beyond its end, and syncs as if nothing had been there.
    */
   #endsBefore(byte: number): boolean {
-    if (this.#image.blockDevice) return false;
+    if (!this.#hasEnd) return false;
     const size = this.#host.fileSize(this.#image.fd);
     return size >= 0 && size < byte;
   }

@@ -28,7 +28,7 @@ export interface FileHost extends Host {
    */
   mapMemory(byteLength: number): MappedMemory;
   /**
-   * The size of a regular file.
+   * The size of a regular file; of a block device where the system tells.
    *
    * @param fd Its descriptor.
    * @returns Bytes, or −errno.

@@ -30,6 +30,7 @@ import { holdImage, openSure, type TakenLock } from "../held_image.ts";
 import { refuseOtherFormats } from "../image_format.ts";
 import {
   asDiskError,
+  checkImageOptions,
   type ImageOptions,
   openError,
   openFailure,
@@ -72,12 +73,14 @@ export interface DirectOptions extends ImageOptions {
  * @param options How to open it.
  * @returns The backend.
  * @throws {DiskError} If it cannot be opened as asked.
+ * @throws {RangeError} If an option is out of its range.
  */
 export async function openDirect(
   path: string,
   options: DirectOptions,
 ): Promise<DirectBackend> {
   options = { openedAt: captureStack(), ...options };
+  checkImageOptions(options);
   if (os === "windows") {
     const { openOnWindows } = await import("./windows/mod.ts");
     return await openOnWindows(path, options, options.engine ?? DEFAULT_ENGINE);
@@ -120,7 +123,8 @@ async function openListening(
         if (file.opened.method !== null) writeBackFile(libc, file.fd);
         const seen = look(libc, file.fd, options);
         // Before it is locked: whoever opens it otherwise locks it otherwise.
-        refuseOtherFormats(path, seen.contentFormat, options);
+        const { size } = fstatSync(file.fd);
+        refuseOtherFormats(path, seen.contentFormat, size, options);
         return { ...file, seen };
       } catch (error) {
         closeSync(file.fd);

@@ -45,6 +45,7 @@ import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
+import type { SizedFile } from "../../platform/device_size.ts";
 import {
   flushRequest,
   isIntact,
@@ -116,6 +117,8 @@ export interface PortableImage {
   readonly alignment: number;
   /** Open since before the first write: every failed write-back is reported. */
   readonly flushDescriptor: number;
+  /** What tells the size of a device; `null` for a file. */
+  readonly device: SizedFile | null;
   /** For everything but the tail. */
   readonly pool: DescriptorPool;
   /** For what is beyond the last whole host block; empty if nothing is. */
@@ -149,9 +152,10 @@ export class PortableBackend implements Backend {
   readonly #reads: AlignmentPlanner;
   #writes: AlignmentPlanner;
   #geometry: Geometry;
-  /** Bytes that a file must have; 0 for a device, which cannot be cut. */
-  #fileSize: number;
+  /** Bytes that the image must have. */
+  #size: number;
   readonly #flushDescriptor: number;
+  readonly #device: SizedFile | null;
   readonly #pool: DescriptorPool;
   #tail: DescriptorPool;
   readonly #openTail: () => DescriptorPool;
@@ -206,8 +210,9 @@ export class PortableBackend implements Backend {
     };
     this.#reads = new AlignmentPlanner(this.#limits);
     this.#writes = this.#plannerOfWrites(opened.size);
-    this.#fileSize = opened.info.medium === "file" ? opened.size : 0;
+    this.#size = opened.size;
     this.#flushDescriptor = opened.flushDescriptor;
+    this.#device = opened.device;
     this.#pool = opened.pool;
     this.#tail = opened.tail;
     this.#openTail = opened.openTail;
@@ -306,14 +311,14 @@ export class PortableBackend implements Backend {
     let tail = this.#tail;
     try {
       if (needsTail) tail = this.#openTail();
-      await truncateImage(this.#flushDescriptor, path, this.#fileSize, size);
+      await truncateImage(this.#flushDescriptor, path, this.#size, size);
     } catch (error) {
       if (needsTail) await tail.close();
       throw asDiskError(error, path, "resize");
     }
     this.#tail = tail;
     this.#geometry = { ...this.#geometry, sectors };
-    this.#fileSize = size;
+    this.#size = size;
     this.#writes = this.#plannerOfWrites(size);
   }
 
@@ -340,6 +345,7 @@ export class PortableBackend implements Backend {
       () => this.#pool.close(),
       () => this.#tail.close(),
       () => fs.closeSync(this.#flushDescriptor),
+      () => this.#device?.close(),
       () => this.#claim?.release(),
       () => this.#signal?.release(),
     ]);
@@ -370,7 +376,7 @@ export class PortableBackend implements Backend {
     const start = request.sector * SECTOR_BYTES;
     const end = start + request.count * SECTOR_BYTES;
     // The one write that could hide for good that the image was cut.
-    if (end === this.#fileSize) this.#refuseCut();
+    if (end === this.#size) this.#refuseCut();
     // Writes of whole host blocks need the lock as well: a block that another
     // request read before and writes after would undo them.
     const release = await this.#lockBlocks(start, end);
@@ -486,7 +492,7 @@ export class PortableBackend implements Backend {
           return null;
         default: {
           const end = request.sector + request.count;
-          if (end * SECTOR_BYTES === this.#fileSize) this.#refuseCut();
+          if (end * SECTOR_BYTES === this.#size) this.#refuseCut();
           this.#moveSync(request, this.#writes);
           if (request.fua) this.#flushSync();
           return null;
@@ -646,14 +652,14 @@ export class PortableBackend implements Backend {
 
   /**
    * Throws if the image was cut while it was open. A write beyond its new
-   * end makes it longer again, and what lies between reads as zeroes; so a flush
-   * looks, and before that a write of the last sector.
+   * end makes a file longer again, and what lies between reads as zeroes; so a
+   * flush looks, and before that a write of the last sector. A device that was
+   * cut refuses writes beyond its end, and syncs as if nothing had been there.
    */
   #refuseCut(): void {
-    if (this.#fileSize === 0) return;
-    if (fs.fstatSync(this.#flushDescriptor).size < this.#fileSize) {
-      throw new ShrunkError("The image shrank");
-    }
+    const size = this.#device?.size() ??
+      fs.fstatSync(this.#flushDescriptor).size;
+    if (size < this.#size) throw new ShrunkError("The image shrank");
   }
 
   /** After a failed flush nothing can be made durable any more. */

@@ -9,9 +9,8 @@
 
 import fs from "node:fs";
 import { captureStack } from "../../call_site.ts";
-import { checkBlockSize, SECTOR_BYTES } from "../../geometry.ts";
+import { SECTOR_BYTES } from "../../geometry.ts";
 import { ID_BYTES } from "../../request.ts";
-import { encodeId } from "../../virtio.ts";
 import { claimFile } from "../file_claim.ts";
 import { listenForFileSizeSignal } from "../file_size_signal.ts";
 import { fileSystemAt } from "../file_system.ts";
@@ -22,7 +21,11 @@ import {
   type TakenLock,
 } from "../held_image.ts";
 import { refuseOtherFormats } from "../image_format.ts";
-import { type ImageOptions, openFailure } from "../image_options.ts";
+import {
+  checkImageOptions,
+  type ImageOptions,
+  openFailure,
+} from "../image_options.ts";
 import { imageGeometry } from "../image_size.ts";
 import { mediumOf, noDisk } from "../medium.ts";
 import { NewContent, NO_FAST_SPACE } from "../new_content.ts";
@@ -35,7 +38,7 @@ import { DescriptorPool } from "./descriptors.ts";
 import { deviceAttributes } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
 import { takeNoSpace, takeWindowsLock } from "./windows.ts";
-import { endOf } from "../../platform/device_size.ts";
+import { openSized } from "../../platform/device_size.ts";
 import { isGranted } from "../../platform/permissions.ts";
 import { os, runtime, runtimeName } from "../../platform/system.ts";
 
@@ -71,8 +74,7 @@ export async function openPortable(
   const { readOnly = false, maxDescriptors = DEFAULT_MAX_DESCRIPTORS } =
     options;
   const openedAt = captureStack();
-  if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
-  if (options.id !== undefined) encodeId(options.id);
+  checkImageOptions(options);
   if (!Number.isInteger(maxDescriptors) || maxDescriptors < 1) {
     throw new RangeError(
       `Cannot open "${path}" as maxDescriptors must be an integer ≥ 1: current value is ${maxDescriptors}`,
@@ -116,20 +118,22 @@ export async function openPortable(
     undo.push(() => content?.undo());
     await content?.makeRoom();
     const image = fs.fstatSync(flushDescriptor, { bigint: true });
+    const device = isDevice ? openSized(path) : null;
+    undo.push(() => device?.close());
     // It may be cut yet.
-    const size = options.create?.sizeBytes ??
-      (isDevice ? endOf(path) : Number(image.size));
+    const size = options.create?.sizeBytes ?? device?.size() ??
+      Number(image.size);
     const openSame = (flags: number) =>
       openAgain(path, flushDescriptor, access | flags);
     const openTail = () => openSure(path, flushDescriptor, access);
-    const device = deviceAttributes(isDevice ? image.rdev : image.dev);
+    const attributes = deviceAttributes(isDevice ? image.rdev : image.dev);
     const fileSystem = isDevice ? null : fileSystemAt(path, flushDescriptor);
     const direct = probeDirect({
       path,
       want: options.direct ?? "prefer",
       isDevice,
       size,
-      device,
+      device: attributes,
       fileSystem,
       open: openSame,
     });
@@ -153,12 +157,12 @@ export async function openPortable(
       options.create === undefined ? size : 0,
       scratchOf(Math.max(alignment, PAGE_BYTES)),
     );
-    refuseOtherFormats(path, seen.contentFormat, wanted);
+    refuseOtherFormats(path, seen.contentFormat, size, wanted);
     const geometry = imageGeometry(
       path,
       size,
       options.blockSize ?? (isDevice ? direct.deviceBlockSize : SECTOR_BYTES),
-      isDevice ? device : {},
+      isDevice ? attributes : {},
     );
     await content?.cut();
     if (content !== null) keepName(path, flushDescriptor);
@@ -168,6 +172,7 @@ export async function openPortable(
       size,
       alignment,
       flushDescriptor,
+      device,
       pool: new DescriptorPool(
         [first],
         maxDescriptors,
@@ -188,7 +193,12 @@ export async function openPortable(
             "without FFI: reads run on other threads, a descriptor each; writes occupy this one while the kernel takes them",
         },
         direct: direct.info,
-        durability: durabilityOf(flushDescriptor, isDevice, fileSystem, device),
+        durability: durabilityOf(
+          flushDescriptor,
+          isDevice,
+          fileSystem,
+          attributes,
+        ),
         lock: lock.info,
         format: "raw",
         ...seen,

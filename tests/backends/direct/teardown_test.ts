@@ -5,7 +5,7 @@
  * @module
  */
 
-import { assert, assertEquals, assertLess } from "@std/assert";
+import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import type { DiskError } from "../../../src/errors.ts";
 import { Random } from "../../../src/random.ts";
@@ -385,6 +385,38 @@ for (const engine of ENGINES) {
     },
   });
 }
+
+Deno.test({
+  name: "openDirect() refuses an option before there is a ring",
+  ignore: !hasEngine("io_uring"),
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", new Random(1).bytes(MIB));
+    const found = await program<unknown>(
+      `
+      const rings = () =>
+        Array.from(Deno.readDirSync("/proc/self/fd"), ({ name }) => {
+          try {
+            return Deno.readLinkSync("/proc/self/fd/" + name);
+          } catch {
+            return "";
+          }
+        }).filter((link) => /io_uring/.test(link) || link === path).length;
+      const before = rings();
+      const said = [];
+      for (const options of [{ id: "größe" }, { blockSize: 513 }]) {
+        said.push((await attempt(openWith(path, "io_uring", 8, options))).message);
+      }
+      return [said, rings() - before];
+      `,
+      { args: [path] },
+    );
+    assertMatch(
+      String(found),
+      /^RangeError: Cannot use an identity .*RangeError: .*513,0$/,
+    );
+  },
+});
 
 Deno.test({
   name:

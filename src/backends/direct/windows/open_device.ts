@@ -112,7 +112,7 @@ export async function openDevice(
     const { logical, physical } = sectorsOf(windows, handle);
     const lock = takeLock(windows, handle, path, options, held);
     const seen = look(windows, handle, sizeBytes, logical);
-    refuseOtherFormats(path, seen.contentFormat, options);
+    refuseOtherFormats(path, seen.contentFormat, sizeBytes, options);
     const blockSize = options.blockSize ?? logical;
     const host = new WindowsFileHost(windows, readOnly);
     backend = new DirectBackend(

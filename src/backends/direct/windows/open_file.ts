@@ -188,7 +188,7 @@ function openToLook(
   try {
     const sizeBytes = options.create === undefined ? fs.fstatSync(fd).size : 0;
     const seen = lookAt(fd, sizeBytes, new Uint8Array(MAX_ALIGNMENT));
-    refuseOtherFormats(path, seen.contentFormat, options);
+    refuseOtherFormats(path, seen.contentFormat, sizeBytes, options);
     return { fd, seen };
   } catch (error) {
     fs.closeSync(fd);
