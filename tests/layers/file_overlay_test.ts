@@ -966,3 +966,33 @@ Deno.test("overlay() in a file that is read-only shows its changes and takes non
   }
   await reader.close();
 });
+
+Deno.test("overlay() in a file passes on how the file is opened", async () => {
+  await using dir = await tempDir();
+  const file = `nbd+unix:///?socket=${dir.path}/none`;
+  for (const name of ["openTimeoutMs", "closeTimeoutMs", "requestTimeoutMs"]) {
+    await assertRejects(
+      () => overlay(memory(), { file, [name]: 0 }),
+      RangeError,
+      `${name} must be`,
+    );
+  }
+  for (const name of ["stallMs", "pollMs"]) {
+    await assertRejects(
+      () => overlay(memory(), { file: `${dir.path}/none`, [name]: -1 }),
+      RangeError,
+      `${name} must be`,
+    );
+  }
+});
+
+Deno.test("FileOverlay.fork() is not bound by the signal of its opening", async () => {
+  await using dir = await tempDir();
+  const controller = new AbortController();
+  const { signal } = controller;
+  const changes = await overlay(memory(), { file: `${dir.path}/one`, signal });
+  controller.abort();
+  const fork = await changes.fork(`${dir.path}/two`);
+  await fork.close();
+  await changes.close();
+});
