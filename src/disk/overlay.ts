@@ -130,6 +130,7 @@ async function inFile(
       options,
       (base, file, more) => inFile(base, { ...more, ...how, file }),
       made,
+      options.signal,
     );
   } catch (error) {
     await file.close();
