@@ -15,6 +15,7 @@ import {
 import type { Backend } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { openBackend } from "../../src/disk/open.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { type FileOverlayOptions, overlay } from "../../src/disk/overlay.ts";
 import { DiskError } from "../../src/errors.ts";
 import { faults } from "../../src/layers/faults.ts";
@@ -234,6 +235,21 @@ Deno.test("overlay() in a file refuses writes to be made durable after a flush t
   const again = await open(base, backend());
   assertEquals(again.changed, false);
   await again.close();
+});
+
+Deno.test("overlay() in a file latches no flush that its file has not, as its disk does not", async () => {
+  const { backend } = fileFor();
+  const file = faults(backend(), []);
+  const disk = VirtualDisk.over(await open(memory(), file));
+  await disk.write(0, sector(1));
+  const rule = file.add("flush error=ENOTSUP");
+  for (let i = 0; i < 2; i++) {
+    const error = await assertRejects(() => disk.flush(), DiskError);
+    assertEquals([error.kind, disk.failure], ["unsupported", null]);
+  }
+  file.remove(rule);
+  await disk.flush();
+  await disk.close();
 });
 
 Deno.test("overlay() in a file tells a write that fails by the place on the disk", async () => {

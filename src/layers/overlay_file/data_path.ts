@@ -14,6 +14,7 @@ import type { DiskError } from "../../errors.ts";
 import { Request, RequestFlag, RequestType } from "../../request.ts";
 import {
   abortedError,
+  costsDurability,
   latchedError,
   requestError,
 } from "../../request_error.ts";
@@ -355,7 +356,7 @@ export class DataPath {
     if (job.error === null) map.mark(pages, request.sector, request.count);
     map.release(pages);
     // One that was given up promises nothing, and the next flush has it all.
-    const failed = job.error !== null && job.error.kind !== "aborted";
+    const failed = job.error !== null && costsDurability(job.error);
     if (failed && settled && request.fua) this.#metadata.latch(job.error!);
     if (job.error !== null || !request.fua || settled) {
       return this.#gate.answer(request, job.error, complete);

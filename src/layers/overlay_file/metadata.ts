@@ -24,7 +24,7 @@ import { isSame } from "../../bytes.ts";
 import { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../../geometry.ts";
 import { flushRequest, Request, RequestType } from "../../request.ts";
-import { latchedError } from "../../request_error.ts";
+import { costsDurability, latchedError } from "../../request_error.ts";
 import { submitAll } from "../layer.ts";
 import { anyError } from "./any_error.ts";
 import {
@@ -222,8 +222,10 @@ export class OverlayMetadata {
       await this.#flushFile();
       marks.settle();
       return null;
-    } catch (error) {
-      return this.#failure = anyError(error, "flush", this.#file.info.path);
+    } catch (thrown) {
+      const error = anyError(thrown, "flush", this.#file.info.path);
+      if (costsDurability(error)) this.latch(error);
+      return error;
     }
   }
 
@@ -231,7 +233,9 @@ export class OverlayMetadata {
     if (this.#file.abilities.flush === "none") return;
     const error = await submitAll(this.#file, [flushRequest()]);
     // What the system kept of the data is not known any more: no second try.
-    if (error !== null) throw this.#failure = error;
+    if (error === null) return;
+    if (costsDurability(error)) this.latch(error);
+    throw error;
   }
 
   /**
