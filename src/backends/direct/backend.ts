@@ -294,11 +294,18 @@ export class DirectBackend implements Backend {
   }
 
   async #release(): Promise<void> {
-    await this.#asyncEngine.close();
-    this.#bounces.close();
-    this.#zeroes?.release();
+    const engine = this.#asyncEngine.close();
+    await engine.catch(() => {});
     const { claim, tailFd, fd, signal, info } = this.#image;
     await closeParts(info.path!, [
+      // Memory stays if that failed, as it is the engine's word that the kernel
+      // has none of it. Of a file it has what it needs, and all is answered: its
+      // descriptors go, and with them the lock.
+      async () => {
+        await engine;
+        this.#bounces.close();
+        this.#zeroes?.release();
+      },
       () => claim?.release(),
       () => tailFd >= 0 ? this.#host.close(tailFd) : undefined,
       () => this.#host.close(fd),
