@@ -512,6 +512,38 @@ Deno.test({
 });
 
 Deno.test({
+  name:
+    "DirectBackend syncs a durable write that ended short, and no whole one",
+  ignore,
+  async fn() {
+    await using file = await scratch(65_536);
+    let most = 512;
+    const { backend, asked } = backendOver(file.fd, 128, ({ length }) => {
+      const moved = Math.min(length, most);
+      most = Infinity;
+      return moved;
+    });
+    const seen = () =>
+      asked.splice(0).map(({ code, length, durable }) => [
+        code,
+        length,
+        durable,
+      ]);
+    const write = () =>
+      submitAll(backend, [writeFuaRequest(8, new Uint8Array(4096))]);
+    const { WriteVector, Sync } = OperationCode;
+    assertEquals(await write(), [null]);
+    const [first, rest, sync] = seen();
+    assertEquals(first, [WriteVector, 4096, true]);
+    assertEquals([rest?.[1], rest?.[2]], [3584, false]);
+    assertEquals([sync?.[0], sync?.[2]], [Sync, false]);
+    assertEquals(await write(), [null]);
+    assertEquals(seen(), [[WriteVector, 4096, true]]);
+    await backend.close();
+  },
+});
+
+Deno.test({
   name: "DirectBackend closes its descriptors though its engine does not close",
   ignore,
   async fn() {
