@@ -65,6 +65,7 @@ import {
   abortedError,
   busyError,
   closedError,
+  costsDurability,
   latchedError,
   notSubmitted,
   requestError,
@@ -142,16 +143,6 @@ const KIND_READ = 0;
 const KIND_WRITE = 1;
 const KIND_FLUSH = 2;
 const KIND_OTHER = 3;
-
-/**
- * Whether an error may have cost durability: anything that the operating
- * system said while it worked (a file system that went read-only answers a
- * flush with EROFS), but for "there is no such call".
- */
-function isFailure(error: DiskError): boolean {
-  return error.kind === "io" || error.kind === "no-space" ||
-    (error.errno !== undefined && error.kind !== "unsupported");
-}
 
 /**
  * Whether a backend has waited long enough (`requestTimeoutMs`). A device that
@@ -1011,7 +1002,7 @@ export class RequestQueue {
   /** Remembers the first failure that may have cost durability. */
   #latchOn(request: Request, error: DiskError | null): void {
     if (
-      error !== null && this.#failure === null && isFailure(error) &&
+      error !== null && this.#failure === null && costsDurability(error) &&
       (request.type === RequestType.Flush || (request.writes && request.fua))
     ) this.#failure = error;
   }

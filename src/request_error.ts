@@ -236,6 +236,21 @@ export function sharedFlushError(
 }
 
 /**
+ * Whether a flush or a durable write that failed so may have cost durability,
+ * which is latched then: anything that the operating system said while it worked
+ * (a file system that went read-only answers a flush with EROFS), but for "there is
+ * no such call". Everybody who latches goes by this, so that a disk has a failure
+ * whenever one of its parts has.
+ *
+ * @param error Why it failed.
+ * @returns Whether what is durable is not known any more.
+ */
+export function costsDurability(error: DiskError): boolean {
+  return error.kind === "io" || error.kind === "no-space" ||
+    (error.errno !== undefined && error.kind !== "unsupported");
+}
+
+/**
  * Makes the error of a request that must not be carried out any more after a
  * failed flush.
  *

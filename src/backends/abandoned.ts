@@ -9,6 +9,7 @@
  */
 
 import type { DiskError } from "../errors.ts";
+import { costsDurability } from "../request_error.ts";
 import { type Request, RequestType } from "../request.ts";
 
 /** A request of which pieces are in flight. */
@@ -82,7 +83,9 @@ export class Abandoned<T extends InPieces> {
     resume: (transfer: T) => void,
   ): void {
     this.#pieces--;
-    this.#failure ??= flushFailure;
+    if (flushFailure !== null && costsDurability(flushFailure)) {
+      this.#failure ??= flushFailure;
+    }
     if (transfer.pieces > 0 || !this.#changes.delete(transfer)) return;
     for (const one of this.#waiting.splice(0)) {
       if (!this.holds(one)) resume(one);

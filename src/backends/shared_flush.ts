@@ -6,12 +6,13 @@
  * reports a failed write-back once (lib/errseq.c of Linux), so that of two flushes
  * at once one would get it. And once a flush failed, what is durable
  * is not known any more: the answer to another one may be a lie, so none is
- * asked for.
+ * asked for. One that is not to be had has cost nothing.
  *
  * @module
  */
 
 import type { DiskError } from "../errors.ts";
+import { costsDurability } from "../request_error.ts";
 
 /** Who is to be answered after a flush. They are for the owner to answer. */
 export interface FlushEnd<T> {
@@ -67,7 +68,7 @@ export class SharedFlush<T> {
   end(failure: DiskError | null): FlushEnd<T> {
     const group = this.#sharing!;
     this.#sharing = null;
-    this.#failure ??= failure;
+    if (failure !== null && costsDurability(failure)) this.#failure ??= failure;
     const refused = this.#failure === null ? [] : this.#waiting.splice(0);
     this.#next();
     return { group, refused };

@@ -10,6 +10,7 @@ import {
   type OpenedFile,
   openFile,
 } from "../platform/files.ts";
+import { unless } from "../unless.ts";
 
 /**
  * Opens a file. What is opened too late is closed again, and must not have been
@@ -32,28 +33,5 @@ export async function openUnless(
   } catch (error) {
     opened.then((file) => file.close(), () => {});
     throw error;
-  }
-}
-
-/**
- * Waits for something, or for a signal.
- *
- * @param signal Gives up, if there is one.
- * @param promise What is waited for.
- * @returns What it gives.
- * @throws What it rejects with, or the signal's reason.
- */
-export async function unless<T>(
-  signal: AbortSignal | undefined,
-  promise: Promise<T>,
-): Promise<T> {
-  const stopped = Promise.withResolvers<never>();
-  const stop = () => stopped.reject(signal?.reason);
-  signal?.addEventListener("abort", stop);
-  try {
-    signal?.throwIfAborted();
-    return await Promise.race([promise, stopped.promise]);
-  } finally {
-    signal?.removeEventListener("abort", stop);
   }
 }

@@ -5,8 +5,9 @@
  */
 
 import { formatSize } from "../units.ts";
+import { unless } from "../unless.ts";
 import { CliError, fileError } from "./images.ts";
-import { openUnless, unless } from "./open_unless.ts";
+import { openUnless } from "./open_unless.ts";
 
 /** What a file may have where nothing else is said, in bytes. */
 const MOST_BYTES = 64 * 1_048_576;

@@ -23,10 +23,23 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import { createBackend, openBackend, type OpenOptions } from "./open.ts";
 
 /** How to make an overlay that keeps its changes in a file. */
-export interface FileOverlayOptions
-  extends
-    OverlayFileOptions,
-    Pick<OpenOptions, "direct" | "backend" | "engine" | "signal"> {
+export interface FileOverlayOptions extends
+  OverlayFileOptions,
+  Pick<
+    OpenOptions,
+    | "direct"
+    | "backend"
+    | "engine"
+    | "stallMs"
+    | "pollMs"
+    | "openTimeoutMs"
+    | "closeTimeoutMs"
+    | "requestTimeoutMs"
+  > {
+  /**
+   * Gives up opening. It has no part in a fork.
+   */
+  signal?: AbortSignal | undefined;
   /**
    * Where the changes are: a path, which is made if nothing is there, or a
    * backend, which is closed with the overlay.
@@ -108,21 +121,31 @@ async function inFile(
   base: Backend,
   options: FileOverlayOptions,
 ): Promise<FileOverlay> {
-  const { direct, backend, engine, signal } = options;
+  const how = howToOpen(options);
   const { file, made } = await openFile(base, options);
   try {
     return await FileOverlay.open(
       base,
       file,
       options,
-      (base, file, more) =>
-        inFile(base, { ...more, direct, backend, engine, signal, file }),
+      (base, file, more) => inFile(base, { ...more, ...how, file }),
       made,
+      options.signal,
     );
   } catch (error) {
     await file.close();
     throw error;
   }
+}
+
+/** How the file is opened, and those of forks as well. */
+function howToOpen(options: FileOverlayOptions): OpenOptions {
+  const { direct, backend, engine, stallMs, pollMs } = options;
+  const { openTimeoutMs, closeTimeoutMs, requestTimeoutMs } = options;
+  return {
+    ...{ direct, backend, engine, stallMs, pollMs },
+    ...{ openTimeoutMs, closeTimeoutMs, requestTimeoutMs },
+  };
 }
 
 /**
@@ -153,11 +176,10 @@ async function openFile(
   options: FileOverlayOptions,
 ): Promise<{ file: Backend; made: boolean }> {
   const { file, readOnly = false, create = true } = options;
-  const { direct, backend, engine, signal } = options;
   if (typeof file !== "string" && !(file instanceof URL)) {
     return { file, made: false };
   }
-  const open: OpenOptions = { direct, backend, engine, signal };
+  const open = { ...howToOpen(options), signal: options.signal };
   if (create && !readOnly && !isNbdUri(file)) {
     try {
       const sectors = layoutOf(base.geometry.sectors).fileSectors;

@@ -25,6 +25,7 @@ import {
 } from "./engine.ts";
 import type { Host } from "./host.ts";
 import { type KernelQueue, NOT_TAKEN } from "./kernel_queue.ts";
+import { settleAll } from "../settle_all.ts";
 import { sharedBudget } from "./stall_budget.ts";
 import { SyncEngine } from "./sync_engine.ts";
 import { OperationKind, WaitPolicy } from "./wait_policy.ts";
@@ -180,16 +181,18 @@ export class AsyncEngine<T extends Operation> implements Engine<T>, Work {
     this.#breakIfBroken();
   }
 
-  /** Releases everything. */
+  /** Releases everything; what fails keeps nothing of the rest open. */
   async close(): Promise<void> {
     // A drain from here on would look into memory that is gone.
     this.#drainBrokenTimer?.();
     this.#drainBrokenTimer = null;
     await this.#waiting.leaveQueue();
-    // It sends its byte through the turns' sockets.
-    this.#queue.close();
-    await this.#waiting.close();
-    await this.#fallback?.close();
+    await settleAll([
+      // First, as it sends its byte through the turns' sockets.
+      new Promise<void>((resolve) => resolve(this.#queue.close())),
+      this.#waiting.close(),
+      this.#fallback?.close() ?? Promise.resolve(),
+    ]);
   }
 
   // ---- Work: what is waited for ----

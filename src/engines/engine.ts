@@ -58,7 +58,10 @@ export class Operation {
   vectorCount = 0;
   /** Offset in the file, in bytes. */
   offset = 0;
-  /** Whether a write must be durable when it completes. */
+  /**
+   * Whether a write must be durable when it completes: of this operation, from
+   * before it is pushed until it is completed, and never of what it is part of.
+   */
   durable = false;
   /** Mode of fallocate(2): {@linkcode AllocateMode}. */
   mode = 0;

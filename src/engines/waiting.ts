@@ -259,9 +259,7 @@ export class Waiting {
       if (leftUs > 0) this.#deliver();
     }
     this.#submit();
-    if (work.prepared > 0 || work.drained > 0) return "turning";
-    if (work.inFlight === 0) return from === "loop" ? "idle" : "turning";
-    return from === "loop" || this.#loopIsWanted ? "loop" : "turning";
+    return this.#next("kick");
   }
 
   /** The caller of a few operations most likely waits for them. */
@@ -292,12 +290,21 @@ export class Waiting {
     else this.#waitInTurn();
     this.#callersSince = this.#clock();
     this.#submit();
+    return this.#next(event);
+  }
+
+  /** Where the thread waits after a kick or a turn that had something to do. */
+  #next(event: WaitEvent): State {
+    const work = this.#work;
+    const policy = this.#policy;
+    // A turn begins awake.
+    const sleeps = this.#state === "loop";
     if (work.prepared > 0 || work.drained > 0) return "turning";
     // One more turn, as the callers may ask for more.
-    if (work.inFlight === 0) return "turning";
-    if (this.#loopIsWanted || policy.isSlow && this.#watch !== null) {
-      return "loop";
-    }
+    if (work.inFlight === 0) return sleeps ? "idle" : "turning";
+    if (sleeps || this.#loopIsWanted) return "loop";
+    if (event === "kick") return "turning";
+    if (policy.isSlow && this.#watch !== null) return "loop";
     return policy.isVerySlow ? "thread" : "turning";
   }
 

@@ -41,7 +41,7 @@ import type { BackendInfo } from "../info.ts";
 import { flushRequest, type Request, RequestType } from "../request.ts";
 import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
 import { settleAll } from "../settle_all.ts";
-import { Layer, type LayerOptions, submitAll } from "./layer.ts";
+import { Layer, type LayerOptions, submitUnless } from "./layer.ts";
 import { DataPath, PIECE_SECTORS } from "./overlay_file/data_path.ts";
 import { OverlayState } from "./overlay_file/format.ts";
 import { Gate, Held } from "./overlay_file/gate.ts";
@@ -142,8 +142,10 @@ export class FileOverlay extends Layer {
    * @param options How to open it.
    * @param openFile Opens the file of a fork.
    * @param isNew Whether the file was made just now.
+   * @param signal Gives up.
    * @returns The overlay.
-   * @throws {DiskError} If the file is none of an overlay, or not of this base.
+   * @throws {DiskError} If the file is none of an overlay, or not of this base. If
+   * the signal fired, its reason.
    */
   static async open(
     base: Backend,
@@ -151,11 +153,12 @@ export class FileOverlay extends Layer {
     options: OverlayFileOptions,
     openFile: OpenOverlayFile,
     isNew: boolean,
+    signal?: AbortSignal,
   ): Promise<FileOverlay> {
-    const headers = await HeaderFile.open(file, base, isNew);
+    const headers = await HeaderFile.open(file, base, isNew, signal);
     const opened = new FileOverlay(base, file, options, headers, openFile);
     const { readOnly = false, reset = false, acceptBase = false } = options;
-    await opened.#metadata.begin({ readOnly, reset, acceptBase });
+    await opened.#metadata.begin({ readOnly, reset, acceptBase, signal });
     return opened;
   }
 
@@ -284,19 +287,20 @@ export class FileOverlay extends Layer {
       await this.#close(Held.Changes);
       this.#checkWhole("commit");
       if (!this.changed) return;
-      if (moves) {
-        await this.#metadata.flushOrThrow();
-        await this.#metadata.beginCommit();
-      }
+      if (moves) await this.#metadata.flushOrThrow();
+      // As late as can be: from then on the base is not what it was.
+      let begun: Promise<void> | undefined;
+      const begin = () => begun ??= this.#metadata.beginCommit(signal);
       await this.#metadata.map.eachRun(
         0,
         this.geometry.sectors,
-        async (run) => {
-          await this.#data.copy(run, target, 0, signal);
-        },
+        (run) =>
+          this.#data.copy(run, target, 0, signal, moves ? begin : undefined),
+        undefined,
+        signal,
       );
       if (target.abilities.flush !== "none") {
-        const error = await submitAll(target, [flushRequest()]);
+        const error = await submitUnless(target, flushRequest(), signal);
         if (error !== null) throw error;
       }
       if (!moves) return;

@@ -334,6 +334,29 @@ export function submitAll(
 }
 
 /**
+ * Carries out one request of one's own, which a signal withdraws.
+ *
+ * @param backend The backend.
+ * @param request The request.
+ * @param signal Withdraws it, if there is one.
+ * @returns Why it failed; `null` if it did not.
+ * @throws The signal's reason, once the request is over: whatever came of it.
+ */
+export async function submitUnless(
+  backend: Backend,
+  request: Request,
+  signal: AbortSignal | undefined,
+): Promise<DiskError | null> {
+  signal?.throwIfAborted();
+  const withdraw = () => backend.cancel?.(request);
+  signal?.addEventListener("abort", withdraw);
+  const error = await submitAll(backend, [request]);
+  signal?.removeEventListener("abort", withdraw);
+  signal?.throwIfAborted();
+  return error;
+}
+
+/**
  * The same with a callback, which is called before this returns if every answer
  * comes before `submit` does.
  *

@@ -37,3 +37,15 @@ Deno.test("SharedFlush starts none after one that failed, and keeps its failure"
   assertEquals(started, ["a"]);
   assertStrictEquals(flushes.failure, failure);
 });
+
+Deno.test("SharedFlush goes on after one that was not to be had", () => {
+  const unsupported = new DiskError("unsupported", "Cannot flush", {
+    code: "ENOTSUP",
+    errno: 95,
+  });
+  const { flushes, started } = recorded();
+  flushes.join("a");
+  flushes.join("b");
+  assertEquals(flushes.end(unsupported), shared("a"));
+  assertEquals([flushes.failure, started], [null, ["a", "b"]]);
+});

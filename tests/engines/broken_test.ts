@@ -6,7 +6,7 @@
  * @module
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { openLibc } from "../../ffi/libc.ts";
 import { PosixHost } from "../../src/engines/posix_host.ts";
 import { AsyncEngine } from "../../src/engines/async_engine.ts";
@@ -323,6 +323,32 @@ Deno.test("AsyncEngine carries out what a broken queue never took, in order, and
   for (const one of [...more, ...late]) assertEquals(answers.get(one), redone);
   assertEquals(queue.systemCalls, systemCalls);
   await engine.close();
+});
+
+Deno.test("AsyncEngine gives its turns back though its queue does not close", async () => {
+  const queue = new Fragile();
+  queue.close = () => {
+    throw new Error("It does not close");
+  };
+  const host = new PosixHost(openLibc());
+  let closed = 0;
+  const makeTurns = host.makeTurns.bind(host);
+  host.makeTurns = (callback) => {
+    const turns = makeTurns(callback);
+    const close = turns.close.bind(turns);
+    turns.close = () => {
+      closed++;
+      return close();
+    };
+    return turns;
+  };
+  const engine = new AsyncEngine<Operation>(host, queue, () => {}, {
+    info: { name: "fragile", reason: null },
+    stallMs: 0.1,
+    pollMs: 0,
+  });
+  await assertRejects(() => engine.close(), Error, "It does not close");
+  assertEquals(closed, 1);
 });
 
 Deno.test("AsyncEngine does not look at a broken queue once it is closed", async () => {

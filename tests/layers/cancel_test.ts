@@ -13,8 +13,8 @@ import { overlay } from "../../src/disk/overlay.ts";
 import { DiskError } from "../../src/errors.ts";
 import { Layer } from "../../src/layers/layer.ts";
 import { faults, readahead, trace, verify } from "../../src/layers/mod.ts";
-import { layoutOf } from "../../src/layers/overlay_file/format.ts";
-import type { Request } from "../../src/request.ts";
+import { layoutOf, PAGE_BITS } from "../../src/layers/overlay_file/format.ts";
+import { type Request, RequestType } from "../../src/request.ts";
 import { abortedError } from "../../src/request_error.ts";
 import { memory, SECTORS } from "./stacks.ts";
 
@@ -159,6 +159,104 @@ Deno.test("overlay() in a file carries out nothing that is withdrawn while its m
   file.silent = false;
   assertEquals(await disk.read(0, 1), sector(1));
   await disk.close();
+});
+
+Deno.test("overlay() in a file answers what is withdrawn while the file does not give its map", async () => {
+  const { base, store, disk: first } = await overSilent();
+  await first.write(0, sector(1));
+  await first.close();
+  const file = new Silent(store);
+  file.silent = false;
+  const disk = VirtualDisk.over(await overlay(base, { file }));
+  file.silent = true;
+  const other = disk.read(0, 1);
+  await turn();
+  const requests: ((signal: AbortSignal) => Promise<unknown>)[] = [
+    (signal) => disk.read(1, 1, { signal }),
+    (signal) => disk.write(2, sector(2), { signal }),
+  ];
+  for (const request of requests) assertEquals(await withdraw(request), true);
+  // One page, which the other one still waits for.
+  assertEquals(file.held.length, 1);
+  file.letGo();
+  assertEquals(await other, sector(1));
+  assertEquals(
+    await disk.read(0, 3),
+    new Uint8Array([...sector(1), ...sector(0, 2)]),
+  );
+  await disk.close();
+});
+
+Deno.test("overlay() in a file answers a write that is withdrawn while a full map is written", async () => {
+  const pages = 513;
+  const sectors = pages * PAGE_BITS;
+  const store = memory({ sectors: layoutOf(sectors).fileSectors });
+  const file = new Silent(store);
+  file.silent = false;
+  const disk = VirtualDisk.over(await overlay(memory({ sectors }), { file }));
+  for (let page = 0; page < pages - 1; page++) {
+    await disk.write(page * PAGE_BITS, sector(1));
+  }
+  file.silent = true;
+  const last = sectors - 1;
+  const write = (signal: AbortSignal) =>
+    disk.write(last, sector(2), { signal });
+  assertEquals(await withdraw(write), true);
+  file.letGo();
+  await disk.flush();
+  assertEquals(await disk.read(last, 1), sector(0));
+  await disk.close();
+});
+
+Deno.test("FileOverlay.commit() is interrupted whatever it waits for, and repeated", async () => {
+  // Of the file: its map, its data. Of the base: what tells it, a write, a flush.
+  for (let step = 0; step < 5; step++) {
+    const { base: _, store, disk: first } = await overSilent();
+    const base = new Silent();
+    base.silent = false;
+    await first.write(8, sector(1));
+    await first.close();
+    const file = new Silent(store);
+    file.silent = false;
+    const changes = await overlay(base, { file, acceptBase: true });
+    const holder = step < 2 ? file : base;
+    let left = [1, 2, 1, 19, 20][step]!;
+    const controller = new AbortController();
+    const reason = new Error("Enough");
+    const submit = holder.submit.bind(holder);
+    holder.submit = (batch, complete) => {
+      const { type } = batch[0]!;
+      const counts = holder === base || type === RequestType.In;
+      holder.silent = counts && --left === 0;
+      submit(batch, complete);
+      if (holder.silent) queueMicrotask(() => controller.abort(reason));
+    };
+    const error = await changes.commit(undefined, controller.signal)
+      .catch((error) => error);
+    assertEquals([error, left], [reason, 0], `step ${step}`);
+    holder.letGo();
+    // What is not begun is not said to be: nothing of the base has changed.
+    if (step < 3) await changes.discard();
+    else await changes.commit();
+    const disk = VirtualDisk.over(changes);
+    assertEquals((await disk.read(8, 1))[0], step < 3 ? 0 : 1);
+    await disk.close();
+  }
+});
+
+Deno.test("overlay() in a file gives up opening, whatever it waits for", async () => {
+  for (const hung of ["file", "base"]) {
+    const base = new Silent();
+    const file = new Silent(memory({ sectors: layoutOf(SECTORS).fileSectors }));
+    base.silent = hung === "base";
+    file.silent = hung === "file";
+    assertEquals(
+      await withdraw((signal) => overlay(base, { file, signal })),
+      true,
+    );
+    assertEquals([file.closed, base.closed], [true, false]);
+    await base.close();
+  }
 });
 
 Deno.test("overlay() in a file answers a write that is withdrawn while a commit holds it back", async () => {

@@ -170,6 +170,31 @@ Deno.test("FileOverlay.commit() that cannot say that it begins leaves the file t
   }
 });
 
+Deno.test("FileOverlay.discard() is taken after a commit that could not say that it begins", async () => {
+  // Wherever it failed: it writes two copies, and flushes after each.
+  for (
+    const rule of ["write nth=1", "write nth=2", "flush nth=2", "flush nth=3"]
+  ) {
+    for (const reopens of [false, true]) {
+      const base = memory();
+      const store = fileWith();
+      const file = faults(store, []);
+      const changes = await open(base, file);
+      await carryOut(changes, writeRequest(0, sector(1)), flushRequest());
+      const added = file.add(`${rule} error=EIO`);
+      await assertRejects(() => changes.commit(), DiskError, "EIO");
+      file.remove(added);
+      assertEquals(await values(base, 0, 1), [0]);
+      if (reopens) await changes.close();
+      const again = reopens ? await open(base, store) : changes;
+      assertEquals(await values(again, 0, 1), [1]);
+      await again.discard();
+      assertEquals(await values(again, 0, 1), [0]);
+      await again.close();
+    }
+  }
+});
+
 Deno.test("FileOverlay.commit() that failed has ended: no piece goes on", async () => {
   let pieces = 0;
   const { backend, held } = holding(

@@ -15,6 +15,7 @@ import {
 import type { Backend } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { openBackend } from "../../src/disk/open.ts";
+import { VirtualDisk } from "../../src/disk/disk.ts";
 import { type FileOverlayOptions, overlay } from "../../src/disk/overlay.ts";
 import { DiskError } from "../../src/errors.ts";
 import { faults } from "../../src/layers/faults.ts";
@@ -234,6 +235,21 @@ Deno.test("overlay() in a file refuses writes to be made durable after a flush t
   const again = await open(base, backend());
   assertEquals(again.changed, false);
   await again.close();
+});
+
+Deno.test("overlay() in a file latches no flush that its file has not, as its disk does not", async () => {
+  const { backend } = fileFor();
+  const file = faults(backend(), []);
+  const disk = VirtualDisk.over(await open(memory(), file));
+  await disk.write(0, sector(1));
+  const rule = file.add("flush error=ENOTSUP");
+  for (let i = 0; i < 2; i++) {
+    const error = await assertRejects(() => disk.flush(), DiskError);
+    assertEquals([error.kind, disk.failure], ["unsupported", null]);
+  }
+  file.remove(rule);
+  await disk.flush();
+  await disk.close();
 });
 
 Deno.test("overlay() in a file tells a write that fails by the place on the disk", async () => {
@@ -965,4 +981,34 @@ Deno.test("overlay() in a file that is read-only shows its changes and takes non
     assertEquals((await assertRejects(act, DiskError)).kind, "read-only");
   }
   await reader.close();
+});
+
+Deno.test("overlay() in a file passes on how the file is opened", async () => {
+  await using dir = await tempDir();
+  const file = `nbd+unix:///?socket=${dir.path}/none`;
+  for (const name of ["openTimeoutMs", "closeTimeoutMs", "requestTimeoutMs"]) {
+    await assertRejects(
+      () => overlay(memory(), { file, [name]: 0 }),
+      RangeError,
+      `${name} must be`,
+    );
+  }
+  for (const name of ["stallMs", "pollMs"]) {
+    await assertRejects(
+      () => overlay(memory(), { file: `${dir.path}/none`, [name]: -1 }),
+      RangeError,
+      `${name} must be`,
+    );
+  }
+});
+
+Deno.test("FileOverlay.fork() is not bound by the signal of its opening", async () => {
+  await using dir = await tempDir();
+  const controller = new AbortController();
+  const { signal } = controller;
+  const changes = await overlay(memory(), { file: `${dir.path}/one`, signal });
+  controller.abort();
+  const fork = await changes.fork(`${dir.path}/two`);
+  await fork.close();
+  await changes.close();
 });

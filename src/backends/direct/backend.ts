@@ -297,11 +297,18 @@ export class DirectBackend implements Backend {
   }
 
   async #release(): Promise<void> {
-    await this.#asyncEngine.close();
-    this.#bounces.close();
-    this.#zeroes?.release();
+    const engine = this.#asyncEngine.close();
+    await engine.catch(() => {});
     const { claim, tailFd, fd, signal, info } = this.#image;
     await closeParts(info.path!, [
+      // Memory stays if that failed, as it is the engine's word that the kernel
+      // has none of it. Of a file it has what it needs, and all is answered: its
+      // descriptors go, and with them the lock.
+      async () => {
+        await engine;
+        this.#bounces.close();
+        this.#zeroes?.release();
+      },
       () => claim?.release(),
       () => tailFd >= 0 ? this.#host.close(tailFd) : undefined,
       () => this.#host.close(fd),
@@ -680,8 +687,6 @@ export class DirectBackend implements Backend {
         break;
     }
     if (result === 0) return this.#cut(transfer);
-    // A write that ended short was not synced as one.
-    if (result < transfer.total - transfer.done) transfer.durable = false;
     transfer.done += result;
     if (transfer.done < transfer.total) {
       return transfer.cancelled
@@ -689,6 +694,7 @@ export class DirectBackend implements Backend {
         : this.#again(this.#next, transfer);
     }
     if (request.fua && request.writes) {
+      // One that moved all of it at once; what follows a short one is not durable.
       if (!transfer.durable) return this.#again(this.#sync, transfer);
       if (this.#endsBefore(this.#size)) return this.#cut(transfer);
     }

@@ -538,7 +538,7 @@ export class NbdBackend implements Backend {
    */
   #dropped(piece: Piece): void {
     piece.error = changedError(piece.transfer.request, this.#uri);
-    this.#answered(piece);
+    this.#end(piece);
   }
 
   #send(
@@ -559,25 +559,15 @@ export class NbdBackend implements Backend {
     view.setUint32(at + 24, length);
   }
 
+  /** The server has answered a piece, which is over unless its data is held. */
   #answered(piece: Piece): void {
     if (
       piece.command === Command.Read && piece.error === null &&
       piece.received !== piece.length
     ) throw new Error("a reply has less data than was asked for");
-    const { message, isAnswered } = piece;
-    if (
-      message !== null && !isAnswered && !message.dropped &&
-      this.#writer.holds(message)
-    ) return this.#answeredEarly(piece, message);
-    this.#pieces.delete(piece.cookie);
-    this.#answers++;
-    const { command, transfer, error } = piece;
-    if (command === Command.Flush) this.#flushed(error);
-    else {
-      const isDurable = (transfer.flags & CommandFlag.Fua) !== 0;
-      this.#over(transfer, error, isDurable ? error : null);
-    }
-    if (this.#state === "leaving" && this.#pieces.size === 0) this.#depart();
+    const { message } = piece;
+    if (message === null || !this.#writer.holds(message)) this.#end(piece);
+    else this.#answeredEarly(piece, message);
   }
 
   /**
@@ -597,10 +587,23 @@ export class NbdBackend implements Backend {
       if (message.dropped || !refused && this.#writer.holds(message)) {
         throw new Error("a write is answered before its data was sent");
       }
-      this.#answered(piece);
+      this.#end(piece);
     };
     if (wait === null) goOn();
     else wait.then(goOn).catch((error) => this.#lose(error));
+  }
+
+  /** A piece is over: the server owes nothing of it, and nobody has its memory. */
+  #end(piece: Piece): void {
+    this.#pieces.delete(piece.cookie);
+    this.#answers++;
+    const { command, transfer, error } = piece;
+    if (command === Command.Flush) this.#flushed(error);
+    else {
+      const isDurable = (transfer.flags & CommandFlag.Fua) !== 0;
+      this.#over(transfer, error, isDurable ? error : null);
+    }
+    if (this.#state === "leaving" && this.#pieces.size === 0) this.#depart();
   }
 
   /** A piece of a request is over, or the flush that it waited for. */

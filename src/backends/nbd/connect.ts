@@ -11,6 +11,7 @@ import type { ByteStream } from "../../platform/byte_stream.ts";
 import { beginTls, connectTo } from "../../platform/sockets.ts";
 import type { NbdAddress, NbdTarget } from "../../protocol/nbd/uri.ts";
 import { printable } from "../../printable.ts";
+import { unless } from "../../unless.ts";
 import { asDiskError } from "../image_options.ts";
 import { ClientHandshake, type Negotiated } from "./client_handshake.ts";
 
@@ -56,19 +57,11 @@ export async function connectNbd<T>(
       ),
     );
   }, timeoutMs);
-  const given = Promise.withResolvers<never>();
-  // It may have no waiter.
-  given.promise.catch(() => {});
-  gate.signal.addEventListener(
-    "abort",
-    () => given.reject(gate.signal.reason),
-    { once: true },
-  );
   const connecting = connectTo(target.address, gate.signal);
   let stream: ByteStream | null = null;
   let handshake: ClientHandshake | null = null;
   try {
-    stream = await Promise.race([given.promise, connecting]);
+    stream = await unless(gate.signal, connecting);
     handshake = new ClientHandshake(stream, uri);
     const plain = stream;
     const upgrade = async () => {
@@ -83,10 +76,10 @@ export async function connectNbd<T>(
         throw tlsError(error, uri);
       }
     };
-    const negotiated = await Promise.race([
-      given.promise,
+    const negotiated = await unless(
+      gate.signal,
       shakeHands(handshake, target, upgrade),
-    ]);
+    );
     return use(stream, negotiated);
   } catch (error) {
     if (stream !== null) await hangUp(stream, handshake!.farewell);

@@ -52,7 +52,7 @@ export interface Piece {
   errorChunks: number;
   /** What carries its data, while that is in the request's own memory. */
   message: OutgoingMessage | null;
-  /** Whether the server has answered it. */
+  /** Whether the server has answered it before it is over: it may not again. */
   isAnswered: boolean;
   error: DiskError | null;
 }

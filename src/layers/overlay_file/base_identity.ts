@@ -17,7 +17,7 @@ import { crc32 } from "node:zlib";
 import type { Backend } from "../../backend.ts";
 import { MAX_BLOCK_SIZE, SECTOR_BYTES } from "../../geometry.ts";
 import { Request, RequestType } from "../../request.ts";
-import { submitAll } from "../layer.ts";
+import { submitUnless } from "../layer.ts";
 
 /** The largest block: 64 KiB. */
 const SAMPLE_SECTORS = MAX_BLOCK_SIZE / SECTOR_BYTES;
@@ -37,17 +37,20 @@ export interface BaseIdentity {
  * @param base The base, which is read.
  * @param leaveOut Clears what is not to count in a sample, which begins at a
  * sector; by default, all of it counts.
+ * @param signal Gives up.
  * @returns What tells it from another one.
+ * @throws If the signal fired, its reason.
  */
 export async function identityOf(
   base: Backend,
   leaveOut?: (sector: number, data: Uint8Array) => Promise<void>,
+  signal?: AbortSignal,
 ): Promise<BaseIdentity> {
   const sums: number[] = [];
   for (const [sector, count] of samplesOf(base)) {
     const data = base.allocate(count * SECTOR_BYTES);
     const request = new Request(RequestType.In, sector, count, 0, data);
-    const error = await submitAll(base, [request]);
+    const error = await submitUnless(base, request, signal);
     await leaveOut?.(sector, data);
     // What cannot be read has no content to compare.
     sums.push(sector, count, error === null ? crc32(data) : -1);

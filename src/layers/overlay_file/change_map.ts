@@ -19,6 +19,7 @@ import { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
 import { Request, RequestType } from "../../request.ts";
 import { submitAll } from "../layer.ts";
+import { unless } from "../../unless.ts";
 import { anyError } from "./any_error.ts";
 import {
   decodePage,
@@ -198,22 +199,29 @@ export class ChangeMap {
    *
    * @param sector First sector.
    * @param count Sectors.
+   * @param signal Waits for them no more; they are read on, as others may wait,
+   * too.
    * @returns The pages, to be released.
    * @throws {DiskError} If one cannot be read or is damaged, or there is no
-   * memory for it.
+   * memory for it. If the signal fired, its reason.
    */
-  async hold(sector: number, count: number): Promise<MapPage[]> {
+  async hold(
+    sector: number,
+    count: number,
+    signal?: AbortSignal,
+  ): Promise<MapPage[]> {
     const pages: MapPage[] = [];
     const last = pageOf(sector + count - 1);
     try {
       for (let index = pageOf(sector); index <= last; index++) {
         while (!this.#pages.has(index) && this.#isStored(index)) {
-          await this.#load(index);
+          await unless(signal, this.#load(index));
         }
         pages.push(this.#take(index));
       }
     } catch (error) {
-      throw this.#giveBack(pages, error);
+      const failure = this.#giveBack(pages, error);
+      throw signal?.aborted ? signal.reason : failure;
     }
     return pages;
   }
@@ -350,16 +358,19 @@ export class ChangeMap {
    * @param count Its sectors.
    * @param visit Called for each run; it ends with a page at the latest.
    * @param after Called after the runs of each page, which is at hand.
-   * @throws {DiskError} If a page cannot be read or is damaged.
+   * @param signal Waits no more for a page to be read.
+   * @throws {DiskError} If a page cannot be read or is damaged. If the signal
+   * fired, its reason.
    */
   async eachRun(
     sector: number,
     count: number,
     visit: (run: { sector: number; count: number }) => Promise<void> | void,
     after?: (part: { sector: number; count: number }) => Promise<void>,
+    signal?: AbortSignal,
   ): Promise<void> {
     for (const part of this.parts(sector, count)) {
-      const pages = await this.hold(part.sector, part.count);
+      const pages = await this.hold(part.sector, part.count, signal);
       try {
         const end = part.sector + part.count;
         for (let at = part.sector; at < end;) {

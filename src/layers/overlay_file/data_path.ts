@@ -14,10 +14,12 @@ import type { DiskError } from "../../errors.ts";
 import { Request, RequestFlag, RequestType } from "../../request.ts";
 import {
   abortedError,
+  costsDurability,
   latchedError,
   requestError,
 } from "../../request_error.ts";
 import { answerRequest } from "../../throw_later.ts";
+import { unless } from "../../unless.ts";
 import { sliceRequest } from "../slice_request.ts";
 import { anyError } from "./any_error.ts";
 import type { MapPage } from "./change_map.ts";
@@ -62,8 +64,8 @@ class Job {
 interface Progress {
   /** The piece at work. */
   piece: Request;
-  /** Whether it was given up. */
-  withdrawn: boolean;
+  /** Gives it up. */
+  readonly withdrawal: AbortController;
 }
 
 /** The way of the requests of one overlay. */
@@ -157,7 +159,7 @@ export class DataPath {
 
   /**
    * Tries to stop a submitted request early, wherever it is. What it needs of the
-   * map is waited for, as others need it, too; and so is a flush.
+   * map goes on without it, as others need it, too. A flush is waited for.
    *
    * @param request The request.
    */
@@ -167,7 +169,7 @@ export class DataPath {
       return answerRequest(request, this.#aborted(request), held);
     }
     const progress = this.#progress.get(request);
-    if (progress !== undefined) progress.withdrawn = true;
+    progress?.withdrawal.abort();
     const job = this.#jobs.get(progress?.piece ?? request);
     if (job !== undefined) {
       cancelParts(job, job.below, this.#base);
@@ -215,7 +217,10 @@ export class DataPath {
   async #inPieces(request: Request, complete: Complete): Promise<void> {
     let error: DiskError | null = null;
     const isWhole = request.count <= PIECE_SECTORS;
-    const progress: Progress = { piece: request, withdrawn: false };
+    const progress: Progress = {
+      piece: request,
+      withdrawal: new AbortController(),
+    };
     this.#progress.set(request, progress);
     for (let done = 0; done < request.count && error === null;) {
       const count = Math.min(PIECE_SECTORS, request.count - done);
@@ -241,17 +246,19 @@ export class DataPath {
     const request = progress.piece;
     const { type, sector, count } = request;
     const { map } = this.#metadata;
-    if (request.writes && map.crowded) {
-      const error = await this.#metadata.flush();
-      if (error !== null) return this.wrap(request, error);
-    }
+    const { signal } = progress.withdrawal;
     let pages: MapPage[];
     try {
-      pages = await map.hold(sector, count);
+      if (request.writes && map.crowded) {
+        await unless(signal, this.#metadata.flushOrThrow());
+      }
+      pages = await map.hold(sector, count, signal);
     } catch (error) {
-      return this.wrap(request, error);
+      return signal.aborted
+        ? this.#aborted(request)
+        : this.wrap(request, error);
     }
-    if (progress.withdrawn) {
+    if (signal.aborted) {
       map.release(pages);
       return this.#aborted(request);
     }
@@ -349,7 +356,7 @@ export class DataPath {
     if (job.error === null) map.mark(pages, request.sector, request.count);
     map.release(pages);
     // One that was given up promises nothing, and the next flush has it all.
-    const failed = job.error !== null && job.error.kind !== "aborted";
+    const failed = job.error !== null && costsDurability(job.error);
     if (failed && settled && request.fua) this.#metadata.latch(job.error!);
     if (job.error !== null || !request.fua || settled) {
       return this.#gate.answer(request, job.error, complete);

@@ -13,7 +13,7 @@ import { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
 import { plural } from "../../plural.ts";
 import { Request, RequestType } from "../../request.ts";
-import { submitAll } from "../layer.ts";
+import { submitAll, submitUnless } from "../layer.ts";
 import {
   decodeHeader,
   encodeHeader,
@@ -57,13 +57,16 @@ export class HeaderFile {
    * @param file The file.
    * @param base The base.
    * @param isMade Whether the file was made just now.
+   * @param signal Gives up.
    * @returns The header; a new one for a file that is one hole.
-   * @throws {DiskError} If the file is none of an overlay, or not of this base.
+   * @throws {DiskError} If the file is none of an overlay, or not of this base. If
+   * the signal fired, its reason.
    */
   static async open(
     file: Backend,
     base: Backend,
     isMade: boolean,
+    signal?: AbortSignal,
   ): Promise<HeaderFile> {
     const { sectors, blockSize } = base.geometry;
     const { fileSectors } = layoutOf(sectors);
@@ -74,7 +77,7 @@ export class HeaderFile {
         `it must have blocks of ${SECTOR_BYTES} bytes: current value is ${file.geometry.blockSize}`,
       );
     }
-    const copies = await readHeaders(file);
+    const copies = await readHeaders(file, signal);
     const header = newestOf(copies);
     const isBlank = header === undefined &&
       (isMade || copies.every((copy) => copy === "blank") && isHole(file));
@@ -171,7 +174,10 @@ function newestOf(copies: readonly HeaderCopy[]): OverlayHeader | undefined {
 /** What one copy of a header is: what it says, nothing at all, or why it is none. */
 type HeaderCopy = OverlayHeader | "blank" | string;
 
-async function readHeaders(file: Backend): Promise<HeaderCopy[]> {
+async function readHeaders(
+  file: Backend,
+  signal?: AbortSignal,
+): Promise<HeaderCopy[]> {
   const count = HEADER_BYTES / SECTOR_BYTES;
   const copies: HeaderCopy[] = [];
   for (const sector of HEADER_SECTORS) {
@@ -181,7 +187,7 @@ async function readHeaders(file: Backend): Promise<HeaderCopy[]> {
     }
     const bytes = file.allocate(HEADER_BYTES);
     const request = new Request(RequestType.In, sector, count, 0, bytes);
-    const error = await submitAll(file, [request]);
+    const error = await submitUnless(file, request, signal);
     if (error !== null) copies.push(error.message);
     else if (isZero(bytes)) copies.push("blank");
     else {

@@ -22,9 +22,9 @@ import type { Backend } from "../../backend.ts";
 import { isZero } from "../../buffer.ts";
 import { isSame } from "../../bytes.ts";
 import { DiskError } from "../../errors.ts";
-import { SECTOR_BYTES } from "../../geometry.ts";
+import { SECTOR_BYTES, type SectorRange } from "../../geometry.ts";
 import { flushRequest, Request, RequestType } from "../../request.ts";
-import { latchedError } from "../../request_error.ts";
+import { costsDurability, latchedError } from "../../request_error.ts";
 import { submitAll } from "../layer.ts";
 import { anyError } from "./any_error.ts";
 import {
@@ -52,6 +52,8 @@ export interface MetadataOptions {
   readonly reset: boolean;
   /** Whether to take a base that was modified. */
   readonly acceptBase: boolean;
+  /** Gives up reading. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** The metadata of one file. */
@@ -115,7 +117,8 @@ export class OverlayMetadata {
    *
    * @param options How.
    * @returns When the map is known.
-   * @throws {DiskError} If it cannot be used, or goes with another base.
+   * @throws {DiskError} If it cannot be used, or goes with another base. If the
+   * signal fired, its reason.
    */
   async begin(options: MetadataOptions): Promise<void> {
     const { epoch, state } = this.header;
@@ -130,7 +133,7 @@ export class OverlayMetadata {
     }
     const { isNew } = this.#headers;
     if (isNew && this.#readOnly) throw this.#error("open", "it has no header");
-    await this.lookAtBase();
+    await this.lookAtBase(options.signal);
     if (options.reset || isNew) return await this.empty();
     if (state === OverlayState.Incomplete) {
       throw this.#error(
@@ -219,8 +222,10 @@ export class OverlayMetadata {
       await this.#flushFile();
       marks.settle();
       return null;
-    } catch (error) {
-      return this.#failure = anyError(error, "flush", this.#file.info.path);
+    } catch (thrown) {
+      const error = anyError(thrown, "flush", this.#file.info.path);
+      if (costsDurability(error)) this.latch(error);
+      return error;
     }
   }
 
@@ -228,7 +233,9 @@ export class OverlayMetadata {
     if (this.#file.abilities.flush === "none") return;
     const error = await submitAll(this.#file, [flushRequest()]);
     // What the system kept of the data is not known any more: no second try.
-    if (error !== null) throw this.#failure = error;
+    if (error === null) return;
+    if (costsDurability(error)) this.latch(error);
+    throw error;
   }
 
   /**
@@ -246,17 +253,27 @@ export class OverlayMetadata {
    * from then on that has some of the changes, and is known by what they leave
    * as it is.
    *
+   * @param signal Gives up before anything is written.
    * @returns When that is durable.
-   * @throws {DiskError} If it fails.
+   * @throws {DiskError} If it fails. If the signal fired, its reason.
    */
-  async beginCommit(): Promise<void> {
+  async beginCommit(signal?: AbortSignal): Promise<void> {
     const { state, digest } = this.header;
     if (state === OverlayState.Committing && !isZero(digest)) return;
-    await this.writeHeader({
-      state: OverlayState.Committing,
-      modified: 0n,
-      digest: await this.#digestOfRest(),
-    });
+    const rest = await this.#digestOfRest(signal);
+    signal?.throwIfAborted();
+    try {
+      await this.writeHeader({
+        state: OverlayState.Committing,
+        modified: 0n,
+        digest: rest,
+      });
+    } catch (error) {
+      // One copy of it may be there, and the base has nothing of the changes yet:
+      // whoever opens the file is to be told so, if it takes the header as it was.
+      await this.writeHeader({}).catch(() => {});
+      throw error;
+    }
   }
 
   /**
@@ -280,9 +297,11 @@ export class OverlayMetadata {
   }
 
   /** Throws if a commit was begun to another base than this one. */
-  async #checkCommitted({ acceptBase }: MetadataOptions): Promise<void> {
+  async #checkCommitted(
+    { acceptBase, signal }: MetadataOptions,
+  ): Promise<void> {
     if (isZero(this.header.digest)) return;
-    const digest = await this.#digestOfRest();
+    const digest = await this.#digestOfRest(signal);
     if (isSame(digest, this.header.digest)) return;
     if (acceptBase) {
       if (!this.#readOnly) await this.writeHeader({ digest });
@@ -295,15 +314,16 @@ export class OverlayMetadata {
   }
 
   /** A digest of the base without what changes are to, as a commit leaves it. */
-  async #digestOfRest(): Promise<Uint8Array> {
-    const { digest } = await identityOf(this.#base, async (sector, data) => {
-      const count = data.length / SECTOR_BYTES;
-      await this.map.eachRun(sector, count, (run) => {
+  async #digestOfRest(signal?: AbortSignal): Promise<Uint8Array> {
+    const leaveOut = async (sector: number, data: Uint8Array) => {
+      const clear = (run: SectorRange) => {
         const from = (run.sector - sector) * SECTOR_BYTES;
         data.fill(0, from, from + run.count * SECTOR_BYTES);
-      });
-    });
-    return digest;
+      };
+      const count = data.length / SECTOR_BYTES;
+      await this.map.eachRun(sector, count, clear, undefined, signal);
+    };
+    return (await identityOf(this.#base, leaveOut, signal)).digest;
   }
 
   /**
@@ -329,10 +349,12 @@ export class OverlayMetadata {
    * overlay is opened, and when it has changed the base itself. If somebody else
    * changes it in between, the next to open the overlay is told so.
    *
+   * @param signal Gives up.
    * @returns When it is known.
+   * @throws If the signal fired, its reason.
    */
-  async lookAtBase(): Promise<void> {
-    this.#seen = await identityOf(this.#base);
+  async lookAtBase(signal?: AbortSignal): Promise<void> {
+    this.#seen = await identityOf(this.#base, undefined, signal);
   }
 
   /**

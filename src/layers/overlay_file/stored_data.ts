@@ -10,7 +10,7 @@ import type { Backend, Extent } from "../../backend.ts";
 import { SECTOR_BYTES, type SectorRange } from "../../geometry.ts";
 import { Request, RequestFlag, RequestType } from "../../request.ts";
 import { settleAll } from "../../settle_all.ts";
-import { submitAll } from "../layer.ts";
+import { submitUnless } from "../layer.ts";
 
 /** Sectors that are copied at once: 1 MiB. */
 const COPY_SECTORS = 2048;
@@ -70,7 +70,8 @@ export class StoredData {
    * @param run The sectors.
    * @param target Where to.
    * @param shift How much further they begin there, in sectors.
-   * @param signal Interrupts it between pieces.
+   * @param signal Interrupts it.
+   * @param prepare Is awaited before anything is written.
    * @returns When they are copied; not flushed.
    * @throws {DiskError} If it fails. If the signal fired, its reason.
    */
@@ -79,14 +80,14 @@ export class StoredData {
     target: Backend,
     shift: number,
     signal?: AbortSignal,
+    prepare?: () => Promise<void>,
   ): Promise<void> {
     const pieces = [...piecesOf(this.extents(run))];
     for (let i = 0; i < pieces.length; i += PIECES_IN_FLIGHT) {
-      signal?.throwIfAborted();
       // None goes on when this has failed.
       await settleAll(
         pieces.slice(i, i + PIECES_IN_FLIGHT).map((piece) =>
-          this.#copyPiece(piece, target, shift)
+          this.#copyPiece(piece, target, shift, signal, prepare)
         ),
       );
     }
@@ -96,13 +97,17 @@ export class StoredData {
     { sector, count, hole }: Extent,
     target: Backend,
     shift: number,
+    signal: AbortSignal | undefined,
+    prepare: (() => Promise<void>) | undefined,
   ): Promise<void> {
     const to = sector + shift;
     if (hole && target.abilities.writeZeroes !== "none") {
       const { WriteZeroes } = RequestType;
+      await prepare?.();
       return await carryOut(
         target,
         new Request(WriteZeroes, to, count, RequestFlag.Unmap),
+        signal,
       );
     }
     const data = target.allocate(count * SECTOR_BYTES);
@@ -110,13 +115,23 @@ export class StoredData {
     await carryOut(
       this.#file,
       new Request(RequestType.In, from, count, 0, data),
+      signal,
     );
-    await carryOut(target, new Request(RequestType.Out, to, count, 0, data));
+    await prepare?.();
+    await carryOut(
+      target,
+      new Request(RequestType.Out, to, count, 0, data),
+      signal,
+    );
   }
 }
 
-async function carryOut(backend: Backend, request: Request): Promise<void> {
-  const error = await submitAll(backend, [request]);
+async function carryOut(
+  backend: Backend,
+  request: Request,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const error = await submitUnless(backend, request, signal);
   if (error !== null) throw error;
 }
 

@@ -122,7 +122,7 @@ export class StreamWriter {
    * Constructs a new instance.
    *
    * @param stream Where to.
-   * @param onProgress Called when bytes were written.
+   * @param onProgress Called when bytes were written, or let go of.
    * @param onFailure Called once if that fails; nothing is written from then
    * on.
    */
@@ -154,6 +154,8 @@ export class StreamWriter {
       join = this.#join = spare.pop() ?? makeJoin();
     }
     const at = join.used;
+    // It goes nowhere, and the next one is written over it.
+    if (this.#failed) return at;
     join.used += length;
     const last = this.#last;
     if (last?.join === join && last.message === this.#message) {
@@ -172,9 +174,11 @@ export class StreamWriter {
    * Pushes a message.
    *
    * @param bytes The message; it must stay as it is until it is done.
-   * @param done Called when the memory is free again, maybe at once.
+   * @param done Called when the memory is free again, maybe at once: also if the
+   * message will never go out.
    */
   push(bytes: Uint8Array, done: (() => void) | null = null): void {
+    if (this.#failed) return done?.();
     const { length } = bytes;
     const message = this.#message;
     if (length <= (message === null ? COPY_BYTES : LEND_BYTES)) {
@@ -296,7 +300,10 @@ export class StreamWriter {
       : null;
   }
 
-  /** Lets go of everything; nothing is written from now on. */
+  /**
+   * Lets go of everything; nothing is written from now on. What is pushed later
+   * takes no memory and counts as nothing.
+   */
   abandon(): void {
     this.#failed = true;
     if (!this.#writing) this.#forget();
@@ -440,11 +447,14 @@ export class StreamWriter {
   }
 
   #forget(): void {
+    let piece = this.#first;
     this.#first = null;
     this.#last = null;
     this.#join = null;
     this.pendingBytes = 0;
     this.copiedBytes = 0;
+    for (; piece !== null; piece = piece.next) piece.done?.();
+    this.#onProgress();
     for (const resolve of this.#idle.splice(0)) resolve();
   }
 }

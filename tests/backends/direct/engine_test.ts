@@ -5,8 +5,14 @@
  * @module
  */
 
-import { assert, assertEquals, fail } from "@std/assert";
-import { openSync } from "node:fs";
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertThrows,
+  fail,
+} from "@std/assert";
+import { fstatSync, openSync } from "node:fs";
 import { openLibc } from "../../../ffi/libc.ts";
 import { DirectBackend } from "../../../src/backends/direct/backend.ts";
 import { PosixFileHost } from "../../../src/backends/direct/posix_file_host.ts";
@@ -14,6 +20,7 @@ import type { DirectImage } from "../../../src/backends/direct/image.ts";
 import type { Transfer } from "../../../src/backends/direct/transfer.ts";
 import { type Engine, OperationCode } from "../../../src/engines/engine.ts";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
+import { DiskError } from "../../../src/errors.ts";
 import { makeGeometry } from "../../../src/geometry.ts";
 import { Random } from "../../../src/random.ts";
 import {
@@ -53,6 +60,7 @@ function backendOver(
   sectors: number,
   answer: Answer,
   hostBlock = 512,
+  close = () => Promise.resolve(),
 ) {
   const host = new PosixFileHost(openLibc());
   const asked: Asked[] = [];
@@ -125,7 +133,7 @@ function backendOver(
         }
       },
       cancel: (matches) => cancels?.(matches),
-      close: () => Promise.resolve(),
+      close,
     };
     return engine;
   });
@@ -500,5 +508,54 @@ Deno.test({
     assertEquals([flush?.code, durable?.code], ["ECANCELED", "ECANCELED"]);
     assertEquals(asked.length, before + 2);
     await backend.close();
+  },
+});
+
+Deno.test({
+  name:
+    "DirectBackend syncs a durable write that ended short, and no whole one",
+  ignore,
+  async fn() {
+    await using file = await scratch(65_536);
+    let most = 512;
+    const { backend, asked } = backendOver(file.fd, 128, ({ length }) => {
+      const moved = Math.min(length, most);
+      most = Infinity;
+      return moved;
+    });
+    const seen = () =>
+      asked.splice(0).map(({ code, length, durable }) => [
+        code,
+        length,
+        durable,
+      ]);
+    const write = () =>
+      submitAll(backend, [writeFuaRequest(8, new Uint8Array(4096))]);
+    const { WriteVector, Sync } = OperationCode;
+    assertEquals(await write(), [null]);
+    const [first, rest, sync] = seen();
+    assertEquals(first, [WriteVector, 4096, true]);
+    assertEquals([rest?.[1], rest?.[2]], [3584, false]);
+    assertEquals([sync?.[0], sync?.[2]], [Sync, false]);
+    assertEquals(await write(), [null]);
+    assertEquals(seen(), [[WriteVector, 4096, true]]);
+    await backend.close();
+  },
+});
+
+Deno.test({
+  name: "DirectBackend closes its descriptors though its engine does not close",
+  ignore,
+  async fn() {
+    await using file = await scratch(65_536);
+    const { backend } = backendOver(
+      file.fd,
+      128,
+      () => 0,
+      512,
+      () => Promise.reject(new Error("It does not close")),
+    );
+    await assertRejects(() => backend.close(), DiskError, "It does not close");
+    assertThrows(() => fstatSync(file.fd), Error, "EBADF");
   },
 });

@@ -18,6 +18,7 @@ import {
 } from "./raw_server.ts";
 
 const EIO = 5;
+const ENOTSUP = 95;
 const ESHUTDOWN = 108;
 const SECTOR = new Uint8Array(512).fill(0xa5);
 
@@ -122,6 +123,39 @@ Deno.test("NbdBackend asks for no flush behind a durable write once a flush fail
   assertEquals((await write).kind, "latched");
   assertEquals(disk.failure?.code, "EIO");
   assertEquals(server.seen.length, 1);
+});
+
+Deno.test("NbdBackend latches no flush that the server says it has not, as its disk does not", async () => {
+  await using server = await flushingServer();
+  await using disk = await VirtualDisk.open(server.uri, {
+    closeTimeoutMs: 500,
+  });
+  const refused = async (request: Promise<void>) => {
+    const error = assertRejects(() => request, DiskError);
+    await Promise.race([server.flushes(++flushes), error]);
+    assertEquals(server.seen.length, flushes);
+    await server.answer(flushes - 1, ENOTSUP);
+    assertEquals((await error).kind, "unsupported");
+    assertEquals(disk.failure, null);
+  };
+  let flushes = 0;
+  await refused(disk.flush());
+  await refused(durably(disk, 0));
+  // Nor one that nobody waits for any more.
+  const controller = new AbortController();
+  const aborted = assertRejects(() =>
+    disk.flush({ signal: controller.signal })
+  );
+  await server.flushes(++flushes);
+  controller.abort();
+  await aborted;
+  const next = disk.flush();
+  await server.answer(flushes - 1, ENOTSUP);
+  await refused(next);
+  const flush = disk.flush();
+  await server.flushes(++flushes);
+  await server.answer(flushes - 1);
+  await flush;
 });
 
 Deno.test("NbdBackend fails all durable writes that share a flush that fails", async () => {

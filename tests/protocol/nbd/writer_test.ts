@@ -297,3 +297,40 @@ Deno.test("StreamWriter.abandon() writes nothing more, and waits for what is wit
   assertEquals(sink.received.length, 20_000);
   assertEquals(writer.pendingBytes, 0);
 });
+
+Deno.test("StreamWriter gives memory back that it never sends, and takes none after abandon()", async () => {
+  for (const isBusy of [false, true]) {
+    const sink = new Sink();
+    let progress = 0;
+    const writer = new StreamWriter(sink, () => progress++, (error) => {
+      throw error;
+    });
+    const go = sink.hold();
+    let free = 0;
+    const push = () => writer.push(filled(20_000, 1), () => free++);
+    push();
+    push();
+    reserve(writer, filled(28, 2));
+    if (isBusy) await Promise.resolve();
+    writer.abandon();
+    // What the system has is not free.
+    assertEquals([free, progress], isBusy ? [0, 0] : [2, 1]);
+    const { pendingBytes, copiedBytes } = writer;
+    push();
+    reserve(writer, filled(28, 3));
+    let dropped = false;
+    writer.begin(() => dropped = true);
+    writer.push(filled(40_000, 4));
+    assertEquals(writer.end(), null);
+    assertEquals(
+      [free, dropped, writer.pendingBytes, writer.copiedBytes],
+      [isBusy ? 1 : 3, false, pendingBytes, copiedBytes],
+    );
+    go();
+    await writer.stopped();
+    await writer.settled();
+    assertEquals([writer.pendingBytes, writer.copiedBytes], [0, 0]);
+    assertEquals(free, 3);
+    assertEquals(sink.calls.length, isBusy ? 1 : 0);
+  }
+});
