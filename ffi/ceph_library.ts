@@ -44,9 +44,11 @@ const RADOS_CALLS = {
   rados_ioctx_destroy: { parameters: [P], result: I },
   // int rados_aio_create_completion2(void *argument, rados_callback_t, rados_completion_t *)
   rados_aio_create_completion2: { parameters: [P, P, P], result: I },
-  // int rados_aio_stat(rados_ioctx_t, const char *object, rados_completion_t, uint64_t *size,
-  //                    time_t *)
-  rados_aio_stat: { parameters: [P, P, P, P, P], result: I },
+  // int rados_aio_exec(rados_ioctx_t, const char *object, rados_completion_t, const char *class,
+  //   const char *method, const char *input, size_t length, char *output, size_t length)
+  rados_aio_exec: { parameters: [P, P, P, P, P, P, P, P, P], result: I },
+  // int rados_aio_cancel(rados_ioctx_t, rados_completion_t)
+  rados_aio_cancel: { parameters: [P, P], result: I },
   // int rados_aio_is_complete(rados_completion_t)
   rados_aio_is_complete: { parameters: [P], result: I },
   // int rados_aio_get_return_value(rados_completion_t)

@@ -28,7 +28,7 @@ import {
   setTimeout,
 } from "node:timers";
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
-import type { ObjectLook } from "../../../ffi/rados.ts";
+import type { ImageLook } from "../../../ffi/rados.ts";
 import { MAX_INT, RBD_FEATURE } from "../../../ffi/rbd.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 import {
@@ -106,8 +106,10 @@ export interface RbdParts {
   readonly isFixed: boolean;
   /** Which objects there are; `null` if that is not known. */
   readonly objectMap: ObjectMap | null;
-  /** Looks for what is gone once the image is not ours; `null` if nothing is. */
-  readonly look: Pick<ObjectLook, "begin" | "poll" | "release"> | null;
+  /** Looks whether the image is there; `null` if that cannot be asked. */
+  readonly look:
+    | Pick<ImageLook, "begin" | "poll" | "cancel" | "release">
+    | null;
   /** The longest that a change of its size may take, in ms, for each step. */
   readonly openTimeoutMs: number;
   /** The longest that a request may take, in ms. */
@@ -726,21 +728,18 @@ export class RbdBackend implements Backend {
   }
 
   /**
-   * Looks for the object map, or for the image's header: a client that was shut
-   * out learns it from what it asks the cluster alone, and one without a watch that
-   * its snapshot or image was removed.
+   * Looks for the image or its snapshot: a client that was shut out learns it from
+   * what it asks the cluster alone, and one without a watch that its snapshot or
+   * image was removed.
    */
   #lookForIt(): void {
     const { look } = this.#parts;
     const result = look?.poll() ?? null;
     if (look === null || result === null) return;
     if (result < 0 && LOST.includes(codeOf(result))) {
-      // What was removed reads as zeroes; with a watch librbd says so itself, and
-      // a map that is gone may be one that was switched off.
-      if (!this.#session.isSeen) this.#gone = result;
-      if (this.#session.isSeen && codeOf(result) === "ENOENT") {
-        this.#objectMap = null;
-      } else this.#lost(librarySays(result));
+      // What was removed reads as zeroes.
+      this.#gone = result;
+      this.#lost(librarySays(result));
     }
     look.begin();
   }
@@ -822,6 +821,8 @@ export class RbdBackend implements Backend {
     await this.#asking;
     const { look } = this.#parts;
     if (look !== null) {
+      // The cluster may never answer; what closes the image has a bound.
+      look.cancel();
       await over(look, true);
       look.release();
     }

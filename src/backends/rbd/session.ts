@@ -40,9 +40,7 @@ const MAYBE_LEFT =
 const ETIMEDOUT = 110;
 
 /** What was opened. */
-export interface SessionParts {
-  readonly libc: Libc;
-  readonly ceph: CephLibrary;
+export interface SessionParts extends Libraries {
   readonly cluster: RadosCluster;
   readonly pool: bigint;
   readonly image: RbdImage;
@@ -195,6 +193,7 @@ export async function bounded<T>(
  * @param target Which.
  * @param uri What it is called.
  * @param options How.
+ * @param load Opens the libraries.
  * @returns It, and what it is part of.
  * @throws {DiskError} If it cannot be opened.
  */
@@ -202,6 +201,7 @@ export async function openSession(
   target: RbdTarget,
   uri: string,
   options: RbdOptions,
+  load: (uri: string) => Libraries,
 ): Promise<Session> {
   askPermissions(target, uri);
   const { libc, ceph } = load(uri);
@@ -249,7 +249,22 @@ function askPermissions(target: RbdTarget, uri: string): void {
   }
 }
 
-function load(uri: string): { libc: Libc; ceph: CephLibrary } {
+/** What a cluster is reached by. */
+export interface Libraries {
+  /** The C library. */
+  readonly libc: Libc;
+  /** Those of Ceph. */
+  readonly ceph: CephLibrary;
+}
+
+/**
+ * Opens the libraries, of which this process has each once.
+ *
+ * @param uri What is opened with them.
+ * @returns The libraries.
+ * @throws {DiskError} If they are not there, or not allowed.
+ */
+export function loadLibraries(uri: string): Libraries {
   try {
     const libc = openLibc();
     if (libc.abi.os !== "linux") {
