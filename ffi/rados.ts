@@ -60,6 +60,8 @@ export class RadosCluster {
    * @param cluster The cluster's name, usually `"ceph"`.
    * @param user Who asks, such as `"client.admin"`.
    * @returns The handle, or −errno.
+   * @throws {RangeError} If the system has no memory left.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
    */
   static make(
     libc: Libc,
@@ -67,20 +69,27 @@ export class RadosCluster {
     cluster: string,
     user: string,
   ): RadosCluster | number {
-    const memory = new CallMemory(libc);
+    // First, as it may throw: a handle that is made gets an owner.
+    const shutdown = ceph.ready("rados_shutdown");
+    let made: RadosCluster | null = null;
     try {
-      const out = memory.take(8);
-      const result = ceph.calls.rados_create2(
-        out,
-        memory.text(cluster),
-        memory.text(user),
-        0n,
-      );
-      if (result < 0) return result;
-      const shutdown = ceph.ready("rados_shutdown");
-      return new RadosCluster(libc, ceph, memory.pointer(out), shutdown);
+      const memory = new CallMemory(libc);
+      try {
+        const out = memory.take(8);
+        const result = ceph.calls.rados_create2(
+          out,
+          memory.text(cluster),
+          memory.text(user),
+          0n,
+        );
+        if (result < 0) return result;
+        made = new RadosCluster(libc, ceph, memory.pointer(out), shutdown);
+        return made;
+      } finally {
+        memory.release();
+      }
     } finally {
-      memory.release();
+      if (made === null) shutdown.close();
     }
   }
 
@@ -157,6 +166,7 @@ export class RadosCluster {
     const memory = new CallMemory(this.#libc);
     try {
       const out = memory.take(8);
+      const space = memory.text(namespace);
       const result = await this.#ceph.wait(
         "rados_ioctx_create",
         this.#handle,
@@ -166,10 +176,7 @@ export class RadosCluster {
       if (result < 0) return result;
       const pool = memory.pointer(out);
       if (namespace !== "") {
-        this.#ceph.calls.rados_ioctx_set_namespace(
-          pool,
-          memory.text(namespace),
-        );
+        this.#ceph.calls.rados_ioctx_set_namespace(pool, space);
       }
       return pool;
     } finally {

@@ -147,17 +147,20 @@ export async function createRbd(
   const memory = new CallMemory(libc);
   try {
     const out = memory.take(8);
+    const text = memory.text(name);
     ceph.calls.rbd_image_options_create(out);
     const options = memory.pointer(out);
-    const result = await ceph.wait(
-      "rbd_create4",
-      pool,
-      memory.text(name),
-      BigInt(sizeBytes),
-      options,
-    );
-    ceph.calls.rbd_image_options_destroy(options);
-    return result;
+    try {
+      return await ceph.wait(
+        "rbd_create4",
+        pool,
+        text,
+        BigInt(sizeBytes),
+        options,
+      );
+    } finally {
+      ceph.calls.rbd_image_options_destroy(options);
+    }
   } finally {
     memory.release();
   }
@@ -213,12 +216,18 @@ export class RbdImage {
   readonly #size: ReadyCall;
   readonly #sizeCell: CallMemory;
 
-  private constructor(libc: Libc, ceph: CephLibrary, handle: bigint) {
+  private constructor(
+    libc: Libc,
+    ceph: CephLibrary,
+    handle: bigint,
+    size: ReadyCall,
+    sizeCell: CallMemory,
+  ) {
     this.#libc = libc;
     this.#ceph = ceph;
     this.#handle = BigUint64Array.of(handle);
-    this.#size = ceph.ready("rbd_get_size");
-    this.#sizeCell = new CallMemory(libc, 8);
+    this.#size = size;
+    this.#sizeCell = sizeCell;
   }
 
   /**
@@ -228,6 +237,8 @@ export class RbdImage {
    * @param ceph The libraries.
    * @param opening Which, and how.
    * @returns What will be the image. The pool stays open until it is over.
+   * @throws {RangeError} If the system has no memory left.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
    */
   static open(
     libc: Libc,
@@ -235,25 +246,37 @@ export class RbdImage {
     { pool, name, snapshot, unseen }: RbdOpening,
   ): RbdTask<RbdImage> {
     const { calls } = ceph;
-    const memory = new CallMemory(libc);
-    const out = memory.take(8);
     const start = unseen ? calls.rbd_aio_open_read_only : calls.rbd_aio_open;
-    return watchCompletion(
-      ceph,
-      (completion) =>
-        start(
-          pool,
-          memory.text(name),
-          out,
-          snapshot === null ? 0n : memory.text(snapshot),
-          completion,
-        ),
-      (result) => {
-        const handle = memory.pointer(out);
-        memory.release();
-        return result < 0 ? result : new RbdImage(libc, ceph, handle);
-      },
-    );
+    // First what may throw: nothing closes an image that is open and has no owner.
+    const held: { close(): void }[] = [];
+    const letGo = () => held.forEach((one) => one.close());
+    try {
+      const size = ceph.ready("rbd_get_size");
+      held.push(size);
+      const sizeCell = new CallMemory(libc, 8);
+      held.push({ close: () => sizeCell.release() });
+      const memory = new CallMemory(libc);
+      held.push({ close: () => memory.release() });
+      const out = memory.take(8);
+      const image = memory.text(name);
+      const at = snapshot === null ? 0n : memory.text(snapshot);
+      return watchCompletion(
+        ceph,
+        (completion) => start(pool, image, out, at, completion),
+        (result) => {
+          if (result < 0) {
+            letGo();
+            return result;
+          }
+          const handle = memory.pointer(out);
+          memory.release();
+          return new RbdImage(libc, ceph, handle, size, sizeCell);
+        },
+      );
+    } catch (error) {
+      letGo();
+      throw error;
+    }
   }
 
   /**

@@ -22,6 +22,7 @@ import {
   loadLibraries,
   openSession,
   type Session,
+  type Steps,
 } from "./session.ts";
 
 /** What an image without a watch cannot promise. */
@@ -68,10 +69,10 @@ export async function openRbd(
     );
   }
   return await bounded(
-    async (isLate) => {
+    async (steps) => {
       const session = await openSession(target, uri, options, load);
       try {
-        return await openOn(session, target, uri, options, isLate);
+        return await openOn(session, target, uri, options, steps);
       } catch (error) {
         await session.abandon();
         throw error;
@@ -87,13 +88,10 @@ async function openOn(
   target: RbdTarget,
   uri: string,
   options: RbdOptions,
-  isLate: () => boolean,
+  steps: Steps,
 ): Promise<RbdBackend> {
   const { cluster, image } = session;
-  const goOn = () => {
-    if (isLate()) throw new Error("Nobody waits for it any more");
-  };
-  goOn();
+  steps.goOn();
   const readOnly = options.readOnly || target.snapshot !== null;
   if (!session.isSeen && !readOnly) {
     throw openError(uri, "the key of this user may only read it", -1);
@@ -115,27 +113,35 @@ async function openOn(
   const objectMap = place === null || !isOurs
     ? null
     : await readObjectMap({ cluster, pool, image, ...place, objectSize });
-  goOn();
   const id = options.id ??
     (target.image.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "rbd");
   const warnings = await warningsOf(session, snapshot);
   // From here on it is requests that have a bound.
   session.bound(null);
-  return new RbdBackend({
-    session,
-    geometry,
-    info: describe({ uri: printable(uri), id, lock, facts, warnings }),
-    uri,
-    readOnly,
-    isFixed: snapshot !== null,
-    objectMap,
-    look: place === null
-      ? null
-      : cluster.lookFor(pool, `rbd_header.${place.id}`, place.snapshot),
-    openTimeoutMs: options.openTimeoutMs,
-    requestTimeoutMs: options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
-    closeTimeoutMs: options.closeTimeoutMs,
-  });
+  const look = place === null
+    ? null
+    : cluster.lookFor(pool, `rbd_header.${place.id}`, place.snapshot);
+  try {
+    steps.goOn();
+    const backend = new RbdBackend({
+      session,
+      geometry,
+      info: describe({ uri: printable(uri), id, lock, facts, warnings }),
+      uri,
+      readOnly,
+      isFixed: snapshot !== null,
+      objectMap,
+      look,
+      openTimeoutMs: options.openTimeoutMs,
+      requestTimeoutMs: options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
+      closeTimeoutMs: options.closeTimeoutMs,
+    });
+    steps.arrived();
+    return backend;
+  } catch (error) {
+    look?.release();
+    throw error;
+  }
 }
 
 /** The numbers of an image and of its snapshot; `null` if they are not known. */

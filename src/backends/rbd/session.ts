@@ -112,11 +112,14 @@ export class Session {
 
   async #close(removes: string | null): Promise<number> {
     const { libc, ceph, cluster, image, pool } = this.#parts;
-    const result = await over(image.close(), true);
-    if (removes !== null) await removeRbd(libc, ceph, pool, removes);
-    cluster.closePool(pool);
-    await cluster.shutdown();
-    return result;
+    try {
+      const result = await over(image.close(), true);
+      if (removes !== null) await removeRbd(libc, ceph, pool, removes);
+      return result;
+    } finally {
+      cluster.closePool(pool);
+      await cluster.shutdown();
+    }
   }
 }
 
@@ -147,43 +150,60 @@ export async function over<T>(
   }
 }
 
+/** What an opening says and hears on its way. */
+export interface Steps {
+  /** Throws once nobody waits for it any more. */
+  goOn(): void;
+  /** It is over, right after `goOn`: now what was opened is to be handed over. */
+  arrived(): void;
+}
+
 /**
  * Waits for an opening, but not for ever: until a signal fires, or its time is
  * over. What comes of it afterwards is for the opening to undo.
  *
- * @param start Begins it; it is told whether nobody waits any more.
+ * @param start Begins it, and calls `arrived` last.
  * @param uri What is opened.
  * @param options What bounds it.
  * @returns What it gave.
  * @throws {DiskError} If it does not end in time, or as it throws.
  */
 export async function bounded<T>(
-  start: (isLate: () => boolean) => Promise<T>,
+  start: (steps: Steps) => Promise<T>,
   uri: string,
   { openTimeoutMs, signal, create }: RbdOptions,
 ): Promise<T> {
   signal?.throwIfAborted();
-  let late = false;
+  let isLate = false;
   const given = Promise.withResolvers<never>();
+  const giveUp = (reason: unknown) => {
+    isLate = true;
+    given.reject(reason);
+  };
   const timer = setTimeout(() => {
     const reason = `the cluster has not answered for ${openTimeoutMs} ms`;
-    given.reject(
+    giveUp(
       create === undefined
         ? openError(uri, reason, -ETIMEDOUT)
         : madeError(uri, reason + MAYBE_LEFT, -ETIMEDOUT),
     );
   }, openTimeoutMs);
-  const onAbort = () => given.reject(signal!.reason);
+  const onAbort = () => giveUp(signal!.reason);
   signal?.addEventListener("abort", onAbort, { once: true });
-  const opening = start(() => late);
+  const unbind = () => {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
+  };
+  const goOn = () => {
+    if (isLate) throw new Error("Nobody waits for it any more");
+  };
+  const opening = start({ goOn, arrived: unbind });
   // It may have no waiter.
   opening.catch(() => {});
   try {
     return await Promise.race([opening, given.promise]);
   } finally {
-    late = true;
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", onAbort);
+    unbind();
   }
 }
 
@@ -205,9 +225,14 @@ export async function openSession(
 ): Promise<Session> {
   askPermissions(target, uri);
   const { libc, ceph } = load(uri);
-  const cluster = await configure(libc, ceph, target, uri, options);
+  const { cluster: name, id } = target;
+  const cluster = RadosCluster.make(libc, ceph, name, `client.${id}`);
+  if (typeof cluster === "number") {
+    throw openError(uri, librarySays(cluster), cluster);
+  }
   let pool: bigint | null = null;
   try {
+    configure(cluster, target, uri, options);
     const connected = await cluster.connect();
     if (connected < 0) {
       throw connectError(connected, cluster, target, uri, options);
@@ -287,20 +312,14 @@ export function loadLibraries(uri: string): Libraries {
   }
 }
 
-async function configure(
-  libc: Libc,
-  ceph: CephLibrary,
-  { conf, id, cluster: name }: RbdTarget,
+function configure(
+  cluster: RadosCluster,
+  { conf, cluster: name }: RbdTarget,
   uri: string,
   { openTimeoutMs }: RbdOptions,
-): Promise<RadosCluster> {
-  const cluster = RadosCluster.make(libc, ceph, name, `client.${id}`);
-  if (typeof cluster === "number") {
-    throw openError(uri, librarySays(cluster), cluster);
-  }
+): void {
   const read = cluster.readConfiguration(conf);
   if (read < 0) {
-    await cluster.shutdown();
     const where = conf === null
       ? `no configuration of a cluster "${name}" was found: name one with ?conf=PATH`
       : codeOf(read) === "ENOENT"
@@ -319,7 +338,6 @@ async function configure(
       "rados_osd_op_timeout",
     ]
   ) cluster.set(option, seconds(openTimeoutMs));
-  return cluster;
 }
 
 function connectError(
@@ -378,21 +396,23 @@ async function openImage(
   }
   const attempt = (unseen: boolean) =>
     over(RbdImage.open(libc, ceph, { pool, name, snapshot, unseen }));
-  let isSeen = true;
-  let image = await attempt(false);
-  if (
-    typeof image === "number" && ["EPERM", "EACCES"].includes(codeOf(image))
-  ) {
-    // A watch takes the right to write.
-    isSeen = false;
-    image = await attempt(true);
-  }
-  if (typeof image !== "number") {
+  try {
+    let isSeen = true;
+    let image = await attempt(false);
+    if (
+      typeof image === "number" && ["EPERM", "EACCES"].includes(codeOf(image))
+    ) {
+      // A watch takes the right to write.
+      isSeen = false;
+      image = await attempt(true);
+    }
+    if (typeof image === "number") throw imageError(image, target, uri);
     const made = create === undefined ? null : name;
     return new Session({ ...parts, image, made }, isSeen);
+  } catch (error) {
+    if (create !== undefined) await removeRbd(libc, ceph, pool, name);
+    throw error;
   }
-  if (create !== undefined) await removeRbd(libc, ceph, pool, name);
-  throw imageError(image, target, uri);
 }
 
 /**
