@@ -10,6 +10,7 @@
  * @module
  */
 
+import { Worker } from "node:worker_threads";
 import { FfiError } from "./ffi_error.ts";
 import type { ForeignFunctions, OpenedLibrary } from "./foreign/interface.ts";
 import { foreign } from "./foreign/mod.ts";
@@ -193,6 +194,16 @@ export interface CephLibrary {
    */
   wait(name: WaitingCall, ...args: bigint[]): Promise<number>;
   /**
+   * Calls such a function that may wait for ever: on a thread of its own, which
+   * takes some 50 ms, and which a program that is done does not wait for.
+   *
+   * @param name The function.
+   * @param args As for {@linkcode CephLibrary.wait}.
+   * @returns Its result.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+   */
+  leave(name: WaitingCall, ...args: bigint[]): Promise<number>;
+  /**
    * Gets such a function ready: it can be called without a permission from then
    * on.
    *
@@ -228,7 +239,12 @@ export function openCeph(libc: Libc): CephLibrary {
     ...bind(libc, RADOS, RADOS_CALLS),
     ...bind(libc, RBD, RBD_CALLS),
   };
-  return shared = { calls, wait: callWaiting, ready: readyCall };
+  return shared = {
+    calls,
+    wait: callWaiting,
+    leave: callApart,
+    ready: readyCall,
+  };
 }
 
 /**
@@ -299,6 +315,41 @@ async function callWaiting(
     return await ready.call(...args);
   } finally {
     ready.close();
+  }
+}
+
+/** What runs on such a thread: text, as a file would take permission to be read. */
+const APART = `
+  import { parentPort, workerData } from "node:worker_threads";
+  const { fileName, name, args } = workerData;
+  const parameters = args.map(() => "u64");
+  const { symbols } = Deno.dlopen(fileName, {
+    call: { name, parameters, result: "i32" },
+  });
+  parentPort.postMessage(symbols.call(...args));
+`;
+
+async function callApart(
+  name: WaitingCall,
+  ...args: bigint[]
+): Promise<number> {
+  assertFfiGranted();
+  const { library: fileName } = WAITING[name];
+  const source = `data:text/javascript,${encodeURIComponent(APART)}`;
+  const worker = new Worker(new URL(source), {
+    workerData: { fileName, name, args },
+    // Its own would be a copy of this one's, which takes a permission.
+    env: {},
+  });
+  // A call that Deno makes on a thread of its pool keeps the program alive.
+  worker.unref();
+  try {
+    return await new Promise<number>((resolve, reject) => {
+      worker.once("message", resolve);
+      worker.once("error", reject);
+    });
+  } finally {
+    await worker.terminate();
   }
 }
 

@@ -564,13 +564,14 @@ export class RbdImage {
   }
 
   /**
-   * Changes its size.
+   * Changes its size. What is in flight is waited for, maybe for ever; a program
+   * that is done does not wait for that.
    *
    * @param sizeBytes The size.
    * @returns 0, or −errno.
    */
   resize(sizeBytes: number): Promise<number> {
-    return this.#ceph.wait("rbd_resize", this.#handle[0]!, BigInt(sizeBytes));
+    return this.#ceph.leave("rbd_resize", this.#handle[0]!, BigInt(sizeBytes));
   }
 
   /**

@@ -317,6 +317,31 @@ await disk.close().catch(() => {});
 });
 
 Deno.test({
+  name: "a program ends though an OSD keeps the resize of its image to itself",
+  ignore,
+  async fn() {
+    const name = `image${++images}`;
+    await cluster!.rbd("create", "--size", "8", name);
+    try {
+      const said = await program(
+        name,
+        { openTimeoutMs: 5000, closeTimeoutMs: 1000 },
+        `await told();
+console.log(await disk.resize({ size: "16MiB" }).catch((e) => e.message));
+console.log(await disk.close().catch((e) => e.code));
+`,
+        () => cluster!.holdOsd(),
+      );
+      const [resize, close] = said.split("\n");
+      assert(resize!.includes("and may do it later"), resize);
+      assertEquals(close, "ETIMEDOUT");
+    } finally {
+      cluster!.releaseOsd();
+    }
+  },
+});
+
+Deno.test({
   name: "a cluster that answers in fits and starts only takes longer",
   ignore,
   async fn() {

@@ -98,6 +98,7 @@ class CountedLibraries {
         this.#waiting--;
         return this.#call(name, args);
       },
+      leave: () => this.#revoked(),
       ready: (name) => {
         if (this.#way === "throw" && this.#step("ready")) this.#revoked();
         this.#gave("ready", 0);
