@@ -511,17 +511,7 @@ export class RbdImage {
    * @returns The number, or −errno.
    */
   snapshotId(name: string): Promise<number> {
-    return this.#ask(async (memory) => {
-      const text = memory.text(name);
-      const out = memory.take(8);
-      const result = await this.#ceph.wait(
-        "rbd_snap_get_id",
-        this.#handle[0]!,
-        text,
-        out,
-      );
-      return result < 0 ? result : memory.number(out);
-    });
+    return this.#ofSnapshot("rbd_snap_get_id", name);
   }
 
   /**
@@ -531,17 +521,7 @@ export class RbdImage {
    * @returns 1 if it is, 0 if not, or −errno.
    */
   snapshotIsProtected(name: string): Promise<number> {
-    return this.#ask(async (memory) => {
-      const text = memory.text(name);
-      const out = memory.take(8);
-      const result = await this.#ceph.wait(
-        "rbd_snap_is_protected",
-        this.#handle[0]!,
-        text,
-        out,
-      );
-      return result < 0 ? result : memory.int(out);
-    });
+    return this.#ofSnapshot("rbd_snap_is_protected", name);
   }
 
   /** Bytes that it shares with the image that it is a clone of, or −errno. */
@@ -685,6 +665,24 @@ export class RbdImage {
     return this.#ask(async (memory) => {
       const out = memory.take(8);
       const result = await this.#ceph.wait(name, this.#handle[0]!, out);
+      return result < 0 ? result : memory.number(out);
+    });
+  }
+
+  /** A number of a snapshot; an `int` is one of 64 bits, as what it goes to is zero. */
+  #ofSnapshot(
+    call: "rbd_snap_get_id" | "rbd_snap_is_protected",
+    name: string,
+  ): Promise<number> {
+    return this.#ask(async (memory) => {
+      const text = memory.text(name);
+      const out = memory.take(8);
+      const result = await this.#ceph.wait(
+        call,
+        this.#handle[0]!,
+        text,
+        out,
+      );
       return result < 0 ? result : memory.number(out);
     });
   }

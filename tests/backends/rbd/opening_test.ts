@@ -5,7 +5,7 @@
  * @module
  */
 
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import type { CephCalls, CephLibrary } from "../../../ffi/ceph_library.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
 import { memoryAt } from "../../../ffi/memory.ts";
@@ -241,7 +241,8 @@ Deno.test({
   name: "openRbd() that is given up at any moment keeps nothing",
   ignore: Deno.build.os !== "linux",
   async fn() {
-    for (let turns = 0, isOver = false; !isOver; turns++) {
+    let isOver = false;
+    for (let turns = 0; !isOver; turns++) {
       const libraries = new CountedLibraries(-1, "errno");
       const abort = new AbortController();
       const { signal } = abort;
