@@ -10,7 +10,7 @@
  * @module
  */
 
-import { Worker } from "node:worker_threads";
+import process from "node:process";
 import { FfiError } from "./ffi_error.ts";
 import type { ForeignFunctions, OpenedLibrary } from "./foreign/interface.ts";
 import { foreign } from "./foreign/mod.ts";
@@ -320,7 +320,8 @@ async function callWaiting(
 
 /** What runs on such a thread: text, as a file would take permission to be read. */
 const APART = `
-  import { parentPort, workerData } from "node:worker_threads";
+  const { parentPort, workerData } =
+    process.getBuiltinModule("node:worker_threads");
   const { fileName, name, args } = workerData;
   const parameters = args.map(() => "u64");
   const { symbols } = Deno.dlopen(fileName, {
@@ -335,6 +336,8 @@ async function callApart(
 ): Promise<number> {
   assertFfiGranted();
   const { library: fileName } = WAITING[name];
+  // Not imported, as it would be loaded by who has no use for it.
+  const { Worker } = process.getBuiltinModule("node:worker_threads");
   const source = `data:text/javascript,${encodeURIComponent(APART)}`;
   const worker = new Worker(new URL(source), {
     workerData: { fileName, name, args },

@@ -69,8 +69,8 @@ const FILES_READERS = /^src\/files\/seven_zip(_worker)?\.ts$/;
 const FILES_PACKAGE =
   /^npm:7z-wasm@\d+\.\d+\.\d+\/7zz\.es6\.js$|^data:text\/javascript,import source /;
 
-/** What ffi/ may have of the runtime: how memory is kept, and threads. */
-const FFI_BUILTINS = new Set(["node:process", "node:worker_threads"]);
+/** What ffi/ may have of the runtime: how memory is kept from being taken away. */
+const FFI_BUILTINS = new Set(["node:process"]);
 
 const SNAKE_CASE = /^_?[a-z0-9]+(_[a-z0-9]+)*(\.d)?\.ts$/;
 const MAX_COLUMNS = 100;
