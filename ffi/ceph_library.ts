@@ -10,6 +10,7 @@
  * @module
  */
 
+import process from "node:process";
 import { FfiError } from "./ffi_error.ts";
 import type { ForeignFunctions, OpenedLibrary } from "./foreign/interface.ts";
 import { foreign } from "./foreign/mod.ts";
@@ -44,9 +45,11 @@ const RADOS_CALLS = {
   rados_ioctx_destroy: { parameters: [P], result: I },
   // int rados_aio_create_completion2(void *argument, rados_callback_t, rados_completion_t *)
   rados_aio_create_completion2: { parameters: [P, P, P], result: I },
-  // int rados_aio_stat(rados_ioctx_t, const char *object, rados_completion_t, uint64_t *size,
-  //                    time_t *)
-  rados_aio_stat: { parameters: [P, P, P, P, P], result: I },
+  // int rados_aio_exec(rados_ioctx_t, const char *object, rados_completion_t, const char *class,
+  //   const char *method, const char *input, size_t length, char *output, size_t length)
+  rados_aio_exec: { parameters: [P, P, P, P, P, P, P, P, P], result: I },
+  // int rados_aio_cancel(rados_ioctx_t, rados_completion_t)
+  rados_aio_cancel: { parameters: [P, P], result: I },
   // int rados_aio_is_complete(rados_completion_t)
   rados_aio_is_complete: { parameters: [P], result: I },
   // int rados_aio_get_return_value(rados_completion_t)
@@ -191,6 +194,16 @@ export interface CephLibrary {
    */
   wait(name: WaitingCall, ...args: bigint[]): Promise<number>;
   /**
+   * Calls such a function that may wait for ever: on a thread of its own, which
+   * takes some 50 ms, and which a program that is done does not wait for.
+   *
+   * @param name The function.
+   * @param args As for {@linkcode CephLibrary.wait}.
+   * @returns Its result.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
+   */
+  leave(name: WaitingCall, ...args: bigint[]): Promise<number>;
+  /**
    * Gets such a function ready: it can be called without a permission from then
    * on.
    *
@@ -226,7 +239,12 @@ export function openCeph(libc: Libc): CephLibrary {
     ...bind(libc, RADOS, RADOS_CALLS),
     ...bind(libc, RBD, RBD_CALLS),
   };
-  return shared = { calls, wait: callWaiting, ready: readyCall };
+  return shared = {
+    calls,
+    wait: callWaiting,
+    leave: callApart,
+    ready: readyCall,
+  };
 }
 
 /**
@@ -297,6 +315,44 @@ async function callWaiting(
     return await ready.call(...args);
   } finally {
     ready.close();
+  }
+}
+
+/** What runs on such a thread: text, as a file would take permission to be read. */
+const APART = `
+  const { parentPort, workerData } =
+    process.getBuiltinModule("node:worker_threads");
+  const { fileName, name, args } = workerData;
+  const parameters = args.map(() => "u64");
+  const { symbols } = Deno.dlopen(fileName, {
+    call: { name, parameters, result: "i32" },
+  });
+  parentPort.postMessage(symbols.call(...args));
+`;
+
+async function callApart(
+  name: WaitingCall,
+  ...args: bigint[]
+): Promise<number> {
+  assertFfiGranted();
+  const { library: fileName } = WAITING[name];
+  // Not imported, as it would be loaded by who has no use for it.
+  const { Worker } = process.getBuiltinModule("node:worker_threads");
+  const source = `data:text/javascript,${encodeURIComponent(APART)}`;
+  const worker = new Worker(new URL(source), {
+    workerData: { fileName, name, args },
+    // Its own would be a copy of this one's, which takes a permission.
+    env: {},
+  });
+  // A call that Deno makes on a thread of its pool keeps the program alive.
+  worker.unref();
+  try {
+    return await new Promise<number>((resolve, reject) => {
+      worker.once("message", resolve);
+      worker.once("error", reject);
+    });
+  } finally {
+    await worker.terminate();
   }
 }
 

@@ -18,6 +18,12 @@ const VALUE_BYTES = 2048;
 /** Longest answer of a monitor that is read, in bytes. */
 const MOST_ANSWER_BYTES = 1 << 20;
 
+/** rbd_types.h: CEPH_NOSNAP, the image as it is now. */
+const NO_SNAPSHOT = 0xffff_ffff_ffff_fffen;
+
+/** Room for what `get_size` answers: u8 order, u64 size. */
+const ANSWER_BYTES = 64;
+
 /** What a monitor answered. */
 export interface MonitorAnswer {
   /** 0, or −errno. */
@@ -54,6 +60,8 @@ export class RadosCluster {
    * @param cluster The cluster's name, usually `"ceph"`.
    * @param user Who asks, such as `"client.admin"`.
    * @returns The handle, or −errno.
+   * @throws {RangeError} If the system has no memory left.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
    */
   static make(
     libc: Libc,
@@ -61,20 +69,27 @@ export class RadosCluster {
     cluster: string,
     user: string,
   ): RadosCluster | number {
-    const memory = new CallMemory(libc);
+    // First, as it may throw: a handle that is made gets an owner.
+    const shutdown = ceph.ready("rados_shutdown");
+    let made: RadosCluster | null = null;
     try {
-      const out = memory.take(8);
-      const result = ceph.calls.rados_create2(
-        out,
-        memory.text(cluster),
-        memory.text(user),
-        0n,
-      );
-      if (result < 0) return result;
-      const shutdown = ceph.ready("rados_shutdown");
-      return new RadosCluster(libc, ceph, memory.pointer(out), shutdown);
+      const memory = new CallMemory(libc);
+      try {
+        const out = memory.take(8);
+        const result = ceph.calls.rados_create2(
+          out,
+          memory.text(cluster),
+          memory.text(user),
+          0n,
+        );
+        if (result < 0) return result;
+        made = new RadosCluster(libc, ceph, memory.pointer(out), shutdown);
+        return made;
+      } finally {
+        memory.release();
+      }
     } finally {
-      memory.release();
+      if (made === null) shutdown.close();
     }
   }
 
@@ -151,6 +166,7 @@ export class RadosCluster {
     const memory = new CallMemory(this.#libc);
     try {
       const out = memory.take(8);
+      const space = memory.text(namespace);
       const result = await this.#ceph.wait(
         "rados_ioctx_create",
         this.#handle,
@@ -160,10 +176,7 @@ export class RadosCluster {
       if (result < 0) return result;
       const pool = memory.pointer(out);
       if (namespace !== "") {
-        this.#ceph.calls.rados_ioctx_set_namespace(
-          pool,
-          memory.text(namespace),
-        );
+        this.#ceph.calls.rados_ioctx_set_namespace(pool, space);
       }
       return pool;
     } finally {
@@ -212,14 +225,17 @@ export class RadosCluster {
   }
 
   /**
-   * Makes ready to look whether an object is there, now and then.
+   * Makes ready to look whether an image or a snapshot is there, now and then.
    *
    * @param pool The pool's handle, which stays open until it is released.
-   * @param name The object's name.
+   * @param header The name of the image's header.
+   * @param snapshot The number of the snapshot; `null` for the image.
    * @returns What looks.
+   * @throws {RangeError} If the system has no memory left.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
    */
-  lookFor(pool: bigint, name: string): ObjectLook {
-    return new ObjectLook(this.#libc, this.#ceph, pool, name);
+  lookFor(pool: bigint, header: string, snapshot: number | null): ImageLook {
+    return new ImageLook(this.#libc, this.#ceph, pool, header, snapshot);
   }
 
   /**
@@ -294,14 +310,20 @@ export class RadosCluster {
   }
 }
 
-/** Looks whether an object is there; nothing waits for it, and FFI may go. */
-export class ObjectLook {
+/**
+ * Looks whether an image or a snapshot is there; nothing waits for it, and FFI may
+ * go. The header is asked for its size (cls/rbd/cls_rbd.cc, `get_size`), which it
+ * has as long as they are, whatever features others switch off meanwhile.
+ */
+export class ImageLook {
   readonly #ceph: CephLibrary;
   readonly #pool: bigint;
   readonly #memory: CallMemory;
-  readonly #name: bigint;
-  readonly #size: bigint;
-  readonly #time: bigint;
+  readonly #header: bigint;
+  readonly #class: bigint;
+  readonly #method: bigint;
+  readonly #snapshot: bigint;
+  readonly #answer: bigint;
   #completion = 0n;
 
   /**
@@ -310,15 +332,30 @@ export class ObjectLook {
    * @param libc The C library.
    * @param ceph The libraries.
    * @param pool The pool's handle.
-   * @param name The object's name.
+   * @param header The name of the image's header.
+   * @param snapshot The number of the snapshot; `null` for the image.
+   * @throws {RangeError} If the system has no memory left.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
    */
-  constructor(libc: Libc, ceph: CephLibrary, pool: bigint, name: string) {
+  constructor(
+    libc: Libc,
+    ceph: CephLibrary,
+    pool: bigint,
+    header: string,
+    snapshot: number | null,
+  ) {
     this.#ceph = ceph;
     this.#pool = pool;
-    this.#memory = new CallMemory(libc);
-    this.#name = this.#memory.text(name);
-    this.#size = this.#memory.take(8);
-    this.#time = this.#memory.take(8);
+    const memory = this.#memory = new CallMemory(libc);
+    this.#header = memory.text(header);
+    this.#class = memory.text("rbd");
+    this.#method = memory.text("get_size");
+    this.#snapshot = memory.take(8);
+    memory.set(
+      this.#snapshot,
+      snapshot === null ? NO_SNAPSHOT : BigInt(snapshot),
+    );
+    this.#answer = memory.take(ANSWER_BYTES);
   }
 
   /**
@@ -328,14 +365,18 @@ export class ObjectLook {
    */
   begin(): number {
     const { calls } = this.#ceph;
-    calls.rados_aio_create_completion2(0n, 0n, this.#size);
-    this.#completion = this.#memory.pointer(this.#size);
-    const result = calls.rados_aio_stat(
+    calls.rados_aio_create_completion2(0n, 0n, this.#answer);
+    this.#completion = this.#memory.pointer(this.#answer);
+    const result = calls.rados_aio_exec(
       this.#pool,
-      this.#name,
+      this.#header,
       this.#completion,
-      this.#size,
-      this.#time,
+      this.#class,
+      this.#method,
+      this.#snapshot,
+      8n,
+      this.#answer,
+      BigInt(ANSWER_BYTES),
     );
     if (result < 0) this.#end();
     return result;
@@ -344,7 +385,7 @@ export class ObjectLook {
   /**
    * Asks what the look has found.
    *
-   * @returns 0 if the object is there, or if nothing has begun; −errno (ENOENT: it
+   * @returns 0 or more if it is there, or if nothing has begun; −errno (ENOENT: it
    * is not there); `null` as long as that is not known.
    */
   poll(): number | null {
@@ -354,6 +395,12 @@ export class ObjectLook {
     const result = calls.rados_aio_get_return_value(this.#completion);
     this.#end();
     return result;
+  }
+
+  /** Gives a look up that is not over: it is over soon, whatever the cluster does. */
+  cancel(): void {
+    if (this.#completion === 0n) return;
+    this.#ceph.calls.rados_aio_cancel(this.#pool, this.#completion);
   }
 
   /** Gives its memory back, once the last look is over. */

@@ -147,17 +147,20 @@ export async function createRbd(
   const memory = new CallMemory(libc);
   try {
     const out = memory.take(8);
+    const text = memory.text(name);
     ceph.calls.rbd_image_options_create(out);
     const options = memory.pointer(out);
-    const result = await ceph.wait(
-      "rbd_create4",
-      pool,
-      memory.text(name),
-      BigInt(sizeBytes),
-      options,
-    );
-    ceph.calls.rbd_image_options_destroy(options);
-    return result;
+    try {
+      return await ceph.wait(
+        "rbd_create4",
+        pool,
+        text,
+        BigInt(sizeBytes),
+        options,
+      );
+    } finally {
+      ceph.calls.rbd_image_options_destroy(options);
+    }
   } finally {
     memory.release();
   }
@@ -213,12 +216,18 @@ export class RbdImage {
   readonly #size: ReadyCall;
   readonly #sizeCell: CallMemory;
 
-  private constructor(libc: Libc, ceph: CephLibrary, handle: bigint) {
+  private constructor(
+    libc: Libc,
+    ceph: CephLibrary,
+    handle: bigint,
+    size: ReadyCall,
+    sizeCell: CallMemory,
+  ) {
     this.#libc = libc;
     this.#ceph = ceph;
     this.#handle = BigUint64Array.of(handle);
-    this.#size = ceph.ready("rbd_get_size");
-    this.#sizeCell = new CallMemory(libc, 8);
+    this.#size = size;
+    this.#sizeCell = sizeCell;
   }
 
   /**
@@ -228,6 +237,8 @@ export class RbdImage {
    * @param ceph The libraries.
    * @param opening Which, and how.
    * @returns What will be the image. The pool stays open until it is over.
+   * @throws {RangeError} If the system has no memory left.
+   * @throws {Deno.errors.NotCapable} If FFI is not allowed.
    */
   static open(
     libc: Libc,
@@ -235,25 +246,37 @@ export class RbdImage {
     { pool, name, snapshot, unseen }: RbdOpening,
   ): RbdTask<RbdImage> {
     const { calls } = ceph;
-    const memory = new CallMemory(libc);
-    const out = memory.take(8);
     const start = unseen ? calls.rbd_aio_open_read_only : calls.rbd_aio_open;
-    return watchCompletion(
-      ceph,
-      (completion) =>
-        start(
-          pool,
-          memory.text(name),
-          out,
-          snapshot === null ? 0n : memory.text(snapshot),
-          completion,
-        ),
-      (result) => {
-        const handle = memory.pointer(out);
-        memory.release();
-        return result < 0 ? result : new RbdImage(libc, ceph, handle);
-      },
-    );
+    // First what may throw: nothing closes an image that is open and has no owner.
+    const held: { close(): void }[] = [];
+    const letGo = () => held.forEach((one) => one.close());
+    try {
+      const size = ceph.ready("rbd_get_size");
+      held.push(size);
+      const sizeCell = new CallMemory(libc, 8);
+      held.push({ close: () => sizeCell.release() });
+      const memory = new CallMemory(libc);
+      held.push({ close: () => memory.release() });
+      const out = memory.take(8);
+      const image = memory.text(name);
+      const at = snapshot === null ? 0n : memory.text(snapshot);
+      return watchCompletion(
+        ceph,
+        (completion) => start(pool, image, out, at, completion),
+        (result) => {
+          if (result < 0) {
+            letGo();
+            return result;
+          }
+          const handle = memory.pointer(out);
+          memory.release();
+          return new RbdImage(libc, ceph, handle, size, sizeCell);
+        },
+      );
+    } catch (error) {
+      letGo();
+      throw error;
+    }
   }
 
   /**
@@ -488,17 +511,7 @@ export class RbdImage {
    * @returns The number, or −errno.
    */
   snapshotId(name: string): Promise<number> {
-    return this.#ask(async (memory) => {
-      const text = memory.text(name);
-      const out = memory.take(8);
-      const result = await this.#ceph.wait(
-        "rbd_snap_get_id",
-        this.#handle[0]!,
-        text,
-        out,
-      );
-      return result < 0 ? result : memory.number(out);
-    });
+    return this.#ofSnapshot("rbd_snap_get_id", name);
   }
 
   /**
@@ -508,17 +521,7 @@ export class RbdImage {
    * @returns 1 if it is, 0 if not, or −errno.
    */
   snapshotIsProtected(name: string): Promise<number> {
-    return this.#ask(async (memory) => {
-      const text = memory.text(name);
-      const out = memory.take(8);
-      const result = await this.#ceph.wait(
-        "rbd_snap_is_protected",
-        this.#handle[0]!,
-        text,
-        out,
-      );
-      return result < 0 ? result : memory.int(out);
-    });
+    return this.#ofSnapshot("rbd_snap_is_protected", name);
   }
 
   /** Bytes that it shares with the image that it is a clone of, or −errno. */
@@ -541,13 +544,14 @@ export class RbdImage {
   }
 
   /**
-   * Changes its size.
+   * Changes its size. What is in flight is waited for, maybe for ever; a program
+   * that is done does not wait for that.
    *
    * @param sizeBytes The size.
    * @returns 0, or −errno.
    */
   resize(sizeBytes: number): Promise<number> {
-    return this.#ceph.wait("rbd_resize", this.#handle[0]!, BigInt(sizeBytes));
+    return this.#ceph.leave("rbd_resize", this.#handle[0]!, BigInt(sizeBytes));
   }
 
   /**
@@ -661,6 +665,24 @@ export class RbdImage {
     return this.#ask(async (memory) => {
       const out = memory.take(8);
       const result = await this.#ceph.wait(name, this.#handle[0]!, out);
+      return result < 0 ? result : memory.number(out);
+    });
+  }
+
+  /** A number of a snapshot; an `int` is one of 64 bits, as what it goes to is zero. */
+  #ofSnapshot(
+    call: "rbd_snap_get_id" | "rbd_snap_is_protected",
+    name: string,
+  ): Promise<number> {
+    return this.#ask(async (memory) => {
+      const text = memory.text(name);
+      const out = memory.take(8);
+      const result = await this.#ceph.wait(
+        call,
+        this.#handle[0]!,
+        text,
+        out,
+      );
       return result < 0 ? result : memory.number(out);
     });
   }

@@ -21,15 +21,8 @@
  */
 
 import type { Socket } from "node:net";
-import {
-  clearInterval,
-  clearTimeout,
-  setInterval,
-  setTimeout,
-} from "node:timers";
+import { clearTimeout, setTimeout } from "node:timers";
 import type { MappedMemory } from "../../../ffi/mapped_memory.ts";
-import type { ObjectLook } from "../../../ffi/rados.ts";
-import { MAX_INT, RBD_FEATURE } from "../../../ffi/rbd.ts";
 import { SocketPair } from "../../../ffi/socket_pair.ts";
 import {
   type Abilities,
@@ -43,9 +36,9 @@ import {
 } from "../../backend.ts";
 import { gather, offsetMemory, scatter } from "../../buffer.ts";
 import { DiskError } from "../../errors.ts";
-import { type Geometry, makeGeometry, SECTOR_BYTES } from "../../geometry.ts";
+import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
-import type { BackendInfo, LockInfo } from "../../info.ts";
+import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { socketOf } from "../../platform/descriptor_socket.ts";
 import { isNotCapable } from "../../platform/permissions.ts";
@@ -59,14 +52,19 @@ import {
   requestError,
   sharedFlushError,
 } from "../../request_error.ts";
-import { resizeError } from "../../resize.ts";
 import { encodeId } from "../../virtio.ts";
 import { Abandoned } from "../abandoned.ts";
 import { SharedFlush } from "../shared_flush.ts";
 import { Bounce, MAX_BOUNCE_BYTES } from "./bounce.ts";
-import { codeOf, failedError, librarySays, timeoutError } from "./errors.ts";
-import type { ObjectMap } from "./object_map.ts";
-import { over, type Session } from "./session.ts";
+import {
+  codeOf,
+  failedError,
+  librarySays,
+  NO_FFI,
+  timeoutError,
+} from "./errors.ts";
+import { type ImageParts, ImageState, REFRESH } from "./image_state.ts";
+import type { Session } from "./session.ts";
 import { answerRequest } from "../../throw_later.ts";
 
 /** Pieces of one request that are in flight at once. */
@@ -78,38 +76,10 @@ const MAX_RANGE_BYTES = 1 << 28;
 /** Calls for completions until others have their turn. */
 const MAX_ROUNDS = 16;
 
-/** How often the image's size and lock are looked at, in ms. */
-const SIZE_MS = 1000;
-
-/** What librbd answers once others may write to the image, or have removed it. */
-const LOST = ["ESHUTDOWN", "EROFS", "ENOENT"];
-
-/** Why nothing new is asked of the image once FFI was revoked. */
-const NO_FFI = "Deno does not allow it any more: it needs --allow-ffi";
-
-/** What the completion of a refresh is known by, which is no piece. */
-const REFRESH = MAX_INT;
-
 /** What a disk is made of. */
-export interface RbdParts {
-  /** The image, which it closes. */
-  readonly session: Session;
-  /** Its shape. */
-  readonly geometry: Geometry;
-  /** What it is and why. */
-  readonly info: BackendInfo;
-  /** What it is called. */
-  readonly uri: string;
+export interface RbdParts extends ImageParts {
   /** Whether writes are refused. */
   readonly readOnly: boolean;
-  /** Whether its size cannot change. */
-  readonly isFixed: boolean;
-  /** Which objects there are; `null` if that is not known. */
-  readonly objectMap: ObjectMap | null;
-  /** Looks for what is gone once the image is not ours; `null` if nothing is. */
-  readonly look: Pick<ObjectLook, "begin" | "poll" | "release"> | null;
-  /** The longest that a change of its size may take, in ms, for each step. */
-  readonly openTimeoutMs: number;
   /** The longest that a request may take, in ms. */
   readonly requestTimeoutMs: number;
   /** The longest that closing may take, in ms. */
@@ -161,6 +131,7 @@ export class RbdBackend implements Backend {
   readonly #bounce: Bounce;
   readonly #pair: SocketPair;
   readonly #socket: Socket;
+  readonly #image: ImageState;
   readonly #inFlight = new InFlight();
   readonly #abandoned = new Abandoned<Transfer>();
   /** One flush at a time, for all that ask at once; none after one that failed. */
@@ -175,29 +146,8 @@ export class RbdBackend implements Backend {
   /** The longest that a request may take from now on, in ms. */
   #timeoutMs: number;
   #timer: ReturnType<typeof setTimeout> | null = null;
-  readonly #sizeTimer: ReturnType<typeof setInterval>;
-  /** Who is to hear that others have changed the size. */
-  #resized: (sectors: number) => void = () => {};
-  /** Whether librbd is to learn of changes first. */
-  #refreshing = false;
-  /** Something that is asked of the image on another thread. */
-  #asking: Promise<void> | null = null;
   /** Whether completions are taken: not once the image is being closed. */
   #isPolled = true;
-  /** Where what was written since the last flush began ends, in bytes. */
-  #reach = 0;
-  /** Where what that flush is to make durable ends. */
-  #flushReach = 0;
-  /** Whether others have cut off something that no flush has covered. */
-  #isCut = false;
-  /** A flush whose content is looked for. */
-  #confirming: Promise<void> | null = null;
-  #geometry: Geometry;
-  /** −errno once what is open is not there any more, where librbd does not say so. */
-  #gone = 0;
-  #info: BackendInfo;
-  /** Which objects there are; `null` once that is not known any more. */
-  #objectMap: ObjectMap | null;
   /** What it can do. */
   readonly abilities: Abilities;
   /** How large requests may get. */
@@ -217,14 +167,12 @@ export class RbdBackend implements Backend {
    */
   constructor(parts: RbdParts) {
     keepOnThread(this, "a disk");
-    const { session, uri, readOnly, info, objectMap } = parts;
+    const { session, uri, readOnly, info } = parts;
     this.#parts = parts;
     this.#session = session;
     this.#uri = uri;
     this.#timeoutMs = parts.requestTimeoutMs;
-    this.#geometry = parts.geometry;
-    this.#info = info;
-    this.#objectMap = objectMap;
+    this.#image = new ImageState(parts);
     this.#id = encodeId(info.id);
     const ability = readOnly ? "none" : "native";
     this.abilities = {
@@ -256,18 +204,17 @@ export class RbdBackend implements Backend {
       const options = { operation: "open", path: uri, code: codeOf(told) };
       throw new DiskError("io", `Cannot open "${uri}" as ${reason}`, options);
     }
-    this.#sizeTimer = setInterval(this.#lookAtSize, SIZE_MS);
-    this.#sizeTimer.unref();
+    this.#image.begin();
   }
 
   /** What it is and why; the lock may get lost. */
   get info(): BackendInfo {
-    return this.#info;
+    return this.#image.info;
   }
 
   /** The disk's shape, which others may change. */
   get geometry(): Geometry {
-    return this.#geometry;
+    return this.#image.geometry;
   }
 
   /** Carries out a batch. */
@@ -282,8 +229,7 @@ export class RbdBackend implements Backend {
 
   /** Where objects are, if that is known: else everything counts as data. */
   extents(sector: number, count: number): Extent[] {
-    return this.#objectMap?.extents(sector, count) ??
-      [{ sector, count, hole: false }];
+    return this.#image.extents(sector, count);
   }
 
   /** Answers a request early. What librbd makes of it shows when it does. */
@@ -311,55 +257,18 @@ export class RbdBackend implements Backend {
   /** Waits for everything submitted, and closes the image. */
   close(): Promise<void> {
     if (!this.#inFlight.closed) this.closing();
+    this.#image.stop();
     return this.#inFlight.close(() => this.#release());
   }
 
-  /**
-   * Changes the size of the image. librbd waits for every write that is in flight
-   * first, and that may be for ever.
-   */
-  async resize(sectors: number): Promise<void> {
-    const { openTimeoutMs } = this.#parts;
-    const late = Promise.withResolvers<never>();
-    let isLate = false;
-    const timer = setTimeout(() => {
-      isLate = true;
-      const reason =
-        `the cluster has not answered for ${openTimeoutMs} ms, and may do it later`;
-      late.reject(resizeError(reason, this.#uri, "io"));
-    }, openTimeoutMs);
-    try {
-      const resizing = this.#resizeImage(sectors, () => isLate);
-      await Promise.race([resizing, late.promise]);
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  async #resizeImage(sectors: number, isLate: () => boolean): Promise<void> {
-    await this.#asking;
-    await this.#ask(async () => {
-      let result: number;
-      try {
-        result = await this.#session.image.resize(sectors * SECTOR_BYTES);
-      } catch (cause) {
-        if (!isNotCapable(cause)) throw cause;
-        throw resizeError(NO_FFI, this.#uri, "permission");
-      }
-      // What lies beyond was given up on purpose: no flush is to miss it.
-      if (result >= 0) this.#forgetBeyond(sectors * SECTOR_BYTES);
-      const isNews = await this.#readSize();
-      // Nobody waits for this size any more, or it is not the one asked for.
-      if (isNews && (isLate() || result < 0)) {
-        this.#resized(this.#geometry.sectors);
-      }
-      if (result < 0) throw resizeError(librarySays(result), this.#uri, "io");
-    });
+  /** Changes the size of the image. */
+  resize(sectors: number): Promise<void> {
+    return this.#image.resize(sectors);
   }
 
   /** Has somebody hear when others have changed the size. */
   onResized(listener: (sectors: number) => void): void {
-    this.#resized = listener;
+    this.#image.onResized(listener);
   }
 
   // ---- Requests ----
@@ -367,9 +276,8 @@ export class RbdBackend implements Backend {
   #start(request: Request, complete: Complete): void {
     const refused = this.#inFlight.closed
       ? closedError(request, this.#uri)
-      : this.#gone < 0
-      ? failedError(request, this.#gone, this.#uri)
-      : refuse(request, this.#geometry, this.abilities, this.#uri);
+      : this.#image.refuse(request) ??
+        refuse(request, this.#image.geometry, this.abilities, this.#uri);
     if (refused !== null) return answerRequest(request, refused, complete);
     if (request.type === RequestType.GetId) {
       request.data!.set(this.#id);
@@ -382,9 +290,7 @@ export class RbdBackend implements Backend {
     const moves = request.type === RequestType.In ||
       request.type === RequestType.Out;
     if (moves) this.counters.bounced++;
-    if (request.writes) {
-      this.#objectMap?.touch(request.sector, request.count);
-    }
+    if (request.writes) this.#image.touch(request);
     const transfer: Transfer = {
       request,
       complete,
@@ -492,8 +398,7 @@ export class RbdBackend implements Backend {
     const offset = request.sector * SECTOR_BYTES + from;
     let result: number;
     if (flushes) {
-      this.#flushReach = this.#reach;
-      this.#reach = 0;
+      this.#image.flushBegins();
       result = image.flush(tag);
     } else {
       switch (request.type) {
@@ -534,7 +439,7 @@ export class RbdBackend implements Backend {
 
   /** A piece is over. */
   #completed(tag: number, result: number): void {
-    if (tag === REFRESH) return this.#refreshed(result);
+    if (tag === REFRESH) return this.#image.refreshed(result);
     const piece = this.#pieces[tag]!;
     this.#pieces[tag] = null;
     this.#freeTags.push(tag);
@@ -542,16 +447,16 @@ export class RbdBackend implements Backend {
     let error: DiskError | null = null;
     if (result < 0) {
       error = failedError(request, result, this.#uri);
-      if (LOST.includes(codeOf(result))) this.#lost(librarySays(result));
+      this.#image.failed(result);
     } else if (piece.flushes) {
-      if (this.#isCut) error = cutError(request, this.#uri);
-      else if (this.#flushReach > 0) {
-        this.#confirming = this.#confirm(piece);
+      const failure = this.#image.flushEnds(request);
+      if (failure instanceof Promise) {
+        failure.then((known) => this.#over(piece, known));
         return;
       }
+      error = failure;
     } else if (request.writes) {
-      const end = request.sector * SECTOR_BYTES + from + length;
-      this.#reach = Math.max(this.#reach, end);
+      this.#image.wrote(request.sector * SECTOR_BYTES + from + length);
     } else if (request.type === RequestType.In && !answered) {
       if (result !== length) error = cutError(request, this.#uri);
       else if (!scatter(request, from, memory!.bytes.subarray(0, length))) {
@@ -578,32 +483,6 @@ export class RbdBackend implements Backend {
       flushFailure,
       (waiting) => this.#resume(waiting),
     );
-  }
-
-  /**
-   * Ends a flush once it is sure that the image still has what it covers. Of a
-   * write that goes past the image's end librbd carries out what lies before it,
-   * and says that all is well: so whoever was to be told that it is durable learns
-   * that others have cut it off. One look is enough for all writes before it; each
-   * of them to look for itself would take a thread for each.
-   */
-  async #confirm(piece: Piece): Promise<void> {
-    const { request } = piece.transfer;
-    let error: DiskError | null = null;
-    try {
-      const size = await this.#session.image.size();
-      if (size < 0) error = failedError(request, size, this.#uri);
-      else if (size < this.#flushReach) error = cutError(request, this.#uri);
-    } catch (cause) {
-      const reason = "the image cannot be asked for its size";
-      error = requestError("io", request, reason, { path: this.#uri, cause });
-    }
-    this.#over(piece, error);
-  }
-
-  #forgetBeyond(bytes: number): void {
-    this.#reach = Math.min(this.#reach, bytes);
-    this.#flushReach = Math.min(this.#flushReach, bytes);
   }
 
   /** Asks for a flush, together with who else does. */
@@ -702,98 +581,10 @@ export class RbdBackend implements Backend {
     if (this.#timer === null) this.#arm();
   };
 
-  // ---- The size ----
-
-  // No thread waits for a cluster that does not answer, nor the program for that
-  // thread: librbd knows the size by the time that it is asked for.
-  readonly #lookAtSize = (): void => {
-    if (this.#inFlight.closed) return;
-    this.#lookForIt();
-    if (this.#refreshing) return;
-    this.#refreshing = this.#session.image.refresh(REFRESH) >= 0;
-  };
-
-  #refreshed(result: number): void {
-    this.#refreshing = false;
-    if (result < 0) this.#lost(librarySays(result));
-    if (
-      this.#parts.isFixed || this.#asking !== null || this.#inFlight.closed
-    ) return;
-    this.#ask(async () => {
-      if (await this.#readSize()) this.#resized(this.#geometry.sectors);
-      await this.#lookAtLock();
-    }).catch(() => {});
-  }
-
-  /**
-   * Looks for the object map, or for the image's header: a client that was shut
-   * out learns it from what it asks the cluster alone, and one without a watch that
-   * its snapshot or image was removed.
-   */
-  #lookForIt(): void {
-    const { look } = this.#parts;
-    const result = look?.poll() ?? null;
-    if (look === null || result === null) return;
-    if (result < 0 && LOST.includes(codeOf(result))) {
-      // What was removed reads as zeroes; with a watch librbd says so itself, and
-      // a map that is gone may be one that was switched off.
-      if (!this.#session.isSeen) this.#gone = result;
-      if (this.#session.isSeen && codeOf(result) === "ENOENT") {
-        this.#objectMap = null;
-      } else this.#lost(librarySays(result));
-    }
-    look.begin();
-  }
-
-  /** `rbd feature disable` takes the lock away, from whoever holds it. */
-  async #lookAtLock(): Promise<void> {
-    if (!this.#isLocked) return;
-    const features = await this.#session.image.features();
-    if (features >= 0 && (features & RBD_FEATURE.EXCLUSIVE_LOCK) === 0) {
-      this.#lost("others have taken the feature exclusive-lock off the image");
-    }
-  }
-
-  get #isLocked(): boolean {
-    return this.#info.lock.method === "exclusive-lock";
-  }
-
-  /** Hears that the image is not ours any more: others may write where it has holes. */
-  #lost(reason: string): void {
-    this.#objectMap = null;
-    if (!this.#isLocked) return;
-    const lock: LockInfo = { method: "none", reason: `it is lost: ${reason}` };
-    this.#info = { ...this.#info, lock };
-  }
-
-  /** Has something asked of the image on another thread, one at a time. */
-  #ask(call: () => Promise<void>): Promise<void> {
-    const asking = call();
-    const over = asking.catch(() => {}).finally(() => {
-      if (this.#asking === over) this.#asking = null;
-    });
-    this.#asking = over;
-    return asking;
-  }
-
-  /** Looks how large the image is; tells whether that is news. */
-  async #readSize(): Promise<boolean> {
-    const size = await this.#session.image.size();
-    const { blockSize, sectors } = this.#geometry;
-    if (size < 0) return false;
-    // It may be longer again by the next flush.
-    if (size < this.#reach) this.#isCut = true;
-    const now = Math.floor(size / blockSize) * (blockSize / SECTOR_BYTES);
-    if (now === sectors) return false;
-    this.#geometry = makeGeometry(now, blockSize, this.#geometry);
-    return true;
-  }
-
   // ---- The end ----
 
   async #release(): Promise<void> {
     if (this.#timer !== null) clearTimeout(this.#timer);
-    clearInterval(this.#sizeTimer);
     const { closeTimeoutMs } = this.#parts;
     const late = Promise.withResolvers<null>();
     const timer = setTimeout(() => late.resolve(null), closeTimeoutMs);
@@ -819,14 +610,7 @@ export class RbdBackend implements Backend {
   }
 
   async #closeImage(): Promise<number> {
-    await this.#asking;
-    const { look } = this.#parts;
-    if (look !== null) {
-      await over(look, true);
-      look.release();
-    }
-    // Last: a flush that nobody waits for any more may have ended meanwhile.
-    await this.#confirming;
+    await this.#image.close();
     try {
       this.#session.bound(this.#parts.closeTimeoutMs);
     } catch {

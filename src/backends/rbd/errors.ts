@@ -14,6 +14,9 @@ import { cutError, errnoError, requestError } from "../../request_error.ts";
 const SHUT_OUT =
   "the cluster has shut this client out (it is on its block list): another one has broken its lock, open the disk anew";
 
+/** Why nothing new is asked of an image once FFI was revoked. */
+export const NO_FFI = "Deno does not allow it any more: it needs --allow-ffi";
+
 /**
  * The name of an error number.
  *

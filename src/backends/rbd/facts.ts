@@ -11,6 +11,7 @@ import type { RbdImage } from "../../../ffi/rbd.ts";
 import type { BackendInfo, DurabilityInfo, LockInfo } from "../../info.ts";
 import { plural } from "../../plural.ts";
 import { printable } from "../../printable.ts";
+import { settleAll } from "../../settle_all.ts";
 
 /** The pool that has an image's content. */
 export interface PoolFacts {
@@ -66,11 +67,14 @@ export async function askFacts(
   cluster: RadosCluster,
   image: RbdImage,
 ): Promise<ClusterFacts> {
-  const [pools, health, options] = await Promise.all([
+  const asked = [
     askJson(cluster, "osd pool ls", { detail: "detail" }),
     askJson(cluster, "health", {}),
     image.options([CACHE, POLICY, MAX_DIRTY, PERSISTENT]),
-  ]);
+  ] as const;
+  // Whoever is told that one has failed closes what the others ask.
+  await settleAll(asked);
+  const [pools, health, options] = await Promise.all(asked);
   const values = typeof options === "number"
     ? new Map<string, string>()
     : options;

@@ -14,9 +14,16 @@ import { RbdBackend } from "./backend.ts";
 import { librarySays, openError } from "./errors.ts";
 import { askFacts, describe } from "./facts.ts";
 import { lockImage } from "./lock.ts";
-import { headerName, objectMapName, readObjectMap } from "./object_map.ts";
+import { readObjectMap } from "./object_map.ts";
 import { DEFAULT_REQUEST_TIMEOUT_MS, type RbdOptions } from "./options.ts";
-import { bounded, openSession, type Session } from "./session.ts";
+import {
+  bounded,
+  type Libraries,
+  loadLibraries,
+  openSession,
+  type Session,
+  type Steps,
+} from "./session.ts";
 
 /** What an image without a watch cannot promise. */
 const UNSEEN =
@@ -35,6 +42,7 @@ const UNPROTECTED =
  *
  * @param uri `rbd:POOL/[NAMESPACE/]IMAGE[@SNAPSHOT][?conf=PATH&id=USER&cluster=NAME]`.
  * @param options How to open it.
+ * @param load Opens the libraries.
  * @returns Its backend.
  * @throws {DiskError} If it cannot be opened, or not in time.
  * @throws {TypeError} If the name cannot be read, or no image can be made of it.
@@ -42,6 +50,7 @@ const UNPROTECTED =
 export async function openRbd(
   uri: string,
   options: RbdOptions,
+  load: (uri: string) => Libraries = loadLibraries,
 ): Promise<RbdBackend> {
   const target = parseRbdUri(uri);
   if (target.snapshot !== null && options.create !== undefined) {
@@ -60,10 +69,10 @@ export async function openRbd(
     );
   }
   return await bounded(
-    async (isLate) => {
-      const session = await openSession(target, uri, options);
+    async (steps) => {
+      const session = await openSession(target, uri, options, load);
       try {
-        return await openOn(session, target, uri, options, isLate);
+        return await openOn(session, target, uri, options, steps);
       } catch (error) {
         await session.abandon();
         throw error;
@@ -79,13 +88,10 @@ async function openOn(
   target: RbdTarget,
   uri: string,
   options: RbdOptions,
-  isLate: () => boolean,
+  steps: Steps,
 ): Promise<RbdBackend> {
   const { cluster, image } = session;
-  const goOn = () => {
-    if (isLate()) throw new Error("Nobody waits for it any more");
-  };
-  goOn();
+  steps.goOn();
   const readOnly = options.readOnly || target.snapshot !== null;
   if (!session.isSeen && !readOnly) {
     throw openError(uri, "the key of this user may only read it", -1);
@@ -103,32 +109,50 @@ async function openOn(
   const isOurs = snapshot !== null || lock.method !== "none";
   const { objectSize } = sizes;
   const { pool } = session;
-  const name = isOurs ? await objectMapName(image, snapshot) : null;
-  const looked = session.isSeen || snapshot !== null
-    ? name
-    : await headerName(image);
-  const objectMap = name === null
+  const place = await placeOf(image, snapshot);
+  const objectMap = place === null || !isOurs
     ? null
-    : await readObjectMap({ cluster, pool, image, name, objectSize });
-  goOn();
+    : await readObjectMap({ cluster, pool, image, ...place, objectSize });
   const id = options.id ??
     (target.image.replace(/[^\x20-\x7e]/g, "_").slice(0, 20) || "rbd");
   const warnings = await warningsOf(session, snapshot);
   // From here on it is requests that have a bound.
   session.bound(null);
-  return new RbdBackend({
-    session,
-    geometry,
-    info: describe({ uri: printable(uri), id, lock, facts, warnings }),
-    uri,
-    readOnly,
-    isFixed: snapshot !== null,
-    objectMap,
-    look: looked === null ? null : cluster.lookFor(pool, looked),
-    openTimeoutMs: options.openTimeoutMs,
-    requestTimeoutMs: options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
-    closeTimeoutMs: options.closeTimeoutMs,
-  });
+  const look = place === null
+    ? null
+    : cluster.lookFor(pool, `rbd_header.${place.id}`, place.snapshot);
+  try {
+    steps.goOn();
+    const backend = new RbdBackend({
+      session,
+      geometry,
+      info: describe({ uri: printable(uri), id, lock, facts, warnings }),
+      uri,
+      readOnly,
+      isFixed: snapshot !== null,
+      objectMap,
+      look,
+      openTimeoutMs: options.openTimeoutMs,
+      requestTimeoutMs: options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS,
+      closeTimeoutMs: options.closeTimeoutMs,
+    });
+    steps.arrived();
+    return backend;
+  } catch (error) {
+    look?.release();
+    throw error;
+  }
+}
+
+/** The numbers of an image and of its snapshot; `null` if they are not known. */
+async function placeOf(
+  image: RbdImage,
+  name: string | null,
+): Promise<{ id: string; snapshot: number | null } | null> {
+  const id = await image.id();
+  if (typeof id === "number") return null;
+  const snapshot = name === null ? null : await image.snapshotId(name);
+  return snapshot !== null && snapshot < 0 ? null : { id, snapshot };
 }
 
 /** The cluster that an image is mirrored from has the only writer. */

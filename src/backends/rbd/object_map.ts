@@ -92,44 +92,12 @@ export interface MapPlace {
   readonly cluster: RadosCluster;
   readonly pool: bigint;
   readonly image: RbdImage;
-  /** The map's name, as {@linkcode objectMapName} gives it. */
-  readonly name: string;
+  /** The image's number, as `RbdImage.id` gives it. */
+  readonly id: string;
+  /** The number of the snapshot that is open; `null` for the image. */
+  readonly snapshot: number | null;
   /** Bytes of an object. */
   readonly objectSize: number;
-}
-
-/**
- * The object that is there as long as an image is.
- *
- * @param image The image.
- * @returns Its name; `null` if that is not known.
- */
-export async function headerName(image: RbdImage): Promise<string | null> {
-  const id = await image.id();
-  return typeof id === "number" ? null : `rbd_header.${id}`;
-}
-
-/**
- * The object that is the map of an image or of a snapshot of it. It is there as
- * long as they are and have one.
- *
- * @param image The image.
- * @param snapshot The snapshot that is open.
- * @returns Its name; `null` if there is none.
- */
-export async function objectMapName(
-  image: RbdImage,
-  snapshot: string | null,
-): Promise<string | null> {
-  const [features, id] = await Promise.all([image.features(), image.id()]);
-  if (
-    features < 0 || (features & RBD_FEATURE.OBJECT_MAP) === 0 ||
-    typeof id === "number"
-  ) return null;
-  const name = `rbd_object_map.${id}`;
-  if (snapshot === null) return name;
-  const number = await image.snapshotId(snapshot);
-  return number < 0 ? null : `${name}.${number.toString(16).padStart(16, "0")}`;
 }
 
 /**
@@ -142,16 +110,16 @@ export async function objectMapName(
 export async function readObjectMap(
   place: MapPlace,
 ): Promise<ObjectMap | null> {
-  const { cluster, pool, image, name, objectSize } = place;
-  const [flags, overlap, stripes] = await Promise.all([
-    image.flags(),
-    image.overlap(),
-    image.stripes(),
-  ]);
+  const { cluster, pool, image, id, snapshot, objectSize } = place;
+  const features = await image.features();
+  const flags = await image.flags();
   if (
+    features < 0 || (features & RBD_FEATURE.OBJECT_MAP) === 0 ||
     flags < 0 || (flags & RBD_FLAG_OBJECT_MAP_INVALID) !== 0 ||
-    overlap !== 0 || stripes !== 1
+    await image.overlap() !== 0 || await image.stripes() !== 1
   ) return null;
+  const name = `rbd_object_map.${id}` +
+    (snapshot === null ? "" : `.${snapshot.toString(16).padStart(16, "0")}`);
   const bytes = await cluster.read(pool, name, MOST_BYTES);
   const there = typeof bytes === "number" ? null : decodeObjectMap(bytes);
   return there === null

@@ -40,9 +40,7 @@ const MAYBE_LEFT =
 const ETIMEDOUT = 110;
 
 /** What was opened. */
-export interface SessionParts {
-  readonly libc: Libc;
-  readonly ceph: CephLibrary;
+export interface SessionParts extends Libraries {
   readonly cluster: RadosCluster;
   readonly pool: bigint;
   readonly image: RbdImage;
@@ -114,11 +112,14 @@ export class Session {
 
   async #close(removes: string | null): Promise<number> {
     const { libc, ceph, cluster, image, pool } = this.#parts;
-    const result = await over(image.close(), true);
-    if (removes !== null) await removeRbd(libc, ceph, pool, removes);
-    cluster.closePool(pool);
-    await cluster.shutdown();
-    return result;
+    try {
+      const result = await over(image.close(), true);
+      if (removes !== null) await removeRbd(libc, ceph, pool, removes);
+      return result;
+    } finally {
+      cluster.closePool(pool);
+      await cluster.shutdown();
+    }
   }
 }
 
@@ -149,43 +150,60 @@ export async function over<T>(
   }
 }
 
+/** What an opening says and hears on its way. */
+export interface Steps {
+  /** Throws once nobody waits for it any more. */
+  goOn(): void;
+  /** It is over, right after `goOn`: now what was opened is to be handed over. */
+  arrived(): void;
+}
+
 /**
  * Waits for an opening, but not for ever: until a signal fires, or its time is
  * over. What comes of it afterwards is for the opening to undo.
  *
- * @param start Begins it; it is told whether nobody waits any more.
+ * @param start Begins it, and calls `arrived` last.
  * @param uri What is opened.
  * @param options What bounds it.
  * @returns What it gave.
  * @throws {DiskError} If it does not end in time, or as it throws.
  */
 export async function bounded<T>(
-  start: (isLate: () => boolean) => Promise<T>,
+  start: (steps: Steps) => Promise<T>,
   uri: string,
   { openTimeoutMs, signal, create }: RbdOptions,
 ): Promise<T> {
   signal?.throwIfAborted();
-  let late = false;
+  let isLate = false;
   const given = Promise.withResolvers<never>();
+  const giveUp = (reason: unknown) => {
+    isLate = true;
+    given.reject(reason);
+  };
   const timer = setTimeout(() => {
     const reason = `the cluster has not answered for ${openTimeoutMs} ms`;
-    given.reject(
+    giveUp(
       create === undefined
         ? openError(uri, reason, -ETIMEDOUT)
         : madeError(uri, reason + MAYBE_LEFT, -ETIMEDOUT),
     );
   }, openTimeoutMs);
-  const onAbort = () => given.reject(signal!.reason);
+  const onAbort = () => giveUp(signal!.reason);
   signal?.addEventListener("abort", onAbort, { once: true });
-  const opening = start(() => late);
+  const unbind = () => {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
+  };
+  const goOn = () => {
+    if (isLate) throw new Error("Nobody waits for it any more");
+  };
+  const opening = start({ goOn, arrived: unbind });
   // It may have no waiter.
   opening.catch(() => {});
   try {
     return await Promise.race([opening, given.promise]);
   } finally {
-    late = true;
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", onAbort);
+    unbind();
   }
 }
 
@@ -195,6 +213,7 @@ export async function bounded<T>(
  * @param target Which.
  * @param uri What it is called.
  * @param options How.
+ * @param load Opens the libraries.
  * @returns It, and what it is part of.
  * @throws {DiskError} If it cannot be opened.
  */
@@ -202,12 +221,18 @@ export async function openSession(
   target: RbdTarget,
   uri: string,
   options: RbdOptions,
+  load: (uri: string) => Libraries,
 ): Promise<Session> {
   askPermissions(target, uri);
   const { libc, ceph } = load(uri);
-  const cluster = await configure(libc, ceph, target, uri, options);
+  const { cluster: name, id } = target;
+  const cluster = RadosCluster.make(libc, ceph, name, `client.${id}`);
+  if (typeof cluster === "number") {
+    throw openError(uri, librarySays(cluster), cluster);
+  }
   let pool: bigint | null = null;
   try {
+    configure(cluster, target, uri, options);
     const connected = await cluster.connect();
     if (connected < 0) {
       throw connectError(connected, cluster, target, uri, options);
@@ -249,7 +274,22 @@ function askPermissions(target: RbdTarget, uri: string): void {
   }
 }
 
-function load(uri: string): { libc: Libc; ceph: CephLibrary } {
+/** What a cluster is reached by. */
+export interface Libraries {
+  /** The C library. */
+  readonly libc: Libc;
+  /** Those of Ceph. */
+  readonly ceph: CephLibrary;
+}
+
+/**
+ * Opens the libraries, of which this process has each once.
+ *
+ * @param uri What is opened with them.
+ * @returns The libraries.
+ * @throws {DiskError} If they are not there, or not allowed.
+ */
+export function loadLibraries(uri: string): Libraries {
   try {
     const libc = openLibc();
     if (libc.abi.os !== "linux") {
@@ -272,20 +312,14 @@ function load(uri: string): { libc: Libc; ceph: CephLibrary } {
   }
 }
 
-async function configure(
-  libc: Libc,
-  ceph: CephLibrary,
-  { conf, id, cluster: name }: RbdTarget,
+function configure(
+  cluster: RadosCluster,
+  { conf, cluster: name }: RbdTarget,
   uri: string,
   { openTimeoutMs }: RbdOptions,
-): Promise<RadosCluster> {
-  const cluster = RadosCluster.make(libc, ceph, name, `client.${id}`);
-  if (typeof cluster === "number") {
-    throw openError(uri, librarySays(cluster), cluster);
-  }
+): void {
   const read = cluster.readConfiguration(conf);
   if (read < 0) {
-    await cluster.shutdown();
     const where = conf === null
       ? `no configuration of a cluster "${name}" was found: name one with ?conf=PATH`
       : codeOf(read) === "ENOENT"
@@ -304,7 +338,6 @@ async function configure(
       "rados_osd_op_timeout",
     ]
   ) cluster.set(option, seconds(openTimeoutMs));
-  return cluster;
 }
 
 function connectError(
@@ -363,21 +396,23 @@ async function openImage(
   }
   const attempt = (unseen: boolean) =>
     over(RbdImage.open(libc, ceph, { pool, name, snapshot, unseen }));
-  let isSeen = true;
-  let image = await attempt(false);
-  if (
-    typeof image === "number" && ["EPERM", "EACCES"].includes(codeOf(image))
-  ) {
-    // A watch takes the right to write.
-    isSeen = false;
-    image = await attempt(true);
-  }
-  if (typeof image !== "number") {
+  try {
+    let isSeen = true;
+    let image = await attempt(false);
+    if (
+      typeof image === "number" && ["EPERM", "EACCES"].includes(codeOf(image))
+    ) {
+      // A watch takes the right to write.
+      isSeen = false;
+      image = await attempt(true);
+    }
+    if (typeof image === "number") throw imageError(image, target, uri);
     const made = create === undefined ? null : name;
     return new Session({ ...parts, image, made }, isSeen);
+  } catch (error) {
+    if (create !== undefined) await removeRbd(libc, ceph, pool, name);
+    throw error;
   }
-  if (create !== undefined) await removeRbd(libc, ceph, pool, name);
-  throw imageError(image, target, uri);
 }
 
 /**

@@ -7,6 +7,8 @@
  */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { openRbd } from "../../../src/backends/rbd/mod.ts";
+import { loadLibraries } from "../../../src/backends/rbd/session.ts";
 import { VirtualDisk } from "../../../src/disk/disk.ts";
 import type { OpenOptions } from "../../../src/disk/open.ts";
 import { DiskError } from "../../../src/errors.ts";
@@ -19,6 +21,8 @@ const cluster = ignore ? null : await CephCluster.start();
 Deno.test.afterAll(async () => {
   await cluster?.[Symbol.asyncDispose]();
 });
+
+const EPERM = 1;
 
 let images = 0;
 
@@ -313,6 +317,31 @@ await disk.close().catch(() => {});
 });
 
 Deno.test({
+  name: "a program ends though an OSD keeps the resize of its image to itself",
+  ignore,
+  async fn() {
+    const name = `image${++images}`;
+    await cluster!.rbd("create", "--size", "8", name);
+    try {
+      const said = await program(
+        name,
+        { openTimeoutMs: 5000, closeTimeoutMs: 1000 },
+        `await told();
+console.log(await disk.resize({ size: "16MiB" }).catch((e) => e.message));
+console.log(await disk.close().catch((e) => e.code));
+`,
+        () => cluster!.holdOsd(),
+      );
+      const [resize, close] = said.split("\n");
+      assert(resize!.includes("and may do it later"), resize);
+      assertEquals(close, "ETIMEDOUT");
+    } finally {
+      cluster!.releaseOsd();
+    }
+  },
+});
+
+Deno.test({
   name: "a cluster that answers in fits and starts only takes longer",
   ignore,
   async fn() {
@@ -443,6 +472,86 @@ Deno.test({
       snapshot.read(0, 8).then(() => false, (error) => error.code === "ENOENT")
     );
     await disk.close();
+  },
+});
+
+/** How {@linkcode openUnseen} opens. */
+const READING = {
+  readOnly: true,
+  lock: "auto",
+  openTimeoutMs: 30_000,
+  closeTimeoutMs: 30_000,
+} as const;
+
+/** Looks for images that {@linkcode openUnseen} has opened. */
+let looks = 0;
+
+/** Opens an image without a watch, as with a key that may only read. */
+async function openUnseen(uri: string): Promise<VirtualDisk> {
+  const backend = await openRbd(uri, READING, (uri) => {
+    const { libc, ceph } = loadLibraries(uri);
+    const calls: typeof ceph.calls = {
+      ...ceph.calls,
+      rbd_aio_open: () => -EPERM,
+      rados_aio_exec(...args) {
+        looks++;
+        return ceph.calls.rados_aio_exec(...args);
+      },
+    };
+    return { libc, ceph: { ...ceph, calls } };
+  });
+  return VirtualDisk.over(backend);
+}
+
+Deno.test({
+  name:
+    "a snapshot stays when others switch features off, and goes with itself",
+  ignore,
+  async fn() {
+    const { disk, name } = await openNew();
+    await disk.write(0, block(1));
+    await disk.close();
+    await cluster!.rbd("snap", "create", "--no-progress", `${name}@one`);
+    const uri = cluster!.uri(`${name}@one`);
+    await using unseen = await openUnseen(uri);
+    await using seen = await VirtualDisk.open(uri);
+    await using image = await openUnseen(cluster!.uri(name));
+    const disks = [unseen, seen, image];
+    for (
+      const feature of ["object-map", "exclusive-lock"]
+    ) await cluster!.rbd("feature", "disable", name, feature);
+    // Each of two has begun a look since then, and heard of it.
+    const before = looks;
+    await until(() => Promise.resolve(looks >= before + 5));
+    for (const each of disks) assertEquals(await each.read(0, 8), block(1));
+    await cluster!.rbd("snap", "rm", "--no-progress", `${name}@one`);
+    const isGone = (each: VirtualDisk) =>
+      each.read(0, 8).then(() => false, ({ code }) => code === "ENOENT");
+    await until(() => isGone(unseen));
+    await until(() => isGone(seen));
+    assertEquals(await image.read(0, 8), block(1));
+    await seen.close();
+    await cluster!.rbd("rm", "--no-progress", name);
+    await until(() => isGone(image));
+  },
+});
+
+Deno.test({
+  name: "disk.close() gives up a look that an OSD keeps to itself",
+  ignore,
+  async fn() {
+    const { disk, name } = await openNew();
+    await disk.close();
+    const reader = await openUnseen(cluster!.uri(name));
+    await cluster!.holdOsd();
+    try {
+      const before = looks;
+      await until(() => Promise.resolve(looks > before));
+      // Nothing else is asked of the cluster then.
+      await reader.close();
+    } finally {
+      cluster!.releaseOsd();
+    }
   },
 });
 

@@ -20,6 +20,7 @@ import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { DiskError } from "../../../src/errors.ts";
 
 const EIO = 5;
+const ECANCELED = 125;
 const SECTOR = new Uint8Array(512).fill(0xa5);
 
 /** An image of which writes are done at once, and flushes when a test says so. */
@@ -38,8 +39,8 @@ class ToldImage {
   answer = 0;
   /** Bits of RBD_FEATURE. */
   bits = RBD_FEATURE.EXCLUSIVE_LOCK;
-  /** What looks for its map find, and how many there were. */
-  found = 0;
+  /** What looks for it find, `null` while they are not over; how many there were. */
+  found: number | null = 0;
   sought = 0;
   /** Bounds in ms that requests were given. */
   readonly bounds: (number | null)[] = [];
@@ -157,7 +158,12 @@ function toldDisk(
     closeTimeoutMs: 30_000,
     ...held,
     look: held.look === true
-      ? { begin: () => image.sought++, poll: () => image.found, release() {} }
+      ? {
+        begin: () => image.sought++,
+        poll: () => image.found,
+        cancel: () => image.found ??= -ECANCELED,
+        release() {},
+      }
       : null,
   });
   return { disk: VirtualDisk.over(backend), image };
@@ -392,6 +398,18 @@ Deno.test(
       assertEquals(kind, "permission");
     }
     await disk.close();
+  },
+);
+
+Deno.test(
+  "RbdBackend.close() waits for no look that the cluster does not answer",
+  options,
+  async () => {
+    const { disk, image } = toldDisk(true, { look: true });
+    await until(() => image.sought > 0);
+    image.found = null;
+    await disk.close();
+    assertEquals(image.found, -ECANCELED);
   },
 );
 
