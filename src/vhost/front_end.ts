@@ -206,6 +206,8 @@ export class FrontEnd implements VringDevice {
   announceConfig(): void {
     const socket = this.#backendSocket;
     if (socket === null) return;
+    // QEMU reads all of it then, and takes the capacity alone.
+    this.block.settleWriteback();
     const { ConfigChange } = BackEndMessage;
     const length = formatMessage(
       this.#outgoing,
@@ -439,7 +441,7 @@ export class FrontEnd implements VringDevice {
         const { offset, bytes } = parseConfig(payload);
         // The guest's mistake is none of the front end's.
         const done = this.block.setConfig(offset, bytes);
-        this.inflight?.noteWriteback(this.block.writeback);
+        this.inflight?.noteWriteback(this.block.writeback ?? false);
         await done;
         return null;
       }
@@ -472,7 +474,7 @@ export class FrontEnd implements VringDevice {
       );
     }
     this.#features = features;
-    this.block.reset(features);
+    this.block.setFeatures(features);
     // Who knows no features of the protocol cannot enable a ring.
     if ((features & PROTOCOL_FEATURES_BIT) === 0n) {
       for (const vring of this.#vrings) vring.enable(true);
@@ -496,7 +498,7 @@ export class FrontEnd implements VringDevice {
       await vring.stop();
     }
     this.#features = 0n;
-    this.block.reset(0n);
+    this.block.setFeatures(0n);
     this.inflight?.release();
     this.inflight = null;
   }
@@ -529,19 +531,23 @@ export class FrontEnd implements VringDevice {
       message,
       (fd) => this.#unwanted.push(fd),
     );
+    const { block } = this;
     let inflight: InflightRegion;
-    let writeback: boolean | null;
+    let noted: boolean | null;
     try {
       inflight = new InflightRegion(memory, message);
-      writeback = inflight.writeback;
-      inflight.noteWriteback(writeback ?? this.block.writeback);
+      noted = inflight.writeback;
     } catch (error) {
       memory.release();
       throw error;
     }
     this.inflight?.release();
     this.inflight = inflight;
-    if (writeback !== null) await this.block.setWriteback(writeback);
+    if (noted === null) block.settleWriteback();
+    // What the driver turned off since then stays off.
+    const on = (noted ?? true) && block.writeback !== false;
+    inflight.noteWriteback(on);
+    await block.setWriteback(on);
   }
 
   #dropAttachment(): void {
@@ -596,8 +602,10 @@ export class FrontEnd implements VringDevice {
       );
     }
     const fd = hasDescriptor ? this.#takeDescriptor() : null;
-    if (isKick) vring.setKick(fd!);
-    else if (request === FrontEndMessage.SetVringCall) vring.setCall(fd);
+    if (isKick) {
+      this.block.settleWriteback();
+      vring.setKick(fd!);
+    } else if (request === FrontEndMessage.SetVringCall) vring.setCall(fd);
     else vring.setError(fd);
     this.#options.watcher.flush();
   }
