@@ -520,7 +520,7 @@ export class FrontEnd implements VringDevice {
 
   /** Notes in the front end's memory what is in flight, from the next start on. */
   async #setInflight(message: InflightMessage): Promise<void> {
-    if (this.#vrings.some(({ started }) => started)) {
+    if (this.#vrings.some(({ busy }) => busy)) {
       throw new VhostProtocolError(
         "Cannot set the memory for requests in flight as all rings must be stopped first",
       );
