@@ -237,7 +237,9 @@ export class Vring {
   }
 
   /**
-   * Stops it: once every request that it took has been answered.
+   * Stops it: once every request that it took has been answered, and every one
+   * that a device before this one took. Where it would go on is behind those, so
+   * that nobody else would carry them out.
    *
    * @returns Where it would go on.
    */
@@ -246,9 +248,12 @@ export class Vring {
     this.#dropKick();
     if (this.#again !== null) clearImmediate(this.#again);
     this.#again = null;
-    if (this.#inFlight > 0) {
-      await (this.#drained ??= Promise.withResolvers<void>()).promise;
-    }
+    do {
+      this.#guard(() => this.#runAgain());
+      if (this.#inFlight > 0) {
+        await (this.#drained ??= Promise.withResolvers<void>()).promise;
+      }
+    } while (this.#queue?.hasAgain);
     this.#guard(() => this.#publish());
     const queue = this.#queue;
     this.#queue = null;
@@ -327,6 +332,16 @@ export class Vring {
       } while (queue.wantKick());
       if (taken > 0) this.#device.kickDisk();
     });
+  }
+
+  /** Takes what a device before this one took, as far as there is room. */
+  #runAgain(): void {
+    while (this.#pieces < MAX_PIECES) {
+      const chain = this.#queue?.takeAgain() ?? null;
+      if (chain === null) break;
+      this.#carryOut(chain);
+    }
+    this.#device.kickDisk();
   }
 
   async #carryOut(chain: Chain): Promise<void> {

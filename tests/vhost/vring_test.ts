@@ -1,5 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { noCounts } from "../../src/vhost/counters.ts";
+import { inflightBytes, InflightRegion } from "../../src/vhost/inflight.ts";
 import { MemoryMap } from "../../src/vhost/memory_map.ts";
 import { VhostProtocolError } from "../../src/vhost/messages.ts";
 import { MappedMemory } from "../../src/vhost/region_memory.ts";
@@ -30,7 +31,10 @@ class Bench {
   readonly closed: number[] = [];
   readonly ring: Vring;
 
-  constructor(watcher: Partial<Watcher> = {}) {
+  constructor(
+    watcher: Partial<Watcher> = {},
+    inflight: InflightRegion | null = null,
+  ) {
     const none = { arm() {}, raise() {}, close() {} };
     this.ring = new Vring({
       block: {
@@ -48,7 +52,7 @@ class Bench {
         ...watcher,
       },
       memory: this.memory,
-      inflight: null,
+      inflight,
       eventIndex: false,
       indirect: true,
       counters: noCounts(),
@@ -172,4 +176,36 @@ Deno.test("Vring is not started anew after it broke before its requests are over
   assertEquals([bench.used, bench.view.getUint32(USED + 4, true)], [1, 1]);
   assertEquals(broken.length, 1);
   await ring.close();
+});
+
+Deno.test("Vring.stop() carries out what a device before it took, enabled or not", async () => {
+  const shape = { queues: 1, queueSize: 8, fileOffset: 0 };
+  const byteLength = inflightBytes(shape);
+  const notes = new MappedMemory(new ArrayBuffer(byteLength), 0, () => {});
+  const region = new InflightRegion(notes, { ...shape, byteLength });
+  const before = region.queue(0, 8);
+  before.recover(0);
+  const bench = new Bench({}, region);
+  for (const [at, head] of [2, 0, 1].entries()) {
+    bench.put(DESCRIPTORS + 16 * head, 512, WRITE, 0);
+    bench.offer(at, head);
+    before.begin(head);
+  }
+  // One that is not answered by a device before it, but made available.
+  bench.offer(3, 3);
+  bench.setUp();
+  bench.ring.enable(false);
+  bench.ring.setKick(3);
+  assertEquals(bench.answers.length, 0);
+  const stopped = bench.ring.stop();
+  assertEquals(bench.answers.length, 3);
+  for (const answer of bench.answers) answer.resolve(1);
+  assertEquals(await stopped, 3);
+  assertEquals(bench.used, 3);
+  assertEquals(
+    [0, 1, 2].map((i) => bench.view.getUint32(USED + 4 + 8 * i, true)),
+    [2, 0, 1],
+  );
+  assertEquals(region.queue(0, 8).recover(3), []);
+  assertEquals([bench.answers.length, bench.broken], [3, []]);
 });
