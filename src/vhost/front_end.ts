@@ -77,6 +77,18 @@ const PROTOCOL_FEATURES = protocolBits(
   ProtocolFeature.ResetDevice,
 );
 
+/**
+ * Messages that are part of a feature of the protocol, and which that is. What
+ * gives nothing and changes nothing, anybody may ask.
+ */
+const FEATURE_OF: Readonly<Record<number, number>> = {
+  [FrontEndMessage.SetBackendReqFd]: ProtocolFeature.BackendReq,
+  [FrontEndMessage.SetConfig]: ProtocolFeature.Config,
+  [FrontEndMessage.GetInflightFd]: ProtocolFeature.InflightShmfd,
+  [FrontEndMessage.SetInflightFd]: ProtocolFeature.InflightShmfd,
+  [FrontEndMessage.ResetDevice]: ProtocolFeature.ResetDevice,
+};
+
 /** What the rings of this device have. */
 const RING_FEATURES = featureBits(
   VirtioFeature.IndirectDescriptors,
@@ -311,6 +323,11 @@ export class FrontEnd implements VringDevice {
     let failure: unknown = null;
     try {
       answer = await this.#handle(header.request, payload);
+      if (this.#descriptors.length > 0) {
+        throw new VhostProtocolError(
+          `Cannot take message ${header.request} as it must come with no more descriptors: current value is ${this.#descriptors.length}`,
+        );
+      }
     } catch (error) {
       failure = error;
     } finally {
@@ -321,6 +338,7 @@ export class FrontEnd implements VringDevice {
     const acknowledges = header.needsReply && !isReplied(header.request) &&
       this.#agreed(ProtocolFeature.ReplyAck);
     if (failure !== null) {
+      this.#dropAttachment();
       // Who asked to hear of it may go on; nobody else would know.
       if (!acknowledges || !(failure instanceof GuestFault)) throw failure;
       this.#options.onError(failure);
@@ -354,6 +372,10 @@ export class FrontEnd implements VringDevice {
     payload: Uint8Array<ArrayBuffer>,
   ): Promise<Uint8Array | null> {
     const message = FrontEndMessage;
+    const feature = FEATURE_OF[request];
+    if (feature !== undefined && !this.#agreed(feature)) {
+      throw notAgreed(request);
+    }
     switch (request) {
       case message.GetFeatures:
         parseEmpty(payload);
@@ -451,9 +473,7 @@ export class FrontEnd implements VringDevice {
         await this.#setInflight(parseInflight(payload));
         return null;
       default:
-        throw new VhostProtocolError(
-          `Cannot take message ${request} as it was not agreed on`,
-        );
+        throw notAgreed(request);
     }
   }
 
@@ -635,6 +655,12 @@ export class FrontEnd implements VringDevice {
     this.#closing = Promise.all([this.#closing, closed]);
     await this.#closing;
   }
+}
+
+function notAgreed(request: number): VhostProtocolError {
+  return new VhostProtocolError(
+    `Cannot take message ${request} as it was not agreed on`,
+  );
 }
 
 /** Whether a message has an answer of its own. */

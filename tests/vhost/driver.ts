@@ -304,6 +304,7 @@ export class VhostDriver implements Backend {
         ProtocolFeature.MultiQueue,
         ProtocolFeature.ReplyAck,
         ProtocolFeature.Config,
+        ProtocolFeature.ResetDevice,
         ...this.#options.reconnect ? [ProtocolFeature.InflightShmfd] : [],
       ];
       this.protocolFeatures = use.reduce(
