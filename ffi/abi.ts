@@ -366,6 +366,8 @@ export const DARWIN_IOCTL = {
 export const ILLUMOS_IOCTL = {
   /** What a disk is: u32 media type, u32 logical block size, i64 blocks. */
   DKIOCGMEDIAINFO: 0x42a,
+  /** Flush the device's cache, and wait for it (no argument: 0). */
+  DKIOCFLUSHWRITECACHE: 0x422,
 } as const;
 
 /** Advice of directio(3C); usr/src/uts/common/sys/fcntl.h of illumos. */

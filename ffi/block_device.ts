@@ -208,6 +208,60 @@ export function discard(
   }
 }
 
+/** The request that flushes a device's cache, by the system; Linux needs none. */
+const FLUSH_REQUESTS = {
+  linux: null,
+  darwin: {
+    name: "DKIOCSYNCHRONIZECACHE",
+    request: DARWIN_IOCTL.DKIOCSYNCHRONIZECACHE,
+  },
+  freebsd: { name: "DIOCGFLUSH", request: FREEBSD_IOCTL.DIOCGFLUSH },
+  illumos: {
+    name: "DKIOCFLUSHWRITECACHE",
+    request: ILLUMOS_IOCTL.DKIOCFLUSHWRITECACHE,
+  },
+} as const;
+
+/**
+ * The name of the request that {@linkcode flushDevice} makes.
+ *
+ * @param libc The C library.
+ * @returns The name; `null` on Linux, whose fsync flushes a device's cache.
+ */
+export function flushRequest(libc: Libc): string | null {
+  return FLUSH_REQUESTS[libc.abi.os]?.name ?? null;
+}
+
+/**
+ * Flushes a device's own cache, which fsync does not reach (DIOCGFLUSH;
+ * DKIOCSYNCHRONIZECACHE; DKIOCFLUSHWRITECACHE).
+ *
+ * @param libc The C library.
+ * @param fd File descriptor.
+ * @returns 0, or −errno: {@linkcode isNoFlush} says whether there is none to be
+ * had, of what is no such device among others.
+ */
+export function flushDevice(libc: Libc, fd: number): number {
+  const flush = FLUSH_REQUESTS[libc.abi.os];
+  if (flush === null) return -libc.abi.errno.EOPNOTSUPP;
+  return libc.ioctl(fd, flush.request, 0);
+}
+
+/**
+ * Whether a device was not asked to flush its cache, as it cannot be by this
+ * descriptor. FreeBSD wants one that is open for writing.
+ *
+ * @param libc The C library.
+ * @param result What {@linkcode flushDevice} has returned.
+ * @returns Whether it was not: else it has flushed, or failed.
+ */
+export function isNoFlush(libc: Libc, result: number): boolean {
+  const { ENOTTY, ENOTSUP, EOPNOTSUPP, ENOSYS, EINVAL, EPERM, EBADF } =
+    libc.abi.errno;
+  return [ENOTTY, ENOTSUP, EOPNOTSUPP, ENOSYS, EINVAL, EPERM, EBADF]
+    .includes(-result);
+}
+
 /**
  * Erases a range and every copy that the device may hold of it
  * (BLKSECDISCARD; Linux). Few devices can.

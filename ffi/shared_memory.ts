@@ -26,6 +26,9 @@ const MAX_NAME_BYTES = 249;
 // include/uapi/linux/magic.h.
 const TMPFS_MAGIC = 0x01021994;
 
+/** O_ACCMODE, include/uapi/asm-generic/fcntl.h. */
+const ACCESS_MODE = 0x3;
+
 /** Bytes of a page on every architecture that has a table. */
 const PAGE_BYTES = 4096;
 
@@ -57,6 +60,28 @@ export function memoryFile(libc: Libc, fd: number): MemoryFile | null {
   const sizeBytes = libc.lseek(fd, 0, libc.abi.whence.SEEK_END);
   if (sizeBytes < 0) return null;
   return { sizeBytes, cannotShrink: (seals & F_SEAL_SHRINK) !== 0 };
+}
+
+/**
+ * Opens a file in memory once more, to be read and written. Whoever sent a
+ * descriptor shares its description, and with it O_APPEND, by which a write goes
+ * to the file's end wherever it was meant for. The new one is ours alone.
+ *
+ * @param libc The C library.
+ * @param fd Its descriptor, which must be open for both: nobody gets at more than
+ * was given.
+ * @returns Another descriptor, or −errno (−EBADF if it is not open for both). It
+ * waits for nobody, also not for whoever has a lease on the file.
+ */
+export function openMemoryFile(libc: Libc, fd: number): number {
+  const { O_RDWR, O_CLOEXEC, O_NONBLOCK } = libc.abi.open;
+  const flags = libc.fcntl(fd, libc.abi.fcntl.F_GETFL);
+  if (flags < 0) return flags;
+  if ((flags & ACCESS_MODE) !== O_RDWR) return -libc.abi.errno.EBADF;
+  return libc.open(
+    `/proc/self/fd/${fd}`,
+    O_RDWR | O_NONBLOCK | (O_CLOEXEC ?? 0),
+  );
 }
 
 /**

@@ -142,7 +142,8 @@ const STATUSES: readonly (readonly [WindowsErrno, readonly number[]])[] = [
   ["ENOENT", [0xc000_000f, 0xc000_0034, 0xc000_003a, 0xc000_0123]],
   ["EEXIST", [0xc000_0035]],
   ["EBUSY", [0xc000_0043, 0x8000_0011]],
-  ["ENOSPC", [0xc000_007f, 0xc000_0044, 0xc000_0799]],
+  // A full disk, and what a quota does not let be written.
+  ["ENOSPC", [0xc000_007f, 0xc000_0044, 0xc000_0799, 0xc000_0802]],
   ["EROFS", [0xc000_00a2]],
   ["EISDIR", [0xc000_00ba]],
   ["EFBIG", [0xc000_0904]],
@@ -171,7 +172,7 @@ const LAST_ERRORS: readonly (readonly [WindowsErrno, readonly number[]])[] = [
   ["EOPNOTSUPP", [1, 50]],
   ["EMFILE", [4]],
   ["EEXIST", [80, 183]],
-  ["ENOSPC", [39, 112]],
+  ["ENOSPC", [39, 112, 1295]],
 ];
 
 const ERRNO_OF_LAST_ERROR: ReadonlyMap<number, number> = new Map(

@@ -375,6 +375,22 @@ export function flushReach(
 }
 
 /**
+ * What a flush reaches where no table of file systems tells, as one does on Linux
+ * and, with FFI, on Windows. Some have a drive's cache flushed, some do not, and
+ * some are on another machine.
+ *
+ * @param method The call that flushes.
+ * @returns How far, and why no farther is promised.
+ */
+export function untoldReach(method: string): FlushReach {
+  return {
+    flush: "unknown",
+    reason:
+      `whether ${method} reaches the medium depends on what the image is on, which cannot be told here`,
+  };
+}
+
+/**
  * What there is to say of I/O that is buffered.
  *
  * @param reason Why it is not direct; `null` if there is nothing to say.

@@ -6,7 +6,12 @@
  */
 
 import { RWF } from "../../ffi/abi.ts";
-import { discard, secureErase } from "../../ffi/block_device.ts";
+import {
+  discard,
+  flushDevice,
+  isNoFlush,
+  secureErase,
+} from "../../ffi/block_device.ts";
 import type { Libc } from "../../ffi/libc.ts";
 import { type Operation, OperationCode } from "./engine.ts";
 import type { Host, HostErrno } from "./host.ts";
@@ -70,8 +75,9 @@ export function syncMethod(libc: Libc): string {
 
 /**
  * Makes what was written through a descriptor durable, once. macOS' fsync stops
- * in front of the drive's cache; F_FULLFSYNC goes through it, and file systems
- * without it say ENOTSUP or ENOTTY (fcntl(2) of macOS).
+ * in front of the drive's cache; F_FULLFSYNC goes through it, and what is without
+ * it, devices among others, says ENOTSUP or ENOTTY (fcntl(2) of macOS). A device
+ * has a request of its own for that, there, on FreeBSD and on illumos.
  *
  * @param libc The C library.
  * @param fd The descriptor.
@@ -79,8 +85,13 @@ export function syncMethod(libc: Libc): string {
  */
 export function syncFile(libc: Libc, fd: number): number {
   const fullSync = libc.abi.fcntl.F_FULLFSYNC;
-  if (fullSync === undefined) return libc.fdatasync(fd);
-  const result = libc.fcntl(fd, fullSync, 0);
-  const { ENOTSUP, ENOTTY } = libc.abi.errno;
-  return result === -ENOTSUP || result === -ENOTTY ? libc.fsync(fd) : result;
+  if (fullSync !== undefined) {
+    const result = libc.fcntl(fd, fullSync, 0);
+    const { ENOTSUP, ENOTTY } = libc.abi.errno;
+    if (result !== -ENOTSUP && result !== -ENOTTY) return result;
+  }
+  const result = libc.fdatasync(fd);
+  if (result < 0 || libc.abi.os === "linux") return result;
+  const flushed = flushDevice(libc, fd);
+  return isNoFlush(libc, flushed) ? result : flushed;
 }

@@ -79,7 +79,8 @@ export class BlockDevice {
   #features = 0n;
   /** Whether a flush is among them. */
   #flushes = false;
-  #writeback = true;
+  /** Whether the write cache is on; `null` until that has been settled. */
+  #writeback: boolean | null = null;
   /** For what is read and written at once. */
   readonly #scratch = alignedMemory(HEADER_BYTES + 1, 16);
   readonly #header = this.#scratch.subarray(0, HEADER_BYTES);
@@ -121,25 +122,25 @@ export class BlockDevice {
   }
 
   /**
-   * Begins anew, with the features that a driver took.
+   * Takes what a driver took of the features. The write cache stays as it is,
+   * also for another driver and after a reset: QEMU reads the configuration space
+   * once, and tells each driver what the last one wrote there.
    *
    * @param features The features.
    */
-  reset(features: bigint): void {
-    // A front end may say the same again while the driver is at work.
-    if (features === this.#features) return;
-    // With the first ones, it may go on for a driver that has set it already.
-    if (this.#features !== 0n) this.#writeback = true;
+  setFeatures(features: bigint): void {
     this.#features = features;
     this.#flushes = hasFeature(features, VirtioFeature.Flush);
   }
 
   /**
-   * Its configuration space now.
+   * Its configuration space now. Whoever reads it before the first ring starts
+   * learns that the write cache is on.
    *
    * @returns The bytes.
    */
   config(): Uint8Array<ArrayBuffer> {
+    this.#writeback ??= true;
     return encodeConfig(
       configOf(this.#disk.info, this.#abilities, {
         ...this.#virtio,
@@ -160,16 +161,25 @@ export class BlockDevice {
    */
   async setConfig(offset: number, bytes: Uint8Array): Promise<boolean> {
     const value = bytes[0];
-    if (
-      !hasFeature(this.#features, VirtioFeature.ConfigWce) ||
-      offset !== WRITEBACK_AT || bytes.length !== 1 || value! > 1
-    ) return false;
+    // Also before the features are known: a front end keeps what was written.
+    if (offset !== WRITEBACK_AT || bytes.length !== 1 || value! > 1) {
+      return false;
+    }
     return await this.setWriteback(value === 1);
   }
 
-  /** Whether the driver has the write cache on. */
-  get writeback(): boolean {
+  /** Whether the driver has the write cache on; `null` until that is settled. */
+  get writeback(): boolean | null {
     return this.#writeback;
+  }
+
+  /**
+   * Settles that the write cache is off, unless the front end has read that it is
+   * on, or said something: then an earlier device may have been told to turn it
+   * off, and a driver that believes so never flushes.
+   */
+  settleWriteback(): void {
+    this.#writeback ??= false;
   }
 
   /**
@@ -182,7 +192,7 @@ export class BlockDevice {
   async setWriteback(on: boolean): Promise<boolean> {
     const before = this.#writeback;
     this.#writeback = on;
-    if (!before || on) return true;
+    if (before === false || on) return true;
     try {
       await this.#disk.flush();
       return true;

@@ -77,6 +77,18 @@ const PROTOCOL_FEATURES = protocolBits(
   ProtocolFeature.ResetDevice,
 );
 
+/**
+ * Messages that are part of a feature of the protocol, and which that is. What
+ * gives nothing and changes nothing, anybody may ask.
+ */
+const FEATURE_OF: Readonly<Record<number, number>> = {
+  [FrontEndMessage.SetBackendReqFd]: ProtocolFeature.BackendReq,
+  [FrontEndMessage.SetConfig]: ProtocolFeature.Config,
+  [FrontEndMessage.GetInflightFd]: ProtocolFeature.InflightShmfd,
+  [FrontEndMessage.SetInflightFd]: ProtocolFeature.InflightShmfd,
+  [FrontEndMessage.ResetDevice]: ProtocolFeature.ResetDevice,
+};
+
 /** What the rings of this device have. */
 const RING_FEATURES = featureBits(
   VirtioFeature.IndirectDescriptors,
@@ -206,6 +218,8 @@ export class FrontEnd implements VringDevice {
   announceConfig(): void {
     const socket = this.#backendSocket;
     if (socket === null) return;
+    // QEMU reads all of it then, and takes the capacity alone.
+    this.block.settleWriteback();
     const { ConfigChange } = BackEndMessage;
     const length = formatMessage(
       this.#outgoing,
@@ -309,6 +323,11 @@ export class FrontEnd implements VringDevice {
     let failure: unknown = null;
     try {
       answer = await this.#handle(header.request, payload);
+      if (this.#descriptors.length > 0) {
+        throw new VhostProtocolError(
+          `Cannot take message ${header.request} as it must come with no more descriptors: current value is ${this.#descriptors.length}`,
+        );
+      }
     } catch (error) {
       failure = error;
     } finally {
@@ -319,6 +338,7 @@ export class FrontEnd implements VringDevice {
     const acknowledges = header.needsReply && !isReplied(header.request) &&
       this.#agreed(ProtocolFeature.ReplyAck);
     if (failure !== null) {
+      this.#dropAttachment();
       // Who asked to hear of it may go on; nobody else would know.
       if (!acknowledges || !(failure instanceof GuestFault)) throw failure;
       this.#options.onError(failure);
@@ -352,6 +372,10 @@ export class FrontEnd implements VringDevice {
     payload: Uint8Array<ArrayBuffer>,
   ): Promise<Uint8Array | null> {
     const message = FrontEndMessage;
+    const feature = FEATURE_OF[request];
+    if (feature !== undefined && !this.#agreed(feature)) {
+      throw notAgreed(request);
+    }
     switch (request) {
       case message.GetFeatures:
         parseEmpty(payload);
@@ -439,7 +463,7 @@ export class FrontEnd implements VringDevice {
         const { offset, bytes } = parseConfig(payload);
         // The guest's mistake is none of the front end's.
         const done = this.block.setConfig(offset, bytes);
-        this.inflight?.noteWriteback(this.block.writeback);
+        this.inflight?.noteWriteback(this.block.writeback ?? false);
         await done;
         return null;
       }
@@ -449,9 +473,7 @@ export class FrontEnd implements VringDevice {
         await this.#setInflight(parseInflight(payload));
         return null;
       default:
-        throw new VhostProtocolError(
-          `Cannot take message ${request} as it was not agreed on`,
-        );
+        throw notAgreed(request);
     }
   }
 
@@ -472,7 +494,7 @@ export class FrontEnd implements VringDevice {
       );
     }
     this.#features = features;
-    this.block.reset(features);
+    this.block.setFeatures(features);
     // Who knows no features of the protocol cannot enable a ring.
     if ((features & PROTOCOL_FEATURES_BIT) === 0n) {
       for (const vring of this.#vrings) vring.enable(true);
@@ -496,7 +518,7 @@ export class FrontEnd implements VringDevice {
       await vring.stop();
     }
     this.#features = 0n;
-    this.block.reset(0n);
+    this.block.setFeatures(0n);
     this.inflight?.release();
     this.inflight = null;
   }
@@ -518,7 +540,7 @@ export class FrontEnd implements VringDevice {
 
   /** Notes in the front end's memory what is in flight, from the next start on. */
   async #setInflight(message: InflightMessage): Promise<void> {
-    if (this.#vrings.some(({ started }) => started)) {
+    if (this.#vrings.some(({ busy }) => busy)) {
       throw new VhostProtocolError(
         "Cannot set the memory for requests in flight as all rings must be stopped first",
       );
@@ -529,19 +551,23 @@ export class FrontEnd implements VringDevice {
       message,
       (fd) => this.#unwanted.push(fd),
     );
+    const { block } = this;
     let inflight: InflightRegion;
-    let writeback: boolean | null;
+    let noted: boolean | null;
     try {
       inflight = new InflightRegion(memory, message);
-      writeback = inflight.writeback;
-      inflight.noteWriteback(writeback ?? this.block.writeback);
+      noted = inflight.writeback;
     } catch (error) {
       memory.release();
       throw error;
     }
     this.inflight?.release();
     this.inflight = inflight;
-    if (writeback !== null) await this.block.setWriteback(writeback);
+    if (noted === null) block.settleWriteback();
+    // What the driver turned off since then stays off.
+    const on = (noted ?? true) && block.writeback !== false;
+    inflight.noteWriteback(on);
+    await block.setWriteback(on);
   }
 
   #dropAttachment(): void {
@@ -596,8 +622,10 @@ export class FrontEnd implements VringDevice {
       );
     }
     const fd = hasDescriptor ? this.#takeDescriptor() : null;
-    if (isKick) vring.setKick(fd!);
-    else if (request === FrontEndMessage.SetVringCall) vring.setCall(fd);
+    if (isKick) {
+      this.block.settleWriteback();
+      vring.setKick(fd!);
+    } else if (request === FrontEndMessage.SetVringCall) vring.setCall(fd);
     else vring.setError(fd);
     this.#options.watcher.flush();
   }
@@ -627,6 +655,12 @@ export class FrontEnd implements VringDevice {
     this.#closing = Promise.all([this.#closing, closed]);
     await this.#closing;
   }
+}
+
+function notAgreed(request: number): VhostProtocolError {
+  return new VhostProtocolError(
+    `Cannot take message ${request} as it was not agreed on`,
+  );
 }
 
 /** Whether a message has an answer of its own. */

@@ -34,6 +34,7 @@ import type { RegionMemory } from "./memory_map.ts";
 import { type InflightMessage, VhostProtocolError } from "./messages.ts";
 import {
   type InflightLog,
+  MAX_QUEUES,
   MAX_VIRTQUEUE_SIZE,
   VirtqueueError,
 } from "./virtqueue.ts";
@@ -248,6 +249,11 @@ export class InflightQueue implements InflightLog {
     this.#memory.storeU16(this.#at + USED_AT, used);
   }
 
+  /** Forgets what was put back and not shown: it stays in flight. */
+  dropUnshown(): void {
+    this.#batch.length = 0;
+  }
+
   /** Notes what was shown by a device that ended before it could. */
   #noteShown(used: number): void {
     const noted = this.#memory.loadU16(this.#at + USED_AT);
@@ -284,11 +290,12 @@ export class InflightQueue implements InflightLog {
  */
 export function checkInflight<T extends InflightShape>(shape: T): T {
   const { queues, queueSize } = shape;
-  if (queues >= 1 && queueSize >= 1 && queueSize <= MAX_VIRTQUEUE_SIZE) {
-    return shape;
-  }
+  if (
+    queues >= 1 && queues <= MAX_QUEUES &&
+    queueSize >= 1 && queueSize <= MAX_VIRTQUEUE_SIZE
+  ) return shape;
   throw new VhostProtocolError(
-    `Cannot note requests in flight as there must be at least one ring, of 1 to ${MAX_VIRTQUEUE_SIZE} descriptors: current values are ${queues} and ${queueSize}`,
+    `Cannot note requests in flight as there must be 1 to ${MAX_QUEUES} rings of 1 to ${MAX_VIRTQUEUE_SIZE} descriptors: current values are ${queues} and ${queueSize}`,
   );
 }
 

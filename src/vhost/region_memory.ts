@@ -5,7 +5,8 @@
  * cuts the file ends the process that touches what is gone (SIGBUS). So only a
  * file that is sealed against it is mapped (QEMU's `memory-backend-memfd` is).
  * Any other file in memory (User Mode Linux's, Cloud Hypervisor's) is read and
- * written by pread(2) and pwrite(2): a cut file is a short read then.
+ * written by pread(2) and pwrite(2): a cut file is a short read then. That is by
+ * a description of our own: the front end may set O_APPEND on the one it sent.
  *
  * Order of accesses. In a mapping, loads and stores by `Atomics` are
  * sequentially consistent, which is acquire, release and the full barrier
@@ -20,7 +21,11 @@
 import { fileSizeLimit } from "../../ffi/file_size_limit.ts";
 import type { Libc } from "../../ffi/libc.ts";
 import { addressOf, alignedMemory } from "../../ffi/memory.ts";
-import { mapShared, memoryFile } from "../../ffi/shared_memory.ts";
+import {
+  mapShared,
+  memoryFile,
+  openMemoryFile,
+} from "../../ffi/shared_memory.ts";
 import { GuestFault, type RegionMemory } from "./memory_map.ts";
 
 /** Memory that is there for good: a mapping, or any ArrayBuffer. */
@@ -179,12 +184,12 @@ export interface RegionFile {
  * Opens the memory of a region.
  *
  * @param libc The C library.
- * @param fd What the front end sent: it is closed by the memory, or here.
+ * @param fd What the front end sent: it is closed here.
  * @param file Where in it the region is.
  * @param closeOther Closes what turns out to be no file in memory.
  * @returns The memory.
  * @throws {GuestFault} If it is no file in memory, or shorter than said, or
- * cannot be mapped.
+ * cannot be mapped or opened.
  */
 export function openRegionMemory(
   libc: Libc,
@@ -216,8 +221,13 @@ export function openRegionMemory(
           "Cannot use guest memory as the limit on file sizes (ulimit -f) is below its end",
         );
       }
-      kept = true;
-      return new FileMemory(libc, fd, fileOffset);
+      const own = openMemoryFile(libc, fd);
+      if (own < 0) {
+        throw new GuestFault(
+          `Cannot use guest memory as its file must be open for reading and writing, and so for the server: errno ${-own}`,
+        );
+      }
+      return new FileMemory(libc, own, fileOffset);
     }
     const mapped = mapShared(libc, fd, fileOffset, byteLength);
     if (typeof mapped === "number") {

@@ -28,6 +28,7 @@ import { FrontEnd } from "./front_end.ts";
 import { VhostProtocolError } from "./messages.ts";
 import { PollWatcher } from "./poll_watcher.ts";
 import { RingWatcher } from "./ring_watcher.ts";
+import { MAX_QUEUES } from "./virtqueue.ts";
 import type { Watched, Watcher } from "./watcher.ts";
 
 /** How a server is set up. */
@@ -62,9 +63,6 @@ export interface VhostServerOptions {
    */
   onError?: ((error: Error) => void) | undefined;
 }
-
-/** Queues that nobody has more of. */
-const MAX_QUEUES = 64;
 
 /**
  * A server that shows a disk to virtual machines as their virtio disk, over

@@ -32,6 +32,9 @@ export class VirtqueueError extends Error {
 /** The largest queue that is taken; the specification's own limit is 32,768. */
 export const MAX_VIRTQUEUE_SIZE = 1024;
 
+/** The most queues that a device has. */
+export const MAX_QUEUES = 64;
+
 /**
  * Descriptors of one chain in a table of its own. The specification has them be
  * no more than the queue has; Linux makes as many as `seg_max` allows, however
@@ -108,6 +111,8 @@ export interface InflightLog {
    * @throws {GuestFault} If the memory has gone.
    */
   settle(used: number): void;
+  /** Forgets what was put back and not shown: it stays in flight. */
+  dropUnshown(): void;
 }
 
 /** One split virtqueue in a guest's memory. */
@@ -195,6 +200,7 @@ export class Virtqueue {
       this.#nextAvailable = from.#nextAvailable;
       this.#taken = from.#taken;
       this.#again = from.#again;
+      inflight?.dropUnshown();
       return;
     }
     const again = inflight?.recover(this.#nextUsed) ?? null;
@@ -210,6 +216,11 @@ export class Virtqueue {
     return this.#nextAvailable;
   }
 
+  /** Whether {@linkcode Virtqueue.takeAgain} has any left. */
+  get hasAgain(): boolean {
+    return this.#again.length > 0;
+  }
+
   /**
    * Takes the next chain.
    *
@@ -218,8 +229,8 @@ export class Virtqueue {
    * @throws {GuestFault} If a buffer is not in the guest's memory.
    */
   take(): Chain | null {
-    const again = this.#again.shift();
-    if (again !== undefined) return this.#follow(again);
+    const again = this.takeAgain();
+    if (again !== null) return again;
     const { memory, at } = this.#available;
     const index = memory.loadU16(at + 2);
     const ahead = (index - this.#nextAvailable) & 0xffff;
@@ -246,6 +257,19 @@ export class Virtqueue {
     this.#inflight?.begin(head);
     this.#nextAvailable = (this.#nextAvailable + 1) & 0xffff;
     return chain;
+  }
+
+  /**
+   * Takes the next chain of those that a device before this one took, which come
+   * before {@linkcode Virtqueue.nextAvailable}.
+   *
+   * @returns The chain; `null` if there is none left.
+   * @throws {VirtqueueError} If the driver broke the rules.
+   * @throws {GuestFault} If a buffer is not in the guest's memory.
+   */
+  takeAgain(): Chain | null {
+    const head = this.#again.shift();
+    return head === undefined ? null : this.#follow(head);
   }
 
   /**

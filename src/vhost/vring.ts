@@ -80,8 +80,6 @@ export class Vring {
   /** Where its requests in flight are noted since it was started. */
   #inflight: InflightLog | null = null;
   #started = false;
-  /** Times that it was started: answers are for the driver that asked. */
-  #starts = 0;
   #inFlight = 0;
   /** Pieces of memory that those have. */
   #pieces = 0;
@@ -147,9 +145,17 @@ export class Vring {
    * Sets by what it is told of new requests, which starts it.
    *
    * @param fd An event counter; the ring closes it.
-   * @throws {VhostProtocolError} If it has no size, address or memory yet.
+   * @throws {VhostProtocolError} If it has no size, address or memory yet, or has
+   * requests in flight from before it broke.
    */
   setKick(fd: number): void {
+    // Those still move data into memory that the driver may have given away.
+    if (!this.#started && this.busy) {
+      this.#device.closeDescriptor(fd);
+      throw new VhostProtocolError(
+        `Cannot start ring ${this.#index} as it must be stopped first, while requests are in flight: current value is ${this.#inFlight}`,
+      );
+    }
     this.#dropKick();
     const { watcher } = this.#device;
     const use = this.#use(
@@ -169,7 +175,6 @@ export class Vring {
       const { inflight } = this.#device;
       this.#inflight = inflight?.queue(this.#index, this.#size) ?? null;
       this.#started = true;
-      this.#starts++;
       this.#open(this.#base);
       // A device before this one may have ended between an answer and its call.
       if (this.#inflight !== null) this.#call?.use.raise();
@@ -212,9 +217,9 @@ export class Vring {
     this.#run();
   }
 
-  /** Whether it was started, and not stopped since. */
-  get started(): boolean {
-    return this.#started;
+  /** Whether it runs, or has requests in flight: it may have broken meanwhile. */
+  get busy(): boolean {
+    return this.#started || this.#inFlight > 0;
   }
 
   /** Finds its memory anew, as it or its addresses have changed. */
@@ -232,7 +237,9 @@ export class Vring {
   }
 
   /**
-   * Stops it: once every request that it took has been answered.
+   * Stops it: once every request that it took has been answered, and every one
+   * that a device before this one took. Where it would go on is behind those, so
+   * that nobody else would carry them out.
    *
    * @returns Where it would go on.
    */
@@ -241,9 +248,12 @@ export class Vring {
     this.#dropKick();
     if (this.#again !== null) clearImmediate(this.#again);
     this.#again = null;
-    if (this.#inFlight > 0) {
-      await (this.#drained ??= Promise.withResolvers<void>()).promise;
-    }
+    do {
+      this.#guard(() => this.#runAgain());
+      if (this.#inFlight > 0) {
+        await (this.#drained ??= Promise.withResolvers<void>()).promise;
+      }
+    } while (this.#queue?.hasAgain);
     this.#guard(() => this.#publish());
     const queue = this.#queue;
     this.#queue = null;
@@ -324,21 +334,29 @@ export class Vring {
     });
   }
 
+  /** Takes what a device before this one took, as far as there is room. */
+  #runAgain(): void {
+    while (this.#pieces < MAX_PIECES) {
+      const chain = this.#queue?.takeAgain() ?? null;
+      if (chain === null) break;
+      this.#carryOut(chain);
+    }
+    this.#device.kickDisk();
+  }
+
   async #carryOut(chain: Chain): Promise<void> {
     const { block } = this.#device;
     const memory = this.#device.memory!;
-    const starts = this.#starts;
     const pieces = chain.readable.length + chain.writable.length;
     memory.hold();
     this.#inFlight++;
     this.#pieces += pieces;
     try {
       const written = await block.carryOut(chain);
-      if (starts === this.#starts) {
-        this.#queue?.put(chain.head, written);
-      }
+      // It is not started anew before: its answers are for whoever asked.
+      this.#queue?.put(chain.head, written);
     } catch (error) {
-      if (starts === this.#starts) this.#break(error);
+      this.#break(error);
     } finally {
       memory.release();
       this.#inFlight--;

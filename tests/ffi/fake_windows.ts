@@ -86,6 +86,8 @@ export interface FakeDevice {
   readonly disk: number;
   /** Whether it is a volume. */
   readonly volume?: boolean;
+  /** The status of a volume that does not say what disk it is on. */
+  readonly untold?: number;
   /** Where a volume's file system ends, in bytes, if before the volume. */
   readonly fileSystemBytes?: number;
   /** Whether files are open on it. */
@@ -639,6 +641,7 @@ export class FakeWindows {
       case CONTROL.IOCTL_STORAGE_GET_DEVICE_NUMBER:
         return answer(12, (out) => out.setUint32(4, device.disk, true));
       case CONTROL.IOCTL_VOLUME_GET_VOLUME_DISK_EXTENTS:
+        if (device.untold !== undefined) return device.untold;
         return answer(32, (out) => {
           out.setUint32(0, 1, true);
           out.setUint32(8, device.disk, true);

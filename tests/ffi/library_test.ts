@@ -8,6 +8,9 @@ import {
 import {
   blockDeviceSize,
   discard,
+  flushDevice,
+  flushRequest,
+  isNoFlush,
   logicalBlockSize,
   physicalBlockSize,
 } from "../../ffi/block_device.ts";
@@ -365,6 +368,25 @@ Deno.test("block device functions ask illumos with DKIOCGMEDIAINFO", () => {
   assertEquals(physicalBlockSize(libc, 3), 4096);
   assertEquals(calls.map(({ args }) => args[1]), [0x42an, 0x42an, 0x42an]);
   assertEquals(discard(libc, 3, 0, 512), -libc.abi.errno.EOPNOTSUPP);
+});
+
+Deno.test("flushDevice() asks each system in its own way, and Linux not at all", () => {
+  const requests = {
+    linux: undefined,
+    darwin: 0x20006416n,
+    freebsd: 0x20006487n,
+    illumos: 0x422n,
+  };
+  for (const [os, arch] of SYSTEMS) {
+    const { libc, calls } = fakeLibc(os, arch);
+    const result = flushDevice(libc, 3);
+    assertEquals(calls[0]?.args[1], requests[os]);
+    // Whatever it is, no argument goes with it.
+    assert(Number(calls[0]?.args.at(-1) ?? 0) === 0);
+    assertEquals(flushRequest(libc) === null, os === "linux");
+    assertEquals(isNoFlush(libc, result), os === "linux");
+    assertEquals(isNoFlush(libc, -libc.abi.errno.EIO), false);
+  }
 });
 
 Deno.test("libcFileNames() has glibc before musl", () => {

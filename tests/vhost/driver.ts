@@ -304,6 +304,7 @@ export class VhostDriver implements Backend {
         ProtocolFeature.MultiQueue,
         ProtocolFeature.ReplyAck,
         ProtocolFeature.Config,
+        ProtocolFeature.ResetDevice,
         ...this.#options.reconnect ? [ProtocolFeature.InflightShmfd] : [],
       ];
       this.protocolFeatures = use.reduce(
@@ -437,7 +438,7 @@ export class VhostDriver implements Backend {
         const next = new FrontEnd(this.kernel, this.#path);
         await this.frontEnd.close();
         this.frontEnd = next;
-        await this.#attach();
+        await this.attach();
         this.reconnects++;
         return;
       } catch (error) {
@@ -449,14 +450,14 @@ export class VhostDriver implements Backend {
   }
 
   /** Says what a device must know to go on, in the order that QEMU has. */
-  async #attach(): Promise<void> {
+  async attach(): Promise<void> {
     const { frontEnd } = this;
     await frontEnd.number(Message.GetFeatures);
     await frontEnd.number(Message.GetProtocolFeatures);
     frontEnd.tell(Message.SetProtocolFeatures, u64(this.protocolFeatures));
     frontEnd.tell(Message.SetOwner);
     frontEnd.setFeatures(this.features);
-    this.#tellInflight();
+    if (this.#inflight !== null) this.#tellInflight();
     await this.tellMemory();
     this.resume((ring) => ring.usedIndex);
     await frontEnd.settled();

@@ -24,6 +24,10 @@ const SET_MEM_TABLE = 5;
 const SET_VRING_CALL = 13;
 const SET_PROTOCOL_FEATURES = 16;
 const SET_BACKEND_REQ_FD = 21;
+const SET_CONFIG = 25;
+const GET_INFLIGHT_FD = 31;
+const SET_INFLIGHT_FD = 32;
+const RESET_DEVICE = 34;
 const NEED_REPLY = 8;
 const REPLY_ACK = 1n << 3n;
 
@@ -56,11 +60,12 @@ class Monitor {
   async hear(
     socket: MessageSocket = this.socket,
   ): Promise<DataView<ArrayBuffer> | null> {
-    const { EAGAIN } = this.libc.abi.errno;
+    const { EAGAIN, ECONNRESET } = this.libc.abi.errno;
     const memory = alignedMemory(1024);
     for (;;) {
       const count = socket.receive(memory, []);
-      if (count === 0) return null;
+      // The latter if there was more to be read.
+      if (count === 0 || count === -ECONNRESET) return null;
       if (count !== -EAGAIN) {
         assert(count >= 12, `${count}`);
         return new DataView(memory.buffer, memory.byteOffset, count);
@@ -116,6 +121,13 @@ function table(byteLength = 4096n): Uint8Array<ArrayBuffer> {
   return new Uint8Array(
     new BigUint64Array([1n, 0n, byteLength, 0x1000n, 0n]).buffer,
   );
+}
+
+/** What notes of requests in flight are for: rings, and descriptors of each. */
+function inflight(queues: number, size: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(24);
+  new Uint16Array(bytes.buffer).set([queues, size], 8);
+  return bytes;
 }
 
 function memfd(libc: Libc): number {
@@ -187,6 +199,7 @@ withFrontEnd(
 withFrontEnd(
   "FrontEnd sends away who gives it no Unix socket for its messages",
   async (monitor, frontEnd, errors) => {
+    monitor.tell(SET_PROTOCOL_FEATURES, u64(1n << 5n));
     const fd = memfd(monitor.libc);
     monitor.tell(SET_BACKEND_REQ_FD, undefined, { fd });
     monitor.libc.close(fd);
@@ -238,13 +251,64 @@ withFrontEnd(
   },
 );
 
+for (
+  const [title, request, payload] of [
+    ["a question", GET_FEATURES, undefined],
+    ["a number", SET_PROTOCOL_FEATURES, u64(REPLY_ACK)],
+    // Bit 8: without a descriptor.
+    ["a ring that is to have none", SET_VRING_CALL, u64(1n << 8n)],
+  ] as const
+) {
+  withFrontEnd(
+    `FrontEnd sends away who gives it a descriptor with ${title}, and closes it`,
+    async (monitor, frontEnd, errors) => {
+      const sent = sendSocket(monitor, request, payload);
+      // Whoever is not sent away is answered.
+      monitor.tell(GET_FEATURES);
+      assertEquals(await monitor.hear(), null);
+      assertEquals(await monitor.hear(sent), null);
+      await frontEnd.ended;
+      assert(errors[0] instanceof VhostProtocolError);
+      assertMatch(
+        errors[0].message,
+        /must come with no more descriptors: current value is 1$/,
+      );
+      sent.close();
+    },
+  );
+}
+
+for (
+  const [title, request, payload] of [
+    ["GET_INFLIGHT_FD", GET_INFLIGHT_FD, inflight(1, 128)],
+    ["SET_INFLIGHT_FD", SET_INFLIGHT_FD, inflight(1, 128)],
+    ["SET_BACKEND_REQ_FD", SET_BACKEND_REQ_FD, undefined],
+    ["SET_CONFIG", SET_CONFIG, new Uint8Array(13)],
+    ["RESET_DEVICE", RESET_DEVICE, undefined],
+  ] as const
+) {
+  withFrontEnd(
+    `FrontEnd sends away whose ${title} was not agreed on`,
+    async (monitor, frontEnd, errors) => {
+      monitor.tell(request, payload);
+      monitor.tell(GET_FEATURES);
+      assertEquals(await monitor.hear(), null);
+      await frontEnd.ended;
+      assertMatch(errors[0]!.message, /as it was not agreed on$/);
+    },
+  );
+}
+
 withFrontEnd(
-  "FrontEnd closes descriptors that a message has no use for",
-  async (monitor) => {
-    const sent = sendSocket(monitor, GET_FEATURES);
-    assert(await monitor.hear() !== null);
-    assertEquals(await monitor.hear(sent), null);
-    sent.close();
+  "FrontEnd makes no notes of more rings than there are",
+  async (monitor, frontEnd, errors) => {
+    monitor.tell(SET_PROTOCOL_FEATURES, u64(1n << 12n));
+    const made = (await monitor.ask(GET_INFLIGHT_FD, inflight(64, 1024)))!;
+    assertEquals(made.getUint16(12 + 16, true), 64);
+    monitor.tell(GET_INFLIGHT_FD, inflight(65, 1));
+    assertEquals(await monitor.hear(), null);
+    await frontEnd.ended;
+    assertMatch(errors[0]!.message, /current values are 65 and 1$/);
   },
 );
 

@@ -11,7 +11,11 @@ import { inflightBytes, InflightRegion } from "../../src/vhost/inflight.ts";
 import { MemoryMap, type RegionMemory } from "../../src/vhost/memory_map.ts";
 import { VhostProtocolError } from "../../src/vhost/messages.ts";
 import { MappedMemory } from "../../src/vhost/region_memory.ts";
-import { Virtqueue, VirtqueueError } from "../../src/vhost/virtqueue.ts";
+import {
+  type InflightLog,
+  Virtqueue,
+  VirtqueueError,
+} from "../../src/vhost/virtqueue.ts";
 
 const SIZE = 8;
 const MEMORY_BYTES = 4096;
@@ -58,6 +62,8 @@ class Driver {
   #free = Array.from({ length: SIZE }, (_, head) => head);
   #offered: number;
   #seen: number;
+  #left = { stores: 0 };
+  #log: InflightLog | null = null;
 
   constructor(base: number) {
     this.#offered = base;
@@ -107,12 +113,19 @@ class Driver {
 
   /** A device's side, which ends after so many stores. */
   attach(stores: number): Virtqueue {
-    const left = { stores };
+    this.#left = { stores };
+    const notes = new MortalMemory(this.region, this.#left);
+    this.#log = regionOf(this.region, notes).queue(0, SIZE);
+    return this.move(this.usedIndex);
+  }
+
+  /** The same device's side, in memory that was given to it anew. */
+  move(from: number | Virtqueue): Virtqueue {
     const map = new MemoryMap([{
       guestAddress: 0,
       userAddress: 0,
       byteLength: MEMORY_BYTES,
-      memory: new MortalMemory(this.buffer, left),
+      memory: new MortalMemory(this.buffer, this.#left),
     }]);
     return new Virtqueue(
       map,
@@ -124,8 +137,8 @@ class Driver {
         eventIndex: false,
         indirect: false,
       },
-      this.usedIndex,
-      regionOf(this.region, new MortalMemory(this.region, left)).queue(0, SIZE),
+      from,
+      this.#log,
     );
   }
 }
@@ -247,15 +260,44 @@ Deno.test("InflightRegion refuses memory that is too small, and rings that are n
       VhostProtocolError,
     );
   }
-  for (const wrong of [{ queues: 0 }, { queueSize: 0 }, { queueSize: 1025 }]) {
+  for (
+    const wrong of [
+      { queues: 0 },
+      // As many as there can be at all.
+      { queues: 65 },
+      { queues: 65_535 },
+      { queueSize: 0 },
+      { queueSize: 1025 },
+    ]
+  ) {
     assertThrows(
-      () => new InflightRegion(memory, { ...shape, byteLength: 256, ...wrong }),
+      () =>
+        new InflightRegion(memory, { ...shape, byteLength: 2 ** 40, ...wrong }),
       VhostProtocolError,
+      "there must be 1 to 64 rings of 1 to 1024 descriptors",
     );
   }
   const region = new InflightRegion(memory, { ...shape, byteLength: 192 });
   assertThrows(() => region.queue(1, SIZE), VhostProtocolError);
   assertThrows(() => region.queue(0, 2 * SIZE), VhostProtocolError);
+});
+
+Deno.test("Virtqueue leaves in flight what it put back and could not show before it was moved", () => {
+  const driver = new Driver(0);
+  const random = new Random(1);
+  for (let i = 0; i < 3; i++) driver.offer(random);
+  const [lost, shown] = driver.waiting as [number, number];
+  const queue = driver.attach(Infinity);
+  for (let i = 0; i < 3; i++) queue.take();
+  queue.put(lost, 1);
+  // Nothing of it was shown: the ring's memory was cut by then.
+  const moved = driver.move(queue);
+  moved.put(shown, 1);
+  moved.publish();
+  const [, , open] = driver.waiting;
+  const again: number[] = [];
+  takeAll(driver.attach(Infinity), again);
+  assertEquals(again, [lost, open]);
 });
 
 Deno.test("InflightRegion.writeback is what was noted, and off after a device that notes none", () => {

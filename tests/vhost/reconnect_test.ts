@@ -24,6 +24,8 @@ import { altered } from "../fake_backend.ts";
 import { fuzz } from "../fuzz.ts";
 import { pause, tempDir } from "../helpers.ts";
 import { type DriverOptions, VhostDriver } from "./driver.ts";
+import { FrontEnd } from "./front_end.ts";
+import { Message } from "./messages.ts";
 
 const ignore = Deno.build.os !== "linux";
 
@@ -123,6 +125,7 @@ async function begin(pace: Pace, options: DriverOptions = {}) {
   stack.defer(() => driver.close());
   const kept = stack.move();
   return {
+    path,
     driver,
     below,
     get life() {
@@ -233,6 +236,73 @@ Deno.test(
     const on = await served.next(AT_ONCE);
     await write();
     assertEquals(on.seen.map(({ fua }) => fua), [false]);
+  },
+);
+
+Deno.test(
+  "VhostServer turns the write cache on for nobody who does not ask for it",
+  { ignore },
+  async () => {
+    for (const reconnect of [false, true]) {
+      await using served = await begin(AT_ONCE, { queues: 1, reconnect });
+      const { driver } = served;
+      const { frontEnd } = driver;
+      const isDurable = async () => {
+        await carryOut(driver, writeRequest(0, new Uint8Array(512)));
+        return served.life.seen.at(-1)!.fua;
+      };
+      assertEquals(await isDurable(), false);
+      driver.setWriteback(false);
+      await frontEnd.settled();
+      // A reboot as QEMU has it: the firmware's driver, then the first one again.
+      await driver.stop();
+      frontEnd.setFeatures(1n << 30n | 1n << 32n);
+      await frontEnd.settled();
+      await driver.start();
+      assertEquals(await isDurable(), true);
+      assertEquals((await driver.readConfig()).writeback, 0);
+      await driver.stop();
+      frontEnd.tell(Message.ResetDevice);
+      await driver.start();
+      assertEquals(await isDurable(), true);
+      assertEquals((await driver.readConfig()).writeback, 0);
+      driver.setWriteback(true);
+      await frontEnd.settled();
+      assertEquals(await isDurable(), false);
+      // A driver may write there before the front end tells its features.
+      await driver.stop();
+      frontEnd.tell(Message.ResetDevice);
+      driver.setWriteback(false);
+      await driver.start();
+      assertEquals(await isDurable(), true);
+    }
+  },
+);
+
+Deno.test(
+  "VhostServer has the write cache off for who attaches and does not ask whether it is on",
+  { ignore },
+  async () => {
+    await using served = await begin(AT_ONCE, { queues: 1, reconnect: false });
+    const { driver } = served;
+    const again = async () => {
+      const life = await served.next(AT_ONCE);
+      await driver.frontEnd.close();
+      driver.frontEnd = new FrontEnd(driver.kernel, served.path);
+      return life;
+    };
+    const isDurable = async (life: Life) => {
+      await carryOut(driver, writeRequest(0, new Uint8Array(512)));
+      return life.seen.at(-1)!.fua;
+    };
+    const silent = await again();
+    await driver.attach();
+    await driver.readConfig();
+    assertEquals(await isDurable(silent), true);
+    const asked = await again();
+    await driver.readConfig();
+    await driver.attach();
+    assertEquals(await isDurable(asked), false);
   },
 );
 

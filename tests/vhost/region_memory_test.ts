@@ -123,6 +123,52 @@ Deno.test(
   },
 );
 
+Deno.test(
+  "openRegionMemory() writes where it is told, whatever the front end sets on its descriptor",
+  { ignore },
+  () => {
+    const libc = openLibc();
+    const fd = memfd(libc, 4);
+    const kept = dup(libc, fd);
+    const { fcntl, open, whence } = libc.abi;
+    const append = () => libc.fcntl(kept, fcntl.F_SETFL, open.O_APPEND);
+    // Before and after: it is the sender's to set at any time.
+    assertEquals(append(), 0);
+    const memory = openRegionMemory(libc, fd, {
+      fileOffset: PAGE,
+      byteLength: 3 * PAGE,
+    });
+    assertEquals(append(), 0);
+    exercise(memory);
+    assertEquals(libc.lseek(kept, 0, whence.SEEK_END), 4 * PAGE);
+    // The sender's descriptor is not needed any more.
+    assertEquals(libc.close(fd), -libc.abi.errno.EBADF);
+    memory.release();
+    libc.close(kept);
+  },
+);
+
+Deno.test(
+  "openRegionMemory() gets at no more of a file than it was given",
+  { ignore },
+  () => {
+    const libc = openLibc();
+    const { O_RDONLY, O_WRONLY } = libc.abi.open;
+    for (const mode of [O_RDONLY, O_WRONLY]) {
+      for (const seals of [0, F_SEAL_SHRINK]) {
+        const whole = memfd(libc, 1, seals);
+        const fd = libc.open(`/proc/self/fd/${whole}`, mode);
+        assertThrows(
+          () => openRegionMemory(libc, fd, { fileOffset: 0, byteLength: PAGE }),
+          GuestFault,
+        );
+        assertEquals(libc.close(fd), -libc.abi.errno.EBADF);
+        libc.close(whole);
+      }
+    }
+  },
+);
+
 Deno.test("openRegionMemory() reaches a file on tmpfs by calls", {
   ignore: !hasTmpfs(),
 }, async () => {

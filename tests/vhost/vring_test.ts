@@ -1,6 +1,8 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { noCounts } from "../../src/vhost/counters.ts";
+import { inflightBytes, InflightRegion } from "../../src/vhost/inflight.ts";
 import { MemoryMap } from "../../src/vhost/memory_map.ts";
+import { VhostProtocolError } from "../../src/vhost/messages.ts";
 import { MappedMemory } from "../../src/vhost/region_memory.ts";
 import { Vring } from "../../src/vhost/vring.ts";
 import type { Watcher } from "../../src/vhost/watcher.ts";
@@ -29,7 +31,10 @@ class Bench {
   readonly closed: number[] = [];
   readonly ring: Vring;
 
-  constructor(watcher: Partial<Watcher> = {}) {
+  constructor(
+    watcher: Partial<Watcher> = {},
+    inflight: InflightRegion | null = null,
+  ) {
     const none = { arm() {}, raise() {}, close() {} };
     this.ring = new Vring({
       block: {
@@ -47,7 +52,7 @@ class Bench {
         ...watcher,
       },
       memory: this.memory,
-      inflight: null,
+      inflight,
       eventIndex: false,
       indirect: true,
       counters: noCounts(),
@@ -138,7 +143,7 @@ Deno.test("Vring closes each descriptor once, also those that cannot be watched"
   assertEquals(bench.closed.toSorted(), [3, 4, 5, 6, 7, 8]);
 });
 
-Deno.test("Vring puts no answer into a ring that was started anew after it broke", async () => {
+Deno.test("Vring is not started anew after it broke before its requests are over", async () => {
   const bench = new Bench();
   const { answers, broken, ring } = bench;
   for (const index of [0, 1]) {
@@ -152,16 +157,55 @@ Deno.test("Vring puts no answer into a ring that was started anew after it broke
   bench.offer(1, 99);
   ring.enable(true);
   assertEquals(broken.length, 1);
-  // Started anew, with another request.
+  // The request may still write where the driver has put something else.
   bench.offer(1, 1);
-  ring.setKick(4);
-  assertEquals(answers.length, 2);
+  assertThrows(
+    () => ring.setKick(4),
+    VhostProtocolError,
+    "must be stopped first, while requests are in flight: current value is 1",
+  );
+  assertEquals([answers.length, ring.busy, bench.closed], [1, true, [3, 4]]);
   answers[0]!.resolve(1);
   await turn();
-  assertEquals(bench.used, 0);
+  assertEquals([bench.used, ring.busy], [0, false]);
+  // Started anew, with another request: the answer was for nobody any more.
+  ring.setKick(5);
+  assertEquals(answers.length, 2);
   answers[1]!.resolve(1);
   await turn();
   assertEquals([bench.used, bench.view.getUint32(USED + 4, true)], [1, 1]);
   assertEquals(broken.length, 1);
   await ring.close();
+});
+
+Deno.test("Vring.stop() carries out what a device before it took, enabled or not", async () => {
+  const shape = { queues: 1, queueSize: 8, fileOffset: 0 };
+  const byteLength = inflightBytes(shape);
+  const notes = new MappedMemory(new ArrayBuffer(byteLength), 0, () => {});
+  const region = new InflightRegion(notes, { ...shape, byteLength });
+  const before = region.queue(0, 8);
+  before.recover(0);
+  const bench = new Bench({}, region);
+  for (const [at, head] of [2, 0, 1].entries()) {
+    bench.put(DESCRIPTORS + 16 * head, 512, WRITE, 0);
+    bench.offer(at, head);
+    before.begin(head);
+  }
+  // One that is not answered by a device before it, but made available.
+  bench.offer(3, 3);
+  bench.setUp();
+  bench.ring.enable(false);
+  bench.ring.setKick(3);
+  assertEquals(bench.answers.length, 0);
+  const stopped = bench.ring.stop();
+  assertEquals(bench.answers.length, 3);
+  for (const answer of bench.answers) answer.resolve(1);
+  assertEquals(await stopped, 3);
+  assertEquals(bench.used, 3);
+  assertEquals(
+    [0, 1, 2].map((i) => bench.view.getUint32(USED + 4 + 8 * i, true)),
+    [2, 0, 1],
+  );
+  assertEquals(region.queue(0, 8).recover(3), []);
+  assertEquals([bench.answers.length, bench.broken], [3, []]);
 });

@@ -9,6 +9,8 @@ import { fstatSync } from "node:fs";
 import { errnoName, FS_NOCOW_FL, LINUX_IOCTL } from "../../../ffi/abi.ts";
 import {
   blockDeviceSize,
+  flushDevice,
+  flushRequest,
   logicalBlockSize,
   minimumIo,
   optimalIo,
@@ -36,6 +38,7 @@ import {
   fileSystemOf,
   type Medium,
   mediumOfStat,
+  untoldReach,
 } from "../medium.ts";
 import {
   isAlignment,
@@ -406,9 +409,12 @@ function durabilityInfo(
   fileSystem: FileSystem | number | null,
   queue: QueueAttributes,
 ): DurabilityInfo {
-  const method = syncMethod(libc);
   const { os } = libc.abi;
   const deviceCache = queue.writeCache ?? "unknown";
+  if (os !== "linux" && medium !== "file") {
+    return deviceDurability(libc, fd, deviceCache);
+  }
+  const method = syncMethod(libc);
   const reach = typeof fileSystem === "number"
     ? {
       flush: "unknown",
@@ -418,11 +424,27 @@ function durabilityInfo(
     } as const
     : os === "linux"
     ? flushReachOf(fileSystem, fd, deviceCache)
-    : os === "freebsd" && medium !== "file"
-    ? {
-      flush: "device cache",
-      reason: "fdatasync does not flush the cache of a raw device",
-    } as const
-    : { flush: "media", reason: null } as const;
+    : untoldReach(method);
+  return { method, fua: `write + ${method}`, deviceCache, ...reach };
+}
+
+/** Of a device whose cache fsync does not reach: whether it takes the request. */
+function deviceDurability(
+  libc: Libc,
+  fd: number,
+  deviceCache: string,
+): DurabilityInfo {
+  const { os } = libc.abi;
+  const request = flushRequest(libc)!;
+  const sync = os === "darwin" ? "fsync" : "fdatasync";
+  const result = flushDevice(libc, fd);
+  const method = result < 0 ? sync : `${sync} + ${request}`;
+  const reach = result >= 0 ? { flush: "media", reason: null } as const : {
+    flush: "device cache",
+    reason:
+      `${sync} does not flush the cache of a device, and ${request} failed with ${
+        errnoName(libc.abi, -result)
+      }`,
+  } as const;
   return { method, fua: `write + ${method}`, deviceCache, ...reach };
 }

@@ -13,6 +13,7 @@ import {
   directLimit,
   type FileSystem,
   notDirect,
+  untoldReach,
 } from "../medium.ts";
 import { flushReachOf } from "../file_system.ts";
 import { isAlignment, type QueueAttributes } from "../sysfs.ts";
@@ -191,16 +192,7 @@ export function durabilityOf(
     deviceCache: device.writeCache ?? "unknown",
     fua: `write + ${method}`,
   };
-  if (os !== "linux") {
-    // The other BSDs' fsync stops at the device, or not: it is not to be told.
-    return method === "fdatasync" || method === "fsync"
-      ? {
-        ...known,
-        flush: "unknown",
-        reason: "whether this system's fsync reaches the medium is not known",
-      }
-      : { ...known, flush: "media", reason: null };
-  }
+  if (os !== "linux") return { ...known, ...untoldReach(method) };
   return {
     ...known,
     ...(fileSystem === null && !isDevice

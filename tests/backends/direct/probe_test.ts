@@ -7,6 +7,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { closeSync, constants, openSync } from "node:fs";
+import { devNull } from "node:os";
 import { LINUX_IOCTL, STATX, STATX_LAYOUT } from "../../../ffi/abi.ts";
 import { isKernelSince, kernelVersion } from "../../../ffi/kernel_release.ts";
 import { type Libc, openLibc } from "../../../ffi/libc.ts";
@@ -15,8 +16,10 @@ import { AioQueue } from "../../../src/engines/aio_queue.ts";
 import { type Operation, OperationCode } from "../../../src/engines/engine.ts";
 import { IoUringQueue } from "../../../src/engines/io_uring_queue.ts";
 import { NOT_TAKEN } from "../../../src/engines/kernel_queue.ts";
+import { syncFile } from "../../../src/engines/posix_host.ts";
 import { probe } from "../../../src/backends/direct/probe.ts";
 import { loopDevice, needs, tempDir } from "../../helpers.ts";
+import { fakeLibc } from "../../ffi/fake_library.ts";
 import { hasEngine, program } from "./harness.ts";
 
 const MIB = 1_048_576;
@@ -336,3 +339,79 @@ Deno.test({
     assertEquals((await Deno.readFile(path))[8192], 3);
   },
 });
+
+/** What flushes a device, by the system, and how it names a flush of a file. */
+const FLUSHES = [
+  ["darwin", 0x20006416n, "F_FULLFSYNC", "fsync + DKIOCSYNCHRONIZECACHE"],
+  ["freebsd", 0x20006487n, "fdatasync", "fdatasync + DIOCGFLUSH"],
+  ["illumos", 0x422n, "fdatasync", "fdatasync + DKIOCFLUSHWRITECACHE"],
+] as const;
+
+for (const [os, request, method, deviceMethod] of FLUSHES) {
+  /** The system: F_FULLFSYNC is for files, and a flush of a device ends so. */
+  const system = (flush: number, isFile = false) => {
+    const { libc, calls, setErrno } = fakeLibc(os, "x86_64", {
+      ioctl: (_fd, asked) => {
+        if (asked !== request || flush >= 0) return 0;
+        setErrno(-flush);
+        return -1;
+      },
+      fcntl: (_fd, command) => {
+        if (command !== libc.abi.fcntl.F_FULLFSYNC || isFile) return 0;
+        setErrno(libc.abi.errno.ENOTTY);
+        return -1;
+      },
+    });
+    return { libc, calls };
+  };
+  const { EIO, ENOTTY } = fakeLibc(os, "x86_64").abi.errno;
+
+  Deno.test({
+    name: `probe() says of ${os} what a flush reaches as far as it is told`,
+    ignore: Deno.build.os === "windows",
+    async fn() {
+      await using dir = await tempDir();
+      const path = await dir.file("disk.img", 4 * MIB);
+      const durability = (flush: number, path: string) => {
+        const fd = openSync(path, constants.O_RDWR);
+        try {
+          const probed = probe(system(flush).libc, fd, {
+            method: "a hint",
+            reason: null,
+          });
+          if (typeof probed === "number") throw new Error(`${probed}`);
+          return probed.durability;
+        } finally {
+          closeSync(fd);
+        }
+      };
+      const file = durability(-ENOTTY, path);
+      assertEquals([file.flush, file.method], ["unknown", method]);
+      assertMatch(file.reason!, /cannot be told here$/);
+      const device = durability(0, devNull);
+      assertEquals([device.flush, device.reason], ["media", null]);
+      assertEquals(
+        [device.method, device.fua],
+        [deviceMethod, `write + ${deviceMethod}`],
+      );
+      const silent = durability(-ENOTTY, devNull);
+      assertEquals(silent.flush, "device cache");
+      assertMatch(silent.reason!, /failed with ENOTTY$/);
+    },
+  });
+
+  Deno.test(`syncFile() flushes the cache of a device on ${os}, and fails with it`, () => {
+    const { libc, calls } = system(0);
+    assertEquals(syncFile(libc, 3), 0);
+    assertEquals(calls.at(-1)!.args.slice(0, 2), [3, request]);
+    // What comes before is in the device by then.
+    assertEquals(
+      calls.at(-2)!.name,
+      os === "darwin" ? "fsync" : "fdatasync",
+    );
+    assertEquals(syncFile(system(-EIO).libc, 3), -EIO);
+    // No device, or none that can be asked.
+    assertEquals(syncFile(system(-ENOTTY).libc, 3), 0);
+    assertEquals(syncFile(system(-ENOTTY, true).libc, 3), 0);
+  });
+}

@@ -73,14 +73,15 @@ const ASSUMED_SECTOR = 4096;
  */
 export function isDevicePath(path: string): boolean {
   return /^\\\\\.\\[^\\]+\\?$/.test(path) ||
-    /^\\\\\?\\(Volume\{[^\\]*\}|PhysicalDrive\d+)$/i.test(path);
+    /^\\\\\?\\(Volume\{[^\\]*\}|PhysicalDrive\d+)\\?$/i.test(path);
 }
 
 /**
  * Opens a device.
  *
  * @param windows Windows.
- * @param path Its path.
+ * @param path Its path; a backslash at its end, as `mountvol` prints it, is cut:
+ * with it, it would be a volume's root folder.
  * @param options How to open it.
  * @param engine How an engine is wanted.
  * @returns The backend.
@@ -93,6 +94,7 @@ export async function openDevice(
   options: ImageOptions,
   engine: EngineOptions,
 ): Promise<DirectBackend> {
+  path = path.replace(/\\$/, "");
   const { readOnly } = options;
   if (options.create !== undefined) throw notToBeMade(path);
   askDeno(path, readOnly);
@@ -300,15 +302,17 @@ function takeLock(
   }
   const disk = diskNumberOf(windows, handle);
   const isDisk = /PhysicalDrive\d+$/i.test(path);
-  const volumes = isDisk && disk !== null ? volumesOn(windows, disk) : [];
   if (isDisk && disk === null) {
     return {
       method: "none",
       reason: "which volumes are on this disk cannot be told",
     };
   }
+  const { volumes, untold } = isDisk
+    ? volumesOn(windows, disk!)
+    : { volumes: [path], untold: [] };
   const names: string[] = [];
-  for (const name of isDisk ? volumes : [path]) {
+  for (const name of volumes) {
     let volume = handle;
     if (isDisk) {
       volume = openHandle(windows, name, false, false);
@@ -328,11 +332,16 @@ function takeLock(
     if (typeof dismounted === "number") throw inUse(path, name, -dismounted);
     names.push(name);
   }
+  const reason = names.length > 0
+    ? `dismounted until the disk is closed: ${names.join(", ")}`
+    : `no volume is ${
+      untold.length > 0 ? "known to be " : ""
+    }on this disk, and nothing keeps other programs from writing to it`;
   return {
     method: "FSCTL_LOCK_VOLUME",
-    reason: names.length === 0
-      ? "no volume is on this disk, and nothing keeps other programs from writing to it"
-      : `dismounted until the disk is closed: ${names.join(", ")}`,
+    reason: untold.length === 0
+      ? reason
+      : `${reason}; what disk this is on is unknown: ${untold.join(", ")}`,
   };
 }
 
@@ -362,29 +371,52 @@ function diskNumberOf(windows: Windows, handle: number): number | null {
     : found.getUint32(4, true);
 }
 
-/** Names of the volumes that have a part on a disk, to be opened. */
-function volumesOn(windows: Windows, disk: number): string[] {
-  return windows.volumes()
+/** Volumes by name, to be opened. */
+interface Volumes {
+  /** Those that have a part on a disk. */
+  readonly volumes: string[];
+  /** Those of which it cannot be told. */
+  readonly untold: string[];
+}
+
+function volumesOn(windows: Windows, disk: number): Volumes {
+  const volumes: string[] = [];
+  const untold: string[] = [];
+  for (const found of windows.volumes()) {
     // With a backslash at its end it would be the root folder.
-    .map((name) => name.replace(/\\$/, ""))
-    .filter((name) => {
-      const volume = windows.createFile(name, 0, SHARE.READ | SHARE.WRITE, 0);
-      // A drive without a medium.
-      if (volume < 0) return false;
-      const parts = windows.control(
-        "device",
-        volume,
-        CONTROL.IOCTL_VOLUME_GET_VOLUME_DISK_EXTENTS,
-        undefined,
-        8 + MOST_PARTS * EXTENT_BYTES,
-      );
-      windows.close(volume);
-      if (typeof parts === "number") return false;
-      const count = Math.min(parts.getUint32(0, true), MOST_PARTS);
-      return Array.from({ length: count }).some((_, i) =>
-        parts.getUint32(8 + i * EXTENT_BYTES, true) === disk
-      );
-    });
+    const name = found.replace(/\\$/, "");
+    const isOn = isVolumeOn(windows, name, disk);
+    if (isOn !== false) (isOn === null ? untold : volumes).push(name);
+  }
+  return { volumes, untold };
+}
+
+/** Whether a volume has a part on a disk; `null` if that cannot be told. */
+function isVolumeOn(
+  windows: Windows,
+  name: string,
+  disk: number,
+): boolean | null {
+  const volume = windows.createFile(name, 0, SHARE.READ | SHARE.WRITE, 0);
+  const parts = volume < 0 ? volume : windows.control(
+    "device",
+    volume,
+    CONTROL.IOCTL_VOLUME_GET_VOLUME_DISK_EXTENTS,
+    undefined,
+    8 + MOST_PARTS * EXTENT_BYTES,
+  );
+  if (volume >= 0) windows.close(volume);
+  if (typeof parts === "number") {
+    // A drive without a medium, or one that is no disk, as of CDs.
+    const { ENXIO, ENODEV, EOPNOTSUPP } = WINDOWS_ERRNO;
+    return [ENXIO, ENODEV, EOPNOTSUPP].some((errno) => errno === -parts)
+      ? false
+      : null;
+  }
+  const count = parts.getUint32(0, true);
+  const isOn = Array.from({ length: Math.min(count, MOST_PARTS) })
+    .some((_, i) => parts.getUint32(8 + i * EXTENT_BYTES, true) === disk);
+  return isOn || count <= MOST_PARTS ? isOn : null;
 }
 
 /** Looks what the content is. */

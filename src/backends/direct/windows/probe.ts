@@ -101,6 +101,10 @@ export function probeFile(windows: Windows, opened: OpenedFile): ProbedFile {
   };
 }
 
+/** A policy of the disk, in Windows' device manager. */
+const UNLESS_TURNED_OFF =
+  "Windows sends the disk no flush if somebody has turned off its write-cache buffer flushing, which is not asked";
+
 /**
  * What a flush gives.
  *
@@ -115,7 +119,7 @@ export function durabilityInfo(known: boolean): DurabilityInfo {
     // heeds it ("File Buffering", Microsoft), and nothing tells.
     fua: `write + ${method}`,
     deviceCache: "unknown",
-    ...(known ? { flush: "media", reason: null } : {
+    ...(known ? { flush: "media", reason: UNLESS_TURNED_OFF } : {
       flush: "unknown",
       reason: "what a flush reaches on this file system is not known",
     }),

@@ -16,6 +16,7 @@ import {
 import type { DirectBackend } from "../../../../src/backends/direct/backend.ts";
 import type { EngineName } from "../../../../src/engines/choose_engine.ts";
 import { openOnWindows } from "../../../../src/backends/direct/windows/mod.ts";
+import { isDevicePath } from "../../../../src/backends/direct/windows/open_device.ts";
 import type { ImageOptions } from "../../../../src/backends/image_options.ts";
 import { VirtualDisk } from "../../../../src/disk/disk.ts";
 import { DiskError } from "../../../../src/errors.ts";
@@ -116,6 +117,8 @@ test(
     });
     assertEquals(backend.info.durability.method, "FlushFileBuffers");
     assertEquals(backend.info.durability.flush, "media");
+    // A setting of the user's, which nobody asked for.
+    assertMatch(backend.info.durability.reason!, /has turned off its write-/);
     assertEquals(backend.geometry.physicalBlockSize, 4096);
     await backend.close();
     const reader = await open({ readOnly: true });
@@ -490,6 +493,42 @@ Deno.test({
       await backend.close();
       assertEquals(fake.openHandles, 0);
 
+      // What is on no disk is no matter, what does not say where it is may be.
+      const [NO_MEDIA, NO_DISK, DENIED] = [0xc0000013, 0xc0000010, 0xc0000022];
+      const [empty, cd, silent] = ["3", "4", "5"]
+        .map((n) => `\\\\?\\Volume{${n}}`) as [string, string, string];
+      const some = { content, disk: 1, volume: true };
+      for (
+        const [mine, reason] of [
+          [{ volume: true }, `dismounted until the disk is closed: ${own}`],
+          [
+            { volume: false },
+            "no volume is known to be on this disk, and nothing keeps other programs from writing to it",
+          ],
+        ] as const
+      ) {
+        const puzzle = await open(
+          new FakeWindows({
+            devices: {
+              ...devices(),
+              [own!]: { content, disk: 1, ...mine },
+              [empty]: { ...some, untold: NO_MEDIA | 0 },
+              [cd]: { ...some, untold: NO_DISK | 0 },
+              [silent]: { ...some, untold: DENIED | 0 },
+            },
+          }),
+        );
+        assertEquals(
+          puzzle.info.lock.reason,
+          `${reason}; what disk this is on is unknown: ${silent}`,
+        );
+        assertMatch(
+          puzzle.info.durability.reason!,
+          /has turned off its write-/,
+        );
+        await puzzle.close();
+      }
+
       const busy = new FakeWindows({ devices: devices({ inUse: true }) });
       const error = await assertRejects(() => open(busy), DiskError);
       assertEquals(error.kind, "locked");
@@ -531,11 +570,13 @@ Deno.test({
     Deno.chdir(dir.path);
     try {
       const backend = await openOnWindows(
-        path,
+        // With a backslash it is the root folder: nobody has a disk there.
+        `${path}\\`,
         { readOnly: false, direct: "prefer", lock: "auto" },
         { engine: "auto", depth: 8, stallMs: 0.1, pollMs: 0.1 },
         new Windows(fake.openLibrary),
       );
+      assertEquals(backend.info.path, path);
       const last = MIB / 512 - 1;
       await carryOut(backend, writeRequest(last, new Uint8Array(512).fill(7)));
       assertEquals((await readSectors(backend, last - 8, 9))[8 * 512], 7);
@@ -545,4 +586,18 @@ Deno.test({
       Deno.chdir(back);
     }
   },
+});
+
+Deno.test("isDevicePath() knows devices, with a backslash at the end and without", () => {
+  for (
+    const path of [
+      "\\\\.\\PhysicalDrive1",
+      "\\\\.\\E:",
+      "\\\\?\\Volume{1}",
+      "\\\\?\\PhysicalDrive1",
+    ]
+  ) {
+    for (const end of ["", "\\"]) assert(isDevicePath(`${path}${end}`), path);
+    assert(!isDevicePath(`${path}\\disk.img`), path);
+  }
 });
