@@ -29,6 +29,7 @@ import {
   RequestType,
   writeRequest,
 } from "../request.ts";
+import { changedError } from "../request_error.ts";
 import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { coverage, extentsOver, runsOf, SectorStore } from "./sector_store.ts";
@@ -258,19 +259,20 @@ export class Overlay extends Layer {
         continue;
       }
       below ??= batch.slice(0, i);
+      let error: DiskError | null = null;
       switch (request.type) {
         case RequestType.In:
           for (const store of this.#stores) store.patch(request);
           break;
         case RequestType.Out:
-          this.#changing().write(request);
+          if (!this.#changing().write(request)) error = changedError(request);
           break;
         case RequestType.WriteZeroes:
         case RequestType.Discard:
           this.#changing().zero(request.sector, request.count);
           break;
       }
-      complete(request, null);
+      complete(request, error);
     }
     if (below !== null && below.length === 0) return;
     const stores = this.#stores;

@@ -368,7 +368,10 @@ export class Verify extends Layer {
       if (error === null) {
         for (const run of unknown) this.#unknown.remove(run.sector, run.count);
       }
-      answer(error ?? this.#difference(request, expected));
+      // Its memory may have changed since.
+      answer(
+        error ?? refuseChanged(request) ?? this.#difference(request, expected),
+      );
     });
   }
 
