@@ -41,6 +41,7 @@ import {
   refuse,
   refuseChanged,
   whyAsyncOnly,
+  whyKeepsSize,
 } from "./backend.ts";
 import { DiskError } from "./errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "./geometry.ts";
@@ -69,12 +70,7 @@ import {
   notSubmitted,
   requestError,
 } from "./request_error.ts";
-import {
-  checkNewSize,
-  KEEPS_ITS_SIZE,
-  resizeError,
-  wouldLose,
-} from "./resize.ts";
+import { checkNewSize, resizeError, wouldLose } from "./resize.ts";
 
 /** What the promise of a request settles with. */
 export const Outcome = {
@@ -717,14 +713,14 @@ export class RequestQueue {
     if (abilities.readOnly) {
       throw resizeError("it is open for reading only", path, "read-only");
     }
-    if (this.#backend.resize === undefined) {
-      throw resizeError(KEEPS_ITS_SIZE, path);
-    }
+    if (sectors === geometry.sectors) return;
+    // First, or it would be told to do by force what it never does.
+    const keepsSize = whyKeepsSize(this.#backend);
+    if (keepsSize !== null) throw resizeError(keepsSize, path);
     if (sectors < geometry.sectors && !force) {
       throw wouldLose(sectors, geometry, path);
     }
-    if (sectors === geometry.sectors) return;
-    await this.#backend.resize(sectors);
+    await this.#backend.resize!(sectors);
     this.#resized(sectors);
   }
 

@@ -30,7 +30,7 @@ import {
   writeRequest,
 } from "../request.ts";
 import { changedError } from "../request_error.ts";
-import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
+import { OVERLAYS_KEEP } from "../resize.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { coverage, extentsOver, runsOf, SectorStore } from "./sector_store.ts";
 import { refuseTarget, writeBack } from "./write_back.ts";
@@ -230,14 +230,9 @@ export class Overlay extends Layer {
     return null;
   }
 
-  /**
-   * An overlay has the size of its base, which it leaves as it is.
-   *
-   * @returns Never.
-   * @throws {DiskError} Always, of kind `unsupported`.
-   */
-  override resize(): Promise<void> {
-    return Promise.reject(resizeError(OVERLAYS_KEEP, this.backend.info.path));
+  /** Why it keeps its size: it leaves its base as it is. */
+  override get keepsSize(): string {
+    return OVERLAYS_KEEP;
   }
 
   /**

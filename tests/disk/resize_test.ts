@@ -415,6 +415,23 @@ Deno.test("VirtualDisk.resize() goes through layers that keep nothing of a size"
   }
 });
 
+Deno.test("VirtualDisk.resize() gives faults() new sectors that are well, whatever was cut off", async () => {
+  for (const rules of [[], ["flush=kept off"]]) {
+    const faulty = faults(new MemoryBackend({ sectors: 64 }), rules);
+    await using disk = VirtualDisk.over(faulty);
+    for (const at of [7, 40, 41]) faulty.damage(at);
+    for (const at of [6, 50, 51]) faulty.corrupt(at);
+    // Where there is a cache, it is damaged below what that has.
+    for (const at of [41, 51]) await disk.write(at, sector(1));
+    await disk.resize(8, { force: true });
+    await disk.resize(64);
+    faulty.powerCut();
+    assertEquals(await disk.read(8, 56), sector(0, 56));
+    assertEquals(faulty.badSectors, [{ sector: 7, count: 1 }]);
+    assertEquals(faulty.corruptSectors, [6]);
+  }
+});
+
 Deno.test("VirtualDisk.resize() is refused by what has the size of something else", async () => {
   const base = new MemoryBackend({ sectors: 64 });
   const shared = { ownsBase: false };
@@ -425,12 +442,18 @@ Deno.test("VirtualDisk.resize() is refused by what has the size of something els
     [overlay(base, shared), /an overlay has the size of its base/],
     [await overlay(base, { file, ...shared }), /an overlay has the size/],
     [verify(base, new MemoryBackend({ sectors: 64 }), shared), /compared/],
+    [latency(observe(base, shared), shared), /observed, sector by sector/],
     [latency(altered(base, {}), shared), /only raw image files/],
     [altered(base, { close: async () => {} }), /only raw image files/],
   ];
   for (const [backend, words] of backends) {
     await using disk = VirtualDisk.over(backend);
-    await refused(() => disk.resize(128), "unsupported", words);
+    for (const to of [128, 32]) {
+      for (const force of [false, true]) {
+        await refused(() => disk.resize(to, { force }), "unsupported", words);
+      }
+    }
+    await disk.resize(64);
     await disk.read(0, 64);
   }
   assertEquals(base.geometry.sectors, 64);
@@ -486,7 +509,9 @@ Deno.test(
     await using loop = await loopDevice(path);
     for (const backend of ["direct", "portable"] as const) {
       await using disk = await VirtualDisk.open(loop.path, { backend });
-      await refused(() => disk.resize(4096), "unsupported", /size of its own/);
+      for (const to of [4096, 1024]) {
+        await refused(() => disk.resize(to), "unsupported", /size of its own/);
+      }
       assertEquals(disk.sectors, 2048);
     }
   },
