@@ -40,6 +40,7 @@ import {
 } from "./request.ts";
 import { plural } from "./plural.ts";
 import { changedError, requestError } from "./request_error.ts";
+import { KEEPS_ITS_SIZE } from "./resize.ts";
 
 /** How well a backend can do something. */
 export type Ability = "none" | "emulated" | "native";
@@ -175,7 +176,8 @@ export interface Backend {
   /**
    * Changes the disk's size; what is new reads as zeroes, what is cut is gone. It
    * is called while no request is in flight, with whole blocks, and not on a disk
-   * that is read-only. Without this method, the disk keeps its size.
+   * that is read-only or has {@linkcode Backend.keepsSize}. Without this method,
+   * the disk keeps its size.
    *
    * @param sectors Sectors that the disk has afterwards: `geometry` says so, once
    * this is done.
@@ -183,6 +185,11 @@ export interface Backend {
    * @throws {DiskError} If it cannot be; the disk is as it was then.
    */
   resize?(sectors: number): Promise<void>;
+  /**
+   * Why the disk keeps its size though there is {@linkcode Backend.resize}, as the
+   * second half of "Cannot … as …"; `null` or nothing if it does not.
+   */
+  readonly keepsSize?: string | null;
   /**
    * Calls a function from then on whenever others have changed the disk's size,
    * which `geometry` says by then. Without this method, nobody else does.
@@ -425,4 +432,15 @@ export function whyAsyncOnly(backend: Backend): string | null {
   if (backend.synchronously !== undefined) return null;
   return backend.asyncOnly ??
     `the backend "${backend.info.backend}" has no blocking calls`;
+}
+
+/**
+ * Why a backend keeps its size.
+ *
+ * @param backend The backend.
+ * @returns The second half of "Cannot … as …"; `null` if it does not.
+ */
+export function whyKeepsSize(backend: Backend): string | null {
+  return backend.keepsSize ??
+    (backend.resize === undefined ? KEEPS_ITS_SIZE : null);
 }

@@ -41,6 +41,7 @@ import {
   refuse,
   refuseChanged,
   whyAsyncOnly,
+  whyKeepsSize,
 } from "./backend.ts";
 import { DiskError } from "./errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "./geometry.ts";
@@ -70,12 +71,7 @@ import {
   notSubmitted,
   requestError,
 } from "./request_error.ts";
-import {
-  checkNewSize,
-  KEEPS_ITS_SIZE,
-  resizeError,
-  wouldLose,
-} from "./resize.ts";
+import { checkNewSize, resizeError, wouldLose } from "./resize.ts";
 
 /** What the promise of a request settles with. */
 export const Outcome = {
@@ -400,6 +396,8 @@ export class RequestQueue {
   /** Goes on with what has waited, up to the next resize. */
   #letGo(): void {
     const held = this.#held!;
+    // What a step submits is not held again, behind what comes later.
+    this.#held = null;
     for (let i = 0; i < held.length; i++) {
       const next = held[i]!;
       if (!(next instanceof Entry)) {
@@ -421,7 +419,6 @@ export class RequestQueue {
       if (refused !== null) this.#refuse(next, refused);
       else this.#backlog.push(next);
     }
-    this.#held = null;
     this.#kickSoon();
     this.#notifyWaiters();
   }
@@ -461,6 +458,8 @@ export class RequestQueue {
   #refuseSync(request: Request): DiskError | null {
     const backend = this.#backend;
     if (this.#closing !== null) return closedError(request, this.#path);
+    // What its size will be is not known yet.
+    if (this.resizing) return busyError(request, this.#path);
     const refused = refuse(
       request,
       backend.geometry,
@@ -473,7 +472,7 @@ export class RequestQueue {
       return requestError("unsupported", request, why, { path: this.#path });
     }
     // Inside of a dispatch: a layer's callback asks, or one is being answered.
-    return this.pending > 0 || this.resizing || this.#dispatching
+    return this.pending > 0 || this.#dispatching
       ? busyError(request, this.#path)
       : this.#latched(request);
   }
@@ -550,23 +549,24 @@ export class RequestQueue {
    * order of requests: once every write that was submitted before and overlaps
    * the range has completed. What is submitted later may show or not.
    *
-   * @param range The sectors that it is about.
-   * @param ask Asks; the backend stays open until it has its answer.
+   * @param rangeOf Says which sectors it is about, or why it is refused, once the
+   * disk has the size that it will see.
+   * @param ask Asks about them; the backend stays open until it has its answer.
    * @param signal Gives up waiting.
    * @returns A promise for the answer; it rejects with what `ask` threw, or with
    * the signal's reason.
    */
   query<T>(
-    { sector, count }: SectorRange,
-    ask: (backend: Backend) => T | Promise<T>,
+    rangeOf: () => SectorRange | DiskError,
+    ask: (backend: Backend, range: SectorRange) => T | Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
     if (signal?.aborted) return Promise.reject(signal.reason);
-    const begin = () => this.#query({ sector, count }, ask, signal);
-    const held = this.#held;
-    // After a resize that is waited for it sees the new size, as a request would.
-    const answer = held === null ? begin() : new Promise<T>((resolve) => {
-      held.push({ resizes: false, start: () => resolve(begin()) });
+    const answer = this.afterResizes(() => {
+      const range = rangeOf();
+      return range instanceof DiskError
+        ? this.reject(range)
+        : this.#query(range, ask, signal);
     });
     if (signal === undefined) return answer;
     return new Promise((resolve, reject) => {
@@ -579,11 +579,27 @@ export class RequestQueue {
     });
   }
 
+  /**
+   * Begins something where a request that was submitted now would be: after every
+   * resize that was asked for before, and at once if there is none.
+   *
+   * @param begin Begins it. The disk's size is the one that it will see.
+   * @returns What that returns.
+   */
+  afterResizes<T>(begin: () => Promise<T>): Promise<T> {
+    const held = this.#held;
+    if (held === null) return begin();
+    return new Promise((resolve) => {
+      held.push({ resizes: false, start: () => resolve(begin()) });
+    });
+  }
+
   #query<T>(
-    { sector, count }: SectorRange,
-    ask: (backend: Backend) => T | Promise<T>,
+    range: SectorRange,
+    ask: (backend: Backend, range: SectorRange) => T | Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
+    const { sector, count } = range;
     const before = Promise.withResolvers<void>();
     let left = 1;
     const completed = () => {
@@ -615,7 +631,7 @@ export class RequestQueue {
           { operation: "map", path: this.#path, sector, count },
         );
       }
-      return ask(this.#backend);
+      return ask(this.#backend, range);
     };
     const answer = before.promise.then(() => {
       const throttled = this.#throttle?.() ?? null;
@@ -688,14 +704,14 @@ export class RequestQueue {
     if (abilities.readOnly) {
       throw resizeError("it is open for reading only", path, "read-only");
     }
-    if (this.#backend.resize === undefined) {
-      throw resizeError(KEEPS_ITS_SIZE, path);
-    }
+    if (sectors === geometry.sectors) return;
+    // First, or it would be told to do by force what it never does.
+    const keepsSize = whyKeepsSize(this.#backend);
+    if (keepsSize !== null) throw resizeError(keepsSize, path);
     if (sectors < geometry.sectors && !force) {
       throw wouldLose(sectors, geometry, path);
     }
-    if (sectors === geometry.sectors) return;
-    await this.#backend.resize(sectors);
+    await this.#backend.resize!(sectors);
     this.#resized(sectors);
   }
 

@@ -223,7 +223,7 @@ Deno.test("RequestQueue holds refusals and queries, and no request, as long as t
   const { backend, queue, put } = rig({ throttle: () => throttle() });
   const refused = put(read(1e9));
   const rejected = queue.reject(new DiskError("argument", "Cannot"));
-  const query = queue.query({ sector: 0, count: 1 }, () => "answer");
+  const query = queue.query(() => ({ sector: 0, count: 1 }), () => "answer");
   const taken = put(read(0));
   await backend.drain();
   assertEquals(await taken, Status.Ok);
@@ -239,14 +239,14 @@ Deno.test("RequestQueue holds refusals and queries, and no request, as long as t
   throttle = () => Promise.reject(reason);
   assertEquals(await put(read(1e9)), Status.IoErr);
   const error = await assertRejects(
-    () => queue.query({ sector: 0, count: 1 }, () => "answer"),
+    () => queue.query(() => ({ sector: 0, count: 1 }), () => "answer"),
   );
   assertStrictEquals(error, reason);
 
   throttle = () => null;
   assertEquals(await put(read(1e9)), Status.IoErr);
   assertEquals(
-    await queue.query({ sector: 0, count: 1 }, () => "answer"),
+    await queue.query(() => ({ sector: 0, count: 1 }), () => "answer"),
     "answer",
   );
   await queue.close();
@@ -1698,11 +1698,11 @@ Deno.test("RequestQueue.query() ends with its signal also while a resize is wait
   const resized = queue.resize(128, false);
   const abort = new AbortController();
   const range = { sector: 0, count: 1 };
-  const asked = queue.query(range, () => "answer", abort.signal);
-  const other = queue.query(range, () => "answer");
+  const asked = queue.query(() => range, () => "answer", abort.signal);
+  const other = queue.query(() => range, () => "answer");
   abort.abort("enough");
   assertEquals(await asked.catch(String), "enough");
-  const late = queue.query(range, () => "answer", abort.signal);
+  const late = queue.query(() => range, () => "answer", abort.signal);
   assertEquals(await late.catch(String), "enough");
   grown.resolve();
   await resized;

@@ -6,6 +6,7 @@
 
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { isOfMedium } from "../medium_error.ts";
+import { VirtualDisk } from "./disk.ts";
 import { refuseRange, restFrom } from "./view.ts";
 
 /** What the search needs of a disk. */
@@ -69,6 +70,7 @@ export async function findBadSectors(
   options: BadSectorOptions = {},
 ): Promise<SectorRange[]> {
   const { sector: start = 0, signal } = options;
+  if (disk instanceof VirtualDisk) await VirtualDisk.resized(disk);
   // Where no sector is left to read, none can be called good.
   const { count = Math.max(1, restFrom(disk.sectors, start)) } = options;
   const at = disk.start ?? 0;

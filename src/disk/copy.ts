@@ -152,6 +152,7 @@ export async function copyDisk(
   options: CopyOptions = {},
 ): Promise<CopyResult> {
   VirtualDisk.check("copy disks", source, target);
+  await VirtualDisk.resized(source, target);
   const total = source.sectors;
   checkTarget(source, target);
   const { sparse = true, targetIsZero = false, verify = false, signal } =
@@ -262,9 +263,11 @@ export async function compareDisks(
   options: CompareOptions = {},
 ): Promise<DiskDifference | null> {
   VirtualDisk.check("compare disks", a, b);
+  await VirtualDisk.resized(a, b);
+  const isSameSize = a.sectors === b.sectors;
   const common = Math.min(a.sectors, b.sectors);
   const difference = await firstDifference(a, b, common, options);
-  if (difference !== null || a.sectors === b.sectors) return difference;
+  if (difference !== null || isSameSize) return difference;
   return { sector: common, offset: 0, end: true };
 }
 

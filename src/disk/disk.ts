@@ -297,6 +297,36 @@ export class VirtualDisk implements AsyncDisposable {
     );
   }
 
+  /**
+   * Begins something of several requests where a request that was made now would
+   * be: after every resize that was asked for before, and at once if there is
+   * none.
+   *
+   * @param disk The disk, or a slice of one.
+   * @param begin Begins it. The disk has the size that it is about.
+   * @returns What that returns.
+   * @internal
+   */
+  static afterResizes<T>(
+    disk: VirtualDisk,
+    begin: () => Promise<T>,
+  ): Promise<T> {
+    return disk.#queue.afterResizes(begin);
+  }
+
+  /**
+   * Waits until disks have the sizes that a request would see which was made now.
+   *
+   * @param disks The disks, or slices of some.
+   * @returns When the resizes that were asked for before are over.
+   * @internal
+   */
+  static async resized(...disks: readonly VirtualDisk[]): Promise<void> {
+    for (const disk of disks) {
+      await VirtualDisk.afterResizes(disk, () => Promise.resolve());
+    }
+  }
+
   /** Logical block size in bytes: operations start and end on it. */
   get blockSize(): number {
     return this.#queue.backend.geometry.blockSize;
@@ -598,9 +628,12 @@ export class VirtualDisk implements AsyncDisposable {
    * and disks in memory can, and layers over them that are no overlays.
    *
    * It keeps its place among requests: all that were made before are answered
-   * first, and all that are made later find the new size, awaited or not. The
-   * new size is durable with the next flush. Slices stay as they are: what lies
-   * beyond the disk's end is refused with an error of kind `range`.
+   * first, and all that are made later find the new size, awaited or not, copies
+   * and comparisons among them. The new size is durable with the next flush. What
+   * is made at once has the size of now, and keeps it:
+   * {@linkcode VirtualDisk.slice}, {@linkcode VirtualDisk.readable} and
+   * {@linkcode VirtualDisk.writable}. What of these lies beyond the disk's end is
+   * refused with an error of kind `range`.
    *
    * @param size The new size: sectors, or an object as for
    * {@linkcode VirtualDisk.create}.
@@ -743,25 +776,25 @@ export class VirtualDisk implements AsyncDisposable {
    */
   async extents(
     sector = 0,
-    count: number = restFrom(this.sectors, sector),
+    count?: number,
     options: RequestOptions = {},
   ): Promise<Extent[]> {
-    return await this.#map(sector, count, options.signal, async (backend) => {
-      const range = { sector: this.#start + sector, count };
+    const look = async (backend: Backend, range: SectorRange) => {
       const found = [...extentsFrom(backend, range)];
       let since = performance.now();
-      while (endOf(found) < range.sector + count) {
+      while (endOf(found) < range.sector + range.count) {
         if (performance.now() - since >= MAP_TURN_MS) {
           await new Promise((resolve) => setTimeout(resolve, 0));
           options.signal?.throwIfAborted();
           since = performance.now();
         }
         const at = endOf(found);
-        const rest = { sector: at, count: range.sector + count - at };
+        const rest = { sector: at, count: range.sector + range.count - at };
         for (const next of extentsFrom(backend, rest)) found.push(next);
       }
       return found;
-    });
+    };
+    return await this.#map(sector, count, options.signal, look);
   }
 
   /**
@@ -779,26 +812,21 @@ export class VirtualDisk implements AsyncDisposable {
    */
   async firstExtents(
     sector = 0,
-    count: number = restFrom(this.sectors, sector),
+    count?: number,
     options: RequestOptions = {},
   ): Promise<Extent[]> {
-    return await this.#map(
-      sector,
-      count,
-      options.signal,
-      (backend) =>
-        extentsFrom(backend, { sector: this.#start + sector, count }),
-    );
+    return await this.#map(sector, count, options.signal, extentsFrom);
   }
 
   async #map(
     sector: number,
-    count: number,
+    count: number | undefined,
     signal: AbortSignal | undefined,
-    look: (backend: Backend) => Extent[] | Promise<Extent[]>,
+    look: (
+      backend: Backend,
+      range: SectorRange,
+    ) => Extent[] | Promise<Extent[]>,
   ): Promise<Extent[]> {
-    const refused = this.#refuseRange("map", sector, count, 0);
-    if (refused !== null) return await this.#queue.reject(refused);
     if (this.#closed || this.#queue.closed) {
       return await this.#queue.reject(
         new DiskError("closed", "Cannot map the disk as it is closed", {
@@ -806,9 +834,18 @@ export class VirtualDisk implements AsyncDisposable {
         }),
       );
     }
-    if (count === 0) return [];
-    const range = { sector: this.#start + sector, count };
-    const found = await this.#queue.query(range, look, signal);
+    const rangeOf = () => {
+      const sectors = count === undefined
+        ? restFrom(this.sectors, sector)
+        : count;
+      return this.#refuseRange("map", sector, sectors, 0) ??
+        { sector: this.#start + sector, count: sectors };
+    };
+    const found = await this.#queue.query(
+      rangeOf,
+      (backend, range) => range.count === 0 ? [] : look(backend, range),
+      signal,
+    );
     const runs: { sector: number; count: number; hole: boolean }[] = [];
     for (const extent of found) {
       const last = runs.at(-1);

@@ -32,7 +32,11 @@ export interface StreamOptions {
    * @default {4}
    */
   depth?: number | undefined;
-  /** Ends the stream with the signal's reason. */
+  /**
+   * Ends the stream with the signal's reason, also once all was asked for: after
+   * the chunk that it has ready, if it is read; at its next chunk or at its close,
+   * if it is written. What was written by then stays written.
+   */
   signal?: AbortSignal | undefined;
 }
 
@@ -164,16 +168,17 @@ export function readableStream(
   };
   return new ReadableStream({
     async pull(controller) {
+      signal?.throwIfAborted();
       fill();
       const first = ahead[0];
-      if (first !== undefined) {
-        await first.done;
-        // Cancelled meanwhile.
-        if (ahead.shift() === undefined) return;
-        controller.enqueue(first.data);
-        fill();
-      }
-      if (ahead.length === 0) controller.close();
+      // Not with the last chunk, which may lie there until the signal fires.
+      if (first === undefined) return controller.close();
+      await first.done;
+      // Cancelled meanwhile.
+      if (ahead.shift() === undefined) return;
+      signal?.throwIfAborted();
+      controller.enqueue(first.data);
+      fill();
     },
     async cancel() {
       next = end;
@@ -201,7 +206,6 @@ export function writableStream(
 ): WritableStream<Uint8Array> {
   const { start, end, chunk, depth } = rangeOf(disk, options);
   const { flush = true, signal } = options;
-  const chunkBytes = chunk * SECTOR_BYTES;
   const free: Uint8Array<ArrayBuffer>[] = [];
   const inFlight = new Set<Promise<void>>();
   let made = 0;
@@ -229,13 +233,15 @@ export function writableStream(
   const buffer = async (): Promise<Uint8Array<ArrayBuffer>> => {
     if (free.length === 0 && made < depth) {
       made++;
-      return disk.allocate(chunk);
+      // No chunk after one that is shorter: its range ends with it.
+      return disk.allocate(Math.min(chunk, end - next));
     }
     while (free.length === 0) await Promise.race(inFlight);
     return free.pop()!;
   };
   const settle = async () => {
     await Promise.all(inFlight);
+    signal?.throwIfAborted();
     if (failed !== null) throw failed.error;
   };
 
@@ -275,15 +281,14 @@ export function writableStream(
         );
       }
       for (let from = 0; from < length;) {
-        signal?.throwIfAborted();
-        if (failed !== null) await settle();
+        if (failed !== null || signal?.aborted) await settle();
         current ??= await buffer();
         await check();
-        const size = Math.min(chunkBytes - filled, length - from);
+        const size = Math.min(current.length - filled, length - from);
         current.set(bytes.subarray(from, from + size), filled);
         filled += size;
         from += size;
-        if (filled === chunkBytes) {
+        if (filled === current.length) {
           send(current, filled);
           current = null;
           filled = 0;

@@ -450,14 +450,25 @@ export class SyncDisk implements AsyncDisposable {
   }
 
   #checkRange(operation: string, sector: number, count: number): void {
-    const refused = refuseRange(this.#view, operation, sector, count);
+    const refused = this.#refuseRange(operation, sector, count);
     if (refused !== null) throw refused;
+  }
+
+  #refuseRange(
+    operation: string,
+    sector: number,
+    count: number,
+  ): DiskError | null {
+    const { queue, owner } = this.#view;
+    // While the whole disk is being resized, the queue says that it is busy.
+    if (owner && queue.resizing && isRange(sector, count)) return null;
+    return refuseRange(this.#view, operation, sector, count);
   }
 
   /** The sectors of memory; parts of one, the queue refuses. */
   #checkMemory(operation: string, sector: number, memory: Uint8Array): number {
     const count = sectorsIn(memory);
-    const refused = refuseRange(this.#view, operation, sector, count);
+    const refused = this.#refuseRange(operation, sector, count);
     if (refused === null) return memory.length / SECTOR_BYTES;
     throw refuseMemory(operation, memory, refused);
   }

@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { RequestOptions, VirtualDisk } from "../disk/disk.ts";
+import { type RequestOptions, VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import {
   fileSystemNameOf,
@@ -71,6 +71,7 @@ export async function fileSystemOf(
   disk: VirtualDisk,
   options: RequestOptions = {},
 ): Promise<FileSystemKind | null> {
+  await VirtualDisk.resized(disk);
   const block = disk.blockSize / SECTOR_BYTES;
   const wanted = Math.ceil(SIGNATURE_BYTES / SECTOR_BYTES / block) * block;
   const bytes = await disk.read(0, Math.min(disk.sectors, wanted), options);

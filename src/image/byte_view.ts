@@ -19,7 +19,7 @@
  */
 
 import { BlockLocks } from "../disk/block_locks.ts";
-import type { VirtualDisk } from "../disk/disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { describeValue, DiskError } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
@@ -78,18 +78,20 @@ export class ByteView {
   }
 
   /**
-   * The size of the disk.
+   * The size of the disk, once it has the size that a request would see.
    *
    * @returns Bytes.
    */
   getCapacity(): Promise<number> {
-    return Promise.resolve(this.#capacity);
+    const get = () => Promise.resolve(this.#capacity);
+    return VirtualDisk.afterResizes(this.#disk, get);
   }
 
   /**
    * Reads bytes.
    *
-   * @param buffer Where to: the disk's until the promise settles.
+   * @param buffer Where to: the disk's until the promise settles. If it is
+   * detached or resized before, the read fails.
    * @param bufferOffset Where in it, in bytes.
    * @param length Bytes.
    * @param fileOffset Where on the disk, in bytes. What lies beyond its end is
@@ -97,7 +99,8 @@ export class ByteView {
    * @returns How many bytes were read, and the memory.
    * @throws {RangeError} If a number is none, or the memory is too short.
    * @throws {TypeError} If the memory is none.
-   * @throws {DiskError} If the disk fails.
+   * @throws {DiskError} If the disk fails, with kind `argument` if the memory has
+   * changed.
    */
   async read<T extends Uint8Array>(
     buffer: T,
@@ -107,17 +110,15 @@ export class ByteView {
   ): Promise<ByteReadResult<T>> {
     checkOffset("read", "fileOffset", fileOffset);
     const memory = partOf("read", buffer, bufferOffset, length);
-    const bytesRead = Math.max(
-      0,
-      Math.min(length, this.#capacity - fileOffset),
-    );
-    const target = memory.subarray(0, bytesRead);
-    const read = () => this.#read(target, fileOffset);
-    if (bytesRead > 0) {
+    const bytesRead = await VirtualDisk.afterResizes(this.#disk, async () => {
+      const bytes = Math.min(length, this.#capacity - fileOffset);
+      if (bytes <= 0) return 0;
+      const read = () => this.#read(memory, length, fileOffset, bytes);
       // What is being written is waited for; reads do not keep each other off.
       if (this.#locks.isFree) await read();
-      else await this.#locks.alone(this.#disk, fileOffset, bytesRead, read);
-    }
+      else await this.#locks.alone(this.#disk, fileOffset, bytes, read);
+      return bytes;
+    });
     return { bytesRead, buffer };
   }
 
@@ -125,7 +126,8 @@ export class ByteView {
    * Writes bytes. Where they begin or end inside of a block, that block is read,
    * changed and written.
    *
-   * @param buffer What. It must stay as it is until the promise settles.
+   * @param buffer What. It must stay as it is until the promise settles: if it is
+   * detached or resized before it was taken, the write fails.
    * @param bufferOffset Where in it, in bytes.
    * @param length Bytes.
    * @param fileOffset Where on the disk, in bytes.
@@ -133,7 +135,8 @@ export class ByteView {
    * @throws {RangeError} If a number is none, or the memory is too short.
    * @throws {TypeError} If the memory is none.
    * @throws {DiskError} With kind `range`, and nothing written, if that is not
-   * all on the disk; or as the disk fails.
+   * all on the disk; with kind `argument` if the memory has changed; or as the
+   * disk fails.
    */
   async write<T extends Uint8Array>(
     buffer: T,
@@ -143,22 +146,29 @@ export class ByteView {
   ): Promise<ByteWriteResult<T>> {
     checkOffset("write", "fileOffset", fileOffset);
     const memory = partOf("write", buffer, bufferOffset, length);
-    this.#checkEnd("write", fileOffset, length);
-    if (length > 0) {
-      const parts = this.#partsOf(fileOffset, length);
-      // Copied now: an edge is written only after its block has been read.
-      const edges = parts.edges.map(([start, end]) => ({
-        start,
-        bytes: memory.slice(start - fileOffset, end - fileOffset),
-      }));
-      const [start, end] = parts.middle;
-      const middle = memory.subarray(start - fileOffset, end - fileOffset);
-      await this.#locks.change(this.#disk, fileOffset, length, () =>
-        settleAll([
-          ...edges.map((edge) => this.#modify(edge.start, edge.bytes)),
-          ...(start === end ? [] : [this.#disk.write(sectorOf(start), middle)]),
-        ]));
-    }
+    const parts = this.#partsOf(fileOffset, length);
+    // Copied now: an edge is written only after its block has been read.
+    const edges = parts.edges.map(([start, end]) => ({
+      start,
+      bytes: memory.slice(start - fileOffset, end - fileOffset),
+    }));
+    const [start, end] = parts.middle;
+    const middle = memory.subarray(start - fileOffset, end - fileOffset);
+    const write = async () => {
+      // Or the edges would be written around what is not.
+      if (middle.length !== end - start) {
+        throw changed("write", fileOffset, length);
+      }
+      await settleAll([
+        ...edges.map((edge) => this.#modify(edge.start, edge.bytes)),
+        ...(start === end ? [] : [this.#disk.write(sectorOf(start), middle)]),
+      ]);
+    };
+    await VirtualDisk.afterResizes(this.#disk, async () => {
+      this.#checkEnd("write", fileOffset, length);
+      if (length === 0) return;
+      await this.#locks.change(this.#disk, fileOffset, length, write);
+    });
     return { bytesWritten: length, buffer };
   }
 
@@ -171,7 +181,8 @@ export class ByteView {
    */
   async flush(): Promise<void> {
     // Of those that read a block first, the disk does not know yet.
-    await this.#locks.settled();
+    const settled = () => this.#locks.settled();
+    await VirtualDisk.afterResizes(this.#disk, settled);
     await this.#disk.flush();
   }
 
@@ -189,43 +200,50 @@ export class ByteView {
   async discard(offset: number, length: number): Promise<void> {
     checkOffset("discard", "offset", offset);
     checkOffset("discard", "length", length);
-    this.#checkEnd("discard", offset, length);
-    if (length === 0) return;
     const [start, end] = this.#partsOf(offset, length).middle;
-    if (start === end) return;
-    await this.#locks.change(
-      this.#disk,
-      start,
-      end - start,
-      () => this.#disk.discard(sectorOf(start), sectorOf(end - start)),
-    );
+    await VirtualDisk.afterResizes(this.#disk, async () => {
+      this.#checkEnd("discard", offset, length);
+      if (start === end) return;
+      await this.#locks.change(
+        this.#disk,
+        start,
+        end - start,
+        () => this.#disk.discard(sectorOf(start), sectorOf(end - start)),
+      );
+    });
   }
 
   get #capacity(): number {
     return this.#disk.sectors * SECTOR_BYTES;
   }
 
-  async #read(target: Uint8Array, offset: number): Promise<void> {
-    const { edges, middle: [start, end] } = this.#partsOf(
-      offset,
-      target.length,
-    );
-    const length = target.length;
+  /** Reads the first `bytes` of the `length` that memory had when it was given. */
+  async #read(
+    memory: Uint8Array,
+    length: number,
+    offset: number,
+    bytes: number,
+  ): Promise<void> {
+    const check = () => {
+      if (memory.length !== length) throw changed("read", offset, length);
+    };
+    check();
+    const { edges, middle: [start, end] } = this.#partsOf(offset, bytes);
     await settleAll([
       ...edges.map(async ([from, to]) => {
         const block = await this.#blockAt(from);
-        // Detached or resized meanwhile; whole blocks are checked by the disk.
-        if (target.length !== length) throw changed(from, to);
+        check();
         const at = from % block.length;
-        target.set(block.subarray(at, at + to - from), from - offset);
+        memory.set(block.subarray(at, at + to - from), from - offset);
       }),
       ...(start === end ? [] : [
         this.#disk.readInto(
           sectorOf(start),
-          target.subarray(start - offset, end - offset),
+          memory.subarray(start - offset, end - offset),
         ),
       ]),
     ]);
+    check();
   }
 
   /** Writes a part of one block, and keeps the rest of it. */
@@ -244,7 +262,7 @@ export class ByteView {
     return block;
   }
 
-  /** Divides bytes, at least one, into whole blocks and what is left around. */
+  /** Divides bytes into whole blocks and what is left around. */
   #partsOf(offset: number, length: number): Parts {
     const { blockSize } = this.#disk;
     const end = offset + length;
@@ -319,12 +337,12 @@ function checkOffset(operation: string, name: string, value: number): void {
   );
 }
 
-function changed(start: number, end: number): DiskError {
+function changed(operation: string, offset: number, length: number): DiskError {
   return new DiskError(
     "argument",
-    `Cannot read ${
-      plural(end - start, "byte")
-    } at byte ${start} as the memory was detached or resized while it was in flight`,
-    { operation: "read" },
+    `Cannot ${operation} ${
+      plural(length, "byte")
+    } at byte ${offset} as the memory was detached or resized while it was in flight`,
+    { operation },
   );
 }

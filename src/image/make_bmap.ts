@@ -6,7 +6,7 @@
  */
 
 import { createHash } from "node:crypto";
-import type { VirtualDisk } from "../disk/disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { type BmapRange, formatBmap } from "./bmap.ts";
 
@@ -59,6 +59,7 @@ export async function makeBmap(
   options: MakeBmapOptions = {},
 ): Promise<string> {
   const { signal } = options;
+  await VirtualDisk.resized(disk);
   const blockBytes = Math.max(BLOCK_BYTES, disk.blockSize);
   const blockSectors = blockBytes / SECTOR_BYTES;
   const ranges: BmapRange[] = [];

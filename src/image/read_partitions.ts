@@ -10,7 +10,7 @@
  * @module
  */
 
-import type { RequestOptions, VirtualDisk } from "../disk/disk.ts";
+import { type RequestOptions, VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { checkPartitions } from "./check_partitions.ts";
 import {
@@ -118,6 +118,7 @@ export async function findTable(
   disk: VirtualDisk,
   signal?: AbortSignal,
 ): Promise<FoundTable> {
+  await VirtualDisk.resized(disk);
   const reader = new TableReader(disk, signal);
   const sector = await reader.read(0, MBR_BYTES);
   const mbr = decodeMbr(sector ?? new Uint8Array(MBR_BYTES));

@@ -14,7 +14,7 @@
  */
 
 import { isZero } from "../buffer.ts";
-import type { VirtualDisk } from "../disk/disk.ts";
+import { VirtualDisk } from "../disk/disk.ts";
 import { refuseShared } from "../disk/shared_sectors.ts";
 import { Zeroes } from "../disk/sparse.ts";
 import { DiskError } from "../errors.ts";
@@ -113,6 +113,7 @@ export async function rescueDisk(
   map: RescueMap,
   options: RescueOptions = {},
 ): Promise<void> {
+  await VirtualDisk.resized(source, target);
   checkRescue(source, target, map);
   const rescue = new Rescue(source, target, map, options);
   try {

@@ -252,7 +252,10 @@ export class Faults extends Layer {
   override async resize(sectors: number): Promise<void> {
     const before = this.geometry.sectors;
     await super.resize(sectors);
-    if (sectors < before) this.#cache.forget(sectors, before - sectors);
+    if (sectors >= before) return;
+    this.#cache.forget(sectors, before - sectors);
+    // What comes there later is new, and well.
+    this.#damage.rewritten(sectors, before - sectors);
   }
 
   /**

@@ -39,7 +39,7 @@ import type {
 import { DiskError } from "../errors.ts";
 import type { BackendInfo } from "../info.ts";
 import { flushRequest, type Request, RequestType } from "../request.ts";
-import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
+import { OVERLAYS_KEEP } from "../resize.ts";
 import { settleAll } from "../settle_all.ts";
 import { Layer, type LayerOptions, submitUnless } from "./layer.ts";
 import { DataPath, PIECE_SECTORS } from "./overlay_file/data_path.ts";
@@ -411,14 +411,9 @@ export class FileOverlay extends Layer {
       : super.extents(sector, runEnd - sector);
   }
 
-  /**
-   * An overlay has the size of its base, which it leaves as it is.
-   *
-   * @returns Never.
-   * @throws {DiskError} Always, of kind `unsupported`.
-   */
-  override resize(): Promise<void> {
-    return Promise.reject(resizeError(OVERLAYS_KEEP, this.backend.info.path));
+  /** Why it keeps its size: it leaves its base as it is. */
+  override get keepsSize(): string {
+    return OVERLAYS_KEEP;
   }
 
   /**

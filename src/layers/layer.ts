@@ -24,6 +24,7 @@ import {
   type Limits,
   refuse,
   whyAsyncOnly,
+  whyKeepsSize,
 } from "../backend.ts";
 import type { DiskError } from "../errors.ts";
 import type { Geometry } from "../geometry.ts";
@@ -32,7 +33,7 @@ import type { BackendInfo } from "../info.ts";
 import type { Request } from "../request.ts";
 import { closedError } from "../request_error.ts";
 import { keepOnThread } from "../one_thread.ts";
-import { KEEPS_ITS_SIZE, resizeError } from "../resize.ts";
+import { resizeError } from "../resize.ts";
 import { answerRequest } from "../throw_later.ts";
 
 /** Options of every layer. */
@@ -185,19 +186,24 @@ export abstract class Layer implements Backend {
   }
 
   /**
-   * Changes the size of what it lies over, unless that keeps its size. A layer
-   * that cannot follow overrides this.
+   * Why the disk keeps its size: what the base says, unless the layer itself
+   * cannot follow; `null` if it does not.
+   */
+  get keepsSize(): string | null {
+    return whyKeepsSize(this.backend);
+  }
+
+  /**
+   * Changes the size of what it lies over, unless the disk keeps its size.
    *
    * @param sectors Sectors that the disk has afterwards.
    * @returns When it is done.
    * @throws {DiskError} If it cannot be; the disk is as it was then.
    */
   async resize(sectors: number): Promise<void> {
-    const { backend } = this;
-    if (backend.resize === undefined) {
-      throw resizeError(KEEPS_ITS_SIZE, backend.info.path);
-    }
-    await backend.resize(sectors);
+    const { backend, keepsSize } = this;
+    if (keepsSize !== null) throw resizeError(keepsSize, backend.info.path);
+    await backend.resize!(sectors);
   }
 
   /**

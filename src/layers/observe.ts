@@ -19,7 +19,6 @@ import type { DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { type Request, RequestType } from "../request.ts";
 import { checkRanges, type NamedRange, nameOfRange } from "./named_range.ts";
-import { resizeError } from "../resize.ts";
 import { Layer, type LayerOptions } from "./layer.ts";
 import { SectorBits, UnflushedSectors } from "./sector_bits.ts";
 
@@ -225,15 +224,9 @@ export class Observe extends Layer {
     return null;
   }
 
-  /**
-   * What is counted sector by sector keeps its size.
-   *
-   * @returns Never.
-   * @throws {DiskError} Always, of kind `unsupported`.
-   */
-  override resize(): Promise<void> {
-    const reason = "it is observed, sector by sector";
-    return Promise.reject(resizeError(reason, this.backend.info.path));
+  /** Why what is counted keeps its size. */
+  override get keepsSize(): string {
+    return "it is observed, sector by sector";
   }
 
   /**

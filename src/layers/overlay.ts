@@ -29,7 +29,8 @@ import {
   RequestType,
   writeRequest,
 } from "../request.ts";
-import { OVERLAYS_KEEP, resizeError } from "../resize.ts";
+import { changedError } from "../request_error.ts";
+import { OVERLAYS_KEEP } from "../resize.ts";
 import { Layer, type LayerOptions, submitAll } from "./layer.ts";
 import { coverage, extentsOver, runsOf, SectorStore } from "./sector_store.ts";
 import { refuseTarget, writeBack } from "./write_back.ts";
@@ -229,14 +230,9 @@ export class Overlay extends Layer {
     return null;
   }
 
-  /**
-   * An overlay has the size of its base, which it leaves as it is.
-   *
-   * @returns Never.
-   * @throws {DiskError} Always, of kind `unsupported`.
-   */
-  override resize(): Promise<void> {
-    return Promise.reject(resizeError(OVERLAYS_KEEP, this.backend.info.path));
+  /** Why it keeps its size: it leaves its base as it is. */
+  override get keepsSize(): string {
+    return OVERLAYS_KEEP;
   }
 
   /**
@@ -258,19 +254,20 @@ export class Overlay extends Layer {
         continue;
       }
       below ??= batch.slice(0, i);
+      let error: DiskError | null = null;
       switch (request.type) {
         case RequestType.In:
           for (const store of this.#stores) store.patch(request);
           break;
         case RequestType.Out:
-          this.#changing().write(request);
+          if (!this.#changing().write(request)) error = changedError(request);
           break;
         case RequestType.WriteZeroes:
         case RequestType.Discard:
           this.#changing().zero(request.sector, request.count);
           break;
       }
-      complete(request, null);
+      complete(request, error);
     }
     if (below !== null && below.length === 0) return;
     const stores = this.#stores;

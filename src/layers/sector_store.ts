@@ -10,7 +10,7 @@
 import { type Extent, MAX_EXTENTS } from "../backend.ts";
 import { clear, gather, scatter } from "../buffer.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
-import { Request, RequestType } from "../request.ts";
+import { isIntact, Request, RequestType } from "../request.ts";
 import { allStored, someStored } from "../stored_chunks.ts";
 import { SectorRanges } from "./sector_ranges.ts";
 
@@ -46,13 +46,19 @@ export class SectorStore {
     return this.#chunks.size * CHUNK_BYTES;
   }
 
-  /** Takes in what a request writes. */
-  write(request: Request): void {
+  /**
+   * Takes in what a request writes.
+   *
+   * @param request The request.
+   * @returns Whether it did; if not, the memory has changed and nothing was
+   * taken.
+   */
+  write(request: Request): boolean {
+    if (!isIntact(request)) return false;
     for (let done = 0; done < request.count;) {
       const { index, from, length } = chunkPart(request, done);
       const at = done * SECTOR_BYTES;
       const chunk = this.#chunk(index);
-      chunk.mask |= ((1 << length) - 1) << from;
       gather(
         request,
         at,
@@ -61,8 +67,10 @@ export class SectorStore {
           (from + length) * SECTOR_BYTES,
         ),
       );
+      chunk.mask |= ((1 << length) - 1) << from;
       done += length;
     }
+    return true;
   }
 
   /** Makes sectors zero. */

@@ -38,7 +38,6 @@ import { abortedError, requestError } from "../request_error.ts";
 import { Layer, type LayerOptions, submitAllThen } from "./layer.ts";
 import { SectorRanges } from "./sector_ranges.ts";
 import { plural } from "../plural.ts";
-import { resizeError } from "../resize.ts";
 
 /** Where two disks differ. */
 export interface Mismatch {
@@ -175,15 +174,9 @@ export class Verify extends Layer {
     return this.#abilities;
   }
 
-  /**
-   * Two disks that must agree keep their size.
-   *
-   * @returns Never.
-   * @throws {DiskError} Always, of kind `unsupported`.
-   */
-  override resize(): Promise<void> {
-    const reason = "it is compared with another one of the same size";
-    return Promise.reject(resizeError(reason, this.backend.info.path));
+  /** Why two disks that must agree keep their size. */
+  override get keepsSize(): string {
+    return "it is compared with another one of the same size";
   }
 
   /**
@@ -368,7 +361,10 @@ export class Verify extends Layer {
       if (error === null) {
         for (const run of unknown) this.#unknown.remove(run.sector, run.count);
       }
-      answer(error ?? this.#difference(request, expected));
+      // Its memory may have changed since.
+      answer(
+        error ?? refuseChanged(request) ?? this.#difference(request, expected),
+      );
     });
   }
 

@@ -24,7 +24,7 @@ import type { Backend } from "../backend.ts";
 import type { DiskError } from "../errors.ts";
 import { SECTOR_BYTES, type SectorRange } from "../geometry.ts";
 import { type Request, RequestType } from "../request.ts";
-import { abortedError, requestError } from "../request_error.ts";
+import { abortedError, changedError, requestError } from "../request_error.ts";
 import { type Answer, Downward } from "./downward.ts";
 import type { MediumDamage } from "./medium_damage.ts";
 import { SectorStore } from "./sector_store.ts";
@@ -113,8 +113,10 @@ export class WriteBackCache {
       (type === RequestType.Out || type === RequestType.WriteZeroes) &&
       this.#dirty.storedBytes < this.#bytes
     ) {
-      if (type === RequestType.Out) this.#dirty.write(request);
-      else this.#dirty.zero(sector, count);
+      if (type === RequestType.WriteZeroes) this.#dirty.zero(sector, count);
+      else if (!this.#dirty.write(request)) {
+        return answer(changedError(request, this.#backend.info.path));
+      }
       this.#damage.cover(sector, count);
       return answer(null);
     }

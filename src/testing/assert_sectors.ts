@@ -148,7 +148,7 @@ export async function assertSectors(
 export async function assertZeroes(
   disk: VirtualDisk,
   sector = 0,
-  count: number = restFrom(disk.sectors, sector),
+  count?: number,
   options: AssertSectorsOptions = {},
 ): Promise<void> {
   const difference = new Difference(options, disk.start);

@@ -15,6 +15,7 @@ import {
   type Extent,
   type Limits,
   refuse,
+  refuseChanged,
 } from "../backend.ts";
 import { gather, offsetMemory, scatter } from "../buffer.ts";
 import { DiskError } from "../errors.ts";
@@ -456,7 +457,8 @@ export class CrashStateBackend implements Backend {
           // Also what is at hand: fetching another block may push it out.
           fetched.set(block, await this.#image.fetch(block));
         }
-        if (!this.#carryOut(request, fetched)) {
+        failure = refuseChanged(request);
+        if (failure === null && !this.#carryOut(request, fetched)) {
           throw new Error("a block that was fetched is not there");
         }
       } catch (cause) {

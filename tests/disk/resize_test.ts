@@ -12,12 +12,23 @@ import {
   assertRejects,
   assertThrows,
 } from "@std/assert";
-import type { Backend } from "../../src/backend.ts";
+import type { Backend, Extent } from "../../src/backend.ts";
 import { MemoryBackend } from "../../src/backends/memory.ts";
+import { assertDisksEqual } from "../../src/crash/assertions/assert_disks_equal.ts";
+import { findBadSectors } from "../../src/disk/bad_sectors.ts";
+import { compareDisks, copyDisk } from "../../src/disk/copy.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
 import { openBackend, type OpenOptions } from "../../src/disk/open.ts";
 import { overlay } from "../../src/disk/overlay.ts";
 import { DiskError, type DiskErrorKind } from "../../src/errors.ts";
+import {
+  ByteView,
+  makeBmap,
+  parseBmap,
+  readPartitions,
+  rescueDisk,
+  RescueMap,
+} from "../../src/image/mod.ts";
 import { faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";
 import { layoutOf } from "../../src/layers/overlay_file/format.ts";
@@ -27,6 +38,7 @@ import { readahead } from "../../src/layers/readahead.ts";
 import { trace } from "../../src/layers/trace.ts";
 import { verify } from "../../src/layers/verify.ts";
 import { NbdServer } from "../../src/nbd/mod.ts";
+import { DiskAssertionError } from "../../src/testing/assert_sectors.ts";
 import { altered } from "../fake_backend.ts";
 import { loopDevice, needs, tempDir } from "../helpers.ts";
 
@@ -191,6 +203,131 @@ Deno.test("VirtualDisk.resize() keeps its place among requests, awaited or not",
   }
 });
 
+/** What is told of a disk by requests, or fails by them; each counts its sectors. */
+const ASKED: Record<string, (disk: VirtualDisk) => Promise<number>> = {
+  "extents()": async (disk) => sectorsOf(await disk.extents()),
+  "firstExtents()": async (disk) => sectorsOf(await disk.firstExtents()),
+  "copyDisk()": async (disk) => {
+    await using target = VirtualDisk.memory({ sectors: 512 });
+    return (await copyDisk(disk, target)).sectors;
+  },
+  "copyDisk() to it": async (disk) => {
+    await using source = VirtualDisk.memory({ sectors: 512 });
+    const error = await assertRejects(() => copyDisk(source, disk), DiskError);
+    return Number(/only (\d+)$/.exec(error.message)![1]);
+  },
+  "compareDisks()": async (disk) => {
+    await using other = VirtualDisk.memory({ sectors: 512 });
+    const difference = await compareDisks(disk, other);
+    assertEquals(difference?.end, true);
+    return difference!.sector;
+  },
+  "assertDisksEqual()": async (disk) => {
+    await using other = VirtualDisk.memory({ sectors: 512 });
+    const error = await assertRejects(
+      () => assertDisksEqual(disk, other),
+      DiskAssertionError,
+    );
+    return Number(/has (\d+) sectors, /.exec(error.message)![1]);
+  },
+  "findBadSectors()": async (disk) => {
+    const before = disk.counters.bytesRead;
+    assertEquals(await findBadSectors(disk), []);
+    return (disk.counters.bytesRead - before) / 512;
+  },
+  "ByteView.getCapacity()": async (disk) =>
+    await new ByteView(disk).getCapacity() / 512,
+  "ByteView.read()": async (disk) => {
+    const memory = new Uint8Array(512 * 512);
+    const read = await new ByteView(disk).read(memory, 0, memory.length, 0);
+    return read.bytesRead / 512;
+  },
+  "ByteView.write()": async (disk) => {
+    const memory = new Uint8Array(513 * 512);
+    const view = new ByteView(disk);
+    const error = await assertRejects(
+      () => view.write(memory, 0, memory.length, 0),
+      DiskError,
+    );
+    return Number(/has (\d+) bytes/.exec(error.message)![1]) / 512;
+  },
+  "ByteView.discard()": async (disk) => {
+    const error = await assertRejects(
+      () => new ByteView(disk).discard(0, 513 * 512),
+      DiskError,
+    );
+    return Number(/has (\d+) bytes/.exec(error.message)![1]) / 512;
+  },
+  "makeBmap()": async (disk) =>
+    parseBmap(await makeBmap(disk)).imageBytes / 512,
+  "readPartitions()": async (disk) =>
+    (await readPartitions(disk)).usable.sectors,
+  "rescueDisk()": async (disk) => {
+    await using target = VirtualDisk.memory({ sectors: 512 });
+    const map = new RescueMap(513 * 512);
+    const error = await assertRejects(
+      () => rescueDisk(disk, target, map),
+      DiskError,
+    );
+    return Number(/about the (\d+) bytes/.exec(error.message)![1]) / 512;
+  },
+};
+
+const sectorsOf = (extents: Extent[]) =>
+  extents.reduce((sum, { count }) => sum + count, 0);
+
+for (const [what, ask] of Object.entries(ASKED)) {
+  Deno.test(`VirtualDisk.resize() is seen by ${what} that is called after it, awaited or not`, async () => {
+    for (const sectors of [256, 64]) {
+      await using disk = VirtualDisk.memory({ sectors: 128 });
+      const resized = disk.resize(sectors, { force: true });
+      const asked = ask(disk);
+      // Of what comes later it sees nothing; this one is refused.
+      const wrong = disk.resize(8);
+      assertEquals(await asked, sectors);
+      await resized;
+      await refused(() => wrong, "geometry", /force/);
+    }
+  });
+}
+
+Deno.test("VirtualDisk.resize() that is not awaited hides nothing from copies and comparisons", async () => {
+  await using a = VirtualDisk.memory({ sectors: 128 });
+  await using b = VirtualDisk.memory({ sectors: 256 });
+  const made = [a.resize(256), a.write(200, sector(1))];
+  assertEquals(await compareDisks(a, b), {
+    sector: 200,
+    offset: 0,
+    end: false,
+  });
+  const again = a.resize(512);
+  const last = a.write(511, sector(2));
+  const bigger = b.resize(512);
+  const { sectors, verified } = await copyDisk(a, b, { verify: true });
+  assertEquals([sectors, verified], [512, true]);
+  assertEquals(await b.read(511, 1), sector(2));
+  await Promise.all([...made, again, last, bigger]);
+});
+
+Deno.test("ByteView keeps its order with resizes, and with what waits for them", async () => {
+  await using disk = VirtualDisk.memory({ sectors: 64 });
+  const view = new ByteView(disk);
+  const grown = disk.resize(128);
+  const bytes = new Uint8Array(700).fill(5);
+  const write = view.write(bytes, 0, 700, 100 * 512 + 7);
+  const flush = view.flush();
+  const read = view.read(new Uint8Array(3), 0, 3, 100 * 512 + 6);
+  await flush;
+  assertEquals(disk.counters.bytesWritten > 0, true);
+  assertEquals([...(await read).buffer], [0, 5, 5]);
+  // What is asked for between two is between them.
+  const first = disk.resize(256);
+  const between = view.read(new Uint8Array(512), 0, 512, 255 * 512);
+  const second = disk.resize(32, { force: true });
+  assertEquals((await between).bytesRead, 512);
+  await Promise.all([grown, write, first, second]);
+});
+
 Deno.test("VirtualDisk.close() waits for a resize and what comes after it", async () => {
   const store = new MemoryBackend({ sectors: 64 });
   const disk = VirtualDisk.over(latency(store, { fixedMs: 1 }));
@@ -278,6 +415,23 @@ Deno.test("VirtualDisk.resize() goes through layers that keep nothing of a size"
   }
 });
 
+Deno.test("VirtualDisk.resize() gives faults() new sectors that are well, whatever was cut off", async () => {
+  for (const rules of [[], ["flush=kept off"]]) {
+    const faulty = faults(new MemoryBackend({ sectors: 64 }), rules);
+    await using disk = VirtualDisk.over(faulty);
+    for (const at of [7, 40, 41]) faulty.damage(at);
+    for (const at of [6, 50, 51]) faulty.corrupt(at);
+    // Where there is a cache, it is damaged below what that has.
+    for (const at of [41, 51]) await disk.write(at, sector(1));
+    await disk.resize(8, { force: true });
+    await disk.resize(64);
+    faulty.powerCut();
+    assertEquals(await disk.read(8, 56), sector(0, 56));
+    assertEquals(faulty.badSectors, [{ sector: 7, count: 1 }]);
+    assertEquals(faulty.corruptSectors, [6]);
+  }
+});
+
 Deno.test("VirtualDisk.resize() is refused by what has the size of something else", async () => {
   const base = new MemoryBackend({ sectors: 64 });
   const shared = { ownsBase: false };
@@ -288,12 +442,18 @@ Deno.test("VirtualDisk.resize() is refused by what has the size of something els
     [overlay(base, shared), /an overlay has the size of its base/],
     [await overlay(base, { file, ...shared }), /an overlay has the size/],
     [verify(base, new MemoryBackend({ sectors: 64 }), shared), /compared/],
+    [latency(observe(base, shared), shared), /observed, sector by sector/],
     [latency(altered(base, {}), shared), /only raw image files/],
     [altered(base, { close: async () => {} }), /only raw image files/],
   ];
   for (const [backend, words] of backends) {
     await using disk = VirtualDisk.over(backend);
-    await refused(() => disk.resize(128), "unsupported", words);
+    for (const to of [128, 32]) {
+      for (const force of [false, true]) {
+        await refused(() => disk.resize(to, { force }), "unsupported", words);
+      }
+    }
+    await disk.resize(64);
     await disk.read(0, 64);
   }
   assertEquals(base.geometry.sectors, 64);
@@ -317,8 +477,14 @@ Deno.test("VirtualDisk.sync() sees a new size, and none that is to come", async 
   await using disk = VirtualDisk.memory({ sectors: 64 });
   const now = disk.sync();
   const resized = disk.resize(128);
-  const error = assertThrows(() => now.read(0, 1), DiskError);
-  assertEquals(error.kind, "busy");
+  for (
+    const call of [
+      () => now.read(0, 1),
+      () => now.read(100, 1),
+      () => now.write(100, sector(1)),
+      () => now.zero(100, 1),
+    ]
+  ) assertEquals(assertThrows(call, DiskError).kind, "busy");
   await resized;
   assertEquals(now.sectors, 128);
   now.write(127, sector(1));
@@ -343,7 +509,9 @@ Deno.test(
     await using loop = await loopDevice(path);
     for (const backend of ["direct", "portable"] as const) {
       await using disk = await VirtualDisk.open(loop.path, { backend });
-      await refused(() => disk.resize(4096), "unsupported", /size of its own/);
+      for (const to of [4096, 1024]) {
+        await refused(() => disk.resize(to), "unsupported", /size of its own/);
+      }
       assertEquals(disk.sectors, 2048);
     }
   },

@@ -246,6 +246,28 @@ Deno.test("readable() ends with its signal's reason", async () => {
   assertEquals(disk.held.length, 0);
 });
 
+Deno.test("readable() ends with its signal's reason, also once all is read ahead", async () => {
+  for (const [read, left] of [[0, 4], [1, 3], [3, 1], [4, 0]]) {
+    const disk = new HeldDisk(16);
+    const controller = new AbortController();
+    const reader = readableStream(disk, {
+      chunkSectors: 4,
+      signal: controller.signal,
+    }).getReader();
+    await disk.drain();
+    for (let i = 0; i < read!; i++) {
+      assertEquals((await reader.read()).done, false);
+    }
+    await disk.drain();
+    const reason = new Error("Enough");
+    controller.abort(reason);
+    // One is ready, and no more come; all that were read are a whole stream.
+    if (left! > 0) assertEquals((await reader.read()).done, false);
+    if (read === 4) assertEquals((await reader.read()).done, true);
+    else assertStrictEquals(await assertRejects(() => reader.read()), reason);
+  }
+});
+
 Deno.test("A loop over readable() that is left cancels it", async () => {
   const { disk } = await filled(1000);
   for await (const chunk of disk.readable({ chunkSectors: 10 })) {
@@ -453,6 +475,62 @@ Deno.test("writable() ends with its signal's reason", async () => {
     reason,
   );
   await assertRejects(() => writer.closed);
+});
+
+Deno.test("writable() ends with its signal's reason at its close, also once all is written", async () => {
+  for (const chunks of [0, 1, 2, 4]) {
+    const disk = new HeldDisk(16);
+    const controller = new AbortController();
+    const writer = writableStream(disk, {
+      chunkSectors: 4,
+      signal: controller.signal,
+    }).getWriter();
+    writer.closed.catch(() => {});
+    for (let i = 0; i < chunks; i++) {
+      await writer.write(new Uint8Array(4 * 512));
+    }
+    await disk.drain();
+    const reason = new Error("Enough");
+    controller.abort(reason);
+    assertStrictEquals(await assertRejects(() => writer.close()), reason);
+    assertEquals(disk.log.includes("flush"), false);
+  }
+});
+
+Deno.test("writable() takes memory for no more than its range", async () => {
+  for (const chunkSectors of [2 ** 40, 5, 2]) {
+    const { disk, content } = await filled(64);
+    const allocated: number[] = [];
+    const watched: StreamableDisk = {
+      sectors: disk.sectors,
+      blockSize: disk.blockSize,
+      allocate(sectors) {
+        allocated.push(sectors);
+        return disk.allocate(sectors);
+      },
+      readInto: (sector, data) => disk.readInto(sector, data),
+      write: (sector, data) => disk.write(sector, data),
+      flush: () => disk.flush(),
+    };
+    const writer = writableStream(watched, {
+      sector: 8,
+      count: 8,
+      chunkSectors,
+    })
+      .getWriter();
+    for (let i = 0; i < 8; i++) await writer.write(new Uint8Array(512).fill(i));
+    await writer.close();
+    for (let i = 0; i < 8; i++) content.fill(i, (8 + i) * 512, (9 + i) * 512);
+    assertEquals(await disk.read(0, 64), content);
+    assertEquals(Math.max(...allocated), Math.min(chunkSectors, 8));
+    let read = 0;
+    const options = { sector: 8, count: 8, chunkSectors };
+    for await (const chunk of readableStream(watched, options)) {
+      read += chunk.length;
+    }
+    assertEquals(read, 8 * 512);
+    await disk.close();
+  }
 });
 
 Deno.test("writable() has no more memory and writes than its depth", async () => {

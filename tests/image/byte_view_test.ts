@@ -3,6 +3,7 @@ import {
   assertEquals,
   assertInstanceOf,
   assertRejects,
+  assertStringIncludes,
 } from "@std/assert";
 import { MemoryBackend } from "../../src/backends/memory.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
@@ -229,6 +230,53 @@ Deno.test("ByteView takes memory that goes for what it was, or fails", async () 
     structuredClone(target, { transfer: [target.buffer] });
     const error = await assertRejects(() => read, DiskError);
     assertEquals(error.kind, "argument");
+  }
+});
+
+Deno.test("ByteView fails if memory goes that waits for its blocks, and writes none of it", async () => {
+  // It goes while a write holds the blocks, or as soon as reads have begun.
+  const gone = (length: number, left: number, later: boolean) => {
+    const buffer = new ArrayBuffer(length + 2, { maxByteLength: length + 2 });
+    const shrink = () => buffer.resize(left);
+    if (later) queueMicrotask(shrink);
+    return { memory: new Uint8Array(buffer, 2, length).fill(5), shrink, later };
+  };
+  for (const later of [false, true]) {
+    for (const left of [0, 500]) {
+      for (const offset of [0, 1024, 100, 300]) {
+        for (const length of [100, 512, 900, 3000]) {
+          if (left >= length + 2) continue;
+          await using disk = VirtualDisk.memory({ sectors: 64 });
+          const view = new ByteView(disk);
+          const before = new Uint8Array(64 * 512).fill(7);
+          await disk.write(0, before);
+          const ahead = later ? null : view.write(before, 0, 4001, 0);
+          const { memory, shrink } = gone(length, left, later);
+          const read = view.read(memory, 0, length, offset);
+          if (!later) shrink();
+          const error = await assertRejects(() => read, DiskError);
+          assertEquals(error.kind, "argument", error.message);
+          // Once they have begun, the disk has a word for its own part.
+          const what = later ? "" : `${length} bytes at byte ${offset} as the `;
+          assertStringIncludes(error.message, `Cannot read ${what}`);
+          await ahead;
+          if (later) continue;
+          const holds = view.write(before, 0, 4001, 0);
+          const taken = gone(length, left, later);
+          const write = view.write(taken.memory, 0, length, offset);
+          taken.shrink();
+          await holds;
+          const failed = await write.then(() => null, (error) => error);
+          // An edge was copied when it was given; whole blocks were not.
+          const whole = Math.floor((offset + length) / 512) -
+            Math.ceil(offset / 512);
+          const expected = before.slice();
+          if (whole <= 0) expected.fill(5, offset, offset + length);
+          assertEquals(failed?.kind, whole > 0 ? "argument" : undefined);
+          assertEquals(await disk.read(0, 64), expected);
+        }
+      }
+    }
   }
 });
 

@@ -7,10 +7,12 @@ import { trace } from "../../src/layers/trace.ts";
 import {
   discardRequest,
   flushRequest,
+  RequestType,
   writeFuaRequest,
   writeRequest,
 } from "../../src/request.ts";
 import { carryOut, submitAll } from "../contract.ts";
+import { holding } from "../fake_backend.ts";
 import { assertFails, read, sector, values } from "./faulty.ts";
 import { memory } from "./stacks.ts";
 
@@ -209,6 +211,37 @@ Deno.test("faults() writes nothing older over a write that passes the cache by",
   await carryOut(faulty, flushRequest(), writeFuaRequest(1, sector(4)));
   assertEquals(await values(below, 0, 3), [3, 4, 3]);
 });
+
+for (const how of ["a power cut", "a new rule"] as const) {
+  Deno.test(`faults() caches nothing of a write that ${how} lets go, and whose memory has gone`, async () => {
+    const below = memory();
+    const { backend, held } = holding(
+      below,
+      ({ type }) => type === RequestType.Out,
+    );
+    const letGo = () => held.splice(0).forEach((submit) => submit());
+    const faulty = faults(backend, ["flush=kept off"], { cacheBytes: 8192 });
+    await carryOut(below, writeRequest(40, sector(7, 2)));
+    await carryOut(faulty, writeRequest(0, sector(1, 16)));
+    const flushed = carryOut(faulty, flushRequest());
+    if (how === "a new rule") faulty.clear();
+    else await carryOut(faulty, writeRequest(16, sector(2, 16)));
+    // The cache is full, or off: these wait until the flush has written.
+    const gone = sector(9);
+    const waiting = submitAll(faulty, [
+      writeRequest(40, gone),
+      writeRequest(41, sector(8)),
+    ]);
+    if (how === "a new rule") faulty.add("flush=kept off");
+    else faulty.powerCut();
+    structuredClone(gone, { transfer: [gone.buffer] });
+    letGo();
+    const errors = await waiting;
+    assertEquals(errors.map((error) => error?.kind), ["argument", undefined]);
+    await flushed;
+    assertEquals(await values(faulty, 40, 2), [7, 8]);
+  });
+}
 
 for (const pages of ["kept", "reverted"] as const) {
   Deno.test(`VirtualDisk latches a flush that fails with pages ${pages}`, async () => {

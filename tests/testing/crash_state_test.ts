@@ -1,7 +1,12 @@
 import { assertEquals } from "@std/assert";
 import { MemoryBackend, VirtualDisk } from "../../mod.ts";
 import { Random } from "../../src/random.ts";
-import { CrashImage } from "../../src/testing/crash_state.ts";
+import { ZeroSource } from "../../src/testing/block_source.ts";
+import { completeCrashDevice } from "../../src/testing/crash_device.ts";
+import {
+  CrashImage,
+  CrashStateBackend,
+} from "../../src/testing/crash_state.ts";
 import { CrashTimeline } from "../../src/testing/crash_timeline.ts";
 import { exploreCrashes, recordWorkload } from "../../src/testing/mod.ts";
 
@@ -89,4 +94,31 @@ Deno.test("CrashImage shows what was chosen of a block, whatever it forgets and 
       assertEquals(forgets, keeps, `visit ${visit}, step ${step}`);
     }
   }
+});
+
+Deno.test("CrashStateBackend takes nothing of a write that waits, and whose memory has gone", async () => {
+  const device = { sectors: 64, blockSize: 512 };
+  const fetched = Promise.withResolvers<void>();
+  class LateSource extends ZeroSource {
+    override peek(): Uint8Array {
+      return undefined as unknown as Uint8Array;
+    }
+    override async fetch(block: number): Promise<Uint8Array> {
+      await fetched.promise;
+      return await super.fetch(block);
+    }
+  }
+  await using disk = VirtualDisk.over(
+    new CrashStateBackend(new LateSource(512), completeCrashDevice(device)),
+  );
+  const first = disk.read(0, 1);
+  const gone = new Uint8Array(512).fill(9);
+  const writes = [disk.write(8, gone), disk.write(16, new Uint8Array(512))];
+  disk.kick();
+  structuredClone(gone, { transfer: [gone.buffer] });
+  fetched.resolve();
+  const [taken, left] = await Promise.allSettled(writes);
+  assertEquals([taken!.status, left!.status], ["rejected", "fulfilled"]);
+  assertEquals((taken as PromiseRejectedResult).reason.kind, "argument");
+  await first;
 });

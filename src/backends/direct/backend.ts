@@ -49,7 +49,7 @@ import {
   latchedError,
   requestError,
 } from "../../request_error.ts";
-import { DEVICES_KEEP, resizeError } from "../../resize.ts";
+import { DEVICES_KEEP } from "../../resize.ts";
 import { encodeId } from "../../virtio.ts";
 import {
   type AlignmentPlanner,
@@ -265,11 +265,15 @@ export class DirectBackend implements Backend {
       : this.#host.extents(this.#image.fd, sector, count);
   }
 
-  /** Changes the size of a file; a device keeps its own. */
+  /** Why a device keeps its size. */
+  get keepsSize(): string | null {
+    return this.#image.blockDevice ? DEVICES_KEEP : null;
+  }
+
+  /** Changes the size of a file. */
   async resize(sectors: number): Promise<void> {
     const image = this.#image;
-    const { fd, blockDevice, writeAlignment, info } = image;
-    if (blockDevice) throw resizeError(DEVICES_KEEP, info.path);
+    const { fd, writeAlignment, info } = image;
     const before = this.#size;
     const sizeBytes = sectors * SECTOR_BYTES;
     let { tailFd } = image;

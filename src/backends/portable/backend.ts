@@ -61,7 +61,7 @@ import {
   latchedError,
   requestError,
 } from "../../request_error.ts";
-import { DEVICES_KEEP, resizeError } from "../../resize.ts";
+import { DEVICES_KEEP } from "../../resize.ts";
 import { encodeId } from "../../virtio.ts";
 import {
   AlignmentPlanner,
@@ -297,15 +297,19 @@ export class PortableBackend implements Backend {
     return this.#arena?.allocate(byteLength) ?? offsetMemory(byteLength);
   }
 
+  /** Why a device keeps its size. */
+  get keepsSize(): string | null {
+    return this.info.medium === "file" ? null : DEVICES_KEEP;
+  }
+
   /**
-   * Changes the size of a file; a device keeps its own.
+   * Changes the size of a file.
    *
    * @param sectors Sectors that the disk has afterwards.
    * @returns When it is done.
    */
   async resize(sectors: number): Promise<void> {
     const path = this.#path;
-    if (this.info.medium !== "file") throw resizeError(DEVICES_KEEP, path);
     const size = sectors * SECTOR_BYTES;
     const needsTail = size % this.#alignment !== 0 && this.#tail.size === 0;
     let tail = this.#tail;

@@ -71,8 +71,10 @@ export async function assertDisksEqual(
   options: AssertDisksOptions = {},
 ): Promise<void> {
   VirtualDisk.check("compare disks", actual, expected);
+  await VirtualDisk.resized(actual, expected);
   const difference = new Difference(options, actual.start);
-  const end = Math.min(actual.sectors, expected.sectors);
+  const sizes = [actual.sectors, expected.sectors] as const;
+  const end = Math.min(...sizes);
   const ignored = new ImageRanges(options.ignore ?? [], end, "ignore");
   for (let sector = 0; sector < end; sector += CHUNK_SECTORS) {
     const count = Math.min(CHUNK_SECTORS, end - sector);
@@ -97,11 +99,11 @@ export async function assertDisksEqual(
     options.explain ?? true,
   );
   difference.end(
-    actual.sectors === expected.sectors
+    sizes[0] === sizes[1]
       ? null
-      : `The disk has ${
-        plural(actual.sectors, "sector")
-      }, and should have ${expected.sectors}`,
+      : `The disk has ${plural(sizes[0], "sector")}, and should have ${
+        sizes[1]
+      }`,
     where,
   );
 }

@@ -10,7 +10,7 @@ import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { programArguments } from "../../platform/terminal.ts";
 import { replaceFile } from "../../backends/replace_file.ts";
-import type { VirtualDisk } from "../../disk/disk.ts";
+import { VirtualDisk } from "../../disk/disk.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
 import { printable } from "../../printable.ts";
 import { DiskAssertionError } from "../../testing/assert_sectors.ts";
@@ -104,6 +104,7 @@ async function update(
   old: GoldenImage | null,
   { ignore = [] }: AssertDisksOptions,
 ): Promise<void> {
+  await VirtualDisk.resized(disk);
   const ignored = new ImageRanges(ignore, disk.sectors, "ignore");
   const hide = (sector: number, bytes: Uint8Array) => {
     for (
