@@ -590,7 +590,7 @@ export class RequestQueue {
     const held = this.#held;
     if (held === null) return begin();
     return new Promise((resolve) => {
-      held.push({ resizes: false, start: () => resolve(begin()) });
+      held.push({ resizes: false, start: () => resolve(Promise.try(begin)) });
     });
   }
 
