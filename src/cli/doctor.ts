@@ -75,14 +75,17 @@ const VERDICT_COLUMNS = "limited  ".length;
 /** Columns of the names of findings and of tools. */
 const NAME_COLUMNS = "qemu-storage-daemon".length;
 
-/** Columns of what a reason or a remedy says in one line. */
-const TEXT = /\S.{0,54}(?=\s|$)|\S+/g;
+/** Columns of what a reason or a remedy says in one line: 80 with the names. */
+const TEXT = /\S.{0,47}(?=\s|$)|\S+/g;
+
+/** Columns of what stands by itself. */
+const LINE = /\S.{0,79}(?=\s|$)|\S+/g;
 
 function describe(found: Diagnosis): string {
   const { runtime, disk, findings, tools } = found;
   const { name, version, os, arch, kernel, processors } = runtime;
   const where = printable(found.path);
-  return [
+  const head = [
     `Platter ${found.platter} on ${name} ${version}, ${os} ${arch}, ` +
     `${kernel === null ? "" : `kernel ${kernel}, `}` +
     formatCount(processors, "processor"),
@@ -93,6 +96,9 @@ function describe(found: Diagnosis): string {
       : `${where}: ${found.of}${
         disk.fileSystem === null ? "" : ` on ${disk.fileSystem}`
       }`,
+  ];
+  return [
+    ...head.flatMap((line) => line === "" ? [""] : line.match(LINE)!),
     listOf(
       (Object.keys(TITLES) as Subject[]).flatMap((subject) => {
         const finding = findings[subject];
@@ -148,15 +154,11 @@ function toolLines(tools: readonly Tool[] | null): string {
     return "Programs: not looked for\n  Mend it: --allow-env=PATH --allow-read\n";
   }
   return `Programs\n${
-    listOf(tools.flatMap(({ name, path, purpose, remedy }) => [
-      [
-        name.padEnd(NAME_COLUMNS),
-        `${(path === null ? "missing" : "good").padEnd(VERDICT_COLUMNS)}` +
-        purpose,
-      ] as const,
-      ...(remedy === null ? [] : [
-        ["", `${" ".repeat(VERDICT_COLUMNS)}Mend it: ${remedy}`] as const,
-      ]),
-    ]))
+    listOf(tools.flatMap(({ name, verdict, purpose, reason, remedy }) =>
+      linesOf(name.padEnd(NAME_COLUMNS), {
+        ...{ verdict, answer: purpose, basis: null },
+        ...{ reason, remedy },
+      })
+    ))
   }`;
 }
