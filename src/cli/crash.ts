@@ -188,14 +188,16 @@ export const crash: Verb = {
       value: "FILE",
       summary: "Write a JUnit file, or over such a file",
     },
-    { name: "json", summary: "Print all that was found as JSON" },
     { ...QUIET_OPTION, summary: "Say what was found, and show no progress" },
+    { name: "json", summary: "Print all that was found as JSON" },
   ],
   examples: [
     [
-      "platter crash --size 64MiB --prepare 'echo label: gpt | sfdisk -q $PLATTER_IMAGE' \\\n" +
+      "platter crash --size 64MiB \\\n" +
+      "    --prepare 'echo label: gpt | sfdisk -q $PLATTER_IMAGE' \\\n" +
       "    --run 'sgdisk -n 1:0:0 $PLATTER_IMAGE && echo ACK done' \\\n" +
-      "    --check 'sfdisk --dump $PLATTER_IMAGE | grep -q gpt || { echo no table; exit 1; }'",
+      "    --check 'sfdisk --dump $PLATTER_IMAGE | grep -q gpt ||\n" +
+      "      { echo no table; exit 1; }'",
       "Is there always a partition table?",
     ],
     [
@@ -204,8 +206,8 @@ export const crash: Verb = {
       "A program on ext4; the page tells what was lost",
     ],
     [
-      "sudo platter crash --in host --fs ext4 --recording run.rec --check ./check.sh \\\n" +
-      "    --only TOKEN",
+      "sudo platter crash --in host --fs ext4 --recording run.rec \\\n" +
+      "    --check ./check.sh --only TOKEN",
       "The state of a failure again",
     ],
   ],

@@ -12,7 +12,13 @@ import { formatCount } from "../units.ts";
 import { interruptible } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { formatJson } from "./json.ts";
-import { ExitCode, listOf, type Verb, type VerbArguments } from "./verb.ts";
+import {
+  ExitCode,
+  linesOf as wordLines,
+  listOf,
+  type Verb,
+  type VerbArguments,
+} from "./verb.ts";
 
 /** The verb. */
 export const doctor: Verb = {
@@ -75,11 +81,11 @@ const VERDICT_COLUMNS = "limited  ".length;
 /** Columns of the names of findings and of tools. */
 const NAME_COLUMNS = "qemu-storage-daemon".length;
 
-/** Columns of what a reason or a remedy says in one line: 80 with the names. */
-const TEXT = /\S.{0,47}(?=\s|$)|\S+/g;
+/** Columns of a line. */
+const COLUMNS = 80;
 
-/** Columns of what stands by itself. */
-const LINE = /\S.{0,79}(?=\s|$)|\S+/g;
+/** Columns of what a reason or a remedy says in one line, beside the names. */
+const TEXT_COLUMNS = COLUMNS - "  ".length * 2 - NAME_COLUMNS - VERDICT_COLUMNS;
 
 function describe(found: Diagnosis): string {
   const { runtime, disk, findings, tools } = found;
@@ -98,7 +104,7 @@ function describe(found: Diagnosis): string {
       }`,
   ];
   return [
-    ...head.flatMap((line) => line === "" ? [""] : line.match(LINE)!),
+    ...head.flatMap((line) => wordLines(line, COLUMNS)),
     listOf(
       (Object.keys(TITLES) as Subject[]).flatMap((subject) => {
         const finding = findings[subject];
@@ -134,18 +140,19 @@ function permissionsLine({ permissions }: Diagnosis): string {
 function linesOf(name: string, finding: Finding): [string, string][] {
   const { verdict, answer, basis, reason, remedy } = finding;
   const detail = " ".repeat(VERDICT_COLUMNS);
-  const below = (text: string) =>
-    (printable(text).match(TEXT) ?? []).map((line): [string, string] => [
-      "",
-      `${detail}${line}`,
-    ]);
-  const shown = basis === null ? answer : `${answer} (${basis})`;
-  const [first = "", ...rest] = printable(shown).match(TEXT) ?? [];
+  const linesFor = (text: string) => wordLines(printable(text), TEXT_COLUMNS);
+  const below = (text: string | null) =>
+    text === null ? [] : linesFor(text).map((line) => `${detail}${line}`);
+  const [first, ...rest] = linesFor(
+    basis === null ? answer : `${answer} (${basis})`,
+  );
   return [
     [name, `${verdict.padEnd(VERDICT_COLUMNS)}${first}`],
-    ...rest.map((line): [string, string] => ["", `${detail}${line}`]),
-    ...below(reason ?? ""),
-    ...below(remedy === null ? "" : `Mend it: ${remedy}`),
+    ...[
+      ...rest.map((line) => `${detail}${line}`),
+      ...below(reason),
+      ...below(remedy && `Mend it: ${remedy}`),
+    ].map((line): [string, string] => ["", line]),
   ];
 }
 

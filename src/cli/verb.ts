@@ -317,7 +317,7 @@ export function helpOf(verb: Verb): string {
     `${verb.summary}\n`,
     `Usage: ${usageOf(verb)} [OPTION…]\n`,
     `${verb.description}\n`,
-    `Options:\n${listOf(options)}`,
+    `Options:\n${listOf(options, HELP_COLUMNS)}`,
     `Examples:\n${
       verb.examples
         .map(([line, purpose]) => `  # ${purpose}\n  ${line}\n`)
@@ -327,18 +327,46 @@ export function helpOf(verb: Verb): string {
   ].join("\n");
 }
 
+/** Columns of a line of help: a terminal that is 80 wide breaks none. */
+const HELP_COLUMNS = 79;
+
 /**
  * Lays out names and what is said of them in two columns.
  *
  * @param rows The rows.
+ * @param columns Where lines are broken, between words; nowhere by default.
  * @returns Some lines, indented.
  */
 export function listOf(
   rows: readonly (readonly [name: string, text: string])[],
+  columns = Infinity,
 ): string {
   const width = Math.max(...rows.map(([name]) => name.length));
-  return rows.map(([name, text]) => `  ${name.padEnd(width)}  ${text}\n`)
-    .join("");
+  return rows.flatMap(([name, text]) =>
+    linesOf(text, columns - width - 4).map((line, i) =>
+      `  ${(i === 0 ? name : "").padEnd(width)}  ${line}\n`
+    )
+  ).join("");
+}
+
+/**
+ * Breaks a text between words.
+ *
+ * @param text The text, in one line.
+ * @param columns Its width; words that are longer stay whole.
+ * @returns Its lines, at least one.
+ */
+export function linesOf(text: string, columns: number): string[] {
+  const lines: string[] = [];
+  let rest = text;
+  while (rest.length > columns) {
+    const within = rest.lastIndexOf(" ", columns);
+    const at = within > 0 ? within : rest.indexOf(" ");
+    if (at < 0) break;
+    lines.push(rest.slice(0, at));
+    rest = rest.slice(at + 1);
+  }
+  return [...lines, rest];
 }
 
 /** An option as it was typed. */
