@@ -7,6 +7,7 @@
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import { DiskError } from "../../src/errors.ts";
 import { NbdServer, type NbdTlsOptions } from "../../src/nbd/mod.ts";
 import {
   Command,
@@ -510,6 +511,40 @@ Deno.test({
     ]);
     assertEquals([code, out], [2, ""]);
     assert(err.includes("must be the one of the (first) certificate"), err);
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk tells of a TLS server that is gone without a link",
+  ...needs("openssl"),
+  async fn() {
+    await using served = await serveSecurely();
+    const { dir, port, server } = served;
+    await using disk = await VirtualDisk.open(
+      `nbds://localhost:${port}/?tls-certificates=${dir.path}`,
+    );
+    await server.close(0);
+    const error = await assertRejects(() => disk.read(0, 8), DiskError);
+    assert(!error.message.includes("http"), error.message);
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk.open() says that a server may want a client certificate",
+  ...needs("openssl"),
+  async fn() {
+    await using served = await serveSecurely({ mutual: true });
+    const { dir, port } = served;
+    const error = await assertRejects(
+      () =>
+        VirtualDisk.open(
+          `nbds://localhost:${port}/?tls-certificates=${dir.path}`,
+        ),
+      DiskError,
+      "it may want a client certificate, which this client cannot show",
+    );
+    assertEquals(error.kind, "permission");
+    assert(!error.message.includes("http"), error.message);
   },
 });
 
