@@ -253,6 +253,9 @@ export function readArguments(
       throw new UsageError(`Cannot run "${verb.name}" as ${reason}: ${see}`);
     };
     if (option === undefined) {
+      if (NEGATIVE.test(name) && /\bSIZE\b/.test(verb.operands)) {
+        throw negativeError("SIZE", name);
+      }
       const meant = didYouMean(name, options.map(({ name }) => `--${name}`));
       return refuse(`there is no option "${name}"${meant}`);
     }
@@ -261,6 +264,9 @@ export function readArguments(
       refuse(`${name} takes no value: current value is "${value}"`);
     }
     if (value === "") refuse(`--${option.name} needs its ${option.value}`);
+    if (takesNumber(option) && NEGATIVE.test(value!)) {
+      throw negativeError(`--${option.name}`, value!);
+    }
     if (value === "-" && /^(FILE|PATH|DIR)$/.test(option.value ?? "")) {
       throw dashError(verb, `--${option.name}`);
     }
@@ -393,7 +399,11 @@ function takeApart(
   const operands: string[] = [];
   const typed: TypedOption[] = [];
   const rest = [...args];
-  const next = () => isOption(rest[0] ?? "--") ? "" : rest.shift();
+  const next = (option: VerbOption | undefined) => {
+    const [arg = "--"] = rest;
+    const isValue = !isOption(arg) || takesNumber(option) && NEGATIVE.test(arg);
+    return isValue ? rest.shift() : "";
+  };
   for (let arg; (arg = rest.shift()) !== undefined;) {
     if (arg === "--") {
       operands.push(...rest);
@@ -401,13 +411,16 @@ function takeApart(
     }
     if (!isOption(arg)) {
       operands.push(arg);
+    } else if (NEGATIVE.test(arg)) {
+      // No option is a digit; it is told of as it was typed.
+      typed.push({ option: undefined, name: arg, value: undefined });
     } else if (arg.startsWith("--")) {
       const name = arg.replace(/=.*/s, "");
       const option = options.find((it) => name === `--${it.name}`);
       const value = name !== arg
         ? arg.slice(name.length + 1)
         : needsValue(option)
-        ? next()
+        ? next(option)
         : undefined;
       typed.push({ option, name, value });
     } else {
@@ -417,7 +430,7 @@ function takeApart(
         const more = arg.slice(at + 1);
         if (more.startsWith("=") || needsValue(option)) {
           // `-o=FILE`, `-oFILE` and `-o FILE`.
-          const value = more === "" ? next() : more.replace("=", "");
+          const value = more === "" ? next(option) : more.replace("=", "");
           typed.push({ option, name, value });
           break;
         }
@@ -431,6 +444,20 @@ function takeApart(
 /** Whether it begins as an option does; "-" is a stream. */
 function isOption(arg: string): boolean {
   return arg.length > 1 && arg.startsWith("-");
+}
+
+/** A number below zero, which begins as an option does. */
+const NEGATIVE = /^-\.?\d/;
+
+/** Whether its value is a number, of which none is below zero. */
+function takesNumber(option: VerbOption | undefined): boolean {
+  return /^(N|NUMBER|SIZE|TIME|BYTES)$/.test(option?.value ?? "");
+}
+
+function negativeError(what: string, text: string): UsageError {
+  return new UsageError(
+    `Cannot use ${what} as it must not be negative: current value is "${text}"`,
+  );
 }
 
 function needsValue(option: VerbOption | undefined): boolean {
