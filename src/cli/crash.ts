@@ -421,12 +421,21 @@ function testOptions(args: VerbArguments): CrashTestOptions {
     throw new UsageError("Cannot crash as it takes one of IMAGE and --size");
   }
   const blockSize = args.parsed("block-size", parseSize);
+  const fileSystem = args.value("fs");
+  const bytes = args.parsed("size", parseDiskSize);
+  const block = blockSize ?? (fileSystem === undefined ? 512 : 4096);
+  if (bytes !== undefined && bytes % block !== 0) {
+    throw new UsageError(
+      `Cannot use --size as it must be whole blocks of ${block} bytes: current ` +
+        `value is "${size}"`,
+    );
+  }
   return {
     stage: args.choice("in", STAGE_NAMES),
     on: args.choice("on", ["mount", "image", "device", "nbd"]),
     ...{ image, check, recording, run: command },
-    size: args.parsed("size", parseSize),
-    fileSystem: args.value("fs"),
+    size: bytes,
+    fileSystem,
     mountOptions: args.value("mount"),
     prepare: args.value("prepare"),
     record: args.value("record"),
@@ -449,6 +458,14 @@ function testOptions(args: VerbArguments): CrashTestOptions {
     allowNoProof: args.flag("allow-no-proof"),
     replay: replayOf(args),
   };
+}
+
+function parseDiskSize(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes > 0) return bytes;
+  throw new RangeError(
+    `Cannot parse a size as it must be above 0: current value is "${text}"`,
+  );
 }
 
 /** The command line that checks a state again, if there is a recording. */

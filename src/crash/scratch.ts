@@ -6,6 +6,8 @@
  */
 
 import { statfs } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { asDiskError } from "../backends/image_options.ts";
 import { Supervisor } from "../mount/supervisor.ts";
 
 /** A folder that goes away with its content. */
@@ -23,18 +25,20 @@ export interface Scratch extends AsyncDisposable {
  * @param directory Where to make it, if that is said.
  * @param bytes How much will be kept there at most.
  * @returns The folder.
+ * @throws {DiskError} If it cannot be made there.
  */
 export async function makeScratch(
   directory: string | undefined,
   bytes: number,
 ): Promise<Scratch> {
   const dir = directory ?? (await hasRoom(bytes) ? MEMORY : undefined);
-  const path = await Deno.realPath(
-    await Deno.makeTempDir({
-      prefix: "platter-crash-",
-      ...(dir === undefined ? {} : { dir }),
-    }),
-  );
+  const made = await Deno.makeTempDir({
+    prefix: "platter-crash-",
+    ...(dir === undefined ? {} : { dir }),
+  }).catch((error) => {
+    throw asDiskError(error, dir ?? tmpdir(), "make a folder in");
+  });
+  const path = await Deno.realPath(made);
   const images = `${path}/images`;
   await using parts = new AsyncDisposableStack();
   if (Deno.build.os === "linux") {

@@ -12,6 +12,7 @@
 import { onlyOnDeno } from "../deno_only.ts";
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
+import { systemReason } from "../backends/system_error.ts";
 import { DiskError } from "../errors.ts";
 import { NbdServer } from "../nbd/server.ts";
 import { findFuseTool, type FuseToolName } from "./fuse_tool.ts";
@@ -233,7 +234,7 @@ async function permitted<T>(
       : "io";
     const reason = kind === "exists"
       ? "there is something of that name"
-      : (error as Error).message;
+      : systemReason(error) ?? (error as Error).message;
     const place = path === null ? "" : ` at "${path}"`;
     throw new DiskError(kind, `Cannot mount a disk${place} as ${reason}`, {
       ...{ operation: "mount", path: path ?? undefined, cause: error },

@@ -15,7 +15,7 @@ import { clearImmediate, setImmediate } from "node:timers";
 import { crc32 } from "node:zlib";
 import { isNotCapable } from "../platform/permissions.ts";
 import { inspected } from "../platform/inspect.ts";
-import { systemCode } from "../backends/system_error.ts";
+import { systemCode, systemReason } from "../backends/system_error.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { RequestType } from "../request.ts";
 import type { RecordedRequest } from "./block_version.ts";
@@ -393,9 +393,7 @@ export function fileError(
     `Cannot ${what} the recording "${path}" as ${
       code === "EEXIST"
         ? "there is something of that name, which is not overwritten"
-        : code === "ENOENT"
-        ? "there is no such file or directory"
-        : `that fails: ${text}`
+        : systemReason(cause) ?? `that fails: ${text}`
     }`,
     { operation: what, path, code, errno, cause },
   );
