@@ -16,12 +16,13 @@
  *
  * The test file is made in FOLDER (by default the current one), so that any
  * file system can be tested, and removed again. Exits with 0 if every step did
- * what it must, with 1 if one did not.
+ * what it must, with 1 if one did not, with 2 if there can be no file.
  *
  * @module
  */
 
 import {
+  DiskError,
   type DiskInfo,
   readRequest,
   Status,
@@ -32,6 +33,12 @@ import { errnoName } from "../ffi/abi.ts";
 import { FfiError } from "../ffi/ffi_error.ts";
 import { type Libc, openLibc } from "../ffi/libc.ts";
 import { addressOf, alignedMemory, IoVector } from "../ffi/memory.ts";
+
+const USAGE =
+  `Usage: deno run --allow-read --allow-write --allow-ffi examples/direct_io_alignment.ts [FOLDER]
+
+What the kernel and each backend say to memory and lengths that are not aligned,
+tried on a file that is made in FOLDER (default: here) and removed again.`;
 
 const SECTOR_BYTES = 512;
 const IMAGE_BYTES = 65_536;
@@ -237,11 +244,23 @@ function heading(title: string, { direct, fileSystem }: DiskInfo): void {
   if (direct.reason !== null) console.log(`      ${direct.reason}`);
 }
 
-async function main(): Promise<number> {
-  const folder = await Deno.makeTempDir({
-    dir: Deno.args[0] ?? ".",
-    prefix: "platter_alignment_",
-  });
+async function main(args: readonly string[]): Promise<number> {
+  const [dir = "."] = args;
+  if (args.length > 1 || dir.startsWith("-")) {
+    const isHelp = dir === "--help" || dir === "-h";
+    (isHelp ? console.log : console.error)(USAGE);
+    return isHelp ? 0 : 2;
+  }
+  let folder: string;
+  try {
+    folder = await Deno.makeTempDir({ dir, prefix: "platter_alignment_" });
+  } catch (error) {
+    const reason = error instanceof Deno.errors.NotFound
+      ? "there is no such folder"
+      : (error as Error).message;
+    console.error(`Cannot make a file in "${dir}" as ${reason}`);
+    return 2;
+  }
   const path = `${folder}/alignment.img`;
   try {
     // Written and synced, as holes take requests of any alignment.
@@ -274,6 +293,10 @@ async function main(): Promise<number> {
       heading("VirtualDisk, memory backend", disk.info);
       await askTheDisk(disk);
     }
+  } catch (error) {
+    if (!(error instanceof DiskError)) throw error;
+    console.error(error.message);
+    return 2;
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -285,4 +308,4 @@ async function main(): Promise<number> {
   return failures === 0 ? 0 : 1;
 }
 
-Deno.exitCode = await main();
+Deno.exitCode = await main(Deno.args);

@@ -12,7 +12,13 @@
  * @module
  */
 
-import { VirtualDisk } from "../mod.ts";
+import { DiskError, VirtualDisk } from "../mod.ts";
+
+const USAGE =
+  `Usage: deno run --allow-read --allow-write --allow-ffi examples/workers.ts [IMAGE]
+
+What several Workers make of one image, which is only read, by random reads.
+Without IMAGE, of one in the page cache.`;
 
 const SECONDS = 1.5;
 const DEPTH = 32;
@@ -62,7 +68,24 @@ async function measure(workers: number, task: Task): Promise<number> {
   return counts.reduce((sum, count) => sum + count) / task.seconds;
 }
 
-async function main(image: string | undefined): Promise<void> {
+async function main(args: readonly string[]): Promise<number> {
+  const [image] = args;
+  if (args.length > 1 || image?.startsWith("-")) {
+    const isHelp = image === "--help" || image === "-h";
+    (isHelp ? console.log : console.error)(USAGE);
+    return isHelp ? 0 : 2;
+  }
+  try {
+    await compare(image);
+    return 0;
+  } catch (error) {
+    if (!(error instanceof DiskError)) throw error;
+    console.error(error.message);
+    return 1;
+  }
+}
+
+async function compare(image: string | undefined): Promise<void> {
   const folder = image === undefined ? await Deno.makeTempDir() : undefined;
   const path = image ?? `${folder}/disk.img`;
   const direct = image === undefined ? "never" : "prefer";
@@ -105,5 +128,5 @@ if ("WorkerGlobalScope" in globalThis) {
     );
   });
 } else {
-  await main(Deno.args[0]);
+  Deno.exitCode = await main(Deno.args);
 }

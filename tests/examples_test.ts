@@ -5,7 +5,12 @@
  * @module
  */
 
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import { hasTmpfs, tempDir, tmpfsDir } from "./helpers.ts";
 
 const ROOT = new URL("../", import.meta.url);
@@ -139,6 +144,25 @@ Deno.test("demo refuses what it does not understand", async () => {
   assertStringIncludes(missing.stderr, 'Cannot open "missing.img"');
   assertEquals(names(dir.path), []);
 });
+
+for (const name of ["workers", "direct_io_alignment"]) {
+  Deno.test(`${name} shows its usage, and says in one line what is missing`, async () => {
+    await using dir = await tempDir();
+    const help = await run(dir.path, name, PERMISSIONS, "--help");
+    assertEquals([help.code, help.stderr], [0, ""]);
+    assertStringIncludes(help.stdout, `examples/${name}.ts [`);
+    const wrong = await run(dir.path, name, PERMISSIONS, "--wrong");
+    assertEquals([wrong.code, wrong.stdout], [2, ""]);
+    assertStringIncludes(wrong.stderr, "Usage: ");
+    const missing = await run(dir.path, name, PERMISSIONS, "missing");
+    assertEquals(missing.stdout, "");
+    assertMatch(
+      missing.stderr,
+      /^Cannot .*"missing" as there is no such .*\n$/,
+    );
+    assertEquals(names(dir.path), []);
+  });
+}
 
 Deno.test("direct_io_alignment finds every step right", async () => {
   await using dir = await tempDir();

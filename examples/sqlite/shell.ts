@@ -27,8 +27,8 @@ async function exists(path: string): Promise<boolean> {
     await Deno.stat(path);
     return true;
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
+    // Why it cannot be looked at, opening it says.
+    return !(error instanceof Deno.errors.NotFound);
   }
 }
 
@@ -50,10 +50,13 @@ async function main([path, sql]: string[]): Promise<number> {
     PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY`);
   for (const row of await database.run(sql)) console.log(row.join("|"));
   const { direct, engine: kernel, durability } = disk.info;
+  const { flushes } = disk.counters;
   console.error(
     `SQLite ${engine.version}, ${kernel.name}, ` +
       `direct I/O: ${direct.active ? direct.method : direct.reason}, ` +
-      `a flush reaches: ${durability.flush}, ${disk.counters.flushes} flushes`,
+      `a flush reaches: ${durability.flush}, ${flushes} ${
+        flushes === 1 ? "flush" : "flushes"
+      }`,
   );
   return 0;
 }

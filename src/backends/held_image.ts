@@ -31,11 +31,13 @@ import {
   asDiskError,
   type ImageOptions,
   openFailure,
+  openingOf,
 } from "./image_options.ts";
 import { notToBeMade } from "./medium.ts";
 import { refuseAmongDevices } from "./new_name.ts";
 import { systemCode } from "./system_error.ts";
 import { loadLocks, openHeld } from "../platform/held_file.ts";
+import { isGranted } from "../platform/permissions.ts";
 import { os } from "../platform/system.ts";
 
 /** What has been opened. */
@@ -92,7 +94,7 @@ export async function holdImage<T extends OpenedImage>(
       return await tryToHold(path, options, open, lock);
     } catch (error) {
       if (!(error instanceof ReplacedError)) {
-        throw openFailure(error, path, options.signal);
+        throw openFailure(error, path, options);
       }
       if (tries < MOST_TRIES) continue;
       throw new DiskError(
@@ -201,7 +203,9 @@ function make(path: string, overwrite: boolean): number | null {
   try {
     return fs.openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o644);
   } catch (error) {
-    const failure = whyNotOpened(error, path, { readOnly: false });
+    const failure = whyNotOpened(error, path, {
+      ...{ create: { sizeBytes: 0, overwrite }, readOnly: false },
+    });
     if (failure.kind !== "exists") throw failure;
     const target = lostTarget(path);
     if (target !== null) {
@@ -330,9 +334,10 @@ function takeBack(path: string, fd: number, locked: boolean): void {
 function whyNotOpened(
   error: unknown,
   path: string,
-  options: { readonly readOnly: boolean },
+  options: Pick<ImageOptions, "create" | "readOnly">,
 ): DiskError {
-  const failure = asDiskError(error, path);
+  const operation = openingOf(options);
+  const failure = asDiskError(error, path, operation);
   // How Windows says that others have it open, and do not share it.
   if (failure.code === "EBUSY" && os === "windows") {
     return lockedError(path, options.readOnly ? "reading" : "writing", {
@@ -348,13 +353,17 @@ function whyNotOpened(
     ? "it is on a read-only file system"
     : code === "EPERM" && os === "linux" && !isDevice(path)
     ? "the file or its directory is immutable or append-only (see lsattr)"
+    : code === "EACCES" && operation === "open" && isReadable(path)
+    ? "the operating system does not permit it"
     : null;
   if (reason === null) return failure;
   return new DiskError(
-    "read-only",
-    `Cannot open "${path}" for writing as ${reason}: open with readOnly: true to read it`,
+    code === "EACCES" ? failure.kind : "read-only",
+    operation === "create"
+      ? `Cannot create "${path}" as ${reason}`
+      : `Cannot open "${path}" for writing as ${reason}: open with readOnly: true to read it`,
     {
-      operation: "open",
+      operation,
       path,
       code: code!,
       cause: error,
@@ -372,6 +381,17 @@ function refuseReadOnly(path: string, fd: number): void {
     `Cannot open "${path}" for writing as the device is read-only: open with readOnly: true to read it`,
     { operation: "open", path },
   );
+}
+
+/** Whether a file may be read. To ask takes a permission, which nobody is asked for. */
+function isReadable(path: string): boolean {
+  if (!isGranted({ name: "sys", kind: "uid" })) return false;
+  try {
+    fs.accessSync(path, fs.constants.R_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function isDevice(path: string): boolean {

@@ -9,7 +9,7 @@ import { errnoText } from "../errno.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { checkBlockSize } from "../geometry.ts";
 import { encodeId } from "../virtio.ts";
-import { systemCode } from "./system_error.ts";
+import { systemCode, systemReason } from "./system_error.ts";
 import { isNotCapable } from "../platform/permissions.ts";
 
 /** How to open an image. */
@@ -82,9 +82,12 @@ export function asDiskError(
   const found = systemCode(error);
   if (found !== null) {
     const { code, errno } = found;
-    const reason = code === "ENOENT" && operation === "open"
-      ? ` as ${whyMissing(path)}`
-      : `: ${(error as Error).message}`;
+    const why = code === "ENOENT" && operation === "open"
+      ? whyMissing(path)
+      : systemReason(error);
+    const reason = why === null
+      ? `: ${(error as Error).message}`
+      : ` as ${why}`;
     return new DiskError(
       kindOfCode(code),
       `Cannot ${operation} "${path}"${reason}`,
@@ -105,17 +108,30 @@ export function asDiskError(
  *
  * @param error What was thrown.
  * @param path The image's path.
- * @param signal What may have given it up.
+ * @param options How it was wanted, and what may have given it up.
  * @returns The signal's reason, if that was it; else as {@linkcode asDiskError}.
  */
 export function openFailure(
   error: unknown,
   path: string,
-  signal: AbortSignal | undefined,
+  options: Pick<ImageOptions, "create" | "signal">,
 ): unknown {
+  const { signal } = options;
   return signal?.aborted && error === signal.reason
     ? error
-    : asDiskError(error, path);
+    : asDiskError(error, path, openingOf(options));
+}
+
+/**
+ * What opening an image is called in errors.
+ *
+ * @param options How it was wanted.
+ * @returns `"create"` if it was to be made, and else `"open"`.
+ */
+export function openingOf(
+  { create }: Pick<ImageOptions, "create">,
+): "create" | "open" {
+  return create === undefined ? "open" : "create";
 }
 
 /**

@@ -29,10 +29,10 @@ export function mediumOf(path: string, creates: boolean): Medium {
   try {
     stat = fs.statSync(path, { throwIfNoEntry: false });
   } catch (error) {
-    throw asDiskError(error, path);
+    throw asDiskError(error, path, creates ? "create" : "open");
   }
   const medium = stat === undefined ? "file" : mediumOfStat(stat);
-  if (medium === null) throw noDisk(path);
+  if (medium === null) throw creates ? notToBeMade(path) : noDisk(path);
   if (creates && medium !== "file") throw notToBeMade(path);
   return medium;
 }
@@ -66,15 +66,19 @@ export function noDisk(path: string): DiskError {
 }
 
 /**
- * The error for making an image where a device is.
+ * The error for making an image where something is that is no file.
  *
  * @param path Its path.
  * @returns The error.
  */
 export function notToBeMade(path: string): DiskError {
+  const stat = fs.statSync(path, { throwIfNoEntry: false });
+  const isDevice = stat === undefined || mediumOfStat(stat) !== null;
   return new DiskError(
     "exists",
-    `Cannot create "${path}" as it is a device, which has its size and its content already: open it instead, and write zeroes where it must be empty`,
+    isDevice
+      ? `Cannot create "${path}" as it is a device, which has its size and its content already: open it instead, and write zeroes where it must be empty`
+      : `Cannot create "${path}" as there is something of that name which is no file`,
     { operation: "create", path },
   );
 }

@@ -8,6 +8,7 @@
 
 import { canonicalCode, codeOfErrno, errnoOf } from "../errno.ts";
 import { expectFileSizeSignal } from "./file_size_signal.ts";
+import { isNotCapable } from "../platform/permissions.ts";
 import { os } from "../platform/system.ts";
 
 /** An error number and its name. */
@@ -28,6 +29,26 @@ export function systemCode(error: unknown): SystemCode | null {
   const found = find(error);
   if (found?.code === "EFBIG") expectFileSizeSignal();
   return found;
+}
+
+/** Why a file cannot be used, in the words of every message. */
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: "there is no such file or directory",
+  EACCES: "the operating system does not permit it",
+  EPERM: "the operating system does not permit it",
+  EISDIR: "it is a directory",
+  ENOTDIR: "a part of its path is no directory",
+};
+
+/**
+ * Says why a file cannot be used: what comes after "Cannot open it as".
+ *
+ * @param error What was thrown.
+ * @returns Why; `null` if the error's own message is all there is.
+ */
+export function systemReason(error: unknown): string | null {
+  if (isNotCapable(error)) return null;
+  return REASONS[systemCode(error)?.code ?? ""] ?? null;
 }
 
 function find(error: unknown): SystemCode | null {

@@ -21,6 +21,7 @@ import { SECTOR_BYTES } from "../geometry.ts";
 import { type Bmap, parseBmap } from "../image/mod.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { isRbdUri } from "../protocol/rbd/uri.ts";
+import { statFile } from "../platform/files.ts";
 import { formatCount, formatSize, parseSize } from "../units.ts";
 import { copyOut } from "./copy_out.ts";
 import { copyOutcome } from "./copy_report.ts";
@@ -208,6 +209,7 @@ const OF_TARGETS = [
 
 async function run(args: VerbArguments, io: CliIo): Promise<number> {
   checkOptions(args, io);
+  await refusePipes(args);
   const numbers = numbersOf(args);
   const progress = new Progress(io, args.flag("quiet"));
   let outcome: Outcome | null;
@@ -311,6 +313,20 @@ function checkOptions(args: VerbArguments, io: CliIo): void {
   if (io.stdout.isTerminal && !args.flag("force")) {
     throw new UsageError(
       "Cannot write raw bytes to a terminal: redirect them, or --force",
+    );
+  }
+}
+
+/** Pipes have names and are no disks, which no name can make them. */
+async function refusePipes(args: VerbArguments): Promise<void> {
+  for (const [index, what] of ["SOURCE", "TARGET"].entries()) {
+    const path = args.operand(index);
+    // What is not there, or no file's name, is another's to say.
+    const stat = path === "-" ? null : await statFile(path).catch(() => null);
+    if (stat?.isFifo !== true) continue;
+    throw new UsageError(
+      `Cannot copy as ${what} must be a disk, or "-" for a pipe: current value ` +
+        `is "${path}", a pipe (use - ${index === 0 ? "<" : ">"} "${path}")`,
     );
   }
 }

@@ -195,14 +195,16 @@ export const crash: Verb = {
       value: "FILE",
       summary: "Write a JUnit file, or over such a file",
     },
-    { name: "json", summary: "Print all that was found as JSON" },
     { ...QUIET_OPTION, summary: "Say what was found, and show no progress" },
+    { name: "json", summary: "Print all that was found as JSON" },
   ],
   examples: [
     [
-      "platter crash --size 64MiB --prepare 'echo label: gpt | sfdisk -q $PLATTER_IMAGE' \\\n" +
+      "platter crash --size 64MiB \\\n" +
+      "    --prepare 'echo label: gpt | sfdisk -q $PLATTER_IMAGE' \\\n" +
       "    --run 'sgdisk -n 1:0:0 $PLATTER_IMAGE && echo ACK done' \\\n" +
-      "    --check 'sfdisk --dump $PLATTER_IMAGE | grep -q gpt || { echo no table; exit 1; }'",
+      "    --check 'sfdisk --dump $PLATTER_IMAGE | grep -q gpt ||\n" +
+      "      { echo no table; exit 1; }'",
       "Is there always a partition table?",
     ],
     [
@@ -211,8 +213,8 @@ export const crash: Verb = {
       "A program on ext4; the page tells what was lost",
     ],
     [
-      "sudo platter crash --in host --fs ext4 --recording run.rec --check ./check.sh \\\n" +
-      "    --only TOKEN",
+      "sudo platter crash --in host --fs ext4 --recording run.rec \\\n" +
+      "    --check ./check.sh --only TOKEN",
       "The state of a failure again",
     ],
   ],
@@ -432,12 +434,21 @@ function testOptions(args: VerbArguments): CrashTestOptions {
     throw new UsageError("Cannot crash as it takes one of IMAGE and --size");
   }
   const blockSize = args.parsed("block-size", parseSize);
+  const fileSystem = args.value("fs");
+  const bytes = args.parsed("size", parseDiskSize);
+  const block = blockSize ?? (fileSystem === undefined ? 512 : 4096);
+  if (bytes !== undefined && bytes % block !== 0) {
+    throw new UsageError(
+      `Cannot use --size as it must be whole blocks of ${block} bytes: current ` +
+        `value is "${size}"`,
+    );
+  }
   return {
     stage: args.choice("in", STAGE_NAMES),
     on: args.choice("on", ["mount", "image", "device", "nbd"]),
     ...{ image, check, recording, run: command },
-    size: args.parsed("size", parseSize),
-    fileSystem: args.value("fs"),
+    size: bytes,
+    fileSystem,
     mountOptions: args.value("mount"),
     prepare: args.value("prepare"),
     record: args.value("record"),
@@ -460,6 +471,14 @@ function testOptions(args: VerbArguments): CrashTestOptions {
     allowNoProof: args.flag("allow-no-proof"),
     replay: replayOf(args),
   };
+}
+
+function parseDiskSize(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes > 0) return bytes;
+  throw new RangeError(
+    `Cannot parse a size as it must be above 0: current value is "${text}"`,
+  );
 }
 
 /** The command line that checks a state again, if there is a recording. */

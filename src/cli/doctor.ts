@@ -12,7 +12,13 @@ import { formatCount } from "../units.ts";
 import { interruptible } from "./images.ts";
 import { type CliIo, print } from "./io.ts";
 import { formatJson } from "./json.ts";
-import { ExitCode, listOf, type Verb, type VerbArguments } from "./verb.ts";
+import {
+  ExitCode,
+  linesOf as wordLines,
+  listOf,
+  type Verb,
+  type VerbArguments,
+} from "./verb.ts";
 
 /** The verb. */
 export const doctor: Verb = {
@@ -75,14 +81,17 @@ const VERDICT_COLUMNS = "limited  ".length;
 /** Columns of the names of findings and of tools. */
 const NAME_COLUMNS = "qemu-storage-daemon".length;
 
-/** Columns of what a reason or a remedy says in one line. */
-const TEXT = /\S.{0,54}(?=\s|$)|\S+/g;
+/** Columns of a line. */
+const COLUMNS = 80;
+
+/** Columns of what a reason or a remedy says in one line, beside the names. */
+const TEXT_COLUMNS = COLUMNS - "  ".length * 2 - NAME_COLUMNS - VERDICT_COLUMNS;
 
 function describe(found: Diagnosis): string {
   const { runtime, disk, findings, tools } = found;
   const { name, version, os, arch, kernel, processors } = runtime;
   const where = printable(found.path);
-  return [
+  const head = [
     `Platter ${found.platter} on ${name} ${version}, ${os} ${arch}, ` +
     `${kernel === null ? "" : `kernel ${kernel}, `}` +
     formatCount(processors, "processor"),
@@ -93,6 +102,9 @@ function describe(found: Diagnosis): string {
       : `${where}: ${found.of}${
         disk.fileSystem === null ? "" : ` on ${disk.fileSystem}`
       }`,
+  ];
+  return [
+    ...head.flatMap((line) => wordLines(line, COLUMNS)),
     listOf(
       (Object.keys(TITLES) as Subject[]).flatMap((subject) => {
         const finding = findings[subject];
@@ -128,18 +140,19 @@ function permissionsLine({ permissions }: Diagnosis): string {
 function linesOf(name: string, finding: Finding): [string, string][] {
   const { verdict, answer, basis, reason, remedy } = finding;
   const detail = " ".repeat(VERDICT_COLUMNS);
-  const below = (text: string) =>
-    (printable(text).match(TEXT) ?? []).map((line): [string, string] => [
-      "",
-      `${detail}${line}`,
-    ]);
-  const shown = basis === null ? answer : `${answer} (${basis})`;
-  const [first = "", ...rest] = printable(shown).match(TEXT) ?? [];
+  const linesFor = (text: string) => wordLines(printable(text), TEXT_COLUMNS);
+  const below = (text: string | null) =>
+    text === null ? [] : linesFor(text).map((line) => `${detail}${line}`);
+  const [first, ...rest] = linesFor(
+    basis === null ? answer : `${answer} (${basis})`,
+  );
   return [
     [name, `${verdict.padEnd(VERDICT_COLUMNS)}${first}`],
-    ...rest.map((line): [string, string] => ["", `${detail}${line}`]),
-    ...below(reason ?? ""),
-    ...below(remedy === null ? "" : `Mend it: ${remedy}`),
+    ...[
+      ...rest.map((line) => `${detail}${line}`),
+      ...below(reason),
+      ...below(remedy && `Mend it: ${remedy}`),
+    ].map((line): [string, string] => ["", line]),
   ];
 }
 
@@ -148,15 +161,11 @@ function toolLines(tools: readonly Tool[] | null): string {
     return "Programs: not looked for\n  Mend it: --allow-env=PATH --allow-read\n";
   }
   return `Programs\n${
-    listOf(tools.flatMap(({ name, path, purpose, remedy }) => [
-      [
-        name.padEnd(NAME_COLUMNS),
-        `${(path === null ? "missing" : "good").padEnd(VERDICT_COLUMNS)}` +
-        purpose,
-      ] as const,
-      ...(remedy === null ? [] : [
-        ["", `${" ".repeat(VERDICT_COLUMNS)}Mend it: ${remedy}`] as const,
-      ]),
-    ]))
+    listOf(tools.flatMap(({ name, verdict, purpose, reason, remedy }) =>
+      linesOf(name.padEnd(NAME_COLUMNS), {
+        ...{ verdict, answer: purpose, basis: null },
+        ...{ reason, remedy },
+      })
+    ))
   }`;
 }

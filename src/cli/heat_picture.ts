@@ -1,6 +1,6 @@
 /**
  * Draws a heat map as SVG: time from left to right, the disk from top to bottom,
- * reads and writes in two colours, darker where more was moved; above it how much
+ * reads and writes in two colours, fuller where more was moved; above it how much
  * at each moment, beside it how much at each place. Where wide parts of the disk
  * were left alone they are cut out, and the cut is marked.
  *
@@ -113,7 +113,7 @@ export function drawHeat(heat: HeatMap): string {
 <rect class="paper" width="${WIDTH}" height="${HEIGHT}"/>
 <text class="title" x="24" y="36">${title}</text>
 <text class="note" x="24" y="58">${facts}</text>
-${legend(heat)}
+${legend(heat, grid)}
 ${strip(heat, grid, times)}
 ${lanes.map((lane, i) => place(lane, lanes[i + 1]))}
 ${HEAT_KINDS.map((kind) => cells(grid, kind, lanes, times))}
@@ -392,11 +392,20 @@ function timeName(us: number, step: number): string {
     : `${Number(us.toFixed(0))} µs`;
 }
 
-function legend(heat: HeatMap): Markup {
+function legend(heat: HeatMap, grid: Grid): Markup {
   const words: [string, Markup][] = [
     ["read", swatch("read")],
     ["written", swatch("write")],
   ];
+  if (isBoth(grid)) {
+    // On the map's ground, and mixed as there.
+    words.push([
+      "both",
+      markup`<g style="isolation:isolate">${swatch("field")}${
+        MOVED.map((kind) => swatch(`map ${kind}`))
+      }</g>`,
+    ]);
+  }
   if (heat.sums.clear.requests > 0) {
     words.push(["zeroed or discarded", swatch("clear")]);
   }
@@ -419,8 +428,17 @@ function legend(heat: HeatMap): Markup {
   }</g>`;
 }
 
-function swatch(kind: HeatKind): Markup {
-  return markup`<rect class="${kind}" width="14" height="9" y="-9" rx="2"/>`;
+/** Whether something was read and written at the same place and moment. */
+function isBoth({ read, write }: Grid): boolean {
+  return [...read].some(([row, values]) => {
+    const written = write.get(row);
+    return written !== undefined &&
+      values.some((bytes, i) => bytes > 0 && written[i]! > 0);
+  });
+}
+
+function swatch(className: string): Markup {
+  return markup`<rect class="${className}" width="14" height="9" y="-9" rx="2"/>`;
 }
 
 /** A size; what a trace claims may be none that a disk has. */

@@ -8,7 +8,7 @@
 import type { Extent } from "../backend.ts";
 import { refuseAmongDevices } from "../backends/new_name.ts";
 import { type FileIdentity, identityOf } from "../backends/same_file.ts";
-import { systemCode } from "../backends/system_error.ts";
+import { systemCode, systemReason } from "../backends/system_error.ts";
 import { CONTAINER_FORMATS } from "../content_format.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
@@ -16,6 +16,7 @@ import type { BackendInfo } from "../info.ts";
 import type { OpenOptions } from "../disk/open.ts";
 import { DiskError } from "../errors.ts";
 import { followLinks, statFile } from "../platform/files.ts";
+import { isNotCapable } from "../platform/permissions.ts";
 import { parseSectors, parseSize } from "../units.ts";
 import { type CliIo, printError } from "./io.ts";
 import { UsageError, type VerbArguments, type VerbOption } from "./verb.ts";
@@ -199,16 +200,15 @@ export function fileError(
   if (error instanceof DiskError) {
     return new CliError(error.message, { cause: error });
   }
-  const { code } = Object(error) as { code?: unknown };
-  const reason = code === "ENOENT"
-    ? "there is no such file or directory"
-    : code === "EEXIST"
+  if (isNotCapable(error)) {
+    return new CliError(`Cannot ${operation} "${path}": ${error.message}`, {
+      cause: error,
+    });
+  }
+  const reason = systemCode(error)?.code === "EEXIST"
     ? "it exists"
-    : (code === "EACCES" || code === "EPERM")
-    ? "the operating system does not permit it"
-    : error instanceof Error
-    ? error.message
-    : String(error);
+    : systemReason(error) ??
+      (error instanceof Error ? error.message : String(error));
   return new CliError(`Cannot ${operation} "${path}" as ${reason}`, {
     cause: error,
   });

@@ -24,6 +24,7 @@ import { PARTITION_OPTION, partitionOf } from "./partition_option.ts";
 import {
   ExitCode,
   listOf,
+  parseCount,
   type Verb,
   type VerbArguments,
   type VerbOption,
@@ -81,9 +82,15 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
   await warn(io, path, image.info);
   const disk = await partitionOf(image, args);
   const table = await readPartitions(disk);
+  const partition = args.parsed(PARTITION_OPTION.name, parseCount);
+  const { start } = disk;
+  const title = partition === undefined
+    ? path
+    : `${path}, partition ${partition}, from sector ${formatCount(start)}`;
+  const part = partition === undefined ? {} : { partition, start };
   const text = args.flag("json")
-    ? `${formatJson({ ...disk.info, partitionTable: table })}\n`
-    : describe(path, disk.info, info.options) + describeTable(table);
+    ? `${formatJson({ ...disk.info, ...part, partitionTable: table })}\n`
+    : describe(title, disk.info, info.options) + describeTable(table);
   await print(io.stdout, text);
   return ExitCode.Ok;
 }
@@ -91,13 +98,13 @@ async function run(args: VerbArguments, io: CliIo): Promise<number> {
 /**
  * Describes a disk in words.
  *
- * @param path What the person calls it.
+ * @param title What the person calls it.
  * @param info The facts.
  * @param options The options that the person has, for the reasons.
  * @returns Some lines.
  */
 export function describe(
-  path: string,
+  title: string,
   info: DiskInfo,
   options: readonly VerbOption[] = [],
 ): string {
@@ -148,7 +155,7 @@ export function describe(
     ["discard", abilities.discard],
     ["secure erase", abilities.secureErase],
   ];
-  return `${path}\n${
+  return `${title}\n${
     listOf(rows.flatMap(([name, text, reason]) => [
       [name, text] as const,
       ...linesOf(inOptionsOf(reason ?? "", options)).map((line) =>

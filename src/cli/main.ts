@@ -18,6 +18,7 @@
 
 import process from "node:process";
 import type { FileIdentity } from "../backends/same_file.ts";
+import { isNotCapable } from "../platform/permissions.ts";
 import { programArguments } from "../platform/terminal.ts";
 import config from "../../deno.json" with { type: "json" };
 import { Interrupted } from "./images.ts";
@@ -101,7 +102,7 @@ export async function main(
   try {
     return await dispatch(args, io);
   } catch (error) {
-    return await report(error, io, []);
+    return await report(error, io, "platter", []);
   }
 }
 
@@ -133,7 +134,7 @@ async function dispatch(args: readonly string[], io: CliIo): Promise<number> {
   try {
     return await verb.run(parsed, io);
   } catch (error) {
-    return await report(error, io, verb.options);
+    return await report(error, io, verb.name, verb.options);
   }
 }
 
@@ -154,13 +155,16 @@ async function verbOf(name: string): Promise<Verb> {
 async function report(
   thrown: unknown,
   io: CliIo,
+  name: string,
   options: readonly VerbOption[],
 ): Promise<number> {
   const [error, ...later] = errorsOf(thrown);
   const unread = error instanceof OutputError && error.unread;
   // As with any program: who looked at the beginning has seen enough.
   if (unread && !error.matters) return ExitCode.BrokenPipe;
-  const texts = new Set([error, ...later].map((it) => textOf(it, io.debug)));
+  const texts = new Set(
+    [error, ...later].map((it) => textOf(it, name, io.debug)),
+  );
   const text = [...texts].join("; and then: ");
   await printError(io, `platter: ${inOptionsOf(text, options)}\n`);
   if (unread) return ExitCode.BrokenPipe;
@@ -178,7 +182,12 @@ function errorsOf(error: unknown): unknown[] {
     : [error];
 }
 
-function textOf(error: unknown, withStack: boolean): string {
+function textOf(error: unknown, name: string, withStack: boolean): string {
+  if (isNotCapable(error) && !withStack) {
+    // Deno's own: "Requires env access to …, run again with the … flag".
+    const reason = error.message.replace(/^Requires/, "it requires");
+    return `Cannot run "${name}" as ${reason}`;
+  }
   return error instanceof Error
     ? (withStack ? error.stack : undefined) ?? error.message
     : String(error);

@@ -22,6 +22,7 @@ const WORDS: readonly (readonly [said: RegExp, name: string, typed: string])[] =
     [/acceptBase: true/, "accept-base", "--accept-base"],
     [/readOnly: true/, "read-only", "--read-only"],
     [/allowNoProof: true/, "allow-no-proof", "--allow-no-proof"],
+    [/\bon(?= must (?:not )?be "(?:device|image|mount|nbd)")/, "on", "--on"],
     [/(?:engine|writeCache): "\w+"/, "", ""],
     [/reset: true/, "", ""],
     [/(?:stallMs|pollMs|queueSize|preallocate): \w+/, "", ""],

@@ -253,6 +253,9 @@ export function readArguments(
       throw new UsageError(`Cannot run "${verb.name}" as ${reason}: ${see}`);
     };
     if (option === undefined) {
+      if (NEGATIVE.test(name) && /\bSIZE\b/.test(verb.operands)) {
+        throw negativeError("SIZE", name);
+      }
       const meant = didYouMean(name, options.map(({ name }) => `--${name}`));
       return refuse(`there is no option "${name}"${meant}`);
     }
@@ -261,6 +264,9 @@ export function readArguments(
       refuse(`${name} takes no value: current value is "${value}"`);
     }
     if (value === "") refuse(`--${option.name} needs its ${option.value}`);
+    if (takesNumber(option) && NEGATIVE.test(value!)) {
+      throw negativeError(`--${option.name}`, value!);
+    }
     if (value === "-" && /^(FILE|PATH|DIR)$/.test(option.value ?? "")) {
       throw dashError(verb, `--${option.name}`);
     }
@@ -317,7 +323,7 @@ export function helpOf(verb: Verb): string {
     `${verb.summary}\n`,
     `Usage: ${usageOf(verb)} [OPTION…]\n`,
     `${verb.description}\n`,
-    `Options:\n${listOf(options)}`,
+    `Options:\n${listOf(options, HELP_COLUMNS)}`,
     `Examples:\n${
       verb.examples
         .map(([line, purpose]) => `  # ${purpose}\n  ${line}\n`)
@@ -327,18 +333,46 @@ export function helpOf(verb: Verb): string {
   ].join("\n");
 }
 
+/** Columns of a line of help: a terminal that is 80 wide breaks none. */
+const HELP_COLUMNS = 79;
+
 /**
  * Lays out names and what is said of them in two columns.
  *
  * @param rows The rows.
+ * @param columns Where lines are broken, between words; nowhere by default.
  * @returns Some lines, indented.
  */
 export function listOf(
   rows: readonly (readonly [name: string, text: string])[],
+  columns = Infinity,
 ): string {
   const width = Math.max(...rows.map(([name]) => name.length));
-  return rows.map(([name, text]) => `  ${name.padEnd(width)}  ${text}\n`)
-    .join("");
+  return rows.flatMap(([name, text]) =>
+    linesOf(text, columns - width - 4).map((line, i) =>
+      `  ${(i === 0 ? name : "").padEnd(width)}  ${line}\n`
+    )
+  ).join("");
+}
+
+/**
+ * Breaks a text between words.
+ *
+ * @param text The text, in one line.
+ * @param columns Its width; words that are longer stay whole.
+ * @returns Its lines, at least one.
+ */
+export function linesOf(text: string, columns: number): string[] {
+  const lines: string[] = [];
+  let rest = text;
+  while (rest.length > columns) {
+    const within = rest.lastIndexOf(" ", columns);
+    const at = within > 0 ? within : rest.indexOf(" ");
+    if (at < 0) break;
+    lines.push(rest.slice(0, at));
+    rest = rest.slice(at + 1);
+  }
+  return [...lines, rest];
 }
 
 /** An option as it was typed. */
@@ -365,7 +399,11 @@ function takeApart(
   const operands: string[] = [];
   const typed: TypedOption[] = [];
   const rest = [...args];
-  const next = () => isOption(rest[0] ?? "--") ? "" : rest.shift();
+  const next = (option: VerbOption | undefined) => {
+    const [arg = "--"] = rest;
+    const isValue = !isOption(arg) || takesNumber(option) && NEGATIVE.test(arg);
+    return isValue ? rest.shift() : "";
+  };
   for (let arg; (arg = rest.shift()) !== undefined;) {
     if (arg === "--") {
       operands.push(...rest);
@@ -373,13 +411,16 @@ function takeApart(
     }
     if (!isOption(arg)) {
       operands.push(arg);
+    } else if (NEGATIVE.test(arg)) {
+      // No option is a digit; it is told of as it was typed.
+      typed.push({ option: undefined, name: arg, value: undefined });
     } else if (arg.startsWith("--")) {
       const name = arg.replace(/=.*/s, "");
       const option = options.find((it) => name === `--${it.name}`);
       const value = name !== arg
         ? arg.slice(name.length + 1)
         : needsValue(option)
-        ? next()
+        ? next(option)
         : undefined;
       typed.push({ option, name, value });
     } else {
@@ -389,7 +430,7 @@ function takeApart(
         const more = arg.slice(at + 1);
         if (more.startsWith("=") || needsValue(option)) {
           // `-o=FILE`, `-oFILE` and `-o FILE`.
-          const value = more === "" ? next() : more.replace("=", "");
+          const value = more === "" ? next(option) : more.replace("=", "");
           typed.push({ option, name, value });
           break;
         }
@@ -403,6 +444,20 @@ function takeApart(
 /** Whether it begins as an option does; "-" is a stream. */
 function isOption(arg: string): boolean {
   return arg.length > 1 && arg.startsWith("-");
+}
+
+/** A number below zero, which begins as an option does. */
+const NEGATIVE = /^-\.?\d/;
+
+/** Whether its value is a number, of which none is below zero. */
+function takesNumber(option: VerbOption | undefined): boolean {
+  return /^(N|NUMBER|SIZE|TIME|BYTES)$/.test(option?.value ?? "");
+}
+
+function negativeError(what: string, text: string): UsageError {
+  return new UsageError(
+    `Cannot use ${what} as it must not be negative: current value is "${text}"`,
+  );
 }
 
 function needsValue(option: VerbOption | undefined): boolean {

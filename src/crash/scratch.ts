@@ -6,6 +6,8 @@
  */
 
 import { statfs } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { asDiskError } from "../backends/image_options.ts";
 import { systemCode } from "../backends/system_error.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { Supervisor } from "../mount/supervisor.ts";
@@ -27,30 +29,20 @@ export interface Scratch extends AsyncDisposable {
  * @param bytes How much will be kept there at most.
  * @returns The folder.
  * @throws {CrashTestError} If there is no room for it.
+ * @throws {DiskError} If it cannot be made there.
  */
 export async function makeScratch(
   directory: string | undefined,
   bytes: number,
 ): Promise<Scratch> {
   const dir = directory ?? (await hasRoom(bytes) ? MEMORY : undefined);
-  try {
-    return await makeIn(dir);
-  } catch (error) {
-    if (!saysFull(error)) throw error;
-    throw noRoom(
-      dir === undefined ? "the folder of temporary files" : `"${dir}"`,
-      String(error),
-    );
-  }
-}
-
-async function makeIn(dir: string | undefined): Promise<Scratch> {
-  const path = await Deno.realPath(
-    await Deno.makeTempDir({
-      prefix: "platter-crash-",
-      ...(dir === undefined ? {} : { dir }),
-    }),
-  );
+  const made = await Deno.makeTempDir({
+    prefix: "platter-crash-",
+    ...(dir === undefined ? {} : { dir }),
+  }).catch((error) => {
+    throw notMade(error, dir);
+  });
+  const path = await Deno.realPath(made);
   const images = `${path}/images`;
   await using parts = new AsyncDisposableStack();
   if (Deno.build.os === "linux") {
@@ -58,12 +50,25 @@ async function makeIn(dir: string | undefined): Promise<Scratch> {
     parts.defer(async () => void await keeper.end(END_MS));
   }
   parts.defer(() => Deno.remove(path, { recursive: true }));
-  await Deno.mkdir(images, { mode: 0o700 });
+  await Deno.mkdir(images, { mode: 0o700 }).catch((error) => {
+    throw notMade(error, dir);
+  });
   // A program may run as somebody else, as database servers do, and must reach
   // what is mounted for it.
   if (Deno.build.os !== "windows") await Deno.chmod(path, 0o711);
   const all = parts.move();
   return { path, images, [Symbol.asyncDispose]: () => all.disposeAsync() };
+}
+
+/** Why there is no folder. */
+function notMade(error: unknown, dir: string | undefined): Error {
+  if (!saysFull(error)) {
+    return asDiskError(error, dir ?? tmpdir(), "make a folder in");
+  }
+  const where = dir === undefined
+    ? "the folder of temporary files"
+    : `"${dir}"`;
+  return noRoom(where, String(error));
 }
 
 /**

@@ -776,7 +776,7 @@ export class VirtualDisk implements AsyncDisposable {
    */
   async extents(
     sector = 0,
-    count?: number,
+    count: number | undefined = undefined,
     options: RequestOptions = {},
   ): Promise<Extent[]> {
     const look = async (backend: Backend, range: SectorRange) => {
@@ -812,7 +812,7 @@ export class VirtualDisk implements AsyncDisposable {
    */
   async firstExtents(
     sector = 0,
-    count?: number,
+    count: number | undefined = undefined,
     options: RequestOptions = {},
   ): Promise<Extent[]> {
     return await this.#map(sector, count, options.signal, extentsFrom);

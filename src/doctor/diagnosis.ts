@@ -65,11 +65,15 @@ export type Subject =
 export interface Tool {
   /** Its name, such as `"qemu-nbd"`. */
   readonly name: string;
+  /** Whether it can be used: `"limited"` if it is there and cannot be. */
+  readonly verdict: Verdict;
   /** Where it is; `null` if it was not found. */
   readonly path: string | null;
   /** What it is for. */
   readonly purpose: string;
-  /** What would bring it, or the permission to use it; `null` if nothing lacks. */
+  /** Why it cannot be used though it is there; `null` if it is not, or can be. */
+  readonly reason: string | null;
+  /** What would bring it, or the permission to use it; `null` if nothing is known to. */
   readonly remedy: string | null;
 }
 

@@ -1,14 +1,16 @@
 /**
  * Programs of others, and devices, that something here needs: what each is for,
- * and what brings it. They are looked for and not run.
+ * and what brings it. Programs are looked for and not run, but for User Mode
+ * Linux, which is there on machines that it does not run on. Devices are opened.
  *
  * @module
  */
 
 import fs from "node:fs";
 import { findProgram, searchPath } from "../crash/programs.ts";
+import { tryUml } from "../crash/stages/uml_trial.ts";
 import { isGranted } from "../platform/permissions.ts";
-import { arch, os } from "../platform/system.ts";
+import { arch, os, runtime } from "../platform/system.ts";
 import type { Tool } from "./diagnosis.ts";
 
 /** The name, what it is for, and the package of Debian that has it. */
@@ -57,12 +59,9 @@ const LIBRARY_FOLDERS = [
   "/usr/local/lib",
 ];
 
-/** Devices that need be readable and writable, and what brings them. */
-const DEVICES: readonly (readonly [
-  path: string,
-  purpose: string,
-  remedy: string,
-])[] = [
+/** A device that need be readable and writable, and what brings it. */
+type Device = readonly [path: string, purpose: string, remedy: string];
+const DEVICES: readonly Device[] = [
   [
     "/dev/fuse",
     "platter mount, crash",
@@ -93,12 +92,15 @@ export async function findTools(): Promise<readonly Tool[] | null> {
   const programs = PROGRAMS.map(async ([name, purpose, from]) => {
     // A folder may be allowed and a program in it not (--deny-read).
     const path = await findProgram(name).catch(() => null);
-    const remedy = path === null
-      ? `apt-get install ${from}`
-      : isGranted({ name: "run", command: name })
-      ? null
-      : `--allow-run=${name}`;
-    return { name, path, purpose, remedy };
+    if (path === null) return missing(name, purpose, `apt-get install ${from}`);
+    if (!isGranted({ name: "run", command: name })) {
+      const reason = "it may not be run";
+      return limited(name, path, purpose, reason, `--allow-run=${name}`);
+    }
+    const reason = name === "linux.uml" ? await umlLack() : null;
+    return reason === null
+      ? good(name, path, purpose)
+      : limited(name, path, purpose, reason, null);
   });
   const devices = os === "linux" ? DEVICES : [];
   const libraries = os === "linux" ? LIBRARIES : [];
@@ -106,38 +108,94 @@ export async function findTools(): Promise<readonly Tool[] | null> {
     ...await Promise.all(programs),
     ...libraries.map(([name, purpose, from]) => {
       const path = LIBRARY_FOLDERS.map((folder) => `${folder}/${name}`)
-        .find(isThere) ?? null;
-      const remedy = path === null ? `apt-get install ${from}` : null;
-      return { name, path, purpose, remedy };
+        .find(isThere);
+      return path === undefined
+        ? missing(name, purpose, `apt-get install ${from}`)
+        : good(name, path, purpose);
     }),
-    ...devices.map(([name, purpose, remedy]) => {
-      // accessSync() asks for more than the path, and /dev for all there is.
-      if (!isEverythingGranted()) {
-        return { name, path: null, purpose, remedy: "--allow-all" };
-      }
-      const usable = isUsable(name);
-      return {
-        name,
-        path: usable ? name : null,
-        purpose,
-        remedy: usable ? null : remedy,
-      };
+    ...devices.map((device): Tool => {
+      // To open one asks for more than the path, and /dev for all there is.
+      if (isEverythingGranted()) return tryDevice(device);
+      const [name, purpose] = device;
+      const remedy = "--allow-all";
+      return { ...missing(name, purpose, remedy), verdict: "unknown" };
     }),
   ];
+}
+
+/**
+ * Opens a device for reading and writing, and closes it.
+ *
+ * @param device The device.
+ * @param open Opens it; throws as `node:fs` does.
+ * @returns What was found.
+ */
+export function tryDevice(
+  [path, purpose, remedy]: Device,
+  open: (path: string) => number = (path) =>
+    fs.openSync(path, fs.constants.O_RDWR),
+): Tool {
+  try {
+    fs.closeSync(open(path));
+    return good(path, path, purpose);
+  } catch (error) {
+    const { code } = error as { code?: unknown };
+    // What has a name may still have no driver, or no hardware: ENODEV, ENXIO.
+    if (code !== "EACCES" && code !== "EPERM") {
+      return missing(path, purpose, remedy);
+    }
+    return limited(
+      path,
+      path,
+      purpose,
+      `it is there, and this user is not permitted to open it (${code})`,
+      `be root, or of the group that ls -l ${path} shows (of a container: --device ${path})`,
+    );
+  }
+}
+
+function good(name: string, path: string, purpose: string): Tool {
+  return { name, verdict: "good", path, purpose, reason: null, remedy: null };
+}
+
+function missing(name: string, purpose: string, remedy: string): Tool {
+  return {
+    name,
+    verdict: "missing",
+    path: null,
+    purpose,
+    reason: null,
+    remedy,
+  };
+}
+
+function limited(
+  name: string,
+  path: string,
+  purpose: string,
+  reason: string,
+  remedy: string | null,
+): Tool {
+  return { name, verdict: "limited", path, purpose, reason, remedy };
+}
+
+/** Why User Mode Linux does not run here; `null` if it does, or may not be tried. */
+async function umlLack(): Promise<string | null> {
+  if (runtime !== "deno" || !isEverythingGranted()) return null;
+  try {
+    for (const need of await tryUml()) {
+      if (!await need.isThere()) return `it needs ${need.what}`;
+    }
+    return null;
+  } catch (error) {
+    // No room for a temporary folder, say, which is no reason to say no more.
+    return `it could not be tried: ${(error as Error).message}`;
+  }
 }
 
 function isEverythingGranted(): boolean {
   return (["read", "write", "sys", "env", "net", "run", "ffi"] as const)
     .every((name) => isGranted({ name }));
-}
-
-function isUsable(path: string): boolean {
-  try {
-    fs.accessSync(path, fs.constants.R_OK | fs.constants.W_OK);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 function isThere(path: string): boolean {

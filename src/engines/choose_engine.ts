@@ -64,11 +64,12 @@ export interface EngineFile {
   /** Whether I/O is direct, and in multiples of what. */
   readonly direct: DirectInfo;
   /**
-   * Offset of data that was written, a multiple of 4,096 with two blocks of that
-   * size behind it; `undefined` if there is none. Holes take any alignment and
-   * answer at once, so they lie.
+   * Looks for the offset of a block that is not all zeroes, with another behind
+   * it; `undefined` if none was found. A block is 4,096 bytes, or what direct reads
+   * must be multiples of if that is more. Holes, and extents that were never
+   * written, are zeroes that take any alignment and come from no device: they lie.
    */
-  readonly writtenOffset: number | undefined;
+  readonly writtenOffset: () => number | undefined;
 }
 
 /** Makes the engine for its owner. */
@@ -235,7 +236,7 @@ function answersInline(
   }
   // A page cache answers at once what it has; what it has not would block.
   if (!file.direct.active) return null;
-  const offset = file.writtenOffset;
+  const offset = file.writtenOffset();
   if (offset === undefined) return null;
   const size = Math.max(4096, file.direct.readOffsetAlignment);
   const times = withMemory(

@@ -71,6 +71,17 @@ export async function findFileSystem(
   if (all && found.length === 1) {
     return await readable(only!.disk, only!.kind, signal);
   }
+  if (all && found.length === 0) {
+    const count = partitions.length;
+    throw new FileSystemError(
+      "none",
+      `Cannot read files as ${
+        count === 1
+          ? "the only partition has no file system"
+          : `none of the ${count} partitions has a file system`
+      } that was recognised: ${lines.join(", ")}`,
+    );
+  }
   throw new FileSystemError(
     "partitioned",
     `Cannot read files as the disk has ${

@@ -12,7 +12,7 @@
 import { onlyOnDeno } from "../deno_only.ts";
 import type { Backend } from "../backend.ts";
 import { VirtualDisk } from "../disk/disk.ts";
-import { systemCode } from "../backends/system_error.ts";
+import { systemCode, systemReason } from "../backends/system_error.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { NbdServer } from "../nbd/server.ts";
 import { findFuseTool, type FuseToolName } from "./fuse_tool.ts";
@@ -230,7 +230,7 @@ async function permitted<T>(
       : kindOfCode(systemCode(error)?.code ?? "");
     const reason = kind === "exists"
       ? "there is something of that name"
-      : (error as Error).message;
+      : systemReason(error) ?? (error as Error).message;
     const place = path === null ? "" : ` at "${path}"`;
     throw new DiskError(kind, `Cannot mount a disk${place} as ${reason}`, {
       ...{ operation: "mount", path: path ?? undefined, cause: error },

@@ -20,7 +20,7 @@ import { type NbdExport, ServedDisk } from "./served_disk.ts";
 import { keepOnThread } from "../one_thread.ts";
 import { tell } from "../throw_later.ts";
 import { isTimerMs, refuseGrace } from "../timer_ms.ts";
-import type { NbdTlsOptions } from "./tls.ts";
+import { checkTls, type NbdTlsOptions } from "./tls.ts";
 import { Turns } from "./turns.ts";
 
 /** How a server is set up. */
@@ -249,7 +249,7 @@ export class NbdServer implements AsyncDisposable {
       counters,
       budget: new MemoryBudget(maxMemory, maxConnections, stallMs, counters),
       turns: new Turns(),
-      tls: checkTls(options.tls),
+      tls: options.tls === undefined ? null : checkTls(options.tls),
       requiresTls: options.tls !== undefined,
       maxRequests: count("maxRequests", options.maxRequests ?? 128),
       maxBytes: count("maxBytes", options.maxBytes ?? 32 << 20),
@@ -464,20 +464,6 @@ function isShortage(error: unknown): boolean {
 
 function asError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error));
-}
-
-/** Certificates are looked at once a client comes; here, at what they are. */
-function checkTls(tls: NbdTlsOptions | undefined): NbdTlsOptions | null {
-  if (tls === undefined) return null;
-  const parts = { CERTIFICATE: tls.cert, "PRIVATE KEY": tls.key };
-  for (const [what, text] of Object.entries(parts)) {
-    if (!new RegExp(`-----BEGIN [A-Z ]*${what}-----`).test(text)) {
-      throw new TypeError(
-        `Cannot serve with TLS as there must be a ${what.toLowerCase()} in PEM`,
-      );
-    }
-  }
-  return tls;
 }
 
 function count(name: string, value: number): number {

@@ -9,6 +9,8 @@
  * @module
  */
 
+import type { KeyObject, X509Certificate } from "node:crypto";
+import process from "node:process";
 import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import type { ByteStream } from "../platform/byte_stream.ts";
@@ -27,6 +29,64 @@ export interface NbdTlsOptions {
    * need none, and whoever reaches the server may use it.
    */
   readonly clientCa?: string | undefined;
+}
+
+/** Where a certificate begins in PEM. */
+const CERTIFICATE = "-----BEGIN CERTIFICATE-----";
+
+/** A private key in PEM; other things may stand beside it. */
+const KEY =
+  /-----BEGIN ([A-Z ]*)PRIVATE KEY-----[^]+?-----END \1PRIVATE KEY-----/;
+
+/**
+ * Finds out whether a server can prove who it is, before any client comes:
+ * `node:tls` says nothing until then, and fails all of them.
+ *
+ * @param options What to prove and what to ask.
+ * @returns The same.
+ * @throws {TypeError} If there is no certificate, one that cannot be read, or a
+ * key of another one.
+ */
+export function checkTls(options: NbdTlsOptions): NbdTlsOptions {
+  const { cert, key, clientCa } = options;
+  const [own] = certificatesIn(cert, "certificate");
+  let privateKey: KeyObject;
+  const [text] = KEY.exec(key) ?? refuse("there must be a private key in PEM");
+  try {
+    privateKey = crypto().createPrivateKey(text);
+  } catch (cause) {
+    return refuse("the private key must be one, without a passphrase", cause);
+  }
+  if (!own!.checkPrivateKey(privateKey)) {
+    refuse("the private key must be the one of the (first) certificate");
+  }
+  if (clientCa !== undefined) {
+    certificatesIn(clientCa, "client CA's certificate");
+  }
+  return options;
+}
+
+/** The certificates in a text, at least one. */
+function certificatesIn(pem: string, what: string): X509Certificate[] {
+  const [, ...texts] = pem.split(CERTIFICATE);
+  if (texts.length === 0) refuse(`there must be a ${what} in PEM`);
+  return texts.map((text, i) => {
+    try {
+      return new (crypto().X509Certificate)(CERTIFICATE + text);
+    } catch (cause) {
+      const which = texts.length === 1 ? "" : `, which number ${i + 1} is not`;
+      return refuse(`the ${what} must be whole and valid${which}`, cause);
+    }
+  });
+}
+
+/** Loaded once somebody wants it, and without waiting. */
+function crypto(): typeof import("node:crypto") {
+  return process.getBuiltinModule("node:crypto");
+}
+
+function refuse(reason: string, cause?: unknown): never {
+  throw new TypeError(`Cannot serve with TLS as ${reason}`, { cause });
 }
 
 /** Bytes that are read in the clear, and encrypted, at once. */

@@ -149,6 +149,18 @@ export async function beginTls(
 }
 
 /**
+ * What a connection failed for.
+ *
+ * @param error What was thrown.
+ * @returns Its message; of Deno's TLS without the address of a manual, which is
+ * for those who write programs with that.
+ */
+export function connectionFault(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.replace(/: https:\/\/docs\.rs\/\S+$/, "");
+}
+
+/**
  * Listens for connections, from now on.
  *
  * @param address Where: a path that must not exist yet, or an address and a port

@@ -6,7 +6,6 @@
 
 import { isZero } from "../buffer.ts";
 import type { VirtualDisk } from "../disk/disk.ts";
-import { restFrom } from "../disk/view.ts";
 import { describeValue } from "../errors.ts";
 import { SECTOR_BYTES } from "../geometry.ts";
 import { plural } from "../plural.ts";
@@ -148,7 +147,7 @@ export async function assertSectors(
 export async function assertZeroes(
   disk: VirtualDisk,
   sector = 0,
-  count?: number,
+  count: number | undefined = undefined,
   options: AssertSectorsOptions = {},
 ): Promise<void> {
   const difference = new Difference(options, disk.start);

@@ -16,7 +16,7 @@ import { crc32 } from "node:zlib";
 import { isNotCapable } from "../platform/permissions.ts";
 import { inspected } from "../platform/inspect.ts";
 import { refuseAmongDevices } from "../backends/new_name.ts";
-import { systemCode } from "../backends/system_error.ts";
+import { systemCode, systemReason } from "../backends/system_error.ts";
 import { DiskError, kindOfCode } from "../errors.ts";
 import { RequestType } from "../request.ts";
 import type { RecordedRequest } from "./block_version.ts";
@@ -395,9 +395,7 @@ export function fileError(
     `Cannot ${what} the recording "${path}" as ${
       code === "EEXIST"
         ? "there is something of that name, which is not overwritten"
-        : code === "ENOENT"
-        ? "there is no such file or directory"
-        : `that fails: ${text}`
+        : systemReason(cause) ?? `that fails: ${text}`
     }`,
     { operation: what, path, code, errno, cause },
   );

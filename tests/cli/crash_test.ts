@@ -33,7 +33,23 @@ const WRONG: [args: string[], words: string][] = [
   ],
   [
     ["--size", "1M", "--run", "a", "--check", "b", "--on", "mount"],
-    "Cannot test as on must be",
+    "Cannot test as --on must be",
+  ],
+  [
+    ["--size", "1000", "--run", "a", "--check", "b"],
+    'Cannot use --size as it must be whole blocks of 512 bytes: current value is "1000"',
+  ],
+  [
+    ["--size", "2k", "--run", "a", "--check", "b", "--fs", "ext4"],
+    "Cannot use --size as it must be whole blocks of 4096 bytes",
+  ],
+  [
+    ["--size", "0", "--run", "a", "--check", "b"],
+    "Cannot use --size as it must be above 0",
+  ],
+  [
+    ["--size", "1M", "--run", "a", "--check", "b", "--dir", "/nowhere/at/all"],
+    'Cannot make a folder in "/nowhere/at/all" as there is no such file',
   ],
   [
     ["--size", "1M", "--run", "a", "--check", "b", "--fs", "ext4"],

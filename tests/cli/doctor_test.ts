@@ -9,6 +9,10 @@ Deno.test("platter doctor says what there is, and what would mend a lack", async
   for (const name of ["scratch file", "engine", "flush", "lock", "Programs"]) {
     assert(out.includes(name), name);
   }
+  for (const line of out.split("\n")) {
+    // A path is not broken.
+    assert(line.length <= 80 || line.includes(scratch.path), line);
+  }
   assertEquals(await Array.fromAsync(Deno.readDir(scratch.path)), []);
   const missing = await platter(["doctor", scratch.of("none")]);
   assertEquals([missing.code, missing.out], [2, ""]);

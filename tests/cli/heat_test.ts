@@ -127,6 +127,20 @@ Deno.test("drawHeat() draws any trace, also one that no disk makes", () => {
   }
 });
 
+Deno.test("drawHeat() names the colour of what was read and written, where there is any", () => {
+  const write = { us: 0, operation: "write", sector: 0, count: 8 };
+  const read = { ...write, operation: "read" };
+  const draws = (events: Submit[]) => {
+    const svg = drawHeat(mapOf(1 << 20, events));
+    checkSvg(svg);
+    return svg.includes(">both</text>");
+  };
+  assertEquals(draws([write, read]), true);
+  assertEquals(draws([write, { ...read, sector: 1 << 19 }]), false);
+  assertEquals(draws([write, { ...read, us: 1e6 }]), false);
+  assertEquals(draws([write]), false);
+});
+
 Deno.test("platter heat draws what a traced disk did", async () => {
   await using dir = await tempDir();
   const [path, picture] = [dir.join("trace.jsonl"), dir.join("heat.svg")];

@@ -24,8 +24,18 @@ const VERBS = [
 /** The others, whose lines of help are held as well. */
 const MORE_VERBS = [
   ...["resize", "ls", "cat", "extract", "serve", "commit", "mount", "heat"],
-  "completions",
+  ...["completions", "crash", "doctor"],
 ];
+
+Deno.test("every verb's help is held here", async () => {
+  const { out } = await platter(["--help"]);
+  const [, verbs = ""] = /^Verbs:\n((?: {2}.+\n)+)/m.exec(out) ?? [];
+  assertEquals(
+    verbs.split("\n").flatMap((line) => /^ {2}(\S+)/.exec(line)?.[1] ?? [])
+      .toSorted(),
+    [...VERBS, ...MORE_VERBS].toSorted(),
+  );
+});
 
 for (const args of [["--help"], ["-h"], ["help"]]) {
   Deno.test(`platter ${args} lists every verb and the exit codes`, async () => {
@@ -123,7 +133,7 @@ for (const verb of [...VERBS, ...MORE_VERBS]) {
   });
 }
 
-for (const verb of [...VERBS, ...MORE_VERBS, "crash", "doctor"]) {
+for (const verb of [...VERBS, ...MORE_VERBS]) {
   Deno.test(`platter ${verb} takes no value with a switch`, async () => {
     const { out } = await platter([verb, "--help"]);
     const switches = [...out.matchAll(/^ {2}(?:-., | {4})(--[a-z-]+) {2}/gm)];
@@ -136,6 +146,36 @@ for (const verb of [...VERBS, ...MORE_VERBS, "crash", "doctor"]) {
           `as ${name} takes no value: current value is "${value}": see`,
         );
       }
+    }
+  });
+}
+
+for (const verb of [...VERBS, ...MORE_VERBS]) {
+  Deno.test(`platter ${verb} says of a negative number that it is one`, async () => {
+    const { out } = await platter([verb, "--help"]);
+    const cases = [
+      ...out.matchAll(
+        /^ {2}(?:-(.), | {4})--([a-z-]+) (?:N|NUMBER|SIZE|TIME|BYTES) /gm,
+      ),
+    ].flatMap(([, letter, name]) => [
+      [name!, `--${name}`, "-1"],
+      [name!, `--${name}`, "-0x10s"],
+      [name!, `--${name}=-.5`],
+      ...(letter === undefined ? [] : [[name!, `-${letter}`, "-1"]]),
+    ]);
+    for (const [name, ...args] of cases) {
+      const { code, err } = await platter([verb, ...args]);
+      assertEquals(code, 2);
+      const value = args.at(-1)!.replace(/^.*=/, "");
+      assertEquals(
+        err,
+        `platter: Cannot use --${name} as it must not be negative: current ` +
+          `value is "${value}"\n`,
+      );
+    }
+    if (/^Usage: .* SIZE /m.test(out)) {
+      const { err } = await platter([verb, "x", "-1MiB"]);
+      assertMatch(err, /use SIZE as it must not be negative: .* is "-1MiB"/);
     }
   });
 }
@@ -219,7 +259,7 @@ const MISTAKES: [args: string[], err: RegExp][] = [
     ["read", "x", "--sector", "12q"],
     /Cannot use --sector as it must be a number/,
   ],
-  [["read", "x", "--sector", "-1"], /--sector needs its N|no option "-1"/],
+  [["read", "x", "-1"], /there is no option "-1"/],
   [["read", "x", "--offset", "0.3"], /Cannot use --offset as .* whole bytes/],
   [
     ["read", "x", "--sector", "1KB"],

@@ -445,7 +445,11 @@ Deno.test("platter advises --force only where there is such an option", async ()
   const [image, old] = [scratch.of("a.img"), scratch.of("b.img")];
   const read = await platter(["read", image, "--output", old]);
   assertStringIncludes(read.err, "as it exists: use --force to overwrite it");
-  const { message } = fileError("write", old, { code: "EEXIST" });
+  const { message } = fileError(
+    "write",
+    old,
+    Object.assign(new Error("exists"), { code: "EEXIST" }),
+  );
   assertEquals(message, `Cannot write "${old}" as it exists`);
 });
 

@@ -198,6 +198,14 @@ Deno.test("platter info lists partitions and what is wrong with their table", as
   assertEquals(json.partitionTable.partitions[1].name, "root, and more");
   const one = await platter(["info", image.path, "--partition", "1"]);
   assertStringIncludes(one.out, "2 MiB (2,097,152 bytes");
+  const title = `${image.path}, partition 1, from sector 2,048\n`;
+  assertEquals(one.out.startsWith(title), true);
+  const data = await platter([
+    "info",
+    ...[image.path, "--partition", "0x1", "--json"],
+  ]);
+  const { partition, start } = JSON.parse(data.out);
+  assertEquals([partition, start], [1, 2048]);
 });
 
 Deno.test("platter write, read, map, copy and compare work on one partition", async () => {

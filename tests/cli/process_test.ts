@@ -6,7 +6,7 @@ import {
   equal,
 } from "@std/assert";
 import { VirtualDisk } from "../../src/disk/disk.ts";
-import { needs } from "../helpers.ts";
+import { isRoot, needs, run } from "../helpers.ts";
 import { concat, exists, processOf, Scratch } from "./harness.ts";
 
 const MIB = 1 << 20;
@@ -30,6 +30,119 @@ Deno.test("the program shows a stack only if PLATTER_DEBUG is set", async () => 
     .output();
   assertEquals(code, 2);
   assertMatch(text(stderr), /^platter: DiskError: .*\n {4}at /);
+});
+
+Deno.test("the program says that Deno permits it too little", async () => {
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["run", "--no-check", "--no-prompt"],
+      new URL("../../src/cli/main.ts", import.meta.url).pathname,
+      ...["crash", "--size", "1MiB", "--run", "true", "--check", "true"],
+    ],
+    stdin: "null",
+  }).output();
+  assertEquals(code, 2);
+  assertMatch(
+    text(stderr),
+    /^platter: Cannot run "crash" as it requires \w+ access to .+\n$/,
+  );
+});
+
+/** Root is permitted everything by two capabilities, which can be dropped. */
+function unprivileged(args: string[]): Deno.Command {
+  const script = new URL("../../src/cli/main.ts", import.meta.url).pathname;
+  const drop = isRoot()
+    ? ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    : [];
+  const [command, ...more] = [
+    ...drop,
+    ...[Deno.execPath(), "run", "--no-check", "-A", script, ...args],
+  ];
+  return new Deno.Command(command!, { args: more, stdin: "null" });
+}
+
+for (const backend of ["direct", "portable"]) {
+  Deno.test({
+    name: `the program has one word for what is not permitted, ${backend}`,
+    ignore: Deno.build.os !== "linux" || isRoot() && needs("setpriv").ignore,
+    async fn() {
+      await using scratch = await Scratch.make();
+      const [none, old] = [
+        await scratch.image("none.img", MIB),
+        await scratch.image("old.img", MIB),
+      ];
+      const folder = scratch.of("folder");
+      await Deno.mkdir(folder);
+      await Deno.chmod(none, 0);
+      await Deno.chmod(old, 0o444);
+      await Deno.chmod(folder, 0o555);
+      const new_ = `${folder}/new.img`;
+      const why = "as the operating system does not permit it";
+      const cases: [args: string[], err: string][] = [
+        [["info", none], `Cannot open "${none}" ${why}`],
+        [["flush", old], `Cannot open "${old}" for writing ${why}`],
+        [
+          ["serve", old],
+          `Cannot open "${old}" for writing ${why}: open with --read-only to read it`,
+        ],
+        [["serve", none], `Cannot open "${none}" ${why}`],
+        [["create", new_, "1MiB"], `Cannot create "${new_}" ${why}`],
+        [["create", old, "1MiB", "-f"], `Cannot create "${old}" ${why}`],
+      ];
+      for (const [args, err] of cases) {
+        const all = [...args, "--backend", backend];
+        const { code, stderr } = await unprivileged(all).output();
+        assertEquals([code, text(stderr)], [2, `platter: ${err}\n`]);
+      }
+      const heat = await unprivileged(["heat", none, "-o", "-"]).output();
+      assertEquals(
+        text(heat.stderr),
+        `platter: Cannot read "${none}" ${why}\n`,
+      );
+    },
+  });
+}
+
+Deno.test("the program says of files what keeps it from them, in its own words", async () => {
+  await using scratch = await Scratch.make();
+  const [image, none] = [await scratch.image("a.img", MIB), scratch.of("none")];
+  const missing = "there is no such file or directory";
+  const cases: [args: string[], err: string][] = [
+    [
+      ["create", `${none}/x`, "1MiB"],
+      `Cannot create "${none}/x" as ${missing}`,
+    ],
+    [
+      ["create", `${image}/x`, "1MiB"],
+      `Cannot create "${image}/x" as a part of its path is no directory`,
+    ],
+    [
+      ["create", scratch.path, "1MiB"],
+      `Cannot create "${scratch.path}" as there is something of that name which is no file`,
+    ],
+    [
+      ["heat", scratch.path, "-o", "-"],
+      `Cannot read "${scratch.path}" as it is a directory`,
+    ],
+  ];
+  if (!needs("nbdfuse").ignore) {
+    cases.push([
+      ["mount", image, `${none}/x`],
+      `Cannot mount a disk at "${none}/x" as ${missing}`,
+    ]);
+  }
+  if (Deno.build.os !== "windows") {
+    const pipe = scratch.of("pipe");
+    await run("mkfifo", [pipe]);
+    const use = (what: string, sign: string) =>
+      `Cannot copy as ${what} must be a disk, or "-" for a pipe: current value is "${pipe}", a pipe (use - ${sign} "${pipe}")`;
+    cases.push([["copy", pipe, none], use("SOURCE", "<")]);
+    cases.push([["copy", image, pipe], use("TARGET", ">")]);
+  }
+  for (const [args, err] of cases) {
+    const { code, stderr } = await processOf(args).output();
+    assertEquals([code, text(stderr)], [2, `platter: ${err}\n`]);
+  }
 });
 
 Deno.test("the program pipes raw sectors from one to the other", async () => {

@@ -78,7 +78,7 @@ for (const verb of SAVERS) {
       assertEquals(code, 2);
       assertStringIncludes(
         new TextDecoder().decode(stderr),
-        `Cannot write to "${out}/new" as Requires read access`,
+        `Cannot write to "${out}/new": Requires read access`,
       );
       assertEquals(await Array.fromAsync(Deno.readDir(out)), []);
     },

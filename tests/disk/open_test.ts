@@ -28,9 +28,12 @@ const BACKENDS = LINUX
   ? ["direct", "portable"] as const
   : ["portable"] as const;
 
-async function kindOf(promise: () => Promise<unknown>): Promise<DiskErrorKind> {
+async function kindOf(
+  promise: () => Promise<unknown>,
+  operation = "open",
+): Promise<DiskErrorKind> {
   const error = await assertRejects(promise, DiskError);
-  assertEquals(error.operation, "open");
+  assertEquals(error.operation, operation);
   assertMatch(error.message, /^Cannot .*[^.]$/);
   return error.kind;
 }
@@ -188,8 +191,10 @@ for (const backend of BACKENDS) {
       "geometry",
     );
     assertEquals(
-      await kindOf(() =>
-        VirtualDisk.create(dir.join("no/such.img"), { sectors: 8, backend })
+      await kindOf(
+        () =>
+          VirtualDisk.create(dir.join("no/such.img"), { sectors: 8, backend }),
+        "create",
       ),
       "not-found",
     );

@@ -1,7 +1,8 @@
 import { VirtualDisk } from "@platter/disk";
 import { diagnose } from "@platter/disk/doctor";
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { DiskError } from "../../src/errors.ts";
+import { tryDevice } from "../../src/doctor/tools.ts";
 import { needs, run, tempDir } from "../helpers.ts";
 
 const LINUX = Deno.build.os === "linux";
@@ -124,7 +125,10 @@ Deno.test(
     assertEquals([none.disk, none.tools], [null, null]);
     // deno-lint-ignore no-explicit-any
     const fuse = named.tools.find(({ name }: any) => name === "/dev/fuse");
-    assertEquals([fuse.path, fuse.remedy], [null, "--allow-all"]);
+    assertEquals(
+      [fuse.verdict, fuse.path, fuse.remedy],
+      ["unknown", null, "--allow-all"],
+    );
     const { backend, lock, tcp, zero } = portable.findings;
     assertEquals([backend.answer, backend.remedy], ["portable", "--allow-ffi"]);
     assertEquals([lock.verdict, lock.answer], ["limited", "flock"]);
@@ -133,3 +137,53 @@ Deno.test(
     assertEquals(namesIn(dir.path), []);
   },
 );
+
+Deno.test(
+  "diagnose() calls no User Mode Linux good that does not run here",
+  { ignore: !LINUX },
+  async () => {
+    await using dir = await tempDir();
+    const toldWhere = async (said: string) => {
+      await Deno.writeTextFile(
+        dir.join("linux.uml"),
+        `#!/bin/sh\necho '${said}' >&2\n`,
+        { mode: 0o755 },
+      );
+      const { stdout } = await new Deno.Command(Deno.execPath(), {
+        args: ["run", "--no-check", "-A", MAIN, "doctor", "--json", dir.path],
+        env: { PATH: `${dir.path}:${Deno.env.get("PATH")}` },
+        stderr: "inherit",
+      }).output();
+      const { tools } = JSON.parse(new TextDecoder().decode(stdout));
+      // deno-lint-ignore no-explicit-any
+      return tools.find(({ name }: any) => name === "linux.uml");
+    };
+    const path = dir.join("linux.uml");
+    const traces = "ptrace can change system call numbers...OK";
+    const good = await toldWhere(traces);
+    assertEquals([good.verdict, good.path, good.reason], ["good", path, null]);
+    const amx = await toldWhere(`${traces} ptrace set fp regs failed`);
+    assertEquals([amx.verdict, amx.path], ["limited", path]);
+    assertMatch(amx.reason, /it needs a processor .* without AMX/);
+    const untraced = await toldWhere("no");
+    assertEquals(untraced.verdict, "limited");
+    assertMatch(untraced.reason, /it needs the right to trace a process/);
+  },
+);
+
+Deno.test("diagnose() tells a device that is not permitted from one that is missing", () => {
+  const told = (code: string) =>
+    tryDevice(["/dev/kvm", "guests", "a processor"], () => {
+      throw Object.assign(new Error(code), { code });
+    });
+  for (const code of ["ENOENT", "ENODEV", "ENXIO"]) {
+    const { verdict, path, remedy } = told(code);
+    assertEquals([verdict, path, remedy], ["missing", null, "a processor"]);
+  }
+  for (const code of ["EACCES", "EPERM"]) {
+    const { verdict, path, reason, remedy } = told(code);
+    assertEquals([verdict, path], ["limited", "/dev/kvm"]);
+    assertMatch(reason!, /is there, and this user is not permitted/);
+    assertMatch(remedy!, /ls -l \/dev\/kvm/);
+  }
+});

@@ -122,6 +122,30 @@ Deno.test(
   },
 );
 
+Deno.test("listFiles() has nobody choose among partitions without file systems", async () => {
+  for (
+    const [count, words] of [
+      [1, "the only partition has no file system that was recognised: 1 ("],
+      [16, "none of the 16 partitions has a file system that was recognised"],
+    ] as const
+  ) {
+    await using disk = VirtualDisk.memory({ size: "32MiB" });
+    await writePartitions(disk, {
+      kind: "gpt",
+      partitions: Array.from({ length: count }, () => ({
+        type: "linux",
+        size: "1MiB",
+      })),
+    });
+    const error = await assertRejects(
+      () => Array.fromAsync(listFiles(disk)),
+      FileSystemError,
+      words,
+    );
+    assertEquals(error.kind, "none");
+  }
+});
+
 Deno.test("fileSystemOf() takes anything", async () => {
   await using disk = VirtualDisk.memory({ size: "192KiB" });
   let seed = 1;

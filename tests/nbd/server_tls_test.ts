@@ -7,6 +7,7 @@
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { VirtualDisk } from "../../src/disk/disk.ts";
+import { DiskError } from "../../src/errors.ts";
 import { NbdServer, type NbdTlsOptions } from "../../src/nbd/mod.ts";
 import {
   Command,
@@ -453,6 +454,98 @@ Deno.test("NbdServer throws on TLS without a certificate", async () => {
       "certificate in PEM",
     );
   }
+});
+
+Deno.test({
+  name: "NbdServer refuses certificates and keys that no client would take",
+  ...needs("openssl"),
+  async fn() {
+    await using dir = await tempDir();
+    const { tls, ca } = await certificates(dir);
+    const other = await Deno.readTextFile(dir.join("other-key.pem"));
+    await using disk = VirtualDisk.memory({ sectors: 8 });
+    const { cert, key } = tls;
+    const junk = cert.replace(/-\n[^]*\n-/, "-\nAAAA\n-");
+    const junkKey = key.replace(/-\n[^]*\n-/, "-\nAAAA\n-");
+    const cut = cert.slice(0, 200);
+    for (
+      const [wrong, reason] of [
+        [{ cert, key: other }, "as the private key must be the one of the"],
+        // What clients are shown is the first.
+        [{ cert: ca + cert, key }, "as the private key must be the one of the"],
+        [{ cert, key: junkKey }, "as the private key must be one, without a"],
+        [{ cert, key: cert }, "as there must be a private key in PEM"],
+        [{ cert: junk, key }, "as the certificate must be whole and valid"],
+        [{ cert: cut, key }, "as the certificate must be whole and valid"],
+        [{ cert: cert + cut, key }, "valid, which number 2 is not"],
+        [{ ...tls, clientCa: "" }, "must be a client CA's certificate in PEM"],
+        [{ ...tls, clientCa: key }, "must be a client CA's certificate in PEM"],
+        [{ ...tls, clientCa: junk }, "client CA's certificate must be whole"],
+        [{ ...tls, clientCa: ca + cut }, "valid, which number 2 is not"],
+      ] as const
+    ) {
+      assertThrows(
+        () => NbdServer.listen({ port: 0, exports: [{ disk }], tls: wrong }),
+        TypeError,
+        reason,
+      );
+    }
+    const both = cert + key;
+    for (
+      const right of [
+        { cert: both, key: both },
+        { cert: cert + ca, key, clientCa: `A text\n${ca}${ca}` },
+      ]
+    ) {
+      await using _server = NbdServer.listen({
+        port: 0,
+        exports: [{ disk }],
+        tls: right,
+      });
+    }
+    const image = await dir.file("disk.img", MIB);
+    const { code, out, err } = await platter([
+      ...["serve", image, "--port", "0"],
+      ...["--tls-cert", dir.join("server-cert.pem")],
+      ...["--tls-key", dir.join("other-key.pem")],
+    ]);
+    assertEquals([code, out], [2, ""]);
+    assert(err.includes("must be the one of the (first) certificate"), err);
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk tells of a TLS server that is gone without a link",
+  ...needs("openssl"),
+  async fn() {
+    await using served = await serveSecurely();
+    const { dir, port, server } = served;
+    await using disk = await VirtualDisk.open(
+      `nbds://localhost:${port}/?tls-certificates=${dir.path}`,
+    );
+    await server.close(0);
+    const error = await assertRejects(() => disk.read(0, 8), DiskError);
+    assert(!error.message.includes("http"), error.message);
+  },
+});
+
+Deno.test({
+  name: "VirtualDisk.open() says that a server may want a client certificate",
+  ...needs("openssl"),
+  async fn() {
+    await using served = await serveSecurely({ mutual: true });
+    const { dir, port } = served;
+    const error = await assertRejects(
+      () =>
+        VirtualDisk.open(
+          `nbds://localhost:${port}/?tls-certificates=${dir.path}`,
+        ),
+      DiskError,
+      "it may want a client certificate, which this client cannot show",
+    );
+    assertEquals(error.kind, "permission");
+    assert(!error.message.includes("http"), error.message);
+  },
 });
 
 for (const name of ["server", "ca"] as const) {

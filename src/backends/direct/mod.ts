@@ -188,7 +188,7 @@ async function openListening(
       if (tailFd >= 0) closeSync(tailFd);
       held.close();
     }
-    throw openFailure(error, path, options.signal);
+    throw openFailure(error, path, options);
   }
 }
 

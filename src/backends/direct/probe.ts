@@ -19,7 +19,12 @@ import {
 } from "../../../ffi/block_device.ts";
 import { isKernelSince } from "../../../ffi/kernel_release.ts";
 import type { Libc } from "../../../ffi/libc.ts";
-import { addressOf, alignedMemory, withMemory } from "../../../ffi/memory.ts";
+import {
+  addressOf,
+  alignedMemory,
+  memoryAt,
+  withMemory,
+} from "../../../ffi/memory.ts";
 import { cachedPages } from "../../../ffi/page_cache.ts";
 import {
   type FileStatus,
@@ -51,6 +56,9 @@ import { writesDurably } from "./durable_write.ts";
 
 /** What is assumed where the host does not say: no host is known to want more. */
 const ASSUMED_ALIGNMENT = 4096;
+
+/** Where something other than zeroes is looked for, evenly spread. */
+const PLACES = 4;
 
 /** What an open image is. */
 export interface Probed extends EngineFile {
@@ -118,7 +126,6 @@ export function probe(
   );
   const found = isDevice ? null : fileSystemOfFile(libc, fd);
   const fileSystem = typeof found === "number" ? null : found;
-  const written = writtenOffset(libc, fd, sizeBytes);
   const direct = directInfo(
     libc,
     fd,
@@ -127,7 +134,7 @@ export function probe(
     fileSystem,
     isDevice ? logical : undefined,
     queue.logicalBlockSize,
-    written,
+    sizeBytes,
   );
   return {
     medium,
@@ -145,7 +152,8 @@ export function probe(
     fileSystem: fileSystem?.name ?? null,
     inode: status.inode,
     direct,
-    writtenOffset: written,
+    writtenOffset: () =>
+      writtenOffset(libc, fd, sizeBytes, direct.readOffsetAlignment),
     durability: durabilityInfo(libc, fd, medium, found, queue),
     durableWrites: writesDurably(
       libc.abi.os,
@@ -242,7 +250,7 @@ function directInfo(
   fileSystem: FileSystem | null,
   deviceBlockSize: number | undefined,
   blockSizeBelow: number | undefined,
-  written: number | undefined,
+  sizeBytes: number,
 ): DirectInfo {
   if (opened.method === null) return bufferedInfo(opened.reason);
   if (status.dioMemoryAlign === 0 || status.dioOffsetAlign === 0) {
@@ -258,7 +266,7 @@ function directInfo(
     fileSystem,
     deviceBlockSize,
     blockSizeBelow,
-    written,
+    sizeBytes,
   );
   const atOnce = Math.max(found.offsetAlignment, found.readOffsetAlignment);
   const tooLarge = atOnce > LARGE_BOUNCE_BYTES;
@@ -279,7 +287,7 @@ function directInfo(
     ? "which file system this is cannot be told, so it may buffer"
     : null;
   const buffered = reason ??
-    silentlyBuffered(libc, fd, written, alignments.readOffsetAlignment);
+    silentlyBuffered(libc, fd, sizeBytes, alignments.readOffsetAlignment);
   return {
     active: buffered === null,
     method: opened.method,
@@ -318,7 +326,7 @@ function alignmentsOf(
   fileSystem: FileSystem | null,
   deviceBlockSize: number | undefined,
   blockSizeBelow: number | undefined,
-  written: number | undefined,
+  sizeBytes: number,
 ): Alignments {
   if (dioMemoryAlign !== undefined && dioOffsetAlign !== undefined) {
     const reads = dioReadOffsetAlign || dioOffsetAlign;
@@ -333,7 +341,7 @@ function alignmentsOf(
   // not aligned is buffered and never refused. Whole sectors stay on the direct
   // path.
   if (libc.abi.os !== "linux") return alignedTo("none", 1);
-  const tried = tryReads(libc, fd, written);
+  const tried = tryReads(libc, fd, sizeBytes);
   if (tried !== undefined) return alignedTo("trial reads", tried);
   return fileSystem?.alignedAsDevice && isAlignment(blockSizeBelow)
     ? alignedTo("sysfs", blockSizeBelow)
@@ -348,26 +356,54 @@ function isNoCow(libc: Libc, fd: number): boolean {
   return result >= 0 && (view.getUint32(0, true) & FS_NOCOW_FL) !== 0;
 }
 
+/**
+ * Where the host says that data begins, from a place on, with a block before the
+ * end behind its own. Data may still be zeroes that no device is asked for: ext4
+ * calls an unwritten extent data once somebody has read it.
+ */
+function dataOffset(
+  libc: Libc,
+  fd: number,
+  from: number,
+  sizeBytes: number,
+  blockBytes: number,
+): number | undefined {
+  const found = libc.lseek(fd, from, libc.abi.whence.SEEK_DATA);
+  // A device has no holes to ask for, and says EINVAL.
+  const offset = found === -libc.abi.errno.EINVAL ? from : found;
+  if (offset < 0) return undefined;
+  const aligned = Math.ceil(offset / blockBytes) * blockBytes;
+  return aligned + 2 * blockBytes <= sizeBytes ? aligned : undefined;
+}
+
 /** {@linkcode Probed.writtenOffset}. */
 function writtenOffset(
   libc: Libc,
   fd: number,
   sizeBytes: number,
+  alignment: number,
 ): number | undefined {
-  const found = libc.lseek(fd, 0, libc.abi.whence.SEEK_DATA);
-  // A device has no holes to ask for, and says EINVAL.
-  const offset = found === -libc.abi.errno.EINVAL ? 0 : found;
-  if (offset < 0) return undefined;
-  const aligned = Math.ceil(offset / ASSUMED_ALIGNMENT) * ASSUMED_ALIGNMENT;
-  return aligned + 2 * ASSUMED_ALIGNMENT <= sizeBytes ? aligned : undefined;
+  const size = Math.max(ASSUMED_ALIGNMENT, alignment);
+  return withMemory(size, (address) => {
+    const bytes = new Uint8Array(memoryAt(address, size));
+    for (let i = 0; i < PLACES; i++) {
+      const from = Math.floor(sizeBytes / PLACES * i);
+      const offset = dataOffset(libc, fd, from, sizeBytes, size);
+      if (offset === undefined) return undefined;
+      const read = libc.pread(fd, address, size, offset);
+      if (read === size && bytes.some((byte) => byte !== 0)) return offset;
+    }
+    return undefined;
+  });
 }
 
 /** The shortest read that the host takes at that offset alignment. */
 function tryReads(
   libc: Libc,
   fd: number,
-  offset: number | undefined,
+  sizeBytes: number,
 ): number | undefined {
+  const offset = writtenOffset(libc, fd, sizeBytes, ASSUMED_ALIGNMENT);
   if (offset === undefined) return undefined;
   return withMemory(ASSUMED_ALIGNMENT, (address) => {
     // A single byte is taken by whatever does not look: that says nothing.
@@ -386,11 +422,12 @@ function tryReads(
 function silentlyBuffered(
   libc: Libc,
   fd: number,
-  offset: number | undefined,
+  sizeBytes: number,
   alignment: number,
 ): string | null {
-  if (offset === undefined) return null;
   const size = Math.max(ASSUMED_ALIGNMENT, alignment);
+  const offset = dataOffset(libc, fd, 0, sizeBytes, size);
+  if (offset === undefined) return null;
   if (cachedPages(libc, fd, offset, size) !== 0) return null;
   const read = withMemory(
     size,

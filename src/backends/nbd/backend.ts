@@ -61,6 +61,7 @@ import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
 import { printable } from "../../printable.ts";
 import type { ByteStream } from "../../platform/byte_stream.ts";
+import { connectionFault } from "../../platform/sockets.ts";
 import { writeU64 } from "../../protocol/nbd/big_endian.ts";
 import {
   Command,
@@ -772,7 +773,7 @@ export class NbdBackend implements Backend {
   #lose(cause: unknown): void {
     if (this.#ended) return;
     this.#state = "broken";
-    const text = cause instanceof Error ? cause.message : String(cause);
+    const text = connectionFault(cause);
     this.#lost = new DiskError("io", text, { path: this.#uri, cause });
     this.#silence.stop();
     this.#patience?.stop();

@@ -120,6 +120,8 @@ export class ClientHandshake {
   #stream: ByteStream;
   readonly #uri: string;
   #noZeroes = false;
+  /** Whether TLS has begun, and nothing has come by it yet. */
+  #unanswered = false;
   /**
    * What to say to leave as the protocol wants it; `null` while nothing can be
    * said.
@@ -174,6 +176,7 @@ export class ClientHandshake {
     if (type !== OptionReply.Ack) this.#refused(type, data);
     this.farewell = null;
     this.#stream = await upgrade();
+    this.#unanswered = true;
     this.farewell = optionMessage(Option.Abort);
   }
 
@@ -326,11 +329,31 @@ export class ClientHandshake {
     return this.#fail(kind!, `${reason} (NBD_REP_ERR_${name})${text}`);
   }
 
-  #fail(kind: DiskErrorKind, reason: string): never {
+  #fail(kind: DiskErrorKind, reason: string, cause?: unknown): never {
     throw new DiskError(kind, `Cannot open "${this.#uri}" as ${reason}`, {
       operation: "open",
       path: this.#uri,
+      cause,
     });
+  }
+
+  /**
+   * Throws what it means that a connection has ended or failed. By TLS 1.3, a
+   * server says that it wants a certificate of the client's only when the client
+   * takes TLS for agreed on, if at all.
+   */
+  #hungUp(reason: string, cause?: unknown): never {
+    this.farewell = null;
+    if (this.#unanswered) {
+      this.#fail(
+        "permission",
+        "the server ended the connection as soon as TLS was agreed on: it may " +
+          "want a client certificate, which this client cannot show",
+        cause,
+      );
+    }
+    if (cause !== undefined) throw cause;
+    this.#fail("io", reason);
   }
 
   async #read(
@@ -339,13 +362,16 @@ export class ClientHandshake {
   ): Promise<DataView> {
     const bytes = new Uint8Array(length);
     for (let at = 0; at < length;) {
-      const count = await this.#stream.read(bytes.subarray(at));
-      if (count === null) {
-        this.farewell = null;
-        this.#fail("io", reason);
+      let count: number | null;
+      try {
+        count = await this.#stream.read(bytes.subarray(at));
+      } catch (error) {
+        this.#hungUp(reason, error);
       }
-      at += count!;
+      if (count === null) this.#hungUp(reason);
+      at += count;
     }
+    this.#unanswered = false;
     return viewOf(bytes);
   }
 
@@ -353,8 +379,12 @@ export class ClientHandshake {
   async #write(bytes: Uint8Array): Promise<void> {
     const { farewell } = this;
     this.farewell = null;
-    for (let at = 0; at < bytes.length;) {
-      at += await this.#stream.write(bytes.subarray(at));
+    try {
+      for (let at = 0; at < bytes.length;) {
+        at += await this.#stream.write(bytes.subarray(at));
+      }
+    } catch (error) {
+      this.#hungUp("the server hung up", error);
     }
     this.farewell = farewell;
   }

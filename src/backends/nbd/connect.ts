@@ -8,7 +8,11 @@
 import fs from "node:fs";
 import { DiskError } from "../../errors.ts";
 import type { ByteStream } from "../../platform/byte_stream.ts";
-import { beginTls, connectTo } from "../../platform/sockets.ts";
+import {
+  beginTls,
+  connectionFault,
+  connectTo,
+} from "../../platform/sockets.ts";
 import type { NbdAddress, NbdTarget } from "../../protocol/nbd/uri.ts";
 import { printable } from "../../printable.ts";
 import { unless } from "../../unless.ts";
@@ -118,7 +122,7 @@ function startTls(plain: ByteStream, { address, tls }: NbdTarget) {
 }
 
 function tlsError(error: unknown, uri: string): DiskError {
-  const text = error instanceof Error ? error.message : String(error);
+  const text = connectionFault(error);
   const advice = /CaUsedAsEndEntity/.test(text)
     ? "it shows an authority's certificate, as `openssl req -x509` makes them, and needs one of its own, signed by that"
     : "?tls-certificates=DIR names a directory with the ca-cert.pem of who vouches for it";

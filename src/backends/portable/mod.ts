@@ -209,7 +209,7 @@ export async function openPortable(
   } catch (error) {
     for (const step of undo.reverse()) step();
     // Found before anything is waited for.
-    const failure = openFailure(error, path, options.signal);
+    const failure = openFailure(error, path, options);
     await signal?.release();
     throw failure;
   }

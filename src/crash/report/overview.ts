@@ -80,7 +80,11 @@ ${
   }${
     lane(
       "share of states that fail",
-      `full height: ${share(top, 1)}`,
+      count(timeline.judged) === 0
+        ? "none judged"
+        : count(timeline.failed) === 0
+        ? "none failed"
+        : `full height: ${share(top, 1)}`,
       drawShares(shares, top),
       "tall",
     )

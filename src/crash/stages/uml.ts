@@ -12,6 +12,7 @@ import type { GuestUser } from "../guests/guest.ts";
 import { UmlMachine } from "../guests/uml_machine.ts";
 import { type Need, program, requireAll } from "../programs.ts";
 import { GUEST_NEEDS, GuestStage } from "./guest_stage.ts";
+import { tryUml } from "./uml_trial.ts";
 
 /** How the stage is set up. */
 export interface UmlStageOptions {
@@ -55,61 +56,12 @@ export function umlStage(options: UmlStageOptions = {}): GuestStage {
   });
 }
 
-/** What User Mode Linux says, before it starts its kernel, if it may trace. */
-const MAY_TRACE = "ptrace can change system call numbers...OK";
-
-/**
- * What its kernel says at the first process if its buffer for floating point
- * registers, of a fixed size in Linux 6.1, is not what PTRACE_SETREGSET wants: as
- * large as the processor's whole state (xstateregs_set, arch/x86/kernel/fpu/regset.c),
- * which is 11,008 bytes with AMX.
- */
-const NO_ROOM = "ptrace set fp regs failed";
-
 /**
  * Finds out whether the stage can be used.
  *
  * @throws {ProgramError} If not: with what is missing.
  */
 async function requireUml(): Promise<void> {
-  const said = await PROGRAM.isThere() ? await tryToBoot() : null;
-  const whenSaid = (isGood: (said: string) => boolean) => () =>
-    Promise.resolve(said === null || isGood(said));
-  await requireAll("use stage uml", [
-    ...PROGRAMS,
-    {
-      what: "the right to trace a process (ptrace)",
-      from: null,
-      isThere: whenSaid((said) => said.includes(MAY_TRACE)),
-    },
-    {
-      what:
-        "a processor whose registers User Mode Linux has room for, that is, without AMX (stage qemu runs on any)",
-      from: null,
-      isThere: whenSaid((said) => !said.includes(NO_ROOM)),
-    },
-  ]);
-}
-
-/** Starts User Mode Linux for a process that ends at once; returns all it said. */
-async function tryToBoot(): Promise<string> {
-  const home = await Deno.makeTempDir({ prefix: "platter-uml-" });
-  try {
-    const { stdout, stderr } = await new Deno.Command("timeout", {
-      args: [
-        ...["-s", "KILL", "60", "linux.uml", "mem=64M", "root=/dev/root"],
-        ...["rootfstype=hostfs", "rootflags=/", "ro", "init=/bin/true"],
-        ...["con=none", "con0=null,fd:2", "panic=-1"],
-      ],
-      env: { HOME: home, TMPDIR: "/dev/shm" },
-      stdin: "null",
-      stdout: "piped",
-      stderr: "piped",
-      detached: true,
-    }).output();
-    return [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes))
-      .join("");
-  } finally {
-    await Deno.remove(home, { recursive: true });
-  }
+  const ofMachine = await PROGRAM.isThere() ? await tryUml() : [];
+  await requireAll("use stage uml", [...PROGRAMS, ...ofMachine]);
 }

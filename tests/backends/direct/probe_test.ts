@@ -5,7 +5,7 @@
  * @module
  */
 
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { closeSync, constants, openSync } from "node:fs";
 import { devNull } from "node:os";
 import { LINUX_IOCTL, STATX, STATX_LAYOUT } from "../../../ffi/abi.ts";
@@ -18,6 +18,7 @@ import { IoUringQueue } from "../../../src/engines/io_uring_queue.ts";
 import { NOT_TAKEN } from "../../../src/engines/kernel_queue.ts";
 import { syncFile } from "../../../src/engines/posix_host.ts";
 import { probe } from "../../../src/backends/direct/probe.ts";
+import { VirtualDisk } from "../../../src/disk/disk.ts";
 import { loopDevice, needs, tempDir } from "../../helpers.ts";
 import { fakeLibc } from "../../ffi/fake_library.ts";
 import { hasEngine, program } from "./harness.ts";
@@ -81,9 +82,13 @@ function fileSystem(magic: number, align: [number, number] | null): Answer {
 }
 
 /** What is found of a new file on such a file system. */
-async function found(magic: number, align: [number, number] | null) {
+async function found(
+  magic: number,
+  align: [number, number] | null,
+  content: Uint8Array | number = 4 * MIB,
+) {
   await using dir = await tempDir();
-  const path = await dir.file("disk.img", 4 * MIB);
+  const path = await dir.file("disk.img", content);
   const fd = openSync(path, constants.O_RDWR);
   try {
     const probed = probe(
@@ -92,7 +97,7 @@ async function found(magic: number, align: [number, number] | null) {
       { method: "O_DIRECT", reason: null },
     );
     if (typeof probed === "number") throw new Error(`${probed}`);
-    return probed;
+    return { ...probed, writtenOffset: probed.writtenOffset() };
   } finally {
     closeSync(fd);
   }
@@ -179,6 +184,52 @@ Deno.test(
     assertEquals(direct.active, true);
   },
 );
+
+Deno.test(
+  "probe() takes no zeroes for what a device has answered",
+  LINUX,
+  async () => {
+    // Of a file that is zeroes it cannot be told whether they are stored.
+    const zeroes = new Uint8Array(4 * MIB);
+    const none = await found(EXT4, [512, 512], zeroes);
+    assertEquals([none.direct.active, none.writtenOffset], [true, undefined]);
+    const silent = await found(EXT4, null, zeroes);
+    assertNotEquals(silent.direct.alignmentSource, "trial reads");
+    // A file system's superblock may be far from the start of its disk.
+    for (const at of [0, MIB, 3 * MIB]) {
+      const content = new Uint8Array(4 * MIB);
+      content[at + 4095] = 1;
+      const { writtenOffset } = await found(EXT4, [512, 512], content);
+      assertEquals(writtenOffset, at);
+    }
+    const large = new Uint8Array(4 * MIB).fill(1, MIB);
+    const { writtenOffset } = await found(ZFS, [4096, 131_072], large);
+    assertEquals(writtenOffset, MIB);
+  },
+);
+
+Deno.test({
+  name: "VirtualDisk.open() times no extent that was never written",
+  ignore: !hasEngine("sync") || needs("fallocate").ignore,
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 0);
+    const { success } = await new Deno.Command("fallocate", {
+      args: ["-l", `${MIB}`, path],
+      stderr: "null",
+    }).output();
+    if (!success) {
+      console.log("There is no fallocate() here");
+      return;
+    }
+    // From now on ext4 calls its extents data.
+    await Deno.readFile(path);
+    for (let i = 0; i < 10; i++) {
+      await using disk = await VirtualDisk.open(path, { backend: "direct" });
+      assertEquals(/answers 4 KiB/.test(disk.info.engine.reason ?? ""), false);
+    }
+  },
+});
 
 Deno.test({
   name:

@@ -100,6 +100,22 @@ Deno.test("reportPage() tells the failure, and what was lost, before anything el
   assert(order[0]! > 0);
 });
 
+Deno.test("reportPage() claims no share of states that fail where none does", async () => {
+  const pageOf = async (subject: Subject) => {
+    const { found, recording } = await explore(subject);
+    const options = { commands: [], replay: (token: string) => token };
+    return reportPage(
+      await makeReport(found, recording, { ...options, explain: false }),
+    );
+  };
+  const label = "share of states that fail: ";
+  assertStringIncludes(await pageOf(LOG), `${label}full height: `);
+  assertStringIncludes(
+    await pageOf({ ...LOG, check: () => Promise.resolve() }),
+    `${label}none failed"`,
+  );
+});
+
 Deno.test("reportPage() is one file without a script that names no other file", async () => {
   for (const data of Object.values(await reports())) {
     const page = reportPage(data);

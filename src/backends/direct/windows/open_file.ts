@@ -159,7 +159,7 @@ export async function openFile(
       if (handle >= 0) windows.close(handle);
       held.close();
     }
-    throw openFailure(error, path, options.signal);
+    throw openFailure(error, path, options);
   }
 }
 

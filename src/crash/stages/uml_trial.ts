@@ -1,0 +1,64 @@
+/**
+ * What User Mode Linux needs of a machine, told by starting it: for the stage,
+ * and for whoever asks what there is.
+ *
+ * @module
+ */
+
+import type { Need } from "../programs.ts";
+
+/** What it says, before it starts its kernel, if it may trace. */
+const MAY_TRACE = "ptrace can change system call numbers...OK";
+
+/**
+ * What its kernel says at the first process if its buffer for floating point
+ * registers, of a fixed size in Linux 6.1, is not what PTRACE_SETREGSET wants: as
+ * large as the processor's whole state (xstateregs_set, arch/x86/kernel/fpu/regset.c),
+ * which is 11,008 bytes with AMX.
+ */
+const NO_ROOM = "ptrace set fp regs failed";
+
+/**
+ * Starts User Mode Linux, which must be there, for a process that ends at once.
+ *
+ * @returns What it needs of the machine.
+ */
+export async function tryUml(): Promise<readonly Need[]> {
+  const said = await bootOnce();
+  return [
+    {
+      what: "the right to trace a process (ptrace)",
+      from: null,
+      isThere: () => Promise.resolve(said.includes(MAY_TRACE)),
+    },
+    {
+      what:
+        "a processor whose registers User Mode Linux has room for, that is, without AMX (stage qemu runs on any)",
+      from: null,
+      isThere: () => Promise.resolve(!said.includes(NO_ROOM)),
+    },
+  ];
+}
+
+/** Returns all that it said. */
+async function bootOnce(): Promise<string> {
+  const home = await Deno.makeTempDir({ prefix: "platter-uml-" });
+  try {
+    const { stdout, stderr } = await new Deno.Command("timeout", {
+      args: [
+        ...["-s", "KILL", "60", "linux.uml", "mem=64M", "root=/dev/root"],
+        ...["rootfstype=hostfs", "rootflags=/", "ro", "init=/bin/true"],
+        ...["con=none", "con0=null,fd:2", "panic=-1"],
+      ],
+      env: { HOME: home, TMPDIR: "/dev/shm" },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      detached: true,
+    }).output();
+    return [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes))
+      .join("");
+  } finally {
+    await Deno.remove(home, { recursive: true });
+  }
+}
