@@ -208,6 +208,41 @@ Deno.test("overlay() in a file answers a write that is withdrawn while a full ma
   await disk.close();
 });
 
+Deno.test("FileOverlay.discard() waits for every flush that withdrawn writes have asked for", async () => {
+  const pages = 513;
+  const sectors = pages * PAGE_BITS;
+  const store = memory({ sectors: layoutOf(sectors).fileSectors });
+  const file = new Silent(store);
+  file.silent = false;
+  const changes = await overlay(memory({ sectors }), { file });
+  const disk = VirtualDisk.over(changes);
+  for (let page = 0; page < pages - 1; page++) {
+    await disk.write(page * PAGE_BITS, sector(1));
+  }
+  file.silent = true;
+  // The second one is for a flush behind that of the first one.
+  for (let i = 0; i < 2; i++) {
+    const write = (signal: AbortSignal) =>
+      disk.write(sectors - 1, sector(2), { signal });
+    assertEquals(await withdraw(write), true);
+  }
+  let isOver = false;
+  const discarded = changes.discard().then(() => isOver = true);
+  while (!isOver) {
+    await turn();
+    const types = new Set(file.held.map(([{ type }]) => type));
+    // A flush beside anything else would be one of two that are at work.
+    if (types.has(RequestType.Flush)) assertEquals(file.held.length, 1);
+    for (const [request, complete] of file.held.splice(0)) {
+      store.submit([request], complete);
+    }
+  }
+  await discarded;
+  file.silent = false;
+  assertEquals(await disk.read(0, 1), sector(0));
+  await disk.close();
+});
+
 Deno.test("FileOverlay.commit() is interrupted whatever it waits for, and repeated", async () => {
   // Of the file: its map, its data. Of the base: what tells it, a write, a flush.
   for (let step = 0; step < 5; step++) {

@@ -107,9 +107,12 @@ export class OverlayMetadata {
     return this.#failure;
   }
 
-  /** When no flush is at work. Never rejects. */
+  /**
+   * When no flush is at work, nor asked for: whoever asked may wait no more. Never
+   * rejects.
+   */
   get flushed(): Promise<unknown> {
-    return this.#flushing;
+    return this.#nextFlush ?? this.#flushing;
   }
 
   /**
