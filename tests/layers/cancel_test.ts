@@ -5,7 +5,12 @@
  * @module
  */
 
-import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  assertEquals,
+  assertLess,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { Buffer } from "node:buffer";
 import type { Backend, Complete } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
@@ -228,7 +233,8 @@ Deno.test("FileOverlay.discard() waits for every flush that withdrawn writes hav
   }
   let isOver = false;
   const discarded = changes.discard().then(() => isOver = true);
-  while (!isOver) {
+  for (let turns = 0; !isOver; turns++) {
+    assertLess(turns, 1000);
     await turn();
     const types = new Set(file.held.map(([{ type }]) => type));
     // A flush beside anything else would be one of two that are at work.
