@@ -254,10 +254,13 @@ async function open(
   const openedAt = captureStack();
   options.signal?.throwIfAborted();
   if (options.blockSize !== undefined) checkBlockSize(options.blockSize);
-  checkId(String(path), options.id);
-  if (isNbdUri(path)) return await openRemote(String(path), options, create);
-  if (isRbdUri(path)) return await openCluster(String(path), options, create);
-  const name = typeof path === "string" ? path : fileURLToPath(path);
+  const isUri = isNbdUri(path) || isRbdUri(path);
+  const name = typeof path === "string" || isUri
+    ? String(path)
+    : fileURLToPath(path);
+  checkId(name, options.id);
+  if (isNbdUri(path)) return await openRemote(name, options, create);
+  if (isRbdUri(path)) return await openCluster(name, options, create);
   const format = oneOf("format", options.format ?? "auto", [
     "auto",
     "raw",

@@ -41,6 +41,7 @@ import type { BackendInfo } from "../info.ts";
 import { flushRequest, type Request, RequestType } from "../request.ts";
 import { OVERLAYS_KEEP } from "../resize.ts";
 import { settleAll } from "../settle_all.ts";
+import { unless } from "../unless.ts";
 import { Layer, type LayerOptions, submitUnless } from "./layer.ts";
 import { DataPath, PIECE_SECTORS } from "./overlay_file/data_path.ts";
 import { OverlayState } from "./overlay_file/format.ts";
@@ -287,7 +288,7 @@ export class FileOverlay extends Layer {
       await this.#close(Held.Changes);
       this.#checkWhole("commit");
       if (!this.changed) return;
-      if (moves) await this.#metadata.flushOrThrow();
+      if (moves) await unless(signal, this.#metadata.flushOrThrow());
       // As late as can be: from then on the base is not what it was.
       let begun: Promise<void> | undefined;
       const begin = () => begun ??= this.#metadata.beginCommit(signal);
@@ -304,7 +305,7 @@ export class FileOverlay extends Layer {
         if (error !== null) throw error;
       }
       if (!moves) return;
-      await this.#metadata.lookAtBase();
+      await this.#metadata.lookAtBase(signal);
       await this.#close(Held.All);
       await this.#empty();
     });

@@ -341,6 +341,18 @@ Deno.test("VirtualDisk.open() refuses an id before it asks a server", async () =
   assertEquals(server.counters.connections, 0);
 });
 
+Deno.test("VirtualDisk.open() names the file of a URL whose options it refuses", async () => {
+  await using dir = await tempDir();
+  const path = await dir.file("a disk.img", new Uint8Array(512));
+  for (const place of [path, pathToFileURL(path)]) {
+    await assertRejects(
+      () => VirtualDisk.open(place, { id: "" }),
+      RangeError,
+      `Cannot open "${path}" as its id`,
+    );
+  }
+});
+
 for (const [title, options, type] of WRONG) {
   Deno.test(`VirtualDisk.open() and create() refuse ${title} and touch nothing`, async () => {
     await using dir = await tempDir();

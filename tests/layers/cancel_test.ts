@@ -5,7 +5,12 @@
  * @module
  */
 
-import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  assertEquals,
+  assertLess,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { Buffer } from "node:buffer";
 import type { Backend, Complete } from "../../src/backend.ts";
 import { VirtualDisk } from "../../src/disk/disk.ts";
@@ -208,9 +213,46 @@ Deno.test("overlay() in a file answers a write that is withdrawn while a full ma
   await disk.close();
 });
 
+Deno.test("FileOverlay.discard() waits for every flush that withdrawn writes have asked for", async () => {
+  const pages = 513;
+  const sectors = pages * PAGE_BITS;
+  const store = memory({ sectors: layoutOf(sectors).fileSectors });
+  const file = new Silent(store);
+  file.silent = false;
+  const changes = await overlay(memory({ sectors }), { file });
+  const disk = VirtualDisk.over(changes);
+  for (let page = 0; page < pages - 1; page++) {
+    await disk.write(page * PAGE_BITS, sector(1));
+  }
+  file.silent = true;
+  // The second one is for a flush behind that of the first one.
+  for (let i = 0; i < 2; i++) {
+    const write = (signal: AbortSignal) =>
+      disk.write(sectors - 1, sector(2), { signal });
+    assertEquals(await withdraw(write), true);
+  }
+  let isOver = false;
+  const discarded = changes.discard().then(() => isOver = true);
+  for (let turns = 0; !isOver; turns++) {
+    assertLess(turns, 1000);
+    await turn();
+    const types = new Set(file.held.map(([{ type }]) => type));
+    // A flush beside anything else would be one of two that are at work.
+    if (types.has(RequestType.Flush)) assertEquals(file.held.length, 1);
+    for (const [request, complete] of file.held.splice(0)) {
+      store.submit([request], complete);
+    }
+  }
+  await discarded;
+  file.silent = false;
+  assertEquals(await disk.read(0, 1), sector(0));
+  await disk.close();
+});
+
 Deno.test("FileOverlay.commit() is interrupted whatever it waits for, and repeated", async () => {
-  // Of the file: its map, its data. Of the base: what tells it, a write, a flush.
-  for (let step = 0; step < 5; step++) {
+  // Of the file: its map, its data. Of the base: what tells it, a write, a flush,
+  // what tells it from then on.
+  for (let step = 0; step < 6; step++) {
     const { base: _, store, disk: first } = await overSilent();
     const base = new Silent();
     base.silent = false;
@@ -220,7 +262,7 @@ Deno.test("FileOverlay.commit() is interrupted whatever it waits for, and repeat
     file.silent = false;
     const changes = await overlay(base, { file, acceptBase: true });
     const holder = step < 2 ? file : base;
-    let left = [1, 2, 1, 19, 20][step]!;
+    let left = [1, 2, 1, 19, 20, 21][step]!;
     const controller = new AbortController();
     const reason = new Error("Enough");
     const submit = holder.submit.bind(holder);
@@ -242,6 +284,47 @@ Deno.test("FileOverlay.commit() is interrupted whatever it waits for, and repeat
     assertEquals((await disk.read(8, 1))[0], step < 3 ? 0 : 1);
     await disk.close();
   }
+});
+
+Deno.test("FileOverlay.commit() that is interrupted before it writes to the base leaves it to be discarded", async () => {
+  // Of the file: a flush, the header in 4 steps, the map and its flush; and from
+  // the eighth on the header again, which says that a commit begins.
+  for (let nth = 1; nth <= 11; nth++) {
+    const { base, store, file, changes, disk } = await overSilent();
+    await disk.write(8, sector(1));
+    const controller = new AbortController();
+    const reason = new Error("Enough");
+    let left = nth;
+    const submit = file.submit.bind(file);
+    file.submit = (batch, complete) => {
+      const { type } = batch[0]!;
+      if (type !== RequestType.In && --left === 0) controller.abort(reason);
+      submit(batch, complete);
+    };
+    const error = await changes.commit(undefined, controller.signal)
+      .catch((error) => error);
+    assertEquals([error, left <= 0], [reason, true], `${nth}`);
+    file.submit = submit;
+    assertEquals(await disk.read(8, 1), sector(1));
+    await changes.discard();
+    assertEquals(await disk.read(8, 1), sector(0));
+    await disk.close();
+    const again = await overlay(base, { file: store });
+    assertEquals(again.changed, false);
+    await again.close();
+  }
+});
+
+Deno.test("FileOverlay.commit() is interrupted though its file does not flush", async () => {
+  const { file, changes, disk } = await overSilent();
+  await disk.write(8, sector(1));
+  file.silent = true;
+  const commit = (signal: AbortSignal) => changes.commit(undefined, signal);
+  assertEquals(await withdraw(commit), true);
+  file.letGo();
+  await changes.commit();
+  assertEquals(await disk.read(8, 1), sector(1));
+  await disk.close();
 });
 
 Deno.test("overlay() in a file gives up opening, whatever it waits for", async () => {

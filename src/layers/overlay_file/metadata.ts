@@ -107,9 +107,12 @@ export class OverlayMetadata {
     return this.#failure;
   }
 
-  /** When no flush is at work. Never rejects. */
+  /**
+   * When no flush is at work, nor asked for: whoever asked may wait no more. Never
+   * rejects.
+   */
   get flushed(): Promise<unknown> {
-    return this.#flushing;
+    return this.#nextFlush ?? this.#flushing;
   }
 
   /**
@@ -253,12 +256,12 @@ export class OverlayMetadata {
    * from then on that has some of the changes, and is known by what they leave
    * as it is.
    *
-   * @param signal Gives up before anything is written.
+   * @param signal Gives up: then none was begun.
    * @returns When that is durable.
    * @throws {DiskError} If it fails. If the signal fired, its reason.
    */
   async beginCommit(signal?: AbortSignal): Promise<void> {
-    const { state, digest } = this.header;
+    const { state, modified, digest } = this.header;
     if (state === OverlayState.Committing && !isZero(digest)) return;
     const rest = await this.#digestOfRest(signal);
     signal?.throwIfAborted();
@@ -268,10 +271,12 @@ export class OverlayMetadata {
         modified: 0n,
         digest: rest,
       });
+      signal?.throwIfAborted();
     } catch (error) {
-      // One copy of it may be there, and the base has nothing of the changes yet:
-      // whoever opens the file is to be told so, if it takes the header as it was.
-      await this.writeHeader({}).catch(() => {});
+      // One copy of it may be there, or both, and the base has nothing of the
+      // changes yet: whoever opens the file is to be told so, if it takes the
+      // header as it was.
+      await this.writeHeader({ state, modified, digest }).catch(() => {});
       throw error;
     }
   }

@@ -255,7 +255,11 @@ Deno.test({
       } else {
         const outcome = await opening.catch((error: unknown) => error);
         if (!(outcome instanceof Error)) await (outcome as RbdBackend).close();
-        while (libraries.left.length > 0) {
+        for (
+          let waits = 0;
+          libraries.left.length > 0 && waits < 5000;
+          waits++
+        ) {
           await new Promise((resolve) => setTimeout(resolve, 1));
         }
       }
