@@ -67,18 +67,20 @@ export function loopDevicesBeside(fd: number): string[] {
 interface Bytes {
   readonly start: number;
   readonly end: number;
+  /** Whether it is only some of them, as of a mapped device, and not which. */
+  readonly some: boolean;
 }
 
 /** Which bytes of a file or a device something has its data in. */
 export interface Place {
   /** The file or the device: the same for all names of it. */
   readonly key: string;
-  /** The bytes; `null` if they are only some of them, as of a mapped device. */
-  readonly bytes: Bytes | null;
+  /** The bytes. */
+  readonly bytes: Bytes;
 }
 
 /** All of a file or a device. */
-export const ALL_BYTES: Bytes = { start: 0, end: Infinity };
+export const ALL_BYTES: Bytes = { start: 0, end: Infinity, some: false };
 
 /** What a block device has its data in. */
 export type BelowDevice =
@@ -118,19 +120,20 @@ export function belowDevice(device: number): BelowDevice[] {
   if (!isReadable()) return [];
   const found: BelowDevice[] = [];
   const seen = new Set<DeviceNumber>();
-  const look = (number: DeviceNumber, own: Bytes | null) => {
+  const look = (number: DeviceNumber, own: Bytes) => {
     if (seen.has(number)) return;
     seen.add(number);
     const directory = `/sys/dev/block/${number}`;
-    const add = (next: DeviceNumber | undefined, bytes: Bytes | null) => {
+    const add = (next: DeviceNumber | undefined, bytes: Bytes) => {
       if (next === undefined) return;
       const device = numberOf(next);
       found.push({ key: keyOfDevice(device), bytes, device });
       look(next, bytes);
     };
     /** Where its bytes are in what has it from there on. */
-    const shifted = (by: number): Bytes | null =>
-      own && { start: own.start + by, end: own.end + by };
+    const shifted = (by: number): Bytes => (
+      { ...own, start: own.start + by, end: own.end + by }
+    );
     const path = read(`${directory}/loop/backing_file`);
     if (path !== undefined) {
       const bytes = shifted(Number(read(`${directory}/loop/offset`) ?? 0));
@@ -143,7 +146,9 @@ export function belowDevice(device: number): BelowDevice[] {
       return;
     }
     for (const name of list(`${directory}/slaves`)) {
-      add(read(`${directory}/slaves/${name}/dev`), null);
+      const below = `${directory}/slaves/${name}`;
+      const end = sectorsAt(`${below}/size`);
+      add(read(`${below}/dev`), { start: 0, end, some: true });
     }
     if (exists(`${directory}/partition`)) {
       const start = sectorsAt(`${directory}/start`);
@@ -151,7 +156,8 @@ export function belowDevice(device: number): BelowDevice[] {
     }
   };
   const number = deviceNumber(BigInt(device));
-  look(number, { start: 0, end: sectorsAt(`/sys/dev/block/${number}/size`) });
+  const end = sectorsAt(`/sys/dev/block/${number}/size`);
+  look(number, { start: 0, end, some: false });
   return found;
 }
 
@@ -175,10 +181,9 @@ export function isDataShared(
   return a.some((x) =>
     b.some((y) =>
       x.key === y.key &&
-      (x.bytes === null || y.bytes === null
-        // Two mapped devices share their disk, and nothing on it.
-        ? x.bytes !== y.bytes
-        : x.bytes.start < y.bytes.end && y.bytes.start < x.bytes.end)
+      x.bytes.start < y.bytes.end && y.bytes.start < x.bytes.end &&
+      // Two mapped devices share their disk, and nothing on it.
+      !(x.bytes.some && y.bytes.some)
     )
   );
 }

@@ -30,11 +30,15 @@ export interface FileIdentity {
   readonly isBlockDevice: boolean;
   /**
    * Itself, and what a block device is a part of or made of, as far as known: which
-   * bytes of it, or `null` for some.
+   * bytes of it, or `some` of those.
    */
   readonly places: readonly {
     readonly key: string;
-    readonly bytes: { readonly start: number; readonly end: number } | null;
+    readonly bytes: {
+      readonly start: number;
+      readonly end: number;
+      readonly some: boolean;
+    };
   }[];
 }
 

@@ -78,8 +78,8 @@ const PROTOCOL_FEATURES = protocolBits(
 );
 
 /**
- * Messages that are part of a feature of the protocol, and which that is. What
- * gives nothing and changes nothing, anybody may ask.
+ * Messages that are part of a feature of the protocol, and which that is. A
+ * question whose answer brings no descriptor, anybody may ask.
  */
 const FEATURE_OF: Readonly<Record<number, number>> = {
   [FrontEndMessage.SetBackendReqFd]: ProtocolFeature.BackendReq,
