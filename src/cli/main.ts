@@ -18,7 +18,8 @@
 
 import process from "node:process";
 import type { FileIdentity } from "../backends/same_file.ts";
-import { programArguments } from "../platform/terminal.ts";
+import { assertRuntime } from "../platform/system.ts";
+import { isProgram, programArguments } from "../platform/terminal.ts";
 import config from "../../deno.json" with { type: "json" };
 import { Interrupted } from "./images.ts";
 import {
@@ -99,6 +100,7 @@ export async function main(
   io: CliIo,
 ): Promise<number> {
   try {
+    assertRuntime();
     return await dispatch(args, io);
   } catch (error) {
     return await report(error, io, []);
@@ -220,7 +222,7 @@ async function help(): Promise<string> {
   ].join("\n");
 }
 
-if (import.meta.main) {
+if (import.meta.main ?? isProgram(import.meta.url)) {
   // Not exitCode: a read of standard input may be left that would never end.
   process.exit(await main(programArguments(), processIo()));
 }

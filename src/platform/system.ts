@@ -36,3 +36,20 @@ export const os: string = NAMES[process.platform] ?? process.platform;
 
 /** The architecture, as in `Deno.build.arch`. */
 export const arch: string = NAMES[process.arch] ?? process.arch;
+
+/** The first Node.js that has the syntax this is written in (`await using`). */
+const OLDEST_NODE = 24;
+
+/**
+ * Says which Node.js it takes, where a module that is loaded later would only be
+ * called wrong.
+ *
+ * @throws {Error} If this is an earlier one.
+ */
+export function assertRuntime(): void {
+  if (runtime !== "node") return;
+  if (parseInt(process.versions.node) >= OLDEST_NODE) return;
+  throw new Error(
+    `Cannot run as Node.js must be ${OLDEST_NODE} or later: current value is ${process.versions.node}`,
+  );
+}
