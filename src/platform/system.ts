@@ -16,6 +16,11 @@ export const runtime: Runtime = typeof Deno !== "undefined"
   ? "bun"
   : "node";
 
+/** Whether this thread can be terminated while the program goes on. */
+export const inWorker: boolean = runtime === "deno"
+  ? "WorkerGlobalScope" in globalThis
+  : !process.getBuiltinModule("node:worker_threads").isMainThread;
+
 /** What it calls itself. */
 export const runtimeName: string = {
   deno: "Deno",

@@ -16,8 +16,23 @@ import { NbdServer } from "@jsr/platter__disk/nbd";
 import * as testing from "@jsr/platter__disk/testing";
 import * as vhost from "@jsr/platter__disk/vhost";
 import assert from "node:assert/strict";
-import { rmSync } from "node:fs";
+import { once } from "node:events";
+import { readdirSync, rmSync } from "node:fs";
 import process from "node:process";
+import {
+  isMainThread,
+  parentPort,
+  Worker,
+  workerData,
+} from "node:worker_threads";
+
+if (!isMainThread) {
+  const disk = await VirtualDisk.open(workerData);
+  await disk.write(0, new Uint8Array(512));
+  parentPort.postMessage("open");
+  // Until it is terminated.
+  await once(parentPort, "message");
+}
 
 const tests = {
   "every entry has something in it": () => {
@@ -36,6 +51,32 @@ const tests = {
       await using remote = await VirtualDisk.open(server.uri());
       assert.deepEqual(await remote.read(15, 1), new Uint8Array(512).fill(7));
       assert.equal((await readPartitions(remote)).kind, "none");
+    } finally {
+      rmSync(path, { force: true });
+    }
+  },
+  "what a Worker had open is given back when it is terminated, but on Bun": async () => {
+    const path = `npm-worker-${process.pid}.img`;
+    try {
+      await (await VirtualDisk.create(path, { size: "1MiB" })).close();
+      const open = [];
+      for (let round = 0; round < 3; round++) {
+        const worker = new Worker(new URL(import.meta.url), {
+          workerData: path,
+        });
+        await once(worker, "message");
+        await worker.terminate();
+        if (process.versions.bun !== undefined) {
+          await assert.rejects(
+            () => VirtualDisk.open(path),
+            /as another thread of this process, bun \(process \d+\), holds it/,
+          );
+          return;
+        }
+        await using _disk = await VirtualDisk.open(path);
+        open.push(readdirSync("/proc/self/fd").length);
+      }
+      assert.equal(open[2], open[1]);
     } finally {
       rmSync(path, { force: true });
     }
