@@ -13,6 +13,7 @@ import { fileURLToPath } from "node:url";
 import { asDiskError } from "../backends/image_options.ts";
 import { mediumOfStat, noDisk } from "../backends/medium.ts";
 import { DiskError } from "../errors.ts";
+import { FfiError } from "../../ffi/ffi_error.ts";
 import { isGranted, isNotCapable } from "../platform/permissions.ts";
 import { runtimeName } from "../platform/system.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
@@ -144,6 +145,10 @@ export function lackOf(
   };
   return {
     reason: error.message,
-    remedy: remedies[error.kind] ?? "another folder",
+    // Of what the runtime does not allow, or FFI that does not work, the reason
+    // tells.
+    remedy: isNotCapable(error.cause) || error.cause instanceof FfiError
+      ? null
+      : remedies[error.kind] ?? "another folder",
   };
 }
