@@ -8,11 +8,11 @@
 
 import fs from "node:fs";
 import { isUnknownAt } from "./file_system.ts";
-import { FfiError } from "../../ffi/ffi_error.ts";
 import { canonicalCode } from "../errno.ts";
+import { DiskError } from "../errors.ts";
 import { lockedError, nameHolder } from "./holder.ts";
 import { systemCode } from "./system_error.ts";
-import { type HeldFile, openHeld } from "../platform/held_file.ts";
+import { type HeldFile, isUnusable, openHeld } from "../platform/held_file.ts";
 
 /** A lock that is held. */
 export interface FileClaim {
@@ -54,7 +54,7 @@ export function claimFile(
   try {
     // Before it is locked: the other file's owner would find it taken.
     if (!isSame(file, path, fd)) throw new ReplacedError(path);
-    taken = tryLock(file, !readOnly);
+    taken = tryLock(file, path, !readOnly);
     if (taken && !readOnly && isUnknownAt(path) && isGrantedTwice(path, fd)) {
       taken = null;
     }
@@ -105,7 +105,7 @@ function isGrantedTwice(path: string, fd: number): boolean {
   const second = openHeld(path, true);
   try {
     // Another file by now is not ours to lock.
-    return isSame(second, path, fd) && tryLock(second, true) === true;
+    return isSame(second, path, fd) && tryLock(second, path, true) === true;
   } finally {
     second.close();
   }
@@ -117,11 +117,21 @@ function isGrantedTwice(path: string, fd: number): boolean {
  * (fs/smb/client/smb2maperror.c, STATUS_LOCK_NOT_GRANTED), as fcntl(2) may, and
  * flock(2) elsewhere never does.
  */
-function tryLock(file: HeldFile, exclusive: boolean): boolean | null {
+function tryLock(
+  file: HeldFile,
+  path: string,
+  exclusive: boolean,
+): boolean | null {
   try {
     return file.tryLockSync(exclusive);
   } catch (error) {
-    if (error instanceof FfiError) return null;
+    if (isUnusable(error)) {
+      throw new DiskError(
+        "platform",
+        `Cannot lock "${path}": ${error.message}`,
+        { operation: "open", path, cause: error },
+      );
+    }
     const code = systemCode(error)?.code;
     if (code === "EACCES") return false;
     if (code !== undefined && meansNoLocks(code)) return null;

@@ -13,7 +13,6 @@ import { fileURLToPath } from "node:url";
 import { asDiskError } from "../backends/image_options.ts";
 import { mediumOfStat, noDisk } from "../backends/medium.ts";
 import { DiskError } from "../errors.ts";
-import { FfiError } from "../../ffi/ffi_error.ts";
 import { isGranted, isNotCapable } from "../platform/permissions.ts";
 import { runtimeName } from "../platform/system.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
@@ -147,7 +146,7 @@ export function lackOf(
     reason: error.message,
     // Of what the runtime does not allow, or FFI that does not work, the reason
     // tells.
-    remedy: isNotCapable(error.cause) || error.cause instanceof FfiError
+    remedy: isNotCapable(error.cause) || error.kind === "platform"
       ? null
       : remedies[error.kind] ?? "another folder",
   };

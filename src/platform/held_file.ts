@@ -20,8 +20,8 @@ export interface HeldFile {
    *
    * @param exclusive Whether against readers too.
    * @returns Whether it did.
-   * @throws {FfiError} If this runtime cannot lock.
-   * @throws {Error} If the system does not.
+   * @throws {FfiError} If FFI is there and does not work: {@linkcode isUnusable}.
+   * @throws {Error} With the system's `code`; `ENOSYS` without FFI.
    */
   tryLockSync(exclusive: boolean): boolean;
   /** Closes it, with its lock. */
@@ -37,6 +37,16 @@ let flock: ((fd: number, exclusive: boolean) => boolean) | null = null;
 export async function loadLocks(): Promise<void> {
   if (runtime === "deno") return;
   ({ tryFlock: flock } = await import("../../ffi/flock.ts"));
+}
+
+/**
+ * Whether something failed as FFI, which is there, does not work.
+ *
+ * @param error What was thrown.
+ * @returns Whether that is so.
+ */
+export function isUnusable(error: unknown): error is Error {
+  return error instanceof FfiError && error.kind === "unusable";
 }
 
 /**
@@ -60,10 +70,14 @@ export function openHeld(path: string, write = false): HeldFile {
   return {
     statSync: () => fs.fstatSync(fd),
     tryLockSync(exclusive) {
-      if (flock !== null) return flock(fd, exclusive);
-      throw new FfiError(
-        "library",
-        "Cannot lock a file as this runtime has no flock",
+      try {
+        if (flock !== null) return flock(fd, exclusive);
+      } catch (cause) {
+        if (!(cause instanceof FfiError) || isUnusable(cause)) throw cause;
+      }
+      throw Object.assign(
+        new Error(`Cannot lock "${path}" as this runtime has no flock`),
+        { code: "ENOSYS" },
       );
     },
     close: () => fs.closeSync(fd),
