@@ -9,6 +9,9 @@
  * platter copy disk.img backup.img --verify
  * ```
  *
+ * Not to be bundled: in a bundle it would run in the place of the program that
+ * imports it.
+ *
  * Exit codes: 0 done or equal, 1 different, 2 wrong usage or failed, 3 a budget
  * was spent too early, 130 interrupted, 141 nobody reads what it prints. What was
  * done stays done if it cannot be printed; the message says so.
