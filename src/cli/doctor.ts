@@ -151,8 +151,8 @@ function toolLines(tools: readonly Tool[] | null): string {
     listOf(tools.flatMap(({ name, path, purpose, remedy }) => [
       [
         name.padEnd(NAME_COLUMNS),
-        `${(path === null ? "missing" : "good").padEnd(VERDICT_COLUMNS)}` +
-        purpose,
+        (path === null ? "missing" : remedy === null ? "good" : "limited")
+          .padEnd(VERDICT_COLUMNS) + purpose,
       ] as const,
       ...(remedy === null ? [] : [
         ["", `${" ".repeat(VERDICT_COLUMNS)}Mend it: ${remedy}`] as const,

@@ -8,7 +8,7 @@
 import fs from "node:fs";
 import { findProgram, searchPath } from "../crash/programs.ts";
 import { isGranted } from "../platform/permissions.ts";
-import { arch, os } from "../platform/system.ts";
+import { arch, os, runtime, runtimeName } from "../platform/system.ts";
 import type { Tool } from "./diagnosis.ts";
 
 /** The name, what it is for, and the package of Debian that has it. */
@@ -45,6 +45,19 @@ const PROGRAMS: readonly (readonly [
   ["nbdkit", "other NBD servers; deno task bench:nbd", "nbdkit"],
   ["fio", "workloads; deno task bench", "fio"],
 ];
+
+/** What only that needs which needs Deno: mounts, and crash tests of programs. */
+const FOR_DENO: ReadonlySet<string> = new Set([
+  ...["nbdfuse", "fusermount3", "qemu-storage-daemon", "losetup", "linux.uml"],
+  ...["busybox", "debugfs", "/dev/fuse", "/dev/kvm"],
+]);
+
+/** What would bring a tool on this runtime; `null` if it can be used. */
+function needsDeno(name: string): string | null {
+  return runtime === "deno" || !FOR_DENO.has(name)
+    ? null
+    : `Deno: on ${runtimeName} nothing uses it`;
+}
 
 /** Libraries, looked for where the dynamic linker looks by itself: ld.so(8). */
 const LIBRARIES: typeof PROGRAMS = [
@@ -93,11 +106,12 @@ export async function findTools(): Promise<readonly Tool[] | null> {
   const programs = PROGRAMS.map(async ([name, purpose, from]) => {
     // A folder may be allowed and a program in it not (--deny-read).
     const path = await findProgram(name).catch(() => null);
-    const remedy = path === null
-      ? `apt-get install ${from}`
-      : isGranted({ name: "run", command: name })
-      ? null
-      : `--allow-run=${name}`;
+    const remedy = needsDeno(name) ??
+      (path === null
+        ? `apt-get install ${from}`
+        : isGranted({ name: "run", command: name })
+        ? null
+        : `--allow-run=${name}`);
     return { name, path, purpose, remedy };
   });
   const devices = os === "linux" ? DEVICES : [];
@@ -120,7 +134,7 @@ export async function findTools(): Promise<readonly Tool[] | null> {
         name,
         path: usable ? name : null,
         purpose,
-        remedy: usable ? null : remedy,
+        remedy: needsDeno(name) ?? (usable ? null : remedy),
       };
     }),
   ];

@@ -190,6 +190,12 @@ const tests = {
       rmSync(path, { force: true });
     }
   },
+  "doctor calls no tool good that only Deno could use": async () => {
+    const { tools } = await doctor.diagnose();
+    const remedyOf = (name) => tools.find((tool) => tool.name === name).remedy;
+    assert.match(remedyOf("nbdfuse"), /^Deno: /);
+    assert.doesNotMatch(remedyOf("qemu-nbd") ?? "", /Deno/);
+  },
   "the command line runs": async () => {
     let said = "";
     const output = {
