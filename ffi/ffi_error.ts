@@ -7,11 +7,13 @@
 /**
  * Why FFI cannot be used:
  *
- * - `"permission"`: Deno does not allow it, or only for certain paths;
- * - `"library"`: the C library could not be opened;
+ * - `"permission"`: the runtime does not allow it, or only for certain paths;
+ * - `"library"`: the C library could not be opened, or there is nothing to call it by;
+ * - `"unusable"`: what calls it is there, and does not work: nobody meant to do
+ *   without it, and with it without locks;
  * - `"platform"`: there is no table of constants for this system.
  */
-export type FfiErrorKind = "permission" | "library" | "platform";
+export type FfiErrorKind = "permission" | "library" | "unusable" | "platform";
 
 /** FFI cannot be used here; the message says why and what to do. */
 export class FfiError extends Error {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { errnoName } from "./abi.ts";
 import { openLibc } from "./libc.ts";
 
 // include/uapi/asm-generic/fcntl.h; the same on macOS and the BSDs.
@@ -18,7 +19,7 @@ const LOCK_NB = 4;
  * @param exclusive Whether against readers too.
  * @returns Whether it did; not if another open file has it.
  * @throws {FfiError} If FFI cannot be used.
- * @throws {Error} If the file system has no such locks.
+ * @throws {Error} If the system does not, with its word as `code`.
  */
 export function tryFlock(fd: number, exclusive: boolean): boolean {
   const libc = openLibc();
@@ -28,5 +29,6 @@ export function tryFlock(fd: number, exclusive: boolean): boolean {
   const { EAGAIN, EACCES } = libc.abi.errno;
   // SMB answers EACCES where others answer EAGAIN.
   if (result === -EAGAIN || result === -EACCES) return false;
-  throw new Error(`Cannot lock a file: errno ${-result}`);
+  const code = errnoName(libc.abi, -result);
+  throw Object.assign(new Error(`Cannot lock a file: ${code}`), { code });
 }

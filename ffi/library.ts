@@ -6,7 +6,7 @@
  * @module
  */
 
-import { isNotCapable } from "../src/platform/permissions.ts";
+import { ffiOption, isNotCapable } from "../src/platform/permissions.ts";
 import { runtimeName } from "../src/platform/system.ts";
 import type { Abi, AbiOs } from "./abi.ts";
 import { FfiError } from "./ffi_error.ts";
@@ -339,7 +339,7 @@ export function openLibcFunctions(
       if (isNotCapable(cause)) {
         throw new FfiError(
           "permission",
-          `Cannot open libc as ${runtimeName} does not allow "${fileName}": run with --allow-ffi`,
+          `Cannot open libc as ${runtimeName} does not allow "${fileName}": run with ${ffiOption}`,
           { cause },
         );
       }
@@ -383,6 +383,6 @@ export function ensureFfiPermission(
     limited
       ? "Cannot open libc as --allow-ffi is limited to certain paths, which forbids " +
         "addresses: run with --allow-ffi without a path"
-      : "Cannot open libc as --allow-ffi is not granted: run with --allow-ffi",
+      : `Cannot open libc as ${ffiOption} is not granted: run with ${ffiOption}`,
   );
 }

@@ -13,6 +13,8 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
+import fs from "node:fs";
+import { nameHolder } from "../src/backends/holder.ts";
 import { VirtualDisk } from "../src/disk/disk.ts";
 import { DiskError, type DiskErrorKind } from "../src/errors.ts";
 import type { OpenOptions } from "../src/disk/open.ts";
@@ -595,5 +597,36 @@ Deno.test({
       ]);
     assertMatch(await open(), /^platform.*--allow-sys=statfs/);
     assertEquals(await open("--allow-sys=statfs"), "opened\n");
+  },
+});
+
+Deno.test({
+  name:
+    "Who holds a lock is named though other descriptors are closed meanwhile",
+  ignore: !LINUX,
+  async fn() {
+    await using dir = await tempDir();
+    const path = await dir.file("disk.img", 4096);
+    using holder = Deno.openSync(path, { read: true, write: true });
+    assert(holder.tryLockSync(true));
+    const fd = fs.openSync(path, "r");
+    const { readFileSync } = fs;
+    let first: string | undefined;
+    try {
+      // The one that lists them may come first.
+      fs.readFileSync = ((name: string, encoding: "utf8") => {
+        first ??= /^\/proc\/\d+\/fdinfo\/\d+$/.test(name) ? name : undefined;
+        if (name === first) throw new Error("It is closed by now");
+        return readFileSync(name, encoding);
+      }) as typeof readFileSync;
+      assertMatch(
+        nameHolder(fd, "FLOCK") ?? "",
+        /^another thread of this process/,
+      );
+    } finally {
+      fs.readFileSync = readFileSync;
+      fs.closeSync(fd);
+    }
+    assert(first !== undefined);
   },
 });

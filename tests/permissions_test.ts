@@ -300,6 +300,41 @@ for (const ffi of [[], ["--allow-ffi"]]) {
     },
   });
 
+  Deno.test({
+    name:
+      `VirtualDisk.open() locks what links lead to where only their path is granted, ${how}`,
+    ignore: Deno.build.os === "windows",
+    async fn() {
+      await using at = await place();
+      await Deno.symlink(at.secret, `${at.folder}/link.img`);
+      await Deno.symlink(`${at.dir}/secret`, `${at.folder}/folder`);
+      const paths = [
+        `${at.folder}/link.img`,
+        `${at.folder}/folder/disk.img`,
+      ];
+      const grants = paths.flatMap((path) => [
+        `--allow-read=${path}`,
+        `--allow-write=${path}`,
+      ]);
+      const { result } = await runWith(
+        [...ffi, ...grants],
+        at.dir,
+        `
+        const paths = ${JSON.stringify(paths)};
+        const pairs = [[0, 1], [1, 0]];
+        const found = [];
+        for (const [one, other] of pairs) {
+          await using disk = await VirtualDisk.open(paths[one]);
+          const again = await attempt(() => VirtualDisk.open(paths[other]));
+          found.push([disk.info.lock.method !== "none", again.kind]);
+        }
+        console.log(JSON.stringify({ found }));
+        `,
+      );
+      assertEquals(result.found, [[true, "locked"], [true, "locked"]]);
+    },
+  });
+
   Deno.test(`VirtualDisk.create() makes nothing where it may not write, ${how}`, async () => {
     await using at = await place();
     const path = `${at.dir}/secret/new.img`;

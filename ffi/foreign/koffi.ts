@@ -7,11 +7,17 @@
  */
 
 import process from "node:process";
-import { permissions } from "../../src/platform/permissions.ts";
+import {
+  ffiOption,
+  isGranted,
+  permissions,
+} from "../../src/platform/permissions.ts";
+import { FfiError } from "../ffi_error.ts";
 import { bindEach, type Foreign } from "./interface.ts";
 
 /** What is used of the package. */
 interface Koffi {
+  readonly version: string;
   load(path: string): {
     func(name: string, result: string, parameters: string[]): KoffiFunction;
   };
@@ -33,18 +39,31 @@ const TYPES: Readonly<Record<string, string>> = {
   buffer: "void *",
 };
 
+/** The first version with all that is used of it. */
+const OLDEST = 3;
+
 /**
  * Finds the package.
  *
  * @returns {@linkcode Foreign} by koffi; `null` where it is not installed.
+ * @throws {FfiError} If Node.js does not allow it, or it is there and cannot be
+ * used.
  */
 export function koffiForeign(): Foreign | null {
-  let koffi: Koffi;
-  try {
-    const { createRequire } = process.getBuiltinModule("node:module");
-    koffi = createRequire(import.meta.url)("koffi");
-  } catch {
-    return null;
+  if (!isGranted({ name: "ffi" })) {
+    throw new FfiError(
+      "permission",
+      `Cannot call C functions as ${ffiOption} is not granted: run with ${ffiOption}`,
+    );
+  }
+  const { createRequire } = process.getBuiltinModule("node:module");
+  const koffi = load(createRequire(import.meta.url));
+  if (koffi === null) return null;
+  if (!(parseInt(koffi.version) >= OLDEST)) {
+    throw new FfiError(
+      "unusable",
+      `Cannot call C functions as the package koffi must be ${OLDEST} or later: current value is ${koffi.version}`,
+    );
   }
   return {
     openLibrary(fileName, functions) {
@@ -76,4 +95,35 @@ export function koffiForeign(): Foreign | null {
     memoryAt: (address, byteLength) => koffi.view(address, byteLength),
     permissions,
   };
+}
+
+/** Loads the package; `null` where there is none, or Node.js is to load none. */
+function load(require: NodeJS.Require): Koffi | null {
+  let path: string;
+  try {
+    path = require.resolve("koffi");
+  } catch (error) {
+    if (codeOf(error) === "MODULE_NOT_FOUND") return null;
+    throw unusable(error);
+  }
+  try {
+    return require(path);
+  } catch (error) {
+    // node --no-addons
+    if (codeOf(error) === "ERR_DLOPEN_DISABLED") return null;
+    throw unusable(error);
+  }
+}
+
+function codeOf(error: unknown): unknown {
+  return (error as { code?: unknown }).code;
+}
+
+function unusable(cause: unknown): FfiError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new FfiError(
+    "unusable",
+    `Cannot call C functions as the package koffi is there and cannot be loaded: ${reason}`,
+    { cause },
+  );
 }

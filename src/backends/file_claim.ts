@@ -8,8 +8,11 @@
 
 import fs from "node:fs";
 import { isUnknownAt } from "./file_system.ts";
+import { canonicalCode } from "../errno.ts";
+import { DiskError } from "../errors.ts";
 import { lockedError, nameHolder } from "./holder.ts";
-import { type HeldFile, openHeld } from "../platform/held_file.ts";
+import { systemCode } from "./system_error.ts";
+import { type HeldFile, isUnusable, openHeld } from "../platform/held_file.ts";
 
 /** A lock that is held. */
 export interface FileClaim {
@@ -29,7 +32,8 @@ export class ReplacedError extends Error {}
  * @returns The lock; `null` where the file system has none.
  * @throws {DiskError} With kind `locked` if someone else holds it.
  * @throws {ReplacedError} If the path leads to another file by now.
- * @throws {Error} If it cannot be opened once more.
+ * @throws {Error} If it cannot be opened once more, or the system does not say
+ * whether it is locked.
  */
 export function claimFile(
   path: string,
@@ -43,27 +47,24 @@ export function claimFile(
     // Over NFS an exclusive lock needs a descriptor for writing: flock(2).
     file = openHeld(path, !readOnly);
   } catch (error) {
-    if ((error as { code?: unknown }).code === "ENOENT") {
-      throw new ReplacedError(path);
-    }
+    if (systemCode(error)?.code === "ENOENT") throw new ReplacedError(path);
     throw error;
   }
-  let taken: boolean;
+  let taken: boolean | null;
   try {
     // Before it is locked: the other file's owner would find it taken.
-    if (!isSame(file, fd)) throw new ReplacedError(path);
-    taken = file.tryLockSync(!readOnly);
+    if (!isSame(file, path, fd)) throw new ReplacedError(path);
+    taken = tryLock(file, path, !readOnly);
     if (taken && !readOnly && isUnknownAt(path) && isGrantedTwice(path, fd)) {
-      file.close();
-      return null;
+      taken = null;
     }
   } catch (error) {
-    if (error instanceof ReplacedError || !isConflict(error)) {
-      file.close();
-      if (error instanceof ReplacedError) throw error;
-      return null;
-    }
-    taken = false;
+    file.close();
+    throw error;
+  }
+  if (taken === null) {
+    file.close();
+    return null;
   }
   if (!taken) {
     file.close();
@@ -90,31 +91,71 @@ export function leadsTo(path: string, fd: number): boolean {
     there.ino === file.ino;
 }
 
-/** Whether a file is what a descriptor is open for. */
-function isSame(file: HeldFile, fd: number): boolean {
-  const [here, meant] = [file.statSync(), fs.fstatSync(fd)];
+/** Whether a file that was opened by a path is what a descriptor is open for. */
+function isSame(file: HeldFile, path: string, fd: number): boolean {
+  const here = file.statSync();
+  // Then the path led there before, and if it does now, it was not replaced.
+  if (here === null) return leadsTo(path, fd);
+  const meant = fs.fstatSync(fd);
   return here.ino === meant.ino && here.dev === meant.dev;
 }
 
 /** Whether a lock that nobody else may have is granted once more: Nanos does so. */
 function isGrantedTwice(path: string, fd: number): boolean {
-  let second: HeldFile | null = null;
+  const second = openHeld(path, true);
   try {
-    second = openHeld(path, true);
     // Another file by now is not ours to lock.
-    return isSame(second, fd) && second.tryLockSync(true);
-  } catch {
-    return false;
+    return isSame(second, path, fd) && tryLock(second, path, true) === true;
   } finally {
-    second?.close();
+    second.close();
   }
 }
 
 /**
- * Whether an error means that someone else has the lock. SMB answers so what its
- * server does not grant (fs/smb/client/smb2maperror.c, STATUS_LOCK_NOT_GRANTED):
- * as fcntl(2) may, and flock(2) elsewhere never does.
+ * Locks a file; `null` where there are no such locks. EACCES means that someone
+ * else has it: SMB answers so what its server does not grant
+ * (fs/smb/client/smb2maperror.c, STATUS_LOCK_NOT_GRANTED), as fcntl(2) may, and
+ * flock(2) elsewhere never does.
  */
-function isConflict(error: unknown): boolean {
-  return (error as { code?: unknown }).code === "EACCES";
+function tryLock(
+  file: HeldFile,
+  path: string,
+  exclusive: boolean,
+): boolean | null {
+  try {
+    return file.tryLockSync(exclusive);
+  } catch (error) {
+    if (isUnusable(error)) {
+      throw new DiskError(
+        "platform",
+        `Cannot lock "${path}": ${error.message}`,
+        { operation: "open", path, cause: error },
+      );
+    }
+    const code = systemCode(error)?.code;
+    if (code === "EACCES") return false;
+    if (code !== undefined && meansNoLocks(code)) return null;
+    throw error;
+  }
+}
+
+/**
+ * What systems answer where a file, or the system itself, has no such locks; EPERM
+ * is the word of a filter of system calls alone.
+ */
+const NO_LOCKS = new Set(
+  ["EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EPERM"]
+    .map(canonicalCode),
+);
+
+/**
+ * Whether an answer says that there are no locks to be had, rather than that
+ * something went wrong: then the image may be locked by others, and must not be
+ * taken for one that nobody locks.
+ *
+ * @param code The system's word, such as `"ENOLCK"`.
+ * @returns Whether it does.
+ */
+export function meansNoLocks(code: string): boolean {
+  return NO_LOCKS.has(canonicalCode(code));
 }

@@ -143,7 +143,7 @@ function findHolder(fd: number, type: LockType, byte: number): number | null {
       try {
         for (const name of fs.readdirSync(`/proc/${pid}/fdinfo`)) {
           if (Number(pid) === process.pid && Number(name) === fd) continue;
-          const text = fs.readFileSync(`/proc/${pid}/fdinfo/${name}`, "utf8");
+          const text = infoOf(pid, name);
           for (const [, from, to] of text.matchAll(line)) {
             if (Number(from) > byte) continue;
             if (to !== "EOF" && Number(to) < byte) continue;
@@ -158,6 +158,15 @@ function findHolder(fd: number, type: LockType, byte: number): number | null {
     // Not permitted: the lock is named without its holder.
   }
   return null;
+}
+
+/** What is known of a descriptor; nothing if it is closed by now. */
+function infoOf(pid: string, name: string): string {
+  try {
+    return fs.readFileSync(`/proc/${pid}/fdinfo/${name}`, "utf8");
+  } catch {
+    return "";
+  }
 }
 
 /** Errors about locks whose holder could not be named, or is about to end. */

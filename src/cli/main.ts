@@ -9,6 +9,9 @@
  * platter copy disk.img backup.img --verify
  * ```
  *
+ * Not to be bundled: in a bundle it would run in the place of the program that
+ * imports it.
+ *
  * Exit codes: 0 done or equal, 1 different, 2 wrong usage or failed, 3 a budget
  * was spent too early, 130 interrupted, 141 nobody reads what it prints. What was
  * done stays done if it cannot be printed; the message says so.
@@ -19,7 +22,8 @@
 import process from "node:process";
 import type { FileIdentity } from "../backends/same_file.ts";
 import { isNotCapable } from "../platform/permissions.ts";
-import { programArguments } from "../platform/terminal.ts";
+import { assertRuntime } from "../platform/system.ts";
+import { isProgram, programArguments } from "../platform/terminal.ts";
 import config from "../../deno.json" with { type: "json" };
 import { Interrupted } from "./images.ts";
 import {
@@ -100,6 +104,7 @@ export async function main(
   io: CliIo,
 ): Promise<number> {
   try {
+    assertRuntime();
     return await dispatch(args, io);
   } catch (error) {
     return await report(error, io, "platter", []);
@@ -229,7 +234,7 @@ async function help(): Promise<string> {
   ].join("\n");
 }
 
-if (import.meta.main) {
+if (import.meta.main ?? isProgram(import.meta.url)) {
   // Not exitCode: a read of standard input may be left that would never end.
   process.exit(await main(programArguments(), processIo()));
 }

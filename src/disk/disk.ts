@@ -879,9 +879,10 @@ export class VirtualDisk implements AsyncDisposable {
    * ends the slice.
    *
    * A Worker that is terminated closes nothing, but its locks, its claim on a
-   * device and its descriptors end with it. What stays until the process ends is
-   * the memory that the kernel may still write to, and for a disk with an engine
-   * one socket that woke the event loop: Deno closes no `Socket` of a Worker.
+   * device and its descriptors end with it, though not on Bun. What stays until the
+   * process ends is the memory that the kernel may still write to, and for a disk
+   * with an engine one socket that woke the event loop: Deno closes no `Socket` of
+   * a Worker.
    *
    * @returns When it is done.
    */

@@ -29,6 +29,7 @@ import { checkBlockSize, SECTOR_BYTES } from "../geometry.ts";
 import { isNbdUri } from "../protocol/nbd/uri.ts";
 import { isRbdUri } from "../protocol/rbd/uri.ts";
 import { DEFAULT_QUEUE_SIZE, type QueueOptions } from "../queue_options.ts";
+import { isUnusable } from "../platform/held_file.ts";
 import { permissions } from "../platform/permissions.ts";
 
 /** How to open an image or a block device. */
@@ -341,7 +342,7 @@ async function openRaw(
     // No libc, or none of this platform: the portable backend needs neither.
     if (
       !(error instanceof DiskError) || error.kind !== "platform" ||
-      image.direct === "require"
+      image.direct === "require" || isUnusable(error.cause)
     ) throw error;
     return await openWithoutFfi(name, image);
   }

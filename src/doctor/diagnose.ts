@@ -214,7 +214,9 @@ async function socketFinding(at?: string): Promise<Finding> {
       "not tried",
       null,
       `${runtimeName} may not use the network`,
-      at === undefined ? "--allow-net=127.0.0.1" : "--allow-net",
+      at === undefined && runtime === "deno"
+        ? "--allow-net=127.0.0.1"
+        : "--allow-net",
     );
   }
   const reason = await whyNoSocket(at);

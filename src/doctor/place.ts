@@ -144,6 +144,10 @@ export function lackOf(
   };
   return {
     reason: error.message,
-    remedy: remedies[error.kind] ?? "another folder",
+    // Of what the runtime does not allow, or FFI that does not work, the reason
+    // tells.
+    remedy: isNotCapable(error.cause) || error.kind === "platform"
+      ? null
+      : remedies[error.kind] ?? "another folder",
   };
 }

@@ -5,6 +5,8 @@
  * @module
  */
 
+import { ffiOption } from "../platform/permissions.ts";
+
 /** What a reason names, and what would mend that. */
 export const REMEDIES: readonly (readonly [names: RegExp, remedy: string])[] = [
   [
@@ -42,7 +44,7 @@ export const REMEDIES: readonly (readonly [names: RegExp, remedy: string])[] = [
   [/mounted volatile/, "mount the overlay without -o volatile"],
   [/install the package koffi/, "npm install koffi"],
   [/--allow-sys=statfs/, "--allow-sys=statfs"],
-  [/without FFI|need FFI|FFI is not allowed here/, "--allow-ffi"],
+  [/without FFI|need FFI|FFI is not allowed here/, ffiOption],
 ];
 
 /**

@@ -10,7 +10,7 @@ import fs from "node:fs";
 import { findProgram, searchPath } from "../crash/programs.ts";
 import { tryUml } from "../crash/stages/uml_trial.ts";
 import { isGranted } from "../platform/permissions.ts";
-import { arch, os, runtime } from "../platform/system.ts";
+import { arch, os, runtime, runtimeName } from "../platform/system.ts";
 import type { Tool } from "./diagnosis.ts";
 
 /** The name, what it is for, and the package of Debian that has it. */
@@ -47,6 +47,21 @@ const PROGRAMS: readonly (readonly [
   ["nbdkit", "other NBD servers; deno task bench:nbd", "nbdkit"],
   ["fio", "workloads; deno task bench", "fio"],
 ];
+
+/** What only that needs which needs Deno: mounts, and crash tests of programs. */
+const FOR_DENO: ReadonlySet<string> = new Set([
+  ...["nbdfuse", "fusermount3", "qemu-storage-daemon", "losetup", "linux.uml"],
+  ...["busybox", "debugfs", "/dev/fuse", "/dev/kvm"],
+]);
+
+/** A tool as this runtime has it: some are of use on Deno alone. */
+function asUsedHere(tool: Tool): Tool {
+  if (runtime === "deno" || !FOR_DENO.has(tool.name)) return tool;
+  const remedy = `Deno: on ${runtimeName} nothing uses it`;
+  return tool.path === null
+    ? { ...tool, remedy }
+    : { ...tool, verdict: "limited", reason: "it needs Deno", remedy };
+}
 
 /** Libraries, looked for where the dynamic linker looks by itself: ld.so(8). */
 const LIBRARIES: typeof PROGRAMS = [
@@ -120,7 +135,7 @@ export async function findTools(): Promise<readonly Tool[] | null> {
       const remedy = "--allow-all";
       return { ...missing(name, purpose, remedy), verdict: "unknown" };
     }),
-  ];
+  ].map(asUsedHere);
 }
 
 /**

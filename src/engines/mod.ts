@@ -46,4 +46,4 @@ export {
 export type { Host, HostErrno } from "./host.ts";
 export { PosixHost, syncFile, syncMethod } from "./posix_host.ts";
 export { SyncEngine } from "./sync_engine.ts";
-export { inWorker, WorkerDescriptors } from "./worker_descriptors.ts";
+export { WorkerDescriptors } from "./worker_descriptors.ts";

@@ -1,22 +1,21 @@
 /**
- * Descriptors that C functions made, under numbers that Deno closes when a
- * Worker ends, even if it is terminated: Deno closes what its own functions
- * opened, by number, and never learns that something else is behind it by then.
+ * Descriptors that C functions made, under numbers that Deno and Node.js close when
+ * a Worker ends, even if it is terminated: they close what their own functions
+ * opened, by number, and never learn that something else is behind it by then. Bun
+ * closes nothing.
  *
  * @module
  */
 
 import { closeSync, openSync } from "node:fs";
 import type { DescriptorKeeper, Libc } from "../../ffi/libc.ts";
-
-/** Whether this thread can be terminated while the program goes on. */
-export const inWorker: boolean = "WorkerGlobalScope" in globalThis;
+import { inWorker } from "../platform/system.ts";
 
 /** Keeps the descriptors of a Worker. */
 export class WorkerDescriptors implements DescriptorKeeper {
   readonly #libc: Libc;
   readonly #kept = new Set<number>();
-  /** What Deno may open, to have a number of its own. */
+  /** What the runtime may open, to have a number of its own. */
   #path: string;
 
   /**
@@ -42,7 +41,7 @@ export class WorkerDescriptors implements DescriptorKeeper {
     else libc.keeper = new WorkerDescriptors(libc, path);
   }
 
-  /** Takes a descriptor; it stays as it is where Deno can open no file. */
+  /** Takes a descriptor; it stays as it is where no file can be opened. */
   keep(fd: number): number {
     const { O_RDONLY, O_NONBLOCK, O_CLOEXEC } = this.#libc.abi.open;
     let own: number;

@@ -8,6 +8,7 @@
 
 import fs from "node:fs";
 import type { Server, Socket } from "node:net";
+import { dirname } from "node:path";
 import process from "node:process";
 import type { ByteStream } from "./byte_stream.ts";
 import { DuplexBytes } from "./duplex_bytes.ts";
@@ -344,13 +345,27 @@ function notListening(address: Address): Error {
     );
   }
   const { path } = address;
-  const isThere = fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined;
-  return Object.assign(
-    new Error(
-      isThere
-        ? `Cannot listen at "${path}" as there is something of that name`
-        : `Cannot listen at "${path}" as no socket can be made there`,
-    ),
-    isThere ? { code: "EADDRINUSE" } : {},
+  try {
+    if (fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
+      return Object.assign(
+        new Error(
+          `Cannot listen at "${path}" as there is something of that name`,
+        ),
+        { code: "EADDRINUSE" },
+      );
+    }
+    fs.accessSync(dirname(path), fs.constants.W_OK);
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    const reason = code === "ENOENT"
+      ? "its folder must be there"
+      : `its folder must let files be made: ${message}`;
+    return Object.assign(
+      new Error(`Cannot listen at "${path}" as ${reason}`, { cause }),
+      { code },
+    );
+  }
+  return new Error(
+    `Cannot listen at "${path}" as no socket can be made there`,
   );
 }

@@ -16,6 +16,11 @@ export const runtime: Runtime = typeof Deno !== "undefined"
   ? "bun"
   : "node";
 
+/** Whether this thread can be terminated while the program goes on. */
+export const inWorker: boolean = runtime === "deno"
+  ? "WorkerGlobalScope" in globalThis
+  : !process.getBuiltinModule("node:worker_threads").isMainThread;
+
 /** What it calls itself. */
 export const runtimeName: string = {
   deno: "Deno",
@@ -36,3 +41,20 @@ export const os: string = NAMES[process.platform] ?? process.platform;
 
 /** The architecture, as in `Deno.build.arch`. */
 export const arch: string = NAMES[process.arch] ?? process.arch;
+
+/** The first Node.js that has the syntax this is written in (`await using`). */
+const OLDEST_NODE = 24;
+
+/**
+ * Says which Node.js it takes, where a module that is loaded later would only be
+ * called wrong.
+ *
+ * @throws {Error} If this is an earlier one.
+ */
+export function assertRuntime(): void {
+  if (runtime !== "node") return;
+  if (parseInt(process.versions.node) >= OLDEST_NODE) return;
+  throw new Error(
+    `Cannot run as Node.js must be ${OLDEST_NODE} or later: current value is ${process.versions.node}`,
+  );
+}

@@ -1,5 +1,5 @@
 /**
- * The streams that a program is started with.
+ * What a program is started with: its streams, its arguments.
  *
  * @module
  */
@@ -74,6 +74,25 @@ export function terminalColumns(): number {
  */
 export function programArguments(): string[] {
   return runtime === "deno" ? Deno.args : process.argv.slice(2);
+}
+
+/**
+ * Whether the program was started with a module, where `import.meta.main` does not
+ * say: in Node.js before 24.2.
+ *
+ * @param url The module's `import.meta.url`.
+ * @returns Whether it was.
+ */
+export function isProgram(url: string): boolean {
+  const { createRequire } = process.getBuiltinModule("node:module");
+  const { pathToFileURL } = process.getBuiltinModule("node:url");
+  try {
+    // It may have been started through a link, or without its extension.
+    const path = createRequire(url).resolve(process.argv[1] ?? "");
+    return pathToFileURL(path).href === url;
+  } catch {
+    return false;
+  }
 }
 
 /**

@@ -105,7 +105,7 @@ Deno.test({
   },
 });
 
-Deno.test("claimFile() takes EACCES for someone else's lock, as SMB answers, and others for none", async () => {
+Deno.test("claimFile() takes EACCES for someone else's lock, as SMB answers, and few others for none", async () => {
   await using dir = await tempDir();
   const path = await dir.file("disk.img", 4096);
   const fd = openSync(path, constants.O_RDWR);
@@ -117,8 +117,31 @@ Deno.test("claimFile() takes EACCES for someone else's lock, as SMB answers, and
     Deno.FsFile.prototype.tryLockSync = answers("EACCES");
     const error = assertThrows(() => claimFile(path, fd, false), DiskError);
     assertEquals(error.kind, "locked");
-    Deno.FsFile.prototype.tryLockSync = answers("ENOLCK");
-    assertEquals(claimFile(path, fd, false), null);
+    for (const code of ["EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP", "EPERM"]) {
+      Deno.FsFile.prototype.tryLockSync = answers(code);
+      assertEquals(claimFile(path, fd, false), null, code);
+    }
+    // Whether it is locked, nobody knows.
+    for (const code of ["EIO", "ESTALE", "ENOMEM", "EINTR"]) {
+      Deno.FsFile.prototype.tryLockSync = answers(code);
+      assertThrows(() => claimFile(path, fd, false), Error, "os error", code);
+    }
+    for (
+      const [error, kind] of [
+        [Object.assign(new Error("os error"), { code: "EIO" }), "io"],
+        [new Deno.errors.NotCapable("Requires read access"), "permission"],
+      ] as const
+    ) {
+      Deno.FsFile.prototype.tryLockSync = () => {
+        throw error;
+      };
+      const thrown = await assertRejects(
+        () => VirtualDisk.open(path, { backend: "portable" }),
+        DiskError,
+        error.message,
+      );
+      assertEquals(thrown.kind, kind);
+    }
   } finally {
     Deno.FsFile.prototype.tryLockSync = tryLockSync;
     closeSync(fd);

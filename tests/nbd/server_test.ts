@@ -23,6 +23,7 @@ import { Random } from "../../src/random.ts";
 import { sleepSync } from "../../src/sleep_sync.ts";
 import { catchThrown, Thrown } from "../contract.ts";
 import { altered, holding } from "../fake_backend.ts";
+import { tempDir } from "../helpers.ts";
 import {
   goData,
   metaData,
@@ -530,6 +531,31 @@ Deno.test("NbdServer throws on options that make no sense", async () => {
   );
   assertThrows(() => make({}).uri(), TypeError);
   assertEquals(make({}).address, null);
+});
+
+Deno.test({
+  name:
+    "NbdServer.listen() tells why it cannot listen at a path by the system's code",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using dir = await tempDir();
+    await Deno.writeTextFile(dir.join("file"), "");
+    await using disk = VirtualDisk.memory({ sectors: 8 });
+    for (
+      const [name, code] of [
+        ["none/socket", "ENOENT"],
+        ["file/socket", "ENOTDIR"],
+        ["file", "EADDRINUSE"],
+      ] as const
+    ) {
+      const path = dir.join(name);
+      const error = assertThrows(
+        () => NbdServer.listen({ path, exports: [{ disk }] }),
+        Error,
+      );
+      assertEquals((error as Error & { code?: unknown }).code, code, name);
+    }
+  },
 });
 
 Deno.test("NbdServer answers any request within the least memory, whatever the blocks", async () => {

@@ -10,7 +10,12 @@
 
 import { DIFFERENCES } from "./differences.ts";
 import { makeNpmPackage } from "./npm_package.ts";
-import { install, type Installed, RUNTIMES } from "./runtimes.ts";
+import {
+  install,
+  type Installed,
+  type OtherRuntime,
+  RUNTIMES,
+} from "./runtimes.ts";
 
 const HERE = new URL("./", import.meta.url);
 const ROOT = new URL("../../", import.meta.url);
@@ -89,6 +94,12 @@ const DENO_ONLY: readonly string[] = ["tests/nbd/interop_test.ts"];
 /** The rows of `--short`: what holds the contract of backends, and who serves it. */
 const SHORT: readonly string[] = [
   ...["memory", "queue", "portable", "direct", "NBD client", "NBD server"],
+];
+
+/** Programs of the npm package: ours, and what JSR's is started by, docs/platforms.md. */
+const COMMANDS: readonly string[] = [
+  "node_modules/.bin/platter",
+  "node_modules/@jsr/platter__disk/src/cli/main.js",
 ];
 
 /** What a test came to. */
@@ -249,11 +260,12 @@ async function installPackage(): Promise<string> {
 
 /** Uses the installed package: by a program, and by its command line. */
 async function usePackage(
+  runtime: OtherRuntime,
   { program }: Installed,
   folder: string,
 ): Promise<Result[]> {
-  const output = async (...args: string[]) => {
-    const { stdout, stderr } = await new Deno.Command(program, {
+  const output = async (program: string, ...args: string[]) => {
+    const { code, stdout, stderr } = await new Deno.Command(program, {
       args,
       cwd: folder,
       stdin: "null",
@@ -264,18 +276,37 @@ async function usePackage(
     const [answer, complaint] = [stdout, stderr].map((bytes) =>
       new TextDecoder().decode(bytes)
     );
-    return { answer: answer!, complaint: complaint! };
+    return { code, answer: answer!, complaint: complaint! };
   };
-  const used = await output("npm_user.js");
+  const used = await output(program, "npm_user.js");
   const results = resultsIn(used.answer);
-  const command = await output("node_modules/.bin/platter", "help", "copy");
-  const told = /^Usage: platter copy/m.test(command.answer);
-  results.push({
-    file: "bin",
-    name: "platter help copy",
-    outcome: told && results.length > 0 ? "ok" : "failed",
-    why: command.complaint + used.complaint,
-  });
+  if (results.length === 0) {
+    const why = used.complaint;
+    results.push({ file: "npm_user.js", name: "-", outcome: "failed", why });
+  }
+  const commands = [{ program, code: 0, says: /^Usage: platter copy/m }];
+  for (const { packages, ...expected } of runtime.commands ?? []) {
+    const { program } = await install({ ...runtime, packages });
+    commands.push({ program, ...expected });
+  }
+  for (const { program, code, says } of commands) {
+    for (const file of COMMANDS) {
+      const { answer, complaint, ...is } = await output(
+        program,
+        file,
+        "help",
+        "copy",
+      );
+      results.push({
+        file,
+        name: `platter help copy, by ${program}`,
+        outcome: is.code === code && says.test(answer + complaint)
+          ? "ok"
+          : "failed",
+        why: `Exit code ${is.code}: ${answer}${complaint}`,
+      });
+    }
+  }
   return results;
 }
 
@@ -363,7 +394,7 @@ async function main(args: readonly string[]): Promise<number> {
         }
       }
       const row = "npm package";
-      add(row, row, () => usePackage(installed, folder));
+      add(row, row, () => usePackage(runtime, installed, folder));
     }
     await doAll(work, navigator.hardwareConcurrency);
   } finally {

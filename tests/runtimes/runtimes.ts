@@ -19,6 +19,14 @@ export interface OtherRuntime {
   readonly program: string;
   /** What it is started with to load tests. */
   readonly hooks: (folder: URL) => readonly string[];
+  /** Other versions, in which the command line alone is run. */
+  readonly commands?: readonly {
+    readonly packages: readonly string[];
+    /** What `platter help copy` exits with. */
+    readonly code: number;
+    /** What it says. */
+    readonly says: RegExp;
+  }[];
 }
 
 /** All of them, the oldest that works first. */
@@ -28,6 +36,15 @@ export const RUNTIMES: readonly OtherRuntime[] = [
     packages: ["node@24", "koffi@3"],
     program: "node_modules/node/bin/node",
     hooks: (folder) => ["--import", new URL("node_hooks.ts", folder).href],
+    commands: [
+      // The last one that does not know import.meta.main.
+      { packages: ["node@24.1.0"], code: 0, says: /^Usage: platter copy/m },
+      {
+        packages: ["node@22"],
+        code: 2,
+        says: /^platter: Cannot run as Node\.js must be 24 or later: .* 22\./,
+      },
+    ],
   },
   {
     name: "Node 26",
@@ -58,7 +75,9 @@ export interface Installed {
  * @returns Where it is.
  * @throws {Error} If npm cannot fetch it.
  */
-export async function install(runtime: OtherRuntime): Promise<Installed> {
+export async function install(
+  runtime: Pick<OtherRuntime, "packages" | "program">,
+): Promise<Installed> {
   const folder = `${DIRECTORY}/${runtime.packages.join("+")}`;
   const installed = {
     program: `${folder}/${runtime.program}`,
@@ -77,7 +96,9 @@ export async function install(runtime: OtherRuntime): Promise<Installed> {
   }).output();
   if (success && await works(installed.program)) return installed;
   throw new Error(
-    `Cannot fetch ${runtime.name}: ${new TextDecoder().decode(stderr)}`,
+    `Cannot fetch ${runtime.packages.join(" + ")}: ${
+      new TextDecoder().decode(stderr)
+    }`,
   );
 }
 

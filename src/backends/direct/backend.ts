@@ -29,7 +29,6 @@ import { gather, offsetMemory, scatter } from "../../buffer.ts";
 import {
   AllocateMode,
   type Engine,
-  inWorker,
   type MakeEngine,
   OperationCode,
   SyncEngine,
@@ -39,6 +38,7 @@ import { type Geometry, SECTOR_BYTES } from "../../geometry.ts";
 import { InFlight } from "../../in_flight.ts";
 import type { BackendInfo } from "../../info.ts";
 import { keepOnThread } from "../../one_thread.ts";
+import { inWorker } from "../../platform/system.ts";
 import { type Request, RequestFlag, RequestType } from "../../request.ts";
 import {
   abortedError,

@@ -8,10 +8,13 @@
  * @module
  */
 
+import { errnoName } from "../../../ffi/abi.ts";
 import { getLock, setLock } from "../../../ffi/file_lock.ts";
 import type { Libc } from "../../../ffi/libc.ts";
 import type { DiskError } from "../../errors.ts";
+import { meansNoLocks } from "../file_claim.ts";
 import { lockedError, nameHolder } from "../holder.ts";
+import { openError } from "../image_options.ts";
 
 /** Permission i is in use where byte 100 + i is locked. */
 const PERMISSION_BASE = 100;
@@ -51,7 +54,8 @@ const WRITER: Claim = {
  * @param readOnly Whether to lock as a reader.
  * @param exclusive Whether a reader keeps out writers.
  * @returns `null`, or why the file system has no such locks.
- * @throws {DiskError} With kind `locked` if someone else holds the image.
+ * @throws {DiskError} With kind `locked` if someone else holds the image; with
+ * another one if the system does not say whether anyone does.
  */
 export function lockImage(
   libc: Libc,
@@ -77,7 +81,7 @@ export function lockImage(
       if (
         result === -libc.abi.errno.EAGAIN || result === -libc.abi.errno.EACCES
       ) throw conflict(fd, path, readOnly, byte);
-      return "the file system has no locks of open file descriptions";
+      return noLocks(libc, path, -result);
     }
   }
   const others = [
@@ -87,12 +91,23 @@ export function lockImage(
   for (const byte of others) {
     // A write lock would collide with any lock, but for our own.
     const found = getLock(libc, fd, F_WRLCK, byte, 1);
-    if (found !== null && typeof found === "object") {
+    if (typeof found === "number") {
+      unlockImage(libc, fd);
+      return noLocks(libc, path, -found);
+    }
+    if (found !== null) {
       for (const own of mine) setLock(libc, fd, F_UNLCK, own, 1);
       throw conflict(fd, path, readOnly, byte);
     }
   }
   return null;
+}
+
+/** Why there are no locks, unless something else went wrong. */
+function noLocks(libc: Libc, path: string, errno: number): string {
+  const code = errnoName(libc.abi, errno);
+  if (!meansNoLocks(code)) throw openError(path, code, errno);
+  return "the file system has no locks of open file descriptions";
 }
 
 /**

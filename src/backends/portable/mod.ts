@@ -9,6 +9,7 @@
 
 import fs from "node:fs";
 import { captureStack } from "../../call_site.ts";
+import { DiskError } from "../../errors.ts";
 import { SECTOR_BYTES } from "../../geometry.ts";
 import { ID_BYTES } from "../../request.ts";
 import { claimFile } from "../file_claim.ts";
@@ -39,7 +40,11 @@ import { deviceAttributes } from "./host.ts";
 import { durabilityOf, probeDirect } from "./probe.ts";
 import { takeNoSpace, takeWindowsLock } from "./windows.ts";
 import { openSized } from "../../platform/device_size.ts";
-import { isGranted } from "../../platform/permissions.ts";
+import {
+  ffiOption,
+  isGranted,
+  whyNoFlush,
+} from "../../platform/permissions.ts";
 import { os, runtime, runtimeName } from "../../platform/system.ts";
 
 /** Descriptors by default: more gained nothing (measured in `./backend.ts`). */
@@ -80,6 +85,7 @@ export async function openPortable(
       `Cannot open "${path}" as maxDescriptors must be an integer ≥ 1: current value is ${maxDescriptors}`,
     );
   }
+  if (!readOnly) refuseUnflushable(path);
   // What to undo, last first, if something goes wrong.
   const undo: (() => void)[] = [];
   const signal = readOnly ? null : listenForFileSizeSignal();
@@ -213,6 +219,21 @@ export async function openPortable(
     await signal?.release();
     throw failure;
   }
+}
+
+/** A disk that cannot be flushed is not written to, nor made. */
+function refuseUnflushable(path: string): void {
+  const cause = whyNoFlush();
+  if (cause === null) return;
+  const missing = ffiOption === "--allow-ffi"
+    ? ffiOption
+    : `${ffiOption} and the package koffi`;
+  throw new DiskError(
+    "permission",
+    `Cannot open "${path}" for writing as ${runtimeName} flushes nothing with ` +
+      `--permission but by FFI: run with ${missing}, or open with readOnly: true`,
+    { operation: "open", path, cause },
+  );
 }
 
 /** Whether Deno would open a file without asking the user in the midst of I/O. */

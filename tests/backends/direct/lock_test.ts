@@ -1,4 +1,8 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { abiFor } from "../../../ffi/abi.ts";
+import { LINUX_ERRNO } from "../../../ffi/errno.ts";
+import type { Libc } from "../../../ffi/libc.ts";
+import { lockImage } from "../../../src/backends/direct/image_lock.ts";
 import { type Locks, takeBoth } from "../../../src/backends/direct/lock.ts";
 import { DiskError } from "../../../src/errors.ts";
 
@@ -145,4 +149,25 @@ Deno.test("takeBoth() passes on what is no lock of anybody", () => {
     DiskError,
     "them holds it",
   );
+});
+
+Deno.test("lockImage() takes few errors for a system without such locks, and no other", () => {
+  const abi = abiFor("linux", "x86_64")!;
+  const lock = (command: number, errno: number) => {
+    const fcntl = (_fd: number, asked: number) =>
+      asked === command ? -errno : 0;
+    return () =>
+      lockImage({ abi, fcntl } as unknown as Libc, 3, "a.img", false, false);
+  };
+  const { F_OFD_SETLK, F_OFD_GETLK } = abi.fcntl;
+  const { EINVAL, ENOLCK, EIO, ESTALE } = LINUX_ERRNO;
+  for (const command of [F_OFD_SETLK!, F_OFD_GETLK!]) {
+    for (const errno of [EINVAL, ENOLCK]) {
+      assertMatch(lock(command, errno)()!, /has no locks/);
+    }
+    for (const errno of [EIO, ESTALE]) {
+      const error = assertThrows(lock(command, errno), DiskError, "a.img");
+      assertEquals(error.errno, errno);
+    }
+  }
 });

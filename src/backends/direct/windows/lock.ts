@@ -45,7 +45,7 @@ export function windowsIfAllowed(): Windows | null {
   try {
     return openWindows();
   } catch (error) {
-    if (error instanceof FfiError) return null;
+    if (error instanceof FfiError && error.kind !== "unusable") return null;
     throw error;
   }
 }
