@@ -70,7 +70,10 @@ export async function findBadSectors(
   options: BadSectorOptions = {},
 ): Promise<SectorRange[]> {
   const { sector: start = 0, signal } = options;
-  if (disk instanceof VirtualDisk) await VirtualDisk.resized(disk);
+  const resized = disk instanceof VirtualDisk
+    ? VirtualDisk.resized(disk)
+    : null;
+  if (resized !== null) await resized;
   // Where no sector is left to read, none can be called good.
   const { count = Math.max(1, restFrom(disk.sectors, start)) } = options;
   const at = disk.start ?? 0;

@@ -152,7 +152,8 @@ export async function copyDisk(
   options: CopyOptions = {},
 ): Promise<CopyResult> {
   VirtualDisk.check("copy disks", source, target);
-  await VirtualDisk.resized(source, target);
+  const resized = VirtualDisk.resized(source, target);
+  if (resized !== null) await resized;
   const total = source.sectors;
   checkTarget(source, target);
   const { sparse = true, targetIsZero = false, verify = false, signal } =
@@ -263,7 +264,8 @@ export async function compareDisks(
   options: CompareOptions = {},
 ): Promise<DiskDifference | null> {
   VirtualDisk.check("compare disks", a, b);
-  await VirtualDisk.resized(a, b);
+  const resized = VirtualDisk.resized(a, b);
+  if (resized !== null) await resized;
   const isSameSize = a.sectors === b.sectors;
   const common = Math.min(a.sectors, b.sectors);
   const difference = await firstDifference(a, b, common, options);

@@ -318,13 +318,18 @@ export class VirtualDisk implements AsyncDisposable {
    * Waits until disks have the sizes that a request would see which was made now.
    *
    * @param disks The disks, or slices of some.
-   * @returns When the resizes that were asked for before are over.
+   * @returns When the resizes that were asked for before are over; `null` if there
+   * are none: who does not wait then has its place before what comes later.
    * @internal
    */
-  static async resized(...disks: readonly VirtualDisk[]): Promise<void> {
-    for (const disk of disks) {
-      await VirtualDisk.afterResizes(disk, () => Promise.resolve());
-    }
+  static resized(...disks: readonly VirtualDisk[]): Promise<unknown> | null {
+    const resizing = disks.filter((disk) => disk.#queue.resizing);
+    if (resizing.length === 0) return null;
+    return Promise.all(
+      resizing.map((disk) =>
+        VirtualDisk.afterResizes(disk, () => Promise.resolve())
+      ),
+    );
   }
 
   /** Logical block size in bytes: operations start and end on it. */

@@ -71,7 +71,8 @@ export async function fileSystemOf(
   disk: VirtualDisk,
   options: RequestOptions = {},
 ): Promise<FileSystemKind | null> {
-  await VirtualDisk.resized(disk);
+  const resized = VirtualDisk.resized(disk);
+  if (resized !== null) await resized;
   const block = disk.blockSize / SECTOR_BYTES;
   const wanted = Math.ceil(SIGNATURE_BYTES / SECTOR_BYTES / block) * block;
   const bytes = await disk.read(0, Math.min(disk.sectors, wanted), options);

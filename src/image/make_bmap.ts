@@ -59,7 +59,8 @@ export async function makeBmap(
   options: MakeBmapOptions = {},
 ): Promise<string> {
   const { signal } = options;
-  await VirtualDisk.resized(disk);
+  const resized = VirtualDisk.resized(disk);
+  if (resized !== null) await resized;
   const blockBytes = Math.max(BLOCK_BYTES, disk.blockSize);
   const blockSectors = blockBytes / SECTOR_BYTES;
   const ranges: BmapRange[] = [];

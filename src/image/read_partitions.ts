@@ -118,7 +118,8 @@ export async function findTable(
   disk: VirtualDisk,
   signal?: AbortSignal,
 ): Promise<FoundTable> {
-  await VirtualDisk.resized(disk);
+  const resized = VirtualDisk.resized(disk);
+  if (resized !== null) await resized;
   const reader = new TableReader(disk, signal);
   const sector = await reader.read(0, MBR_BYTES);
   const mbr = decodeMbr(sector ?? new Uint8Array(MBR_BYTES));

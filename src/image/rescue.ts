@@ -113,7 +113,8 @@ export async function rescueDisk(
   map: RescueMap,
   options: RescueOptions = {},
 ): Promise<void> {
-  await VirtualDisk.resized(source, target);
+  const resized = VirtualDisk.resized(source, target);
+  if (resized !== null) await resized;
   checkRescue(source, target, map);
   const rescue = new Rescue(source, target, map, options);
   try {

@@ -29,6 +29,7 @@ import {
   rescueDisk,
   RescueMap,
 } from "../../src/image/mod.ts";
+import { fileSystemOf } from "../../src/files/mod.ts";
 import { faults } from "../../src/layers/faults.ts";
 import { latency } from "../../src/layers/latency.ts";
 import { layoutOf } from "../../src/layers/overlay_file/format.ts";
@@ -307,6 +308,28 @@ Deno.test("VirtualDisk.resize() that is not awaited hides nothing from copies an
   assertEquals([sectors, verified], [512, true]);
   assertEquals(await b.read(511, 1), sector(2));
   await Promise.all([...made, again, last, bigger]);
+});
+
+Deno.test("Without a resize, copies, comparisons and looks at a disk begin before what comes later", async () => {
+  const looks: ((disk: VirtualDisk) => Promise<unknown>)[] = [
+    async (disk) => {
+      await using other = VirtualDisk.memory({ sectors: 128 });
+      return await compareDisks(disk, other);
+    },
+    async (disk) => {
+      await using other = VirtualDisk.memory({ sectors: 128 });
+      return (await copyDisk(disk, other)).sectors;
+    },
+    (disk) => fileSystemOf(disk),
+  ];
+  const found: unknown[] = [];
+  for (const look of looks) {
+    await using disk = VirtualDisk.memory({ sectors: 128 });
+    const begun = look(disk);
+    await Promise.all([disk.write(0, sector(1)), disk.close()]);
+    found.push(await begun);
+  }
+  assertEquals(found, [null, 128, null]);
 });
 
 Deno.test("ByteView keeps its order with resizes, and with what waits for them", async () => {

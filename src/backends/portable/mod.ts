@@ -231,7 +231,8 @@ function refuseUnflushable(path: string): void {
   throw new DiskError(
     "permission",
     `Cannot open "${path}" for writing as ${runtimeName} flushes nothing with ` +
-      `--permission but by FFI: run with ${missing}, or open with readOnly: true`,
+      `--permission but by FFI: take the direct backend, with ${missing}, or ` +
+      "open with readOnly: true",
     { operation: "open", path, cause },
   );
 }

@@ -104,7 +104,8 @@ async function update(
   old: GoldenImage | null,
   { ignore = [] }: AssertDisksOptions,
 ): Promise<void> {
-  await VirtualDisk.resized(disk);
+  const resized = VirtualDisk.resized(disk);
+  if (resized !== null) await resized;
   const ignored = new ImageRanges(ignore, disk.sectors, "ignore");
   const hide = (sector: number, bytes: Uint8Array) => {
     for (
