@@ -71,7 +71,7 @@ export async function findBadSectors(
 ): Promise<SectorRange[]> {
   const { sector: start = 0, signal } = options;
   const resized = disk instanceof VirtualDisk
-    ? VirtualDisk.resized(disk)
+    ? VirtualDisk.resized([disk], signal)
     : null;
   if (resized !== null) await resized;
   // Where no sector is left to read, none can be called good.

@@ -152,7 +152,7 @@ export async function copyDisk(
   options: CopyOptions = {},
 ): Promise<CopyResult> {
   VirtualDisk.check("copy disks", source, target);
-  const resized = VirtualDisk.resized(source, target);
+  const resized = VirtualDisk.resized([source, target], options.signal);
   if (resized !== null) await resized;
   const total = source.sectors;
   checkTarget(source, target);
@@ -264,7 +264,7 @@ export async function compareDisks(
   options: CompareOptions = {},
 ): Promise<DiskDifference | null> {
   VirtualDisk.check("compare disks", a, b);
-  const resized = VirtualDisk.resized(a, b);
+  const resized = VirtualDisk.resized([a, b], options.signal);
   if (resized !== null) await resized;
   const isSameSize = a.sectors === b.sectors;
   const common = Math.min(a.sectors, b.sectors);

@@ -38,6 +38,7 @@ import {
   Status,
 } from "../request.ts";
 import { requestError } from "../request_error.ts";
+import { unless } from "../unless.ts";
 import {
   readableStream,
   type StreamOptions,
@@ -318,18 +319,21 @@ export class VirtualDisk implements AsyncDisposable {
    * Waits until disks have the sizes that a request would see which was made now.
    *
    * @param disks The disks, or slices of some.
+   * @param signal Gives up waiting.
    * @returns When the resizes that were asked for before are over; `null` if there
    * are none: who does not wait then has its place before what comes later.
    * @internal
    */
-  static resized(...disks: readonly VirtualDisk[]): Promise<unknown> | null {
+  static resized(
+    disks: readonly VirtualDisk[],
+    signal?: AbortSignal,
+  ): Promise<unknown> | null {
     const resizing = disks.filter((disk) => disk.#queue.resizing);
     if (resizing.length === 0) return null;
-    return Promise.all(
-      resizing.map((disk) =>
-        VirtualDisk.afterResizes(disk, () => Promise.resolve())
-      ),
+    const all = resizing.map((disk) =>
+      VirtualDisk.afterResizes(disk, () => Promise.resolve())
     );
+    return unless(signal, Promise.all(all));
   }
 
   /** Logical block size in bytes: operations start and end on it. */

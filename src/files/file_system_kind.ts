@@ -71,7 +71,7 @@ export async function fileSystemOf(
   disk: VirtualDisk,
   options: RequestOptions = {},
 ): Promise<FileSystemKind | null> {
-  const resized = VirtualDisk.resized(disk);
+  const resized = VirtualDisk.resized([disk], options.signal);
   if (resized !== null) await resized;
   const block = disk.blockSize / SECTOR_BYTES;
   const wanted = Math.ceil(SIGNATURE_BYTES / SECTOR_BYTES / block) * block;

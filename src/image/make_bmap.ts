@@ -59,7 +59,7 @@ export async function makeBmap(
   options: MakeBmapOptions = {},
 ): Promise<string> {
   const { signal } = options;
-  const resized = VirtualDisk.resized(disk);
+  const resized = VirtualDisk.resized([disk], signal);
   if (resized !== null) await resized;
   const blockBytes = Math.max(BLOCK_BYTES, disk.blockSize);
   const blockSectors = blockBytes / SECTOR_BYTES;

@@ -118,7 +118,7 @@ export async function findTable(
   disk: VirtualDisk,
   signal?: AbortSignal,
 ): Promise<FoundTable> {
-  const resized = VirtualDisk.resized(disk);
+  const resized = VirtualDisk.resized([disk], signal);
   if (resized !== null) await resized;
   const reader = new TableReader(disk, signal);
   const sector = await reader.read(0, MBR_BYTES);

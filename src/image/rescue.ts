@@ -113,7 +113,7 @@ export async function rescueDisk(
   map: RescueMap,
   options: RescueOptions = {},
 ): Promise<void> {
-  const resized = VirtualDisk.resized(source, target);
+  const resized = VirtualDisk.resized([source, target], options.signal);
   if (resized !== null) await resized;
   checkRescue(source, target, map);
   const rescue = new Rescue(source, target, map, options);

@@ -10,6 +10,7 @@ import {
   assertEquals,
   assertMatch,
   assertRejects,
+  assertStrictEquals,
   assertThrows,
 } from "@std/assert";
 import type { Backend, Extent } from "../../src/backend.ts";
@@ -362,6 +363,40 @@ Deno.test("VirtualDisk.close() waits for a resize and what comes after it", asyn
   await refused(() => disk.write(0, sector(3)), "closed", /closed/);
   await Promise.all([first, resized, beyond, again, closed]);
   assertEquals(disk.sectors, 256);
+});
+
+Deno.test("what waits for a resize hears its signal", async () => {
+  const held = Promise.withResolvers<void>();
+  const silent = altered(new MemoryBackend({ sectors: 64 }), {
+    resize: () => held.promise,
+  });
+  await using disk = VirtualDisk.over(silent);
+  await using other = VirtualDisk.memory({ sectors: 64 });
+  const resized = disk.resize(128);
+  const waits: ((options: { signal: AbortSignal }) => Promise<unknown>)[] = [
+    (options) => copyDisk(disk, other, options),
+    (options) => copyDisk(other, disk, options),
+    (options) => compareDisks(other, disk, options),
+    (options) => findBadSectors(disk, options),
+    (options) => makeBmap(disk, options),
+    (options) => readPartitions(disk, options),
+    (options) => fileSystemOf(disk, options),
+    (options) => disk.extents(0, 1, options),
+    (options) =>
+      rescueDisk(disk, other, new RescueMap(64 * 512), {
+        ...options,
+        save: () => Promise.resolve(),
+      }),
+  ];
+  for (const wait of waits) {
+    const reason = new Error("enough");
+    const stop = new AbortController();
+    const waited = wait({ signal: stop.signal });
+    stop.abort(reason);
+    assertStrictEquals(await assertRejects(() => waited), reason);
+  }
+  held.resolve();
+  await resized;
 });
 
 Deno.test("VirtualDisk.resize() leaves the old size if the backend fails, and requests go on", async () => {

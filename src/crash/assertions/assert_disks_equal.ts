@@ -71,7 +71,7 @@ export async function assertDisksEqual(
   options: AssertDisksOptions = {},
 ): Promise<void> {
   VirtualDisk.check("compare disks", actual, expected);
-  const resized = VirtualDisk.resized(actual, expected);
+  const resized = VirtualDisk.resized([actual, expected]);
   if (resized !== null) await resized;
   const difference = new Difference(options, actual.start);
   const sizes = [actual.sectors, expected.sectors] as const;

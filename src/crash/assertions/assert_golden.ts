@@ -104,7 +104,7 @@ async function update(
   old: GoldenImage | null,
   { ignore = [] }: AssertDisksOptions,
 ): Promise<void> {
-  const resized = VirtualDisk.resized(disk);
+  const resized = VirtualDisk.resized([disk]);
   if (resized !== null) await resized;
   const ignored = new ImageRanges(ignore, disk.sectors, "ignore");
   const hide = (sector: number, bytes: Uint8Array) => {
