@@ -171,6 +171,38 @@ Deno.test(
   },
 );
 
+Deno.test(
+  "diagnose() ends User Mode Linux when it is given up, and leaves nothing",
+  { ignore: !LINUX },
+  async () => {
+    await using dir = await tempDir();
+    const [folder, temporary] = [dir.join("folder"), dir.join("temporary")];
+    for (const path of [folder, temporary]) await Deno.mkdir(path);
+    await Deno.writeTextFile(
+      dir.join("linux.uml"),
+      `#!/bin/sh\necho > '${dir.join("started")}'\nexec sleep 60\n`,
+      { mode: 0o755 },
+    );
+    const doctor = new Deno.Command(Deno.execPath(), {
+      args: ["run", "--no-check", "-A", MAIN, "doctor", "--json", folder],
+      env: {
+        PATH: `${dir.path}:${Deno.env.get("PATH")}`,
+        TMPDIR: temporary,
+      },
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    let isOver = false;
+    const ended = doctor.status.finally(() => isOver = true);
+    while (!isOver && !namesIn(dir.path).includes("started")) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    if (!isOver) doctor.kill("SIGINT");
+    assertEquals((await ended).code, 130);
+    assertEquals([...namesIn(folder), ...namesIn(temporary)], []);
+  },
+);
+
 Deno.test("diagnose() tells a device that is not permitted from one that is missing", () => {
   const told = (code: string) =>
     tryDevice(["/dev/kvm", "guests", "a processor"], () => {

@@ -21,10 +21,12 @@ const NO_ROOM = "ptrace set fp regs failed";
 /**
  * Starts User Mode Linux, which must be there, for a process that ends at once.
  *
+ * @param signal Ends it.
  * @returns What it needs of the machine.
+ * @throws {unknown} The signal's reason.
  */
-export async function tryUml(): Promise<readonly Need[]> {
-  const said = await bootOnce();
+export async function tryUml(signal?: AbortSignal): Promise<readonly Need[]> {
+  const said = await bootOnce(signal);
   return [
     {
       what: "the right to trace a process (ptrace)",
@@ -41,7 +43,8 @@ export async function tryUml(): Promise<readonly Need[]> {
 }
 
 /** Returns all that it said. */
-async function bootOnce(): Promise<string> {
+async function bootOnce(signal: AbortSignal | undefined): Promise<string> {
+  signal?.throwIfAborted();
   const home = await Deno.makeTempDir({ prefix: "platter-uml-" });
   try {
     const { stdout, stderr } = await new Deno.Command("timeout", {
@@ -55,7 +58,9 @@ async function bootOnce(): Promise<string> {
       stdout: "piped",
       stderr: "piped",
       detached: true,
+      ...(signal === undefined ? {} : { signal }),
     }).output();
+    signal?.throwIfAborted();
     return [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes))
       .join("");
   } finally {
