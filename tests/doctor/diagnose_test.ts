@@ -165,6 +165,11 @@ Deno.test(
     const amx = await toldWhere(`${traces} ptrace set fp regs failed`);
     assertEquals([amx.verdict, amx.path], ["limited", path]);
     assertMatch(amx.reason, /it needs a processor .* without AMX/);
+    const noexec = await toldWhere(
+      `${traces} /dev/shm must be not mounted noexec`,
+    );
+    assertEquals([noexec.verdict, noexec.path], ["limited", path]);
+    assertMatch(noexec.reason, /it needs a \/dev\/shm .* not mounted noexec/);
     const untraced = await toldWhere("no");
     assertEquals(untraced.verdict, "limited");
     assertMatch(untraced.reason, /it needs the right to trace a process/);

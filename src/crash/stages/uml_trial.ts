@@ -11,6 +11,12 @@ import type { Need } from "../programs.ts";
 const MAY_TRACE = "ptrace can change system call numbers...OK";
 
 /**
+ * What it says and ends, before it starts its kernel, if its memory cannot be
+ * executed (check_tmpexec, arch/um/os-Linux/mem.c): `/dev/shm` of most containers.
+ */
+const NOT_EXECUTABLE = "must be not mounted noexec";
+
+/**
  * What its kernel says at the first process if its buffer for floating point
  * registers, of a fixed size in Linux 6.1, is not what PTRACE_SETREGSET wants: as
  * large as the processor's whole state (xstateregs_set, arch/x86/kernel/fpu/regset.c),
@@ -32,6 +38,12 @@ export async function tryUml(signal?: AbortSignal): Promise<readonly Need[]> {
       what: "the right to trace a process (ptrace)",
       from: null,
       isThere: () => Promise.resolve(said.includes(MAY_TRACE)),
+    },
+    {
+      what:
+        "a /dev/shm that is not mounted noexec (mount -o remount,exec /dev/shm)",
+      from: null,
+      isThere: () => Promise.resolve(!said.includes(NOT_EXECUTABLE)),
     },
     {
       what:
