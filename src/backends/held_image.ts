@@ -220,7 +220,7 @@ function make(path: string, overwrite: boolean): number | null {
     throw new DiskError(
       "exists",
       `Cannot create "${path}" as it exists and "overwrite" must be true to lose its content: current value is false`,
-      { operation: "open", path, code, errno, cause: error },
+      { operation: "create", path, code, errno, cause: error },
     );
   }
 }

@@ -20,6 +20,7 @@ import { reportText } from "../crash/report/terminal.ts";
 import { STAGE_NAMES } from "../crash/stages/mod.ts";
 import { plural } from "../plural.ts";
 import { DiskError } from "../errors.ts";
+import { checkBlockSize } from "../geometry.ts";
 import type { JudgeProgress } from "../testing/crash_verdict.ts";
 import { parseSize } from "../units.ts";
 import { clock } from "./format.ts";
@@ -436,6 +437,7 @@ function testOptions(args: VerbArguments): CrashTestOptions {
   const blockSize = args.parsed("block-size", parseSize);
   const fileSystem = args.value("fs");
   const bytes = args.parsed("size", parseDiskSize);
+  if (blockSize !== undefined) checkBlockSize(blockSize);
   const block = blockSize ?? (fileSystem === undefined ? 512 : 4096);
   if (bytes !== undefined && bytes % block !== 0) {
     throw new UsageError(

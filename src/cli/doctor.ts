@@ -29,7 +29,8 @@ export const doctor: Verb = {
   description:
     "Makes a scratch file of 2 MiB in the folder PATH, or beside the image PATH\n" +
     "(default: here), tries out what this machine, Deno's permissions and the\n" +
-    "file system there give, and removes it. Nothing else is written, and no\n" +
+    "file system there give, and removes it. User Mode Linux, if it is\n" +
+    "installed, is started for a moment. Nothing else is written, and no\n" +
     "permission is asked for: what may not be looked at is said to be unknown. A\n" +
     "device is only looked at. For each lack it says what would mend it.",
   options: [

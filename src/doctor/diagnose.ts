@@ -40,7 +40,8 @@ export interface DiagnoseOptions {
  * for each lack what would mend it. It makes a scratch file of 2 MiB in that
  * folder, and removes it; what is there is not touched. Nobody is prompted for a
  * permission: what may not be asked is not known. It takes less than a second on
- * most disks.
+ * most disks, and another one where User Mode Linux is installed: with all
+ * permissions that is started, as it does not run on every machine.
  *
  * @param path A folder; an image, for the folder that it is in; or a device,
  * which is only looked at.
@@ -91,7 +92,7 @@ export async function diagnose(
       tcp: looked.tcp,
       ...(looked.unix === null ? {} : { unix: looked.unix }),
     },
-    tools: await findTools(),
+    tools: await findTools(signal),
   };
 }
 

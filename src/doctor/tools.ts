@@ -92,10 +92,13 @@ const DEVICES: readonly Device[] = [
 /**
  * Looks for all of them.
  *
+ * @param signal Gives it up.
  * @returns What was found; `null` if that may not be looked for, which takes
  * `--allow-env=PATH` and `--allow-read`.
  */
-export async function findTools(): Promise<readonly Tool[] | null> {
+export async function findTools(
+  signal: AbortSignal | undefined,
+): Promise<readonly Tool[] | null> {
   // Programs of Windows have other names.
   if (
     os === "windows" ||
@@ -112,7 +115,7 @@ export async function findTools(): Promise<readonly Tool[] | null> {
       const reason = "it may not be run";
       return limited(name, path, purpose, reason, `--allow-run=${name}`);
     }
-    const reason = name === "linux.uml" ? await umlLack() : null;
+    const reason = name === "linux.uml" ? await umlLack(signal) : null;
     return reason === null
       ? good(name, path, purpose)
       : limited(name, path, purpose, reason, null);
@@ -195,14 +198,17 @@ function limited(
 }
 
 /** Why User Mode Linux does not run here; `null` if it does, or may not be tried. */
-async function umlLack(): Promise<string | null> {
+async function umlLack(
+  signal: AbortSignal | undefined,
+): Promise<string | null> {
   if (runtime !== "deno" || !isEverythingGranted()) return null;
   try {
-    for (const need of await tryUml()) {
+    for (const need of await tryUml(signal)) {
       if (!await need.isThere()) return `it needs ${need.what}`;
     }
     return null;
   } catch (error) {
+    signal?.throwIfAborted();
     // No room for a temporary folder, say, which is no reason to say no more.
     return `it could not be tried: ${(error as Error).message}`;
   }

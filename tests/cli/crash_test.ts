@@ -44,6 +44,10 @@ const WRONG: [args: string[], words: string][] = [
     "Cannot use --size as it must be whole blocks of 4096 bytes",
   ],
   [
+    ["--size", "1M", "--run", "a", "--check", "b", "--block-size", "0"],
+    "Cannot use a block size that is not a power of two from 512 to 65536: current value is 0",
+  ],
+  [
     ["--size", "0", "--run", "a", "--check", "b"],
     "Cannot use --size as it must be above 0",
   ],

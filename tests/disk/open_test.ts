@@ -123,7 +123,10 @@ for (const backend of BACKENDS) {
       DiskError,
       `Cannot create "${path}" as it exists and "overwrite" must be true`,
     );
-    assertEquals([error.kind, error.code], ["exists", "EEXIST"]);
+    assertEquals(
+      [error.operation, error.kind, error.code],
+      ["create", "exists", "EEXIST"],
+    );
     assertEquals(await Deno.readFile(path), content);
   });
 

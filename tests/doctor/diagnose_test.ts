@@ -165,9 +165,46 @@ Deno.test(
     const amx = await toldWhere(`${traces} ptrace set fp regs failed`);
     assertEquals([amx.verdict, amx.path], ["limited", path]);
     assertMatch(amx.reason, /it needs a processor .* without AMX/);
+    const noexec = await toldWhere(
+      `${traces} /dev/shm must be not mounted noexec`,
+    );
+    assertEquals([noexec.verdict, noexec.path], ["limited", path]);
+    assertMatch(noexec.reason, /it needs a \/dev\/shm .* not mounted noexec/);
     const untraced = await toldWhere("no");
     assertEquals(untraced.verdict, "limited");
     assertMatch(untraced.reason, /it needs the right to trace a process/);
+  },
+);
+
+Deno.test(
+  "diagnose() ends User Mode Linux when it is given up, and leaves nothing",
+  { ignore: !LINUX },
+  async () => {
+    await using dir = await tempDir();
+    const [folder, temporary] = [dir.join("folder"), dir.join("temporary")];
+    for (const path of [folder, temporary]) await Deno.mkdir(path);
+    await Deno.writeTextFile(
+      dir.join("linux.uml"),
+      `#!/bin/sh\necho > '${dir.join("started")}'\nexec sleep 60\n`,
+      { mode: 0o755 },
+    );
+    const doctor = new Deno.Command(Deno.execPath(), {
+      args: ["run", "--no-check", "-A", MAIN, "doctor", "--json", folder],
+      env: {
+        PATH: `${dir.path}:${Deno.env.get("PATH")}`,
+        TMPDIR: temporary,
+      },
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    let isOver = false;
+    const ended = doctor.status.finally(() => isOver = true);
+    while (!isOver && !namesIn(dir.path).includes("started")) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    if (!isOver) doctor.kill("SIGINT");
+    assertEquals((await ended).code, 130);
+    assertEquals([...namesIn(folder), ...namesIn(temporary)], []);
   },
 );
 

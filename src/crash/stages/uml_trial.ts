@@ -11,6 +11,12 @@ import type { Need } from "../programs.ts";
 const MAY_TRACE = "ptrace can change system call numbers...OK";
 
 /**
+ * What it says and ends, before it starts its kernel, if its memory cannot be
+ * executed (check_tmpexec, arch/um/os-Linux/mem.c): `/dev/shm` of most containers.
+ */
+const NOT_EXECUTABLE = "must be not mounted noexec";
+
+/**
  * What its kernel says at the first process if its buffer for floating point
  * registers, of a fixed size in Linux 6.1, is not what PTRACE_SETREGSET wants: as
  * large as the processor's whole state (xstateregs_set, arch/x86/kernel/fpu/regset.c),
@@ -21,15 +27,23 @@ const NO_ROOM = "ptrace set fp regs failed";
 /**
  * Starts User Mode Linux, which must be there, for a process that ends at once.
  *
+ * @param signal Ends it.
  * @returns What it needs of the machine.
+ * @throws {unknown} The signal's reason.
  */
-export async function tryUml(): Promise<readonly Need[]> {
-  const said = await bootOnce();
+export async function tryUml(signal?: AbortSignal): Promise<readonly Need[]> {
+  const said = await bootOnce(signal);
   return [
     {
       what: "the right to trace a process (ptrace)",
       from: null,
       isThere: () => Promise.resolve(said.includes(MAY_TRACE)),
+    },
+    {
+      what:
+        "a /dev/shm that is not mounted noexec (mount -o remount,exec /dev/shm)",
+      from: null,
+      isThere: () => Promise.resolve(!said.includes(NOT_EXECUTABLE)),
     },
     {
       what:
@@ -41,7 +55,8 @@ export async function tryUml(): Promise<readonly Need[]> {
 }
 
 /** Returns all that it said. */
-async function bootOnce(): Promise<string> {
+async function bootOnce(signal: AbortSignal | undefined): Promise<string> {
+  signal?.throwIfAborted();
   const home = await Deno.makeTempDir({ prefix: "platter-uml-" });
   try {
     const { stdout, stderr } = await new Deno.Command("timeout", {
@@ -55,7 +70,9 @@ async function bootOnce(): Promise<string> {
       stdout: "piped",
       stderr: "piped",
       detached: true,
+      ...(signal === undefined ? {} : { signal }),
     }).output();
+    signal?.throwIfAborted();
     return [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes))
       .join("");
   } finally {
