@@ -38,6 +38,8 @@ const REASONS: Readonly<Record<string, string>> = {
   EPERM: "the operating system does not permit it",
   EISDIR: "it is a directory",
   ENOTDIR: "a part of its path is no directory",
+  ENAMETOOLONG: "its name is too long",
+  ELOOP: "its links lead in a circle",
 };
 
 /**

@@ -322,7 +322,8 @@ async function refusePipes(args: VerbArguments): Promise<void> {
   for (const [index, what] of ["SOURCE", "TARGET"].entries()) {
     const path = args.operand(index);
     // What is not there, or no file's name, is another's to say.
-    const stat = path === "-" ? null : await statFile(path).catch(() => null);
+    const isFile = path !== "-" && !isNbdUri(path) && !isRbdUri(path);
+    const stat = isFile ? await statFile(path).catch(() => null) : null;
     if (stat?.isFifo !== true) continue;
     throw new UsageError(
       `Cannot copy as ${what} must be a disk, or "-" for a pipe: current value ` +

@@ -121,6 +121,10 @@ Deno.test("the program says of files what keeps it from them, in its own words",
       `Cannot create "${scratch.path}" as there is something of that name which is no file`,
     ],
     [
+      ["create", scratch.of("n".repeat(300)), "1MiB"],
+      `Cannot create "${scratch.of("n".repeat(300))}" as its name is too long`,
+    ],
+    [
       ["heat", scratch.path, "-o", "-"],
       `Cannot read "${scratch.path}" as it is a directory`,
     ],
