@@ -160,9 +160,11 @@ Deno.test(
     };
     const path = dir.join("linux.uml");
     const traces = "ptrace can change system call numbers...OK";
-    const good = await toldWhere(traces);
+    const good = await toldWhere(`${traces} Linux version 6.1`);
     assertEquals([good.verdict, good.path, good.reason], ["good", path, null]);
-    const amx = await toldWhere(`${traces} ptrace set fp regs failed`);
+    const amx = await toldWhere(
+      `${traces} Linux version 6.1 ptrace set fp regs failed`,
+    );
     assertEquals([amx.verdict, amx.path], ["limited", path]);
     assertMatch(amx.reason, /it needs a processor .* without AMX/);
     const noexec = await toldWhere(
@@ -170,6 +172,9 @@ Deno.test(
     );
     assertEquals([noexec.verdict, noexec.path], ["limited", path]);
     assertMatch(noexec.reason, /it needs a \/dev\/shm .* not mounted noexec/);
+    const noRoom = await toldWhere(`${traces} Aborted`);
+    assertEquals(noRoom.verdict, "limited");
+    assertMatch(noRoom.reason, /it needs room for its memory in \/dev\/shm/);
     const untraced = await toldWhere("no");
     assertEquals(untraced.verdict, "limited");
     assertMatch(untraced.reason, /it needs the right to trace a process/);

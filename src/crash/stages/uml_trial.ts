@@ -16,6 +16,9 @@ const MAY_TRACE = "ptrace can change system call numbers...OK";
  */
 const NOT_EXECUTABLE = "must be not mounted noexec";
 
+/** What its kernel says first. */
+const STARTED = "Linux version";
+
 /**
  * What its kernel says at the first process if its buffer for floating point
  * registers, of a fixed size in Linux 6.1, is not what PTRACE_SETREGSET wants: as
@@ -44,6 +47,11 @@ export async function tryUml(signal?: AbortSignal): Promise<readonly Need[]> {
         "a /dev/shm that is not mounted noexec (mount -o remount,exec /dev/shm)",
       from: null,
       isThere: () => Promise.resolve(!said.includes(NOT_EXECUTABLE)),
+    },
+    {
+      what: "room for its memory in /dev/shm (df -h /dev/shm)",
+      from: null,
+      isThere: () => Promise.resolve(said.includes(STARTED)),
     },
     {
       what:

@@ -257,12 +257,13 @@ async function assertOpenFails(
   path: string,
   options: PortableOptions,
   kind: DiskErrorKind,
+  operation = "open",
 ): Promise<DiskError> {
   const error = await assertRejects(() => openPortable(path, options));
   assertInstanceOf(error, DiskError);
   assertEquals(error.kind, kind, error.message);
   assertEquals(error.path, path);
-  assertEquals(error.operation, "open");
+  assertEquals(error.operation, operation);
   return error;
 }
 
@@ -301,7 +302,7 @@ Deno.test("openPortable() makes an image, and unmakes it if it cannot be one", a
   assertEquals(disk.geometry.sectors, 2048);
   await carryOut(disk, writeRequest(0, new Uint8Array(512).fill(1)));
   await disk.close();
-  await assertOpenFails(path, { create }, "exists");
+  await assertOpenFails(path, { create }, "exists", "create");
   const again = await openPortable(path, {
     create: { sizeBytes: 4096, overwrite: true },
   });
