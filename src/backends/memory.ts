@@ -20,6 +20,7 @@ import { clear, gather, offsetMemory, scatter } from "../buffer.ts";
 import { type DiskSize, sectorsOf } from "../disk_size.ts";
 import { type Geometry, makeGeometry, SECTOR_BYTES } from "../geometry.ts";
 import type { BackendInfo } from "../info.ts";
+import { memoryInfo } from "./memory_info.ts";
 import { type Request, RequestFlag, RequestType } from "../request.ts";
 import { closedError, requestError } from "../request_error.ts";
 import { encodeId } from "../virtio.ts";
@@ -103,31 +104,12 @@ export class MemoryBackend implements Backend {
       writeZeroes: "native",
       secureErase: "native",
     };
-    this.info = {
-      backend: "memory",
-      path: null,
-      medium: "memory",
-      fileSystem: null,
-      engine: { name: "memory", reason: null },
-      direct: {
-        active: false,
-        method: null,
-        reason: "the disk is in memory",
-        memoryAlignment: 1,
-        offsetAlignment: 1,
-        readOffsetAlignment: 1,
-        alignmentSource: "none",
-      },
-      durability: {
-        flush: "memory",
-        method: "none",
-        deviceCache: "unknown",
-        fua: "none",
-        reason: "the disk ends with this process",
-      },
-      lock: { method: "none", reason: "nobody else can reach the disk" },
+    this.info = memoryInfo(
+      "memory",
       id,
-    };
+      "the disk ends with this process",
+      "nobody else can reach the disk",
+    );
     keepOnThread(this, "a MemoryBackend");
   }
 

@@ -16,6 +16,7 @@ import {
 } from "../backend.ts";
 import { offsetMemory } from "../buffer.ts";
 import { type Geometry, makeGeometry } from "../geometry.ts";
+import { memoryInfo } from "../backends/memory_info.ts";
 import type { BackendInfo } from "../info.ts";
 import { keepOnThread } from "../one_thread.ts";
 import type { Request } from "../request.ts";
@@ -46,31 +47,12 @@ export const CRASH_ID = "crash";
  * @returns The information.
  */
 export function crashInfo(name: string): BackendInfo {
-  return {
-    backend: name,
-    path: null,
-    medium: "memory",
-    fileSystem: null,
-    engine: { name: "memory", reason: null },
-    direct: {
-      active: false,
-      method: null,
-      reason: "the disk is in memory",
-      memoryAlignment: 1,
-      offsetAlignment: 1,
-      readOffsetAlignment: 1,
-      alignmentSource: "none",
-    },
-    durability: {
-      flush: "memory",
-      method: "none",
-      deviceCache: "unknown",
-      fua: "none",
-      reason: "the disk is part of a crash exploration",
-    },
-    lock: { method: "none", reason: "nothing else can reach the disk" },
-    id: CRASH_ID,
-  };
+  return memoryInfo(
+    name,
+    CRASH_ID,
+    "the disk is part of a crash exploration",
+    "nothing else can reach the disk",
+  );
 }
 
 /** What carries out the requests of all openings of a device. */
